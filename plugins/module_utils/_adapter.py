@@ -1,0 +1,38 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""The one place where the library meets Ansible."""
+
+from typing import Any, Callable
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._errors import EvenkeelError
+
+STORE = {"type": "path", "default": "/var/lib/evenkeel"}
+
+# What every result holds, on success and on failure.
+REPORT = ("planned", "done", "proved", "left")
+
+
+def run_module(
+    argument_spec: dict[str, Any],
+    work: Callable[[dict[str, Any], bool], dict[str, Any]],
+    **options: Any,
+) -> None:
+    """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
+    module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
+    try:
+        result = work(module.params, module.check_mode)
+    except EvenkeelError as error:
+        module.fail_json(msg=error.message, error=type(error).__name__, **report(error.result))
+    if not module._diff:
+        result.pop("diff", None)
+    module.exit_json(**report(result))
+
+
+def report(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with all the keys that every module promises."""
+    return {"changed": False, **{key: [] for key in REPORT}, **result}
