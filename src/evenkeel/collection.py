@@ -25,7 +25,7 @@ def collections_path(package: Path = Path(__file__).parent) -> Path:
     checkout = package.parent.parent
     if not (checkout / "galaxy.yml").is_file():
         raise FileNotFoundError(
-            f"the collection {FQCN} is neither in {carried} nor in a checkout at {checkout}: reinstall evenkeel"
+            f"{FQCN} is neither in {carried} nor in a checkout at {checkout}: reinstall evenkeel"
         )
     link = checkout / ".build" / _INSIDE
     if not link.exists():

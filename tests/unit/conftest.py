@@ -9,5 +9,5 @@ import os
 
 from evenkeel.collection import collections_path
 
-# Before anything imports ansible: its collection loader, where a test starts it, finds this checkout and no other.
+# Before anything imports ansible: where a test starts its collection loader, that finds this checkout alone.
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(collections_path())

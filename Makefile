@@ -1,0 +1,106 @@
+# Everything around the code. `make demo` and `make test` are what a newcomer needs; the rest are their parts.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+COLLECTION := .build/ansible_collections/evenkeel/fault_tolerance
+# Users' own settings must not decide whether our tests pass.
+CLEAN_ENV := env -u ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.build PATH="$(CURDIR)/$(BIN):$$PATH"
+# The lab starts containers with systemd inside: root, on Debian. LAB=no leaves it out, LAB=yes insists on it.
+LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || echo no)
+# The newest ansible-core needs Python 3.12; empty where there is none.
+NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
+
+.PHONY: help demo test lint types unit unit-2.21 sanity sanity-2.21 integration molecule bench wheel galaxy clean
+
+help: ## show this
+	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
+	@$(BIN)/evenkeel-demo
+
+test: lint types wheel sanity sanity-2.21 unit-2.21 integration molecule unit ## everything; says what it leaves out
+
+lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/antsibull-changelog lint
+	$(CLEAN_ENV) $(BIN)/ansible-lint
+
+types: .venv/test.stamp $(COLLECTION) ## mypy
+	$(BIN)/mypy $(COLLECTION)/plugins src
+
+unit: .venv/test.stamp ## pytest on ansible-core 2.19
+	$(BIN)/python -m pytest
+
+unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## the same on 2.21, where there is a Python 3.12 or newer
+ifdef NEWER
+	.build/core-2.21/bin/python -m pytest -q
+else
+	@echo "Left out: unit tests on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
+endif
+
+sanity: .venv/test.stamp ## ansible-test sanity, from a real collection path
+	.ci/sanity .venv
+
+sanity-2.21: $(if $(NEWER),.build/core-2.21/stamp)
+ifdef NEWER
+	.ci/sanity .build/core-2.21
+else
+	@echo "Left out: sanity on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
+endif
+
+integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
+ifeq ($(LAB),yes)
+	$(CLEAN_ENV) $(BIN)/python -m pytest tests/integration
+else
+	@echo "Left out: integration tests (the lab needs root on Debian; LAB=yes tries it anyway)"
+endif
+
+molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
+ifeq ($(LAB),yes)
+	cd extensions && $(CLEAN_ENV) molecule test --all
+else
+	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"
+endif
+
+bench: .venv/test.stamp $(COLLECTION) ## what a transaction costs, against plain ansible-playbook
+	$(CLEAN_ENV) $(BIN)/python tests/benchmark/overhead.py
+
+wheel: .venv/runtime.stamp ## dist/evenkeel-*.whl, tried in an empty environment
+	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
+	.ci/wheel
+
+galaxy: .build/galaxy/stamp ## dist/evenkeel-fault_tolerance-*.tar.gz, and Galaxy's own check of it
+	.ci/galaxy
+
+clean: ## remove what make made
+	rm -rf .venv .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is younger than what it was made from, so that a second call installs nothing.
+.venv/runtime.stamp: requirements/runtime.txt requirements/constraints.txt pyproject.toml hatch_build.py
+	@python=$$(.ci/python 3.11 3.14); echo "Installing into .venv ($$python)"; "$$python" -m venv .venv
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/runtime.txt -c requirements/constraints.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/test.stamp: .venv/runtime.stamp requirements/test.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/test.txt -c requirements/constraints.txt
+	@touch $@
+
+.build/core-2.21/stamp: requirements/core-2.21.txt
+	$(NEWER) -m venv .build/core-2.21
+	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check -r requirements/core-2.21.txt
+	@touch $@
+
+.build/galaxy/stamp: requirements/galaxy.txt
+	python=$$(.ci/python 3.11 3.13); "$$python" -m venv .build/galaxy
+	.build/galaxy/bin/python -m pip install -qq --disable-pip-version-check -r requirements/galaxy.txt
+	@touch $@
+
+$(COLLECTION): .venv/runtime.stamp
+	@$(BIN)/python -c 'from evenkeel.collection import collections_path; collections_path()'
