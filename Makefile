@@ -28,7 +28,7 @@ lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the cha
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/antsibull-changelog lint
-	$(CLEAN_ENV) $(BIN)/ansible-lint
+	$(CLEAN_ENV) $(BIN)/ansible-lint --nocolor
 
 types: .venv/test.stamp $(COLLECTION) ## mypy
 	$(BIN)/mypy $(COLLECTION)/plugins src

@@ -16,7 +16,7 @@ def collections_path(package: Path = Path(__file__).parent) -> Path:
     """The directory to put first on ANSIBLE_COLLECTIONS_PATH so that ``evenkeel.fault_tolerance.*`` resolves.
 
     package: the directory of the evenkeel package. In a wheel the collection lies in it; in a checkout (or an
-    editable install of one) ``.build/`` of the checkout holds a link to its root, made here when it is missing.
+    editable install of one) ``.build/`` of the checkout holds a link to its root, made here if missing.
     Raises FileNotFoundError when neither is there.
     """
     carried = package / "collections"
