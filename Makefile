@@ -1,6 +1,7 @@
 # Everything around the code. `make demo` and `make test` are what a newcomer needs; the rest are their parts.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules
