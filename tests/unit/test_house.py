@@ -1,0 +1,90 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds for the repository as a whole and that no single file shows."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import evenkeel
+from evenkeel.collection import collections_path
+
+ROOT = Path(__file__).parents[2]
+INSIDE = Path("ansible_collections/evenkeel/fault_tolerance")
+# All of it but the one place where it meets Ansible.
+LIBRARY = sorted(
+    set((ROOT / "plugins/module_utils").rglob("*.py")) - {ROOT / "plugins/module_utils/_adapter.py"}
+)
+# What a newer standard library has and Python 3.9 on a host has not.
+TOO_NEW = {"tomllib"}
+
+
+def test_the_wheel_and_the_collection_have_one_version() -> None:
+    galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
+    assert galaxy["version"] == evenkeel.__version__
+
+
+def test_the_action_group_names_every_module() -> None:
+    runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())
+    modules = {path.stem for path in (ROOT / "plugins/modules").glob("ft_*.py")}
+    assert set(runtime["action_groups"]["evenkeel"]) == modules
+
+
+def test_the_wheel_carries_every_room_of_the_collection_that_ansible_reads() -> None:
+    hook = ast.parse((ROOT / "hatch_build.py").read_text())
+    carried = next(
+        ast.literal_eval(node.value)
+        for node in hook.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COLLECTION"
+    )
+    rooms = {"meta", "plugins", "roles", "playbooks"}
+    assert {room for room in rooms if (ROOT / room).exists()} <= set(carried)
+
+
+def test_requirements_pin_what_the_driver_declares() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pinned = {line.split("==")[0] for line in (ROOT / "requirements/runtime.txt").read_text().splitlines()}
+    assert {name.split(">=")[0] for name in declared} <= pinned
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_the_library_needs_the_standard_library_alone(path: Path) -> None:
+    """The dead-man's agent runs it on the host, where there is no Ansible."""
+    assert set(_foreign(ast.parse(path.read_text()))) == set()
+
+
+def _foreign(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        for top in (name.split(".")[0] for name in names):
+            if top not in sys.stdlib_module_names or top in TOO_NEW:
+                yield top
+
+
+def test_a_wheel_is_found_by_what_it_carries(tmp_path: Path) -> None:
+    (tmp_path / "collections" / INSIDE).mkdir(parents=True)
+    assert collections_path(tmp_path) == tmp_path / "collections"
+
+
+def test_a_checkout_links_itself(tmp_path: Path) -> None:
+    (tmp_path / "galaxy.yml").touch()
+    for _ in range(2):  # the second time the link is there
+        found = collections_path(tmp_path / "src" / "evenkeel")
+        assert (found / INSIDE / "galaxy.yml").samefile(tmp_path / "galaxy.yml")
+
+
+def test_an_installation_without_its_collection_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="reinstall evenkeel"):
+        collections_path(tmp_path / "src" / "evenkeel")
