@@ -23,11 +23,15 @@ def run_module(
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
-    module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
+    module = AnsibleModule(
+        argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options
+    )
     try:
         result = work(module.params, module.check_mode)
     except EvenkeelError as error:
         module.fail_json(msg=error.message, error=type(error).__name__, **report(error.result))
+    except OSError as error:
+        module.fail_json(msg=f"{error}; nothing more was done", error="OSError", **report({}))
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**report(result))

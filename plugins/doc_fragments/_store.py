@@ -1,0 +1,15 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  store:
+    description:
+      - Directory on the host where Evenkeel keeps checkpoints, journals and replicas. Readable by its owner alone.
+    type: path
+    default: /var/lib/evenkeel
+"""

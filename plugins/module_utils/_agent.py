@@ -1,0 +1,102 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""The agent: this library in one file on the host itself, so that it can put itself back with nobody's help."""
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+import zipfile
+from importlib.util import find_spec
+from typing import Optional, Sequence
+
+from . import _deadman, _rollback
+from ._errors import EvenkeelError
+from ._settle import drain
+from ._store.durable import ensure_dir, write_file
+from ._store.store import Store
+from ._system import System
+
+_PACKAGE = "evenkeel_agent"
+_MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
+# At the deadline nobody waits long for what a controller may have left running.
+_DRAIN = 3.0
+
+
+def install(store: Store) -> str:
+    """Write the zipapp of this library, as it runs now, below the store; its path.
+
+    Its name holds its hash: an agent that is waiting keeps the file it was started from.
+    """
+    data = _zipapp()
+    folder = store.join("agent")
+    ensure_dir(folder)
+    path = os.path.join(folder, f"evenkeel-{hashlib.sha256(data).hexdigest()[:12]}.pyz")
+    if not os.path.exists(path):
+        write_file(path, data, 0o400)
+    return path
+
+
+def _zipapp() -> bytes:
+    """All modules of this library that are loaded; their own imports are among them, because they are relative."""
+    base = __name__.rpartition(".")[0]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": ""}
+        for name in sorted(sys.modules):
+            if name.startswith(base + ".") and not name.endswith("._adapter"):
+                spec = find_spec(name)
+                loader = getattr(spec, "loader", None)
+                source = loader.get_source(name) if hasattr(loader, "get_source") else None
+                inside = name[len(base) + 1 :].replace(".", "/")
+                is_package = spec is not None and spec.submodule_search_locations is not None
+                files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = (
+                    source or ""
+                )
+        for path, text in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return buffer.getvalue()
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """``deadline`` when the timer fires, ``boot`` early at boot, ``watch`` where there is no systemd."""
+    parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("what", choices=["deadline", "boot", "watch"])
+    parser.add_argument("--generation", type=int)
+    parser.add_argument("--within", type=float, default=0.0)
+    args = parser.parse_args(argv)
+    system = System()
+    store = Store(args.store, system)
+    if args.what == "watch":
+        if not _wait(store, args.generation, args.within):
+            return 0
+    if args.what != "boot":
+        drain(store, _DRAIN)
+    try:
+        with store.locked(wait=600.0):
+            for line in _rollback.finish(store, boot=args.what == "boot"):
+                print(line)
+            change = _deadman.armed(store)
+            if args.what != "boot" and change is not None and change.generation == args.generation:
+                result = _rollback.execute(store, store.manifest(change.checkpoint), None, change, "deadline")
+                print(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps")
+    except EvenkeelError as error:
+        print(f"in doubt: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _wait(store: Store, generation: int, within: float) -> bool:
+    """Sleep until the deadline; False as soon as the change has ended otherwise."""
+    end = store.system.monotonic() + within
+    while store.system.monotonic() < end:
+        store.system.sleep(min(1.0, max(0.0, end - store.system.monotonic())))
+        last = _deadman.last_event(store)
+        if not os.path.isdir(store.root) or (last is not None and last.generation >= generation):
+            return False
+    return True

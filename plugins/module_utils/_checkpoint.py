@@ -1,0 +1,119 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Taking a checkpoint of the declared resources, and arming the dead-man with it."""
+
+import os
+import time
+from typing import Any, Optional
+
+from . import _agent, _deadman
+from ._errors import EvenkeelError, UsageError
+from ._resources import registry
+from ._rollback import finish
+from ._store.manifest import Manifest
+from ._store.objects import Hasher, Writer
+from ._store.store import Store, check_name
+
+
+def checkpoint(
+    store: Store,
+    name: Optional[str],
+    resources: Any,
+    confirm_within: Optional[float] = None,
+    retention: Optional[dict[str, Any]] = None,
+    host: Optional[str] = None,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
+
+    A state that the newest checkpoint of this name holds already is not recorded twice.
+    """
+    declared = registry.check(resources)
+    name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
+    last = _retention(retention)
+    host = host or os.uname().nodename
+    if confirm_within is not None and confirm_within < 1:
+        raise UsageError(
+            f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more"
+        )
+    if check_mode:
+        store.check_format()
+        hasher = Hasher()
+        root = Manifest.of(
+            "", host, name, registry.capture(declared, hasher, store.system, store.root), None
+        )[0].root
+        known = _known(store, name, root)
+        return _result(known, name, root, known is None or confirm_within is not None)
+    with store.locked():
+        said = finish(store)
+        agent = ""
+        if confirm_within is not None:
+            agent = _agent.install(store)
+            _deadman.prepare(store, confirm_within, agent)
+        started = store.system.monotonic()
+        writer = Writer(store.objects)
+        try:
+            sections = registry.capture(declared, writer, store.system, store.root)
+        except EvenkeelError:
+            writer.discard()
+            raise
+        root = Manifest.of("", host, name, sections, None)[0].root
+        known = _known(store, name, root)
+        stats = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
+        stats["paths"] = sum(len(section.lines) for section in sections if section.kind == "files")
+        if known is None:
+            manifest = store.commit(writer, name, host, sections)
+        else:
+            writer.discard()
+            manifest = known
+        stats["seconds"] = round(store.system.monotonic() - started, 3)
+        result = _result(manifest, name, root, known is None)
+        result["stats"] = stats
+        result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
+        if confirm_within is not None:
+            change = _deadman.arm(store, manifest.id, name, confirm_within, agent)
+            result.update(changed=True, generation=change.generation, armed=change.shown())
+            result["done"].append(
+                f"armed generation {change.generation}: rolled back unless confirmed in time"
+            )
+        if last is not None:
+            protect = {manifest.id} | {change.checkpoint for change in [_deadman.armed(store)] if change}
+            gone = store.prune(last, protect)
+            result["done"] += [f"forgot checkpoint {one[:12]}" for one in gone]
+            result["changed"] = result["changed"] or bool(gone)
+        result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
+        return result
+
+
+def _retention(retention: Optional[dict[str, Any]]) -> Optional[int]:
+    if not retention:
+        return None
+    if set(retention) != {"last"} or not str(retention["last"]).isdigit() or int(retention["last"]) < 1:
+        raise UsageError(f"retention: {retention!r}; write {{last: N}} with N of 1 or more")
+    return int(retention["last"])
+
+
+def _known(store: Store, name: str, root: str) -> Optional[Manifest]:
+    """The newest checkpoint of this name, if it holds exactly this state."""
+    ids = store.refs().get(name)
+    newest = store.manifest(ids[-1]) if ids else None
+    return newest if newest is not None and newest.root == root else None
+
+
+def _result(manifest: Optional[Manifest], name: str, root: str, changed: bool) -> dict[str, Any]:
+    return {
+        "changed": changed,
+        "id": manifest.id if manifest else "",
+        "name": name,
+        "root": root,
+        "generation": None,
+        "armed": None,
+        "stats": {},
+        "planned": [f"checkpoint {name}"] if changed else [],
+        "done": [],
+        "proved": [],
+        "left": [],
+    }

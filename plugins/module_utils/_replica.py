@@ -1,0 +1,192 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Copies of a host's checkpoints on its peers, as bundles that any transport can carry.
+
+A bundle is a pack (see ``_store.objects``) of everything that the receiver lacks, the manifest last. Nothing in it is
+believed: the receiver computes every hash itself. It keeps the copies of each host in a store of their own, below
+``replicas`` of its store, and removes there only what its own retention says, never on a sender's word.
+"""
+
+import os
+import re
+from typing import Any, BinaryIO, Optional
+
+from ._errors import Damaged, UsageError
+from ._rollback import finish
+from ._store.durable import ensure_dir
+from ._store.manifest import Manifest
+from ._store.objects import Writer
+from ._store.store import Store, objects_of
+
+_MAGIC = b"evenkeel-pack 1\n"
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
+
+
+def replica(store: Store, host: str) -> Store:
+    """The store in which this host keeps the checkpoints of ``host``."""
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"{host!r} cannot name the folder of a replica; use letters, digits, dots, dashes")
+    return Store(store.join("replicas", host), store.system)
+
+
+def offer(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
+    """On the source: which checkpoint would be copied. Raises NotFound, Damaged."""
+    manifest = store.manifest(store.resolve(checkpoint))
+    held = [one.id for one in store.checkpoints()]
+    return {"id": manifest.id, "name": manifest.name, "created": manifest.created, "held": held, "host": host}
+
+
+def have(store: Store, host: str) -> dict[str, Any]:
+    """On a peer: ids of the checkpoints of ``host`` that are here. What they hold is verified by ``receive``."""
+    return {"ids": [one.id for one in replica(store, host).checkpoints()]}
+
+
+def export(
+    store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool
+) -> dict[str, Any]:
+    """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without what ``known`` ones hold.
+
+    Every content is verified while it is read; Damaged names the first that is not whole, and leaves no file.
+    """
+    source = replica(store, host) if from_replica else store
+    manifest = source.manifest(checkpoint)
+    needed = objects_of(manifest)
+    for other in known:
+        if other != checkpoint and any(other in ids for ids in source.refs().values()):
+            needed -= objects_of(source.manifest(other))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "wb") as stream:
+            stream.write(_MAGIC)
+            for sha in sorted(needed):
+                stream.write(b"%s %d\n" % (sha.encode(), source.objects.size(sha)))
+                for chunk in source.objects.read(sha):
+                    stream.write(chunk)
+                stream.write(b"\n")
+            with open(source.join("manifests", checkpoint), "rb") as held:
+                data = held.read()
+            stream.write(b"manifest %d\n" % len(data) + data + b"\n")
+            size = stream.tell()
+    except BaseException:
+        os.unlink(path)
+        raise
+    return {"path": path, "bytes": size, "objects": len(needed)}
+
+
+def receive(
+    store: Store, host: str, checkpoint: str, path: str, retention: Optional[dict[str, Any]] = None
+) -> dict[str, Any]:
+    """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10)."""
+    with store.locked():
+        ensure_dir(store.join("replicas"))
+    target = replica(store, host)
+    with target.locked():
+        result = _take(target, checkpoint, path)
+        if retention:
+            target.prune(int(retention["last"]), {checkpoint})
+    return result
+
+
+def verify(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
+    """On a peer: re-hash a copy that is here already. Damaged objects are put aside, to be sent again."""
+    target = replica(store, host)
+    with target.locked():
+        manifest = target.manifest(checkpoint)
+        wrong = target.verify(manifest)
+        for sha in wrong:
+            target.quarantine(sha)
+    return {"id": checkpoint, "state": "damaged" if wrong else "verified", "wrong": list(wrong.values())[:20]}
+
+
+def candidates(store: Store, host: str) -> dict[str, Any]:
+    """On a peer: every checkpoint of ``host`` that it holds, newest first, each re-hashed now. Changes nothing."""
+    source = replica(store, host)
+    found = []
+    seen: set[str] = set()
+    for ids in source.refs().values():
+        for checkpoint in ids:
+            if checkpoint in seen:
+                continue
+            seen.add(checkpoint)
+            one: dict[str, Any] = {
+                "id": checkpoint,
+                "name": "",
+                "created": "",
+                "state": "damaged",
+                "detail": "",
+            }
+            try:
+                manifest = source.manifest(checkpoint)
+                one.update(name=manifest.name, created=manifest.created)
+                wrong = source.verify(manifest)
+                if wrong:
+                    named = [f"{path}: {wrong[sha]}" for path, sha in _paths(manifest) if sha in wrong]
+                    one["detail"] = "; ".join(named[:10])
+                else:
+                    one["state"] = "verified"
+            except Damaged as error:
+                one["detail"] = error.message
+            found.append(one)
+    return {"candidates": sorted(found, key=lambda one: (one["created"], one["id"]), reverse=True)}
+
+
+def adopt(store: Store, host: str, checkpoint: str, path: str) -> dict[str, Any]:
+    """On the host to be recovered: take the bundle into its own store, for a rollback to follow."""
+    with store.locked():
+        finish(store)
+        return _take(store, checkpoint, path)
+
+
+def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
+    writer = Writer(target.objects)
+    try:
+        with open(path, "rb") as stream:
+            data = _read_bundle(stream, writer)
+        manifest = Manifest.parse(data, checkpoint)
+        received, size = writer.new_objects, writer.new_bytes
+        writer.publish()
+    except BaseException:
+        writer.discard()
+        raise
+    wrong = target.verify(manifest)
+    for sha in wrong:
+        target.quarantine(sha)
+    if wrong:
+        raise Damaged(
+            f"{len(wrong)} contents of checkpoint {checkpoint[:12]} are missing or damaged here; they were put aside. "
+            f"Send it again, whole: {'; '.join(list(wrong.values())[:5])}"
+        )
+    target.add_manifest(data, manifest)
+    return {"id": checkpoint, "state": "verified", "objects": received, "bytes": size}
+
+
+def _read_bundle(stream: BinaryIO, writer: Writer) -> bytes:
+    """Contents into the writer, each under the hash it really has; the bytes of the manifest."""
+    if stream.readline(64) != _MAGIC:
+        raise Damaged("this is not a bundle of version 1")
+    while True:
+        try:
+            word, size = stream.readline(128).decode("ascii").split()
+            length = int(size)
+        except ValueError as error:
+            raise Damaged("the bundle is cut off or garbled") from error
+        if word == "manifest":
+            data = stream.read(length)
+            if len(data) != length:
+                raise Damaged("the bundle is cut off within the manifest")
+            return data
+        if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
+            raise Damaged(f"object {word} arrived damaged")
+
+
+def _paths(manifest: Manifest) -> list[tuple[str, str]]:
+    """(path or line, sha256) of everything with a content."""
+    found = []
+    for section in manifest.sections:
+        for line in section.lines:
+            words = line.split(" ")
+            found += [(words[1], word[7:]) for word in words if word.startswith("sha256=")]
+    return found

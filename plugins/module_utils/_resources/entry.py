@@ -1,0 +1,141 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""One path of a checkpoint, and its line in the manifest."""
+
+import base64
+import re
+import stat
+from typing import NamedTuple, Optional
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from .._errors import Damaged
+
+# What may stand in a line as it is: printable ASCII without the blank and the percent sign.
+_PLAIN = re.compile(rb"[!-$&-~]+")
+
+TYPES = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFSOCK: "s",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+}
+FORMATS = {kind: form for form, kind in TYPES.items()}
+# Two more: a directory above a declared path, made if it is missing and otherwise left alone; a declared path that
+# was not there.
+ABOVE, ABSENT = "D", "-"
+
+WORDS = {
+    "f": "file",
+    "d": "directory",
+    "l": "symlink",
+    "p": "FIFO",
+    "s": "socket",
+    "c": "device",
+    "b": "device",
+}
+
+
+class Entry(NamedTuple):
+    """``mtime`` in nanoseconds; ``link`` is the first path (by bytes) of the same inode, empty for that path itself."""
+
+    path: bytes
+    type: str
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    size: int = 0
+    sha256: str = ""
+    target: bytes = b""
+    rdev: int = 0
+    link: bytes = b""
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    sparse: bool = False
+
+    def line(self) -> str:
+        words = [self.type, quote(self.path)]
+        if self.type != ABSENT:
+            words += [f"{self.mode:o}", str(self.uid), str(self.gid), str(self.mtime)]
+        if self.type == "f":
+            words += [f"size={self.size}", f"sha256={self.sha256}"]
+        if self.target:
+            words.append(f"target={quote(self.target)}")
+        if self.rdev:
+            words.append(f"rdev={self.rdev}")
+        if self.link:
+            words.append(f"link={quote(self.link)}")
+        if self.sparse:
+            words.append("sparse=1")
+        words += [
+            f"x:{quote(name.encode())}={base64.b64encode(value).decode()}" for name, value in self.xattrs
+        ]
+        return " ".join(words)
+
+    @classmethod
+    def parse(cls, line: str) -> Entry:
+        """Raises Damaged for anything that ``line`` could not have written."""
+        try:
+            kind, path, *rest = line.split(" ")
+            if kind == ABSENT:
+                return cls(unquote_to_bytes(path), kind)
+            if kind not in FORMATS and kind != ABOVE:
+                raise ValueError(f"unknown type {kind!r}")
+            mode, uid, gid, mtime, *words = rest
+            more = dict(word.split("=", 1) for word in words)
+            xattrs = tuple(
+                (unquote_to_bytes(key[2:]).decode(), base64.b64decode(more.pop(key)))
+                for key in list(more)
+                if key.startswith("x:")
+            )
+            sha256 = more.pop("sha256", "")
+            if (kind == "f") != bool(re.fullmatch("[0-9a-f]{64}", sha256)):
+                raise ValueError("a file needs one SHA-256, and nothing else has one")
+            made = cls(
+                unquote_to_bytes(path),
+                kind,
+                int(mode, 8),
+                int(uid),
+                int(gid),
+                int(mtime),
+                int(more.pop("size", "0")),
+                sha256,
+                unquote_to_bytes(more.pop("target", "")),
+                int(more.pop("rdev", "0")),
+                unquote_to_bytes(more.pop("link", "")),
+                xattrs,
+                more.pop("sparse", "") == "1",
+            )
+            if more or made.mode & ~0o7777:
+                raise ValueError(f"unexpected {sorted(more) or 'mode'}")
+            return made
+        except ValueError as error:
+            raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
+
+    def differs(self, live: Optional[Entry]) -> list[str]:
+        """In which respects ``live`` is not as recorded, in words."""
+        if live is None or live.type != self.type:
+            return ["missing" if live is None else f"is a {WORDS.get(live.type, live.type)}"]
+        pairs = [
+            ("content", self.sha256 != live.sha256),
+            ("target", self.target != live.target),
+            ("device", self.rdev != live.rdev),
+            ("mode", self.mode != live.mode),
+            ("owner", (self.uid, self.gid) != (live.uid, live.gid)),
+            ("attributes", self.xattrs != live.xattrs),
+            ("hard link", self.link != live.link),
+            ("time", self.mtime != live.mtime),
+        ]
+        return [word for word, different in pairs if different]
+
+
+def quote(raw: bytes) -> str:
+    """Percent-encoding of a path: no blanks, no newlines, no byte above ASCII."""
+    if _PLAIN.fullmatch(raw):
+        return raw.decode("ascii")
+    return quote_from_bytes(raw, safe="/!#$&'()*+,-.:;<=>?@[]^_`{|}~\"\\")

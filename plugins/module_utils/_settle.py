@@ -1,0 +1,161 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""The end of a change on one host: measure health, then confirm or roll back."""
+
+import os
+from dataclasses import asdict
+from typing import Any, Optional
+
+from . import _deadman, _rollback
+from ._errors import RestoreFailed, Unhealthy, UsageError
+from ._health import probes as probing
+from ._health.wait import Health, wait
+from ._store.store import Store
+
+# How long a rollback waits for what a killed controller has left running on this host.
+DRAIN = 10.0
+
+
+def settle(
+    store: Store,
+    generation: int,
+    probes: Any,
+    soak: float,
+    deadline: float,
+    interval: float,
+    verdict: str = "probe",
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """Confirm the change of this generation, or roll it back (``ft_settle``). Times in seconds.
+
+    Returns only for a change that is confirmed. Raises Unhealthy when it was rolled back, RestoreFailed when it is
+    in doubt, Refused when another run has changed the host since.
+    """
+    checked = probing.check(probes)
+    if verdict not in ("probe", "roll_back"):
+        raise UsageError(f"verdict: {verdict!r}; it is probe or roll_back")
+    if check_mode:
+        _deadman.fence(store, generation)
+        change = _deadman.armed(store)
+        return dict(
+            _report(generation, "", "", None), changed=change is not None, planned=["confirm, or roll back"]
+        )
+    with store.locked():
+        _rollback.finish(store)
+        _deadman.fence(store, generation)
+        change = _deadman.armed(store)
+    if change is None:
+        return _ended(store, generation)
+    health: Optional[Health] = None
+    if verdict == "probe":
+        # Not under the lock: at the deadline the dead-man must get through.
+        left = change.due - store.system.monotonic() - 1.0
+        health = wait(
+            checked, min(soak, max(left, 0.0)), max(0.0, min(deadline, left)), interval, store.system
+        )
+        enough = health.state == "pass" and soak <= max(left, 0.0)
+    else:
+        drain(store, DRAIN)
+        enough = False
+    with store.locked():
+        change = _deadman.armed(store)
+        if change is None or change.generation != generation:
+            return _ended(store, generation, health)
+        if enough and change.overdue(store.system) is None:
+            _deadman.conclude(store, change, _deadman.CONFIRMED, "settle")
+            report = _report(generation, _deadman.CONFIRMED, "settle", health)
+            return dict(report, changed=True, done=["confirmed"], proved=_passed(health))
+        manifest = store.manifest(change.checkpoint)
+        try:
+            result = _rollback.execute(store, manifest, None, change, "settle")
+        except RestoreFailed as error:
+            error.result = {
+                **_report(generation, _deadman.IN_DOUBT, "settle", health),
+                **error.result,
+                "changed": True,
+            }
+            error.result["outcome"] = _deadman.IN_DOUBT
+            raise
+    reason = _reason(health) if health is not None else "as asked"
+    raise Unhealthy(
+        f"rolled back to {manifest.name}: {reason}",
+        **{**result, **_report(generation, _deadman.ROLLED_BACK, "settle", health, result), "changed": True},
+    )
+
+
+def drain(store: Store, limit: float) -> list[str]:
+    """Wait until no module of a controller that is gone still runs here; what runs on after ``limit`` seconds."""
+    end = store.system.monotonic() + limit
+    running = _remote_modules()
+    while running and store.system.monotonic() < end:
+        store.system.sleep(0.2)
+        running = _remote_modules()
+    return running
+
+
+def _remote_modules() -> list[str]:
+    """Command lines of Ansible's remote shells, our own ancestors apart. Ansible ends each with ``&& sleep 0``."""
+    own, pid = set(), os.getpid()
+    while pid > 1:
+        own.add(str(pid))
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stream:
+                pid = int(stream.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and entry not in own:
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    words = stream.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            except OSError:
+                continue
+            if words.endswith("&& sleep 0") and " -c " in words:
+                found.append(words)
+    return found
+
+
+def _ended(store: Store, generation: int, health: Optional[Health] = None) -> dict[str, Any]:
+    """The change is over already: what its end was."""
+    event = _deadman.last_event(store)
+    if event is None or event.generation != generation:
+        raise UsageError(
+            f"there is no change of generation {generation} on this host; begin one with ft_checkpoint"
+        )
+    report = _report(generation, event.outcome, event.by, health)
+    if event.outcome == _deadman.CONFIRMED:
+        return report
+    report["left"] = event.left
+    if event.outcome == _deadman.ROLLED_BACK:
+        raise Unhealthy(
+            f"the host has put itself back already, by {event.by}: the change was not confirmed", **report
+        )
+    raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **report)
+
+
+def _report(
+    generation: int, outcome: str, by: str, health: Optional[Health], more: Optional[dict[str, Any]] = None
+) -> dict[str, Any]:
+    measured = asdict(health) if health is not None else None
+    return dict(
+        {"changed": False, "planned": [], "done": [], "proved": [], "left": []} if more is None else {},
+        generation=generation,
+        outcome=outcome,
+        by=by,
+        health=measured,
+    )
+
+
+def _passed(health: Optional[Health]) -> list[str]:
+    return [f"{one.kind} {one.target}: {one.state}" for one in health.probes] if health is not None else []
+
+
+def _reason(health: Health) -> str:
+    bad = [
+        f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != "pass"
+    ]
+    return "; ".join(bad) or f"not healthy for the whole soak ({health.state})"

@@ -1,0 +1,137 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Writes that survive a power cut, and the few system calls that Python does not offer.
+
+The order that everything here keeps: the data of a file is on disk before its rename, the rename is on disk
+before anything that counts on it. An error of fsync is final for that file (the kernel drops the dirty pages):
+it is raised and never retried.
+"""
+
+import ctypes
+import errno
+import os
+import stat
+from typing import Iterable
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_RENAME_EXCHANGE = 2
+
+# Above this many files one syncfs is cheaper than an fsync each.
+_FEW = 16
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``; os.write may write less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def fsync_dir(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Replace the file atomically and durably; when this returns, a power cut keeps the new content."""
+    temporary = f"{path}.tmp-{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    fsync_dir(os.path.dirname(path))
+
+
+def append_line(path: str, line: bytes) -> None:
+    """Append one line durably. A torn earlier line (no newline at its end) is closed first, so it stays alone."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+        write_all(fd, (b"\n" if torn else b"") + line + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fsync_dir(os.path.dirname(path))
+
+
+def remove_file(path: str) -> None:
+    """Remove the file if it is there, durably."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    fsync_dir(os.path.dirname(path))
+
+
+def syncfs(fd: int) -> None:
+    """Write out the file system that ``fd`` is on."""
+    if _libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"syncfs: {os.strerror(code)}")
+
+
+def sync_paths(paths: Iterable[str]) -> None:
+    """Make files and directories durable: an fsync each for a few, one syncfs per file system for many."""
+    todo = list(paths)
+    seen: set[int] = set()
+    for path in todo:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if len(todo) <= _FEW:
+                os.fsync(fd)
+            else:
+                device = os.fstat(fd).st_dev
+                if device not in seen:
+                    seen.add(device)
+                    syncfs(fd)
+        finally:
+            os.close(fd)
+
+
+def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+    """Swap two names atomically, whatever their types (renameat2 with RENAME_EXCHANGE)."""
+    if _libc.renameat2(source_fd, source, target_fd, target, _RENAME_EXCHANGE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"renameat2 exchange: {os.strerror(code)}", os.fsdecode(target))
+
+
+def clone(source: int, target: int) -> bool:
+    """Share the data of ``source`` with the empty file ``target`` where the file system can; False elsewhere."""
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, 0x40049409, source)  # FICLONE
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
+def ensure_dir(path: str, mode: int = 0o700) -> None:
+    """Make the directory and what is missing above it, durably; refuse one that others could write to."""
+    path = os.path.abspath(path)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            ensure_dir(parent, 0o755)
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            return
+        fsync_dir(parent)
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -1,0 +1,359 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Contents, named by their SHA-256: small ones in packs, large ones in files of their own.
+
+A pack is written once under a temporary name and never changed after its rename. It is ``evenkeel-pack 1`` and then,
+for each content, a line ``<sha256> <size>``, the bytes, a newline. Its name is its own SHA-256, so that sha256sum
+alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack>``) only
+saves reading the pack: it is rebuilt from the pack when it is missing or does not fit.
+"""
+
+import hashlib
+import os
+from typing import BinaryIO, Iterator, NamedTuple, Optional
+
+from .._errors import Damaged
+from .durable import clone, ensure_dir, fsync_dir, sync_paths, write_all
+
+SMALL = 64 * 1024
+PACK_LIMIT = 32 * 1024 * 1024
+CHUNK = 1024 * 1024
+_MAGIC = b"evenkeel-pack 1\n"
+
+
+class Place(NamedTuple):
+    pack: str
+    offset: int
+    size: int
+
+
+class Objects:
+    """The contents below ``root`` (the folders ``packs``, ``objects``, ``tmp`` and ``quarantine``)."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._index: Optional[dict[str, Place]] = None
+
+    def path(self, sha: str) -> str:
+        """Where a large content lies."""
+        return os.path.join(self.root, "objects", sha[:2], sha[2:])
+
+    def pack_path(self, name: str) -> str:
+        return os.path.join(self.root, "packs", name + ".pack")
+
+    def index(self) -> dict[str, Place]:
+        """sha256 -> place, of all that is in packs."""
+        if self._index is None:
+            self._index = {}
+            folder = os.path.join(self.root, "packs")
+            for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+                if entry.endswith(".pack"):
+                    self._index.update(self._index_of(entry[: -len(".pack")]))
+        return self._index
+
+    def _index_of(self, pack: str) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        size = os.path.getsize(self.pack_path(pack))
+        try:
+            with open(os.path.join(self.root, "packs", pack + ".idx"), "rb") as stream:
+                for line in stream:
+                    sha, *numbers = line.split()
+                    if sha == b"end":
+                        if int(numbers[0]) == size:
+                            return places
+                        break
+                    places[sha.decode("ascii")] = Place(pack, int(numbers[0]), int(numbers[1]))
+        except (OSError, ValueError, IndexError):
+            pass
+        return dict(_scan_pack(self.pack_path(pack), pack))
+
+    def write_index(self, pack: str, lines: list[bytes]) -> None:
+        """Not synced: without its index, or with a torn one, the pack itself is read."""
+        path = os.path.join(self.root, "packs", pack + ".idx")
+        with open(path + ".tmp", "wb") as stream:
+            stream.writelines([*lines, b"end %d\n" % os.path.getsize(self.pack_path(pack))])
+        os.chmod(path + ".tmp", 0o400)
+        os.rename(path + ".tmp", path)
+
+    def drop(self, sha: str) -> None:
+        """Let a damaged content of a pack count as missing, so that it can be stored again."""
+        place = self.index().pop(sha, None)
+        if place:
+            rest = [(one, at) for one, at in self._index_of(place.pack).items() if one != sha]
+            self.write_index(
+                place.pack, [b"%s %d %d\n" % (one.encode("ascii"), at.offset, at.size) for one, at in rest]
+            )
+
+    def has(self, sha: str) -> bool:
+        return sha in self.index() or os.path.exists(self.path(sha))
+
+    def size(self, sha: str) -> int:
+        """Bytes of the content; Damaged when it is not there."""
+        place = self.index().get(sha)
+        if place:
+            return place.size
+        try:
+            return os.path.getsize(self.path(sha))
+        except OSError as error:
+            raise Damaged(f"object {sha} is missing from the store {self.root}") from error
+
+    def open(self, sha: str) -> BinaryIO:
+        """The content's stream; the caller checks the hash of what it reads (see ``read``)."""
+        place = self.index().get(sha)
+        try:
+            if place:
+                stream = open(self.pack_path(place.pack), "rb")
+                stream.seek(place.offset)
+                return stream
+            return open(self.path(sha), "rb")
+        except OSError as error:
+            raise Damaged(f"object {sha} is missing from the store {self.root}: {error.strerror}") from error
+
+    def read(self, sha: str) -> Iterator[bytes]:
+        """The content in chunks. Raises Damaged at its end when it was not what its name says."""
+        left = self.size(sha)
+        digest = hashlib.sha256()
+        with self.open(sha) as stream:
+            while left:
+                chunk = stream.read(min(CHUNK, left))
+                if not chunk:
+                    break
+                left -= len(chunk)
+                digest.update(chunk)
+                yield chunk
+        if digest.hexdigest() != sha:
+            raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
+
+    def verify(self, sha: str) -> Optional[str]:
+        """None when the content is there and whole, otherwise what is wrong with it."""
+        try:
+            for _chunk in self.read(sha):
+                pass
+        except (Damaged, OSError) as error:
+            return str(error)
+        return None
+
+    def loose_stream(self, sha: str) -> Optional[BinaryIO]:
+        """The file that is this content, if it has one of its own and could be cloned from."""
+        if sha in self.index():
+            return None
+        try:
+            return open(self.path(sha), "rb")
+        except OSError:
+            return None
+
+
+def _scan_pack(path: str, pack: str) -> Iterator[tuple[str, Place]]:
+    """The whole contents of a pack, read from the pack itself; a damaged one is passed over."""
+    with open(path, "rb") as stream:
+        if stream.readline() != _MAGIC:
+            return
+        while True:
+            line = stream.readline(128)
+            try:
+                sha, size = line.decode("ascii").split()
+                length = int(size)
+            except ValueError:
+                return
+            offset = stream.tell()
+            data = stream.read(length)
+            if stream.read(1) != b"\n":
+                return
+            if hashlib.sha256(data).hexdigest() == sha:
+                yield sha, Place(pack, offset, length)
+
+
+class Writer:
+    """Adds contents. Nothing of it can be found before ``publish``, and all of it is durable after.
+
+    A writer that is dropped or killed leaves files in ``tmp``, which the next run removes.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._tmp = os.path.join(objects.root, "tmp")
+        ensure_dir(self._tmp)
+        self._packs: list[tuple[str, str, list[bytes]]] = []
+        self._pack: Optional[BinaryIO] = None
+        self._lines: list[bytes] = []
+        self._digest = hashlib.sha256()
+        self._offset = 0
+        self._fresh: set[str] = set()
+        self._loose: dict[str, str] = {}
+        self._count = 0
+        self.new_bytes = 0
+
+    @property
+    def new_objects(self) -> int:
+        return len(self._fresh) + len(self._loose)
+
+    def has(self, sha: str) -> bool:
+        return sha in self._fresh or sha in self._loose or self._objects.has(sha)
+
+    def add(self, data: bytes) -> str:
+        """Store a small content, if it is not there yet; its name."""
+        sha = hashlib.sha256(data).hexdigest()
+        if not self.has(sha):
+            head = b"%s %d\n" % (sha.encode("ascii"), len(data))
+            if self._pack is None or self._offset + len(head) + len(data) > PACK_LIMIT:
+                self._seal()
+                self._pack = open(self._temporary(), "wb", buffering=CHUNK)
+                self._put(_MAGIC)
+            self._put(head)
+            self._lines.append(b"%s %d %d\n" % (sha.encode("ascii"), self._offset, len(data)))
+            self._put(data + b"\n")
+            self._fresh.add(sha)
+            self.new_bytes += len(data)
+        return sha
+
+    def add_file(self, fd: int) -> tuple[str, int]:
+        """Store a large content from an open file at offset 0; (name, size).
+
+        A clone is one consistent moment of the file and is hashed alone. Elsewhere the file is hashed first, because
+        what the store has already need not be written again.
+        """
+        temporary = self._temporary()
+        target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        keep = False
+        try:
+            if clone(fd, target):
+                sha, size = _hash(chunks(target))
+            else:
+                sha, size = _hash(chunks(fd))
+                if not self.has(sha):
+                    os.lseek(fd, 0, os.SEEK_SET)
+                    sha, size = _hash(_copying(chunks(fd), target))
+                    os.ftruncate(target, size)
+            if not self.has(sha):
+                keep = True
+                self._loose[sha] = temporary
+                self.new_bytes += size
+            return sha, size
+        finally:
+            os.close(target)
+            if not keep:
+                os.unlink(temporary)
+
+    def add_stream(self, stream: BinaryIO, size: int) -> str:
+        """Store ``size`` bytes of a stream under their own hash; Damaged when it ends too early."""
+        if size <= SMALL:
+            data = stream.read(size)
+            if len(data) != size:
+                raise Damaged(f"the bundle ends {size - len(data)} bytes too early")
+            return self.add(data)
+        temporary = self._temporary()
+        target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            sha, written = _hash(_copying(_limited(stream, size), target))
+            os.ftruncate(target, written)
+        finally:
+            os.close(target)
+        if self.has(sha):
+            os.unlink(temporary)
+        else:
+            self._loose[sha] = temporary
+            self.new_bytes += size
+        return sha
+
+    def publish(self) -> None:
+        """Make durable and findable all that was added: data first, then the names (invariant I1)."""
+        self._seal()
+        temporaries = [path for path, _name, _lines in self._packs] + list(self._loose.values())
+        sync_paths(temporaries)
+        folders = set()
+        for temporary, name, lines in self._packs:
+            path = self._objects.pack_path(name)
+            ensure_dir(os.path.dirname(path))
+            os.chmod(temporary, 0o400)
+            os.rename(temporary, path)
+            self._objects.write_index(name, lines)
+            folders.add(os.path.dirname(path))
+        for sha, temporary in self._loose.items():
+            path = self._objects.path(sha)
+            ensure_dir(os.path.dirname(os.path.dirname(path)))
+            ensure_dir(os.path.dirname(path))
+            os.chmod(temporary, 0o400)
+            os.rename(temporary, path)
+            folders.add(os.path.dirname(path))
+        for folder in folders:
+            fsync_dir(folder)
+        self._packs, self._loose, self._fresh = [], {}, set()
+        self._objects._index = None
+
+    def discard(self) -> None:
+        """Forget all that was added and not published."""
+        if self._pack is not None:
+            self._pack.close()
+            os.unlink(self._pack.name)
+            self._pack = None
+        for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
+            os.unlink(path)
+        self._packs, self._loose, self._fresh = [], {}, set()
+
+    def _put(self, data: bytes) -> None:
+        assert self._pack is not None
+        self._pack.write(data)
+        self._digest.update(data)
+        self._offset += len(data)
+
+    def _seal(self) -> None:
+        if self._pack is not None:
+            self._pack.close()
+            self._packs.append((self._pack.name, self._digest.hexdigest(), self._lines))
+        self._pack, self._lines, self._digest, self._offset = None, [], hashlib.sha256(), 0
+
+    def _temporary(self) -> str:
+        self._count += 1
+        return os.path.join(self._tmp, f"new-{os.getpid()}-{self._count}")
+
+
+class Hasher:
+    """Takes the place of a Writer where nothing may be written (check mode): only names are computed."""
+
+    new_bytes = 0
+    new_objects = 0
+
+    def add(self, data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+    def add_file(self, fd: int) -> tuple[str, int]:
+        return _hash(chunks(fd))
+
+
+def chunks(fd: int) -> Iterator[bytes]:
+    """The content of an open file from its offset on."""
+    while True:
+        chunk = os.read(fd, CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while size:
+        chunk = stream.read(min(CHUNK, size))
+        if not chunk:
+            raise Damaged(f"the bundle ends {size} bytes too early")
+        size -= len(chunk)
+        yield chunk
+
+
+def _hash(stream: Iterator[bytes]) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    for chunk in stream:
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _copying(stream: Iterator[bytes], target: int) -> Iterator[bytes]:
+    """Pass the chunks on, writing each to ``target``, with holes where a chunk is all zeros."""
+    for chunk in stream:
+        if chunk.count(0) == len(chunk):
+            os.lseek(target, len(chunk), os.SEEK_CUR)
+        else:
+            write_all(target, chunk)
+        yield chunk

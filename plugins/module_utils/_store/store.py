@@ -1,0 +1,311 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""The store of one host: checkpoints, their names, one lock.
+
+::
+
+    <root>/FORMAT            version and hash
+    <root>/lock              held (flock) by whoever writes; the kernel drops it with the process
+    <root>/objects, packs    contents
+    <root>/manifests/<id>    checkpoints
+    <root>/refs/<name>       ids, one per line, the newest last: the only mutable files, and what makes visible
+    <root>/journal/<n>/      an unfinished rollback
+    <root>/tmp, quarantine   leftovers to reclaim; objects found bad
+"""
+
+import datetime
+import fcntl
+import os
+import shutil
+import stat
+import urllib.parse
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Iterator, Optional, Union
+
+from .._errors import Busy, Damaged, NotFound, UsageError
+from .._system import System
+from .durable import ensure_dir, fsync_dir, write_file
+from .manifest import Manifest, Section
+from .objects import Hasher, Objects, Writer
+
+FORMAT = b"evenkeel-store 1 sha256\n"
+# The name under which a rollback keeps what it replaced.
+UNDO = "undo"
+RESERVED = ("latest",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A line of the list: enough to choose by, without reading the objects."""
+
+    id: str
+    name: str
+    names: list[str]
+    kind: str
+    created: str
+    host: str
+    resources: list[str]
+
+
+class Store:
+    """The store below ``root``. Creating the object touches nothing; see ``locked``."""
+
+    def __init__(self, root: str, system: System) -> None:
+        self.root = os.path.abspath(root)
+        self.system = system
+        self.objects = Objects(self.root)
+
+    def join(self, *parts: str) -> str:
+        return os.path.join(self.root, *parts)
+
+    @property
+    def exists(self) -> bool:
+        return os.path.exists(self.join("FORMAT"))
+
+    def check_format(self) -> None:
+        """Raises Damaged when this is not a store that this version can read."""
+        try:
+            with open(self.join("FORMAT"), "rb") as stream:
+                found = stream.read(200)
+        except FileNotFoundError:
+            return
+        if found != FORMAT:
+            raise Damaged(
+                f"{self.root} holds a store of the format {found!r}, and this version reads {FORMAT!r}; "
+                "use the version of evenkeel that wrote it, or another store"
+            )
+
+    @contextmanager
+    def locked(self, wait: float = 30.0) -> Iterator[None]:
+        """Hold the store for writing; made if it is not there, leftovers of a killed run removed.
+
+        Raises Busy after ``wait`` seconds, naming who holds it, UsageError when others could write to it.
+        """
+        self.check_format()
+        ensure_dir(self.root)
+        found = os.lstat(self.root)
+        if found.st_uid != os.geteuid():
+            raise UsageError(
+                f"the store {self.root} belongs to uid {found.st_uid}; run as its owner, or use another"
+            )
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(self.root, 0o700)
+        umask = os.umask(0o077)
+        fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._acquire(fd, wait)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            if not self.exists:
+                for folder in ("manifests", "refs", "packs", "objects", "tmp"):
+                    ensure_dir(self.join(folder))
+                write_file(self.join("FORMAT"), FORMAT)
+            shutil.rmtree(self.join("tmp"), ignore_errors=True)
+            ensure_dir(self.join("tmp"))
+            self.objects._index = None
+            yield
+        finally:
+            os.close(fd)
+            os.umask(umask)
+
+    def _acquire(self, fd: int, wait: float) -> None:
+        end = self.system.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if self.system.monotonic() >= end:
+                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise Busy(
+                        f"the store {self.root} is in use by process {holder}; wait until it is done, then run again"
+                    ) from None
+                self.system.sleep(0.05)
+
+    # -- reading
+
+    def refs(self) -> dict[str, list[str]]:
+        """name -> ids, oldest first."""
+        folder = self.join("refs")
+        found: dict[str, list[str]] = {}
+        for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            if ".tmp-" not in entry:
+                with open(os.path.join(folder, entry)) as stream:
+                    found[urllib.parse.unquote(entry)] = stream.read().split()
+        return found
+
+    def manifest(self, checkpoint: str) -> Manifest:
+        """Raises Damaged when it is missing or not what its id says."""
+        try:
+            with open(self.join("manifests", checkpoint), "rb") as stream:
+                return Manifest.parse(stream.read(), checkpoint)
+        except OSError as error:
+            raise Damaged(
+                f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}"
+            ) from error
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All that can be read, oldest first; a damaged manifest is left out here and named by ``resolve``."""
+        names: dict[str, list[str]] = {}
+        for name, ids in self.refs().items():
+            for checkpoint in ids:
+                names.setdefault(checkpoint, [])
+            if ids:
+                names[ids[-1]].append(name)
+        found = []
+        for checkpoint, current in names.items():
+            try:
+                manifest = self.manifest(checkpoint)
+            except Damaged:
+                continue
+            kinds = [section.kind for section in manifest.sections]
+            found.append(
+                Checkpoint(
+                    checkpoint, manifest.name, current, manifest.kind, manifest.created, manifest.host, kinds
+                )
+            )
+        return sorted(found, key=lambda one: (one.created, one.id))
+
+    def resolve(self, wanted: str) -> str:
+        """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means."""
+        refs = self.refs()
+        if wanted in refs and refs[wanted]:
+            return refs[wanted][-1]
+        if wanted == "latest":
+            usual = [one for one in self.checkpoints() if one.name != UNDO]
+            if usual:
+                return usual[-1].id
+            raise NotFound(
+                f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica"
+            )
+        ids = {one for held in refs.values() for one in held}
+        matching = [one for one in ids if len(wanted) >= 8 and one.startswith(wanted)]
+        if len(matching) == 1:
+            return matching[0]
+        known = ", ".join(sorted(refs)) or "none"
+        raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
+
+    # -- writing, under the lock
+
+    def writer(self, dry: bool) -> Union[Writer, Hasher]:
+        return Hasher() if dry else Writer(self.objects)
+
+    def commit(self, writer: Writer, name: str, host: str, sections: list[Section]) -> Manifest:
+        """Make a checkpoint of the sections visible under ``name``: objects, manifest, ref, in this order (I1)."""
+        check_name(name)
+        newest = self.checkpoints()
+        created = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
+        if newest:
+            # The order of checkpoints is the order of taking them, whatever happened to the clock.
+            last = datetime.datetime.fromisoformat(newest[-1].created.replace("Z", "+00:00"))
+            created = max(created, last + datetime.timedelta(microseconds=1))
+        text = created.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        manifest, data = Manifest.of(text, host, name, sections, newest[-1].id if newest else None)
+        writer.publish()
+        self.add_manifest(data, manifest)
+        return manifest
+
+    def add_manifest(self, data: bytes, manifest: Manifest) -> None:
+        """Keep a manifest whose objects are durable, and let its name mean it."""
+        path = self.join("manifests", manifest.id)
+        if not os.path.exists(path):
+            write_file(path, data, 0o400)
+        ids = self.refs().get(manifest.name, [])
+        if manifest.id not in ids:
+            self._write_ref(manifest.name, [*ids, manifest.id])
+
+    def _write_ref(self, name: str, ids: list[str]) -> None:
+        path = self.join("refs", urllib.parse.quote(name, safe=""))
+        if ids:
+            write_file(path, "".join(f"{one}\n" for one in ids).encode("ascii"))
+        elif os.path.exists(path):
+            os.unlink(path)
+            fsync_dir(os.path.dirname(path))
+
+    def prune(self, last: int, protect: set[str]) -> list[str]:
+        """Forget all but the newest ``last`` checkpoints and those in ``protect``; the ids that went.
+
+        Refuses (Damaged) when any manifest cannot be read: what it names could not be told from garbage.
+        """
+        if last < 1:
+            raise UsageError(f"retention: last is {last}; keep at least 1")
+        refs = self.refs()
+        manifests = {one: self.manifest(one) for ids in refs.values() for one in ids}
+        ordered = sorted(manifests.values(), key=lambda one: (one.created, one.id))
+        keep = {one.id for one in ordered[-last:]} | protect
+        usual = [one.id for one in ordered if one.name != UNDO]
+        keep |= set(usual[-1:])
+        gone = [one.id for one in ordered if one.id not in keep]
+        if not gone:
+            return []
+        for name, ids in refs.items():
+            left = [one for one in ids if one in keep]
+            if left != ids:
+                self._write_ref(name, left)
+        for checkpoint in gone:
+            os.unlink(self.join("manifests", checkpoint))
+        fsync_dir(self.join("manifests"))
+        self._sweep({sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
+        return gone
+
+    def _sweep(self, needed: set[str]) -> None:
+        """Remove packs and objects of which nothing is needed. A pack with one needed content stays whole."""
+        packs = {self.objects.index()[sha].pack for sha in needed if sha in self.objects.index()}
+        for entry in os.listdir(self.join("packs")):
+            if entry.rpartition(".")[0] not in packs:
+                os.unlink(self.join("packs", entry))
+        for folder in os.listdir(self.join("objects")):
+            for entry in os.listdir(self.join("objects", folder)):
+                if folder + entry not in needed:
+                    os.unlink(self.join("objects", folder, entry))
+        self.objects._index = None
+
+    def quarantine(self, sha: str) -> None:
+        """Put a bad object aside, so that the same content can be stored again. A pack stays, for the audit."""
+        self.objects.drop(sha)
+        path = self.objects.path(sha)
+        if os.path.exists(path):
+            ensure_dir(self.join("quarantine"))
+            os.rename(path, self.join("quarantine", sha))
+            fsync_dir(os.path.dirname(path))
+
+    def verify(self, manifest: Manifest) -> dict[str, str]:
+        """sha256 -> what is wrong, for every object of the checkpoint that is missing or damaged."""
+        wrong = {}
+        for sha in sorted(objects_of(manifest)):
+            problem = self.objects.verify(sha)
+            if problem:
+                wrong[sha] = problem
+        return wrong
+
+
+def objects_of(manifest: Manifest) -> set[str]:
+    """The names of all contents that the checkpoint needs: in every resource's lines they stand as ``sha256=``."""
+    found = set()
+    for section in manifest.sections:
+        for line in section.lines:
+            for word in line.split(" ")[1:]:
+                if word.startswith("sha256="):
+                    found.add(word[7:])
+    return found
+
+
+def check_name(name: str) -> str:
+    """The name, if a checkpoint may have it."""
+    if (
+        not name
+        or len(name) > 120
+        or name in RESERVED
+        or not name.isprintable()
+        or " " in name
+        or "/" in name
+    ):
+        raise UsageError(
+            f"{name!r} cannot name a checkpoint; use up to 120 printable characters without blanks and slashes, "
+            f"and not {' or '.join(RESERVED)}"
+        )
+    return name

@@ -1,0 +1,421 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Changing a set of paths so that a kill or a power cut leaves all of them old, or all of them new.
+
+1. Everything new is staged, whole and with its final attributes, in a private directory on the same file system.
+2. The plan is written to the journal, all of it is synced, then the journal's COMMIT decides.
+3. Each path is renamed into place, what goes is renamed to the trash; directories get their attributes last.
+4. Synced again. ``close`` removes the journal and the staging directories, once all that follows is done too.
+
+Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
+process, as often as needed: every operation first looks whether it has been done.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from typing import Any, Iterator, Optional, Sequence
+
+from .._errors import Damaged, Refused, RestoreFailed
+from .._resources.entry import ABOVE, FORMATS, Entry
+from .._resources.step import Step
+from .durable import clone, ensure_dir, exchange, fsync_dir, remove_file, syncfs, write_all, write_file
+from .store import Store
+from .tree import Parents, ancestors, mount_points, open_dir
+
+_STAGE = ".evenkeel-"
+_GETFLAGS = 0x80086601
+_PINNED = 0x00000030  # FS_IMMUTABLE_FL | FS_APPEND_FL
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A committed journal whose paths are all in place: what it is for, and the paths it changed."""
+
+    journal: str
+    note: dict[str, Any]
+    paths: list[str]
+
+
+def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]) -> Finished:
+    """Carry out the steps of ``files.compare``; to be followed by ``close``.
+
+    Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
+    """
+    _preflight(steps)
+    ensure_dir(store.join("journal"))
+    journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
+    ensure_dir(journal)
+    try:
+        plan = _stage(store, journal, steps, directories, note)
+    except BaseException:
+        close(journal)
+        raise
+    write_file(os.path.join(journal, "COMMIT"), b"")
+    return _apply(journal, plan)
+
+
+def unfinished(store: Store) -> Iterator[Finished]:
+    """Carry out every committed journal, each to be followed by ``close``; throw away the others."""
+    for journal in pending(store):
+        if os.path.exists(os.path.join(journal, "COMMIT")):
+            with open(os.path.join(journal, "plan")) as stream:
+                plan = json.load(stream)
+            yield _apply(journal, plan)
+        else:
+            close(journal)
+
+
+def close(journal: str) -> None:
+    """Remove the journal and its staging directories; a kill in between leaves the journal to be dropped again.
+
+    COMMIT goes first, durably: all it stood for has been done, and must not be done again to what comes later.
+    """
+    remove_file(os.path.join(journal, "COMMIT"))
+    try:
+        with open(os.path.join(journal, "anchors")) as stream:
+            anchors = json.load(stream)
+    except FileNotFoundError:
+        anchors = []
+    for path in anchors:
+        if os.path.basename(path).startswith(_STAGE):
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(journal)
+    fsync_dir(os.path.dirname(journal))
+
+
+def pending(store: Store) -> list[str]:
+    """The folders of unfinished journals, oldest first."""
+    folder = store.join("journal")
+    return [os.path.join(folder, one) for one in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+
+
+def _preflight(steps: Sequence[Step]) -> None:
+    """What would fail half-way is refused before anything changes: mount points, immutable files."""
+    mounts = set(mount_points())
+    with Parents() as parents:
+        for step in steps:
+            path = os.fsencode(step.target)
+            if step.action == "create" or step.detail["op"] == "meta":
+                continue
+            if path in mounts or any(mount.startswith(path + b"/") for mount in mounts):
+                raise Refused(
+                    f"{step.target} is a mount point or holds one, and cannot be replaced while it is mounted; "
+                    "nothing was changed. Unmount it, or exclude it"
+                )
+            fd, name = parents.of(path)
+            for where in (name, b"."):
+                if _pinned(fd, where):
+                    raise Refused(
+                        f"{step.target} or its directory is immutable or append-only; nothing was changed. "
+                        "Take the flag off with chattr -i -a, then run again"
+                    )
+
+
+def _pinned(parent: int, name: bytes) -> bool:
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+        return False
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except PermissionError:
+        return False
+    try:
+        word = ctypes.c_int(0)
+        fcntl.ioctl(fd, _GETFLAGS, word)
+        return bool(word.value & _PINNED)
+    except OSError:
+        return False  # A file system without such flags.
+    finally:
+        os.close(fd)
+
+
+# -- staging
+
+
+class _Anchors:
+    """One staging directory for each mount, as high up as we own the directories, so that a rename reaches."""
+
+    def __init__(self, journal: str) -> None:
+        self.journal = journal
+        self.name = _STAGE + os.path.basename(journal)
+        self.paths: list[str] = []
+        self._fds: list[int] = []
+        self._of: dict[bytes, int] = {}
+        self._mounts = sorted(mount_points(), key=len, reverse=True)
+
+    def of(self, path: bytes, created: set[bytes]) -> int:
+        """The number of the staging directory for what will be at ``path``."""
+        parent = os.path.dirname(path)
+        while parent in created:
+            parent = os.path.dirname(parent)
+        if parent not in self._of:
+            place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
+            if place not in self.paths:
+                self.paths.append(place)
+                # Known to the journal before it exists, so that it is found after a kill.
+                write_file(os.path.join(self.journal, "anchors"), json.dumps(self.paths).encode())
+                os.mkdir(place, 0o700)
+                self._fds.append(open_dir(os.fsencode(place)))
+            self._of[parent] = self.paths.index(place)
+        return self._of[parent]
+
+    def fd(self, number: int) -> int:
+        return self._fds[number]
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _highest(self, parent: bytes) -> bytes:
+        fd = open_dir(parent)
+        os.close(fd)
+        device = os.lstat(parent).st_dev
+        mount = next(one for one in self._mounts if (parent + b"/").startswith(one.rstrip(b"/") + b"/"))
+        for above in [*ancestors(parent + b"/"), parent]:
+            info = os.lstat(above)
+            inside = (above + b"/").startswith(mount.rstrip(b"/") + b"/")
+            if (
+                inside
+                and info.st_dev == device
+                and info.st_uid == os.geteuid()
+                and not info.st_mode & 0o022
+                and os.access(above, os.W_OK)
+            ):
+                return above
+        raise Refused(
+            f"there is no place to stage a rollback for {os.fsdecode(parent)}: neither it nor a directory above it on "
+            "the same file system belongs to this user and to nobody else; nothing was changed"
+        )
+
+
+def _stage(
+    store: Store, journal: str, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]
+) -> dict[str, Any]:
+    anchors = _Anchors(journal)
+    planned: list[dict[str, Any]] = []
+    staged: dict[bytes, tuple[int, bytes]] = {}
+    created = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
+    damaged: list[str] = []
+    try:
+        for number, step in enumerate(steps):
+            op, path = step.detail["op"], os.fsencode(step.target)
+            one: dict[str, Any] = {"op": op, "path": path.hex(), "name": str(number)}
+            if op != "meta":
+                one["anchor"] = anchors.of(path, created)
+            if op in ("put", "swap"):
+                entry = Entry.parse(step.detail["line"])
+                fd, name = anchors.fd(one["anchor"]), str(number).encode()
+                try:
+                    _make(store, entry, fd, name, staged)
+                except Damaged as error:
+                    if entry.sha256:
+                        store.quarantine(entry.sha256)
+                    damaged.append(f"{step.target}: {error.message}")
+                    continue
+                staged[path] = (fd, name)
+                one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+            elif op == "meta":
+                one["line"] = step.detail["line"]
+            planned.append(one)
+        if damaged:
+            raise Damaged(
+                f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
+                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
+            )
+        for number in range(len(anchors.paths)):
+            syncfs(anchors.fd(number))
+    finally:
+        anchors.close()
+    plan = {"note": note, "anchors": anchors.paths, "steps": planned, "directories": list(directories)}
+    write_file(os.path.join(journal, "plan"), json.dumps(plan).encode())
+    return plan
+
+
+def _make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, tuple[int, bytes]]) -> None:
+    """The object of the entry, complete, under ``name`` in the staging directory."""
+    if entry.link in staged:
+        source, first = staged[entry.link]
+        try:
+            os.link(first, name, src_dir_fd=source, dst_dir_fd=fd, follow_symlinks=False)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    if entry.type == "f":
+        target = os.open(
+            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd
+        )
+        try:
+            _fill(store, entry, target)
+            attributes(entry, target)
+        finally:
+            os.close(target)
+        return
+    if entry.type == "l":
+        os.symlink(entry.target, name, dir_fd=fd)
+    elif entry.type in ("d", ABOVE):
+        os.mkdir(name, 0o700, dir_fd=fd)
+    else:
+        os.mknod(name, FORMATS[entry.type] | 0o600, entry.rdev, dir_fd=fd)
+    if entry.type in ("d", ABOVE) and os.geteuid() != 0:
+        entry = entry._replace(mode=entry.mode | 0o700)  # To be filled; its own mode comes at the end.
+    attributes(entry, fd, name)
+
+
+def _fill(store: Store, entry: Entry, target: int) -> None:
+    """The content, verified while it is written. Cloned where the file system can, with the copy verified."""
+    source = store.objects.loose_stream(entry.sha256)
+    if source is not None:
+        with source:
+            if clone(source.fileno(), target):
+                problem = store.objects.verify(entry.sha256)
+                if problem:
+                    raise Damaged(problem)
+                return
+    for chunk in store.objects.read(entry.sha256):
+        if entry.sparse and chunk.count(0) == len(chunk):
+            os.lseek(target, len(chunk), os.SEEK_CUR)
+        elif entry.sparse:
+            for at in range(0, len(chunk), 4096):
+                block = chunk[at : at + 4096]
+                if block.count(0) == len(block):
+                    os.lseek(target, len(block), os.SEEK_CUR)
+                else:
+                    write_all(target, block)
+        else:
+            write_all(target, chunk)
+    os.ftruncate(target, entry.size)
+
+
+def attributes(entry: Entry, fd: int, name: Optional[bytes] = None) -> None:
+    """Owner, mode, xattrs and times of the open file ``fd``, or of ``name`` in the open directory ``fd``.
+
+    Owner first (it takes setuid bits and capabilities off), times last. ``name`` is never followed.
+    """
+    where: Any = fd if name is None else f"/proc/self/fd/{fd}/".encode() + name
+    follow = name is None
+    info = os.stat(where, follow_symlinks=follow)
+    if (info.st_uid, info.st_gid) != (entry.uid, entry.gid):
+        os.chown(where, entry.uid, entry.gid, follow_symlinks=follow)
+    present = set()
+    try:
+        present = set(os.listxattr(where, follow_symlinks=follow))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+    if entry.type != "l":
+        os.chmod(where, entry.mode)
+    for key in present - {key for key, _value in entry.xattrs}:
+        if not key.startswith("security."):  # A label of the system's own, given to every new file.
+            os.removexattr(where, key, follow_symlinks=follow)
+    for key, value in entry.xattrs:
+        os.setxattr(where, key, value, follow_symlinks=follow)
+    if entry.type != ABOVE:
+        os.utime(where, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
+
+
+# -- after COMMIT
+
+
+def _apply(journal: str, plan: dict[str, Any]) -> Finished:
+    anchors = [open_dir(os.fsencode(path)) for path in plan["anchors"]]
+    left: list[str] = []
+    problems: list[str] = []
+    try:
+        touched: set[bytes] = set()
+        with Parents() as parents:
+            for step in plan["steps"]:
+                path = bytes.fromhex(step["path"])
+                try:
+                    _do(step, path, anchors, parents)
+                    touched.add(os.path.dirname(path))
+                except OSError as error:
+                    left.append(os.fsdecode(path))
+                    problems.append(f"{os.fsdecode(path)}: {error.strerror or error}")
+            parents.forget()
+            for line in plan["directories"]:
+                entry = Entry.parse(line)
+                try:
+                    fd = open_dir(entry.path)
+                    try:
+                        attributes(entry, fd)
+                    finally:
+                        os.close(fd)
+                except OSError as error:
+                    left.append(os.fsdecode(entry.path))
+                    problems.append(f"{os.fsdecode(entry.path)}: {error.strerror or error}")
+        _sync(anchors, touched)
+    finally:
+        for fd in anchors:
+            os.close(fd)
+    if problems:
+        raise RestoreFailed(
+            f"{len(problems)} paths could not be put back and are in doubt: {'; '.join(problems[:10])}. "
+            "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
+            left=left,
+        )
+    return Finished(
+        journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]]
+    )
+
+
+def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents) -> None:
+    """One operation, if it has not been done yet."""
+    op, staged = step["op"], step["name"].encode()
+    fd, name = parents.of(path)
+    if op == "meta":
+        entry = Entry.parse(step["line"])
+        if entry.type == "d":
+            return  # With the other directories, at the end.
+        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
+        return
+    stage = anchors[step["anchor"]]
+    if op == "put" and _inode(stage, staged) == step["ino"]:
+        os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
+    elif op == "swap" and _inode(fd, name) != step["ino"]:
+        parents.forget()
+        fd, name = parents.of(path)
+        try:
+            exchange(stage, staged, fd, name)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
+            os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
+    elif op == "delete" and _inode(stage, staged) is None:
+        try:
+            os.rename(name, staged, src_dir_fd=fd, dst_dir_fd=stage)
+        except FileNotFoundError:
+            return
+
+
+def _inode(fd: int, name: bytes) -> Optional[int]:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _sync(anchors: list[int], touched: set[bytes]) -> None:
+    """Make the renames durable: the directories themselves when they are few, the file systems otherwise."""
+    if len(touched) > 16 or not anchors:
+        for fd in anchors:
+            syncfs(fd)
+    for path in touched if len(touched) <= 16 else ():
+        try:
+            fd = open_dir(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # Deleted by a later step; its parent is among the touched.
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

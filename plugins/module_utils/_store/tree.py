@@ -1,0 +1,112 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+"""Walking to a path without being led astray: no component is followed through a symlink (invariant I8)."""
+
+import os
+from typing import Iterator, Optional
+
+from .._errors import UsageError
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def check_path(path: bytes) -> bytes:
+    """The path, if it is absolute and normal; UsageError otherwise (relative, ``..``, doubled slashes)."""
+    if path != b"/" and (
+        not path.startswith(b"/")
+        or b"\0" in path
+        or any(part in (b"", b".", b"..") for part in path[1:].split(b"/"))
+    ):
+        raise UsageError(
+            f"{os.fsdecode(path)!r} is not an absolute path without '.', '..' and doubled slashes"
+        )
+    return path
+
+
+def open_dir(path: bytes) -> int:
+    """A descriptor of the directory, reached one component at a time.
+
+    Raises UsageError naming the symlink on the way, FileNotFoundError and NotADirectoryError as the system does.
+    """
+    check_path(path)
+    fd = os.open(b"/", _DIRECTORY)
+    walked = b""
+    for part in path.split(b"/"):
+        if not part:
+            continue
+        walked += b"/" + part
+        try:
+            below = os.open(part, _DIRECTORY, dir_fd=fd)
+        except OSError as error:
+            link = _link(part, fd)
+            if link is not None:
+                real = os.path.realpath(os.fsdecode(path))
+                raise UsageError(
+                    f"{os.fsdecode(path)} leads through the symlink {os.fsdecode(walked)} -> {os.fsdecode(link)}; "
+                    f"declare the real path {real}"
+                ) from error
+            error.filename = os.fsdecode(walked)
+            raise
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def _link(name: bytes, fd: int) -> Optional[bytes]:
+    try:
+        return os.readlink(name, dir_fd=fd)
+    except OSError:
+        return None
+
+
+class Parents:
+    """Descriptors of parent directories, the last few kept open, because paths come sorted."""
+
+    def __init__(self, keep: int = 8) -> None:
+        self._open: dict[bytes, int] = {}
+        self._keep = keep
+
+    def of(self, path: bytes) -> tuple[int, bytes]:
+        """(descriptor of the directory that holds the path, last name)."""
+        parent, name = os.path.split(path)
+        if parent not in self._open:
+            while len(self._open) >= self._keep:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[parent] = open_dir(parent)
+        return self._open[parent], name
+
+    def forget(self) -> None:
+        """Close all; after directories were moved a kept descriptor would name the old place."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __enter__(self) -> Parents:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.forget()
+
+
+def ancestors(path: bytes) -> Iterator[bytes]:
+    """All directories above the path, the root first."""
+    at = path.find(b"/", 1)
+    yield b"/"
+    while at > 0:
+        yield path[:at]
+        at = path.find(b"/", at + 1)
+
+
+def mount_points() -> dict[bytes, str]:
+    """Mount point -> file system type, of this process's mount namespace."""
+    found: dict[bytes, str] = {}
+    with open("/proc/self/mountinfo", "rb") as stream:
+        for line in stream:
+            fields = line.split()
+            kind = fields[fields.index(b"-") + 1].decode()
+            # The kernel writes blanks and backslashes as octal escapes.
+            found[fields[4].decode("unicode_escape").encode("latin-1")] = kind
+    return found

@@ -1,0 +1,164 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_checkpoint
+short_description: Take a checkpoint of a host, and arm its dead-man
+description:
+  - Records the declared resources of the host, complete and durable, under a name.
+  - With O(confirm_within) the host arms itself; unless the change is confirmed by
+    M(evenkeel.fault_tolerance.ft_settle) in time, or when the host boots before that, it rolls itself back.
+  - A state that the newest checkpoint of the name holds already is not recorded again.
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  name:
+    description:
+      - Name of the checkpoint. A name that is in use moves on to the new checkpoint; older ones stay, by their ids.
+      - By default a name made of the time.
+    type: str
+  resources:
+    description:
+      - What is to be protected, each a mapping with one key, the kind.
+      - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
+        otherwise against each name).
+      - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
+    type: list
+    elements: dict
+    required: true
+  confirm_within:
+    description:
+      - Arm the dead-man with this time to confirm, in seconds or as V(10m).
+    type: str
+  retention:
+    description:
+      - Which checkpoints to keep, V({last: N}). By default all are kept.
+    type: dict
+  host:
+    description:
+      - Host name to record. By default the node name.
+    type: str
+attributes:
+  check_mode:
+    support: full
+    description: Writes nothing, and predicts whether a checkpoint would be recorded.
+  diff_mode:
+    support: none
+    description: Nothing on the host changes that a difference could show.
+  idempotent:
+    support: partial
+    description: An unchanged state is not recorded again; arming is an act each time.
+"""
+
+EXAMPLES = r"""
+- name: Remember how nginx is set up
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-upgrade
+    resources:
+      - files: {paths: [/etc/nginx, /srv/www], exclude: ['*.log']}
+      - services: {names: [nginx]}
+
+- name: Begin a change that undoes itself unless it is confirmed
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-change
+    resources:
+      - files: {paths: [/etc/nginx]}
+      - services: {names: [nginx]}
+    confirm_within: 10m
+  register: begun
+"""
+
+RETURN = r"""
+id:
+  description: The checkpoint, the SHA-256 of its manifest; empty in check mode when it is yet to be taken.
+  returned: success
+  type: str
+name:
+  description: Its name.
+  returned: success
+  type: str
+root:
+  description: SHA-256 of the recorded state; equal states have equal roots.
+  returned: success
+  type: str
+generation:
+  description: Number of this change on this host, to be given to M(evenkeel.fault_tolerance.ft_settle).
+  returned: success
+  type: int
+armed:
+  description: The change under way, with C(generation), C(until) (seconds since the epoch) and C(within).
+  returned: success
+  type: dict
+stats:
+  description: Counts of C(paths), C(new_objects) and C(new_bytes), and the C(seconds) it took.
+  returned: success
+  type: dict
+planned:
+  description: What was to be done, in order.
+  returned: always
+  type: list
+  elements: raw
+  sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
+done:
+  description: What was done; on a failure, what was done before it.
+  returned: always
+  type: list
+  elements: raw
+proved:
+  description: What was measured to hold afterwards.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: What is not as it should be.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+ARGUMENTS = {
+    "name": {"type": "str"},
+    "resources": {"type": "list", "elements": "dict", "required": True},
+    "confirm_within": {"type": "str"},
+    "retention": {"type": "dict"},
+    "host": {"type": "str"},
+}
+
+
+def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    within = params["confirm_within"]
+    return checkpoint(
+        Store(params["store"], System()),
+        params["name"],
+        params["resources"],
+        None if within is None else seconds(within, "confirm_within"),
+        params["retention"],
+        params["host"],
+        check_mode,
+    )
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_rollback
+short_description: Put a host back to a checkpoint
+description:
+  - Verifies all that it needs in the store, records what it is about to replace, then puts files and services back.
+  - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
+    finished it.
+  - Ends a change under way when O(to) is its checkpoint.
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  to:
+    description:
+      - V(latest), a name, an id, or the first 8 or more digits of one. V(undo) is what the last rollback replaced.
+    type: str
+    default: latest
+  resources:
+    description:
+      - Put back only these kinds of resource, for example V(files).
+    type: list
+    elements: str
+  generation:
+    description:
+      - Refuse unless the host is still at this generation.
+    type: int
+attributes:
+  check_mode:
+    support: full
+    description: Writes nothing, and predicts exactly what would change.
+  diff_mode:
+    support: full
+    description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).
+  idempotent:
+    support: full
+    description: A host that is as recorded is not touched.
+"""
+
+EXAMPLES = r"""
+- name: Back to how it was
+  evenkeel.fault_tolerance.ft_rollback:
+    to: before-upgrade
+
+- name: Undo that
+  evenkeel.fault_tolerance.ft_rollback:
+    to: undo
+
+- name: Only the files of the newest checkpoint
+  evenkeel.fault_tolerance.ft_rollback:
+    to: latest
+    resources: [files]
+"""
+
+RETURN = r"""
+id:
+  description: The checkpoint that the host was put back to.
+  returned: success
+  type: str
+undo:
+  description: The checkpoint of what was replaced; empty when nothing was.
+  returned: success
+  type: str
+restart_needed:
+  description: Units outside the checkpoint that run with files that were replaced.
+  returned: success
+  type: list
+  elements: str
+planned:
+  description: What was to be done, in order.
+  returned: always
+  type: list
+  elements: raw
+  sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
+done:
+  description: What was done; on a failure, what was done before it.
+  returned: always
+  type: list
+  elements: raw
+proved:
+  description: What was measured to hold afterwards.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: What is not as it should be.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+ARGUMENTS = {
+    "to": {"type": "str", "default": "latest"},
+    "resources": {"type": "list", "elements": "str"},
+    "generation": {"type": "int"},
+}
+
+
+def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    store = Store(params["store"], System())
+    return rollback(store, params["to"], params["resources"], params["generation"], check_mode)
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_settle
+short_description: Confirm a change on a host, or roll it back
+description:
+  - Measures the health of the host. When all probes pass for the whole soak, the change that
+    M(evenkeel.fault_tolerance.ft_checkpoint) began with C(confirm_within) is confirmed and stays.
+  - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
+  - A host that has put itself back already, at its deadline or at a boot, says so.
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  generation:
+    description:
+      - Number of the change, as returned when it began. Another number is refused.
+    type: int
+    required: true
+  probes:
+    description:
+      - Measurements of health, as for M(evenkeel.fault_tolerance.ft_health). Without any the change is confirmed.
+    type: list
+    elements: dict
+    default: []
+  soak:
+    description:
+      - How long the probes must keep passing.
+    type: str
+    default: 0s
+  deadline:
+    description:
+      - How long to wait for that. The time to confirm bounds it, too.
+    type: str
+    default: 2m
+  interval:
+    description:
+      - Time between two rounds of probes.
+    type: str
+    default: 1s
+  verdict:
+    description:
+      - V(probe) lets the probes decide; V(roll_back) puts the host back at once.
+    type: str
+    choices: [probe, roll_back]
+    default: probe
+attributes:
+  check_mode:
+    support: partial
+    description: Says that the change would be settled, not how; health is measured only when it counts.
+  diff_mode:
+    support: none
+    description: The checkpoint decides what is put back; look with M(evenkeel.fault_tolerance.ft_rollback).
+  idempotent:
+    support: full
+    description: A change that is confirmed already stays confirmed.
+"""
+
+EXAMPLES = r"""
+- name: Keep the change if nginx serves for ten seconds
+  evenkeel.fault_tolerance.ft_settle:
+    generation: "{{ begun.generation }}"
+    probes:
+      - http: {url: http://localhost/, status: 200}
+    soak: 10s
+"""
+
+RETURN = r"""
+outcome:
+  description: V(confirmed), V(rolled_back) or V(in_doubt).
+  returned: always
+  type: str
+by:
+  description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+  returned: always
+  type: str
+generation:
+  description: Number of the change.
+  returned: always
+  type: int
+health:
+  description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
+  returned: when it was measured
+  type: dict
+planned:
+  description: What was to be done, in order.
+  returned: always
+  type: list
+  elements: raw
+  sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
+done:
+  description: What was done; on a failure, what was done before it.
+  returned: always
+  type: list
+  elements: raw
+proved:
+  description: What was measured to hold afterwards.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: What is not as it should be.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+ARGUMENTS = {
+    "generation": {"type": "int", "required": True},
+    "probes": {"type": "list", "elements": "dict", "default": []},
+    "soak": {"type": "str", "default": "0s"},
+    "deadline": {"type": "str", "default": "2m"},
+    "interval": {"type": "str", "default": "1s"},
+    "verdict": {"type": "str", "choices": ["probe", "roll_back"], "default": "probe"},
+}
+
+
+def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
+    store = Store(params["store"], System())
+    return settle(
+        store, params["generation"], params["probes"], soak, deadline, interval, params["verdict"], check_mode
+    )
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
