@@ -1,9 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The one place where the library meets Ansible."""
+
+from __future__ import annotations
 
 from typing import Any, Callable
 
@@ -23,9 +24,7 @@ def run_module(
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
-    module = AnsibleModule(
-        argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options
-    )
+    module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     try:
         result = work(module.params, module.check_mode)
     except EvenkeelError as error:

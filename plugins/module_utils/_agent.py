@@ -1,9 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The agent: this library in one file on the host itself, so that it can put itself back with nobody's help."""
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -11,8 +12,8 @@ import io
 import os
 import sys
 import zipfile
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Optional, Sequence
 
 from . import _deadman, _rollback
 from ._errors import EvenkeelError
@@ -54,15 +55,13 @@ def _zipapp() -> bytes:
                 source = loader.get_source(name) if hasattr(loader, "get_source") else None
                 inside = name[len(base) + 1 :].replace(".", "/")
                 is_package = spec is not None and spec.submodule_search_locations is not None
-                files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = (
-                    source or ""
-                )
+                files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source or ""
         for path, text in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(path), text)
     return buffer.getvalue()
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """``deadline`` when the timer fires, ``boot`` early at boot, ``watch`` where there is no systemd."""
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
@@ -72,9 +71,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parser.parse_args(argv)
     system = System()
     store = Store(args.store, system)
-    if args.what == "watch":
-        if not _wait(store, args.generation, args.within):
-            return 0
+    if args.what == "watch" and not _wait(store, args.generation, args.within):
+        return 0
     if args.what != "boot":
         drain(store, _DRAIN)
     try:

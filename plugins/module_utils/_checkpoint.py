@@ -1,13 +1,14 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Taking a checkpoint of the declared resources, and arming the dead-man with it."""
 
+from __future__ import annotations
+
 import os
 import time
-from typing import Any, Optional
+from typing import Any
 
 from . import _agent, _deadman
 from ._errors import EvenkeelError, UsageError
@@ -20,11 +21,11 @@ from ._store.store import Store, check_name
 
 def checkpoint(
     store: Store,
-    name: Optional[str],
+    name: str | None,
     resources: Any,
-    confirm_within: Optional[float] = None,
-    retention: Optional[dict[str, Any]] = None,
-    host: Optional[str] = None,
+    confirm_within: float | None = None,
+    retention: dict[str, Any] | None = None,
+    host: str | None = None,
     check_mode: bool = False,
 ) -> dict[str, Any]:
     """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
@@ -36,15 +37,11 @@ def checkpoint(
     last = _retention(retention)
     host = host or os.uname().nodename
     if confirm_within is not None and confirm_within < 1:
-        raise UsageError(
-            f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more"
-        )
+        raise UsageError(f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more")
     if check_mode:
         store.check_format()
         hasher = Hasher()
-        root = Manifest.of(
-            "", host, name, registry.capture(declared, hasher, store.system, store.root), None
-        )[0].root
+        root = Manifest.of("", host, name, registry.capture(declared, hasher, store.system, store.root), None)[0].root
         known = _known(store, name, root)
         return _result(known, name, root, known is None or confirm_within is not None)
     with store.locked():
@@ -76,9 +73,7 @@ def checkpoint(
         if confirm_within is not None:
             change = _deadman.arm(store, manifest.id, name, confirm_within, agent)
             result.update(changed=True, generation=change.generation, armed=change.shown())
-            result["done"].append(
-                f"armed generation {change.generation}: rolled back unless confirmed in time"
-            )
+            result["done"].append(f"armed generation {change.generation}: rolled back unless confirmed in time")
         if last is not None:
             protect = {manifest.id} | {change.checkpoint for change in [_deadman.armed(store)] if change}
             gone = store.prune(last, protect)
@@ -88,7 +83,7 @@ def checkpoint(
         return result
 
 
-def _retention(retention: Optional[dict[str, Any]]) -> Optional[int]:
+def _retention(retention: dict[str, Any] | None) -> int | None:
     if not retention:
         return None
     if set(retention) != {"last"} or not str(retention["last"]).isdigit() or int(retention["last"]) < 1:
@@ -96,14 +91,14 @@ def _retention(retention: Optional[dict[str, Any]]) -> Optional[int]:
     return int(retention["last"])
 
 
-def _known(store: Store, name: str, root: str) -> Optional[Manifest]:
+def _known(store: Store, name: str, root: str) -> Manifest | None:
     """The newest checkpoint of this name, if it holds exactly this state."""
     ids = store.refs().get(name)
     newest = store.manifest(ids[-1]) if ids else None
     return newest if newest is not None and newest.root == root else None
 
 
-def _result(manifest: Optional[Manifest], name: str, root: str, changed: bool) -> dict[str, Any]:
+def _result(manifest: Manifest | None, name: str, root: str, changed: bool) -> dict[str, Any]:
     return {
         "changed": changed,
         "id": manifest.id if manifest else "",

@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The dead-man of a host: armed before a change, it puts the host back unless the change is confirmed in time.
 
@@ -13,13 +12,15 @@ What the host remembers, below its store:
   same generation is then over, even if a kill left it lying there.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Optional
+from typing import Any
 
 from ._errors import Refused
 from ._store.durable import append_line, remove_file, write_file
@@ -47,7 +48,7 @@ class Armed:
     def shown(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
 
-    def overdue(self, system: System) -> Optional[str]:
+    def overdue(self, system: System) -> str | None:
         """Why the time for a confirmation is over (``boot``, ``deadline``), or None while it runs."""
         if self.boot_id != system.boot_id():
             return "boot"
@@ -75,7 +76,7 @@ def generation(store: Store) -> int:
         return 0
 
 
-def last_event(store: Store) -> Optional[Event]:
+def last_event(store: Store) -> Event | None:
     """The newest outcome; a torn line (power cut while appending) never was one."""
     try:
         with open(store.join("events"), "rb") as stream:
@@ -90,7 +91,7 @@ def last_event(store: Store) -> Optional[Event]:
     return None
 
 
-def armed(store: Store) -> Optional[Armed]:
+def armed(store: Store) -> Armed | None:
     """The change that waits for its confirmation, if there is one."""
     try:
         with open(store.join("armed")) as stream:
@@ -101,7 +102,7 @@ def armed(store: Store) -> Optional[Armed]:
     return None if last is not None and last.generation >= record.generation else record
 
 
-def host_state(root: str, system: Optional[System] = None) -> dict[str, Any]:
+def host_state(root: str, system: System | None = None) -> dict[str, Any]:
     """What a guard or a status asks of a host; reads only."""
     store = Store(root, system or System())
     change, last = armed(store), last_event(store)
@@ -113,17 +114,13 @@ def host_state(root: str, system: Optional[System] = None) -> dict[str, Any]:
     }
 
 
-def fence(store: Store, asked: Optional[int]) -> None:
+def fence(store: Store, asked: int | None) -> None:
     """Refuse what a run with an older generation number asks for."""
     now = generation(store)
     if asked is not None and asked != now:
         raise Refused(
             f"refused: this run has generation {asked}, the host is at {now}; "
-            + (
-                "another run has changed it since. "
-                if asked < now
-                else "its store is not the one that was armed. "
-            )
+            + ("another run has changed it since. " if asked < now else "its store is not the one that was armed. ")
             + "Look with ft_info (evenkeel status), then start anew"
         )
 
@@ -164,7 +161,7 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
     return record
 
 
-def conclude(store: Store, record: Armed, outcome: str, by: str, left: Optional[list[str]] = None) -> Event:
+def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
     append_line(store.join("events"), json.dumps(asdict(event)).encode())
@@ -215,9 +212,7 @@ def _install_units(store: Store, number: int, within: float, agent: str) -> None
 def _systemctl(store: Store, *words: str) -> None:
     done = store.system.run(["systemctl", *words], 30.0)
     if done.rc != 0:
-        raise Refused(
-            f"the dead-man cannot be armed: systemctl {' '.join(words)}: {done.words}; nothing was changed"
-        )
+        raise Refused(f"the dead-man cannot be armed: systemctl {' '.join(words)}: {done.words}; nothing was changed")
 
 
 def _start_process(store: Store, number: int, within: float, agent: str) -> None:

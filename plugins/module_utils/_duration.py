@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from typing import Union
 
 from ._errors import UsageError
 
@@ -12,7 +11,7 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 
 
-def seconds(value: Union[str, int, float], name: str = "duration") -> float:
+def seconds(value: str | int | float, name: str = "duration") -> float:
     """Seconds of a duration: a number, or a text such as ``30s``, ``10m``, ``2h``, ``1d``, ``1h30m``.
 
     Raises UsageError, naming ``name``, for anything else, for negative and for non-finite values.

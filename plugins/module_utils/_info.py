@@ -1,9 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """What a host remembers: reads only, and takes no lock."""
+
+from __future__ import annotations
 
 import os
 from dataclasses import asdict
@@ -19,8 +20,7 @@ def info(store: Store) -> dict[str, Any]:
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     replicas = {
-        host: [one.id for one in Store(os.path.join(folder, host), store.system).checkpoints()]
-        for host in hosts
+        host: [one.id for one in Store(os.path.join(folder, host), store.system).checkpoints()] for host in hosts
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
     return {

@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Copies of a host's checkpoints on its peers, as bundles that any transport can carry.
 
@@ -10,9 +9,11 @@ believed: the receiver computes every hash itself. It keeps the copies of each h
 ``replicas`` of its store, and removes there only what its own retention says, never on a sender's word.
 """
 
+from __future__ import annotations
+
 import os
 import re
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO
 
 from ._errors import Damaged, UsageError
 from ._rollback import finish
@@ -44,9 +45,7 @@ def have(store: Store, host: str) -> dict[str, Any]:
     return {"ids": [one.id for one in replica(store, host).checkpoints()]}
 
 
-def export(
-    store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool
-) -> dict[str, Any]:
+def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> dict[str, Any]:
     """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without what ``known`` ones hold.
 
     Every content is verified while it is read; Damaged names the first that is not whole, and leaves no file.
@@ -77,7 +76,7 @@ def export(
 
 
 def receive(
-    store: Store, host: str, checkpoint: str, path: str, retention: Optional[dict[str, Any]] = None
+    store: Store, host: str, checkpoint: str, path: str, retention: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10)."""
     with store.locked():

@@ -1,14 +1,16 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Back to a checkpoint, on the host that holds it: plan, undo checkpoint, files in one transaction, services, proof."""
 
+from __future__ import annotations
+
 import datetime
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 from . import _deadman
 from ._errors import EvenkeelError, RestoreFailed, UsageError
@@ -42,8 +44,8 @@ class Plan:
 def rollback(
     store: Store,
     to: str,
-    kinds: Optional[Sequence[str]] = None,
-    generation: Optional[int] = None,
+    kinds: Sequence[str] | None = None,
+    generation: int | None = None,
     check_mode: bool = False,
 ) -> dict[str, Any]:
     """The operator's rollback (``ft_rollback``); the result as documented there.
@@ -79,17 +81,15 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     why = change.overdue(store.system) if change is not None else None
     if change is not None and why is not None:
         execute(store, store.manifest(change.checkpoint), None, change, why, boot)
-        said.append(
-            f"rolled back the unconfirmed change {change.name} (generation {change.generation}): {why}"
-        )
+        said.append(f"rolled back the unconfirmed change {change.name} (generation {change.generation}): {why}")
     return said
 
 
 def execute(
     store: Store,
     manifest: Manifest,
-    kinds: Optional[Sequence[str]],
-    change: Optional[_deadman.Armed],
+    kinds: Sequence[str] | None,
+    change: _deadman.Armed | None,
     by: str,
     boot: bool = False,
 ) -> dict[str, Any]:
@@ -98,9 +98,7 @@ def execute(
         try:
             result = _execute(store, manifest, kinds, boot)
         except OSError as error:
-            raise RestoreFailed(
-                f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]
-            ) from error
+            raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
         if change is not None:
             left = [str(one) for one in error.result.get("left", [])] or [error.message]
@@ -112,7 +110,7 @@ def execute(
     return result
 
 
-def _execute(store: Store, manifest: Manifest, kinds: Optional[Sequence[str]], boot: bool) -> dict[str, Any]:
+def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool) -> dict[str, Any]:
     writer = Writer(store.objects)
     made = _plan(store, manifest, kinds, writer)
     undo = ""
@@ -130,9 +128,7 @@ def _execute(store: Store, manifest: Manifest, kinds: Optional[Sequence[str]], b
         done += _apply_services(made.services, store.system, boot)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
-        error.result = dict(
-            _result(made, [], []), **error.result, done=finished, undo=undo, changed=bool(finished)
-        )
+        error.result = dict(_result(made, [], []), **error.result, done=finished, undo=undo, changed=bool(finished))
         raise
     finally:
         if journal is not None:
@@ -170,13 +166,11 @@ def _manifest(store: Store, to: str) -> Manifest:
     return store.manifest(store.resolve(to))
 
 
-def _chosen(manifest: Manifest, kinds: Optional[Sequence[str]]) -> list[Section]:
+def _chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     present = [section.kind for section in manifest.sections]
     for kind in kinds or ():
         if kind not in present:
-            raise UsageError(
-                f"checkpoint {manifest.name} has no {kind}; it has {', '.join(sorted(set(present)))}"
-            )
+            raise UsageError(f"checkpoint {manifest.name} has no {kind}; it has {', '.join(sorted(set(present)))}")
     return [section for section in manifest.sections if not kinds or section.kind in kinds]
 
 
@@ -184,9 +178,7 @@ def _entries(section: Section) -> list[Entry]:
     return [Entry.parse(line) for line in section.lines]
 
 
-def _plan(
-    store: Store, manifest: Manifest, kinds: Optional[Sequence[str]], sink: Union[Writer, Hasher]
-) -> Plan:
+def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: Writer | Hasher) -> Plan:
     made = Plan(manifest, _chosen(manifest, kinds))
     for section in made.sections:
         if section.kind == "files":

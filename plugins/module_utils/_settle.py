@@ -1,13 +1,14 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The end of a change on one host: measure health, then confirm or roll back."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import Any
 
 from . import _deadman, _rollback
 from ._errors import RestoreFailed, Unhealthy, UsageError
@@ -40,22 +41,18 @@ def settle(
     if check_mode:
         _deadman.fence(store, generation)
         change = _deadman.armed(store)
-        return dict(
-            _report(generation, "", "", None), changed=change is not None, planned=["confirm, or roll back"]
-        )
+        return dict(_report(generation, "", "", None), changed=change is not None, planned=["confirm, or roll back"])
     with store.locked():
         _rollback.finish(store)
         _deadman.fence(store, generation)
         change = _deadman.armed(store)
     if change is None:
         return _ended(store, generation)
-    health: Optional[Health] = None
+    health: Health | None = None
     if verdict == "probe":
         # Not under the lock: at the deadline the dead-man must get through.
         left = change.due - store.system.monotonic() - 1.0
-        health = wait(
-            checked, min(soak, max(left, 0.0)), max(0.0, min(deadline, left)), interval, store.system
-        )
+        health = wait(checked, min(soak, max(left, 0.0)), max(0.0, min(deadline, left)), interval, store.system)
         enough = health.state == "pass" and soak <= max(left, 0.0)
     else:
         drain(store, DRAIN)
@@ -119,26 +116,22 @@ def _remote_modules() -> list[str]:
     return found
 
 
-def _ended(store: Store, generation: int, health: Optional[Health] = None) -> dict[str, Any]:
+def _ended(store: Store, generation: int, health: Health | None = None) -> dict[str, Any]:
     """The change is over already: what its end was."""
     event = _deadman.last_event(store)
     if event is None or event.generation != generation:
-        raise UsageError(
-            f"there is no change of generation {generation} on this host; begin one with ft_checkpoint"
-        )
+        raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     report = _report(generation, event.outcome, event.by, health)
     if event.outcome == _deadman.CONFIRMED:
         return report
     report["left"] = event.left
     if event.outcome == _deadman.ROLLED_BACK:
-        raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed", **report
-        )
+        raise Unhealthy(f"the host has put itself back already, by {event.by}: the change was not confirmed", **report)
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **report)
 
 
 def _report(
-    generation: int, outcome: str, by: str, health: Optional[Health], more: Optional[dict[str, Any]] = None
+    generation: int, outcome: str, by: str, health: Health | None, more: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     measured = asdict(health) if health is not None else None
     return dict(
@@ -150,12 +143,10 @@ def _report(
     )
 
 
-def _passed(health: Optional[Health]) -> list[str]:
+def _passed(health: Health | None) -> list[str]:
     return [f"{one.kind} {one.target}: {one.state}" for one in health.probes] if health is not None else []
 
 
 def _reason(health: Health) -> str:
-    bad = [
-        f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != "pass"
-    ]
+    bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != "pass"]
     return "; ".join(bad) or f"not healthy for the whole soak ({health.state})"

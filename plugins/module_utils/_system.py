@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Sequence
+from typing import Callable
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _boot_id() -> str:
     return f"{kernel}:{started}"
 
 
-def start_time(pid: int) -> Optional[int]:
+def start_time(pid: int) -> int | None:
     """Clock ticks after boot at which the process started, or None when there is no such process (Linux)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:

@@ -1,14 +1,15 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """One path of a checkpoint, and its line in the manifest."""
+
+from __future__ import annotations
 
 import base64
 import re
 import stat
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .._errors import Damaged
@@ -72,9 +73,7 @@ class Entry(NamedTuple):
             words.append(f"link={quote(self.link)}")
         if self.sparse:
             words.append("sparse=1")
-        words += [
-            f"x:{quote(name.encode())}={base64.b64encode(value).decode()}" for name, value in self.xattrs
-        ]
+        words += [f"x:{quote(name.encode())}={base64.b64encode(value).decode()}" for name, value in self.xattrs]
         return " ".join(words)
 
     @classmethod
@@ -117,7 +116,7 @@ class Entry(NamedTuple):
         except ValueError as error:
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
 
-    def differs(self, live: Optional[Entry]) -> list[str]:
+    def differs(self, live: Entry | None) -> list[str]:
         """In which respects ``live`` is not as recorded, in words."""
         if live is None or live.type != self.type:
             return ["missing" if live is None else f"is a {WORDS.get(live.type, live.type)}"]

@@ -1,15 +1,17 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The resource ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
+
+from __future__ import annotations
 
 import fnmatch
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Sequence, Union
+from typing import Any
 
 from .._errors import EvenkeelError, UsageError
 from .._store.objects import SMALL, Hasher, Writer
@@ -72,7 +74,7 @@ class Scan:
 
 
 class _Walk:
-    def __init__(self, spec: dict[str, Any], sink: Union[Writer, Hasher], skip: Sequence[str]) -> None:
+    def __init__(self, spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str]) -> None:
         self.sink = sink
         self.found: dict[bytes, Entry] = {}
         self.holding: set[bytes] = set()
@@ -82,11 +84,7 @@ class _Walk:
         self.pseudo = {path for path, kind in mount_points().items() if kind in _PSEUDO}
 
     def excluded(self, path: bytes, name: bytes) -> bool:
-        if (
-            path in self.skipped
-            or path in self.pseudo
-            or any(fnmatch.fnmatchcase(name, own) for own in _OWN_NAMES)
-        ):
+        if path in self.skipped or path in self.pseudo or any(fnmatch.fnmatchcase(name, own) for own in _OWN_NAMES):
             return True
         return any(fnmatch.fnmatchcase(path if b"/" in one else name, one) for one in self.patterns)
 
@@ -161,9 +159,7 @@ class _Walk:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
                 sparse = before.st_blocks * 512 < before.st_size
-                self.add(
-                    _entry(path, before, "f", xattrs)._replace(size=size, sha256=sha, sparse=sparse), before
-                )
+                self.add(_entry(path, before, "f", xattrs)._replace(size=size, sha256=sha, sparse=sparse), before)
                 return
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
@@ -176,7 +172,7 @@ class _Walk:
             self.inodes.setdefault((info.st_dev, info.st_ino), []).append(entry.path)
 
 
-def scan(spec: dict[str, Any], sink: Union[Writer, Hasher], skip: Sequence[str] = ()) -> Scan:
+def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) -> Scan:
     """Read the declared trees, contents into ``sink``; ``skip`` are paths that are never part of them (the store).
 
     Raises UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for an unstable file.
@@ -186,9 +182,7 @@ def scan(spec: dict[str, Any], sink: Union[Writer, Hasher], skip: Sequence[str] 
         try:
             walk.root(os.fsencode(path))
         except PermissionError as error:
-            raise UsageError(
-                f"{path} cannot be read: {error}; run with the rights to read it (become)"
-            ) from error
+            raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     for paths in walk.inodes.values():
         first, *others = sorted(set(paths))
         for other in others:
@@ -214,7 +208,7 @@ def _moment(info: os.stat_result) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _xattrs(where: Union[int, bytes]) -> tuple[tuple[str, bytes], ...]:
+def _xattrs(where: int | bytes) -> tuple[tuple[str, bytes], ...]:
     """Name and value of all that can be read, ACLs among them; none where the file system has none."""
     follow = isinstance(where, int)
     try:

@@ -1,13 +1,15 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The kinds of state that a checkpoint holds: how they are declared, and how they are captured."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Sequence, Union
+from typing import Any
 
 from .._errors import UsageError
 from .._store.manifest import Section
@@ -27,14 +29,10 @@ def check(resources: Any) -> list[Section]:
     sections = []
     for number, item in enumerate(resources, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(
-                f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(KINDS)}"
-            )
+            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(KINDS)}")
         ((kind, spec),) = item.items()
         if kind not in KINDS:
-            raise UsageError(
-                f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(KINDS)}"
-            )
+            raise UsageError(f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(KINDS)}")
         if not isinstance(spec, dict):
             raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
         try:
@@ -55,15 +53,11 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
             for other, owner in seen:
                 shorter, longer = sorted((path, other), key=len)
                 if owner != number and (longer + "/").startswith(shorter + "/"):
-                    raise UsageError(
-                        f"files: {path} and {other} overlap in two declarations; put them into one"
-                    )
+                    raise UsageError(f"files: {path} and {other} overlap in two declarations; put them into one")
             seen.append((path, number))
 
 
-def capture(
-    sections: Sequence[Section], sink: Union[Writer, Hasher], system: System, store: str
-) -> list[Section]:
+def capture(sections: Sequence[Section], sink: Writer | Hasher, system: System, store: str) -> list[Section]:
     """The sections with what is true now. The store itself is never part of a tree."""
     taken = []
     for section in sections:

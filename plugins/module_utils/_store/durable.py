@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Writes that survive a power cut, and the few system calls that Python does not offer.
 
@@ -10,11 +9,13 @@ before anything that counts on it. An error of fsync is final for that file (the
 it is raised and never retried.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
 import stat
-from typing import Iterable
+from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_EXCHANGE = 2

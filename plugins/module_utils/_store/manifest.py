@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The record of a checkpoint: line-based text whose name is its own SHA-256.
 
@@ -24,10 +23,12 @@ from __future__ import annotations
 Two checkpoints of the same state have the same root; their ids differ, because they were taken at another time.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from .._errors import Damaged
 
@@ -57,13 +58,13 @@ class Manifest:
     name: str
     sections: list[Section]
     kind: str = "snapshot"
-    parent: Optional[str] = None
+    parent: str | None = None
     root: str = ""
     id: str = ""
 
     @classmethod
     def of(
-        cls, created: str, host: str, name: str, sections: list[Section], parent: Optional[str]
+        cls, created: str, host: str, name: str, sections: list[Section], parent: str | None
     ) -> tuple[Manifest, bytes]:
         """The manifest of these sections, with the bytes that are its file."""
         body = "".join(section.text() for section in sections).encode("ascii")

@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Contents, named by their SHA-256: small ones in packs, large ones in files of their own.
 
@@ -11,9 +10,12 @@ alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, the
 saves reading the pack: it is rebuilt from the pack when it is missing or does not fit.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
-from typing import BinaryIO, Iterator, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 from .._errors import Damaged
 from .durable import clone, ensure_dir, fsync_dir, sync_paths, write_all
@@ -35,7 +37,7 @@ class Objects:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._index: Optional[dict[str, Place]] = None
+        self._index: dict[str, Place] | None = None
 
     def path(self, sha: str) -> str:
         """Where a large content lies."""
@@ -127,7 +129,7 @@ class Objects:
         if digest.hexdigest() != sha:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
-    def verify(self, sha: str) -> Optional[str]:
+    def verify(self, sha: str) -> str | None:
         """None when the content is there and whole, otherwise what is wrong with it."""
         try:
             for _chunk in self.read(sha):
@@ -136,7 +138,7 @@ class Objects:
             return str(error)
         return None
 
-    def loose_stream(self, sha: str) -> Optional[BinaryIO]:
+    def loose_stream(self, sha: str) -> BinaryIO | None:
         """The file that is this content, if it has one of its own and could be cloned from."""
         if sha in self.index():
             return None
@@ -177,7 +179,7 @@ class Writer:
         self._tmp = os.path.join(objects.root, "tmp")
         ensure_dir(self._tmp)
         self._packs: list[tuple[str, str, list[bytes]]] = []
-        self._pack: Optional[BinaryIO] = None
+        self._pack: BinaryIO | None = None
         self._lines: list[bytes] = []
         self._digest = hashlib.sha256()
         self._offset = 0

@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """The store of one host: checkpoints, their names, one lock.
 
@@ -16,15 +15,17 @@ from __future__ import annotations
     <root>/tmp, quarantine   leftovers to reclaim; objects found bad
 """
 
+from __future__ import annotations
+
 import datetime
 import fcntl
 import os
 import shutil
 import stat
 import urllib.parse
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Iterator, Optional, Union
 
 from .._errors import Busy, Damaged, NotFound, UsageError
 from .._system import System
@@ -89,9 +90,7 @@ class Store:
         ensure_dir(self.root)
         found = os.lstat(self.root)
         if found.st_uid != os.geteuid():
-            raise UsageError(
-                f"the store {self.root} belongs to uid {found.st_uid}; run as its owner, or use another"
-            )
+            raise UsageError(f"the store {self.root} belongs to uid {found.st_uid}; run as its owner, or use another")
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(self.root, 0o700)
         umask = os.umask(0o077)
@@ -144,9 +143,7 @@ class Store:
             with open(self.join("manifests", checkpoint), "rb") as stream:
                 return Manifest.parse(stream.read(), checkpoint)
         except OSError as error:
-            raise Damaged(
-                f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}"
-            ) from error
+            raise Damaged(f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}") from error
 
     def checkpoints(self) -> list[Checkpoint]:
         """All that can be read, oldest first; a damaged manifest is left out here and named by ``resolve``."""
@@ -164,24 +161,20 @@ class Store:
                 continue
             kinds = [section.kind for section in manifest.sections]
             found.append(
-                Checkpoint(
-                    checkpoint, manifest.name, current, manifest.kind, manifest.created, manifest.host, kinds
-                )
+                Checkpoint(checkpoint, manifest.name, current, manifest.kind, manifest.created, manifest.host, kinds)
             )
         return sorted(found, key=lambda one: (one.created, one.id))
 
     def resolve(self, wanted: str) -> str:
         """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means."""
         refs = self.refs()
-        if wanted in refs and refs[wanted]:
+        if refs.get(wanted):
             return refs[wanted][-1]
         if wanted == "latest":
             usual = [one for one in self.checkpoints() if one.name != UNDO]
             if usual:
                 return usual[-1].id
-            raise NotFound(
-                f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica"
-            )
+            raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
         ids = {one for held in refs.values() for one in held}
         matching = [one for one in ids if len(wanted) >= 8 and one.startswith(wanted)]
         if len(matching) == 1:
@@ -191,7 +184,7 @@ class Store:
 
     # -- writing, under the lock
 
-    def writer(self, dry: bool) -> Union[Writer, Hasher]:
+    def writer(self, dry: bool) -> Writer | Hasher:
         return Hasher() if dry else Writer(self.objects)
 
     def commit(self, writer: Writer, name: str, host: str, sections: list[Section]) -> Manifest:
@@ -296,14 +289,7 @@ def objects_of(manifest: Manifest) -> set[str]:
 
 def check_name(name: str) -> str:
     """The name, if a checkpoint may have it."""
-    if (
-        not name
-        or len(name) > 120
-        or name in RESERVED
-        or not name.isprintable()
-        or " " in name
-        or "/" in name
-    ):
+    if not name or len(name) > 120 or name in RESERVED or not name.isprintable() or " " in name or "/" in name:
         raise UsageError(
             f"{name!r} cannot name a checkpoint; use up to 120 printable characters without blanks and slashes, "
             f"and not {' or '.join(RESERVED)}"

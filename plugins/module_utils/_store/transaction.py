@@ -1,7 +1,6 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Changing a set of paths so that a kill or a power cut leaves all of them old, or all of them new.
 
@@ -14,6 +13,8 @@ Before COMMIT nothing live has changed and what is left is thrown away. After it
 process, as often as needed: every operation first looks whether it has been done.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import fcntl
@@ -21,8 +22,9 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any
 
 from .._errors import Damaged, Refused, RestoreFailed
 from .._resources.entry import ABOVE, FORMATS, Entry
@@ -251,9 +253,7 @@ def _make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, 
             if error.errno != errno.EXDEV:
                 raise
     if entry.type == "f":
-        target = os.open(
-            name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd
-        )
+        target = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
         try:
             _fill(store, entry, target)
             attributes(entry, target)
@@ -296,7 +296,7 @@ def _fill(store: Store, entry: Entry, target: int) -> None:
     os.ftruncate(target, entry.size)
 
 
-def attributes(entry: Entry, fd: int, name: Optional[bytes] = None) -> None:
+def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
     """Owner, mode, xattrs and times of the open file ``fd``, or of ``name`` in the open directory ``fd``.
 
     Owner first (it takes setuid bits and capabilities off), times last. ``name`` is never followed.
@@ -363,9 +363,7 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
             left=left,
         )
-    return Finished(
-        journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]]
-    )
+    return Finished(journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]])
 
 
 def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents) -> None:
@@ -398,7 +396,7 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
             return
 
 
-def _inode(fd: int, name: bytes) -> Optional[int]:
+def _inode(fd: int, name: bytes) -> int | None:
     try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
     except FileNotFoundError:

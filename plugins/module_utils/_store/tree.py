@@ -1,12 +1,13 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-from __future__ import annotations
 
 """Walking to a path without being led astray: no component is followed through a symlink (invariant I8)."""
 
+from __future__ import annotations
+
 import os
-from typing import Iterator, Optional
+from collections.abc import Iterator
 
 from .._errors import UsageError
 
@@ -16,13 +17,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def check_path(path: bytes) -> bytes:
     """The path, if it is absolute and normal; UsageError otherwise (relative, ``..``, doubled slashes)."""
     if path != b"/" and (
-        not path.startswith(b"/")
-        or b"\0" in path
-        or any(part in (b"", b".", b"..") for part in path[1:].split(b"/"))
+        not path.startswith(b"/") or b"\0" in path or any(part in (b"", b".", b"..") for part in path[1:].split(b"/"))
     ):
-        raise UsageError(
-            f"{os.fsdecode(path)!r} is not an absolute path without '.', '..' and doubled slashes"
-        )
+        raise UsageError(f"{os.fsdecode(path)!r} is not an absolute path without '.', '..' and doubled slashes")
     return path
 
 
@@ -56,7 +53,7 @@ def open_dir(path: bytes) -> int:
     return fd
 
 
-def _link(name: bytes, fd: int) -> Optional[bytes]:
+def _link(name: bytes, fd: int) -> bytes | None:
     try:
         return os.readlink(name, dir_fd=fd)
     except OSError:
