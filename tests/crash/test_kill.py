@@ -1,0 +1,187 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Kill at every mutating system call: the set of paths ends all old or all new, and the store stays whole.
+
+strace counts the calls of a first run, then one run per call is killed just before it. Each run works on fresh copies
+of the same tree and store. The recovery is killed as well, at every one of its calls, at a sample of the points.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evenkeel.collection import collections_path
+
+LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
+PROGRAM = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from {LIBRARY}._checkpoint import checkpoint
+from {LIBRARY}._rollback import finish, rollback
+from {LIBRARY}._store.store import Store
+from {LIBRARY}._system import System
+store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
+if sys.argv[2] == "checkpoint":
+    checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention={{"last": 2}})
+elif sys.argv[2] == "rollback":
+    rollback(store, sys.argv[5])
+else:
+    with store.locked():
+        finish(store)
+"""
+CALLS = [
+    "rename", "renameat", "renameat2", "link", "linkat", "symlinkat", "mkdir", "mkdirat", "mknodat", "unlink", "unlinkat", "rmdir",
+    "chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "lchown", "setxattr", "fsetxattr", "removexattr", "fremovexattr",
+    "utimensat", "ftruncate", "write", "pwrite64", "fsync", "syncfs", "ioctl",
+]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+
+
+def argv(what: str, work: Path, name: str = "before") -> list[str]:
+    return [sys.executable, "-B", "-c", PROGRAM, str(collections_path()), what, str(work / "store"), str(work / "live"), name]
+
+
+def run(what: str, work: Path, name: str = "before") -> None:
+    subprocess.run(argv(what, work, name), check=True, capture_output=True)
+
+
+def calls(what: str, work: Path, name: str = "before") -> list[tuple[str, int]]:
+    """(system call, its number) for each mutating call that the operation makes, start of the interpreter apart."""
+    trace = work / "trace"
+    subprocess.run(
+        ["strace", "-f", "-o", str(trace), "-e", f"trace={','.join(CALLS)}", *argv(what, work, name)],
+        check=True,
+        capture_output=True,
+    )
+    counts: dict[str, int] = {}
+    for line in trace.read_text().splitlines():
+        match = re.match(r"\d+ +(\w+)\(", line)
+        if match:
+            counts[match.group(1)] = counts.get(match.group(1), 0) + 1
+    trace.unlink()
+    return [(name, number) for name, count in counts.items() for number in range(1, count + 1)]
+
+
+def killed(what: str, work: Path, call: str, number: int, name: str = "before") -> bool:
+    """Run and kill before the call; False when the run ended before it."""
+    inject = f"inject={call}:signal=KILL:when={number}"
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject, *argv(what, work, name)],
+        check=False,
+        capture_output=True,
+    )
+    return done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def same(one: Path, other: Path) -> bool:
+    judge = ["rsync", "-aHAXn", "-i", "--checksum", "--delete", f"{one}/", f"{other}/"]
+    return subprocess.run(judge, check=True, capture_output=True, text=True).stdout == ""
+
+
+def store_is_whole(work: Path) -> bool:
+    """All named checkpoints verify, by sha256sum's own reckoning for the manifests."""
+    store = work / "store"
+    ids = {one for ref in (store / "refs").iterdir() if ".tmp-" not in ref.name for one in ref.read_text().split()}
+    listing = "".join(f"{one}  {store}/manifests/{one}\n" for one in ids)
+    if subprocess.run(["sha256sum", "-c", "--quiet"], input=listing, text=True, capture_output=True, check=False).returncode:
+        return False
+    code = (
+        f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
+        f"from {LIBRARY}._store.store import Store\nfrom {LIBRARY}._system import System\n"
+        f"store = Store({str(store)!r}, System())\n"
+        f"assert not any(store.verify(store.manifest(one)) for one in {sorted(ids)!r})"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """``live`` (changed since), ``old`` (as it is), ``new`` (as the checkpoint has it), ``store``; as a master copy."""
+    master = tmp_path / "master"
+    live = master / "live"
+    (live / "kept" / "below").mkdir(parents=True)
+    (live / "file").write_text("as recorded")
+    (live / "kept" / "below" / "other").write_text("other")
+    os.link(live / "file", live / "kept" / "hard")
+    os.symlink("file", live / "link")
+    (live / "turns").mkdir()
+    (live / "turns" / "x").write_text("x")
+    os.utime(live / "kept", ns=(5, 5))
+    subprocess.run(["cp", "-a", live, master / "new"], check=True)
+    run("checkpoint", master)
+    (live / "file").write_text("changed")
+    shutil.rmtree(live / "turns")
+    (live / "turns").write_text("a file now")
+    (live / "added").mkdir()
+    (live / "added" / "y").write_text("y")
+    os.unlink(live / "link")
+    (live / "kept" / "below" / "other").chmod(0o600)
+    subprocess.run(["cp", "-a", live, master / "old"], check=True)
+    return master
+
+
+def fresh(master: Path, to: Path) -> Path:
+    """A copy at the same place each time: the checkpoint holds absolute paths."""
+    shutil.rmtree(to, ignore_errors=True)
+    subprocess.run(["cp", "-a", master, to], check=True)
+    return to
+
+
+def points(found: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """All of them in the long run (EVENKEEL_CRASH=all), every third otherwise; renames and links always."""
+    if os.environ.get("EVENKEEL_CRASH") == "all":
+        return found
+    return [one for at, one in enumerate(found) if at % 3 == 0 or one[0].startswith(("rename", "link"))]
+
+
+def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    shutil.copytree(work, saved, symlinks=True)
+    fresh(work, saved)
+    found = calls("rollback", work)
+    ends = {"old": 0, "new": 0}
+    assert len(found) > 60
+    for at, (call, number) in enumerate(points(found)):
+        fresh(saved, work)
+        assert killed("rollback", work, call, number), (call, number)
+        if at % 7 == 0:
+            # The recovery is killed too, wherever it renames.
+            for again in range(1, 4):
+                killed("finish", work, "rename", again)
+        run("finish", work)
+        old, new = same(work / "old", work / "live"), same(work / "new", work / "live")
+        assert old != new, f"killed before {call} number {number}: neither old nor new"
+        ends["old" if old else "new"] += 1
+        assert store_is_whole(work), (call, number)
+        assert not list((work / "store").glob("journal/*")), (call, number)
+        assert not list(work.parent.rglob(".evenkeel-*")), (call, number)
+    assert ends["old"] > 5 and ends["new"] > 5, ends
+
+
+def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(work: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    found = calls("checkpoint", work, "second")
+    seen = set()
+    for call, number in points(found):
+        fresh(saved, work)
+        assert killed("checkpoint", work, call, number, "second"), (call, number)
+        assert store_is_whole(work), (call, number)
+        names = {one.name for one in (work / "store" / "refs").iterdir() if ".tmp-" not in one.name}
+        assert names in ({"before"}, {"before", "second"}), (call, number)
+        seen.add(len(names))
+        run("checkpoint", work, "second")
+        assert store_is_whole(work), (call, number)
+        assert not list((work / "store" / "tmp").iterdir())
+    assert seen == {1, 2}

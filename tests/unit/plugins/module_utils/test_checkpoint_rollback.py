@@ -1,0 +1,338 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Checkpoints are complete and durable, rollbacks exact, and both refuse rather than guess."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Busy,
+    Damaged,
+    NotFound,
+    Refused,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+from .conftest import copy_of, differences
+
+
+def protect(tree: Path, **spec: Any) -> list[dict[str, Any]]:
+    return [{"files": {"paths": [str(tree)], **spec}}]
+
+
+def wreck(tree: Path) -> None:
+    """Every kind of change that a bad playbook can make."""
+    (tree / "a").write_text("changed")
+    os.unlink(tree / "sub" / "small")
+    shutil.rmtree(tree / "sub" / "deep")
+    os.unlink(tree / "link")
+    os.symlink("elsewhere", tree / "link")
+    (tree / "new" / "deeper").mkdir(parents=True)
+    (tree / "new" / "deeper" / "file").write_text("new")
+    (tree / "new-and-longer").write_text("sorts between new and new/deeper")
+    os.rmdir(tree / "empty")
+    (tree / "empty").write_text("a file now")
+    os.unlink(tree / "dangling")
+    (tree / "dangling").mkdir()
+    (tree / "dangling" / "inside").write_text("x")
+    os.chmod(tree / "sub" / "large", 0o600)
+    os.removexattr(tree / "sub" / "hard", "user.kept") if os.path.exists(tree / "sub" / "hard") else None
+    os.unlink(tree / "fifo")
+    os.truncate(tree / "sparse", 10)
+    os.chmod(tree, 0o700)
+
+
+def damaged(store: Store, checkpoint_id: str) -> bool:
+    try:
+        return bool(store.verify(store.manifest(checkpoint_id)))
+    except Damaged:
+        return True
+
+
+def test_rollback_restores_everything_by_rsyncs_judgement(store: Store, tree: Path) -> None:
+    copy = copy_of(tree)
+    checkpoint(store, "before", protect(tree))
+    wreck(tree)
+    assert differences(copy, tree)
+    result = rollback(store, "before")
+    assert differences(copy, tree) == ""
+    assert result["changed"] and result["left"] == []
+    assert os.stat(tree / "a").st_ino == os.stat(tree / "sub" / "hard").st_ino
+    assert os.stat(tree / "sparse").st_blocks * 512 < 500_000
+    assert store.join("journal") and os.listdir(store.join("journal")) == []
+
+
+def test_rollback_can_be_undone(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    wreck(tree)
+    wrecked = copy_of(tree)
+    rollback(store, "before")
+    rollback(store, "undo")
+    assert differences(wrecked, tree) == ""
+
+
+def test_check_mode_writes_nothing_and_predicts_what_follows(store: Store, tree: Path, tmp_path: Path) -> None:
+    predicted = checkpoint(store, "before", protect(tree), check_mode=True)
+    assert predicted["changed"] and not os.path.exists(store.root)
+    taken = checkpoint(store, "before", protect(tree))
+    assert taken["root"] == predicted["root"]
+    wreck(tree)
+    before = copy_of(tmp_path / "store"), copy_of(tree)
+    planned = rollback(store, "before", check_mode=True)
+    assert differences(before[0], tmp_path / "store") == "" and differences(before[1], tree) == ""
+    done = rollback(store, "before")
+    assert planned["planned"] == done["planned"] == done["done"]
+    again = rollback(store, "before")
+    assert not again["changed"] and again["planned"] == []
+
+
+def test_diff_tells_attributes_and_hashes_but_no_content(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("a secret")
+    shown = rollback(store, "before", check_mode=True)["diff"]
+    text = "".join(one["before"] + one["after"] for one in shown)
+    assert f"{tree}/a" in text and "sha256=" in text and "secret" not in text
+
+
+def test_equal_state_is_recorded_once(store: Store, tree: Path) -> None:
+    first = checkpoint(store, "before", protect(tree))
+    again = checkpoint(store, "before", protect(tree))
+    assert first["changed"] and not again["changed"] and first["id"] == again["id"]
+    (tree / "a").write_text("other")
+    third = checkpoint(store, "before", protect(tree))
+    assert third["changed"] and third["id"] != first["id"]
+    assert store.resolve("before") == third["id"] and store.resolve(first["id"][:12]) == first["id"]
+
+
+def test_what_is_excluded_is_neither_recorded_nor_touched(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree, exclude=["*.log", f"{tree}/sub/deep"]))
+    (tree / "a.log").write_text("more")
+    (tree / "sub" / "deep" / "c").write_text("more")
+    (tree / "made").mkdir()
+    (tree / "made" / "b.log").write_text("kept")
+    (tree / "made" / "b.txt").write_text("not kept")
+    rollback(store, "before")
+    assert (tree / "a.log").read_text() == "more"
+    assert (tree / "sub" / "deep" / "c").read_text() == "more"
+    assert os.listdir(tree / "made") == ["b.log"]
+
+
+def test_a_declared_path_that_was_not_there_goes_again(store: Store, tree: Path) -> None:
+    missing = tree / "not" / "yet"
+    checkpoint(store, "before", protect(missing))
+    missing.mkdir(parents=True)
+    (missing / "file").write_text("x")
+    rollback(store, "before")
+    assert not missing.exists() and missing.parent.exists()
+
+
+def test_directories_above_a_declared_path_come_back(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree / "sub" / "deep" / "c"))
+    shutil.rmtree(tree / "sub")
+    rollback(store, "before")
+    assert (tree / "sub" / "deep" / "c").read_text() == "deep"
+    assert stat.S_IMODE(os.stat(tree / "sub" / "deep").st_mode) == 0o710
+
+
+def test_a_symlink_on_the_way_is_refused_with_the_real_path(store: Store, tree: Path) -> None:
+    os.symlink(tree / "sub", tree.parent / "shortcut")
+    with pytest.raises(UsageError, match=r"shortcut -> .*declare the real path .*live/sub/deep"):
+        checkpoint(store, "before", protect(tree.parent / "shortcut" / "deep"))
+
+
+def test_a_symlink_planted_before_the_rollback_leads_nowhere(store: Store, tree: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "c").write_text("untouched")
+    checkpoint(store, "before", protect(tree / "sub" / "deep" / "c"))
+    shutil.rmtree(tree / "sub" / "deep")
+    os.symlink(victim, tree / "sub" / "deep")
+    with pytest.raises(UsageError, match="leads through the symlink"):
+        rollback(store, "before")
+    assert (victim / "c").read_text() == "untouched" and os.listdir(victim) == ["c"]
+
+
+@pytest.mark.parametrize("path", ["relative", "/a/../b", "/a//b", "/", "/a/./b"])
+def test_paths_that_are_not_plain_are_refused(path: str) -> None:
+    with pytest.raises(UsageError, match=r"absolute path|as a whole"):
+        files.check({"paths": [path]})
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ([], "resources is empty"),
+        ([{"files": {"paths": []}}], "item 1: files: paths is empty"),
+        ([{"file": {}}], "item 1: unknown kind 'file'"),
+        ([{"files": {"path": ["/etc"]}}], "unknown key 'path'"),
+        ([{"files": {"paths": ["/etc"]}}, {"files": {"paths": ["/etc/nginx"]}}], "overlap"),
+        (["files"], "item 1: 'files' must have one key"),
+    ],
+)
+def test_bad_declarations_are_named(store: Store, resources: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        checkpoint(store, "before", resources)
+    assert not os.path.exists(store.root)
+
+
+def test_missing_content_stops_a_rollback_before_anything_changes(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    wreck(tree)
+    wrecked = copy_of(tree)
+    for folder, _folders, names in os.walk(store.join("objects")):
+        for name in names:
+            os.unlink(os.path.join(folder, name))
+    wrecked_now = differences(wrecked, tree)
+    with pytest.raises(Damaged, match=r"nothing was changed.*live/sparse"):
+        rollback(store, "before")
+    assert differences(wrecked, tree) == wrecked_now
+
+
+def test_every_flipped_byte_of_the_store_is_found(store: Store, tmp_path: Path) -> None:
+    live = tmp_path / "tiny"
+    live.mkdir()
+    (live / "x").write_text("content of x")
+    (live / "y").write_bytes(b"y" * 70_000)
+    taken = checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    (pack,) = [one for one in os.listdir(store.join("packs")) if one.endswith(".pack")]
+    manifest = store.join("manifests", taken["id"])
+    for path, step in ((store.join("packs", pack), 1), (manifest, 7)):
+        whole = Path(path).read_bytes()
+        start = len(b"evenkeel-pack 1\n") + 68 if path.endswith(".pack") else 0
+        for at in range(start, len(whole) - 1, step):
+            os.chmod(path, 0o600)
+            Path(path).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            store.objects._index = None
+            assert damaged(store, taken["id"]), f"byte {at} of {path} went unnoticed"
+        Path(path).write_bytes(whole)
+
+
+def test_a_damaged_content_is_stored_again(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    pack = next(one for one in os.listdir(store.join("packs")) if one.endswith(".pack"))
+    path = Path(store.join("packs", pack))
+    data = path.read_bytes()
+    os.chmod(path, 0o600)
+    path.write_bytes(data.replace(b"first", b"fir5t"))
+    (tree / "a").write_text("changed")
+    with pytest.raises(Damaged):
+        rollback(store, "before")
+    (tree / "a").write_text("first")
+    taken = checkpoint(store, "again", protect(tree))
+    assert store.verify(store.manifest(taken["id"])) == {}
+
+
+def test_an_index_is_rebuilt_from_its_pack(store: Store, tree: Path) -> None:
+    taken = checkpoint(store, "before", protect(tree))
+    for name in os.listdir(store.join("packs")):
+        if name.endswith(".idx"):
+            os.truncate(store.join("packs", name), 40)
+    store.objects._index = None
+    assert store.verify(store.manifest(taken["id"])) == {}
+
+
+def test_the_store_is_for_its_owner_alone(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    for folder, folders, names in os.walk(store.root):
+        for name in folders:
+            assert stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) == 0o700, name
+        for name in names:
+            assert stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) in (0o400, 0o600), name
+    assert stat.S_IMODE(os.lstat(store.root).st_mode) == 0o700
+
+
+def test_retention_keeps_the_newest_and_what_they_need(store: Store, tree: Path) -> None:
+    ids = []
+    for number in range(4):
+        (tree / "a").write_text(f"number {number}")
+        (tree / "sub" / "large").write_bytes(bytes([number]) * 100_000)
+        ids.append(checkpoint(store, "before", protect(tree), retention={"last": 2})["id"])
+    assert [one.id for one in store.checkpoints()] == ids[-2:]
+    assert sum(len(names) for _f, _d, names in os.walk(store.join("objects"))) <= 2 + 2
+    for one in ids[-2:]:
+        assert store.verify(store.manifest(one)) == {}
+    with pytest.raises(UsageError, match="last: N"):
+        checkpoint(store, "before", protect(tree), retention={"keep": 2})
+
+
+def test_pruning_refuses_when_a_manifest_cannot_be_read(store: Store, tree: Path) -> None:
+    first = checkpoint(store, "before", protect(tree))
+    path = Path(store.join("manifests", first["id"]))
+    os.chmod(path, 0o600)
+    path.write_bytes(path.read_bytes()[:-10])
+    (tree / "a").write_text("other")
+    with pytest.raises(Damaged):
+        checkpoint(store, "other", protect(tree), retention={"last": 1})
+
+
+def test_a_store_in_use_says_by_whom(store: Store, tree: Path) -> None:
+    other = Store(store.root, store.system)
+    with other.locked(), pytest.raises(Busy, match=f"in use by process {os.getpid()}"), store.locked(wait=0.1):
+        pass
+
+
+def test_unknown_names_list_what_there_is(store: Store, tree: Path) -> None:
+    with pytest.raises(NotFound, match="no checkpoint"):
+        rollback(store, "latest")
+    checkpoint(store, "before", protect(tree))
+    with pytest.raises(NotFound, match="there are: before"):
+        rollback(store, "befor")
+
+
+def test_another_format_is_refused(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    Path(store.join("FORMAT")).write_text("evenkeel-store 2 blake3\n")
+    with pytest.raises(Damaged, match="use the version of evenkeel that wrote it"):
+        checkpoint(store, "before", protect(tree))
+
+
+def test_an_immutable_file_is_refused_before_anything_changes(store: Store, tree: Path) -> None:
+    import subprocess
+
+    checkpoint(store, "before", protect(tree))
+    (tree / "sub" / "small").write_text("changed too")
+    (tree / "a").write_text("changed")
+    if subprocess.run(["chattr", "+i", tree / "a"], check=False, capture_output=True).returncode:
+        pytest.skip("this file system or user has no immutable flag")
+    try:
+        with pytest.raises(Refused, match="immutable"):
+            rollback(store, "before")
+        assert (tree / "sub" / "small").read_text() == "changed too"
+    finally:
+        subprocess.run(["chattr", "-i", tree / "a"], check=True)
+
+
+def test_every_line_of_a_manifest_reads_back(tree: Path) -> None:
+    for entry in files.scan(files.check({"paths": [str(tree)]}), Hasher()).entries:
+        assert Entry.parse(entry.line()) == entry
+        assert entry.line().isascii() and "\n" not in entry.line()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x /etc 755 0 0 1",
+        "f /etc/a 644 0 0 1 size=1",
+        "d /etc 755 0 0 1 sha256=00",
+        "d /etc",
+        "d /etc 777777 0 0 1",
+        "",
+    ],
+)
+def test_garbled_lines_are_damage(line: str) -> None:
+    with pytest.raises(Damaged):
+        Entry.parse(line)
