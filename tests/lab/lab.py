@@ -39,7 +39,7 @@ STATE = HERE.parents[1] / ".lab"
 RELEASES = ("bookworm", "trixie")
 USERS = ("root", "ops")
 
-# What must be there -> the Debian package that brings it. netavark is no command: it is looked for in its place.
+# What must be there -> the Debian package that brings it. netavark is no command, but looked for like one.
 TOOLS = {
     "podman": "podman",
     "runc": "runc",
@@ -62,10 +62,11 @@ TOOL_PATH = ":".join(
     ]
 )
 
-# web1 is at .11, web2 at .12 …; hosts that are added under other names come from the upper part of the subnet.
+# web1 is at .11, web2 at .12 …; hosts that are added under other names are in the upper part of the subnet.
 FIRST_ADDRESS = 11
 FIRST_EXTRA_ADDRESS = 201
 MAX_HOSTS = FIRST_EXTRA_ADDRESS - FIRST_ADDRESS
+INOTIFY_INSTANCES = 4096
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SETTLED = ("running", "degraded")
@@ -151,14 +152,20 @@ def prepare_machine() -> None:
         return
     packages = sorted({TOOLS[tool] for tool in missing})
     if not apt:
-        raise LabError(
-            f"missing on this machine: {', '.join(missing)}. Install them with its package manager, then try again"
-        )
+        raise LabError(f"missing on this machine: {', '.join(missing)}. Install them and try again")
     say(f"installing {' '.join(packages)}")
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
     run(["apt-get", "update", "--quiet=2"])
     run(["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *packages])
     engine.cache_clear()
+
+
+def allow_hosts() -> None:
+    """Raise the machine's limit of inotify instances: systemd needs six a host, and fails units when there are none."""
+    allowed = Path("/proc/sys/fs/inotify/max_user_instances")
+    if (before := int(allowed.read_text())) < INOTIFY_INSTANCES:
+        allowed.write_text(str(INOTIFY_INSTANCES))
+        say(f"raised fs.inotify.max_user_instances from {before} to {INOTIFY_INSTANCES}, until this machine restarts")
 
 
 @contextlib.contextmanager
@@ -226,9 +233,7 @@ def build_image(release: str, *, force: bool = False, containerfile: bool = Fals
     podman("tag", built, image)
     say(f"built {image} in {time.monotonic() - start:.0f} s")
     # What earlier recipes left. An image with hosts on it is refused, and goes the next time.
-    for old in podman(
-        "images", "--quiet", "--no-trunc", "--filter", f"label=evenkeel.lab.release={release}"
-    ).split():
+    for old in podman("images", "--quiet", "--no-trunc", "--filter", f"label=evenkeel.lab.release={release}").split():
         if old.removeprefix("sha256:") != built:
             podman("rmi", old, check=False)
     return image
@@ -301,9 +306,9 @@ def build_with_mmdebstrap(release: str) -> str:
 
 def apt_sources(release: str) -> list[str]:
     """This machine's Debian mirrors, as sources.list lines of a release; none where they are not Debian's."""
-    here = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-    ).get("VERSION_CODENAME", "")
+    here = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line).get(
+        "VERSION_CODENAME", ""
+    )
     fields = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
     targets = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"], check=False).stdout
     sources = []
@@ -371,9 +376,7 @@ class Lab:
         try:
             record = json.loads((self.path / "lab.json").read_text())
         except FileNotFoundError:
-            raise LabError(
-                f"no lab '{self.name}' in {STATE}: start it with 'lab.py up --name {self.name}'"
-            ) from None
+            raise LabError(f"no lab '{self.name}' in {STATE}: start it with 'lab.py up --name {self.name}'") from None
         return [Host(**host) for host in record["hosts"]]
 
     def host(self, name: str) -> Host:
@@ -455,7 +458,7 @@ class Lab:
         return new
 
     def recreate(self, name: str) -> Host:
-        """Put a fresh host in the place of one: same name and address, an empty disk, host keys of its own."""
+        """Put a fresh host in the place of one: same name and address, fresh disk, host keys of its own."""
         host = self.host(name)
         with locked():
             self._refuse_others()
@@ -543,9 +546,7 @@ class Lab:
             if state in SETTLED:
                 return state
             if time.monotonic() > end:
-                raise LabError(
-                    f"'{host}' did not boot within {timeout:g} s: see 'lab.py exec {host} -- journalctl -b'"
-                )
+                raise LabError(f"'{host}' did not boot within {timeout:g} s: see 'lab.py exec {host} -- journalctl -b'")
             time.sleep(0.1)
 
     def stop(self, host: str, *, now: bool = False) -> None:
@@ -562,7 +563,7 @@ class Lab:
     def disconnect(self, host: str) -> None:
         """Make a host silently unreachable: packets to and from it are dropped, also after its reboot."""
         address = self.host(host).address
-        # In the bridge, where a local sender is not told that its packet was dropped, and what the host does with
+        # In the bridge, where a local sender is not told that its packet was dropped, and what a host does with
         # a firewall of its own cannot undo it. ARP passes: the machine must believe that the host is there.
         table = f"bridge {firewall_table(self.name)}"
         rules = "ip saddr @cut drop; ip daddr @cut drop;"
@@ -630,20 +631,14 @@ class Lab:
         """Container names are the machine's: a living lab of the same name elsewhere is not ours to touch."""
         root = (network_labels(self.name) or {}).get("evenkeel.lab.root", str(self.path))
         if root != str(self.path) and Path(root, "lab.json").exists():
-            raise LabError(
-                f"a lab '{self.name}' runs from {root}: choose another --name, or take that one down"
-            )
+            raise LabError(f"a lab '{self.name}' runs from {root}: choose another --name, or take that one down")
 
     def _remove_leftovers(self) -> None:
         """Remove labs whose process was killed, and what is left under our name without a record of it."""
         for network in json.loads(podman("network", "ls", "--format", "json")):
             labels = network.get("labels") or {}
             owner, root = labels.get("evenkeel.lab.owner"), Path(labels.get("evenkeel.lab.root", ""))
-            if (
-                owner
-                and process_identity(int(owner.partition(":")[0])) != owner
-                and root.parent.name == ".lab"
-            ):
+            if owner and process_identity(int(owner.partition(":")[0])) != owner and root.parent.name == ".lab":
                 say(f"lab '{root.name}': removed, its process was killed")
                 remove(root.name)
                 shutil.rmtree(root, ignore_errors=True)
@@ -672,6 +667,7 @@ class Lab:
 
     def _reconcile(self, release: str, image: str, hosts: list[Host]) -> None:
         """Make containers, keys and files those of ``hosts``."""
+        allow_hosts()
         self._write_files(release, hosts)
         wanted = {host.name for host in hosts}
         running: list[str] = []
@@ -788,9 +784,7 @@ class Lab:
         address = self.host(host).address
         while time.monotonic() < end:
             if banner(address):
-                done = self.ssh(
-                    host, ["systemctl", "is-system-running", "--wait"], check=False, timeout=timeout
-                )
+                done = self.ssh(host, ["systemctl", "is-system-running", "--wait"], check=False, timeout=timeout)
                 said = (done.stdout.strip() or done.stderr.strip() or said).splitlines()[-1]
                 if said in SETTLED:
                     if said == "degraded":
@@ -821,9 +815,7 @@ def network_labels(lab: str) -> Mapping[str, str] | None:
 
 def containers(lab: str) -> list[tuple[str, str, bool, str]]:
     """Containers of a lab: host, state, whether it ever ran, container id."""
-    found = json.loads(
-        podman("ps", "--all", "--filter", f"label=evenkeel.lab={lab}", "--format", "json") or "[]"
-    )
+    found = json.loads(podman("ps", "--all", "--filter", f"label=evenkeel.lab={lab}", "--format", "json") or "[]")
     return [
         (
             entry["Labels"]["evenkeel.lab.host"],
@@ -851,9 +843,7 @@ def nft(rules: str) -> None:
     run(["nft", "--file", "-"], input=rules)
 
 
-def make_host(
-    subnet: str, name: str, others: Sequence[Host], *, group: str = "web", rack: str | None = None
-) -> Host:
+def make_host(subnet: str, name: str, others: Sequence[Host], *, group: str = "web", rack: str | None = None) -> Host:
     """A host with the address that its name gives it, or the first free one. Racks alternate with it."""
     base = ipaddress.ip_network(subnet).network_address
     numbered = re.fullmatch(r"web([1-9][0-9]*)", name)
@@ -863,9 +853,7 @@ def make_host(
         taken = {host.address for host in others}
         offset = next((n for n in range(FIRST_EXTRA_ADDRESS, 255) if str(base + n) not in taken), 0)
         if not offset:
-            raise LabError(
-                f"no address is left for '{name}' in {subnet}: recreate a host instead of adding one"
-            )
+            raise LabError(f"no address is left for '{name}' in {subnet}: recreate a host instead of adding one")
     return Host(name, str(base + offset), rack or f"r{2 - offset % 2}", group)
 
 
@@ -928,9 +916,7 @@ def kernel_options() -> list[str]:
     """What a host's kernel command line would say: in a container, systemd reads its own arguments for it."""
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return []
-    return [
-        "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
-    ]  # systemd of Debian 13 refuses the older cgroups otherwise
+    return ["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]  # systemd of Debian 13 refuses the older cgroups otherwise
 
 
 def limit(name: str, wanted: int) -> str:
@@ -975,18 +961,14 @@ def parser() -> argparse.ArgumentParser:
 
     up = command("up", "start a lab, or bring one that is there to what is asked for")
     up.add_argument("--hosts", type=int, metavar="N", help="how many (default: as many as it has, or five)")
-    up.add_argument(
-        "--release", choices=RELEASES, help=f"Debian release of the hosts (default: {RELEASES[0]})"
-    )
+    up.add_argument("--release", choices=RELEASES, help=f"Debian release of the hosts (default: {RELEASES[0]})")
     command("down", "remove a lab: every container, network and file of it")
     command("status", "show each host with its address and state")
     which = command("inventory", "print the path of the lab's inventory")
     which.add_argument("--user", choices=USERS, default="root", help="whom to log in as (default: root)")
     ssh = command("ssh", "log in to a host, or run a command there, over SSH", host="name of the host")
     ssh.add_argument("--user", choices=USERS, default="root", help="whom to log in as (default: root)")
-    ssh.add_argument(
-        "argv", nargs=argparse.REMAINDER, metavar="[-- CMD]", help="a command instead of a shell"
-    )
+    ssh.add_argument("argv", nargs=argparse.REMAINDER, metavar="[-- CMD]", help="a command instead of a shell")
     run_ = command(
         "exec",
         "run a command on a host's console, which needs neither network nor sshd",
@@ -1001,9 +983,7 @@ def parser() -> argparse.ArgumentParser:
     command("connect", "undo disconnect", host="name of the host")
     add = command("add", "start one more, fresh host", host="name of the new host")
     add.add_argument("--group", default="web", help="its inventory group (default: web)")
-    command(
-        "recreate", "put a fresh host in the place of one, with its name and address", host="name of the host"
-    )
+    command("recreate", "put a fresh host in the place of one, with its name and address", host="name of the host")
     build = command("build", "build the image of the hosts, if it is not there or its recipe changed")
     build.add_argument("--release", choices=RELEASES, default=RELEASES[0], help=f"(default: {RELEASES[0]})")
     build.add_argument("--force", action="store_true", help="build it even so")
@@ -1057,9 +1037,7 @@ def perform(args: argparse.Namespace) -> int:
         if not command:
             raise LabError("exec needs a command: lab.py exec HOST -- CMD")
         terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-        os.execvp(
-            engine()[0], [*engine(), "exec", "--interactive", *terminal, lab._container(args.host), *command]
-        )
+        os.execvp(engine()[0], [*engine(), "exec", "--interactive", *terminal, lab._container(args.host), *command])
     elif args.command == "reboot":
         say(f"'{args.host}' rebooted in {lab.reboot(args.host):.1f} s")
     elif args.command == "stop":
