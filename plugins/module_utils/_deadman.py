@@ -130,8 +130,9 @@ def refuse_if_armed(store: Store) -> None:
     if change is not None:
         left = max(0.0, change.until - store.system.now())
         raise Refused(
-            f"another change is under way on this host: {change.name!r} (generation {change.generation}), to be "
-            f"confirmed within {left:.0f} s or rolled back; wait for its end, or end it with ft_rollback to {change.name}"
+            f"another change is under way on this host: {change.name!r} (generation {change.generation}), "
+            f"to be confirmed within {left:.0f} s or rolled back. "
+            f"Wait for its end, or end it with ft_rollback to {change.name}"
         )
 
 

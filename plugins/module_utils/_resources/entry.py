@@ -93,7 +93,7 @@ class Entry(NamedTuple):
                 if key.startswith("x:")
             )
             sha256 = more.pop("sha256", "")
-            if (kind == "f") != bool(re.fullmatch("[0-9a-f]{64}", sha256)):
+            if not re.fullmatch("[0-9a-f]{64}" if kind == "f" else "", sha256):
                 raise ValueError("a file needs one SHA-256, and nothing else has one")
             made = cls(
                 unquote_to_bytes(path),

@@ -92,7 +92,7 @@ class _Walk:
         """A declared path, and the directories above it."""
         try:
             for above in ancestors(path):
-                fd = open_dir(above)
+                fd = open_dir(above, path)
                 try:
                     if above not in self.found:
                         # Without its time, which changes with whatever else happens in it.

@@ -107,7 +107,7 @@ class Objects:
         place = self.index().get(sha)
         try:
             if place:
-                stream = open(self.pack_path(place.pack), "rb")
+                stream = open(self.pack_path(place.pack), "rb")  # noqa: SIM115 - the caller closes it
                 stream.seek(place.offset)
                 return stream
             return open(self.path(sha), "rb")
@@ -202,7 +202,7 @@ class Writer:
             head = b"%s %d\n" % (sha.encode("ascii"), len(data))
             if self._pack is None or self._offset + len(head) + len(data) > PACK_LIMIT:
                 self._seal()
-                self._pack = open(self._temporary(), "wb", buffering=CHUNK)
+                self._pack = open(self._temporary(), "wb", buffering=CHUNK)  # noqa: SIM115 - closed when sealed
                 self._put(_MAGIC)
             self._put(head)
             self._lines.append(b"%s %d %d\n" % (sha.encode("ascii"), self._offset, len(data)))

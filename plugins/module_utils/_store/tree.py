@@ -23,10 +23,11 @@ def check_path(path: bytes) -> bytes:
     return path
 
 
-def open_dir(path: bytes) -> int:
+def open_dir(path: bytes, declared: bytes = b"") -> int:
     """A descriptor of the directory, reached one component at a time.
 
-    Raises UsageError naming the symlink on the way, FileNotFoundError and NotADirectoryError as the system does.
+    Raises UsageError naming the symlink on the way, and what to write instead of the ``declared`` path;
+    FileNotFoundError and NotADirectoryError as the system does.
     """
     check_path(path)
     fd = os.open(b"/", _DIRECTORY)
@@ -40,7 +41,7 @@ def open_dir(path: bytes) -> int:
         except OSError as error:
             link = _link(part, fd)
             if link is not None:
-                real = os.path.realpath(os.fsdecode(path))
+                real = os.path.realpath(os.fsdecode(declared or path))
                 raise UsageError(
                     f"{os.fsdecode(path)} leads through the symlink {os.fsdecode(walked)} -> {os.fsdecode(link)}; "
                     f"declare the real path {real}"
