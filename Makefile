@@ -32,7 +32,7 @@ lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the cha
 	$(CLEAN_ENV) $(BIN)/ansible-lint --nocolor
 
 types: .venv/test.stamp $(COLLECTION) ## mypy
-	$(BIN)/mypy $(COLLECTION)/plugins src
+	$(BIN)/mypy $(COLLECTION)/plugins src tests
 
 unit: .venv/test.stamp ## pytest on ansible-core 2.19
 	$(BIN)/python -m pytest
@@ -54,11 +54,14 @@ else
 	@echo "Left out: sanity on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
 endif
 
-integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
+integration: .venv/test.stamp $(COLLECTION) ## kills at every system call; the flows on real hosts in the lab
 ifeq ($(LAB),yes)
-	$(CLEAN_ENV) $(BIN)/python -m pytest tests/integration
+	@for tool in strace rsync; do command -v $$tool >/dev/null || apt-get install --yes -qq $$tool; done
+	$(BIN)/python tests/lab/lab.py build
+	$(CLEAN_ENV) $(BIN)/python -m pytest $(wildcard tests/crash tests/lab tests/integration)
 else
-	@echo "Left out: integration tests (the lab needs root on Debian; LAB=yes tries it anyway)"
+	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
+	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 endif
 
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
