@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import sys
+import time
 import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.what == "watch" and not _wait(store, args.generation, args.within):
         return 0
     if args.what != "boot":
-        drain(store, _DRAIN)
+        drain(store, _DRAIN, time.clock_gettime(time.CLOCK_BOOTTIME))
     try:
         with store.locked(wait=600.0):
             for line in _rollback.finish(store, boot=args.what == "boot"):

@@ -15,6 +15,7 @@ from ._errors import RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
 from ._store.store import Store
+from ._system import start_time
 
 # How long a rollback waits for what a killed controller has left running on this host.
 DRAIN = 10.0
@@ -55,7 +56,8 @@ def settle(
         health = wait(checked, min(soak, max(left, 0.0)), max(0.0, min(deadline, left)), interval, store.system)
         enough = health.state == "pass" and soak <= max(left, 0.0)
     else:
-        drain(store, DRAIN)
+        # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
+        drain(store, DRAIN, _started(os.getpid()) - 0.5)
         enough = False
     with store.locked():
         change = _deadman.armed(store)
@@ -83,35 +85,35 @@ def settle(
     )
 
 
-def drain(store: Store, limit: float) -> list[str]:
-    """Wait until no module of a controller that is gone still runs here; what runs on after ``limit`` seconds."""
+def drain(store: Store, limit: float, before: float) -> list[str]:
+    """Wait until no module that a controller started ``before`` (seconds after boot) still runs here.
+
+    Returns the command lines of what runs on after ``limit`` seconds.
+    """
     end = store.system.monotonic() + limit
-    running = _remote_modules()
+    running = _remote_modules(before)
     while running and store.system.monotonic() < end:
         store.system.sleep(0.2)
-        running = _remote_modules()
+        running = _remote_modules(before)
     return running
 
 
-def _remote_modules() -> list[str]:
-    """Command lines of Ansible's remote shells, our own ancestors apart. Ansible ends each with ``&& sleep 0``."""
-    own, pid = set(), os.getpid()
-    while pid > 1:
-        own.add(str(pid))
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stream:
-                pid = int(stream.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            break
+def _started(pid: int) -> float:
+    """Seconds after boot at which the process started."""
+    return (start_time(pid) or 0) / os.sysconf("SC_CLK_TCK")
+
+
+def _remote_modules(before: float) -> list[str]:
+    """Command lines of Ansible's remote shells. Ansible ends each with ``&& sleep 0``, so that the shell stays."""
     found = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and entry not in own:
+        if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/cmdline", "rb") as stream:
                     words = stream.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
             except OSError:
                 continue
-            if words.endswith("&& sleep 0") and " -c " in words:
+            if words.endswith("&& sleep 0") and " -c " in words and 0 < _started(int(entry)) < before:
                 found.append(words)
     return found
 

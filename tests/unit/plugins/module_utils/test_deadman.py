@@ -1,0 +1,191 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Nothing is kept unless it is confirmed: by settle in time, or the host puts itself back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    path = tmp_path / "live"
+    path.mkdir()
+    (path / "file").write_text("before")
+    return path
+
+
+def begin(store: Store, live: Path, within: float = 60.0) -> int:
+    result = checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=within)
+    (live / "file").write_text("after")
+    return int(result["generation"])
+
+
+def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe", **times: float) -> dict[str, Any]:
+    soak, deadline = times.get("soak", 0.0), times.get("deadline", 5.0)
+    return settle(store, generation, list(probes), soak, deadline, 0.1, verdict)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_confirmed_change_stays(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    assert end(store, generation)["outcome"] == "confirmed"
+    again = end(store, generation)
+    assert again["outcome"] == "confirmed" and not again["changed"]
+    assert (live / "file").read_text() == "after"
+    assert info(store)["armed"] is None
+
+
+def test_an_unhealthy_change_is_rolled_back_and_fails(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    with pytest.raises(Unhealthy, match="rolled back to change: .*command") as failed:
+        end(store, generation, [{"command": {"argv": ["false"]}}], deadline=0.5)
+    assert failed.value.result["outcome"] == "rolled_back" and failed.value.result["done"]
+    assert (live / "file").read_text() == "before"
+
+
+def test_the_verdict_roll_back_asks_no_probe(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    with pytest.raises(Unhealthy, match="as asked"):
+        end(store, generation, verdict="roll_back")
+    assert (live / "file").read_text() == "before"
+
+
+def test_unconfirmed_at_the_deadline_the_host_puts_itself_back(store: Store, live: Path) -> None:
+    generation = begin(store, live, within=1.5)
+    assert eventually(lambda: (live / "file").read_text() == "before")
+    assert eventually(lambda: info(store)["armed"] is None)
+    assert info(store)["last"]["by"] == "deadline"
+    with pytest.raises(Unhealthy, match="put itself back already, by deadline"):
+        end(store, generation)
+
+
+def test_a_soak_longer_than_what_is_left_is_never_a_confirmation(store: Store, live: Path) -> None:
+    generation = begin(store, live, within=2.5)
+    with pytest.raises(Unhealthy):
+        end(store, generation, [{"command": {"argv": ["true"]}}], soak=10.0, deadline=20.0)
+    assert (live / "file").read_text() == "before"
+
+
+def test_after_a_reboot_the_next_call_rolls_back(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    rebooted = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with pytest.raises(Unhealthy, match="by boot"):
+        end(rebooted, generation)
+    assert (live / "file").read_text() == "before"
+
+
+def test_a_second_change_is_refused_with_its_deadline(store: Store, live: Path) -> None:
+    begin(store, live)
+    with pytest.raises(Refused, match=r"another change is under way.*'change' \(generation 1\).*within \d+ s"):
+        begin(store, live)
+    with pytest.raises(Refused, match="another change is under way"):
+        other = checkpoint(store, "other", [{"files": {"paths": [str(live)]}}])
+        rollback(store, other["id"])
+    assert (live / "file").read_text() == "after"
+
+
+def test_an_older_generation_is_refused(store: Store, live: Path) -> None:
+    first = begin(store, live)
+    end(store, first)
+    second = begin(store, live)
+    with pytest.raises(Refused, match=f"generation {first}, the host is at {second}"):
+        end(store, first)
+    with pytest.raises(Refused, match=f"generation {first}, the host is at {second}"):
+        rollback(store, "change", generation=first)
+    assert info(store)["armed"]["generation"] == second
+
+
+def test_an_operator_ends_a_change_by_its_name(store: Store, live: Path) -> None:
+    begin(store, live)
+    rollback(store, "change")
+    state = info(store)
+    assert state["armed"] is None and state["last"]["by"] == "operator"
+    assert (live / "file").read_text() == "before"
+
+
+def test_settling_what_never_began_is_an_error(store: Store, live: Path) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    with pytest.raises(UsageError, match="no change of generation 0"):
+        end(store, 0)
+
+
+def test_an_outcome_counts_even_if_the_record_was_left_lying(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    record = Path(store.join("armed")).read_bytes()
+    end(store, generation)
+    Path(store.join("armed")).write_bytes(record)
+    assert info(store)["armed"] is None
+    assert begin(store, live) == generation + 1
+
+
+def test_a_torn_event_is_no_outcome(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    with open(store.join("events"), "ab") as stream:
+        stream.write(b'{"generation": 9, "outcome": "confir')
+    assert info(store)["armed"]["generation"] == generation
+    end(store, generation)
+    assert info(store)["last"]["outcome"] == "confirmed"
+
+
+def test_check_mode_does_not_arm(store: Store, live: Path) -> None:
+    result = checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=60.0, check_mode=True)
+    assert result["changed"] and not os.path.exists(store.root)
+
+
+def test_the_agent_needs_nothing_of_ours(store: Store, live: Path) -> None:
+    begin(store, live)
+    (agent,) = Path(store.join("agent")).iterdir()
+    environment = {"PATH": os.environ["PATH"]}
+    argv = ["/usr/bin/env", "python3", "-I", str(agent), "--store", store.root, "deadline", "--generation", "1"]
+    done = subprocess.run(argv, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rolled back to change" in done.stdout and (live / "file").read_text() == "before"
+
+
+def test_arming_systemd_writes_its_units_before_the_checkpoint(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
+    """The units of the dead-man are in place before the tree is read, and a timer that fails refuses the change."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(_deadman, "_UNITS", str(units))
+    asked: list[str] = []
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(" ".join(argv[1:]))
+        return type("Done", (), {"rc": 1 if argv[1] == "start" else 0, "words": "no bus"})
+
+    store = Store(str(tmp_path / "store"), replace(System(), has_systemd=lambda: True, run=run))
+    with pytest.raises(Refused, match=r"cannot be armed: systemctl start .*no bus; nothing was changed"):
+        begin(store, live)
+    assert asked[1] == "daemon-reload" and asked[-1].startswith("start evenkeel-deadman")
+    timer = next(units.glob("*.timer")).read_text()
+    assert "OnActiveSec=60000ms" in timer and "AccuracySec=100ms" in timer
+    assert info(store)["armed"] is None
+    assert json.dumps(info(store)["last"]) == "null"
