@@ -1,0 +1,350 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change over a fleet, wave by wave: nothing is kept unless it is confirmed.
+
+Every host is fenced and puts itself back by itself; what runs here is expendable. So whatever is not known is left
+to the hosts, and asked of them afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evenkeel import decide, waves
+from evenkeel.configuration import ask_ansible
+from evenkeel.events import Record, feed, judge
+from evenkeel.options import Options, Secrets, ask
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code
+from evenkeel.progress import Kind, Phase, Progress, Report, ignore
+from evenkeel.runner import Event
+from evenkeel.session import Session, open_session
+from evenkeel.targets import Targets, find_targets, unprotected
+
+DEFAULT_WAVES = "1,25%,100%"
+DEFAULT_CONFIRM_WITHIN = "10m"
+# How long after its dead-man is due a host may take to be put back and to answer again.
+GRACE = 30.0
+# Connecting, when a host is asked again: it either answers at once or is not back yet.
+_SHORT = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be changed, and how carefully. None leaves it to the inventory variable of the same name.
+
+    waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
+    them. confirm_within, soak, deadline: durations. probes, protect: lists as the modules take them.
+    """
+
+    playbook: str
+    options: Options
+    waves: str | None = None
+    min_healthy: str | None = None
+    max_unavailable: str | None = None
+    failure_domain: str | None = None
+    confirm_within: str | None = None
+    soak: str | None = None
+    deadline: str | None = None
+    probes: Sequence[Mapping[str, Any]] | None = None
+    protect: Sequence[Mapping[str, Any]] | None = None
+
+    def variables(self) -> dict[str, Any]:
+        """The variables of our own playbooks that were said here."""
+        said = {
+            "evenkeel_min_healthy": self.min_healthy,
+            "evenkeel_max_unavailable": self.max_unavailable,
+            "evenkeel_failure_domain": self.failure_domain,
+            "evenkeel_confirm_within": self.confirm_within,
+            "evenkeel_soak": self.soak,
+            "evenkeel_deadline": self.deadline,
+            "evenkeel_probes": self.probes,
+            "evenkeel_resources": self.protect,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def change(
+    request: Request,
+    *,
+    secrets: Secrets | None = None,
+    report: Report = ignore,
+    asked_to_stop: Callable[[], int] = lambda: 0,
+    cwd: str | None = None,
+) -> ChangeResult:
+    """Run ``request.playbook`` over its hosts in waves, each confirmed by its hosts' health or rolled back.
+
+    secrets: asked of the terminal when None. asked_to_stop: how often the caller wants to stop: from 1 on the wave
+    in flight is rolled back, from 2 on it is left to its dead-men. Raises UsageError before anything is touched.
+    """
+    started = time.monotonic()
+    ansible = ask_ansible(cwd or os.getcwd())
+    options = request.options.with_configuration(dict(ansible.settings))
+    secrets = ask(options) if secrets is None else secrets
+    targets = find_targets(request.playbook, options, ansible, secrets)
+    plan = waves.split(targets.hosts, waves.parse(_said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)))
+    notes = list(targets.notes) + _check(request, targets)
+    variables = request.variables()
+    variables["evenkeel_confirm_within"] = _said(
+        request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets
+    )
+    if asked_to_stop():
+        raise UsageError("stopped before anything was touched")
+    total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
+    report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {len(plan)} {'wave' if len(plan) == 1 else 'waves'}"))
+    for note in notes:
+        report(Progress(Kind.NOTE, note))
+
+    hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
+    base = Path(os.path.join(ansible.cwd, request.playbook)).resolve().parent
+    reason, usage = "", False
+    with open_session(ansible, options, secrets, base) as session:
+        for number, wave in enumerate(plan, 1):
+            report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(plan)))
+            mine = {host: hosts[host] for host in wave}
+            run = Wave(session, request, targets, variables, mine, report, asked_to_stop)
+            reason, usage = run.run()
+            unsettled = [one for one in run.hosts.values() if one.state is not State.CONFIRMED]
+            if unsettled and not reason:
+                reason = f"{unsettled[0].host}: {unsettled[0].why}"
+            if not reason and asked_to_stop() and number < len(plan):
+                reason = "stopped by the user between two waves"
+            if reason:
+                break
+    code = exit_code([one.state for one in hosts.values()], complete=not reason)
+    if code is Exit.REFUSED and usage:
+        code = Exit.USAGE
+    return ChangeResult(
+        playbook=request.playbook,
+        exit_code=code,
+        reason=reason,
+        waves=[list(wave) for wave in plan],
+        hosts=list(hosts.values()),
+        notes=notes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _said(given: str | None, variable: str, default: str, targets: Targets) -> str:
+    """A value that holds for the whole run: given here, or by the hosts' variables, which then must agree."""
+    if given is not None:
+        return given
+    variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
+    found = {str(one[variable]) for one in variables if variable in one}
+    if len(found) > 1:
+        raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
+    return found.pop() if found else default
+
+
+def _check(request: Request, targets: Targets) -> list[str]:
+    """What a change needs besides its hosts. Returns what a person should know."""
+    if request.protect is None:
+        bare = unprotected(targets.hosts, targets.inventory)
+        if bare:
+            raise UsageError(
+                f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
+                " services in the variable evenkeel_resources or in --protect FILE"
+            )
+    variables = targets.inventory.variables
+    if request.probes is None and not all(variables.get(host, {}).get("evenkeel_probes") for host in targets.hosts):
+        return ["no probes for some hosts (evenkeel_probes, --probes): a new login alone confirms them"]
+    return []
+
+
+@dataclass
+class Wave:
+    """One wave on its way. hosts: their results, filled in as they become known."""
+
+    session: Session
+    request: Request
+    targets: Targets
+    variables: Mapping[str, Any]
+    hosts: dict[str, HostResult]
+    report: Report
+    asked_to_stop: Callable[[], int]
+    armed: dict[str, decide.Armed] = field(default_factory=dict)
+
+    def run(self) -> tuple[str, bool]:
+        """Begin, change, settle. Returns why the change must stop here (or nothing) and whether that was usage."""
+        begun = self._begin()
+        for host in self.hosts:
+            if host not in self.armed:
+                self.hosts[host].state = State.UNTOUCHED
+                self.hosts[host].why = begun.whys.get(host, "")
+                self._tell(Phase.UNTOUCHED, host, text=begun.whys.get(host, ""))
+        whys: Mapping[str, str] = {}
+        halt = begun.halt or ("stopped by the user" if self.asked_to_stop() else "")
+        if not halt:
+            whys = self._change()
+        mine = [host for host in self.hosts if host in self.armed]
+        self._settle(decide.verdicts(mine, whys, halted=bool(halt)), whys, halted=bool(halt))
+        if not halt and self.asked_to_stop():
+            halt = "stopped by the user"
+        return halt, begun.usage or bool(self.asked_to_stop())
+
+    def _begin(self) -> decide.Begun:
+        record = Record()
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            if event.get("event") == "playbook_on_task_start":
+                self.report(Progress(Kind.TASK, record.task, phase=Phase.BEGIN))
+            host, _ = _about(event)
+            result = record.of(host, "ft_checkpoint")
+            found = decide.armed(result.result, result.started, time.time()) if result else None
+            if found and host in self.hosts and host not in self.armed:
+                self.armed[host] = found
+                one = self.hosts[host]
+                one.generation, one.checkpoint, one.until = found.generation, found.checkpoint, found.latest
+                self._tell(Phase.ARMED, host, until=found.latest)
+
+        def stop() -> str:
+            if self.asked_to_stop() > 1:
+                return "stopped by the user"
+            if self.armed and time.time() > decide.time_to_change(list(self.armed.values())):
+                return "the other hosts' time to confirm ran out before this one was armed"
+            return ""
+
+        self._tell(Phase.BEGIN, *self.hosts)
+        names = list(self.hosts)
+        wanted = {**self.variables, "evenkeel_hosts": names, "evenkeel_group": list(self.targets.group)}
+        ended = self.session.run_own("begin", wanted, on_event, stop, hosts=names)
+        begun = decide.begun(record, names, self.armed, ended.stopped)
+        if begun.halt and not record.plays and ended.errors:
+            self.report(Progress(Kind.NOTE, ended.errors))
+        return begun
+
+    def _change(self) -> Mapping[str, str]:
+        """Run the user's playbook; why each host failed, empty for those that did not."""
+        record = Record()
+        failed: set[str] = set()
+        latest = decide.time_to_change(list(self.armed.values()))
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            self._output(event)
+            if event.get("event") == "playbook_on_task_start":
+                self.report(Progress(Kind.TASK, record.task, phase=Phase.CHANGE))
+            host, res = _about(event)
+            if host in self.hosts and event.get("event") == "runner_on_ok" and res.get("changed"):
+                self.hosts[host].changed = True
+            why = record.unreachable.get(host) or record.failures.get(host, "")
+            if host in self.hosts and why and host not in failed:
+                failed.add(host)
+                self._tell(Phase.FAILED, host, text=why)
+
+        def stop() -> str:
+            if self.asked_to_stop():
+                return "stopped by the user while the playbook ran"
+            if record.asked:
+                return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
+            if time.time() > latest:
+                within = self.variables["evenkeel_confirm_within"]
+                return f"the playbook did not end within the time to confirm ({within})"
+            return ""
+
+        self._tell(Phase.CHANGE, *self.hosts)
+        names = [*self.hosts, *self.targets.local]
+        ended = self.session.run_users(self.request.playbook, names, on_event, stop)
+        if ended.stopped:
+            self.report(Progress(Kind.NOTE, ended.stopped))
+        plays = [hosts & set(self.hosts) for hosts in self.targets.plays]
+        return judge(record, list(self.hosts), plays, rc=ended.rc, stopped=ended.stopped)
+
+    def _settle(self, verdicts: dict[str, str], whys: Mapping[str, str], *, halted: bool) -> None:
+        """Ask every armed host to settle, until each has answered or had time enough to put itself back."""
+        waiting = dict(verdicts)
+        lost: dict[str, str] = {}
+        again = False
+        while waiting and self.asked_to_stop() < 2 and not (again and time.time() > self._last_call(waiting)):
+            answered = self._ask_to_settle(waiting, whys, lost, again=again)
+            for host, answer in answered.items():
+                self._ended(host, answer, whys.get(host, ""), halted=halted)
+            # A host that could not be asked right after the change is not to be trusted with it.
+            waiting = {host: decide.ROLL_BACK for host in waiting if host not in answered}
+            if waiting:
+                self._wait(waiting, lost)
+                again = True
+        for host in waiting:
+            due = time.strftime("%H:%M:%S", time.localtime(self.armed[host].latest))
+            why = f"{lost.get(host, 'not asked')}; its own dead-man was to put it back at {due}"
+            self._ended(host, decide.Settled(State.IN_DOUBT, "", why), whys.get(host, ""), halted=halted)
+
+    def _ask_to_settle(
+        self, waiting: Mapping[str, str], whys: Mapping[str, str], lost: dict[str, str], *, again: bool
+    ) -> dict[str, decide.Settled]:
+        """Ask once. Returns what was answered; why the others did not answer goes to ``lost``."""
+        record = Record()
+        answered: dict[str, decide.Settled] = {}
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            host, _ = _about(event)
+            answer = decide.settled(record, host) if host in waiting and host not in answered else None
+            if answer:
+                answered[host] = answer
+                self._tell(Phase(answer.state.replace("_", " ")), host, text=whys.get(host) or answer.why)
+
+        def stop() -> str:
+            if self.asked_to_stop() > 1:
+                return "stopped by the user"
+            return "no answer in time" if time.time() > self._last_call(waiting) else ""
+
+        names = list(waiting)
+        wanted = {
+            **self.variables,
+            "evenkeel_hosts": names,
+            "evenkeel_generations": {host: self.armed[host].generation for host in names},
+            "evenkeel_verdicts": dict(waiting),
+        }
+        if not again:
+            self._tell(Phase.SETTLE, *names)
+        # Fresh connections: a change that locks new logins out must not be confirmed over one that is still open.
+        timeout = _SHORT if again else None
+        ended = self.session.run_own("settle", wanted, on_event, stop, hosts=names, timeout=timeout, fresh=True)
+        for host in waiting.keys() - answered.keys():
+            lost[host] = decide.why_unsettled(record, host) or ended.stopped or ended.errors
+        return answered
+
+    def _last_call(self, waiting: Mapping[str, str]) -> float:
+        return max(self.armed[host].latest for host in waiting) + GRACE
+
+    def _wait(self, waiting: Mapping[str, str], lost: Mapping[str, str]) -> None:
+        """Wait before asking again: shortly around the time a dead-man is due, longer before it."""
+        for host in waiting:
+            self._tell(Phase.WAIT, host, until=self.armed[host].latest, text=lost.get(host, ""))
+        now = time.time()
+        next_due = min((self.armed[h].latest for h in waiting if self.armed[h].latest > now), default=now)
+        until = time.time() + min(15.0, max(2.0, (next_due - now) / 4))
+        while time.time() < until and self.asked_to_stop() < 2:
+            time.sleep(0.2)
+
+    def _ended(self, host: str, answer: decide.Settled, why: str, *, halted: bool) -> None:
+        one = self.hosts[host]
+        one.state, one.by, one.probes = answer.state, answer.by, answer.probes
+        if halted and answer.state is State.ROLLED_BACK:
+            # The playbook never ran there: rolling back only disarmed it.
+            one.state = State.UNTOUCHED
+        one.why = why or (answer.why if one.state is not State.UNTOUCHED else "")
+        if why and answer.state is State.IN_DOUBT:
+            one.why = f"{why}; {answer.why}"
+        if one.state is State.IN_DOUBT:
+            self._tell(Phase.IN_DOUBT, host, text=one.why)
+
+    def _tell(self, phase: Phase, *hosts: str, text: str = "", until: float | None = None) -> None:
+        self.report(Progress(Kind.HOST, text, hosts, phase, until=until))
+
+    def _output(self, event: Event) -> None:
+        if self.request.options.output and event.get("stdout"):
+            self.report(Progress(Kind.OUTPUT, str(event["stdout"])))
+
+
+def _about(event: Event) -> tuple[str, Mapping[str, Any]]:
+    """The host that an event is about, and the result it carries."""
+    data = event.get("event_data") or {}
+    return str(data.get("host") or ""), data.get("res") or {}

@@ -1,0 +1,169 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: arguments in, one result out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from evenkeel import __version__, change, display, fleet, options, summary
+from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
+from evenkeel.targets import read_specs
+
+_STOPPING = (
+    "stopping: the playbook is ended and the hosts in flight are rolled back now; once more leaves them to their"
+    " own dead-men"
+)
+_LEAVING = "leaving: hosts in flight put themselves back when their time to confirm is over"
+
+
+class Stop:
+    """How often the user asked to stop, by Ctrl-C, or a job scheduler by SIGTERM."""
+
+    def __init__(self, console: Console) -> None:
+        self.times = 0
+        self.console = console
+
+    def __call__(self) -> int:
+        return self.times
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.times += 1
+        self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow", highlight=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="evenkeel",
+        description="Changes that undo themselves, over a fleet. Nothing is kept unless it is confirmed.",
+        epilog="Exit codes: 0 confirmed; 1 usage or preflight, nothing touched; 2 failed and rolled back;"
+        " 3 refused, nothing touched; 4 something is in doubt, named host by host.",
+    )
+    top.add_argument("--version", action="version", version=f"evenkeel {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    one = _command(commands, "change", "run a playbook in waves; confirm each by its health, or roll it back")
+    one.add_argument("playbook", metavar="PLAYBOOK")
+    one.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({change.DEFAULT_WAVES})")
+    one.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
+    one.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
+    one.add_argument("--failure-domain", metavar="VAR", help="inventory variable that names what fails together")
+    within = f"undo unless confirmed in this time ({change.DEFAULT_CONFIRM_WITHIN})"
+    one.add_argument("--confirm-within", metavar="TIME", help=within)
+    one.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
+    one.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
+    one.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
+    one.add_argument("--protect", metavar="FILE", help="YAML list of resources; else the variable evenkeel_resources")
+    options.add_arguments(one, playbook=True)
+
+    one = _command(commands, "rollback", "put hosts back to a checkpoint of their own")
+    one.add_argument("--to", metavar="CHECKPOINT", help="latest (the default), a name or an id")
+    options.add_arguments(one, playbook=False)
+
+    one = _command(commands, "protect", "take a checkpoint and keep copies of it on other hosts")
+    one.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
+    one.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
+    one.add_argument("--protect", metavar="FILE", help="YAML list of resources; else the variable evenkeel_resources")
+    options.add_arguments(one, playbook=False)
+
+    one = _command(commands, "recover", "bring a host that lost its files or its store back from a replica")
+    one.add_argument("host", metavar="HOST", help="whose checkpoint")
+    one.add_argument("--onto", metavar="HOST", help="restore onto this host instead, a spare")
+    one.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
+    options.add_arguments(one, playbook=False)
+
+    one = _command(commands, "restart", "restart a service, host by host, proved and only as health allows")
+    one.add_argument("service", metavar="SERVICE", help="systemd unit")
+    one.add_argument("--mode", choices=["warm", "cold"], help="warm keeps serving while it restarts")
+    one.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
+    one.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
+    one.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
+    options.add_arguments(one, playbook=False)
+
+    one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
+    options.add_arguments(one, playbook=False)
+    return top
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    one.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
+    return one
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code (see outcome.Exit)."""
+    args = parser().parse_args(argv)
+    console = Console(stderr=args.json, highlight=False)
+    stop = Stop(console)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop.handle)
+    try:
+        with display.showing(console) as report:
+            result = _run(args, report=report, asked_to_stop=stop)
+    except UsageError as error:
+        if args.json:
+            print(json.dumps({"command": args.command, "exit_code": int(Exit.USAGE), "reason": str(error)}))
+        console.print(f"{error}\nNothing was touched.", style="red", markup=False)
+        return Exit.USAGE
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    elif isinstance(result, ChangeResult):
+        summary.print_change(result, console, args.inventory)
+    elif result.command == "status":
+        summary.print_status(result, console)
+    else:
+        summary.print_run(result, console)
+    return result.exit_code
+
+
+def _run(args: argparse.Namespace, **how: Any) -> ChangeResult | RunResult:
+    given = options.from_arguments(args)
+    if args.command == "change":
+        names = ("waves", "min_healthy", "max_unavailable", "failure_domain", "confirm_within", "soak", "deadline")
+        said = {name: getattr(args, name) for name in names}
+        request = change.Request(
+            args.playbook, given, probes=_specs(args, "probes"), protect=_specs(args, "protect"), **said
+        )
+        return change.change(request, **how)
+    return fleet.run(args.command, given, _VARIABLES[args.command](args), **how)
+
+
+def _specs(args: argparse.Namespace, name: str) -> list[dict[str, Any]] | None:
+    path = getattr(args, name)
+    return read_specs(path, name) if path else None
+
+
+def _said(**variables: Any) -> dict[str, Any]:
+    return {f"evenkeel_{name}": value for name, value in variables.items() if value is not None}
+
+
+_VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "rollback": lambda args: _said(to=args.to),
+    "protect": lambda args: _said(
+        copies=args.copies, failure_domain=args.failure_domain, resources=_specs(args, "protect")
+    ),
+    "recover": lambda args: _said(recover_host=args.host, hosts=args.onto or args.host, checkpoint=args.checkpoint),
+    "restart": lambda args: _said(
+        service=args.service,
+        mode=args.mode,
+        min_healthy=args.min_healthy,
+        max_unavailable=args.max_unavailable,
+        probes=_specs(args, "probes"),
+    ),
+    "status": lambda args: {},
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The user's own Ansible: which programs, which configuration, and what a run adds to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evenkeel.collection import collections_path
+from evenkeel.outcome import UsageError
+
+# A connection that a firewall silently drops is noticed after fifteen seconds.
+KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+# What our own playbooks rely on, whatever the user's configuration says about theirs.
+OWN: dict[str, str] = {
+    "ANSIBLE_ANY_ERRORS_FATAL": "False",
+    "ANSIBLE_STRATEGY": "linear",
+    "ANSIBLE_TASK_TIMEOUT": "0",
+    "ANSIBLE_NO_LOG": "False",
+    "ANSIBLE_PIPELINING": "True",
+    "ANSIBLE_GATHERING": "explicit",
+    "ANSIBLE_SSH_RETRIES": "0",
+}
+
+
+@dataclass(frozen=True)
+class Ansible:
+    """settings: name -> value of the user's configuration, in the directory where they called us."""
+
+    cwd: str
+    settings: Mapping[str, Any]
+    ssh_args: str
+
+    def environment(self) -> dict[str, str]:
+        """What every run of ansible-playbook gets in addition to the user's own environment.
+
+        ansible-runner overrides what it thinks is unset, so what the user's files say is made explicit.
+        """
+        env = {
+            "ANSIBLE_COLLECTIONS_PATH": self.collections(),
+            "ANSIBLE_HOST_KEY_CHECKING": str(self.settings.get("HOST_KEY_CHECKING", True)),
+            "ANSIBLE_SSH_ARGS": f"{self.ssh_args} {KEEP_ALIVE}".strip(),
+            "ANSIBLE_NOCOLOR": "True",
+        }
+        callbacks = self.settings.get("DEFAULT_CALLBACK_PLUGIN_PATH")
+        if callbacks:
+            env["ANSIBLE_CALLBACK_PLUGINS"] = os.pathsep.join(callbacks)
+        return env
+
+    def collections(self) -> str:
+        """Our collection first, so that driver and collection fit, then what the user's configuration names."""
+        theirs = self.settings.get("COLLECTIONS_PATHS") or []
+        return os.pathsep.join([str(collections_path()), *theirs])
+
+
+def program(name: str) -> str:
+    """The user's ``name`` (ansible-playbook, …): the first on PATH, else the one beside this Python."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if not found:
+        raise UsageError(f"{name} is neither on PATH nor beside {sys.executable}: install ansible-core")
+    return found
+
+
+def ask_ansible(cwd: str) -> Ansible:
+    """Read the user's configuration as Ansible itself resolves it in ``cwd``. Raises UsageError when it cannot."""
+    done = listing([program("ansible-config"), "dump", "--type", "all", "--format", "json"], cwd, {})
+    settings: dict[str, Any] = {}
+    ssh_args = ""
+    for entry in json.loads(done.stdout):
+        if "name" in entry:
+            settings[entry["name"]] = entry.get("value")
+        else:
+            for plugin in entry.get("CONNECTION_PLUGINS", []):
+                ssh_args = next((str(o["value"]) for o in plugin.get("ssh", []) if o["name"] == "ssh_args"), ssh_args)
+    return Ansible(cwd, settings, ssh_args)
+
+
+def listing(
+    argv: Sequence[str], cwd: str, env: Mapping[str, str], secrets: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of Ansible's that only tells something. Raises UsageError with what it said on failure.
+
+    secrets: vault id -> password; handed over through pipes, so that they are in no argv and on no disk.
+    """
+    ends = []
+    words = list(argv)
+    for ident, password in (secrets or {}).items():
+        read, write = os.pipe()
+        os.write(write, password.encode() + b"\n")
+        os.close(write)
+        ends.append(read)
+        words.append(f"--vault-id={ident}@/dev/fd/{read}")
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "True", "ANSIBLE_FORCE_COLOR": "False", **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            pass_fds=ends,
+            check=False,
+        )
+    finally:
+        for end in ends:
+            os.close(end)
+    if done.returncode:
+        raise UsageError(f"{Path(argv[0]).name}: {' '.join((done.stderr or done.stdout).split())}")
+    return done

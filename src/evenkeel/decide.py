@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decisions of a change, from what was seen; without I/O.
+
+A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (probe, then confirm or roll back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evenkeel.events import Record, message
+from evenkeel.outcome import State
+
+PROBE, ROLL_BACK = "probe", "roll_back"
+
+
+@dataclass(frozen=True)
+class Armed:
+    """The dead-man of one host, in epoch seconds of this machine's clock.
+
+    It goes off between ``earliest`` (counted from when the task began) and ``latest`` (from when it had ended).
+    """
+
+    generation: int
+    checkpoint: str
+    within: float
+    earliest: float
+    latest: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How a wave began. halt: why the user's playbook must not run, empty when it may. whys: per host."""
+
+    armed: Mapping[str, Armed]
+    whys: Mapping[str, str]
+    halt: str = ""
+    usage: bool = False
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a host said of the end of its change."""
+
+    state: State
+    by: str
+    why: str
+    probes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed | None:
+    """The dead-man that a result of ft_checkpoint speaks of, if any; also when the task failed after arming."""
+    change = result.get("armed")
+    if not isinstance(change, dict) or change.get("generation") is None:
+        return None
+    within = float(change.get("within") or 0)
+    return Armed(
+        generation=int(change["generation"]),
+        checkpoint=str(result.get("id") or change.get("checkpoint") or ""),
+        within=within,
+        earliest=(started if started is not None else now) + within,
+        latest=now + within,
+    )
+
+
+def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
+    """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed."""
+    guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
+    whys = {}
+    for host in hosts:
+        result = record.of(host, "ft_checkpoint")
+        if result is not None and result.status == "ok" and host in found:
+            continue
+        if result is not None and result.status == "ok":
+            whys[host] = "took a checkpoint but armed no dead-man: give --confirm-within"
+        elif result is not None:
+            whys[host] = message(result.result)
+        else:
+            whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
+    if guard:
+        halt = f"refused by the guard: {message(guard[0].result)}"
+        return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
+    if stopped:
+        return Begun(found, {host: why or stopped for host, why in whys.items()}, stopped)
+    first = next((host for host, why in whys.items() if why), "")
+    if whys:
+        halt = f"{first}: {whys[first]}" if first else record.messages() or "the checkpoint was never taken"
+        results = [record.of(host, "ft_checkpoint") for host in whys]
+        usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
+        return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage)
+    return Begun(found, {})
+
+
+def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> dict[str, str]:
+    """How each armed host is to settle: by its probes, or by going back at once."""
+    return {host: ROLL_BACK if halted or whys.get(host) else PROBE for host in hosts}
+
+
+def settled(record: Record, host: str) -> Settled | None:
+    """What ``host`` said of its end; None when it did not say, and must be asked again."""
+    result = record.of(host, "ft_settle")
+    if result is None or result.status == "unreachable":
+        return None
+    found = result.result
+    outcome = found.get("outcome")
+    health = found.get("health") or {}
+    probes = [probe for probe in health.get("probes", []) if isinstance(probe, dict)]
+    if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        why = "" if outcome == State.CONFIRMED else message(found)
+        return Settled(State(outcome), str(found.get("by") or ""), why, probes)
+    if found.get("error") in ("Refused", "UsageError"):
+        # Another run has changed the host since, or it forgot: asking again would not help.
+        return Settled(State.IN_DOUBT, "", message(found), probes)
+    return None
+
+
+def why_unsettled(record: Record, host: str) -> str:
+    """Why a host has not said how its change ended."""
+    result = record.of(host, "ft_settle")
+    if result is not None and result.status == "failed":
+        return message(result.result)
+    return record.unreachable.get(host) or record.failures.get(host) or record.messages()
+
+
+def time_to_change(armed: Sequence[Armed]) -> float:
+    """Until when the user's playbook may run, in epoch seconds: the first dead-man, less the time to settle."""
+    return min(one.earliest - min(30.0, one.within / 4) for one in armed)

@@ -1,0 +1,151 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Progress for people: a table that updates at a terminal, lines with the time elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from evenkeel.progress import Kind, Phase, Progress, Report
+
+STYLES = {
+    Phase.CONFIRMED: "green",
+    Phase.ROLLED_BACK: "yellow",
+    Phase.FAILED: "red",
+    Phase.WAIT: "yellow",
+    Phase.UNTOUCHED: "dim",
+    Phase.IN_DOUBT: "bold red",
+}
+# What a person reads while a host is in this phase and nothing more particular is known.
+_DOING = {
+    Phase.BEGIN: "guard, then checkpoint",
+    Phase.ARMED: "checkpoint taken, dead-man armed",
+    Phase.SETTLE: "probing, then confirm or roll back",
+    Phase.WAIT: "not reached; its dead-man puts it back",
+}
+_ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
+
+
+@dataclass
+class Row:
+    phase: Phase = Phase.BEGIN
+    text: str = ""
+    until: float | None = None
+
+
+@dataclass
+class Board:
+    """The state of what is drawn. past: a line for each wave that is over."""
+
+    title: str = ""
+    past: list[Text] = field(default_factory=list)
+    wave: str = ""
+    rows: dict[str, Row] = field(default_factory=dict)
+    task: str = ""
+
+    def take(self, progress: Progress) -> None:
+        """Take one fact into the state."""
+        if progress.kind is Kind.PLAN:
+            self.title = progress.text
+        elif progress.kind is Kind.WAVE:
+            if self.rows:
+                self.past.append(Text(f"{self.wave}: {counts(self.rows)}", style="green"))
+            self.rows = {host: Row() for host in progress.hosts}
+            self.wave = f"wave {progress.wave} of {progress.waves}"
+        elif progress.kind is Kind.TASK:
+            self.task = progress.text
+        elif progress.kind is Kind.HOST and progress.phase is not None:
+            self.task = ""
+            for host in progress.hosts:
+                row = self.rows.setdefault(host, Row())
+                row.phase, row.text = progress.phase, progress.text
+                row.until = None if progress.phase in _ENDS else progress.until or row.until
+
+    def draw(self, width: int, height: int, now: float) -> RenderableType:
+        """The table as it stands at ``now`` (epoch seconds), not larger than the terminal."""
+        table = Table(box=None, expand=True, padding=(0, 1, 0, 0), show_edge=False)
+        table.add_column("host", no_wrap=True, max_width=max(12, width // 4))
+        table.add_column("phase", no_wrap=True, width=11)
+        table.add_column("", no_wrap=True, ratio=1, overflow="ellipsis")
+        table.add_column("dead-man", no_wrap=True, width=8, justify="right")
+        # What still moves comes first; what does not fit is counted.
+        order = sorted(self.rows, key=lambda host: self.rows[host].phase in _ENDS)
+        room = max(3, height - 6 - len(self.past[-5:]))
+        for host in order[:room]:
+            row = self.rows[host]
+            doing = row.text or (self.task if row.phase is Phase.CHANGE else _DOING.get(row.phase, ""))
+            style = STYLES.get(row.phase, "")
+            table.add_row(host, Text(row.phase, style), Text(doing, "" if row.text else "dim"), left(row.until, now))
+        rest = {host: self.rows[host] for host in order[room:]}
+        lines: list[RenderableType] = [Text(self.title, style="bold"), *self.past[-5:]]
+        if self.wave:
+            lines += [Text(self.wave, style="bold cyan"), table]
+        if rest:
+            lines.append(Text(f"… and {len(rest)} more: {counts(rest)}", style="dim"))
+        return Group(*lines)
+
+
+def counts(rows: dict[str, Row]) -> str:
+    """As in ``3 confirmed, 1 rolled back``."""
+    return ", ".join(f"{number} {phase}" for phase, number in Counter(row.phase for row in rows.values()).items())
+
+
+def left(until: float | None, now: float) -> str:
+    """The time to a dead-man, as m:ss."""
+    if until is None:
+        return ""
+    seconds = max(0, round(until - now))
+    return f"{seconds // 60}:{seconds % 60:02}"
+
+
+def line(progress: Progress) -> str:
+    """One fact as a line; empty when it is not worth one."""
+    if progress.kind is Kind.WAVE:
+        return f"wave {progress.wave} of {progress.waves}: {', '.join(progress.hosts)}"
+    if progress.kind is Kind.TASK:
+        return f"  task: {progress.text}" if progress.phase is Phase.CHANGE else ""
+    if progress.kind is Kind.HOST and progress.phase is not None:
+        text = progress.text or (_DOING.get(progress.phase, "") if progress.phase is not Phase.ARMED else "")
+        if progress.until is not None and progress.phase in (Phase.ARMED, Phase.WAIT):
+            due = time.strftime("%H:%M:%S", time.localtime(progress.until))
+            text = f"{text}, dead-man due at {due}" if text else f"dead-man due at {due}"
+        return f"  {', '.join(progress.hosts)}: {progress.phase}{f' ({text})' if text else ''}"
+    return progress.text
+
+
+@contextmanager
+def showing(console: Console) -> Iterator[Report]:
+    """Show progress on ``console`` for as long as this lasts."""
+    if not console.is_terminal:
+
+        def log(progress: Progress) -> None:
+            text = line(progress)
+            if text:
+                console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+
+        yield log
+        return
+
+    board = Board()
+
+    def draw() -> RenderableType:
+        return board.draw(console.width, console.height, time.time())
+
+    with Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True) as live:
+
+        def update(progress: Progress) -> None:
+            if progress.kind in (Kind.NOTE, Kind.OUTPUT):
+                live.console.print(Text(progress.text, style="yellow" if progress.kind is Kind.NOTE else ""))
+            board.take(progress)
+
+        yield update

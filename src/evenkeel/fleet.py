@@ -1,0 +1,100 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands that are one run of one of our playbooks: rollback, protect, recover, restart, status."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evenkeel.configuration import ask_ansible
+from evenkeel.events import Record, Result, feed, message
+from evenkeel.options import Options, Secrets, ask
+from evenkeel.outcome import Exit, RunResult
+from evenkeel.progress import Kind, Phase, Progress, Report, ignore
+from evenkeel.runner import Event
+from evenkeel.session import open_session
+
+# What a command leaves in doubt on a host that it lost on the way.
+_MOVES_STATE = ("rollback", "recover")
+_USAGE = ("UsageError", "NotFound")
+_REFUSALS = ("Refused", "Busy")
+
+
+def run(
+    command: str,
+    options: Options,
+    variables: Mapping[str, Any],
+    *,
+    secrets: Secrets | None = None,
+    report: Report = ignore,
+    asked_to_stop: Callable[[], int] = lambda: 0,
+    cwd: str | None = None,
+) -> RunResult:
+    """Run the playbook of the collection named ``command`` with ``variables`` (evenkeel_*).
+
+    Raises UsageError before anything is touched.
+    """
+    started = time.monotonic()
+    ansible = ask_ansible(cwd or os.getcwd())
+    options = options.with_configuration(dict(ansible.settings))
+    secrets = ask(options) if secrets is None else secrets
+    record = Record()
+    with open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+        hosts = session.list_own(command, variables, options.limit)
+        report(Progress(Kind.PLAN, f"{command} on {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
+        report(Progress(Kind.WAVE, hosts=hosts, wave=1, waves=1))
+        report(Progress(Kind.HOST, hosts=hosts, phase=Phase.CHANGE))
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            if event.get("event") == "playbook_on_task_start":
+                report(Progress(Kind.TASK, record.task, phase=Phase.CHANGE))
+            if options.output and event.get("stdout"):
+                report(Progress(Kind.OUTPUT, str(event["stdout"])))
+
+        def stop() -> str:
+            return "stopped by the user" if asked_to_stop() else ""
+
+        ended = session.run_own(command, variables, on_event, stop, limit=options.limit)
+    rows = {host: row(record, host, ended.stopped) for host in hosts}
+    code = exit_code(command, list(rows.values()))
+    reason = next((f"{host}: {one['msg']}" for host, one in rows.items() if one["state"] != "ok"), "")
+    if code is Exit.DONE and ended.rc != 0:
+        code, reason = Exit.FAILED, ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
+    return RunResult(command, code, reason, rows, [], time.monotonic() - started)
+
+
+def row(record: Record, host: str, stopped: str = "") -> dict[str, Any]:
+    """What became of ``host``: the result of its last task of ours, with state and msg."""
+    found: Sequence[Result] = record.results.get(host, ())
+    last = next((one for one in found if one.status != "ok"), found[-1] if found else None)
+    if last is None:
+        state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"
+        why = record.unreachable.get(host) or record.failures.get(host)
+        return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
+    told = {key: value for key, value in last.result.items() if not key.startswith("_") and key != "invocation"}
+    if last.status == "ok" and (host in record.failures or host in record.unreachable):
+        state = "failed" if host in record.failures else "unreachable"
+        return {**told, "state": state, "msg": record.failures.get(host) or record.unreachable.get(host)}
+    return {**told, "task": last.task, "state": last.status, "msg": "" if last.status == "ok" else message(last.result)}
+
+
+def exit_code(command: str, rows: Sequence[Mapping[str, Any]]) -> Exit:
+    """The exit code of a command from what became of its hosts."""
+    bad = [one for one in rows if one["state"] != "ok"]
+    if not bad:
+        return Exit.DONE
+    refused = any(one.get("error") in _REFUSALS or one.get("task") == "ft_guard" for one in bad)
+    if refused and all(one["state"] in ("failed", "missing") for one in rows):
+        return Exit.REFUSED
+    if all(one.get("error") in _USAGE for one in bad) and len(bad) == len(rows):
+        return Exit.USAGE
+    lost = any(one["state"] in ("unreachable", "missing") for one in bad)
+    if any(one.get("error") == "RestoreFailed" for one in bad) or (lost and command in (*_MOVES_STATE, "status")):
+        return Exit.IN_DOUBT
+    return Exit.FAILED

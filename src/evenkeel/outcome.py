@@ -1,0 +1,105 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What became of a run: states of hosts, results, exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done as asked. Raised before any host is touched."""
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line, the same for every command."""
+
+    DONE = 0  # changed or nothing to do, and confirmed
+    USAGE = 1  # usage or preflight; nothing touched
+    FAILED = 2  # a change failed and was rolled back, verified; another command failed, leaving nothing in doubt
+    REFUSED = 3  # refused by the guard or by a host; nothing touched
+    IN_DOUBT = 4  # something is in doubt or could not be put back
+
+
+class State(StrEnum):
+    """What became of one host in a change."""
+
+    IN_DOUBT = "in_doubt"
+    ROLLED_BACK = "rolled_back"
+    CONFIRMED = "confirmed"
+    UNTOUCHED = "untouched"  # its wave began, nothing was changed on it
+    NOT_BEGUN = "not_begun"  # its wave never came
+
+
+@dataclass
+class HostResult:
+    """One host of a change.
+
+    why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
+    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock.
+    """
+
+    host: str
+    wave: int
+    state: State = State.NOT_BEGUN
+    why: str = ""
+    by: str = ""
+    changed: bool = False
+    generation: int | None = None
+    checkpoint: str | None = None
+    until: float | None = None
+    probes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ChangeResult:
+    """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not."""
+
+    playbook: str
+    exit_code: Exit
+    reason: str
+    waves: list[list[str]]
+    hosts: list[HostResult]
+    notes: list[str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as it is printed by ``--json``."""
+        return {"command": "change", **asdict(self), "exit_code": int(self.exit_code)}
+
+
+@dataclass
+class RunResult:
+    """One run of a playbook of the collection (rollback, protect, recover, restart, status).
+
+    hosts: for each host the result of its last ft_* task, with ``state`` (ok, failed, unreachable, missing).
+    """
+
+    command: str
+    exit_code: Exit
+    reason: str
+    hosts: dict[str, dict[str, Any]]
+    notes: list[str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as it is printed by ``--json``."""
+        return {**asdict(self), "exit_code": int(self.exit_code)}
+
+
+def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
+    """The exit code of a change from what became of its hosts.
+
+    complete: every wave ran and the playbook itself succeeded in each. Doubt outweighs everything; a run that
+    confirmed nothing and rolled back nothing touched nothing, so it can only have been refused.
+    """
+    seen = set(states)
+    if State.IN_DOUBT in seen:
+        return Exit.IN_DOUBT
+    if complete and seen == {State.CONFIRMED}:
+        return Exit.DONE
+    return Exit.FAILED if seen & {State.CONFIRMED, State.ROLLED_BACK} else Exit.REFUSED

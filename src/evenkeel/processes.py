@@ -1,0 +1,68 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Processes that belong to one run of Ansible, found and ended wherever they have gone.
+
+Ansible's workers and SSH's masters start sessions of their own and outlive their parents, so neither process
+groups nor the tree of parents finds them all. The environment does: every process inherits the mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import psutil
+
+MARK = "EVENKEEL_RUN"
+
+# Starts the program in argv[1:] so that the kernel kills it when its parent dies (PR_SET_PDEATHSIG survives exec).
+# A parent that died before that is seen by the changed parent id.
+DIE_WITH_PARENT = (
+    "import ctypes,os,sys\n"
+    "ctypes.CDLL(None).prctl(1,9,0,0,0)\n"
+    "os.getppid()==int(sys.argv[1]) or sys.exit(137)\n"
+    "os.execvp(sys.argv[2],sys.argv[2:])"
+)
+
+
+def marked(ident: str) -> list[psutil.Process]:
+    """Every living process of the run ``ident`` that this user may see, this process excepted."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == ident and _alive(process):
+                found.append(process)
+    return found
+
+
+def end_all(ident: str, grace: float = 2.0, spare: int | None = None) -> None:
+    """End every process of the run: TERM, up to ``grace`` seconds to comply, then KILL until none is left.
+
+    spare: a process id to leave alone.
+    """
+    stop = time.monotonic() + grace
+    for process in _others(ident, spare):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    while _others(ident, spare) and time.monotonic() < stop:
+        time.sleep(0.05)
+    # A process may fork between the listing and the kill, hence more than one round; and it may be unkillable
+    # (waiting for a dead network file system), hence not for ever.
+    for _ in range(40):
+        left = _others(ident, spare)
+        if not left:
+            return
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.05)
+
+
+def _others(ident: str, spare: int | None) -> list[psutil.Process]:
+    return [process for process in marked(ident) if process.pid != spare]
+
+
+def _alive(process: psutil.Process) -> bool:
+    return bool(process.status() != psutil.STATUS_ZOMBIE)

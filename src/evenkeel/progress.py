@@ -1,0 +1,52 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is told while a command runs: small facts, for whoever draws or logs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    PLAN = "plan"  # text: what is about to happen
+    WAVE = "wave"  # hosts of wave number ``wave`` of ``waves`` are up
+    HOST = "host"  # phase of ``hosts``; until: its dead-man
+    TASK = "task"  # text: the task that runs now, in phase
+    OUTPUT = "output"  # text: a line that Ansible printed
+    NOTE = "note"  # text: something a person should know
+
+
+class Phase(StrEnum):
+    """Where a host is in its wave."""
+
+    BEGIN = "begin"
+    ARMED = "armed"
+    CHANGE = "change"
+    FAILED = "failed"
+    SETTLE = "settle"
+    WAIT = "wait"  # not reached: its dead-man is waited for
+    CONFIRMED = "confirmed"
+    ROLLED_BACK = "rolled back"
+    UNTOUCHED = "untouched"
+    IN_DOUBT = "in doubt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    kind: Kind
+    text: str = ""
+    hosts: tuple[str, ...] = ()
+    phase: Phase | None = None
+    wave: int = 0
+    waves: int = 0
+    until: float | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """The report of a caller who wants none."""

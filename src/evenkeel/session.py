@@ -1,0 +1,171 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One session of the driver: the user's Ansible, and a private directory that does not outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from evenkeel.collection import FQCN
+from evenkeel.configuration import OWN, Ansible, program
+from evenkeel.options import Options, Secrets
+from evenkeel.runner import Ended, Event, Job, execute
+from evenkeel.targets import chosen_hosts
+
+_PREFIX = "evenkeel-"
+# The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
+_LONGEST_SOCKET_DIRECTORY = 70
+
+
+@dataclass
+class Session:
+    """scratch: private (0700), in memory where there is such a file system. base: the directory whose variables,
+    plugins and collections count besides those of the inventory: that of the user's playbook.
+    """
+
+    ansible: Ansible
+    options: Options
+    secrets: Secrets
+    scratch: Path
+    base: Path
+    _count: int = field(default=0)
+
+    def run_own(
+        self,
+        name: str,
+        variables: Mapping[str, Any],
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
+        *,
+        hosts: Sequence[str] = (),
+        limit: str = "",
+        timeout: int | None = None,
+        fresh: bool = False,
+    ) -> Ended:
+        """Run our playbook ``name``; ``hosts`` or else ``limit`` narrows it.
+
+        timeout: of connecting, seconds. fresh: use no connection of an earlier run, so that reaching a host proves
+        that it still lets one in.
+        """
+        argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
+        argv += ["-e", f"@{self._write('vars.json', json.dumps(variables))}"]
+        argv += ["--timeout", str(timeout)] if timeout else []
+        argv += [*self._limit(hosts, limit), str(self._beside(name))]
+        return self._execute(argv, OWN, on_event, stop, "fresh" if fresh else "shared")
+
+    def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
+        """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
+        extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
+        return chosen_hosts(str(self._beside(name)), limit, self.options, self.ansible, self.secrets, extra)
+
+    def run_users(
+        self, playbook: str, hosts: Sequence[str], on_event: Callable[[Event], None], stop: Callable[[], str]
+    ) -> Ended:
+        """Run the user's playbook, unmodified, on ``hosts``."""
+        argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
+        return self._execute([*argv, *self._limit(hosts, ""), playbook], {}, on_event, stop, "shared")
+
+    def _execute(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
+        connections: str,
+    ) -> Ended:
+        sockets = self.scratch / (f"c{self._count}" if connections == "fresh" else "c")
+        env = {**self.ansible.environment(), **env}
+        if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
+            # Connections of our own: one that lay open before us has no keep-alive, and may be dead already.
+            sockets.mkdir(mode=0o700, exist_ok=True)
+            env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
+        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
+        return execute(job, on_event, stop)
+
+    def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
+        if hosts:  # in a file: a thousand names do not fit every command line
+            return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
+        return ["--limit", limit] if limit else []
+
+    def _write(self, name: str, text: str) -> Path:
+        self._count += 1
+        path = self.scratch / f"{self._count}-{name}"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(text)
+        return path
+
+    def _beside(self, name: str) -> Path:
+        """A playbook that is ours and yet sees the group_vars, host_vars and plugins beside the user's playbook.
+
+        Ansible looks for those in the directory of the playbook it is called with: here a directory of links.
+        """
+        directory = self.scratch / "beside"
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700)
+            for entry in self.base.iterdir():
+                with contextlib.suppress(OSError):
+                    (directory / entry.name).symlink_to(entry.resolve())
+        path = directory / f".evenkeel-{name}.yml"
+        path.write_text(json.dumps([{"import_playbook": f"{FQCN}.{name}"}]))
+        return path
+
+
+@contextmanager
+def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path) -> Iterator[Session]:
+    """A session; at its end connections are closed and its directory is gone."""
+    root = _memory()
+    _reclaim(root)
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    lock = os.open(scratch / "unlocked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (scratch / "unlocked").rename(scratch / "lock")  # never there without being held
+    try:
+        yield Session(ansible, options, secrets, scratch, base)
+    finally:
+        _hang_up(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _memory() -> Path:
+    """A directory in memory that is ours to write in; the usual temporary one where there is none."""
+    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if candidate and os.access(candidate, os.W_OK | os.X_OK):
+            return Path(candidate)
+    return Path(tempfile.gettempdir())
+
+
+def _reclaim(root: Path) -> None:
+    """Remove what killed sessions of this user left: the kernel dropped their lock with them."""
+    for path in root.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _hang_up(scratch: Path) -> None:
+    """End the SSH masters whose sockets lie in ``scratch``; they would linger for a minute."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            line = process.info["cmdline"] or []
+            if process.info["name"] == "ssh" and any(str(scratch) in word for word in line):
+                process.terminate()
