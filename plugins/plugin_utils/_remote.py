@@ -1,0 +1,300 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Work on other hosts of the inventory from inside an action plugin, over the controller's own connections to them.
+
+A host is reached as if the running task ran there: with its own connection, become and interpreter variables.
+Several are reached at once the way Ansible itself does it, one forked process each: a thread could neither be
+stopped when a firewall drops its connection in silence, nor keep Ansible's process-wide state apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn
+
+from ansible import constants as C
+from ansible import context
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.executor.task_executor import TaskExecutor
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+from ansible.utils.display import Display
+
+COLLECTION = "evenkeel.fault_tolerance"
+
+
+class Host:
+    """One host and the controller's connection to it. It connects with the first call."""
+
+    def __init__(self, name: str, action: ActionBase, variables: dict[str, Any]) -> None:
+        self.name = name
+        self._action = action
+        self._variables = variables
+
+    def module(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """The result of a module of this collection. Raises AnsibleConnectionFailure when the host is unreachable."""
+        result: dict[str, Any] = self._action._execute_module(
+            module_name=f"{COLLECTION}.{name}", module_args=arguments, task_vars=self._variables
+        )
+        return result
+
+    def directory(self) -> str:
+        """A temporary directory of the login user's on the host; ``close`` removes it."""
+        shell = self._action._connection._shell
+        return str(shell.tmpdir or self._action._make_tmp_path())
+
+    def put(self, local: str, remote: str) -> None:
+        """Send a file. Bounded in memory, as the connection plugin streams it."""
+        self._action._connection.put_file(local, remote)
+
+    def fetch(self, remote: str, local: str) -> None:
+        """Bring a file that the login user may read, into one that only the controller's user can (umask 077)."""
+        mask = os.umask(0o077)
+        try:
+            self._action._connection.fetch_file(remote, local)
+        finally:
+            os.umask(mask)
+
+    def close(self) -> None:
+        """Remove what this left on the host."""
+        self._action.cleanup(force=True)
+
+
+class Inventory:
+    """The hosts that a task can name, each with its variables as if the task ran there."""
+
+    def __init__(self, action: ActionBase, task_vars: dict[str, Any]) -> None:
+        self._action = action
+        self._task_vars = task_vars
+        self._manager = action._task.get_variable_manager()
+        self._inventory = self._manager._inventory
+        self._cache: dict[str, dict[str, Any]] = {}
+
+    def here(self) -> Host:
+        """The host of the running task, over the connection that Ansible has made for it."""
+        return Host(self._task_vars["inventory_hostname"], self._action, self._task_vars)
+
+    def hosts_of(self, names: Iterable[str]) -> list[str]:
+        """Host names, each once and in order, of names of hosts and of groups. Raises AnsibleError for others."""
+        groups = self._inventory.get_groups_dict()
+        found: dict[str, None] = {}
+        for name in names:
+            if name in groups:
+                found.update(dict.fromkeys(groups[name]))
+            elif self._inventory.get_host(name) is not None:
+                found[name] = None
+            else:
+                raise AnsibleError(f"{name}: the inventory has no host and no group of this name")
+        return list(found)
+
+    def matching(self, patterns: str | list[str], limited: bool) -> list[str]:
+        """The hosts that patterns name in the inventory; limited: without those that --limit leaves out."""
+        found = self._inventory.get_hosts(patterns, ignore_limits=not limited, ignore_restrictions=True)
+        return [host.name for host in found]
+
+    def limits(self) -> list[str]:
+        """The patterns of --limit, those in a file (@) among them."""
+        return [pattern for pattern in self._inventory._subset or [] if pattern]
+
+    def variables(self, name: str) -> dict[str, Any]:
+        if name not in self._cache:
+            host = self._inventory.get_host(name)
+            if host is None:
+                raise AnsibleError(f"{name}: the inventory has no host of this name")
+            self._cache[name] = self._manager.get_vars(
+                play=self._action._task.get_play(), host=host, task=self._action._task
+            )
+        return self._cache[name]
+
+    def variable(self, host: str, name: str, default: Any = None) -> Any:
+        """The value that a variable has for a host, templated with that host's own variables."""
+        variables = self.variables(host)
+        if name not in variables:
+            return default
+        return self._templar(variables).template(variables[name])
+
+    def connect(self, name: str) -> Host:
+        """The host, with a connection of its own. Ansible's task executor builds it, as for any task of that host."""
+        action = self._action
+        variables = dict(self.variables(name))
+        task = action._task.copy()
+        task.delegate_to = None
+        templar = self._templar(variables)
+
+        # From the start, not a copy of the running host's, whose port or password would remain where this has none.
+        play_context = PlayContext(
+            task.get_play(), self._passwords(), getattr(action._play_context, "connection_lockfd", None)
+        ).set_task_and_variable_override(task=task, variables=variables, templar=templar)
+        play_context.post_validate(templar=templar)
+        if not play_context.remote_addr:
+            play_context.remote_addr = self._inventory.get_host(name).address
+
+        parts = {
+            "host": self._inventory.get_host(name),
+            "task": task,
+            "job_vars": variables,
+            "play_context": play_context,
+            "loader": action._loader,
+            "shared_loader_obj": action._shared_loader_obj,
+            "final_q": None,
+            "variable_manager": self._manager,
+        }
+        accepted = inspect.signature(TaskExecutor).parameters  # 2.20 moved the task and its variables elsewhere
+        executor = TaskExecutor(**{key: value for key, value in parts.items() if key in accepted})
+        transport = variables.get("ansible_connection")
+        if transport is None:
+            # Of the block: since 2.21 the task's own keyword holds what the running host came to.
+            transport = task._parent.connection
+        executor._connection = executor._get_connection(variables, templar, templar.template(transport))
+        executor._set_connection_options(variables, templar)
+        executor._connection._play_context = play_context
+        executor._connection.update_vars(variables)
+
+        handler = action._shared_loader_obj.action_loader.get(
+            "ansible.legacy.normal",
+            task=task,
+            connection=executor._connection,
+            play_context=play_context,
+            loader=action._loader,
+            templar=templar,
+            shared_loader_obj=action._shared_loader_obj,
+        )
+        return Host(name, handler, variables)
+
+    def each(
+        self, hosts: Iterable[str], work: Callable[[Host], Mapping[str, Any]], timeout: float
+    ) -> dict[str, dict[str, Any]]:
+        """Call ``work`` for every host, as many at a time as Ansible has forks; one result (JSON) for each.
+
+        timeout: seconds for each host. A host that cannot be reached or does not answer in time has the result
+        ``{"unreachable": True, "msg": ...}``, one for which the work raised ``{"failed": True, "msg": ...}``.
+        """
+
+        def call(name: str) -> dict[str, Any]:
+            host = self.connect(name)
+            try:
+                return dict(work(host))
+            finally:
+                host.close()
+
+        forks = int(context.CLIARGS.get("forks") or C.DEFAULT_FORKS)
+        return dict(_forked(list(dict.fromkeys(hosts)), call, timeout, forks))
+
+    def _templar(self, variables: dict[str, Any]) -> Templar:
+        return Templar(loader=self._action._loader, variables=variables)
+
+    def _passwords(self) -> dict[str, str]:
+        """Those of the command line, which count for every host; not one that is a variable of the running host."""
+        known = C.MAGIC_VARIABLE_MAPPING
+        become = getattr(self._action._connection, "become", None)
+        own = {
+            "conn_pass": {*known["password"], *_plugin_vars("connection", self._action._connection)},
+            "become_pass": {*known["become_pass"], *(_plugin_vars("become", become) if become else ())},
+        }
+        value = {
+            "conn_pass": self._action._play_context.password,
+            "become_pass": self._action._play_context.become_pass,
+        }
+        return {
+            key: value[key] or ""
+            for key, names in own.items()
+            if not any("pass" in name and name in self._task_vars for name in names)
+        }
+
+
+def _plugin_vars(kind: str, plugin: Any) -> Iterable[str]:
+    names: Iterable[str] = C.config.get_plugin_vars(kind, plugin._load_name)
+    return names
+
+
+def _forked(
+    names: list[str], call: Callable[[str], dict[str, Any]], timeout: float, at_once: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The result of ``call(name)`` for every name, each from a process of its own, as they come in."""
+    waiting = list(reversed(names))
+    running: dict[int, tuple[str, int, float, bytearray]] = {}
+    with selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                while waiting and len(running) < max(1, at_once):
+                    name = waiting.pop()
+                    pid, pipe = _fork(call, name, timeout)
+                    running[pipe] = (name, pid, time.monotonic() + timeout, bytearray())
+                    selector.register(pipe, selectors.EVENT_READ)
+                next_deadline = min(deadline for _name, _pid, deadline, _said in running.values())
+                for key, _events in selector.select(max(0.0, next_deadline - time.monotonic())):
+                    name, pid, _deadline, said = running[key.fd]
+                    if chunk := os.read(key.fd, 1 << 16):
+                        said += chunk
+                        continue
+                    _forget(selector, running, key.fd)
+                    yield name, _result(said)
+                for pipe, (name, _pid, deadline, _said) in list(running.items()):
+                    if time.monotonic() >= deadline:
+                        _forget(selector, running, pipe, kill=True)
+                        yield name, {"unreachable": True, "msg": f"no answer within {timeout:g} s"}
+        finally:
+            for pipe in list(running):
+                _forget(selector, running, pipe, kill=True)
+
+
+def _fork(call: Callable[[str], dict[str, Any]], name: str, timeout: float) -> tuple[int, int]:
+    """Start ``call(name)`` in a process and group of its own; its pid, and the pipe that its result comes through."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        _child(call, name, timeout, write)
+    os.close(write)
+    return pid, read
+
+
+def _child(call: Callable[[str], dict[str, Any]], name: str, timeout: float, pipe: int) -> NoReturn:
+    """Never returns: above this on the stack is a program that belongs to the parent."""
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # Where the parent was killed, nobody else ends a connection that hangs.
+        signal.signal(signal.SIGALRM, lambda _number, _frame: os.killpg(0, signal.SIGKILL))
+        signal.alarm(int(timeout) + 5)
+        # Its lock is Ansible's own: a process killed while it holds that would stop the whole run.
+        Display().set_queue(None)
+        try:
+            result = call(name)
+        except AnsibleConnectionFailure as error:
+            result = {"unreachable": True, "msg": str(error)}
+        except Exception as error:
+            result = {"failed": True, "msg": f"{type(error).__name__}: {error}"}
+        with os.fdopen(pipe, "w") as stream:
+            json.dump(result, stream, default=str)
+    finally:
+        os._exit(0)
+
+
+def _forget(selector: selectors.BaseSelector, running: dict[int, Any], pipe: int, kill: bool = False) -> None:
+    """End the process of this pipe. One that has finished leaves its SSH master behind, for the tasks to come."""
+    _name, pid, _deadline, _said = running.pop(pipe)
+    selector.unregister(pipe)
+    os.close(pipe)
+    for target in (-pid, pid) if kill else ():  # its group; itself, where it has not made one yet
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _result(said: bytes | bytearray) -> dict[str, Any]:
+    try:
+        result = json.loads(said.decode())
+    except ValueError:
+        return {"failed": True, "msg": "the process that worked on this host ended without a result"}
+    return dict(result)
