@@ -1,0 +1,117 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.inventory.manager import split_host_pattern
+from ansible.plugins.action import ActionBase
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS, ONE_OF
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+
+PROBES = "evenkeel_probes"
+
+
+class ActionModule(ActionBase):
+    """Measure, then decide. It reaches the hosts of the group itself, and never the host that the task is of."""
+
+    BYPASS_HOST_LOOP = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE), required_one_of=ONE_OF)
+        inventory = Inventory(self, variables)
+        try:
+            if params["target"]:
+                reasons = _unresolved(inventory, params["target"])
+                return _result(_guard.Decision(reasons), done=["the names of the hosts"], error="UsageError")
+            return self._decide(inventory, params, variables)
+        except (EvenkeelError, AnsibleError, ValueError) as error:
+            return _result(_guard.Decision([str(error)]), error="UsageError")
+
+    def _decide(self, inventory: Inventory, params: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        group = inventory.hosts_of(params["group"])
+        wave = inventory.hosts_of(params["wave"] or variables.get("ansible_play_batch") or [])
+        everyone = variables.get("ansible_play_hosts_all") or []
+        present = variables.get("ansible_play_hosts") or []
+        earlier: list[str] = []
+        if params["confirmed"] and not self._task.check_mode:
+            known = _guard.earlier_hosts(everyone, self._task.get_play().order, wave)
+            if known is None:
+                raise ValueError(
+                    "order: shuffle leaves open which hosts were in earlier batches: choose another order for the play."
+                )
+            earlier = known
+
+        hosts = list(dict.fromkeys([*group, *wave, *earlier]))
+        # Before any of them is asked: a budget that cannot be read is no reason to wait for thirty seconds.
+        _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
+        domain = params["failure_domain"]
+        domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
+        probes = {
+            host: inventory.variable(host, PROBES, []) if params["probes"] is None else params["probes"]
+            for host in hosts
+        }
+
+        def measure(host: Host) -> dict[str, Any]:
+            result = host.module("ft_health", probes=probes[host.name], soak="0s", deadline="0s", store=params["store"])
+            return {key: result.get(key) for key in ("state", "host_state", "msg", "unreachable")}
+
+        told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))
+        measured = {host: _guard.measured(told[host]) for host in hosts}
+        decision = _guard.decide(
+            group,
+            wave,
+            measured,
+            params["min_healthy"],
+            params["max_unavailable"],
+            domains,
+            lost=[host for host in everyone if host not in present],
+            earlier=earlier,
+        )
+        return _result(
+            decision,
+            error="Refused",
+            done=[f"measured {len(hosts)} hosts"],
+            proved=[_said(host, measured[host]) for host in hosts],
+            healthy=decision.healthy,
+            unhealthy=decision.unhealthy,
+            unknown=decision.unknown,
+            in_flight=decision.in_flight,
+        )
+
+
+def _said(host: str, one: _guard.Measured) -> str:
+    parts = [one.state if one.reachable else "unreachable", one.flight or "", "" if one.state == "pass" else one.detail]
+    return f"{host}: " + "; ".join(part for part in parts if part)
+
+
+def _result(decision: _guard.Decision, error: str, **more: Any) -> dict[str, Any]:
+    reasons = decision.reasons
+    refused = {"failed": True, "msg": " ".join(reasons), "error": error} if reasons else {}
+    return report(
+        {"decision": "refuse" if reasons else "proceed", "reasons": reasons, "left": reasons, **more, **refused}
+    )
+
+
+def _unresolved(inventory: Inventory, target: list[str]) -> list[str]:
+    """Why these patterns do not say clearly which hosts are meant; empty when they do."""
+    limit = inventory.limits()
+    reasons = [
+        f"{part!r}, of the {where}, names no host of the inventory: correct it. Nothing was touched."
+        for where, patterns in (("target", target), ("limit", limit))
+        for part in split_host_pattern(patterns)
+        if not inventory.matching(part.lstrip("!&"), limited=False)
+    ]
+    if not reasons and not inventory.matching(target, limited=True):
+        within = f" within the limit {','.join(limit)!r}" if limit else ""
+        reasons.append(f"The target {','.join(target)!r} leaves no host{within}: correct it. Nothing was touched.")
+    return reasons

@@ -1,0 +1,181 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_guard
+short_description: Decide whether a disruptive step may start now
+description:
+  - Measures the health of a whole group now, and refuses the step when too few hosts would stay healthy, when too many
+    are in the middle of a change, or when a host that is about to change is not there.
+  - A host that is unreachable, or whose health is unknown, counts as unhealthy. A host of the wave may be unhealthy,
+    as the change may be its cure, but it must be reachable and in the middle of nothing.
+  - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
+    C(serial) past an unreachable host, whatever C(max_fail_percentage) and C(any_errors_fatal) say.
+  - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  group:
+    description:
+      - Names of the hosts, or of groups of the inventory, whose health counts; the limit of the run does not narrow
+        it. Required unless O(target) is given.
+    type: list
+    elements: str
+  wave:
+    description:
+      - Names of the hosts that are about to change. By default the hosts of this batch.
+    type: list
+    elements: str
+  probes:
+    description:
+      - Measurements of health, as for M(evenkeel.fault_tolerance.ft_health), the same for every host.
+      - By default each host's own variable C(evenkeel_probes). A host with no probes is healthy when it is reachable.
+    type: list
+    elements: dict
+  min_healthy:
+    description:
+      - How many hosts of the group must be healthy besides the wave, as a number, a percentage or V(quorum) (more
+        than half of the group). By default there is no limit.
+    type: str
+  max_unavailable:
+    description:
+      - How many hosts may be in flight at once, as a number or a percentage of the group. This wave counts, and so
+        does every host that an earlier run left in the middle of a change, or that does not answer. By default there
+        is no limit.
+    type: str
+  failure_domain:
+    description:
+      - Name of the inventory variable that says what fails together. With it, the hosts in flight must all be of one
+        failure domain.
+    type: str
+  confirmed:
+    description:
+      - Refuse unless every host of an earlier batch of this play ended V(confirmed). For plays that arm every host.
+    type: bool
+    default: false
+  target:
+    description:
+      - Patterns of hosts. Instead of measuring anything, refuse when a part of them, or of the limit of this run, names
+        no host of the inventory, or when together they leave none.
+      - For the first play of a playbook, on C(localhost,all), as Ansible skips a play without hosts in silence.
+    type: list
+    elements: str
+  timeout:
+    description:
+      - How long a host may take to answer; after that it counts as unreachable.
+    type: str
+    default: 30s
+attributes:
+  check_mode:
+    support: full
+    description: Measures and decides the same. Only O(confirmed) is left out, as nothing was armed.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: Changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Keep a quorum of the web servers serving
+  evenkeel.fault_tolerance.ft_guard:
+    group: web
+    min_healthy: quorum
+    max_unavailable: 1
+    probes:
+      - http: {url: http://localhost/, status: 200}
+"""
+
+RETURN = r"""
+decision:
+  description: V(proceed) or V(refuse).
+  returned: always
+  type: str
+reasons:
+  description: Why the step is refused, each a sentence with the names of the hosts and what to do next.
+  returned: always
+  type: list
+  elements: str
+healthy:
+  description: Hosts whose probes pass now.
+  returned: when it was measured
+  type: list
+  elements: str
+unhealthy:
+  description: Hosts of which a probe fails.
+  returned: when it was measured
+  type: list
+  elements: str
+unknown:
+  description: Hosts whose health is not known, unreachable ones among them.
+  returned: when it was measured
+  type: list
+  elements: str
+in_flight:
+  description: Hosts in the middle of a change, whoever began it.
+  returned: when it was measured
+  type: list
+  elements: str
+planned:
+  description: Nothing; a guard changes nothing.
+  returned: always
+  type: list
+  elements: str
+done:
+  description: What was measured.
+  returned: always
+  type: list
+  elements: str
+proved:
+  description: For each host, what it said.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: The reasons against the step.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: The reasons in one text.
+  returned: failure
+  type: str
+"""
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+
+ARGUMENTS = {
+    "group": {"type": "list", "elements": "str"},
+    "wave": {"type": "list", "elements": "str"},
+    "probes": {"type": "list", "elements": "dict"},
+    "min_healthy": {"type": "str"},
+    "max_unavailable": {"type": "str"},
+    "failure_domain": {"type": "str"},
+    "confirmed": {"type": "bool", "default": False},
+    "target": {"type": "list", "elements": "str"},
+    "timeout": {"type": "str", "default": "30s"},
+}
+ONE_OF = [("group", "target")]
+
+
+def work(params: dict[str, object], check_mode: bool) -> dict[str, object]:
+    raise UsageError(
+        "ft_guard decides on the controller, and nothing was decided: call it by its full name"
+        " evenkeel.fault_tolerance.ft_guard, from a playbook"
+    )
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work, required_one_of=ONE_OF)
+
+
+if __name__ == "__main__":
+    main()
