@@ -32,7 +32,7 @@ _DRAIN = 3.0
 def install(store: Store) -> str:
     """Write the zipapp of this library, as it runs now, below the store; its path.
 
-    Its name holds its hash: an agent that is waiting keeps the file it was started from.
+    Its name holds its hash: an agent that is waiting keeps the file it was started from, until no change is armed.
     """
     data = _zipapp()
     folder = store.join("agent")
@@ -40,6 +40,10 @@ def install(store: Store) -> str:
     path = os.path.join(folder, f"evenkeel-{hashlib.sha256(data).hexdigest()[:12]}.pyz")
     if not os.path.exists(path):
         write_file(path, data, 0o400)
+    if _deadman.armed(store) is None:
+        for other in os.listdir(folder):
+            if other != os.path.basename(path):
+                os.unlink(os.path.join(folder, other))
     return path
 
 
