@@ -238,5 +238,4 @@ def _result(made: Plan, done: Sequence[Step], proved: list[str]) -> dict[str, An
         "proved": proved,
         "left": [],
         "diff": made.diff,
-        "restart_needed": [],
     }

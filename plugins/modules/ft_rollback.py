@@ -68,11 +68,6 @@ undo:
   description: The checkpoint of what was replaced; empty when nothing was.
   returned: success
   type: str
-restart_needed:
-  description: Units outside the checkpoint that run with files that were replaced.
-  returned: success
-  type: list
-  elements: str
 planned:
   description: What was to be done, in order.
   returned: always

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from evenkeel.collection import collections_path
 
 LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
@@ -40,16 +41,27 @@ else:
         finish(store)
 """
 CALLS = [
-    "rename", "renameat", "renameat2", "link", "linkat", "symlinkat", "mkdir", "mkdirat", "mknodat", "unlink", "unlinkat", "rmdir",
-    "chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "lchown", "setxattr", "fsetxattr", "removexattr", "fremovexattr",
-    "utimensat", "ftruncate", "write", "pwrite64", "fsync", "syncfs", "ioctl",
-]  # fmt: skip
+    *("rename", "renameat", "renameat2", "link", "linkat", "symlinkat", "mkdir", "mkdirat", "mknodat", "unlink"),
+    *("unlinkat", "rmdir", "chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "lchown", "setxattr"),
+    *("fsetxattr", "removexattr", "fremovexattr", "utimensat", "ftruncate", "write", "pwrite64", "fsync", "syncfs"),
+    "ioctl",
+]
 
 pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
 
 def argv(what: str, work: Path, name: str = "before") -> list[str]:
-    return [sys.executable, "-B", "-c", PROGRAM, str(collections_path()), what, str(work / "store"), str(work / "live"), name]
+    return [
+        sys.executable,
+        "-B",
+        "-c",
+        PROGRAM,
+        str(collections_path()),
+        what,
+        str(work / "store"),
+        str(work / "live"),
+        name,
+    ]
 
 
 def run(what: str, work: Path, name: str = "before") -> None:
@@ -94,7 +106,9 @@ def store_is_whole(work: Path) -> bool:
     store = work / "store"
     ids = {one for ref in (store / "refs").iterdir() if ".tmp-" not in ref.name for one in ref.read_text().split()}
     listing = "".join(f"{one}  {store}/manifests/{one}\n" for one in ids)
-    if subprocess.run(["sha256sum", "-c", "--quiet"], input=listing, text=True, capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["sha256sum", "-c", "--quiet"], input=listing, text=True, capture_output=True, check=False
+    ).returncode:
         return False
     code = (
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"

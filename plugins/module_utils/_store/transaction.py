@@ -87,11 +87,23 @@ def close(journal: str) -> None:
             anchors = json.load(stream)
     except FileNotFoundError:
         anchors = []
-    for path in anchors:
-        if os.path.basename(path).startswith(_STAGE):
-            shutil.rmtree(path, ignore_errors=True)
+    for path, before, after in anchors:
+        if not os.path.basename(path).startswith(_STAGE):
+            continue
+        parent = os.path.dirname(path)
+        now = os.stat(parent).st_mtime_ns
+        shutil.rmtree(path, ignore_errors=True)
+        # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
+        _set_mtime(parent, before if now == after else now)
     shutil.rmtree(journal)
     fsync_dir(os.path.dirname(journal))
+
+
+def _set_mtime(path: str, mtime: int) -> None:
+    try:
+        os.utime(path, ns=(mtime, mtime))
+    except PermissionError:
+        return  # Not ours: then it is none that we were asked to put back.
 
 
 def pending(store: Store) -> list[str]:
@@ -150,6 +162,7 @@ class _Anchors:
         self.journal = journal
         self.name = _STAGE + os.path.basename(journal)
         self.paths: list[str] = []
+        self._notes: list[list[Any]] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}
         self._mounts = sorted(mount_points(), key=len, reverse=True)
@@ -162,13 +175,21 @@ class _Anchors:
         if parent not in self._of:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
             if place not in self.paths:
+                above = os.path.dirname(place)
+                before = os.stat(above).st_mtime_ns
                 self.paths.append(place)
                 # Known to the journal before it exists, so that it is found after a kill.
-                write_file(os.path.join(self.journal, "anchors"), json.dumps(self.paths).encode())
+                self._note([place, before, before])
                 os.mkdir(place, 0o700)
                 self._fds.append(open_dir(os.fsencode(place)))
+                self._notes.pop()
+                self._note([place, before, os.stat(above).st_mtime_ns])
             self._of[parent] = self.paths.index(place)
         return self._of[parent]
+
+    def _note(self, note: list[Any]) -> None:
+        self._notes.append(note)
+        write_file(os.path.join(self.journal, "anchors"), json.dumps(self._notes).encode())
 
     def fd(self, number: int) -> int:
         return self._fds[number]
@@ -182,20 +203,20 @@ class _Anchors:
         os.close(fd)
         device = os.lstat(parent).st_dev
         mount = next(one for one in self._mounts if (parent + b"/").startswith(one.rstrip(b"/") + b"/"))
+        usable: list[bytes] = []
         for above in [*ancestors(parent + b"/"), parent]:
             info = os.lstat(above)
             inside = (above + b"/").startswith(mount.rstrip(b"/") + b"/")
-            if (
-                inside
-                and info.st_dev == device
-                and info.st_uid == os.geteuid()
-                and not info.st_mode & 0o022
-                and os.access(above, os.W_OK)
-            ):
-                return above
+            if inside and info.st_dev == device and os.access(above, os.W_OK | os.X_OK):
+                # Best where nobody else can rename the staging directory away. It is checked again when it is used.
+                if info.st_uid == os.geteuid() and (not info.st_mode & 0o022 or info.st_mode & stat.S_ISVTX):
+                    return above
+                usable.append(above)
+        if usable:
+            return usable[0]
         raise Refused(
-            f"there is no place to stage a rollback for {os.fsdecode(parent)}: neither it nor a directory above it on "
-            "the same file system belongs to this user and to nobody else; nothing was changed"
+            f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it nor to "
+            "a directory above it on the same file system; nothing was changed"
         )
 
 
@@ -327,7 +348,7 @@ def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
 
 
 def _apply(journal: str, plan: dict[str, Any]) -> Finished:
-    anchors = [open_dir(os.fsencode(path)) for path in plan["anchors"]]
+    anchors = [_own(path) for path in plan["anchors"]]
     left: list[str] = []
     problems: list[str] = []
     try:
@@ -364,6 +385,18 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             left=left,
         )
     return Finished(journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]])
+
+
+def _own(path: str) -> int:
+    """The staging directory, if it is still ours alone."""
+    fd = open_dir(os.fsencode(path))
+    info = os.fstat(fd)
+    if info.st_uid != os.geteuid() or info.st_mode & 0o077:
+        os.close(fd)
+        raise RestoreFailed(
+            f"the staging directory {path} is not ours any more; nothing was taken from it", left=[path]
+        )
+    return fd
 
 
 def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents) -> None:

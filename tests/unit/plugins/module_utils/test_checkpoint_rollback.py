@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoi
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Busy,
     Damaged,
+    EvenkeelError,
     NotFound,
     Refused,
     UsageError,
@@ -301,8 +303,6 @@ def test_another_format_is_refused(store: Store, tree: Path) -> None:
 
 
 def test_an_immutable_file_is_refused_before_anything_changes(store: Store, tree: Path) -> None:
-    import subprocess
-
     checkpoint(store, "before", protect(tree))
     (tree / "sub" / "small").write_text("changed too")
     (tree / "a").write_text("changed")
@@ -336,3 +336,47 @@ def test_every_line_of_a_manifest_reads_back(tree: Path) -> None:
 def test_garbled_lines_are_damage(line: str) -> None:
     with pytest.raises(Damaged):
         Entry.parse(line)
+
+
+def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree: Path) -> None:
+    class Restless(Hasher):
+        """Whoever reads the file finds it changed right after."""
+
+        def add(self, data: bytes) -> str:
+            with open(tree / "a", "ab") as stream:
+                stream.write(b".")
+            return super().add(data)
+
+    with pytest.raises(EvenkeelError, match=r"live/a is unstable.*exclude it"):
+        files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
+
+
+def test_a_mount_inside_a_tree_is_put_back_on_its_own_file_system(store: Store, tree: Path) -> None:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "none", tree / "empty"], check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        (tree / "empty" / "inside").write_text("recorded")
+        copy = copy_of(tree)
+        checkpoint(store, "before", protect(tree))
+        (tree / "empty" / "inside").write_text("changed")
+        (tree / "empty" / "more").write_text("new")
+        (tree / "a").write_text("changed")
+        rollback(store, "before")
+        assert differences(copy, tree) == ""
+        checkpoint(store, "without", protect(tree, exclude=["inside"]))
+    finally:
+        subprocess.run(["umount", tree / "empty"], check=True)
+
+
+def test_a_mount_point_that_would_have_to_go_is_refused(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "mounted").mkdir()
+    (tree / "a").write_text("changed")
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "none", tree / "mounted"], check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        with pytest.raises(Refused, match=r"mounted is a mount point.*nothing was changed"):
+            rollback(store, "before")
+        assert (tree / "a").read_text() == "changed"
+    finally:
+        subprocess.run(["umount", tree / "mounted"], check=True)
