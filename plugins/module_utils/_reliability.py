@@ -121,7 +121,7 @@ def any_of(chances: Sequence[Number]) -> float:
 def _at_least_one(chances: Sequence[float]) -> float:
     if 1.0 in chances:
         return 1.0
-    return -math.expm1(math.fsum(math.log1p(-p) for p in chances))
+    return 0.0 - math.expm1(math.fsum(math.log1p(-p) for p in chances))
 
 
 def k_of_n(k: int, n: int, availability: Number, common_cause: Number = 0.0) -> float:
@@ -385,14 +385,14 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
         raise UsageError(f"annual_failure_rate is {annual_failure_rate!r}: give failures per year, 0 or more")
     window = _duration("repair_seconds", repair_seconds)
     if t == 0:
-        return -math.expm1(-n * rate)  # any failure loses: the window cancels out of the formula
+        return 0.0 - math.expm1(-n * rate)  # any failure loses: the window cancels out of the formula
     if window == 0.0:
         return 0.0
     mean = rate * (window / YEAR)
     lost = _binomial_tail(t + 1, n, -math.expm1(-mean), math.exp(-mean))
-    if lost >= 1.0:
-        return 1.0
-    return -math.expm1(math.log1p(-lost) * (YEAR / window))
+    if lost in (0.0, 1.0):
+        return lost
+    return 0.0 - math.expm1(math.log1p(-lost) * (YEAR / window))
 
 
 def mttdl(n: int, tolerated: int, mtbf: Number, mttr: Number, parallel_repair: bool = True) -> float:

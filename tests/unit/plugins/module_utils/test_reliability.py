@@ -16,8 +16,12 @@ from fractions import Fraction
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _reliability as r
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+# A slow machine is no error; a failure found once is in the example database.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -268,7 +272,7 @@ def test_certain_components(n: int) -> None:
             assert r.k_of_n(k, n, 1.0, beta) == 1.0
             assert r.unavailability(k, n, 0.0, beta) == 0.0
         assert r.k_of_n(k, n, 0.0) == 0.0
-    assert r.parallel([0.0] * n) == 0.0
+    assert str(r.parallel([0.0] * n)) == "0.0"
     assert r.parallel([0.0, 1.0]) == 1.0
     assert r.series([1.0] * n) == 1.0
 
@@ -317,6 +321,7 @@ def test_limits_of_checkpoints() -> None:
 def test_limits_of_loss() -> None:
     assert r.loss_probability(3, 2, 0.0, DAY) == 0.0
     assert r.loss_probability(3, 2, 0.1, 0) == 0.0
+    assert r.loss_probability(3, 2, 0.1, 5e-324) == 0.0
     assert r.loss_probability(1, 0, 0.1, DAY) == pytest.approx(-math.expm1(-0.1), rel=1e-15)
     assert r.loss_probability(3, 2, 1e300, DAY) == 1.0
     # With nothing tolerated the window cancels: any of three copies fails within the year.
