@@ -20,13 +20,14 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ FIRST_ADDRESS = 11
 FIRST_EXTRA_ADDRESS = 201
 MAX_HOSTS = FIRST_EXTRA_ADDRESS - FIRST_ADDRESS
 INOTIFY_INSTANCES = 4096
+LOCK_MARK = "EVENKEEL_LAB_LOCK"
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SETTLED = ("running", "degraded")
@@ -86,6 +88,19 @@ class Host:
     group: str = "web"
 
 
+@dataclass(frozen=True)
+class Network:
+    """The network of a lab, and with its labels the record on this machine that the lab exists.
+
+    ``root`` is the lab's folder; ``owner`` the identity of the process whose end is also the lab's, or nothing.
+    """
+
+    name: str
+    subnet: str
+    root: Path
+    owner: str
+
+
 def say(text: str) -> None:
     """Progress, for a person: on stderr, so that stdout stays what was asked for."""
     print(text, file=sys.stderr, flush=True)
@@ -94,22 +109,31 @@ def say(text: str) -> None:
 def run(
     argv: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command, capture its output. A failure, or a timeout (seconds), is a LabError that quotes it."""
+    """Run a command, capture its output. A failure, or a timeout (seconds), is a LabError that quotes it.
+
+    The command is in a session of its own and is let go on: Ctrl-C, or a signal to the process group, ends this
+    script, but never a podman half-way, which would leave a network card or an address taken.
+    """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             argv,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=timeout,
             env={**os.environ, "PATH": TOOL_PATH},
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]} is not installed: 'lab.py up' installs it on Debian, as root") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"'{shlex.join(argv)}' did not end within {timeout:g} s") from error
+    with process:
+        try:
+            output, errors = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise LabError(f"'{shlex.join(argv)}' did not end within {timeout:g} s") from error
+    done = subprocess.CompletedProcess(argv, process.returncode, output, errors)
     if check and done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
         raise LabError(f"'{shlex.join(argv)}' failed (rc {done.returncode}): {' / '.join(said[-5:])}")
@@ -170,7 +194,11 @@ def allow_hosts() -> None:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """One command at a time changes the labs of this repository. The lock ends with the process."""
+    """One command at a time changes the labs of this repository.
+
+    The kernel ends the lock with the process, but a podman that a killed process had started goes on: it is
+    waited for, because what is removed under its hands would leave its address taken for ever.
+    """
     STATE.mkdir(exist_ok=True)
     fd = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -179,9 +207,24 @@ def locked() -> Iterator[None]:
         except BlockingIOError:
             say("waiting for another lab command to end")
             fcntl.flock(fd, fcntl.LOCK_EX)
+        end = time.monotonic() + 30
+        while any(started_under_lock(process) for process in Path("/proc").glob("[0-9]*")) and time.monotonic() < end:
+            time.sleep(0.1)
+        os.environ[LOCK_MARK] = str(STATE)
         yield
     finally:
+        os.environ.pop(LOCK_MARK, None)
         os.close(fd)
+
+
+def started_under_lock(process: Path) -> bool:
+    """Whether a process, given as its folder in /proc, is a podman that was started under the lock of these labs."""
+    try:
+        return (process / "comm").read_text() == "podman\n" and f"{LOCK_MARK}={STATE}".encode() in (
+            process / "environ"
+        ).read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def process_identity(pid: int) -> str | None:
@@ -261,13 +304,22 @@ def build_with_mmdebstrap(release: str) -> str:
     lines = (HERE / "packages.txt").read_text().splitlines()
     packages = ",".join(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     work = STATE / "build"
-    # A killed build leaves its tree here; its mounts died with it, and are not followed if they did not.
+    # A killed build leaves its tree here.
     run(["rm", "-rf", "--one-file-system", str(work)])
     work.mkdir(mode=0o755)
     try:
         with (
             subprocess.Popen(
-                ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", f"--include={packages}"]
+                # In a mount namespace of its own: what it mounts is gone when it is killed.
+                [
+                    "unshare",
+                    "--mount",
+                    "mmdebstrap",
+                    "--mode=root",
+                    "--variant=minbase",
+                    "--format=tar",
+                    f"--include={packages}",
+                ]
                 + [f"--aptopt={option}" for option in apt_options()]
                 + [f'--customize-hook=cp {shlex.quote(str(HERE / "configure.sh"))} "$1/configure.sh"']
                 + ['--customize-hook=chroot "$1" sh /configure.sh', '--customize-hook=rm "$1/configure.sh"']
@@ -373,10 +425,9 @@ class Lab:
     @property
     def hosts(self) -> list[Host]:
         """The hosts of the lab as it was started."""
-        try:
-            record = json.loads((self.path / "lab.json").read_text())
-        except FileNotFoundError:
-            raise LabError(f"no lab '{self.name}' in {STATE}: start it with 'lab.py up --name {self.name}'") from None
+        record = self._record()
+        if not record:
+            raise LabError(f"no lab '{self.name}' in {STATE}: start it with 'lab.py up --name {self.name}'")
         return [Host(**host) for host in record["hosts"]]
 
     def host(self, name: str) -> Host:
@@ -423,12 +474,12 @@ class Lab:
                     f"'lab.py down --name {self.name}' first, or choose another --name"
                 )
             image = build_image(release)
-            subnet = self._network()
+            network = self._network()
             hosts = [Host(**host) for host in record.get("hosts", [])]
             if self._wanted is not None or not hosts:
                 names = [f"web{number}" for number in range(1, (self._wanted or 5) + 1)]
-                hosts = [make_host(subnet, name, []) for name in names]
-            self._reconcile(release, image, hosts)
+                hosts = [make_host(network.subnet, name, []) for name in names]
+            self._reconcile(release, image, network, hosts)
         say(f"lab '{self.name}': {len(hosts)} hosts answer, after {time.monotonic() - start:.1f} s")
         return self
 
@@ -438,7 +489,7 @@ class Lab:
             raise LabError("removing a lab needs root: run it with sudo")
         with locked():
             self._refuse_others()
-            existed = self.path.exists() or network_labels(self.name) is not None
+            existed = self.path.exists() or networks(self.name)
             remove(self.name)
             shutil.rmtree(self.path, ignore_errors=True)
         say(f"lab '{self.name}': {'removed' if existed else 'nothing to remove'}")
@@ -453,8 +504,8 @@ class Lab:
                 raise LabError(
                     f"lab '{self.name}' has a host '{name}' already: 'recreate' puts a fresh one in its place"
                 )
-            new = make_host(record["subnet"], name, hosts, group=group, rack=rack)
-            self._reconcile(record["release"], build_image(record["release"]), [*hosts, new])
+            new = make_host(self._network().subnet, name, hosts, group=group, rack=rack)
+            self._reconcile(record["release"], build_image(record["release"]), self._network(), [*hosts, new])
         return new
 
     def recreate(self, name: str) -> Host:
@@ -466,7 +517,7 @@ class Lab:
             podman("rm", "--force", "--time", "0", "--ignore", self._container(name))
             shutil.rmtree(self.path / "hosts" / name, ignore_errors=True)
             self.connect(name)
-            self._reconcile(record["release"], build_image(record["release"]), self.hosts)
+            self._reconcile(record["release"], build_image(record["release"]), self._network(), self.hosts)
         return host
 
     # What happens to hosts.
@@ -607,7 +658,7 @@ class Lab:
     # From here on: how it is done.
 
     def _container(self, host: str) -> str:
-        return f"{network_name(self.name)}-{host}"
+        return f"evenkeel-{self.name}-{host}"
 
     def _record(self) -> dict[str, Any]:
         try:
@@ -629,46 +680,40 @@ class Lab:
 
     def _refuse_others(self) -> None:
         """Container names are the machine's: a living lab of the same name elsewhere is not ours to touch."""
-        root = (network_labels(self.name) or {}).get("evenkeel.lab.root", str(self.path))
-        if root != str(self.path) and Path(root, "lab.json").exists():
-            raise LabError(f"a lab '{self.name}' runs from {root}: choose another --name, or take that one down")
+        for network in networks(self.name):
+            if network.root != self.path and network.root.is_dir():
+                raise LabError(
+                    f"a lab '{self.name}' runs from {network.root}: choose another --name, or take that one down"
+                )
 
     def _remove_leftovers(self) -> None:
         """Remove labs whose process was killed, and what is left under our name without a record of it."""
-        for network in json.loads(podman("network", "ls", "--format", "json")):
-            labels = network.get("labels") or {}
-            owner, root = labels.get("evenkeel.lab.owner"), Path(labels.get("evenkeel.lab.root", ""))
-            if owner and process_identity(int(owner.partition(":")[0])) != owner and root.parent.name == ".lab":
-                say(f"lab '{root.name}': removed, its process was killed")
-                remove(root.name)
-                shutil.rmtree(root, ignore_errors=True)
+        for network in networks():
+            pid = network.owner.partition(":")[0]
+            if pid and process_identity(int(pid)) != network.owner:
+                say(f"lab '{network.root.name}': removed, its process was killed")
+                remove(network.root.name)
+                shutil.rmtree(network.root, ignore_errors=True)
         self._refuse_others()
-        labels = network_labels(self.name)
-        ours = labels is not None and labels.get("evenkeel.lab.root") == str(self.path)
+        ours = [network.root for network in networks(self.name)] == [self.path]
         if not (ours and (self.path / "lab.json").exists()):
             remove(self.name)
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def _network(self) -> str:
-        """The lab's network, made if it is not there. Its subnet, which podman chose so that none collide."""
-        network = network_name(self.name)
-        if network_labels(self.name) is None:
-            owner = ("--label", f"evenkeel.lab.owner={self._owner}") if self._owner else ()
-            podman(
-                "network",
-                "create",
-                "--disable-dns",
-                "--label",
-                f"evenkeel.lab.root={self.path}",
-                *owner,
-                network,
-            )
-        return str(podman("network", "inspect", "--format", "{{(index .Subnets 0).Subnet}}", network))
+    def _network(self) -> Network:
+        """The lab's network, made if it is not there; podman chooses its subnet so that none collide."""
+        if not networks(self.name):
+            labels = [f"--label=evenkeel.lab.root={self.path}"]
+            if self._owner:
+                labels.append(f"--label=evenkeel.lab.owner={self._owner}")
+            # The name is never used again: what podman remembers of a name outlives the network.
+            podman("network", "create", "--disable-dns", *labels, f"evenkeel-{self.name}-{secrets.token_hex(3)}")
+        return networks(self.name)[0]
 
-    def _reconcile(self, release: str, image: str, hosts: list[Host]) -> None:
+    def _reconcile(self, release: str, image: str, network: Network, hosts: list[Host]) -> None:
         """Make containers, keys and files those of ``hosts``."""
         allow_hosts()
-        self._write_files(release, hosts)
+        self._write_files(hosts)
         wanted = {host.name for host in hosts}
         running: list[str] = []
         stopped: list[str] = []
@@ -687,31 +732,28 @@ class Lab:
         fresh = [host for host in hosts if host.name not in running + stopped]
         if fresh:
             say(f"lab '{self.name}': starting {' '.join(host.name for host in fresh)}")
-            in_parallel(lambda host: self._create(image, host), fresh)
+            in_parallel(lambda host: self._create(image, network, host), fresh)
             self._give_identity(fresh)
-            self._write_files(release, hosts)
+            self._write_files(hosts)
         if stopped:
             say(f"lab '{self.name}': starting {' '.join(stopped)} again")
         to_start = [self._container(name) for name in [*(host.name for host in fresh), *stopped]]
         in_parallel(lambda container: podman("start", container), to_start)
+        # Only now is the lab there: the next run begins anew if this one was killed before.
+        record = {"release": release, "hosts": [asdict(host) for host in hosts]}
+        replace_file(self.path / "lab.json", json.dumps(record, indent=2) + "\n")
         self._hand_over()
         cut = self._cut()
         in_parallel(self._answers, [host.name for host in hosts if host.address not in cut])
 
-    def _create(self, image: str, host: Host) -> None:
+    def _create(self, image: str, network: Network, host: Host) -> None:
         number = int(ipaddress.ip_address(host.address))
         podman(
             *("create", "--name", self._container(host.name), "--hostname", host.name),
             *("--label", f"evenkeel.lab={self.name}", "--label", f"evenkeel.lab.host={host.name}"),
             # The network card stays the same over a restart, so that nobody's ARP cache is wrong after it.
-            *(
-                "--network",
-                network_name(self.name),
-                "--ip",
-                host.address,
-                "--mac-address",
-                f"02:65:{number.to_bytes(4).hex(':')}",
-            ),
+            f"--mac-address=02:65:{number.to_bytes(4).hex(':')}",
+            *("--network", network.name, "--ip", host.address),
             # /etc/hosts and /etc/resolv.conf are the host's own files, not mounts that nothing can replace.
             *("--no-hosts", "--dns", "none"),
             *("--systemd", "always", "--restart", "always", "--stop-signal", "SIGRTMIN+3"),
@@ -746,8 +788,8 @@ class Lab:
         finally:
             podman("umount", *names, check=False)
 
-    def _write_files(self, release: str, hosts: list[Host]) -> None:
-        """Write what is needed to reach the hosts, and the record of them."""
+    def _write_files(self, hosts: list[Host]) -> None:
+        """Write what is needed to reach the hosts."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         (self.path / "hosts").mkdir(exist_ok=True)
         keygen(self.path / "key", f"lab {self.name}")
@@ -760,12 +802,6 @@ class Lab:
         replace_file(self.ssh_config, ssh_config(self.path, hosts))
         for user in USERS:
             replace_file(self.inventory_as(user), inventory(self.ssh_config, self.path / "key", hosts, user))
-        record = {
-            "release": release,
-            "subnet": self._network(),
-            "hosts": [asdict(host) for host in hosts],
-        }
-        replace_file(self.path / "lab.json", json.dumps(record, indent=2) + "\n")
 
     def _hand_over(self) -> None:
         """Under sudo, what is needed to reach the hosts belongs to the person who called."""
@@ -797,20 +833,21 @@ class Lab:
         )
 
 
-def network_name(lab: str) -> str:
-    """Name of a lab's network, and what the names of its containers begin with."""
-    return f"evenkeel-{lab}"
+def networks(lab: str | None = None) -> list[Network]:
+    """The networks of a lab, of which there is one or none; without a name those of all labs of this machine."""
+    found = []
+    for entry in json.loads(podman("network", "ls", "--format", "json")):
+        labels = entry.get("labels") or {}
+        root = Path(labels.get("evenkeel.lab.root", ""))
+        if root.parent.name == STATE.name and lab in (None, root.name):
+            subnet = entry["subnets"][0]["subnet"]
+            found.append(Network(entry["name"], subnet, root, labels.get("evenkeel.lab.owner", "")))
+    return found
 
 
 def firewall_table(lab: str) -> str:
     """Name of the table in the machine's firewall that disconnects hosts of a lab."""
     return f"evenkeel_{lab.replace('-', '_')}"
-
-
-def network_labels(lab: str) -> Mapping[str, str] | None:
-    """Labels of a lab's network; None when there is no such network."""
-    done = run([*engine(), "network", "inspect", network_name(lab)], check=False)
-    return (json.loads(done.stdout)[0].get("labels") or {}) if done.returncode == 0 else None
 
 
 def containers(lab: str) -> list[tuple[str, str, bool, str]]:
@@ -832,8 +869,8 @@ def remove(lab: str) -> None:
     ids = [container for _, _, _, container in containers(lab)]
     if ids:
         podman("rm", "--force", "--time", "0", *ids)
-    if network_labels(lab) is not None:
-        podman("network", "rm", network_name(lab))
+    for network in networks(lab):
+        podman("network", "rm", network.name)
     table = f"bridge {firewall_table(lab)}"
     nft(f"add table {table}\ndelete table {table}\n")
 
@@ -998,6 +1035,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return perform(args)
     except LabError as error:
         say(f"lab.py: {error}")
+        if args.command == "up":
+            say(f"lab.py: 'up' again goes on, 'down --name {args.name}' removes what there is")
         return 1
     except KeyboardInterrupt:
         say("lab.py: interrupted; run the same again to go on, or 'lab.py down' to remove what is there")

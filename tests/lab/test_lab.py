@@ -192,6 +192,23 @@ def test_a_disconnected_host_is_silent_until_it_is_connected(fleet: Lab) -> None
     assert fleet.ssh("web3", ["hostname"]).stdout == "web3\n"
 
 
+def test_nothing_leaves_a_disconnected_host(fleet: Lab) -> None:
+    gateway = out(fleet, "web3", "ip -4 route show default").split()[2]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind((gateway, 0))
+        listener.settimeout(1)
+        send = f"import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(b'x', {listener.getsockname()})"
+        fleet.exec("web3", ["python3", "-c", send])
+        assert listener.recv(1) == b"x"
+        fleet.disconnect("web3")
+        try:
+            fleet.exec("web3", ["python3", "-c", send])
+            with pytest.raises(TimeoutError):
+                listener.recv(1)
+        finally:
+            fleet.connect("web3")
+
+
 def test_an_open_connection_survives_a_short_disconnection(fleet: Lab) -> None:
     with socket.create_connection((fleet.host("web3").address, 80), timeout=30) as connection:
         fleet.disconnect("web3")
@@ -252,7 +269,7 @@ def container_ids(name: str) -> dict[str, str]:
 def leftovers(name: str) -> list[str]:
     """What there is of a lab on this machine."""
     found = [f"container {host}" for host in container_ids(name)]
-    if laboratory.network_labels(name) is not None:
+    if laboratory.networks(name):
         found.append("network")
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
     if laboratory.firewall_table(name) in tables.split():
@@ -279,7 +296,7 @@ def test_up_repairs_what_is_stopped_lost_or_half_made(fleet: Lab) -> None:
     # Killed between the creation of a container and its start.
     laboratory.podman("rm", "--force", "--time", "0", before["web3"])
     image = laboratory.image_name("bookworm")
-    fleet._create(image, fleet.host("web3"))
+    fleet._create(image, fleet._network(), fleet.host("web3"))
     half_made = container_ids("pytest")["web3"]
     fleet.up()
     after = container_ids("pytest")
