@@ -12,6 +12,7 @@ import itertools
 import math
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _reliability as r
@@ -27,12 +28,17 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 probability = st.floats(0.0, 1.0)
 # Down to where a double holds 1e-6 relative at all (subnormal numbers do not).
-tiny = st.floats(1e-18, 1e-3)
+tiny = st.floats(-18.0, -3.0).map(lambda exponent: 10.0**exponent)
 duration = st.floats(1e-3, 1e10)
 # Any finite number of seconds, for "no NaN, no overflow".
 wild = st.floats(0.0, 1e308, allow_nan=False)
 wild_positive = st.floats(1e-300, 1e308, allow_nan=False)
 RELATIVE = 1e-6
+
+
+def close(expected: float, relative: float) -> Any:
+    """As pytest.approx, without its absolute tolerance of 1e-12, under which every tiny number is right."""
+    return pytest.approx(expected, rel=relative, abs=0.0)
 
 
 # Published figures
@@ -89,8 +95,8 @@ def test_k_of_n_published(k: int, n: int, component: float, published: float) ->
 
 def test_beta_factor_published() -> None:
     """FTA Studio, Common-cause failure, Beta-factor vs MGL: 2 of 3 sensors, 1e-3 each, beta 0.05: about 5.3e-5."""
-    assert r.unavailability(2, 3, 1e-3, 0.05) == pytest.approx(5.3e-5, rel=0.01)
-    assert r.unavailability(2, 3, 1e-3) == pytest.approx(3e-6, rel=0.01)
+    assert r.unavailability(2, 3, 1e-3, 0.05) == close(5.3e-5, 0.01)
+    assert r.unavailability(2, 3, 1e-3) == close(3e-6, 0.01)
 
 
 def test_aws_series_and_parallel() -> None:
@@ -99,7 +105,7 @@ def test_aws_series_and_parallel() -> None:
     AWS, Availability and Beyond: two redundant subsystems of 99 % make 99.99 %.
     """
     assert round(r.series([0.9999] * 3), 4) == 0.9997
-    assert r.parallel([0.99, 0.99]) == pytest.approx(0.9999, rel=1e-12)
+    assert r.parallel([0.99, 0.99]) == close(0.9999, 1e-12)
 
 
 def test_azure_composite_sla() -> None:
@@ -135,7 +141,7 @@ def test_backblaze_erasure_code(lost_shards: int, annual_loss: float, durability
 def test_mirrored_disks_silberschatz() -> None:
     """Silberschatz, Galvin, Gagne, Operating System Concepts, RAID: 100,000 h and 10 h: 500e6 h, 57,000 years."""
     hours = r.mttdl(2, 1, 100_000 * HOUR, 10 * HOUR) / HOUR
-    assert hours == pytest.approx(500e6, rel=1e-3)
+    assert hours == close(500e6, 1e-3)
     assert round(hours * HOUR / r.YEAR, -3) == 57_000
 
 
@@ -145,13 +151,13 @@ def test_disk_array_of_ut_austin_cs439() -> None:
     20 disks in 2 groups of 10 with one parity each, MTTF 1.5e6 h, MTTR 10 h: MTTDL 1.25e9 h.
     """
     hours = r.mttdl(10, 1, 1.5e6 * HOUR, 10 * HOUR) / 2 / HOUR
-    assert hours == pytest.approx(1.25e9, rel=1e-3)
+    assert hours == close(1.25e9, 1e-3)
 
 
 def test_gibson_mirrored_pair_exactly() -> None:
     """Gibson 1992: (3*lambda + mu) / (2*lambda**2)."""
     fail, repair = 1 / (1000 * HOUR), 1 / (7 * HOUR)
-    assert r.mttdl(2, 1, 1 / fail, 1 / repair) == pytest.approx((3 * fail + repair) / (2 * fail**2), rel=1e-12)
+    assert r.mttdl(2, 1, 1 / fail, 1 / repair) == close((3 * fail + repair) / (2 * fail**2), 1e-12)
 
 
 def test_sre_workbook_burn_rates() -> None:
@@ -175,10 +181,10 @@ def test_k_of_n_is_exact(n: int, data: st.DataObject, p: float) -> None:
     k = data.draw(st.integers(1, n))
     exact = exact_tail(k, n, Fraction(p))
     if exact > Fraction(1, 10**300):
-        assert r.k_of_n(k, n, p) == pytest.approx(float(exact), rel=RELATIVE)
+        assert r.k_of_n(k, n, p) == close(float(exact), RELATIVE)
     down = exact_tail(n - k + 1, n, Fraction(p))
     if down > Fraction(1, 10**300):
-        assert r.unavailability(k, n, p) == pytest.approx(float(down), rel=RELATIVE)
+        assert r.unavailability(k, n, p) == close(float(down), RELATIVE)
 
 
 @given(n=st.integers(1, 12), data=st.data(), q=st.one_of(tiny, probability), beta=st.one_of(tiny, probability))
@@ -186,14 +192,14 @@ def test_unavailability_with_a_common_cause_is_exact(n: int, data: st.DataObject
     k = data.draw(st.integers(1, n))
     exact = Fraction(beta) * Fraction(q) + exact_tail(n - k + 1, n, (1 - Fraction(beta)) * Fraction(q))
     if exact > Fraction(1, 10**300):
-        assert r.unavailability(k, n, q, beta) == pytest.approx(min(1.0, float(exact)), rel=RELATIVE)
+        assert r.unavailability(k, n, q, beta) == close(min(1.0, float(exact)), RELATIVE)
 
 
 @given(chances=st.lists(st.one_of(tiny, probability), min_size=1, max_size=8))
 def test_parallel_and_any_of_are_exact(chances: list[float]) -> None:
     exact = 1 - math.prod(1 - Fraction(p) for p in chances)
     assume(exact == 0 or exact > Fraction(1, 10**300))
-    assert r.any_of(chances) == pytest.approx(float(exact), rel=RELATIVE)
+    assert r.any_of(chances) == close(float(exact), RELATIVE)
     assert r.parallel(chances) == r.any_of(chances)
 
 
@@ -202,7 +208,7 @@ def test_repeat_success_is_exact(p: float, k: int, beta: float) -> None:
     q = 1 - Fraction(p)
     exact = 1 - (Fraction(beta) * q + ((1 - Fraction(beta)) * q) ** k)
     assume(exact == 0 or exact > Fraction(1, 10**300))
-    assert r.repeat_success(p, k, beta) == pytest.approx(float(exact), rel=RELATIVE)
+    assert r.repeat_success(p, k, beta) == close(float(exact), RELATIVE)
 
 
 @given(n=st.integers(1, 20), data=st.data(), rate=st.floats(1e-9, 10.0), window=st.floats(1.0, 30 * DAY))
@@ -215,7 +221,7 @@ def test_loss_probability_is_exact(n: int, data: st.DataObject, rate: float, win
         lost = sum((math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(t + 1, n + 1)), start=Decimal(0))
         exact = 1 - ((1 - lost).ln() * year / Decimal(window)).exp()
     assume(exact > Decimal("1e-300"))
-    assert r.loss_probability(n, t, rate, window) == pytest.approx(float(exact), rel=RELATIVE)
+    assert r.loss_probability(n, t, rate, window) == close(float(exact), RELATIVE)
 
 
 @pytest.mark.parametrize("ratio", [1e-18, 1e-12, 1e-6, 1e-3, 0.01, 0.1, 0.5, 0.999, 1.0, 1.001, 2.0, 10.0, 100.0])
@@ -239,7 +245,28 @@ def test_exact_interval_solves_its_equation(ratio: float) -> None:
 
 def test_a_million_components_are_no_problem() -> None:
     assert r.k_of_n(500_000, 1_000_000, 0.5) == pytest.approx(0.5, abs=1e-3)
-    assert r.k_of_n(1, 1_000_000, 1e-12) == pytest.approx(1e-6, rel=1e-6)
+    assert r.k_of_n(1, 1_000_000, 1e-12) == close(1e-6, 1e-6)
+
+
+def test_expected_time_by_hand() -> None:
+    """Daly's cost function, M*exp(R/M)*(exp((tau+C)/M) - 1)*W/tau, with numbers of the size of his figure 3."""
+    work, tau, cost, restart, mtbf = 500 * HOUR, 117 * MINUTE, 5 * MINUTE, 10 * MINUTE, DAY
+    by_hand = DAY * math.exp(10 / 1440) * (math.exp(122 / 1440) - 1) * (500 * 60 / 117)
+    assert r.expected_time(work, tau, cost, restart, mtbf) == close(by_hand, 1e-12)
+    # The optimum takes the derivative's place: 1 - tau/M = exp(-(tau+C)/M).
+    tau = r.checkpoint_interval(cost, mtbf)
+    assert 1 - tau / mtbf == close(math.exp(-(tau + cost) / mtbf), 1e-12)
+
+
+def test_mttdl_of_triplicate_by_hand() -> None:
+    """Three members, two may be down; the chain solved by hand with lambda = 1/1000, mu = 1/10.
+
+    h0 = 1/(3*lambda); h1 = 1/(2*lambda) + mu/(2*lambda)*h0; h2 = 1/lambda + (2*mu or mu)/lambda*h1.
+    """
+    h0 = 1000 / 3
+    h1 = 500 + 50 * h0
+    assert r.mttdl(3, 2, 1000, 10) == close(h0 + h1 + 1000 + 200 * h1, 1e-12)
+    assert r.mttdl(3, 2, 1000, 10, parallel_repair=False) == close(h0 + h1 + 1000 + 100 * h1, 1e-12)
 
 
 # Limits
@@ -254,7 +281,7 @@ def test_limits_of_availability() -> None:
 @given(p=probability, beta=probability)
 def test_one_component_is_itself(p: float, beta: float) -> None:
     assert r.series([p]) == p
-    assert r.parallel([p]) == pytest.approx(p, rel=1e-12)
+    assert r.parallel([p]) == close(p, 1e-12)
     assert r.k_of_n(1, 1, p, beta) == p
     assert r.repeat_success(p, 1, beta) == p
 
@@ -322,10 +349,11 @@ def test_limits_of_loss() -> None:
     assert r.loss_probability(3, 2, 0.0, DAY) == 0.0
     assert r.loss_probability(3, 2, 0.1, 0) == 0.0
     assert r.loss_probability(3, 2, 0.1, 5e-324) == 0.0
-    assert r.loss_probability(1, 0, 0.1, DAY) == pytest.approx(-math.expm1(-0.1), rel=1e-15)
+    assert r.loss_probability(3, 0, 0.1, 0) == close(-math.expm1(-0.3), 1e-15)
+    assert r.loss_probability(1, 0, 0.1, DAY) == close(-math.expm1(-0.1), 1e-15)
     assert r.loss_probability(3, 2, 1e300, DAY) == 1.0
     # With nothing tolerated the window cancels: any of three copies fails within the year.
-    assert r.loss_probability(3, 0, 0.1, 17.0) == pytest.approx(-math.expm1(-0.3), rel=1e-15)
+    assert r.loss_probability(3, 0, 0.1, 17.0) == close(-math.expm1(-0.3), 1e-15)
 
 
 def test_limits_of_mttdl() -> None:
