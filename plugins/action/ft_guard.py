@@ -13,9 +13,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS, ONE_OF
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
-
-PROBES = "evenkeel_probes"
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 
 
 class ActionModule(ActionBase):
@@ -57,12 +55,18 @@ class ActionModule(ActionBase):
         domain = params["failure_domain"]
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
         probes = {
-            host: inventory.variable(host, PROBES, []) if params["probes"] is None else params["probes"]
+            host: inventory.variable(host, PROBES_VARIABLE, []) if params["probes"] is None else params["probes"]
             for host in hosts
         }
 
         def measure(host: Host) -> dict[str, Any]:
-            result = host.module("ft_health", probes=probes[host.name], soak="0s", deadline="0s", store=params["store"])
+            result = host.module(
+                "ft_health",
+                probes=probes[host.name],
+                soak="0s",
+                deadline="0s",
+                store=inventory.store(host.name, params["store"]),
+            )
             return {key: result.get(key) for key in ("state", "host_state", "msg", "unreachable")}
 
         told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))

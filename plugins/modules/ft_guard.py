@@ -15,6 +15,8 @@ description:
   - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
     C(serial) past an unreachable host, whatever C(max_fail_percentage) and C(any_errors_fatal) say.
   - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
+  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
+    one.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)

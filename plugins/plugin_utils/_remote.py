@@ -30,6 +30,9 @@ from ansible.template import Templar
 from ansible.utils.display import Display
 
 COLLECTION = "evenkeel.fault_tolerance"
+# An argument is templated for the host of the task alone; these inventory variables are each host's own.
+STORE_VARIABLE = "evenkeel_store"
+PROBES_VARIABLE = "evenkeel_probes"
 
 
 class Host:
@@ -121,6 +124,12 @@ class Inventory:
         if name not in variables:
             return default
         return self._templar(variables).template(variables[name])
+
+    def store(self, host: str, given: str) -> str:
+        """Where a host keeps its store: ``given`` on that of the task; on others what they say, where they say it."""
+        if host == self._task_vars["inventory_hostname"]:
+            return given
+        return str(self.variable(host, STORE_VARIABLE, given))
 
     def connect(self, name: str) -> Host:
         """The host, with a connection of its own. Ansible's task executor builds it, as for any task of that host."""

@@ -1,0 +1,167 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+
+COUNTS = ("verified", "planned")
+
+
+class ActionModule(ActionBase):
+    """Carry a checkpoint from the host of the task to its peers, over the controller's connection to each."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
+        inventory = Inventory(self, task_vars or {})
+        here = inventory.here()
+        variable = params["failure_domain"]
+        try:
+            timeout = seconds(params["timeout"], "timeout")
+            peers = inventory.hosts_of(params["peers"])
+            domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
+            _placement.check(here.name, params["copies"], peers, domains)
+        except (EvenkeelError, AnsibleError, ValueError) as error:
+            return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
+
+        owner = params["host"] or here.name
+        options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
+        carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
+        offered = carrier.phase(here, "offer")
+        if offered.get("failed"):
+            return report({**offered, "copies": []})
+        with tempfile.TemporaryDirectory(prefix="evenkeel-", dir=C.DEFAULT_LOCAL_TMP) as scratch:
+            replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
+            try:
+                replication.place(params["copies"], peers, domains)
+                why = ""
+            except Damaged as error:
+                why = error.message
+        return _result(here.name, params["copies"], offered["id"], replication.entries, why)
+
+
+class Replication:
+    """The copies of one checkpoint of the host ``here``. offered: its id, and the ids ``held`` there."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        here: Host,
+        carrier: Carrier,
+        offered: dict[str, Any],
+        scratch: str,
+        timeout: float,
+        check_mode: bool,
+    ) -> None:
+        self._inventory = inventory
+        self._here = here
+        self._carrier = carrier
+        self._id = str(offered["id"])
+        self._held = set(offered["held"])
+        self._scratch = scratch
+        self._timeout = timeout
+        self._check_mode = check_mode
+        self.entries: dict[str, dict[str, Any]] = {}  # what became of each peer that was asked
+        self._bundles: dict[tuple[str, ...], str] = {}
+
+    def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
+        """Ask peers until enough hold a verified copy or none is left. Raises Damaged when this host cannot give it."""
+        entries = self.entries
+        while True:
+            holding = [peer for peer, entry in entries.items() if entry["state"] in COUNTS]
+            chosen = _placement.choose(self._here.name, copies, peers, domains, holding, entries.keys() - set(holding))
+            if not chosen:
+                return
+            for peer, entry in self._ask(chosen).items():
+                domain = domains[peer] if domains else peer
+                entries[peer] = {"peer": peer, "domain": domain, "id": self._id, **entry}
+
+    def _ask(self, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
+        told = self._inventory.each(peers, lambda host: self._carrier.phase(host, "have", id=self._id), self._timeout)
+        entries: dict[str, dict[str, Any]] = {}
+        lacking: dict[str, tuple[str, ...]] = {}
+        for peer, answer in told.items():
+            if answer.get("unreachable") or answer.get("failed"):
+                entries[peer] = _entry(answer)
+            elif answer.get("state") == "verified":
+                entries[peer] = {"state": "verified", "new": False, "detail": "held already"}
+            elif self._check_mode:
+                entries[peer] = {"state": "planned", "new": True, "detail": ""}
+            else:
+                lacking[peer] = tuple(sorted(self._held & set(answer.get("ids", []))))
+        if lacking:
+            entries.update(self._send(lacking))
+            # What a peer held for known may be damaged there: then it gets everything.
+            again: dict[str, tuple[str, ...]] = {
+                peer: () for peer, known in lacking.items() if known and entries[peer]["state"] == "failed"
+            }
+            if again:
+                entries.update(self._send(again))
+        return entries
+
+    def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+        for known in set(lacking.values()) - self._bundles.keys():
+            path = os.path.join(self._scratch, f"bundle-{len(self._bundles)}")
+            found = self._carrier.fetch(self._here, self._id, known, False, path)
+            if found.get("failed"):
+                raise Damaged(f"{self._here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
+            self._bundles[known] = path
+
+        def deliver(host: Host) -> dict[str, Any]:
+            return self._carrier.deliver(host, "receive", self._id, self._bundles[lacking[host.name]])
+
+        told = self._inventory.each(lacking, deliver, self._timeout)
+        return {peer: _entry(answer) for peer, answer in told.items()}
+
+
+def _entry(answer: dict[str, Any]) -> dict[str, Any]:
+    if answer.get("unreachable"):
+        return {"state": "unreachable", "new": False, "detail": str(answer.get("msg"))}
+    if answer.get("state") == "verified":
+        return {"state": "verified", "new": True, "detail": f"{answer.get('bytes')} bytes"}
+    return {"state": "failed", "new": False, "detail": str(answer.get("msg"))}
+
+
+def _result(source: str, wanted: int, checkpoint: str, entries: dict[str, dict[str, Any]], why: str) -> dict[str, Any]:
+    good = [entry for entry in entries.values() if entry["state"] in COUNTS]
+    new = [f"a copy of {checkpoint[:12]} on {entry['peer']}" for entry in good if entry["new"]]
+    wrong = [
+        f"{entry['peer']} ({entry['domain']}): {entry['state']}, {entry['detail']}"
+        for entry in entries.values()
+        if entry not in good
+    ]
+    verified = [entry for entry in good if entry["state"] == "verified"]
+    result = {
+        "changed": bool(new),
+        "id": checkpoint,
+        "copies": [{key: value for key, value in entry.items() if key != "new"} for entry in entries.values()],
+        "planned": new,
+        "done": new if verified else [],
+        "proved": [f"{entry['peer']} holds a verified copy of {checkpoint[:12]}" for entry in verified],
+        "left": wrong,
+    }
+    if len(good) < wanted:
+        have = ", ".join(f"{entry['peer']} ({entry['domain']})" for entry in good) or "none"
+        result.update(
+            failed=True,
+            error="EvenkeelError",
+            msg=f"{len(good)} of {wanted} copies of checkpoint {checkpoint[:12]} of {source}. Verified: {have}."
+            f" Without a copy: {why or '; '.join(wrong) or 'no other peer is in a further failure domain'}."
+            " Repair those or name more peers, and run again: what is verified stays.",
+        )
+    return report(result)

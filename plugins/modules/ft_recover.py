@@ -1,0 +1,135 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_recover
+short_description: Recover a host from the copy of a checkpoint on a peer
+description:
+  - For a host whose files or whose store are lost or damaged, or for a spare that takes the place of another.
+  - Asks every peer which checkpoints of the host it holds. Each peer computes every hash again; a damaged copy is named
+    and never used.
+  - Takes the newest checkpoint with a verified copy into the store of this host, then puts the host back to it, on the
+    same path as M(evenkeel.fault_tolerance.ft_rollback).
+  - Without a verified copy nothing is changed.
+  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
+    one.
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  host:
+    description:
+      - Whose data, by the name under which the peers keep it. By default the name of this host in the inventory.
+    type: str
+  checkpoint:
+    description:
+      - V(latest), a name, an id, or the first 8 or more digits of one.
+    type: str
+    default: latest
+  peers:
+    description:
+      - Names of the hosts, or of groups of the inventory, that may hold a copy.
+    type: list
+    elements: str
+    required: true
+  timeout:
+    description:
+      - How long a peer may take for its part; after that it counts as unreachable.
+    type: str
+    default: 10m
+attributes:
+  check_mode:
+    support: partial
+    description: Changes nothing and tells which copy would be used; not which paths differ from it.
+  diff_mode:
+    support: full
+    description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).
+  idempotent:
+    support: full
+    description: A host that is as recorded is not touched.
+"""
+
+EXAMPLES = r"""
+- name: Bring back what this host had
+  evenkeel.fault_tolerance.ft_recover:
+    peers: web
+
+- name: Let this spare take the place of web3
+  evenkeel.fault_tolerance.ft_recover:
+    host: web3
+    peers: web
+"""
+
+RETURN = r"""
+source:
+  description: The peer whose copy was used.
+  returned: success
+  type: str
+id:
+  description: The checkpoint that the host was put back to.
+  returned: success
+  type: str
+candidates:
+  description:
+    - What every peer holds, with C(peer), C(id), C(name), C(created), C(state) and C(detail). The state is V(verified),
+      V(damaged), V(none), V(failed) or V(unreachable).
+  returned: always
+  type: list
+  elements: dict
+undo:
+  description: The checkpoint of what was replaced; empty when nothing was.
+  returned: success
+  type: str
+restart_needed:
+  description: Units outside the checkpoint that run with files that were replaced.
+  returned: success
+  type: list
+  elements: str
+planned:
+  description: What was to be done, in order.
+  returned: always
+  type: list
+  elements: raw
+done:
+  description: What was done; on a failure, what was done before it.
+  returned: always
+  type: list
+  elements: raw
+proved:
+  description: What was measured to hold afterwards.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: What is not as it should be, damaged copies and unreachable peers among it.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._exchange import PHASE, work
+
+ARGUMENTS = {
+    "host": {"type": "str"},
+    "checkpoint": {"type": "str", "default": "latest"},
+    "peers": {"type": "list", "elements": "str", "required": True},
+    "timeout": {"type": "str", "default": "10m"},
+}
+
+
+def main() -> None:
+    run_module(dict(ARGUMENTS, **PHASE), work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_replicate
+short_description: Keep copies of a host's checkpoint on its peers
+description:
+  - Copies a checkpoint of this host to other hosts of the inventory, at most one copy in each failure domain.
+  - The copies travel through the controller, over its own connections, so that no host needs a key to another.
+  - A copy counts once its receiver has computed every hash again and the copy is durable there.
+  - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same ones.
+    A peer that cannot be reached or does not take the copy is replaced by the next one.
+  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
+    one.
+version_added: 0.1.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  copies:
+    description:
+      - How many copies there shall be, besides what the host holds itself. Fewer in the end are a failure.
+    type: int
+    default: 2
+  peers:
+    description:
+      - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
+      - They will hold whatever the checkpoint holds, secrets too.
+    type: list
+    elements: str
+    required: true
+  failure_domain:
+    description:
+      - Name of the inventory variable that says what fails together. No two copies lie in one failure domain, and none
+        in that of the host while there are others. By default every peer is a domain of its own.
+    type: str
+  checkpoint:
+    description:
+      - V(latest), a name or an id.
+    type: str
+    default: latest
+  host:
+    description:
+      - Name under which the peers keep the copies. By default the name of this host in the inventory.
+    type: str
+  retention:
+    description:
+      - Which copies of this host each peer keeps, V({last: N}). By default all are kept.
+    type: dict
+  timeout:
+    description:
+      - How long a peer may take for its part; after that it counts as unreachable.
+    type: str
+    default: 10m
+attributes:
+  check_mode:
+    support: full
+    description: Copies nothing, and tells which peers would get a copy.
+  diff_mode:
+    support: none
+    description: Nothing on a host changes that a difference could show.
+  idempotent:
+    support: full
+    description: A copy that is whole is not sent again.
+"""
+
+EXAMPLES = r"""
+- name: Two copies of the newest checkpoint, in other racks
+  evenkeel.fault_tolerance.ft_replicate:
+    copies: 2
+    peers: web
+    failure_domain: rack
+"""
+
+RETURN = r"""
+id:
+  description: The checkpoint.
+  returned: when it was found
+  type: str
+copies:
+  description:
+    - One entry for each peer that was asked, with C(peer), C(domain), C(id), C(state) and C(detail). The state is
+      V(verified) for a copy that counts, V(planned) in check mode, and V(failed) or V(unreachable) otherwise.
+  returned: when a peer was asked
+  type: list
+  elements: dict
+planned:
+  description: The copies to be made.
+  returned: always
+  type: list
+  elements: str
+done:
+  description: The copies that were made.
+  returned: always
+  type: list
+  elements: str
+proved:
+  description: The copies that were verified by their receivers in this run.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: The peers that hold no copy although they were asked, and why.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._exchange import PHASE, work
+
+ARGUMENTS = {
+    "copies": {"type": "int", "default": 2},
+    "peers": {"type": "list", "elements": "str", "required": True},
+    "failure_domain": {"type": "str"},
+    "checkpoint": {"type": "str", "default": "latest"},
+    "host": {"type": "str"},
+    "retention": {"type": "dict"},
+    "timeout": {"type": "str", "default": "10m"},
+}
+
+
+def main() -> None:
+    run_module(dict(ARGUMENTS, **PHASE), work)
+
+
+if __name__ == "__main__":
+    main()
