@@ -173,7 +173,7 @@ def _binomial_tail(least: int, n: int, p: float, q: float) -> float:
     if q <= 0.0:
         return 1.0
     if least <= n * p:
-        return 1.0 - _binomial_tail(n - least + 1, n, q, p) if least > 1 else -math.expm1(n * math.log(q))
+        return 1.0 - _binomial_tail(n - least + 1, n, q, p)
     log_choose = (
         math.log(math.comb(n, least))
         if n <= 1000
