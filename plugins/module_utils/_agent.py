@@ -57,7 +57,7 @@ def _zipapp() -> bytes:
             if name.startswith(base + ".") and not name.endswith("._adapter"):
                 spec = find_spec(name)
                 loader = getattr(spec, "loader", None)
-                source = loader.get_source(name) if hasattr(loader, "get_source") else None
+                source = loader.get_source(name) if loader is not None and hasattr(loader, "get_source") else None
                 inside = name[len(base) + 1 :].replace(".", "/")
                 is_package = spec is not None and spec.submodule_search_locations is not None
                 files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source or ""

@@ -59,7 +59,7 @@ def checkpoint(
             raise
         root = Manifest.of("", host, name, sections, None)[0].root
         known = _known(store, name, root)
-        stats = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
+        stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
         stats["paths"] = sum(len(section.lines) for section in sections if section.kind == "files")
         if known is None:
             manifest = store.commit(writer, name, host, sections)

@@ -44,3 +44,7 @@ class RestoreFailed(EvenkeelError):
 
 class Unhealthy(EvenkeelError):
     """Probes did not pass for the whole soak before the deadline."""
+
+
+class ServiceFailed(EvenkeelError):
+    """A service did not do what it was told, or it could not be proved that it did."""

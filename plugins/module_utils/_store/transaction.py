@@ -215,8 +215,8 @@ class _Anchors:
         if usable:
             return usable[0]
         raise Refused(
-            f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it nor to "
-            "a directory above it on the same file system; nothing was changed"
+            f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it "
+            "nor to a directory above it on the same file system; nothing was changed"
         )
 
 

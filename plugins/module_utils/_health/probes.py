@@ -1,0 +1,215 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Probes: one measurement of health each. Pass, fail, or unknown: could not be measured."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from .._duration import seconds
+from .._errors import ServiceFailed, UsageError
+from .._services import process, systemd
+from .._services.state import ServiceState
+from .._system import System
+
+PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
+_TIMEOUT = 5.0
+_BODY_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """``identity`` and ``restarts`` are a service's, to notice a restart between two rounds."""
+
+    kind: str
+    target: str
+    state: str
+    detail: str
+    seconds: float
+    identity: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A checked declaration; ``measure`` returns (state, what was seen, the service if it is one)."""
+
+    kind: str
+    target: str
+    timeout: float
+    measure: Callable[[System], tuple[str, str, ServiceState | None]]
+
+
+def check(probes: Any) -> list[Probe]:
+    """The probes, ready to measure. UsageError names the item and the key that is wrong."""
+    if not isinstance(probes, list):
+        raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
+    made = []
+    for number, item in enumerate(probes, 1):
+        if not isinstance(item, dict) or len(item) != 1:
+            raise UsageError(f"probes, item {number}: {item!r} must have one key, the kind: {', '.join(_KINDS)}")
+        ((kind, spec),) = item.items()
+        if kind not in _KINDS:
+            raise UsageError(f"probes, item {number}: unknown kind {kind!r}; there are {', '.join(_KINDS)}")
+        if not isinstance(spec, dict):
+            raise UsageError(f"probes, item {number}: {kind} takes a mapping, not {spec!r}")
+        keys, required, make = _KINDS[kind]
+        for key in spec:
+            if key not in keys:
+                raise UsageError(f"probes, item {number}: {kind} has no {key!r}; it takes {', '.join(sorted(keys))}")
+        for key in required:
+            if spec.get(key) in (None, "", []):
+                raise UsageError(f"probes, item {number}: {kind} needs {key}")
+        try:
+            made.append(make(spec, seconds(spec.get("timeout", _TIMEOUT), "timeout")))
+        except UsageError as error:
+            raise UsageError(f"probes, item {number}: {kind}: {error.message}") from error
+        except (ValueError, TypeError, re.error) as error:
+            raise UsageError(f"probes, item {number}: {kind}: {error}") from error
+    return made
+
+
+def measure(probes: list[Probe], system: System) -> list[ProbeResult]:
+    """One round: all at the same time, so that a slow one does not delay the others."""
+    if not probes:
+        return []
+    with ThreadPoolExecutor(max_workers=min(16, len(probes))) as pool:
+        return list(pool.map(lambda probe: _measure(probe, system), probes))
+
+
+def _measure(probe: Probe, system: System) -> ProbeResult:
+    began = system.monotonic()
+    service = None
+    try:
+        state, detail, service = probe.measure(system)
+    except Exception as error:  # Whatever it was: it was no measurement, and must not end the others.
+        state, detail = UNKNOWN, f"{type(error).__name__}: {error}"
+    took = round(system.monotonic() - began, 3)
+    identity, restarts = (service.identity, service.restarts) if service is not None else ("", 0)
+    return ProbeResult(probe.kind, probe.target, state, detail, took, identity, restarts)
+
+
+def _http(spec: dict[str, Any], timeout: float) -> Probe:
+    url = urllib.parse.urlsplit(str(spec["url"]))
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise UsageError(f"url {spec['url']!r} is not an http or https address")
+    wanted = [
+        int(one) for one in (spec["status"] if isinstance(spec.get("status"), list) else [spec.get("status", 200)])
+    ]
+    body = re.compile(str(spec["body"])) if spec.get("body") else None
+    host, port = url.hostname, url.port
+    where = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
+
+    def ask(system: System) -> tuple[str, str, ServiceState | None]:
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(host, port, timeout=timeout)
+        try:
+            connection.request("GET", where, headers={"User-Agent": "evenkeel", "Connection": "close"})
+            answer = connection.getresponse()
+            text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
+        except socket.gaierror as error:
+            return UNKNOWN, f"{host} cannot be resolved: {error.strerror}", None
+        except (OSError, http.client.HTTPException, ssl.SSLError) as error:
+            return FAIL, f"no answer: {error or type(error).__name__}", None
+        finally:
+            connection.close()
+        if answer.status not in wanted:
+            return FAIL, f"status {answer.status}, wanted {' or '.join(map(str, wanted))}", None
+        if body is not None and not body.search(text):
+            return FAIL, f"status {answer.status}, but the body does not match {body.pattern!r}", None
+        return PASS, f"status {answer.status}", None
+
+    return Probe("http", str(spec["url"]), timeout, ask)
+
+
+def _tcp(spec: dict[str, Any], timeout: float) -> Probe:
+    host, port = str(spec.get("host", "127.0.0.1")), int(spec["port"])
+    if not 0 < port < 65536:
+        raise UsageError(f"port {port} is not between 1 and 65535")
+
+    def ask(system: System) -> tuple[str, str, ServiceState | None]:
+        try:
+            socket.create_connection((host, port), timeout).close()
+        except socket.gaierror as error:
+            return UNKNOWN, f"{host} cannot be resolved: {error.strerror}", None
+        except OSError as error:
+            return FAIL, f"no connection: {error}", None
+        return PASS, "accepts connections", None
+
+    return Probe("tcp", f"{host}:{port}", timeout, ask)
+
+
+def _service(spec: dict[str, Any], timeout: float) -> Probe:
+    if ("name" in spec) == ("process" in spec):
+        raise UsageError("give either name, a systemd unit, or process")
+    definition = process.check(spec["process"]) if "process" in spec else None
+
+    def ask(system: System) -> tuple[str, str, ServiceState | None]:
+        try:
+            if definition is not None:
+                state = process.observe(definition, system)
+            else:
+                (state,) = systemd.observe([spec["name"]], system)
+        except ServiceFailed as error:
+            return UNKNOWN, error.message, None
+        return PASS if state.active and "reloading" not in state.text else FAIL, state.text, state
+
+    return Probe("service", str(spec["name"] if definition is None else definition["name"]), timeout, ask)
+
+
+def _command(spec: dict[str, Any], timeout: float) -> Probe:
+    if not isinstance(spec["argv"], list):
+        raise UsageError(f"argv must be a list of words, not {spec['argv']!r}")
+    argv, wanted = [str(word) for word in spec["argv"]], int(spec.get("rc", 0))
+
+    def ask(system: System) -> tuple[str, str, ServiceState | None]:
+        done = system.run(argv, timeout)
+        if done.rc in (124, 127) and done.rc != wanted:
+            return UNKNOWN, done.words, None
+        said = f"exit code {done.rc}" + (f", wanted {wanted}: {done.words}" if done.rc != wanted else "")
+        return PASS if done.rc == wanted else FAIL, said, None
+
+    return Probe("command", argv[0], timeout, ask)
+
+
+def _file(spec: dict[str, Any], timeout: float) -> Probe:
+    path, wanted = str(spec["path"]), str(spec["sha256"]).lower()
+    if not os.path.isabs(path) or not re.fullmatch("[0-9a-f]{64}", wanted):
+        raise UsageError("path must be absolute, and sha256 64 hexadecimal digits")
+
+    def ask(system: System) -> tuple[str, str, ServiceState | None]:
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as stream:
+                for chunk in iter(lambda: stream.read(1 << 20), b""):
+                    digest.update(chunk)
+        except FileNotFoundError:
+            return FAIL, "is not there", None
+        except OSError as error:
+            return UNKNOWN, f"cannot be read: {error.strerror}", None
+        same = digest.hexdigest() == wanted
+        return PASS if same else FAIL, "as wanted" if same else f"has the SHA-256 {digest.hexdigest()}", None
+
+    return Probe("file", path, timeout, ask)
+
+
+# kind -> keys, those it needs, how it is made
+_KINDS: dict[str, tuple[set[str], tuple[str, ...], Callable[[dict[str, Any], float], Probe]]] = {
+    "http": ({"url", "status", "body", "timeout"}, ("url",), _http),
+    "tcp": ({"host", "port", "timeout"}, ("port",), _tcp),
+    "service": ({"name", "process", "timeout"}, (), _service),
+    "command": ({"argv", "rc", "timeout"}, ("argv",), _command),
+    "file": ({"path", "sha256", "timeout"}, ("path", "sha256"), _file),
+}

@@ -1,0 +1,164 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``services``: enabled and active as they were, and running what is on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
+from .._services import process, systemd
+from .._services.state import ServiceState
+from .._system import System
+from .step import Step
+
+_UNIT_DIRECTORIES = (
+    "/etc/systemd/system/",
+    "/usr/local/lib/systemd/system/",
+    "/usr/lib/systemd/system/",
+    "/lib/systemd/system/",
+)
+# Unit-file states that can be put back; the others (static, generated, …) follow from the files.
+_SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; UsageError names the bad one."""
+    unknown = set(spec) - {"names", "processes"}
+    if unknown:
+        raise UsageError(f"services: unknown key {sorted(unknown)[0]!r}; it takes names and processes")
+    names = spec.get("names") or []
+    if not isinstance(names, list) or not all(isinstance(one, str) and one for one in names):
+        raise UsageError(f"services: names must be a list of units, not {names!r}")
+    processes = spec.get("processes") or []
+    if not isinstance(processes, list):
+        raise UsageError(f"services: processes must be a list of mappings, not {processes!r}")
+    if not names and not processes:
+        raise UsageError("services: name at least one unit in names, or one process in processes")
+    return {
+        "names": sorted({systemd.unit_name(name) for name in names}),
+        "processes": [process.check(one) for one in processes],
+    }
+
+
+def capture(spec: dict[str, Any], system: System) -> list[str]:
+    """A line for each service, without anything that changes by itself: equal states give equal lines."""
+    lines = []
+    for state in systemd.observe(spec["names"], system):
+        known = {"name": state.name, "exists": state.exists, "enabled": state.enabled, "active": state.active}
+        lines.append("unit " + json.dumps(known, sort_keys=True))
+    for definition in spec["processes"]:
+        active = process.observe(definition, system).active
+        lines.append("process " + json.dumps({"active": active, "definition": definition}, sort_keys=True))
+    return lines
+
+
+def _recorded(then: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(units, processes) of the lines."""
+    found: dict[str, list[dict[str, Any]]] = {"unit": [], "process": []}
+    for line in then:
+        kind, _blank, text = line.partition(" ")
+        found[kind].append(json.loads(text))
+    return found["unit"], found["process"]
+
+
+def plan(then: Sequence[str], system: System, changed: Sequence[str], since: float) -> list[Step]:
+    """What makes the services as recorded, and run what is on disk.
+
+    ``changed``: paths that were put back. ``since``: epoch seconds of the checkpoint; a service that was started
+    after it may hold more of the change than a reload undoes, and is restarted.
+    """
+    units, processes = _recorded(then)
+    steps: list[Step] = []
+    if units and any(path.startswith(_UNIT_DIRECTORIES) for path in changed):
+        steps.append(Step("services", "daemon-reload", "systemd", "unit files changed"))
+    for unit, live in zip(units, systemd.observe([unit["name"] for unit in units], system)):
+        steps += _enablement(unit, live)
+        steps += _activity(unit["name"], unit["active"], live, changed, since, {})
+    for one in processes:
+        definition = one["definition"]
+        live = process.observe(definition, system)
+        steps += _activity(definition["name"], one["active"], live, changed, since, {"process": definition})
+    return steps
+
+
+def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
+    wanted = unit["enabled"] if unit["exists"] else "disabled"
+    if not live.exists or live.enabled == wanted or wanted not in _SETTABLE:
+        return []
+    steps = [Step("services", "unmask", live.name, "is masked")] if live.enabled == "masked" else []
+    return [*steps, Step("services", _SETTABLE[wanted], live.name, f"is {live.enabled}")]
+
+
+def _activity(
+    name: str, active: bool, live: ServiceState, changed: Sequence[str], since: float, detail: dict[str, Any]
+) -> list[Step]:
+    if not active:
+        return [Step("services", "stop", name, "was not active", detail)] if live.active else []
+    if not live.active:
+        return [Step("services", "start", name, f"is {live.text}", detail)]
+    if not changed:
+        return []
+    if live.can_reload and (live.started or 0.0) <= since:
+        return [Step("services", "reload", name, "files changed", detail)]
+    return [Step("services", "restart", name, "files changed", detail)]
+
+
+def apply(steps: Sequence[Step], system: System, boot: bool = False) -> list[Step]:
+    """Carry out the steps, all of them; those that were done. A reload that fails becomes a restart.
+
+    ``boot``: early at boot, where jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with
+    what is ``left``.
+    """
+    done: list[Step] = []
+    left: list[str] = []
+    for step in steps:
+        try:
+            try:
+                _one(step, step.action, system, boot)
+            except ServiceFailed:
+                if step.action != "reload":
+                    raise
+                _one(step, "restart", system, boot)
+            done.append(step)
+        except EvenkeelError as error:
+            left.append(f"{step.target}: {error.message}")
+    if left:
+        raise RestoreFailed(
+            f"{len(left)} services are not as they were: {'; '.join(left)}",
+            done=[step.shown() for step in done],
+            left=left,
+        )
+    return done
+
+
+def _one(step: Step, verb: str, system: System, boot: bool) -> None:
+    if "process" in step.detail:
+        process.act(verb, step.detail["process"], system)
+    elif verb == "daemon-reload":
+        systemd.daemon_reload(system)
+    elif boot and verb == "reload":
+        systemd.act("reload-or-restart", step.target, system, wait=False)
+    else:
+        systemd.act(verb, step.target, system, wait=not boot)
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    """What is not as recorded, in words."""
+    units, processes = _recorded(then)
+    wrong = []
+    for unit in units:
+        live = systemd.settled(unit["name"], system)
+        if unit["active"] != live.active:
+            wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
+        if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
+            wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
+    for one in processes:
+        state = process.observe(one["definition"], system)
+        if one["active"] != state.active:
+            wrong.append(f"{state.name} is {state.text}, and was {'running' if one['active'] else 'not running'}")
+    return wrong

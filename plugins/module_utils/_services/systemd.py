@@ -1,0 +1,106 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services under systemd: observed with one call, acted on with proof."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._errors import ServiceFailed
+from .._system import System
+from .state import ServiceState
+
+_PROPERTIES = (
+    "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,ActiveEnterTimestampMonotonic"
+)
+_TIMEOUT = 120.0
+# States on the way to another: wait for what they become.
+_PASSING = ("activating", "deactivating", "reloading", "refreshing")
+
+
+def unit_name(name: str) -> str:
+    """``nginx`` means ``nginx.service``."""
+    known = (".service", ".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap")
+    return name if name.endswith(known) else name + ".service"
+
+
+def observe(names: Sequence[str], system: System) -> list[ServiceState]:
+    """The states of the units, in the order asked. Raises ServiceFailed when systemd does not answer."""
+    if not names:
+        return []
+    units = [unit_name(name) for name in names]
+    done = system.run(["systemctl", "show", f"--property={_PROPERTIES}", "--", *units], 30.0)
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in done.out.strip().split("\n\n")]
+    if done.rc != 0 or len(blocks) != len(units):
+        raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
+    return [_state(unit, block, system) for unit, block in zip(units, blocks)]
+
+
+def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
+    entered = int(block.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    active = block["ActiveState"] in ("active", "reloading", "refreshing")
+    return ServiceState(
+        name=unit,
+        exists=block["LoadState"] not in ("not-found", ""),
+        enabled=block.get("UnitFileState", ""),
+        active=active,
+        text=f"{block['ActiveState']} ({block['SubState']})",
+        started=system.now() - system.monotonic() + entered if active and entered else None,
+        identity=block.get("InvocationID", "") if active else "",
+        restarts=int(block.get("NRestarts") or 0),
+        can_reload=block.get("CanReload") == "yes",
+    )
+
+
+def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
+    """The state of the unit once it is not on the way to another, or after ``limit`` seconds."""
+    end = system.monotonic() + limit
+    while True:
+        (state,) = observe([name], system)
+        if state.text.split(" ")[0] not in _PASSING or system.monotonic() >= end:
+            return state
+        system.sleep(0.1)
+
+
+def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState:
+    """Do it and prove it: start, stop, restart, reload, enable, disable, mask, unmask. The state afterwards.
+
+    With ``wait`` False the job is only queued, and nothing is proved (early at boot). Raises ServiceFailed.
+    """
+    unit = unit_name(name)
+    if verb in ("start", "restart"):
+        # A unit that failed too often refuses to start until this is forgotten.
+        system.run(["systemctl", "reset-failed", "--", unit], 30.0)
+    (before,) = observe([unit], system)
+    block = [] if wait or verb in ("enable", "disable", "mask", "unmask") else ["--no-block"]
+    quiet = ["--quiet"] if verb in ("enable", "disable", "mask", "unmask") else []
+    done = system.run(["systemctl", *block, *quiet, verb, "--", unit], _TIMEOUT)
+    if done.rc != 0:
+        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{_log(unit, system)}")
+    if not wait:
+        return before
+    after = settled(unit, system)
+    wrong = {
+        "start": not after.active,
+        "restart": not after.active or after.identity == before.identity,
+        "reload": not after.active or after.identity != before.identity,
+        "stop": after.active,
+    }.get(verb, False)
+    if wrong:
+        raise ServiceFailed(f"systemctl {verb} {unit} ended well, but the unit is {after.text}{_log(unit, system)}")
+    return after
+
+
+def daemon_reload(system: System) -> None:
+    done = system.run(["systemctl", "daemon-reload"], _TIMEOUT)
+    if done.rc != 0:
+        raise ServiceFailed(f"systemctl daemon-reload: {done.words}")
+
+
+def _log(unit: str, system: System) -> str:
+    """The unit's own last words: what a person would look up next."""
+    done = system.run(["journalctl", "--unit", unit, "--lines", "3", "--output", "cat", "--no-pager"], 10.0)
+    said = " / ".join(line.strip() for line in done.out.strip().splitlines() if line.strip())
+    return f"; its log: {said}" if done.rc == 0 and said else ""
