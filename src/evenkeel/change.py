@@ -214,7 +214,8 @@ class Wave:
         names = list(self.hosts)
         wanted = {**self.variables, "evenkeel_hosts": names, "evenkeel_group": list(self.targets.group)}
         ended = self.session.run_own("begin", wanted, on_event, stop, hosts=names)
-        begun = decide.begun(record, names, self.armed, ended.stopped)
+        killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
+        begun = decide.begun(record, names, self.armed, ended.stopped or killed)
         if begun.halt and not record.plays and ended.errors:
             self.report(Progress(Kind.NOTE, ended.errors))
         return begun

@@ -68,7 +68,10 @@ def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed
 
 
 def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
-    """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed."""
+    """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed.
+
+    stopped: why the run was cut short, by us or by somebody who killed it; a host may then be armed unknown to us.
+    """
     guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
     whys = {}
     for host in hosts:
@@ -85,7 +88,8 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
         halt = f"refused by the guard: {message(guard[0].result)}"
         return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
     if stopped:
-        return Begun(found, {host: why or stopped for host, why in whys.items()}, stopped)
+        unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
+        return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped)
     first = next((host for host, why in whys.items() if why), "")
     if whys:
         halt = f"{first}: {whys[first]}" if first else record.messages() or "the checkpoint was never taken"

@@ -1,0 +1,122 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When a wave may go on, and what became of a host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evenkeel import decide
+from evenkeel.events import PREFIX, Record, feed
+from evenkeel.outcome import Exit, State, exit_code
+
+
+def record(*results: tuple[str, str, str, dict[str, Any]]) -> Record:
+    """A record of (host, task, status, result)."""
+    found = Record()
+    feed(found, {"event": "playbook_on_play_start", "event_data": {"name": "Begin", "uuid": "a"}})
+    for host, task, status, result in results:
+        data = {"host": host, "task": task, "resolved_action": PREFIX + task, "res": result}
+        feed(found, {"event": f"runner_on_{status}", "event_data": data})
+    return found
+
+
+ARMED = {"id": "f00", "generation": 7, "armed": {"generation": 7, "until": 5.0, "within": 600}}
+DEAD_MAN = decide.Armed(7, "f00", 600.0, 700.0, 710.0)
+
+
+def test_the_dead_man_is_counted_on_this_machines_clock_not_on_the_hosts() -> None:
+    assert decide.armed(ARMED, started=100.0, now=110.0) == DEAD_MAN
+
+
+@pytest.mark.parametrize("result", [{}, {"armed": None, "generation": 3}, {"armed": {"until": 1}}])
+def test_a_checkpoint_that_armed_nothing_is_not_armed(result: dict[str, Any]) -> None:
+    assert decide.armed(result, 1.0, 2.0) is None
+
+
+def test_the_playbook_may_run_when_every_host_is_armed() -> None:
+    begun = decide.begun(record(("web1", "ft_checkpoint", "ok", ARMED)), ["web1"], {"web1": DEAD_MAN})
+    assert begun.halt == "" and begun.whys == {}
+
+
+def test_one_host_that_is_not_armed_halts_its_wave_and_is_named() -> None:
+    seen = record(
+        ("web1", "ft_checkpoint", "ok", ARMED),
+        ("web2", "ft_checkpoint", "unreachable", {"msg": "no route"}),
+    )
+    begun = decide.begun(seen, ["web1", "web2"], {"web1": DEAD_MAN})
+    assert begun.halt == "web2: no route"
+    assert list(begun.whys) == ["web2"]
+
+
+def test_a_checkpoint_without_a_dead_man_halts() -> None:
+    begun = decide.begun(record(("web1", "ft_checkpoint", "ok", {"armed": None})), ["web1"], {})
+    assert "--confirm-within" in begun.halt
+
+
+def test_the_guards_refusal_is_the_reason() -> None:
+    seen = record(("web1", "ft_guard", "failed", {"msg": "2 of 5 healthy", "decision": "refuse"}))
+    assert decide.begun(seen, ["web1"], {}).halt == "refused by the guard: 2 of 5 healthy"
+
+
+def test_a_begin_that_was_killed_halts_even_when_all_that_is_known_is_well() -> None:
+    seen = record(("web1", "ft_checkpoint", "ok", ARMED))
+    assert decide.begun(seen, ["web1"], {"web1": DEAD_MAN}, "killed").halt == "killed"
+
+
+def test_only_hosts_without_a_reason_are_probed() -> None:
+    whys = {"web1": "", "web2": "failed"}
+    assert decide.verdicts(["web1", "web2"], whys, halted=False) == {"web1": "probe", "web2": "roll_back"}
+    assert set(decide.verdicts(["web1", "web2"], whys, halted=True).values()) == {"roll_back"}
+
+
+@pytest.mark.parametrize("state", ["confirmed", "rolled_back", "in_doubt"])
+def test_what_a_host_says_of_its_end_is_the_truth(state: str) -> None:
+    status = "ok" if state == "confirmed" else "failed"
+    answer = decide.settled(record(("w", "ft_settle", status, {"outcome": state, "by": "deadline", "msg": "m"})), "w")
+    assert answer is not None and (answer.state, answer.by) == (State(state), "deadline")
+
+
+def test_a_host_that_refuses_is_in_doubt_and_not_asked_again() -> None:
+    answer = decide.settled(record(("w", "ft_settle", "failed", {"error": "Refused", "msg": "newer"})), "w")
+    assert answer is not None and answer.state is State.IN_DOUBT and answer.why == "newer"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ("w", "ft_settle", "unreachable", {"msg": "timed out"}),
+        ("w", "ft_settle", "failed", {"error": "Busy", "msg": "locked"}),
+        ("w", "ft_settle", "failed", {"msg": "module crashed"}),
+    ],
+)
+def test_a_host_that_did_not_say_is_asked_again(result: tuple[str, str, str, dict[str, Any]]) -> None:
+    seen = record(result)
+    assert decide.settled(seen, "w") is None
+    assert result[3]["msg"] in decide.why_unsettled(seen, "w")
+
+
+def test_time_to_change_leaves_time_to_settle_before_the_first_dead_man() -> None:
+    later = decide.Armed(1, "", 600.0, 900.0, 910.0)
+    assert decide.time_to_change([DEAD_MAN, later]) == 670.0
+    assert decide.time_to_change([decide.Armed(1, "", 20.0, 100.0, 101.0)]) == 95.0
+
+
+@pytest.mark.parametrize(
+    ("states", "complete", "code"),
+    [
+        ([State.CONFIRMED, State.CONFIRMED], True, Exit.DONE),
+        ([State.CONFIRMED], False, Exit.FAILED),
+        ([State.CONFIRMED, State.NOT_BEGUN], True, Exit.FAILED),
+        ([State.ROLLED_BACK, State.NOT_BEGUN], False, Exit.FAILED),
+        ([State.UNTOUCHED, State.NOT_BEGUN], False, Exit.REFUSED),
+        ([State.CONFIRMED, State.UNTOUCHED], False, Exit.FAILED),
+        ([State.CONFIRMED, State.IN_DOUBT], True, Exit.IN_DOUBT),
+        ([], True, Exit.REFUSED),
+    ],
+)
+def test_exit_codes(states: list[State], complete: bool, code: Exit) -> None:
+    assert exit_code(states, complete=complete) is code

@@ -1,0 +1,70 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible's options are passed on as they came, passwords only in answer to prompts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from evenkeel import options
+from evenkeel.cli import parser
+from evenkeel.options import Options, Secrets
+
+
+def parsed(*words: str) -> Options:
+    return options.from_arguments(parser().parse_args(["change", "site.yml", *words]))
+
+
+def test_connection_become_and_vault_go_everywhere_and_tags_to_the_users_playbook_alone() -> None:
+    found = parsed("-i", "inv", "-u", "ops", "-b", "-t", "web", "--skip-tags", "slow", "-e", "a=1", "-e", "@b.yml")
+    assert found.inventory == ("inv",)
+    assert set(found.common) == {"--extra-vars=a=1", "--extra-vars=@b.yml", "--user=ops", "--become"}
+    assert set(found.users) == {"--tags=web", "--skip-tags=slow"}
+    assert set(found.listing) == {"--extra-vars=a=1", "--extra-vars=@b.yml"}
+
+
+def test_a_value_that_begins_with_a_dash_stays_a_value() -> None:
+    assert parsed("--ssh-extra-args=-o Port=2222").common == ("--ssh-extra-args=-o Port=2222",)
+
+
+def test_no_option_of_ours_reaches_ansible() -> None:
+    found = parsed("--waves", "1", "--confirm-within", "5m", "--json")
+    assert found.common == found.users == ()
+
+
+def test_passwords_are_asked_once_in_the_words_of_ansible() -> None:
+    asked: list[str] = []
+
+    def prompt(text: str) -> str:
+        asked.append(text)
+        return f"secret{len(asked)}"
+
+    secrets = options.ask(parsed("-k", "-K", "--vault-id", "dev@prompt", "--vault-id", "x@file"), prompt)
+    assert asked == ["SSH password: ", "BECOME password[defaults to SSH password]: ", "Vault password (dev): "]
+    assert "secret1" not in repr(secrets)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("SSH password: ", "ssh"),
+        ("BECOME password[defaults to SSH password]: ", "root"),
+        ("SUDO password: ", "root"),
+        ("Vault password: ", "one"),
+        ("Vault password (default): ", "one"),
+        ("Vault password (dev): ", "two"),
+        ("Vault password (prod): ", None),
+        ("ok: SSH password: x", None),
+    ],
+)
+def test_each_prompt_of_ansible_gets_its_own_answer(prompt: str, answer: str | None) -> None:
+    answers = Secrets("ssh", "root", {"default": "one", "dev": "two"}).answers()
+    assert next((text for pattern, text in answers.items() if re.search(pattern, prompt, re.M)), None) == answer
+
+
+def test_passwords_that_the_configuration_makes_ansible_ask_for_are_asked() -> None:
+    found = Options().with_configuration({"DEFAULT_ASK_PASS": True, "DEFAULT_VAULT_IDENTITY_LIST": ["dev@prompt"]})
+    assert found.ask_pass and found.prompts == ("dev",) and not found.ask_become_pass

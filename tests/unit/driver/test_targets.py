@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which hosts a playbook is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evenkeel.outcome import UsageError
+from evenkeel.targets import Inventory, in_order, parse_inventory, parse_plays, read_specs, resolve, unprotected
+
+LISTED = """
+playbook: site.yml
+
+  play #1 (web:&blue): Web servers\tTAGS: [x]
+    pattern: ['web:&blue']
+    hosts (2):
+      web1
+      web3
+
+  play #2 (localhost): Once\tTAGS: []
+    pattern: ['localhost']
+    hosts (1):
+      localhost
+
+  play #3 (none): Nobody\tTAGS: []
+    pattern: ['none']
+    hosts (0):
+"""
+DOCUMENT = {
+    "_meta": {"hostvars": {"web3": {"evenkeel_resources": [{"files": {}}]}, "web1": {"evenkeel_resources": []}}},
+    "all": {"children": ["ungrouped", "site", "db"]},
+    "site": {"children": ["web"]},
+    "web": {"hosts": ["web3", "web1"]},
+    "db": {"hosts": ["db1", "web1"]},
+}
+INVENTORY = parse_inventory(DOCUMENT)
+
+
+def test_the_listing_of_ansible_is_read() -> None:
+    assert parse_plays(LISTED) == [
+        ("web:&blue", frozenset({"web1", "web3"})),
+        ("localhost", frozenset({"localhost"})),
+        ("none", frozenset()),
+    ]
+
+
+def test_hosts_come_play_by_play_in_the_order_of_the_inventory() -> None:
+    assert INVENTORY.order == ("web3", "web1", "db1")
+    assert in_order([frozenset({"db1"}), frozenset({"web1", "web3", "localhost"})], INVENTORY.order) == (
+        "db1",
+        "web3",
+        "web1",
+    )
+
+
+def test_groups_hold_the_hosts_of_their_children() -> None:
+    assert INVENTORY.groups["site"] == {"web3", "web1"}
+
+
+def test_the_controller_stays_in_the_plays_and_out_of_the_fleet() -> None:
+    found = resolve("site.yml", parse_plays(LISTED), parse_plays(LISTED), INVENTORY)
+    assert found.hosts == ("web3", "web1")
+    assert found.local == ("localhost",)
+    assert found.notes == ("play none matches no host",)
+
+
+def test_the_group_for_the_guard_is_without_the_limit() -> None:
+    limited = [("web", frozenset({"web1"}))]
+    found = resolve("site.yml", [("web", frozenset({"web1", "web3"}))], limited, INVENTORY, "web1")
+    assert (found.hosts, found.group) == (("web1",), ("web3", "web1"))
+
+
+@pytest.mark.parametrize(
+    ("plays", "limited", "word"),
+    [
+        ([("empty", frozenset())], [("empty", frozenset())], "matches no host"),
+        ([("all", frozenset({"localhost"}))], [("all", frozenset({"localhost"}))], "controller alone"),
+        ([("web", frozenset({"web1"}))], [("web", frozenset())], "--limit"),
+        ([("web", frozenset({"web"}))], [("web", frozenset({"web"}))], "a host and of a group"),
+    ],
+)
+def test_an_empty_or_ambiguous_target_is_an_error(
+    plays: list[tuple[str, frozenset[str]]], limited: list[tuple[str, frozenset[str]]], word: str
+) -> None:
+    inventory = Inventory(("web1",), {"web": frozenset({"web1"})}, {})
+    with pytest.raises(UsageError, match=word):
+        resolve("site.yml", plays, limited, inventory, "typo")
+
+
+def test_hosts_with_nothing_to_protect_are_found() -> None:
+    assert unprotected(["web3", "web1", "db1"], INVENTORY) == ["web1", "db1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "must hold a list"),
+        ("files: {}", "must hold a list"),
+        ("[]", "must hold a list"),
+        ("- files", "item 1"),
+        ("- {files: {}, services: {}}", "item 1"),
+        ("- files: [", "not YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_list_of_specs_is_an_error_that_names_the_place(
+    tmp_path: Path, text: str, word: str
+) -> None:
+    path = tmp_path / "specs.yml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        read_specs(str(path), "protect")
+
+
+def test_a_file_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_specs("/nowhere/specs.yml", "probes")
