@@ -1,0 +1,154 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real hosts for the tests of the flows: one lab for the session, put back to its first state before each test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Lab, unavailable
+
+# What the hosts of these tests protect and probe; the playbooks of the tests change nginx.
+VARIABLES = """
+evenkeel_resources:
+  - files: {paths: [/etc/nginx, /srv/www, /etc/nftables.conf, /etc/ssh]}
+  - services: {names: [nginx, nftables, ssh]}
+evenkeel_probes:
+  - http: {url: http://localhost/, status: 200}
+  - service: {name: nginx}
+evenkeel_soak: 1s
+evenkeel_deadline: 6s
+"""
+_PRISTINE = """
+set -e
+systemctl stop 'evenkeel-*.timer' 2>/dev/null || true
+rm -rf /var/lib/evenkeel /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-*
+systemctl daemon-reload
+if [ ! -d /root/pristine ]; then
+  mkdir -p /srv/www && echo "<h1>version 1</h1>" > /srv/www/index.html
+  sed -i 's#root /var/www/html;#root /srv/www;#' /etc/nginx/sites-available/default
+  mkdir /root/pristine
+  cp -a --parents /etc/nginx /srv/www /etc/nftables.conf /etc/ssh /root/pristine
+fi
+nft flush ruleset
+rsync -aHAX --checksum --delete /root/pristine/etc/nginx/ /etc/nginx/
+rsync -aHAX --checksum --delete /root/pristine/srv/www/ /srv/www/
+rsync -aHAX --checksum --delete /root/pristine/etc/ssh/ /etc/ssh/
+cp -a /root/pristine/etc/nftables.conf /etc/nftables.conf
+systemctl reset-failed 2>/dev/null || true
+systemctl enable --quiet nginx nftables
+systemctl restart nginx ssh
+systemctl start nftables
+"""
+
+
+@dataclass
+class Fleet:
+    """Hosts of the lab, and the driver as a user calls it from the directory ``home``."""
+
+    lab: Lab
+    home: Path
+    names: list[str] = field(default_factory=list)
+
+    def on(self, host: str, script: str, check: bool = True) -> str:
+        """What a shell script prints, run as root from the host's console."""
+        return self.lab.exec(host, ["sh", "-c", script], check=check).stdout
+
+    def differs(self, host: str) -> str:
+        """What rsync would change to make the protected trees what they were at first; empty when nothing."""
+        trees = ("/etc/nginx/", "/srv/www/", "/etc/ssh/", "/etc/nftables.conf")
+        judge = "rsync -aHAX --checksum --delete -n -i"
+        return self.on(host, "; ".join(f"{judge} /root/pristine{tree} {tree}" for tree in trees))
+
+    def serves(self, host: str, text: str = "version 1") -> bool:
+        return text in self.on(host, "curl -s --max-time 3 http://localhost/", check=False)
+
+    def touched(self, host: str) -> bool:
+        """Whether a change ever began there."""
+        return self.on(host, "cat /var/lib/evenkeel/generation", check=False).strip() not in ("", "0")
+
+    def state(self, host: str) -> dict[str, Any]:
+        """The last line of the host's own events; empty when there is none."""
+        lines = self.on(host, "cat /var/lib/evenkeel/events", check=False).splitlines()
+        return dict(json.loads(lines[-1])) if lines else {}
+
+    def armed(self, host: str) -> bool:
+        return bool(self.on(host, "ls /var/lib/evenkeel/armed", check=False).strip())
+
+    def playbook(self, name: str, text: str) -> str:
+        (self.home / name).write_text(text)
+        return name
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "evenkeel.cli", *words]
+        return subprocess.Popen(
+            argv, cwd=self.home, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def evenkeel(self, *words: str, timeout: float = 180) -> tuple[int, str]:
+        """Exit code and output of the driver; fails the test when it does not end in time."""
+        with self.start(*words) as process:
+            try:
+                out, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                pytest.fail(f"evenkeel {' '.join(words)} did not end within {timeout:g} s: {process.communicate()[0]}")
+        print(out)
+        return process.returncode, out
+
+    def change(self, playbook: str, *words: str, timeout: float = 180) -> tuple[int, dict[str, Any]]:
+        """Exit code and JSON result of ``evenkeel change``."""
+        code, out = self.evenkeel("change", playbook, "-i", "inventory", "--json", *words, timeout=timeout)
+        found = out[out.index("{\n") :] if "{\n" in out else out[out.index("{") :]
+        return code, json.JSONDecoder().raw_decode(found)[0]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "ANSIBLE_FORKS": "10", "ANSIBLE_PIPELINING": "1", "NO_COLOR": "1", "COLUMNS": "140"}
+
+    def eventually(self, condition: Callable[[], bool], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.3)
+        return condition()
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    reason = unavailable()
+    if reason:
+        pytest.skip(reason)
+    with Lab(os.environ.get("EVENKEEL_LAB", "flows"), hosts=6) as started:
+        yield started
+
+
+@pytest.fixture
+def fleet(lab: Lab, tmp_path: Path) -> Fleet:
+    """Five hosts web1 … web5 with nginx serving version 1, and a fresh directory with an inventory. web6 is a spare."""
+    names = [host.name for host in lab.hosts]
+    running = [subprocess.Popen([*_exec(lab, name), "sh", "-c", _PRISTINE]) for name in names]
+    assert all(process.wait(timeout=60) == 0 for process in running)
+    inventory = tmp_path / "inventory"
+    (inventory / "group_vars").mkdir(parents=True)
+    (inventory / "hosts.yml").write_text(lab.inventory.read_text())
+    (inventory / "group_vars" / "all.yml").write_text(VARIABLES)
+    (inventory / "groups.yml").write_text("site: {hosts: {web1: , web2: , web3: , web4: , web5: }}\n")
+    return Fleet(lab, tmp_path, names[:5])
+
+
+def _exec(lab: Lab, host: str) -> list[str]:
+    from lab import engine
+
+    return [*engine(), "exec", lab._container(host)]

@@ -1,0 +1,268 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The main job on real hosts: any playbook becomes a transaction over the fleet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import Fleet
+
+GOOD = """
+- hosts: site
+  gather_facts: false
+  tasks:
+    - name: Publish version 2
+      ansible.builtin.copy: {dest: /srv/www/index.html, content: "<h1>version 2</h1>", mode: "0644"}
+    - name: Set a header
+      ansible.builtin.copy:
+        dest: /etc/nginx/conf.d/header.conf
+        content: "add_header X-Version 2;"
+        mode: "0644"
+      notify: Reload nginx
+  handlers:
+    - name: Reload nginx
+      ansible.builtin.systemd_service: {name: nginx, state: reloaded}
+"""
+BAD = GOOD.replace("add_header X-Version 2;", "add_header X-Version").replace("state: reloaded", "state: restarted")
+SLOW = (
+    GOOD
+    + """
+  post_tasks:
+    - name: Take long
+      ansible.builtin.command: sleep 8
+      changed_when: false
+"""
+)
+
+
+def test_a_broken_change_stops_at_the_first_host_and_is_undone(fleet: Fleet) -> None:
+    code, result = fleet.change(fleet.playbook("site.yml", BAD), "--waves", "1,100%")
+    assert code == 2
+    assert [fleet.touched(host) for host in fleet.names] == [True, False, False, False, False]
+    assert fleet.differs("web1") == ""
+    assert fleet.serves("web1")
+    states = {one["host"]: one["state"] for one in result["hosts"]}
+    assert states == {"web1": "rolled_back", **dict.fromkeys(fleet.names[1:], "not_begun")}
+
+
+def test_the_repaired_change_is_confirmed_and_then_changes_nothing(fleet: Fleet) -> None:
+    playbook = fleet.playbook("site.yml", GOOD)
+    code, result = fleet.change(playbook, "--waves", "1,100%")
+    assert code == 0
+    assert {one["state"] for one in result["hosts"]} == {"confirmed"} and len(result["hosts"]) == 5
+    assert all(fleet.serves(host, "version 2") and fleet.state(host)["outcome"] == "confirmed" for host in fleet.names)
+    assert all(one["changed"] for one in result["hosts"])
+    code, result = fleet.change(playbook, "--waves", "1,100%")
+    assert code == 0 and not any(one["changed"] for one in result["hosts"])
+
+
+def test_a_change_that_drops_port_22_is_undone_by_the_hosts_themselves(fleet: Fleet) -> None:
+    locked = """
+- hosts: site
+  gather_facts: false
+  tasks:
+    - name: Lock everybody out
+      ansible.builtin.copy:
+        dest: /etc/nftables.conf
+        content: |
+          flush ruleset
+          table inet filter { chain input { type filter hook input priority 0; tcp dport 22 drop; } }
+        mode: "0755"
+    - name: Load it
+      ansible.builtin.systemd_service: {name: nftables, state: reloaded}
+    - name: Go on
+      ansible.builtin.command: uptime
+      changed_when: false
+"""
+    began = time.time()
+    code, result = fleet.change(fleet.playbook("site.yml", locked), "--waves", "2", "--confirm-within", "20s")
+    ended = time.time()
+    assert code == 2
+    touched = ["web1", "web2"]
+    for host in touched:
+        event = fleet.state(host)
+        assert (event["outcome"], event["by"]) == ("rolled_back", "deadline")
+        (mine,) = [one for one in result["hosts"] if one["host"] == host]
+        assert mine["state"] == "rolled_back" and mine["by"] == "deadline"
+        assert event["at"] <= mine["until"] + 10
+        assert fleet.differs(host) == "" and fleet.serves(host)
+        assert "dport 22" not in fleet.on(host, "nft list ruleset")
+        assert ended <= event["at"] + 30, f"the run ended {ended - event['at']:.0f} s after the host was back"
+    assert ended - began < 20 + 60
+    assert not any(fleet.touched(host) for host in fleet.names[2:])
+
+
+def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
+    broken = """
+- hosts: site
+  gather_facts: false
+  tasks:
+    - name: Break sshd
+      ansible.builtin.copy: {dest: /etc/ssh/sshd_config.d/broken.conf, content: "Port none\\n", mode: "0644"}
+    - name: Stop it, with every connection that it holds
+      ansible.builtin.shell: "systemctl restart ssh; pkill -KILL sshd"
+      changed_when: true
+"""
+    code, result = fleet.change(fleet.playbook("site.yml", broken), "--waves", "1", "--confirm-within", "15s")
+    assert code == 2
+    assert fleet.state("web1")["by"] == "deadline"
+    assert fleet.differs("web1") == ""
+    assert "web1" in result["reason"]
+    assert fleet.lab.ssh("web1", ["true"]).returncode == 0
+
+
+@pytest.mark.parametrize("moment", range(10))
+@pytest.mark.parametrize("victim", ["driver", "ansible"])
+def test_kill_9_leaves_every_host_confirmed_or_rolled_back(fleet: Fleet, victim: str, moment: int) -> None:
+    playbook = fleet.playbook("site.yml", SLOW.replace("sleep 8", "sleep 1"))
+    process = fleet.start("change", playbook, "-i", "inventory", "--waves", "2,100%", "--confirm-within", "12s")
+    # From the first moments of the first wave into the second one.
+    time.sleep(1.5 + 1.3 * moment)
+    if victim == "driver":
+        process.kill()
+    else:
+        for one in psutil.Process(process.pid).children(recursive=True):
+            try:
+                if any("ansible-playbook" in word for word in one.cmdline()):
+                    one.kill()
+            except psutil.NoSuchProcess:
+                continue
+    out, _ = process.communicate(timeout=120)
+    print(out)
+    if victim == "driver":
+        assert process.returncode in (-signal.SIGKILL, 0)
+    assert fleet.eventually(lambda: not any(fleet.armed(host) for host in fleet.names), 30)
+    assert not _left_running(fleet.home)
+    for host in fleet.names:
+        event = fleet.state(host)
+        if not event or event["outcome"] == "rolled_back":
+            assert fleet.differs(host) == "", host
+            assert fleet.serves(host)
+        else:
+            assert event["outcome"] == "confirmed" and fleet.serves(host, "version 2"), host
+    code, result = fleet.change(playbook, "--waves", "100%")
+    assert code == 0, result["reason"]
+    assert all(fleet.serves(host, "version 2") for host in fleet.names)
+
+
+def _left_running(home: Path) -> list[str]:
+    """Command lines of Ansible's that still work in this directory."""
+    found = []
+    for one in psutil.process_iter(["cmdline", "cwd"]):
+        if one.info["cwd"] == str(home) and any("ansible" in word for word in one.info["cmdline"] or []):
+            found.append(" ".join(one.info["cmdline"]))
+    return found
+
+
+def test_a_reboot_in_the_middle_is_a_rollback(fleet: Fleet) -> None:
+    process = fleet.start("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "1")
+    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 40)
+    fleet.lab.reboot("web1")
+    out, _ = process.communicate(timeout=120)
+    print(out)
+    assert process.returncode == 2
+    assert fleet.state("web1")["by"] == "boot"
+    assert fleet.differs("web1") == "" and fleet.eventually(lambda: fleet.serves("web1"), 10)
+
+
+@pytest.mark.parametrize("when", ["before", "in the middle"])
+def test_an_unreachable_host_stops_the_later_waves(fleet: Fleet, when: str) -> None:
+    try:
+        if when == "before":
+            fleet.lab.disconnect("web2")
+            code, result = fleet.change(fleet.playbook("site.yml", GOOD), "--waves", "2,2,2")
+        else:
+            process = fleet.start(
+                *("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "2,2,2"),
+                *("--confirm-within", "25s"),
+            )
+            assert fleet.eventually(lambda: fleet.serves("web2", "version 2"), 40)
+            fleet.lab.disconnect("web2")
+            out, _ = process.communicate(timeout=120)
+            print(out)
+            code = process.returncode
+    finally:
+        fleet.lab.connect("web2")
+    assert code != 0
+    assert not any(fleet.touched(host) and fleet.state(host).get("outcome") == "confirmed" for host in fleet.names[2:])
+    assert not any(fleet.touched(host) for host in fleet.names[2:])
+    assert fleet.eventually(lambda: not fleet.armed("web2"), 40)
+    assert fleet.differs("web2") == ""
+
+
+RESCUED = """
+- hosts: site
+  gather_facts: false
+  tasks:
+    - block:
+        - name: Fail
+          ansible.builtin.command: "false"
+      rescue:
+        - name: Pretend
+          ansible.builtin.debug: {msg: all is well}
+"""
+
+
+@pytest.mark.parametrize(
+    ("playbook", "words", "code"),
+    [
+        (RESCUED, [], 2),
+        (GOOD.replace("hosts: site", "hosts: nobody"), [], 1),
+        (GOOD, ["--limit", "wbe1"], 1),
+        (GOOD.replace("hosts: site", "hosts: site:&none"), [], 1),
+        (GOOD.replace("tasks:", "taks:"), [], 1),
+        (GOOD, ["--waves", "0"], 1),
+        (GOOD, ["--waves", "150%"], 1),
+    ],
+)
+def test_what_is_no_success_never_exits_0(fleet: Fleet, playbook: str, words: list[str], code: int) -> None:
+    found, result = fleet.change(fleet.playbook("site.yml", playbook), *words)
+    assert found == code
+    assert result["reason"]
+    if code == 1:
+        assert not any(fleet.touched(host) for host in fleet.names)
+
+
+def test_two_changes_at_once_on_one_host(fleet: Fleet) -> None:
+    first = fleet.start("change", fleet.playbook("slow.yml", SLOW), "-i", "inventory", "--waves", "100%")
+    assert fleet.eventually(lambda: fleet.armed("web1"), 40)
+    code, result = fleet.change(fleet.playbook("site.yml", GOOD), "--limit", "web1")
+    assert code == 3
+    assert ("web1" in result["reason"] and "flight" in result["reason"]) or "under way" in result["reason"]
+    out, _ = first.communicate(timeout=120)
+    print(out)
+    assert first.returncode == 0
+
+
+def test_ctrl_c_rolls_back_what_is_in_flight_and_says_so(fleet: Fleet) -> None:
+    process = fleet.start("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "1")
+    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 40)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    print(out)
+    assert process.returncode == 2
+    assert "rolled back" in out and "web1" in out
+    assert fleet.differs("web1") == "" and fleet.serves("web1")
+    assert not fleet.touched("web2")
+
+
+def test_no_password_of_the_user_is_written_anywhere(fleet: Fleet, tmp_path: Path) -> None:
+    """Extra variables and their like reach neither an argv of the hosts nor a file that outlives the run."""
+    marker = "s3cret-marker-41"
+    secret = fleet.home / "secret.yml"
+    secret.write_text(f"token: {marker}\n")
+    before = {path for path in Path("/dev/shm").rglob("*")} | {path for path in Path("/tmp").glob("evenkeel*")}
+    code, _ = fleet.change(fleet.playbook("site.yml", GOOD), "--waves", "100%", "-e", f"@{secret}", "--limit", "web1")
+    assert code == 0
+    after = {path for path in Path("/dev/shm").rglob("*")} | {path for path in Path("/tmp").glob("evenkeel*")}
+    assert after <= before
+    assert marker not in fleet.on("web1", "cat /var/lib/evenkeel/events; journalctl --no-pager | tail -200")
