@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from evenkeel.collection import FQCN
+from evenkeel.collection import FQCN, collections_path
 from evenkeel.configuration import OWN, Ansible, program
 from evenkeel.options import Options, Secrets
 from evenkeel.runner import Ended, Event, Job, execute
@@ -110,7 +110,7 @@ class Session:
     def _beside(self, name: str) -> Path:
         """A playbook that is ours and yet sees the group_vars, host_vars and plugins beside the user's playbook.
 
-        Ansible looks for those in the directory of the playbook it is called with: here a directory of links.
+        Ansible looks for those in the directory of the play that runs: here a directory of links, with a copy of it.
         """
         directory = self.scratch / "beside"
         if not directory.is_dir():
@@ -119,7 +119,8 @@ class Session:
                 with contextlib.suppress(OSError):
                     (directory / entry.name).symlink_to(entry.resolve())
         path = directory / f".evenkeel-{name}.yml"
-        path.write_text(json.dumps([{"import_playbook": f"{FQCN}.{name}"}]))
+        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
+        path.write_bytes(ours.read_bytes())
         return path
 
 
