@@ -83,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with store.locked(wait=600.0):
             for line in _rollback.finish(store, boot=args.what == "boot"):
-                print(line)
+                sys.stdout.write(f"{line}\n")
             change = _deadman.armed(store)
             if args.what != "boot" and change is not None and change.generation == args.generation:
                 result = _rollback.execute(store, store.manifest(change.checkpoint), None, change, "deadline")
-                print(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps")
+                sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
     except EvenkeelError as error:
-        print(f"in doubt: {error.message}", file=sys.stderr)
+        sys.stderr.write(f"in doubt: {error.message}\n")
         return 1
     return 0
 

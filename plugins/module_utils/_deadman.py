@@ -229,7 +229,7 @@ def _start_process(store: Store, number: int, within: float, agent: str) -> None
         "--within",
         str(within),
     ]
-    subprocess.Popen(
+    subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

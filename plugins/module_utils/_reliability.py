@@ -56,7 +56,7 @@ def _duration(name: str, value: Any, zero: bool = True, infinite: bool = False) 
 
 
 def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UsageError(f"{name} is {value!r}: give a whole number, not {type(value).__name__}")
     if isinstance(value, float) and not value.is_integer():
         raise UsageError(f"{name} is {value!r}: give a whole number")

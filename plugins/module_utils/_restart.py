@@ -81,5 +81,4 @@ def restart(
 def _observe(name: str | None, definition: dict[str, Any] | None, system: System) -> ServiceState:
     if definition is not None:
         return process.observe(definition, system)
-    assert name is not None
-    return systemd.observe([name], system)[0]
+    return systemd.observe([name or ""], system)[0]

@@ -33,7 +33,7 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
     command = tuple(str(word) for word in argv)
     environment = dict(os.environ, LC_ALL="C.UTF-8")
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -51,6 +51,24 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
         out, err = process.communicate()
         rc, err = 124, err + f"\nkilled after {timeout:g} s".encode()
     return Completed(command, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+
+def detached(argv: Sequence[str], cwd: str = "/") -> subprocess.Popen[bytes]:
+    """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
+
+    What a controller marks its own processes with (a session, a run) must not stick to a service.
+    """
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "USER", "LANG", "TZ") if key in os.environ}
+    return subprocess.Popen(
+        [str(word) for word in argv],
+        cwd=cwd,
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        close_fds=True,
+    )
 
 
 def _boot_id() -> str:

@@ -38,7 +38,7 @@ options:
     type: str
   retention:
     description:
-      - Which checkpoints to keep, V({last: N}). By default all are kept.
+      - "Which checkpoints to keep, V({last: N}). By default all are kept."
     type: dict
   host:
     description:

@@ -21,6 +21,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
 options:
   host:
     description:
@@ -45,7 +46,9 @@ options:
 attributes:
   check_mode:
     support: partial
-    description: Changes nothing and tells which copy would be used; not which paths differ from it.
+    description: Changes nothing and tells which copy would be used.
+    details:
+      - Which paths differ from that copy is known only after it has been brought, so that is not told.
   diff_mode:
     support: full
     description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).

@@ -20,6 +20,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
 options:
   copies:
     description:
@@ -49,7 +50,7 @@ options:
     type: str
   retention:
     description:
-      - Which copies of this host each peer keeps, V({last: N}). By default all are kept.
+      - "Which copies of this host each peer keeps, V({last: N}). By default all are kept."
     type: dict
   timeout:
     description:

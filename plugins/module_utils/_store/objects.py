@@ -296,7 +296,8 @@ class Writer:
         self._packs, self._loose, self._fresh = [], {}, set()
 
     def _put(self, data: bytes) -> None:
-        assert self._pack is not None
+        if self._pack is None:
+            raise ValueError("the pack is closed")
         self._pack.write(data)
         self._digest.update(data)
         self._offset += len(data)
