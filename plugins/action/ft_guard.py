@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS, ONE_OF
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 
@@ -25,12 +24,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE), required_one_of=ONE_OF)
+        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
         inventory = Inventory(self, variables)
         try:
-            if params["target"]:
-                reasons = _unresolved(inventory, params["target"])
-                return _result(_guard.Decision(reasons), done=["the names of the hosts"], error="UsageError")
             return self._decide(inventory, params, variables)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return _result(_guard.Decision([str(error)]), error="UsageError")
@@ -104,18 +100,3 @@ def _result(decision: _guard.Decision, error: str, **more: Any) -> dict[str, Any
     return report(
         {"decision": "refuse" if reasons else "proceed", "reasons": reasons, "left": reasons, **more, **refused}
     )
-
-
-def _unresolved(inventory: Inventory, target: list[str]) -> list[str]:
-    """Why these patterns do not say clearly which hosts are meant; empty when they do."""
-    limit = inventory.limits()
-    reasons = [
-        f"{part!r}, of the {where}, names no host of the inventory: correct it. Nothing was touched."
-        for where, patterns in (("target", target), ("limit", limit))
-        for part in split_host_pattern(patterns)
-        if not inventory.matching(part.lstrip("!&"), limited=False)
-    ]
-    if not reasons and not inventory.matching(target, limited=True):
-        within = f" within the limit {','.join(limit)!r}" if limit else ""
-        reasons.append(f"The target {','.join(target)!r} leaves no host{within}: correct it. Nothing was touched.")
-    return reasons

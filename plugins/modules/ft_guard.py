@@ -26,9 +26,10 @@ options:
   group:
     description:
       - Names of the hosts, or of groups of the inventory, whose health counts; the limit of the run does not narrow
-        it. Required unless O(target) is given.
+        it.
     type: list
     elements: str
+    required: true
   wave:
     description:
       - Names of the hosts that are about to change. By default the hosts of this batch.
@@ -61,13 +62,6 @@ options:
       - Refuse unless every host of an earlier batch of this play ended V(confirmed). For plays that arm every host.
     type: bool
     default: false
-  target:
-    description:
-      - Patterns of hosts. Instead of measuring anything, refuse when a part of them, or of the limit of this run, names
-        no host of the inventory, or when together they leave none.
-      - For the first play of a playbook, on C(localhost,all), as Ansible skips a play without hosts in silence.
-    type: list
-    elements: str
   timeout:
     description:
       - How long a host may take to answer; after that it counts as unreachable.
@@ -155,17 +149,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 
 ARGUMENTS = {
-    "group": {"type": "list", "elements": "str"},
+    "group": {"type": "list", "elements": "str", "required": True},
     "wave": {"type": "list", "elements": "str"},
     "probes": {"type": "list", "elements": "dict"},
     "min_healthy": {"type": "str"},
     "max_unavailable": {"type": "str"},
     "failure_domain": {"type": "str"},
     "confirmed": {"type": "bool", "default": False},
-    "target": {"type": "list", "elements": "str"},
     "timeout": {"type": "str", "default": "30s"},
 }
-ONE_OF = [("group", "target")]
 
 
 def work(params: dict[str, object], check_mode: bool) -> dict[str, object]:
@@ -176,7 +168,7 @@ def work(params: dict[str, object], check_mode: bool) -> dict[str, object]:
 
 
 def main() -> None:
-    run_module(ARGUMENTS, work, required_one_of=ONE_OF)
+    run_module(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

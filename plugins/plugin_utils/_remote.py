@@ -99,15 +99,6 @@ class Inventory:
                 raise AnsibleError(f"{name}: the inventory has no host and no group of this name")
         return list(found)
 
-    def matching(self, patterns: str | list[str], limited: bool) -> list[str]:
-        """The hosts that patterns name in the inventory; limited: without those that --limit leaves out."""
-        found = self._inventory.get_hosts(patterns, ignore_limits=not limited, ignore_restrictions=True)
-        return [host.name for host in found]
-
-    def limits(self) -> list[str]:
-        """The patterns of --limit, those in a file (@) among them."""
-        return [pattern for pattern in self._inventory._subset or [] if pattern]
-
     def variables(self, name: str) -> dict[str, Any]:
         if name not in self._cache:
             host = self._inventory.get_host(name)

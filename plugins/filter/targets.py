@@ -1,0 +1,67 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""For the hosts of a play: an empty or unresolvable target is an error, never all hosts and never success (F9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ansible import context
+from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.inventory.manager import InventoryManager, split_host_pattern
+
+
+def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[str]], limit: str = "") -> list[str]:
+    """The pattern, once every part of it and of the limit names a host of ``groups`` and together they leave one.
+
+    pattern: of hosts, a text or a list; None for none given: then the limit says it, and without one it is an error.
+    limit: what --limit says. Raises AnsibleFilterError.
+    """
+    wanted = ["all"] if pattern is None else [pattern] if isinstance(pattern, str) else [str(one) for one in pattern]
+    limits = _limits(limit)
+    if context.CLIARGS.get("syntax"):
+        return wanted  # checked without an inventory
+    if pattern is None and not limits:
+        raise AnsibleFilterError("no target: say which hosts with evenkeel_hosts, or with --limit")
+    inventory = InventoryManager(loader=None, parse=False)
+    for group, hosts in groups.items():
+        inventory.add_group(group)
+        for host in hosts:
+            inventory.add_host(host, group)
+
+    def names(parts: list[str]) -> set[str]:
+        try:
+            return {host.name for host in inventory.get_hosts(parts)}
+        except AnsibleError as error:
+            raise AnsibleFilterError(f"target {', '.join(parts)!r}: {error}") from error
+
+    for where, parts in (("target", wanted), ("limit", limits)):
+        for part in split_host_pattern(parts):
+            if not names([part.lstrip("!&")]):
+                raise AnsibleFilterError(
+                    f"{part!r} in the {where} names no host of the inventory: correct it. Nothing was touched"
+                )
+    if not (names(wanted) & names(limits) if limits else names(wanted)):
+        within = f" within the limit {limit!r}" if limits else ""
+        raise AnsibleFilterError(f"the target {', '.join(wanted)!r} leaves no host{within}. Nothing was touched")
+    return wanted
+
+
+def _limits(limit: str) -> list[str]:
+    """The patterns of --limit; those in a file (@) as Ansible reads it."""
+    found: list[str] = []
+    for part in split_host_pattern(limit or ""):
+        if part.startswith("@"):
+            with open(part[1:], encoding="utf-8") as stream:
+                found += [line.strip() for line in stream if line.strip()]
+        else:
+            found.append(part)
+    return found
+
+
+class FilterModule:
+    """What Ansible asks a filter plugin for."""
+
+    def filters(self) -> dict[str, Callable[..., list[str]]]:
+        return {"targets": targets}
