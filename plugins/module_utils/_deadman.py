@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from ._errors import Refused
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
 from ._store.transaction import pending
-from ._system import System
+from ._system import System, detached
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
 _UNITS = "/etc/systemd/system"
@@ -217,7 +216,7 @@ def _systemctl(store: Store, *words: str) -> None:
 
 
 def _start_process(store: Store, number: int, within: float, agent: str) -> None:
-    """A process of its own session that outlives the connection, with nothing of ours open."""
+    """A process that sleeps until the deadline, or until the change has ended otherwise."""
     argv = [
         sys.executable,
         agent,
@@ -229,12 +228,4 @@ def _start_process(store: Store, number: int, within: float, agent: str) -> None
         "--within",
         str(within),
     ]
-    subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        close_fds=True,
-        start_new_session=True,
-        cwd="/",
-    )
+    detached(argv)

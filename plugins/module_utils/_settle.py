@@ -19,6 +19,8 @@ from ._system import start_time
 
 # How long a rollback waits for what a killed controller has left running on this host.
 DRAIN = 10.0
+# How long after a rollback the services may take to answer again, before the report says that they do not.
+RETURN = 10.0
 
 
 def settle(
@@ -79,10 +81,12 @@ def settle(
             error.result["outcome"] = _deadman.IN_DOUBT
             raise
     reason = _reason(health) if health is not None else "as asked"
-    raise Unhealthy(
-        f"rolled back to {manifest.name}: {reason}",
-        **{**result, **_report(generation, _deadman.ROLLED_BACK, "settle", health, result), "changed": True},
-    )
+    # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
+    again = wait(checked, 0.0, RETURN, interval, store.system)
+    reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
+    result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
+    result.update(changed=True, health_after=asdict(again))
+    raise Unhealthy(f"rolled back to {manifest.name}: {reason}", **result)
 
 
 def drain(store: Store, limit: float, before: float) -> list[str]:

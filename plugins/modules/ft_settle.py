@@ -88,6 +88,10 @@ health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
   type: dict
+health_after:
+  description: The same, measured after a rollback.
+  returned: when the host was rolled back by this task
+  type: dict
 planned:
   description: What was to be done, in order.
   returned: always

@@ -13,12 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from typing import Any
 
 from .._errors import ServiceFailed, UsageError
 from .._store.durable import write_file
-from .._system import System, start_time
+from .._system import System, detached, start_time
 from .state import ServiceState
 
 _KEYS = {"name", "pidfile", "argv", "chdir", "reload_signal", "stop_signal"}
@@ -116,17 +115,8 @@ def act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
 
 
 def _start(definition: dict[str, Any], system: System) -> None:
-    """In a session of its own, with nothing of ours open, so that it outlives the connection."""
     try:
-        process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
-            definition["argv"],
-            cwd=definition["chdir"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            close_fds=True,
-        )
+        process = detached(definition["argv"], definition["chdir"])
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']} cannot be started: {error}") from error
     os.makedirs(os.path.dirname(definition["pidfile"]), exist_ok=True)
