@@ -24,9 +24,7 @@ def collections_path(package: Path = Path(__file__).parent) -> Path:
         return carried
     checkout = package.parent.parent
     if not (checkout / "galaxy.yml").is_file():
-        raise FileNotFoundError(
-            f"{FQCN} is neither in {carried} nor in a checkout at {checkout}: reinstall evenkeel"
-        )
+        raise FileNotFoundError(f"{FQCN} is neither in {carried} nor in a checkout at {checkout}: reinstall evenkeel")
     link = checkout / ".build" / _INSIDE
     if not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)

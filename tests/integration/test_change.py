@@ -179,7 +179,7 @@ def test_an_unreachable_host_stops_the_later_waves(fleet: Fleet, when: str) -> N
     try:
         if when == "before":
             fleet.lab.disconnect("web2")
-            code, result = fleet.change(fleet.playbook("site.yml", GOOD), "--waves", "2,2,2")
+            code, _result = fleet.change(fleet.playbook("site.yml", GOOD), "--waves", "2,2,2")
         else:
             process = fleet.start(
                 *("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "2,2,2"),
@@ -260,9 +260,9 @@ def test_no_password_of_the_user_is_written_anywhere(fleet: Fleet, tmp_path: Pat
     marker = "s3cret-marker-41"
     secret = fleet.home / "secret.yml"
     secret.write_text(f"token: {marker}\n")
-    before = {path for path in Path("/dev/shm").rglob("*")} | {path for path in Path("/tmp").glob("evenkeel*")}
+    before = set(Path("/dev/shm").rglob("*")) | set(Path("/tmp").glob("evenkeel*"))
     code, _ = fleet.change(fleet.playbook("site.yml", GOOD), "--waves", "100%", "-e", f"@{secret}", "--limit", "web1")
     assert code == 0
-    after = {path for path in Path("/dev/shm").rglob("*")} | {path for path in Path("/tmp").glob("evenkeel*")}
+    after = set(Path("/dev/shm").rglob("*")) | set(Path("/tmp").glob("evenkeel*"))
     assert after <= before
     assert marker not in fleet.on("web1", "cat /var/lib/evenkeel/events; journalctl --no-pager | tail -200")
