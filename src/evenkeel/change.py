@@ -59,7 +59,7 @@ class Request:
         said = {
             "evenkeel_min_healthy": self.min_healthy,
             "evenkeel_max_unavailable": self.max_unavailable,
-            "evenkeel_failure_domain": self.failure_domain,
+            "evenkeel_guard_domain": self.failure_domain,
             "evenkeel_confirm_within": self.confirm_within,
             "evenkeel_soak": self.soak,
             "evenkeel_deadline": self.deadline,
@@ -246,7 +246,7 @@ class Wave:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if time.time() > latest:
                 within = self.variables["evenkeel_confirm_within"]
-                return f"the playbook did not end within the time to confirm ({within})"
+                return f"the playbook did not end within the time to confirm ({within}): it was in {record.task!r}"
             return ""
 
         self._tell(Phase.CHANGE, *self.hosts)
@@ -265,7 +265,8 @@ class Wave:
         while waiting and self.asked_to_stop() < 2 and not (again and time.time() > self._last_call(waiting)):
             answered = self._ask_to_settle(waiting, whys, lost, again=again)
             for host, answer in answered.items():
-                self._ended(host, answer, whys.get(host, ""), halted=halted)
+                missed = f"no login after the change: {lost[host]}" if host in lost else ""
+                self._ended(host, answer, whys.get(host) or missed, halted=halted)
             # A host that could not be asked right after the change is not to be trusted with it.
             waiting = {host: decide.ROLL_BACK for host in waiting if host not in answered}
             if waiting:
@@ -309,7 +310,7 @@ class Wave:
         timeout = _SHORT if again else None
         ended = self.session.run_own("settle", wanted, on_event, stop, hosts=names, timeout=timeout, fresh=True)
         for host in waiting.keys() - answered.keys():
-            lost[host] = decide.why_unsettled(record, host) or ended.stopped or ended.errors
+            lost.setdefault(host, decide.why_unsettled(record, host) or ended.stopped or ended.errors)
         return answered
 
     def _last_call(self, waiting: Mapping[str, str]) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from evenkeel import __version__, change, display, fleet, options, summary
+from evenkeel import __version__, change, display, fleet, options, plan, summary
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 from evenkeel.targets import read_specs
 
@@ -92,6 +92,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
     options.add_arguments(one, playbook=False)
+
+    text = "propose how to tolerate faults, with numbers and reasons"
+    plan.add_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
     return top
 
 
@@ -104,6 +107,8 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code (see outcome.Exit)."""
     args = parser().parse_args(argv)
+    if args.command == "plan":
+        return plan.run(args)
     console = Console(stderr=args.json, highlight=False)
     stop = Stop(console)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

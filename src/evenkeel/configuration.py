@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,5 +116,11 @@ def listing(
         for end in ends:
             os.close(end)
     if done.returncode:
-        raise UsageError(f"{Path(argv[0]).name}: {' '.join((done.stderr or done.stdout).split())}")
+        raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     return done
+
+
+def _point(text: str) -> str:
+    """What an error of Ansible's says, without where in its own words it happened."""
+    flat = " ".join(text.split()).partition(" Origin: ")[0]
+    return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat)

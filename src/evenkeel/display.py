@@ -83,13 +83,14 @@ class Board:
         room = max(3, height - 6 - len(self.past[-5:]))
         for host in order[:room]:
             row = self.rows[host]
-            doing = row.text or (self.task if row.phase is Phase.CHANGE else _DOING.get(row.phase, ""))
+            doing = row.text or (self.task if row.phase in (Phase.CHANGE, Phase.RUN) else _DOING.get(row.phase, ""))
             style = STYLES.get(row.phase, "")
             table.add_row(host, Text(row.phase, style), Text(doing, "" if row.text else "dim"), left(row.until, now))
         rest = {host: self.rows[host] for host in order[room:]}
         lines: list[RenderableType] = [Text(self.title, style="bold"), *self.past[-5:]]
         if self.wave:
-            lines += [Text(self.wave, style="bold cyan"), table]
+            lines.append(Text(self.wave, style="bold cyan"))
+        lines.append(table)
         if rest:
             lines.append(Text(f"… and {len(rest)} more: {counts(rest)}", style="dim"))
         return Group(*lines)
@@ -113,7 +114,7 @@ def line(progress: Progress) -> str:
     if progress.kind is Kind.WAVE:
         return f"wave {progress.wave} of {progress.waves}: {', '.join(progress.hosts)}"
     if progress.kind is Kind.TASK:
-        return f"  task: {progress.text}" if progress.phase is Phase.CHANGE else ""
+        return f"  task: {progress.text}" if progress.phase in (Phase.CHANGE, Phase.RUN) else ""
     if progress.kind is Kind.HOST and progress.phase is not None:
         text = progress.text or (_DOING.get(progress.phase, "") if progress.phase is not Phase.ARMED else "")
         if progress.until is not None and progress.phase in (Phase.ARMED, Phase.WAIT):

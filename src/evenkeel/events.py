@@ -17,6 +17,10 @@ from typing import Any
 
 PREFIX = "evenkeel.fault_tolerance."
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# What Ansible says before it comes to the point.
+_PREAMBLE = re.compile(
+    r"^(Task failed: )?((Failed to connect to the host via ssh|Data could not be sent to remote host .*? over ssh): )?"
+)
 # Output that belongs to no result of a host: errors of Ansible itself, warnings.
 _LOOSE = ("verbose", "error", "warning", "system_warning")
 
@@ -137,7 +141,7 @@ def message(res: Mapping[str, Any]) -> str:
         failed = [item for item in res["results"] if isinstance(item, dict) and item.get("failed")]
         text = message(failed[0]) if failed else ""
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return " ".join(lines)[:400] or "no reason given"
+    return _PREAMBLE.sub("", " ".join(lines))[:400] or "no reason given"
 
 
 def judge(

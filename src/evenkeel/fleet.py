@@ -47,13 +47,12 @@ def run(
     with open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
         hosts = session.list_own(command, variables, options.limit)
         report(Progress(Kind.PLAN, f"{command} on {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
-        report(Progress(Kind.WAVE, hosts=hosts, wave=1, waves=1))
-        report(Progress(Kind.HOST, hosts=hosts, phase=Phase.CHANGE))
+        report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
 
         def on_event(event: Event) -> None:
             feed(record, event)
             if event.get("event") == "playbook_on_task_start":
-                report(Progress(Kind.TASK, record.task, phase=Phase.CHANGE))
+                report(Progress(Kind.TASK, record.task.rpartition(" : ")[2], phase=Phase.RUN))
             if options.output and event.get("stdout"):
                 report(Progress(Kind.OUTPUT, str(event["stdout"])))
 

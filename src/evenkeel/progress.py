@@ -25,6 +25,7 @@ class Phase(StrEnum):
     BEGIN = "begin"
     ARMED = "armed"
     CHANGE = "change"
+    RUN = "running"  # one of our playbooks, outside of a change
     FAILED = "failed"
     SETTLE = "settle"
     WAIT = "wait"  # not reached: its dead-man is waited for

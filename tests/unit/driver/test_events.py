@@ -108,3 +108,4 @@ def test_messages_are_one_line_and_never_empty() -> None:
     assert message({"msg": "a\n  b"}) == "a b"
     assert message({"results": [{"failed": False, "msg": "no"}, {"failed": True, "msg": "yes"}]}) == "yes"
     assert message({}) == "no reason given"
+    assert message({"msg": "Task failed: Failed to connect to the host via ssh: ssh: timed out"}) == "ssh: timed out"
