@@ -20,9 +20,7 @@ from evenkeel.collection import collections_path
 ROOT = Path(__file__).parents[2]
 INSIDE = Path("ansible_collections/evenkeel/fault_tolerance")
 # All of it but the one place where it meets Ansible.
-LIBRARY = sorted(
-    set((ROOT / "plugins/module_utils").rglob("*.py")) - {ROOT / "plugins/module_utils/_adapter.py"}
-)
+LIBRARY = sorted(set((ROOT / "plugins/module_utils").rglob("*.py")) - {ROOT / "plugins/module_utils/_adapter.py"})
 # What a newer standard library has and Python 3.9 on a host has not.
 TOO_NEW = {"tomllib"}
 
