@@ -12,7 +12,7 @@ printf 'ops ALL=(ALL) NOPASSWD: ALL\n' >/etc/sudoers.d/ops
 chmod 0440 /etc/sudoers.d/ops
 
 # Who a host is, it gets when it is started: nothing of it may come from the image.
-rm -f /etc/ssh/ssh_host_*
+rm -f /etc/ssh/ssh_host_* /var/lib/dbus/machine-id
 : >/etc/machine-id
 
 # A base image may carry this file; with it, packages installed on a host would not start their services.

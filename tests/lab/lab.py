@@ -286,15 +286,8 @@ def build_from_containerfile(release: str) -> str:
     """Build with podman alone. LAB_BASE_IMAGE names another base than the official image. Returns the id."""
     base = os.environ.get("LAB_BASE_IMAGE", f"debian:{release}-slim")
     return podman(
-        *(
-            "build",
-            "--quiet",
-            "--no-cache",
-            "--isolation",
-            "chroot",
-            "--label",
-            f"evenkeel.lab.release={release}",
-        ),
+        *("build", "--quiet", "--squash-all", "--isolation", "chroot"),
+        *("--label", f"evenkeel.lab.release={release}"),
         *("--build-arg", f"BASE={base}", "--file", str(HERE / "Containerfile"), str(HERE)),
     ).splitlines()[-1]
 
