@@ -183,9 +183,10 @@ def _unit(store: Store, kind: str = "deadman") -> str:
 
 def _install_units(store: Store, number: int, within: float, agent: str) -> None:
     command = f"{sys.executable or '/usr/bin/python3'} {agent} --store {store.root}"
+    # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
     service = (
         "[Unit]\nDescription=Put this host back: a change was not confirmed in time\n\n"
-        f"[Service]\nType=oneshot\nExecStart={command} deadline --generation {number}\n"
+        f"[Service]\nType=oneshot\nKillMode=process\nExecStart={command} deadline --generation {number}\n"
     )
     # AccuracySec: timers coalesce, by default within a minute.
     timer = (
@@ -198,7 +199,7 @@ def _install_units(store: Store, number: int, within: float, agent: str) -> None
         "DefaultDependencies=no\nAfter=local-fs.target systemd-remount-fs.service\n"
         f"Before=sysinit.target shutdown.target\nConflicts=shutdown.target\nRequiresMountsFor={store.root}\n"
         f"ConditionPathExistsGlob=|{store.root}/armed\nConditionPathExistsGlob=|{store.root}/journal/*\n\n"
-        f"[Service]\nType=oneshot\nExecStart={command} boot\n\n[Install]\nWantedBy=sysinit.target\n"
+        f"[Service]\nType=oneshot\nKillMode=process\nExecStart={command} boot\n\n[Install]\nWantedBy=sysinit.target\n"
     )
     deadman, at_boot = _unit(store), _unit(store, "boot")
     units = {deadman + ".service": service, deadman + ".timer": timer, at_boot + ".service": boot}

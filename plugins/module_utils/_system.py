@@ -68,6 +68,7 @@ def detached(argv: Sequence[str], cwd: str = "/") -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         close_fds=True,
+        umask=0o022,  # A rollback works under 077, which is not the service's.
     )
 
 

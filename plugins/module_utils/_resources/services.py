@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
@@ -48,7 +49,9 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
 def capture(spec: dict[str, Any], system: System) -> list[str]:
     """A line for each service, without anything that changes by itself: equal states give equal lines."""
     lines = []
-    for state in systemd.observe(spec["names"], system):
+    for seen in systemd.observe(spec["names"], system):
+        # Not what it happens to be on the way to another state.
+        state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
         known = {"name": state.name, "exists": state.exists, "enabled": state.enabled, "active": state.active}
         lines.append("unit " + json.dumps(known, sort_keys=True))
     for definition in spec["processes"]:
@@ -87,23 +90,31 @@ def plan(then: Sequence[str], system: System, changed: Sequence[str], since: flo
 
 
 def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
+    """Files come first: a unit that is gone now will be back, and one that did not exist may be gone."""
     wanted = unit["enabled"] if unit["exists"] else "disabled"
-    if not live.exists or live.enabled == wanted or wanted not in _SETTABLE:
+    if live.enabled == wanted:
         return []
     steps = [Step("services", "unmask", live.name, "is masked")] if live.enabled == "masked" else []
-    return [*steps, Step("services", _SETTABLE[wanted], live.name, f"is {live.enabled}")]
+    if wanted == "disabled":
+        settable = live.enabled in ("enabled", "enabled-runtime") or (bool(steps) and unit["exists"])
+    else:
+        settable = wanted in _SETTABLE
+    if settable:
+        steps.append(Step("services", _SETTABLE[wanted], live.name, f"is {live.enabled or 'not there'}"))
+    return steps
 
 
 def _activity(
     name: str, active: bool, live: ServiceState, changed: Sequence[str], since: float, detail: dict[str, Any]
 ) -> list[Step]:
     if not active:
-        return [Step("services", "stop", name, "was not active", detail)] if live.active else []
+        up = live.active or systemd.passing(live)
+        return [Step("services", "stop", name, "was not active", detail)] if up else []
     if not live.active:
         return [Step("services", "start", name, f"is {live.text}", detail)]
     if not changed:
         return []
-    if live.can_reload and (live.started or 0.0) <= since:
+    if live.can_reload and live.started is not None and live.started <= since:
         return [Step("services", "reload", name, "files changed", detail)]
     return [Step("services", "restart", name, "files changed", detail)]
 
@@ -120,16 +131,17 @@ def apply(steps: Sequence[Step], system: System, boot: bool = False) -> list[Ste
         try:
             try:
                 _one(step, step.action, system, boot)
-            except ServiceFailed:
+                done.append(step)
+            except ServiceFailed as error:
                 if step.action != "reload":
                     raise
                 _one(step, "restart", system, boot)
-            done.append(step)
+                done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
         except EvenkeelError as error:
             left.append(f"{step.target}: {error.message}")
     if left:
         raise RestoreFailed(
-            f"{len(left)} services are not as they were: {'; '.join(left)}",
+            f"services are not as they were: {'; '.join(left)}",
             done=[step.shown() for step in done],
             left=left,
         )

@@ -39,18 +39,19 @@ def check(definition: Any) -> dict[str, Any]:
     argv = definition["argv"]
     if not isinstance(argv, list) or not os.path.isabs(str(argv[0])):
         raise UsageError(f"process {definition['name']}: argv must be a list that begins with an absolute path")
-    if not os.path.isabs(definition["pidfile"]):
-        raise UsageError(f"process {definition['name']}: pidfile must be an absolute path")
     made = {"chdir": "/", "reload_signal": "", "stop_signal": "TERM", **definition}
+    for key in ("pidfile", "chdir"):
+        if not os.path.isabs(str(made[key])):
+            raise UsageError(f"process {definition['name']}: {key} must be an absolute path")
     for key in ("reload_signal", "stop_signal"):
         made[key] = str(made[key]).upper().removeprefix("SIG")
-        if made[key] and not hasattr(signal, "SIG" + made[key]):
+        if made[key] and "SIG" + made[key] not in signal.Signals.__members__:
             raise UsageError(f"process {definition['name']}: {key} {definition[key]!r} is no signal; write HUP or TERM")
     return dict(made, argv=[str(word) for word in argv])
 
 
-def _pid(definition: dict[str, Any]) -> int | None:
-    """The pid of the running service, or None: the pid file's process, if it is the one that was started."""
+def _running(definition: dict[str, Any]) -> tuple[int, int] | None:
+    """(pid, start time) of the service, or None: the pid file's process, if it is the one that was started."""
     try:
         with open(definition["pidfile"]) as stream:
             words = stream.read().split()
@@ -62,7 +63,7 @@ def _pid(definition: dict[str, Any]) -> int | None:
         return None
     if len(words) == 1 and not _runs(pid, definition["argv"]):
         return None
-    return pid
+    return pid, started
 
 
 def _runs(pid: int, argv: list[str]) -> bool:
@@ -76,10 +77,10 @@ def _runs(pid: int, argv: list[str]) -> bool:
 
 
 def observe(definition: dict[str, Any], system: System) -> ServiceState:
-    pid = _pid(definition)
-    started = start_time(pid) if pid is not None else None
-    if pid is None or started is None:
+    found = _running(definition)
+    if found is None:
         return ServiceState(definition["name"], True, "", False, "not running", None, "", 0, False)
+    pid, started = found
     with open("/proc/uptime") as stream:
         age = float(stream.read().split()[0]) - started / os.sysconf("SC_CLK_TCK")
     can_reload = bool(definition["reload_signal"])
@@ -89,17 +90,24 @@ def observe(definition: dict[str, Any], system: System) -> ServiceState:
 
 def act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
     """Do it and prove it: start, stop, restart, reload. The state afterwards. Raises ServiceFailed."""
+    try:
+        return _act(verb, definition, system)
+    except OSError as error:
+        raise ServiceFailed(f"process {definition['name']}: {verb} failed: {error}") from error
+
+
+def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
     before = observe(definition, system)
     if verb in ("stop", "restart"):
         _stop(definition, system)
     if verb in ("start", "restart") and (verb == "restart" or not before.active):
         _start(definition, system)
     if verb == "reload":
-        pid = _pid(definition)
-        if pid is None or not definition["reload_signal"]:
-            why = "it is not running" if pid is None else "it has no reload_signal"
+        found = _running(definition)
+        if found is None or not definition["reload_signal"]:
+            why = "it is not running" if found is None else "it has no reload_signal"
             raise ServiceFailed(f"process {definition['name']} cannot be reloaded: {why}")
-        os.kill(pid, getattr(signal, "SIG" + definition["reload_signal"]))
+        os.kill(found[0], getattr(signal, "SIG" + definition["reload_signal"]))
         system.sleep(_ALIVE)
     after = observe(definition, system)
     wrong = {
@@ -115,33 +123,43 @@ def act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
 
 
 def _start(definition: dict[str, Any], system: System) -> None:
+    os.makedirs(os.path.dirname(definition["pidfile"]), exist_ok=True)
     try:
         process = detached(definition["argv"], definition["chdir"])
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']} cannot be started: {error}") from error
-    os.makedirs(os.path.dirname(definition["pidfile"]), exist_ok=True)
-    write_file(definition["pidfile"], f"{process.pid}\n{start_time(process.pid)}\n".encode(), 0o644)
+    try:
+        write_file(definition["pidfile"], f"{process.pid}\n{start_time(process.pid)}\n".encode(), 0o644)
+    except OSError:
+        process.kill()  # What is not recorded could never be stopped.
+        process.wait()
+        raise
     end = system.monotonic() + _ALIVE
     while system.monotonic() < end:
         if process.poll() is not None:
-            raise ServiceFailed(f"process {definition['name']} ended at once, with exit code {process.returncode}")
+            hint = "; its command must stay in the foreground" if process.returncode == 0 else ""
+            raise ServiceFailed(
+                f"process {definition['name']} ended at once, with exit code {process.returncode}{hint}"
+            )
         system.sleep(0.05)
 
 
 def _stop(definition: dict[str, Any], system: System) -> None:
-    pid = _pid(definition)
-    if pid is None:
+    """Its stop signal, and KILL when that does not end it. What has its pid later is not signalled."""
+    found = _running(definition)
+    if found is None:
         return
-    identity = start_time(pid)
-    end = system.monotonic() + _STOP_LIMIT
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, getattr(signal, "SIG" + definition["stop_signal"]))
-        while start_time(pid) == identity:
-            if system.monotonic() >= end:
-                os.kill(pid, signal.SIGKILL)
-                end = system.monotonic() + _STOP_LIMIT
+    pid, started = found
+    for word in (definition["stop_signal"], "KILL"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, getattr(signal, "SIG" + word))
+        end = system.monotonic() + _STOP_LIMIT
+        while system.monotonic() < end:
             _reap(pid)
+            if start_time(pid) != started:
+                return
             system.sleep(0.05)
+    raise ServiceFailed(f"process {definition['name']} (pid {pid}) does not end, not even by KILL")
 
 
 def _reap(pid: int) -> None:

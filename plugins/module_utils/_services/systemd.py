@@ -32,9 +32,10 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
         return []
     units = [unit_name(name) for name in names]
     done = system.run(["systemctl", "show", f"--property={_PROPERTIES}", "--", *units], 30.0)
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in done.out.strip().split("\n\n")]
-    if done.rc != 0 or len(blocks) != len(units):
+    found = done.out.strip().split("\n\n")
+    if done.rc != 0 or len(found) != len(units):
         raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in found]
     return [_state(unit, block, system) for unit, block in zip(units, blocks)]
 
 
@@ -54,12 +55,17 @@ def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
     )
 
 
+def passing(state: ServiceState) -> bool:
+    """Whether the unit is on the way to another state."""
+    return state.text.split(" ")[0] in _PASSING
+
+
 def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
     """The state of the unit once it is not on the way to another, or after ``limit`` seconds."""
     end = system.monotonic() + limit
     while True:
         (state,) = observe([name], system)
-        if state.text.split(" ")[0] not in _PASSING or system.monotonic() >= end:
+        if not passing(state) or system.monotonic() >= end:
             return state
         system.sleep(0.1)
 
@@ -78,7 +84,9 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
     quiet = ["--quiet"] if verb in ("enable", "disable", "mask", "unmask") else []
     done = system.run(["systemctl", *block, *quiet, verb, "--", unit], _TIMEOUT)
     if done.rc != 0:
-        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{_log(unit, system)}")
+        if verb == "disable" and not before.exists:
+            return before  # Its file is gone, and no link to it is left: nothing would start it.
+        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{last_words(unit, system)}")
     if not wait:
         return before
     after = settled(unit, system)
@@ -89,7 +97,9 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
         "stop": after.active,
     }.get(verb, False)
     if wrong:
-        raise ServiceFailed(f"systemctl {verb} {unit} ended well, but the unit is {after.text}{_log(unit, system)}")
+        raise ServiceFailed(
+            f"systemctl {verb} {unit} ended well, but the unit is {after.text}{last_words(unit, system)}"
+        )
     return after
 
 
@@ -99,8 +109,12 @@ def daemon_reload(system: System) -> None:
         raise ServiceFailed(f"systemctl daemon-reload: {done.words}")
 
 
-def _log(unit: str, system: System) -> str:
-    """The unit's own last words: what a person would look up next."""
-    done = system.run(["journalctl", "--unit", unit, "--lines", "3", "--output", "cat", "--no-pager"], 10.0)
-    said = " / ".join(line.strip() for line in done.out.strip().splitlines() if line.strip())
-    return f"; its log: {said}" if done.rc == 0 and said else ""
+def last_words(unit: str, system: System) -> str:
+    """The unit's own last words, what a person would look up next; systemd's about it when it said nothing itself."""
+    for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
+        words = ["journalctl", which, "--since=-5min", "--lines=5", "--output=cat", "--no-pager", "--quiet"]
+        done = system.run(words, 10.0)
+        said = [line.strip() for line in done.out.splitlines() if line.strip()]
+        if done.rc == 0 and said:
+            return f"; its log: {' / '.join(dict.fromkeys(said))}"
+    return ""
