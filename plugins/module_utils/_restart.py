@@ -37,8 +37,10 @@ def restart(
         raise UsageError("give either name, a systemd unit, or process")
     if definition is not None:
         definition = process.check(definition)
+    if soak > deadline:
+        raise UsageError(f"a soak of {soak:g} s cannot pass within a deadline of {deadline:g} s; nothing was touched")
     own = {"service": {"process": definition} if definition is not None else {"name": name}}
-    measured = probing.check([own, *probes])
+    measured = probing.check([own]) + probing.check(probes)
     before = _observe(name, definition, system)
     if not before.exists:
         raise UsageError(f"there is no unit {before.name} on this host; nothing was touched")
@@ -62,14 +64,16 @@ def restart(
         error.result = dict(result, after=asdict(_observe(name, definition, system)), left=[before.name])
         raise
     result.update(after=asdict(after), done=planned)
-    health = wait(measured, soak, deadline, interval, system)
+    just = probing.ProbeResult("service", after.name, probing.PASS, after.text, 0.0, after.identity, after.restarts)
+    health = wait(measured, soak, deadline, interval, system, earlier=[just])
     result["health"] = asdict(health)
     if health.state != probing.PASS:
         why = "; ".join(f"{one.kind} {one.target}: {one.detail}" for one in health.probes if one.state != probing.PASS)
         if health.restarts > CRASH_LOOP:
-            why = f"crash loop, {health.restarts} restarts in {health.waited:.0f} s"
+            why = f"crash loop, {health.restarts} restarts in {health.waited:.1f} s"
+        log = systemd.last_words(before.name, system) if definition is None else ""
         raise Unhealthy(
-            f"{before.name} was restarted ({mode}), but is not healthy: {why or 'it did not hold for the soak'}",
+            f"{before.name} was restarted ({mode}), but is not healthy: {why or 'it did not hold for the soak'}{log}",
             **dict(result, left=[before.name]),
         )
     proof = f"{before.name}: {before.identity or 'not running'} became {after.identity}"

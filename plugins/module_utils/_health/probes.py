@@ -11,10 +11,9 @@ import http.client
 import os
 import re
 import socket
-import ssl
+import threading
 import urllib.parse
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,8 @@ from .._system import System
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _TIMEOUT = 5.0
 _BODY_LIMIT = 1 << 20
+# A probe ends itself at its timeout. One that does not (a dripping answer, a hung mount) is given up this much later.
+_GRACE = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,40 @@ def check(probes: Any) -> list[Probe]:
             if spec.get(key) in (None, "", []):
                 raise UsageError(f"probes, item {number}: {kind} needs {key}")
         try:
-            made.append(make(spec, seconds(spec.get("timeout", _TIMEOUT), "timeout")))
+            timeout = seconds(spec.get("timeout", _TIMEOUT), "timeout")
+            if not timeout:
+                raise UsageError("timeout must be more than 0")
+            made.append(make(spec, timeout))
         except UsageError as error:
             raise UsageError(f"probes, item {number}: {kind}: {error.message}") from error
-        except (ValueError, TypeError, re.error) as error:
-            raise UsageError(f"probes, item {number}: {kind}: {error}") from error
     return made
 
 
+def _number(key: str, value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise UsageError(f"{key} {value!r} is not a whole number") from None
+
+
 def measure(probes: list[Probe], system: System) -> list[ProbeResult]:
-    """One round: all at the same time, so that a slow one does not delay the others."""
-    if not probes:
-        return []
-    with ThreadPoolExecutor(max_workers=min(16, len(probes))) as pool:
-        return list(pool.map(lambda probe: _measure(probe, system), probes))
+    """One round: all at the same time, so that a slow one does not delay the others. None outlasts its timeout."""
+    results: dict[int, ProbeResult] = {}
+
+    def one(number: int) -> None:
+        results[number] = _measure(probes[number], system)
+
+    threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(len(probes))]
+    for thread in threads:
+        thread.start()
+    began = system.monotonic()
+    for probe, thread in zip(probes, threads):
+        thread.join(max(0.0, began + probe.timeout + _GRACE - system.monotonic()))
+    return [results.get(number) or _late(probe) for number, probe in enumerate(probes)]
+
+
+def _late(probe: Probe) -> ProbeResult:
+    return ProbeResult(probe.kind, probe.target, UNKNOWN, f"no result within {probe.timeout:g} s", probe.timeout)
 
 
 def _measure(probe: Probe, system: System) -> ProbeResult:
@@ -102,14 +123,21 @@ def _measure(probe: Probe, system: System) -> ProbeResult:
 
 
 def _http(spec: dict[str, Any], timeout: float) -> Probe:
-    url = urllib.parse.urlsplit(str(spec["url"]))
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = urllib.parse.urlsplit(str(spec["url"]))
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise UsageError(f"url {spec['url']!r}: {error}") from error
+    if url.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", str(spec["url"])):
         raise UsageError(f"url {spec['url']!r} is not an http or https address")
-    wanted = [
-        int(one) for one in (spec["status"] if isinstance(spec.get("status"), list) else [spec.get("status", 200)])
-    ]
-    body = re.compile(str(spec["body"])) if spec.get("body") else None
-    host, port = url.hostname, url.port
+    statuses = spec.get("status", 200)
+    wanted = [_number("status", one) for one in (statuses if isinstance(statuses, list) else [statuses])]
+    if not wanted:
+        raise UsageError("status is an empty list: no answer would pass")
+    try:
+        body = re.compile(str(spec["body"])) if spec.get("body") else None
+    except re.error as error:
+        raise UsageError(f"body {spec['body']!r} is no regular expression: {error}") from error
     where = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
@@ -121,7 +149,7 @@ def _http(spec: dict[str, Any], timeout: float) -> Probe:
             text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
         except socket.gaierror as error:
             return UNKNOWN, f"{host} cannot be resolved: {error.strerror}", None
-        except (OSError, http.client.HTTPException, ssl.SSLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             return FAIL, f"no answer: {error or type(error).__name__}", None
         finally:
             connection.close()
@@ -135,7 +163,7 @@ def _http(spec: dict[str, Any], timeout: float) -> Probe:
 
 
 def _tcp(spec: dict[str, Any], timeout: float) -> Probe:
-    host, port = str(spec.get("host", "127.0.0.1")), int(spec["port"])
+    host, port = str(spec.get("host", "127.0.0.1")), _number("port", spec["port"])
     if not 0 < port < 65536:
         raise UsageError(f"port {port} is not between 1 and 65535")
 
@@ -152,27 +180,30 @@ def _tcp(spec: dict[str, Any], timeout: float) -> Probe:
 
 
 def _service(spec: dict[str, Any], timeout: float) -> Probe:
-    if ("name" in spec) == ("process" in spec):
+    if bool(spec.get("name")) == bool(spec.get("process")):
         raise UsageError("give either name, a systemd unit, or process")
-    definition = process.check(spec["process"]) if "process" in spec else None
+    definition = process.check(spec["process"]) if spec.get("process") else None
+    target = definition["name"] if definition is not None else systemd.unit_name(str(spec["name"]))
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
         try:
             if definition is not None:
                 state = process.observe(definition, system)
             else:
-                (state,) = systemd.observe([spec["name"]], system)
+                (state,) = systemd.observe([target], system)
         except ServiceFailed as error:
             return UNKNOWN, error.message, None
-        return PASS if state.active and "reloading" not in state.text else FAIL, state.text, state
+        if not state.exists:
+            return FAIL, "there is no such unit", state
+        return PASS if state.active and not systemd.passing(state) else FAIL, state.text, state
 
-    return Probe("service", str(spec["name"] if definition is None else definition["name"]), timeout, ask)
+    return Probe("service", str(target), timeout, ask)
 
 
 def _command(spec: dict[str, Any], timeout: float) -> Probe:
     if not isinstance(spec["argv"], list):
         raise UsageError(f"argv must be a list of words, not {spec['argv']!r}")
-    argv, wanted = [str(word) for word in spec["argv"]], int(spec.get("rc", 0))
+    argv, wanted = [str(word) for word in spec["argv"]], _number("rc", spec.get("rc", 0))
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
         done = system.run(argv, timeout)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .._system import System
@@ -34,21 +34,22 @@ def wait(
     interval: float,
     system: System,
     look: Callable[[list[Probe], System], list[ProbeResult]] = measure,
+    earlier: Iterable[ProbeResult] = (),
 ) -> Health:
     """Measure every ``interval`` seconds until all have passed for ``soak`` seconds, or ``deadline`` seconds are over.
 
-    One round is always made; with a soak of 0 it is enough. Stops at once at a crash loop.
+    One round is always made; with a soak of 0 it is enough. Stops at once at a crash loop. ``earlier``: services as
+    they were before the first round, so that a restart since then counts too.
     """
     began = system.monotonic()
     good_since: float | None = None
-    before: dict[str, ProbeResult] = {}
+    before = {one.target: one for one in earlier}
     restarts = 0
     while True:
         at = system.monotonic()
         results = look(probes, system)
-        seen = _restarts(before, results)
+        seen, before = _restarts(before, results)
         restarts += seen
-        before = {**before, **{one.target: one for one in results if one.identity}}
         passing = all(one.state == PASS for one in results)
         if not passing:
             good_since = None
@@ -56,21 +57,27 @@ def wait(
             good_since = at
         now = system.monotonic()
         soaked = now - good_since if good_since is not None else 0.0
-        if passing and soaked >= soak and restarts <= CRASH_LOOP:
+        if passing and not seen and soaked >= soak and restarts <= CRASH_LOOP:
             return Health(PASS, results, now - began, soaked, restarts)
         if restarts > CRASH_LOOP or now - began >= deadline:
             return Health(_worst(results), results, now - began, soaked, restarts)
         system.sleep(max(0.0, min(interval, began + deadline - now)))
 
 
-def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> int:
-    """Starts of services since the last round, by systemd's own count where it has one."""
-    count = 0
-    for one in results:
-        last = before.get(one.target)
-        if last is not None and one.identity and one.identity != last.identity:
-            count += max(1, one.restarts - last.restarts)
-    return count
+def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tuple[int, dict[str, ProbeResult]]:
+    """(starts of services since the last round, what to compare the next with); a service probed twice counts once.
+
+    systemd counts those of its own accord, also of a unit that is down now; any other shows in the identity.
+    """
+    count, after = 0, dict(before)
+    for target, one in {one.target: one for one in results if one.kind == "service" and one.state != UNKNOWN}.items():
+        last = before.get(target, one)
+        other = bool(one.identity and last.identity and one.identity != last.identity)
+        starts = max(int(other), one.restarts - last.restarts)
+        count += starts
+        # While it is down it is compared with what ran before; a start that is counted is not counted again.
+        after[target] = one if one.identity or starts else last
+    return count, after
 
 
 def _worst(results: list[ProbeResult]) -> str:
