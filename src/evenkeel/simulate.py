@@ -378,12 +378,16 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
     push, pop = heapq.heappush, heapq.heappop
     pending: list[tuple[int, int]] = []  # stores in repair: (store, life of its host), by number of the event
     waves: list[list[int]] = []
+    waiting = False  # a wave that the guard held back begins when a host has come back, if then it may
 
     while heap:
         now, what, which = pop(heap)
         if now >= horizon:
             break
         batch.events += 1
+        if waiting and what in (repaired, domain_repaired, all_repaired):
+            waiting = False
+            push(heap, (now, wave, -1))
         if what == fails:
             take(which, now, True)
             push(heap, (now + soon(fleet.mttr), repaired, which))
@@ -427,7 +431,7 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
             others = up - sum(1 for host in waves[0] if not reasons[host])
             if others < needed:
                 batch.held_back += 1
-                push(heap, (now + max(fleet.change_time, 60.0), wave, -1))
+                waiting = True
                 continue
             for host in waves[0]:
                 take(host, now, False)
