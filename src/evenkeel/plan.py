@@ -91,28 +91,27 @@ class Proposal:
 # Numbers for people
 
 
-def time_text(seconds: float) -> str:
+def time_text(seconds: float, rounded: Callable[[float], float] = round) -> str:
     """``45s``, ``1h30m``, ``12d``: two units at most, as the roles read durations."""
     if math.isinf(seconds):
         return "never"
     if seconds < 9.95:
-        return f"{seconds:.2g}s" if seconds else "0s"
-    left = round(seconds)
-    if left >= YEAR * 2:
-        return f"{seconds / YEAR:,.0f}y"
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= length or (parts and left):
-            if left // length:
-                parts.append(f"{left // length}{unit}")
-            left %= length
-            if len(parts) == 1 and unit == "d":
-                left = round(left / 3600) * 3600
-            if len(parts) == 1 and unit == "h":
-                left = round(left / 60) * 60
-        if len(parts) == 2:
-            break
-    return "".join(parts)
+        return f"{rounded(seconds * 10) / 10:g}s"
+    # The unit that is rounded to, the larger one beside it, and from where on that is too fine.
+    for small, large, names, below in (
+        (1, 60, "sm", 3599.5),
+        (60, 3600, "mh", 86370.0),
+        (3600, 86400, "hd", 2 * YEAR),
+    ):
+        if seconds < below:
+            most, rest = divmod(int(rounded(seconds / small)), large // small)
+            return (f"{most}{names[1]}" if most else "") + (f"{rest}{names[0]}" if rest else "")
+    return f"{seconds / YEAR:.0f}y"
+
+
+def at_most_text(seconds: float) -> str:
+    """A time that must not be exceeded: rounded down."""
+    return time_text(seconds, math.floor)
 
 
 def share_text(value: float) -> str:
@@ -256,7 +255,7 @@ def _plan_hosts(draft: _Draft) -> None:
         )
     if _down(group, n, mttr=0.0) <= allowed < _down(group, n):
         remedies.append(
-            f"repair within {time_text(_threshold(lambda t: _down(group, n, mttr=t) <= allowed, 0.0, group.mttr))}"
+            f"repair within {at_most_text(_threshold(lambda t: _down(group, n, mttr=t) <= allowed, 0.0, group.mttr))}"
         )
     if _down(group, n, common_cause=0.0) <= allowed < _down(group, n):
         beta = _threshold(lambda b: _down(group, n, common_cause=b) <= allowed, 0.0, group.common_cause)
@@ -328,7 +327,7 @@ def _plan_copies(draft: _Draft, domains: int) -> int:
     if losses[copies] > allowed:
         if shared <= allowed and _loss(group, copies, repair=1.0) <= allowed:
             window = _threshold(lambda w: _loss(group, copies, repair=w) <= allowed, 1.0, group.store_repair)
-            remedies.append(f"replace a lost store within {time_text(window)}")
+            remedies.append(f"replace a lost store within {at_most_text(window)}")
         if _loss(group, copies, common_cause=0.0) <= allowed:
             beta = _threshold(lambda b: _loss(group, copies, common_cause=b) <= allowed, 0.0, group.store_common_cause)
             remedies.append(f"at most {share_text(beta)} of losses common to all stores (another kind, another place)")
@@ -442,8 +441,8 @@ def _plan_interval(draft: _Draft) -> None:
     remedies = []
     if lost > rpo:
         remedies.append(
-            f"checkpoint and copy within {time_text(rpo / 2)} instead of {time_text(late)} (less data, more bandwidth,"
-            " or a log of changes)"
+            f"checkpoint and copy within {at_most_text(rpo / 2)} instead of {time_text(late)} (less data, more"
+            " bandwidth, or a log of changes)"
         )
     draft.judge("RPO", time_text(rpo), time_text(lost), lost <= rpo, remedies)
 
@@ -543,7 +542,7 @@ def _plan_ladder(draft: _Draft) -> None:
         slowest = max(order, key=lambda step: step.time)
         room = group.targets.rto - (cured_after - slowest.time)
         if room > 0:
-            remedies.append(f"{slowest.name} within {time_text(room)} instead of {time_text(slowest.time)}")
+            remedies.append(f"{slowest.name} within {at_most_text(room)} instead of {time_text(slowest.time)}")
         if slowest.name == "recover":
             remedies.append(f"a warm spare: its data is there before the failure ({size_text(group.size)} to move)")
         if not remedies:

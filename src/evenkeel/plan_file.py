@@ -134,6 +134,8 @@ def share(text: Any) -> float:
             raise InvalidOperation
         percent = isinstance(text, str) and text.strip().endswith("%")
         number = Decimal(str(text).strip().rstrip("%").strip()) / (100 if percent else 1)
+        if number.is_nan():
+            raise InvalidOperation
     except InvalidOperation:
         raise ValueError("is not a share; write a number between 0 and 1, or a percentage such as 99.95%") from None
     if not 0 <= number <= 1:
@@ -312,7 +314,7 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
     measured = _measured(section.section("measured")) if section.has("measured") else {}
     reader = _Reader(section, measured)
     hosts, named = _hosts(name, section, reader)
-    if measured:
+    if section.has("measured"):
         measured = _rates(section.section("measured"), len(hosts), measured)
         reader.measured = measured
     needed = _needed(section, len(hosts), reader)

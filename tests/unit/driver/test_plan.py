@@ -1,0 +1,509 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What evenkeel plan proposes, why, and what it says to a file that it cannot read."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel import plan, reliability
+from evenkeel.outcome import UsageError
+from evenkeel.plan_file import Group, Step, duration, rate, read_plan, share, size
+
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+SAMPLE = Path(__file__).parents[3] / "docs/examples/plan.yml"
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+def write(tmp_path: Path, content: Any) -> str:
+    path = tmp_path / "plan.yml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return str(path)
+
+
+def group(tmp_path: Path, **keys: Any) -> Group:
+    return read_plan(write(tmp_path, {"groups": {"web": {"hosts": 3, **keys}}}))[0]
+
+
+def choice(proposal: plan.Proposal, what: str) -> plan.Choice:
+    return next(one for one in proposal.choices if one.what == what)
+
+
+def verdict(proposal: plan.Proposal, target: str) -> plan.Verdict:
+    return next(one for one in proposal.verdicts if one.target == target)
+
+
+# The sample
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, plan.Proposal]:
+    return {one.name: plan.propose(one) for one in read_plan(str(SAMPLE))}
+
+
+def test_the_sample_has_three_groups_and_every_part_of_a_proposal(sample: dict[str, plan.Proposal]) -> None:
+    assert list(sample) == ["web", "db", "queue"]
+    parts = {"hosts", "copies", "generations", "checkpoints", "attempts", "restart ladder", "waves", "confirm within"}
+    for proposal in sample.values():
+        assert parts <= {one.what for one in proposal.choices}
+        assert all(one.why.endswith(".") and len(one.why) > 20 for one in proposal.choices)
+        assert {one.target for one in proposal.verdicts} == {
+            "availability",
+            "durability",
+            "RPO",
+            "RTO",
+            "attempts",
+            "rolling restart",
+        }
+        kinds = {one.choice for one in proposal.alternatives}
+        assert kinds == {"hosts", "copies", "checkpoints", "attempts", "ladder", "waves"}
+        for kind in kinds:
+            assert sum(one.chosen for one in proposal.alternatives if one.choice == kind) == 1
+        assert all(one.cost and one.effect for one in proposal.alternatives)
+        for one in proposal.verdicts:
+            assert one.met or one.remedies
+
+
+def test_the_sample_meets_what_it_can_and_says_what_the_rest_would_take(sample: dict[str, plan.Proposal]) -> None:
+    assert all(one.met for one in sample["web"].verdicts)
+    missed = {one.target: one.remedies for one in sample["db"].verdicts if not one.met}
+    assert set(missed) == {"durability", "RPO", "attempts", "RTO"}
+    assert "at most 0.0473 % of losses common to all stores (another kind, another place)" in missed["durability"]
+    assert "recover within 12m30s instead of 20m" in missed["RTO"]
+    assert missed["attempts"] == (
+        "escalation, as repeating reaches 98 % at most",
+        "fewer than 10 % permanent failures instead of 20 %",
+    )
+
+
+def test_it_says_when_more_no_longer_helps_and_diversity_would(sample: dict[str, plan.Proposal]) -> None:
+    assert "More hosts no longer help" in choice(sample["web"], "hosts").why
+    assert "diversity" in choice(sample["web"], "hosts").why
+    assert "More copies no longer help" in choice(sample["db"], "copies").why
+    assert "no longer help" not in choice(sample["queue"], "hosts").why
+
+
+def test_the_numbers_are_those_of_the_formulas(sample: dict[str, plan.Proposal]) -> None:
+    numbers = sample["web"].numbers
+    host = reliability.availability(60 * DAY, 30 * MINUTE)
+    assert 1 - numbers["unavailability"] == pytest.approx(reliability.k_of_n(4, 6, host, 0.02), rel=1e-12)
+    assert numbers["interval_exact"] == reliability.checkpoint_interval(10, 60 * DAY)
+    assert numbers["attempts"] == reliability.attempts_needed(0.95, 0.99, 0.1)
+    alone = reliability.loss_probability(2, 1, 0.99 * 0.02, DAY)
+    assert numbers["loss_a_year"] == pytest.approx(reliability.any_of([alone, -math.expm1(-0.01 * 0.02)]), rel=1e-12)
+    assert numbers["ladder_coverage"] == reliability.any_of([0.6, 0.8, 0.9, 0.99])
+
+
+# Each choice
+
+
+def test_copies_are_the_fewest_that_meet_the_target(tmp_path: Path) -> None:
+    store = {"annual_failure_rate": 0.2, "repair": "3d", "common_cause": 0}
+    keys: dict[str, Any] = {"hosts": 9, "store": store}
+    for durability, copies in (("90%", 1), ("99.9%", 1), ("99.999%", 2), ("99.99999%", 3)):
+        planned = plan.propose(group(tmp_path, **keys, targets={"durability": durability}))
+        assert planned.numbers["copies"] == copies == planned.variables["evenkeel_copies"]
+        lost = [reliability.loss_probability(c + 1, c, 0.2, 3 * DAY) for c in range(copies + 1)]
+        assert lost[copies] <= 1 - share(durability)
+        assert copies == 1 or lost[copies - 1] > 1 - share(durability)
+        assert verdict(planned, "durability").met
+
+
+def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
+    store = {"annual_failure_rate": 0.5, "repair": "10d", "common_cause": 0}
+    two = plan.propose(group(tmp_path, hosts=6, domains=2, store=store, targets={"durability": "99.9999%"}))
+    assert two.numbers["copies"] == 1
+    assert not verdict(two, "durability").met
+    assert any("failure domains instead of 2" in text for text in verdict(two, "durability").remedies)
+    one = plan.propose(group(tmp_path, hosts=6, domains=1))
+    assert one.numbers["copies"] == 0
+    assert "lost with the original" in choice(one, "copies").why
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12), st.integers(0, 5))
+def test_placement_keeps_domains_apart_and_the_load_even(domains: list[str], copies: int) -> None:
+    hosts = {f"h{i}": domain for i, domain in enumerate(domains)}
+    placed = plan.place(hosts, copies)
+    for host, on in placed.items():
+        used = [hosts[other] for other in on]
+        assert len(set(used)) == len(used) == min(copies, len(set(domains)) - 1)
+        assert hosts[host] not in used
+
+
+def test_placement_spreads_over_equal_domains() -> None:
+    placed = plan.place({f"h{i}": f"r{i // 2}" for i in range(6)}, 1)
+    assert sorted(on[0] for on in placed.values()) == [f"h{i}" for i in range(6)]
+
+
+def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:
+    checkpoint = {"cost": "20s", "size": "1GB", "bandwidth": "100MB"}
+    tight = plan.propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "30m"})).numbers
+    assert tight["interval"] == 29 * MINUTE  # 30m - 2*20s - 10s, in whole minutes
+    assert tight["work_at_risk"] <= 30 * MINUTE
+    loose = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="1d", targets={"rpo": "1d"})).numbers
+    assert 0.9 * loose["interval_exact"] <= loose["interval"] <= loose["interval_exact"]
+    never = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="never", targets={"rpo": "10d"}))
+    assert never.numbers["interval"] == DAY
+    late = plan.propose(group(tmp_path, checkpoint={"cost": "10m"}, targets={"rpo": "5m"}))
+    assert not verdict(late, "RPO").met
+    assert late.numbers["interval"] == 90 * MINUTE, "no more than a tenth of the time goes into checkpoints"
+
+
+def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None:
+    attempts = {"success": "80%", "permanent": "50%", "target": "99%", "delay": "2s"}
+    planned = plan.propose(group(tmp_path, attempts=attempts))
+    assert not verdict(planned, "attempts").met
+    assert planned.numbers["attempts"] == 2  # 0.1**2 is a tenth of the 0.1 that stay
+    enough = plan.propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
+    assert enough.numbers["attempts"] == 3
+    assert enough.numbers["delays"] == [2.0, 4.0]
+    hopeless = plan.propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
+    assert hopeless.numbers["attempts"] == 1
+
+
+def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
+    steps = [
+        {"name": "recover", "time": "10m", "chance": "99%"},
+        {"name": "warm", "time": "2s", "chance": "50%"},
+    ]
+    planned = plan.propose(group(tmp_path, restart=steps, detection="1s"))
+    assert planned.numbers["ladder"] == ["warm", "recover"]
+    assert planned.numbers["time_to_restore"] == 1 + 2 + 600  # detection, and both steps until 99 % are cured
+    weak = plan.propose(group(tmp_path, restart=steps[1:]))
+    assert not verdict(weak, "RTO").met
+    assert "a further step" in verdict(weak, "RTO").remedies[0]
+
+
+def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"hosts": 10, "needed": 6, "mtbf": "30d", "common_cause": 0}
+    calm = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.1%"})).numbers
+    wary = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.000001%"})).numbers
+    bold = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "100%"})).numbers
+    assert 1 <= wary["max_unavailable"] < calm["max_unavailable"] <= bold["max_unavailable"] == 4
+    assert calm["roll_risk"] <= 0.001
+    fails = -math.expm1(-MINUTE / (30 * DAY))
+    wave = calm["max_unavailable"]
+    one = reliability.unavailability(6, 10 - wave, fails)
+    assert calm["roll_risk"] == pytest.approx(reliability.any_of([one] * calm["waves"]))
+
+
+def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
+    planned = plan.propose(group(tmp_path, hosts=2, needed=2))
+    assert not verdict(planned, "rolling restart").met
+    assert verdict(planned, "rolling restart").remedies == ("3 hosts", "warm restarts")
+    assert "the guard refuses it" in choice(planned, "waves").why
+
+
+def test_remedies_do_what_they_say(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"hosts": 2, "needed": 2, "mtbf": "30d", "mttr": "2h", "common_cause": 0}
+    missed = verdict(plan.propose(group(tmp_path, **keys, targets={"availability": "99.99%"})), "availability")
+    assert missed.remedies[0] == "3 hosts instead of 2"
+    assert verdict(
+        plan.propose(group(tmp_path, **{**keys, "hosts": 3}, targets={"availability": "99.99%"})), "availability"
+    ).met
+    within = missed.remedies[1].removeprefix("repair within ")
+    assert verdict(
+        plan.propose(group(tmp_path, **{**keys, "mttr": within}, targets={"availability": "99.99%"})), "availability"
+    ).met
+    shared = {**keys, "hosts": 4, "common_cause": "50%"}
+    floor = verdict(plan.propose(group(tmp_path, **shared, targets={"availability": "99.99%"})), "availability")
+    assert any("no number of hosts" in text for text in floor.remedies)
+    assert any("common causes (diversity)" in text for text in floor.remedies)
+
+
+@given(
+    hosts=st.integers(1, 12),
+    data=st.data(),
+    mtbf=st.floats(60.0, 1e9),
+    mttr=st.floats(0.0, 1e6),
+    beta=st.floats(0.0, 1.0),
+    cost=st.floats(0.0, 1e5),
+    afr=st.floats(0.0, 5.0),
+    success=st.floats(0.0, 1.0),
+    targets=st.tuples(st.floats(0.0, 1.0), st.floats(1.0, 1e7), st.floats(1.0, 1e7), st.floats(0.0, 1.0)),
+)
+def test_whatever_the_numbers_there_is_a_proposal(
+    hosts: int,
+    data: st.DataObject,
+    mtbf: float,
+    mttr: float,
+    beta: float,
+    cost: float,
+    afr: float,
+    success: float,
+    targets: tuple[float, float, float, float],
+) -> None:
+    base = read_plan(str(SAMPLE))[2]
+    made = replace(
+        base,
+        targets=replace(base.targets, availability=targets[0], rto=targets[1], rpo=targets[2], durability=targets[3]),
+        hosts={f"h{i}": f"d{i % 3}" for i in range(hosts)},
+        needed=data.draw(st.integers(1, hosts)),
+        mtbf=mtbf,
+        mttr=mttr,
+        common_cause=beta,
+        checkpoint_cost=cost,
+        store_failure_rate=afr,
+        store_common_cause=beta,
+        success=success,
+        permanent=beta,
+        generation_good=success,
+        ladder=(Step("only", cost, success),),
+    )
+    proposal = plan.propose(made)
+    assert proposal.numbers["interval"] > 0
+    assert 0 <= proposal.numbers["copies"] < max(2, len(set(made.hosts.values())))
+    text = json.dumps(plan._finite(proposal.__dict__), default=vars)
+    assert "NaN" not in text and "Infinity" not in text
+    for one in proposal.verdicts:
+        assert one.met or one.remedies, one
+
+
+# Assumed and measured
+
+
+def test_what_is_missing_is_assumed_and_marked(tmp_path: Path) -> None:
+    bare = group(tmp_path)
+    assert bare.mtbf == 90 * DAY
+    assert "mtbf 90d" in bare.assumed and "needed quorum (2)" in bare.assumed
+    told = group(tmp_path, mtbf="10d", needed=2)
+    assert told.mtbf == 10 * DAY
+    assert not any(text.startswith(("mtbf", "needed")) for text in told.assumed)
+
+
+def test_what_is_measured_counts_more_than_what_is_believed(tmp_path: Path) -> None:
+    measured = {
+        "over": "100d",
+        "failures": 6,
+        "downtime": "12h",
+        "attempts": 200,
+        "successes": 190,
+        "checkpoint": ["4s", "9s", "5s"],
+    }
+    seen = group(
+        tmp_path, mtbf="999d", mttr="1s", measured=measured, checkpoint={"cost": "1h"}, attempts={"success": 1}
+    )
+    assert seen.mtbf == (300 * DAY - 12 * HOUR) / 6
+    assert seen.mttr == 2 * HOUR
+    assert seen.success == 0.95
+    assert seen.checkpoint_cost == 5.0
+    assert len(seen.measured) == 4
+    assert not any(text.startswith(("mtbf", "mttr")) for text in seen.assumed)
+
+
+def test_no_failure_seen_is_no_proof_that_there_is_none(tmp_path: Path) -> None:
+    """Rule of three (Hanley and Lippman-Hand, JAMA 249, 1983): 0 of n leaves up to 3/n at 95 %."""
+    lucky = group(tmp_path, measured={"over": "100d", "failures": 0, "attempts": 300, "successes": 300})
+    assert lucky.mtbf == 100 * DAY
+    assert lucky.success == pytest.approx(0.99)
+    assert "rule of three" in lucky.measured[0]
+
+
+def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
+    """What `evenkeel status --json` prints: intervals and copies as they are, and how the last changes ended."""
+    stamps = ["2026-11-23T10:00:00.000000Z", "2026-11-23T12:00:00.000000Z", "2026-11-23T18:00:00.000000Z"]
+    told = {
+        "hosts": {
+            "a": {
+                "state": "ok",
+                "checkpoints": [{"created": s} for s in stamps],
+                "replicas": {"b": ["x"]},
+                "last": {"outcome": "rolled_back"},
+            },
+            "b": {"state": "ok", "checkpoints": [], "replicas": {}, "last": {"outcome": "confirmed"}},
+            "c": {"state": "unreachable", "msg": "no route"},
+        }
+    }
+    status = tmp_path / "status.json"
+    status.write_text(json.dumps(told))
+    path = write(tmp_path, {"groups": {"web": {"hosts": {"a": "r1", "b": "r2", "c": "r3"}}}})
+    now = read_plan(path, str(status))[0].now
+    assert (now.interval, now.copies, now.confirmed, now.rolled_back) == (4 * HOUR, 0, 1, 1)
+    proposal = plan.propose(read_plan(path, str(status))[0])
+    assert choice(proposal, "copies now").value == "0"
+    assert choice(proposal, "changes now").value == "1 of 2 rolled back"
+    assert plan.propose(read_plan(path)[0]).choices != proposal.choices
+
+
+# Bad files: what, where, what to do
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("groups: {web: {hosts: 3}", "plan.yml: line 1, column 25: .*correct the YAML there"),
+        ("groups:\n  web: {hosts: 3}\n  web: {hosts: 4}\n", "plan.yml: line 3, column 3: 'web' stands there twice"),
+        ("- 1", r"plan.yml: : \[1\] is not a mapping"),
+        ("", "plan.yml: : None is not a mapping"),
+        ({"targets": {}}, "plan.yml: groups: is missing; add at least one group"),
+        ({"groups": {}}, "plan.yml: groups: is empty; add at least one group"),
+        ({"groups": {"web": None}}, "groups.web: None is not a mapping"),
+        ({"groups": {"web": {}}}, "groups.web.hosts: is missing; write their number"),
+        ({"groups": {"web": {"hosts": 0}}}, "groups.web.hosts: 0 is not a number of at least 1"),
+        ({"groups": {"web": {"hosts": ["a", "a"]}}}, "groups.web.hosts: 'a' stands there twice"),
+        ({"groups": {"web": {"hosts": 2, "domains": 3}}}, "groups.web.domains: 3 is more than the 2 hosts"),
+        ({"groups": {"web": {"hosts": 2, "needed": 3}}}, "groups.web.needed: 3 is more than the 2 hosts"),
+        ({"groups": {"web": {"hosts": 2, "mtfb": "1d"}}}, "groups.web.mtfb: is not a key .*did you mean mtbf"),
+        ({"groups": {"web": {"hosts": 2, "mtbf": "soon"}}}, "groups.web.mtbf: 'soon' is not a duration; write seconds"),
+        ({"groups": {"web": {"hosts": 2, "mtbf": 0}}}, "groups.web.mtbf: 0 is no time at all"),
+        ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
+        ({"groups": {"web": {"hosts": 2, "common_cause": 5}}}, "groups.web.common_cause: 5 is not between 0 and 1"),
+        ({"groups": {"web": {"hosts": 2, "common_cause": "x%"}}}, "groups.web.common_cause: 'x%' is not a share"),
+        ({"groups": {"web": {"hosts": 2, "checkpoint": {"size": "2 boxes"}}}}, "groups.web.checkpoint.size: .*2GiB"),
+        ({"groups": {"web": {"hosts": 2, "checkpoint": {"bandwidth": 0}}}}, "checkpoint.bandwidth: 0 moves nothing"),
+        ({"groups": {"web": {"hosts": 2, "checkpoint": 3}}}, "groups.web.checkpoint: 3 is not a mapping"),
+        (
+            {"groups": {"web": {"hosts": 2, "cost": {"host": "60 EUR"}}}},
+            "groups.web.cost.host: '60 EUR' is not a price",
+        ),
+        ({"groups": {"web": {"hosts": 2, "cost": {"hots": 60}}}}, "groups.web.cost.hots: .*did you mean host"),
+        (
+            {"groups": {"web": {"hosts": 2, "store": {"annual_failure_rate": -1}}}},
+            "annual_failure_rate: -1 is not a rate",
+        ),
+        ({"groups": {"web": {"hosts": 2, "restart": []}}}, r"groups.web.restart: \[\] is not a list"),
+        ({"groups": {"web": {"hosts": 2, "restart": [{"name": "a"}]}}}, r"groups.web.restart\[0\].time: is missing"),
+        ({"groups": {"web": {"hosts": 2, "targets": {"rto": "soon"}}}}, "groups.web.targets.rto: 'soon' is not a dur"),
+        ({"targets": {"rta": "1h"}, "groups": {"web": {"hosts": 2}}}, "plan.yml: targets.rta: .*did you mean rto"),
+        ({"groups": {"web": {"hosts": 2}}, "group": {}}, "plan.yml: group: .*did you mean groups"),
+        ({"groups": {"web": {"hosts": 2, "measured": {"over": "1d"}}}}, "groups.web.measured.failures: is missing"),
+        (
+            {"groups": {"web": {"hosts": 2, "measured": {"over": "1h", "failures": 1, "downtime": "9h"}}}},
+            "groups.web.measured.over: .*does not hold",
+        ),
+        (
+            {"groups": {"web": {"hosts": 2, "measured": {"attempts": 3, "successes": 4}}}},
+            "groups.web.measured.successes: 4 is more than the 3 attempts",
+        ),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_plan(write(tmp_path, content))
+
+
+def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="missing.yml: No such file or directory; give the path"):
+        read_plan(str(tmp_path / "missing.yml"))
+    path = write(tmp_path, {"groups": {"web": {"hosts": 2}}})
+    status = tmp_path / "status.json"
+    status.write_text("[]")
+    with pytest.raises(UsageError, match=r"status.json: has no hosts; write it with evenkeel status"):
+        read_plan(path, str(status))
+    assert plan.main([path, "--host-years", "1"]) == 1
+    assert plan.main([str(tmp_path / "missing.yml")]) == 1
+    seen = capsys.readouterr()
+    assert "--host-years 1" in seen.err and "missing.yml" in seen.err and not seen.out
+    assert plan.main([str(tmp_path / "missing.yml"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 1
+
+
+def test_values() -> None:
+    assert [duration(x) for x in (90, 0, "30s", "1h30m", "1.5d", "2w", "1y")] == [
+        90.0, 0.0, 30.0, 5400.0, 1.5 * DAY, 14 * DAY, 365 * DAY,
+    ]  # fmt: skip
+    assert duration("never") == math.inf
+    assert [share(x) for x in (0.5, 1, "99.95%", "0.1 %", "0.2")] == [0.5, 1.0, 0.9995, 0.001, 0.2]
+    assert [size(x) for x in (10, "2GiB", "500MB", "1.5 KiB")] == [10.0, 2 * 2**30, 5e8, 1536.0]
+    assert [rate(x) for x in (0.02, "2%", 12, "1e-3")] == [0.02, 0.02, 12.0, 0.001]
+    for bad in (True, None, -1, "", "1x", "1h later", [1], math.nan, math.inf):
+        for read in (duration, share, size, rate):
+            with pytest.raises(ValueError, match="is not"):
+                read(bad)
+
+
+# Output
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.5, "0.5s"), (45, "45s"), (60, "1m"), (90, "1m30s"), (3600, "1h"), (5400, "1h30m"), (3599.7, "1h"),
+     (86400, "1d"), (86399, "1d"), (90000, "1d1h"), (7261, "2h1m"), (20 * 365 * DAY, "20y"), (math.inf, "never")],
+)  # fmt: skip
+def test_times_are_written_as_they_are_read(seconds: float, text: str) -> None:
+    assert plan.time_text(seconds) == text
+    assert duration(text) == pytest.approx(seconds, rel=0.03) or math.isinf(seconds)
+
+
+@given(st.floats(0.0, 1e10))
+def test_every_time_can_be_read_back(seconds: float) -> None:
+    assert duration(plan.time_text(seconds)) == pytest.approx(seconds, rel=0.26, abs=0.051)
+
+
+def test_small_numbers_stay_readable() -> None:
+    assert plan.nines_text(0.0) == "100 %"
+    assert plan.nines_text(3.8e-4) == "99.962 %"
+    assert plan.nines_text(1e-9) == "99.9999999 %"
+    assert plan.odds_text(5e-5) == "1 in 20,000"
+    assert plan.odds_text(0.0) == "never"
+    assert plan.share_text(1e-9) == "1.0e-07 %"
+    assert plan.share_text(0.999999) == "99.9999 %"
+
+
+def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert plan.main([str(SAMPLE)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for words in ("NOT MET. It would take", "Assumed, as the file does not say:", "Measured: 4 failures", "instead"):
+        assert words in text
+
+
+def test_json_is_one_document_without_infinities(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write(tmp_path, {"groups": {"web": {"hosts": 2, "mtbf": "never"}}})
+    assert plan.main([path, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=lambda text: pytest.fail(text))
+    assert document["groups"][0]["numbers"]["interval_exact"] is None
+    assert document["groups"][0]["variables"]["evenkeel_copies"] == 1
+
+
+def test_variables_are_an_inventory_in_the_words_of_the_roles(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert plan.main([str(SAMPLE), "--vars"]) == 0
+    text = capsys.readouterr().out
+    web = yaml.safe_load(text)["web"]["vars"]
+    assert web == {
+        "evenkeel_copies": 1,
+        "evenkeel_failure_domain": "rack",
+        "evenkeel_peers": "{{ groups['web'] }}",
+        "evenkeel_retention": {"last": 4},
+        "evenkeel_min_healthy": 4,
+        "evenkeel_max_unavailable": 2,
+        "evenkeel_waves": "1,2",
+        "evenkeel_soak": "30s",
+        "evenkeel_deadline": "2m",
+        "evenkeel_confirm_within": "8m",
+    }
+    (tmp_path / "vars.yml").write_text(text)
+    (tmp_path / "hosts.yml").write_text("web: {hosts: {web1: {rack: r1}}}\n")
+    command = [sys.executable, "-m", "ansible.cli.inventory", "-i", "hosts.yml", "-i", "vars.yml", "--host", "web1"]
+    merged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(merged.stdout)["evenkeel_waves"] == "1,2"
+
+
+def test_it_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main([str(SAMPLE), "--simulate", "--host-years", "900", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [round(one["host_years"]) for one in document["simulated"]] == [300, 300, 300]
+    assert plan.main([str(SAMPLE), "--simulate", "--host-years", "900"]) == 0
+    text = capsys.readouterr().out
+    assert "web: 300 host-years played" in text and "simulated (95 %)" in text
+    proposals = [plan.propose(one) for one in read_plan(str(SAMPLE))]
+    fleet = plan.fleet_of(read_plan(str(SAMPLE))[0], proposals[0])
+    assert (fleet.hosts, fleet.needed, fleet.wave, fleet.copies) == (6, 4, 2, 1)
