@@ -16,7 +16,7 @@ from ._resources import registry
 from ._rollback import finish
 from ._store.manifest import Manifest
 from ._store.objects import Hasher, Writer
-from ._store.store import Store, check_name
+from ._store.store import Store, check_name, retention_of
 
 
 def checkpoint(
@@ -34,7 +34,7 @@ def checkpoint(
     """
     declared = registry.check(resources)
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
-    last = _retention(retention)
+    last = retention_of(retention)
     host = host or os.uname().nodename
     if confirm_within is not None and confirm_within < 1:
         raise UsageError(f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more")
@@ -76,19 +76,11 @@ def checkpoint(
             result["done"].append(f"armed generation {change.generation}: rolled back unless confirmed in time")
         if last is not None:
             protect = {manifest.id} | {change.checkpoint for change in [_deadman.armed(store)] if change}
-            gone = store.prune(last, protect)
+            gone = store.prune(name, last, protect)
             result["done"] += [f"forgot checkpoint {one[:12]}" for one in gone]
             result["changed"] = result["changed"] or bool(gone)
         result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
         return result
-
-
-def _retention(retention: dict[str, Any] | None) -> int | None:
-    if not retention:
-        return None
-    if set(retention) != {"last"} or not str(retention["last"]).isdigit() or int(retention["last"]) < 1:
-        raise UsageError(f"retention: {retention!r}; write {{last: N}} with N of 1 or more")
-    return int(retention["last"])
 
 
 def _known(store: Store, name: str, root: str) -> Manifest | None:

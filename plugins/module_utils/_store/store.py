@@ -26,6 +26,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from .._errors import Busy, Damaged, NotFound, UsageError
 from .._system import System
@@ -219,26 +220,22 @@ class Store:
             os.unlink(path)
             fsync_dir(os.path.dirname(path))
 
-    def prune(self, last: int, protect: set[str]) -> list[str]:
-        """Forget all but the newest ``last`` checkpoints and those in ``protect``; the ids that went.
+    def prune(self, name: str, last: int, protect: set[str]) -> list[str]:
+        """Forget all but the newest ``last`` checkpoints of a name (and as many undos); the ids that went.
 
-        Refuses (Damaged) when any manifest cannot be read: what it names could not be told from garbage.
+        Those of other names and those in ``protect`` stay. Refuses (Damaged) when any manifest cannot be read: what
+        it names could not be told from garbage.
         """
-        if last < 1:
-            raise UsageError(f"retention: last is {last}; keep at least 1")
         refs = self.refs()
         manifests = {one: self.manifest(one) for ids in refs.values() for one in ids}
-        ordered = sorted(manifests.values(), key=lambda one: (one.created, one.id))
-        keep = {one.id for one in ordered[-last:]} | protect
-        usual = [one.id for one in ordered if one.name != UNDO]
-        keep |= set(usual[-1:])
-        gone = [one.id for one in ordered if one.id not in keep]
+        kept = {one: ids[-last:] if one in (name, UNDO) else ids for one, ids in refs.items()}
+        keep = {checkpoint for ids in kept.values() for checkpoint in ids} | protect
+        gone = sorted(set(manifests) - keep)
         if not gone:
             return []
-        for name, ids in refs.items():
-            left = [one for one in ids if one in keep]
-            if left != ids:
-                self._write_ref(name, left)
+        for one, ids in refs.items():
+            if any(checkpoint in gone for checkpoint in ids):
+                self._write_ref(one, [checkpoint for checkpoint in ids if checkpoint in keep])
         for checkpoint in gone:
             os.unlink(self.join("manifests", checkpoint))
         fsync_dir(self.join("manifests"))
@@ -274,6 +271,15 @@ class Store:
             if problem:
                 wrong[sha] = problem
         return wrong
+
+
+def retention_of(declared: dict[str, Any] | None) -> int | None:
+    """How many checkpoints of a name to keep; None for all. UsageError for what is not ``{last: N}``."""
+    if not declared:
+        return None
+    if set(declared) != {"last"} or not str(declared["last"]).isdigit() or int(declared["last"]) < 1:
+        raise UsageError(f"retention: {declared!r}; write {{last: N}} with N of 1 or more")
+    return int(declared["last"])
 
 
 def objects_of(manifest: Manifest) -> set[str]:
