@@ -88,6 +88,8 @@ def change(
     secrets = ask(options) if secrets is None else secrets
     targets = find_targets(request.playbook, options, ansible, secrets)
     plan = waves.split(targets.hosts, waves.parse(_said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)))
+    if request.failure_domain is not None:
+        plan = waves.by_domain(plan, _domains(request.failure_domain, targets))
     notes = list(targets.notes) + _check(request, targets)
     variables = request.variables()
     variables["evenkeel_confirm_within"] = _said(
@@ -139,6 +141,15 @@ def _said(given: str | None, variable: str, default: str, targets: Targets) -> s
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
+
+
+def _domains(variable: str, targets: Targets) -> dict[str, str]:
+    """Host -> failure domain. Raises UsageError naming the hosts that have none."""
+    variables = targets.inventory.variables
+    without = [host for host in targets.hosts if variable not in variables.get(host, {})]
+    if without:
+        raise UsageError(f"--failure-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
+    return {host: str(variables[host][variable]) for host in targets.hosts}
 
 
 def _check(request: Request, targets: Targets) -> list[str]:

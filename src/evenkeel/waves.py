@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evenkeel.outcome import UsageError
@@ -54,3 +54,12 @@ def split(hosts: Sequence[str], sizes: Sequence[Size]) -> list[tuple[str, ...]]:
         waves.append(tuple(hosts[done : done + size]))
         done += size
     return waves
+
+
+def by_domain(waves: Sequence[Sequence[str]], domains: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Split each wave so that all its hosts are in one failure domain, in the order in which the domains come."""
+    parts: list[tuple[str, ...]] = []
+    for wave in waves:
+        seen = dict.fromkeys(domains[host] for host in wave)
+        parts += [tuple(host for host in wave if domains[host] == domain) for domain in seen]
+    return parts

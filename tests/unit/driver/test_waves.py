@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from evenkeel.outcome import UsageError
-from evenkeel.waves import parse, split
+from evenkeel.waves import by_domain, parse, split
 
 HOSTS = [f"h{number}" for number in range(1, 21)]
 
@@ -39,3 +39,9 @@ def test_every_host_is_in_exactly_one_wave_in_order() -> None:
 def test_a_wrong_size_is_named(text: str) -> None:
     with pytest.raises(UsageError, match=f"waves {text!r}"):
         parse(text)
+
+
+def test_a_wave_never_spans_two_failure_domains() -> None:
+    domains = {"a": "r1", "b": "r2", "c": "r1", "d": "r2", "e": "r1"}
+    plan = by_domain([("a",), ("b", "c", "d", "e")], domains)
+    assert plan == [("a",), ("b", "d"), ("c", "e")]
