@@ -42,7 +42,7 @@ def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[s
                 raise AnsibleFilterError(
                     f"{part!r} in the {where} names no host of the inventory: correct it. Nothing was touched"
                 )
-    if not (names(wanted) & names(limits) if limits else names(wanted)):
+    if not split_host_pattern(wanted) or not (names(wanted) & names(limits) if limits else names(wanted)):
         within = f" within the limit {limit!r}" if limits else ""
         raise AnsibleFilterError(f"the target {', '.join(wanted)!r} leaves no host{within}. Nothing was touched")
     return wanted

@@ -1,0 +1,86 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the guard reaches, over whose connection, and what Ansible makes of its refusal."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet
+
+NOWHERE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+def guard(**options: Any) -> dict[str, Any]:
+    return {"evenkeel.fault_tolerance.ft_guard": {"group": "all", **options}}
+
+
+def test_every_host_is_measured_by_its_own_probes_and_a_batch_is_asked_for_once(fleet: Fleet) -> None:
+    (fleet.directory("h4") / "data" / "well").unlink()
+    run = fleet.play([guard(min_healthy="1")], "h1,h2")
+    assert run.rc == 0
+    assert list(run.results) == ["h1"]
+    assert run.results["h1"]["healthy"] == ["h1", "h2", "h3"]
+    assert run.results["h1"]["unhealthy"] == ["h4"]
+
+
+def test_a_refusal_fails_the_whole_batch_and_stops_the_play(fleet: Fleet) -> None:
+    after = {"ansible.builtin.copy": {"dest": "{{ base }}/touched", "content": "", "mode": "0600"}}
+    run = fleet.play([guard(min_healthy="quorum"), after], "all", serial=2)
+    assert run.rc == 2
+    assert run.results["h1"]["decision"] == "refuse"
+    assert not list(fleet.home.glob("*/touched"))
+
+
+def test_unreachable_hosts_are_told_and_refused(fleet: Fleet) -> None:
+    fleet.hosts["h3"].update(NOWHERE)
+    run = fleet.play([guard()], "h3,h1")
+    assert run.rc == 2
+    (result,) = run.results.values()
+    assert result["unknown"] == ["h3"]
+    assert result["reasons"][0].startswith("h3 is unreachable")
+
+
+def test_a_connection_that_never_answers_does_not_hang_the_guard(fleet: Fleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        fleet.hosts["h3"].update(NOWHERE, ansible_port=port, ansible_ssh_timeout=600)
+        run = fleet.play([guard(group=["h1", "h3"], timeout="10s")], "h1")
+    assert run.rc == 0
+    assert run.results["h1"]["proved"][1] == "h3: unreachable; no answer within 10 s"
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_fail_percentage": 0}, {"any_errors_fatal": True}])
+def test_ansible_goes_on_past_an_unreachable_host_and_the_guard_does_not(fleet: Fleet, limits: dict[str, Any]) -> None:
+    fleet.hosts["h2"].update(NOWHERE)
+    touch = {"ansible.builtin.copy": {"dest": "{{ base }}/touched", "content": "", "mode": "0600"}}
+    first = {**guard(wave=["h1"]), "when": "'h1' in ansible_play_batch"}  # the batch that loses h2
+    run = fleet.play([first, {**guard(), "when": "'h1' not in ansible_play_batch"}, touch], "all", serial=2, **limits)
+    assert run.rc != 0
+    assert not (fleet.directory("h3") / "touched").exists()
+    assert "h2 failed or became unreachable earlier in this run" in run.results["h3"]["msg"]
+    # Were this not so, the guard would not be needed.
+    plain = fleet.play([touch], "all", serial=2, **limits)
+    assert (fleet.directory("h3") / "touched").exists()
+    assert plain.rc != 0
+
+
+def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(fleet: Fleet) -> None:
+    for options, said in (
+        ({"group": ["h1", "hx"]}, "hx: the inventory has no host and no group of this name"),
+        ({"min_healthy": "most"}, "min_healthy: 'most' is not a number"),
+        ({"failure_domain": "rak"}, "no failure domain is known"),
+    ):
+        run = fleet.play([guard(**options)], "h1")
+        assert run.rc == 2
+        assert said in run.results["h1"]["msg"]
+
+
+def test_the_failure_domain_is_each_hosts_own_variable(fleet: Fleet) -> None:
+    assert fleet.play([guard(failure_domain="rack", max_unavailable="50%")], "h1,h2", "--check").rc == 0
+    run = fleet.play([guard(failure_domain="rack")], "h2,h3")
+    assert "r1: h2; r2: h3" in run.results["h2"]["msg"]

@@ -1,0 +1,135 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A checkpoint to peers and back, between directories: placement, what counts as a copy, and what is never used."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
+
+from .conftest import Fleet, Run
+from .test_guard import NOWHERE
+
+CHECKPOINT = {
+    "evenkeel.fault_tolerance.ft_checkpoint": {
+        "name": "base",
+        "resources": "{{ evenkeel_resources }}",
+        "store": "{{ evenkeel_store }}",
+    }
+}
+
+
+def replicate(fleet: Fleet, hosts: str = "h1", *words: str, **options: Any) -> Run:
+    given = {"peers": "all", "store": "{{ evenkeel_store }}", **options}
+    return fleet.play([CHECKPOINT, {"evenkeel.fault_tolerance.ft_replicate": given}], hosts, *words)
+
+
+def recover(fleet: Fleet, host: str = "h1", **options: Any) -> Run:
+    given = {"peers": "all", "store": "{{ evenkeel_store }}", **options}
+    return fleet.play([{"evenkeel.fault_tolerance.ft_recover": given}], host)
+
+
+def copies(fleet: Fleet, host: str = "h1") -> list[str]:
+    return sorted(path.parents[2].name for path in fleet.home.glob(f"*/store/replicas/{host}"))
+
+
+def flip(fleet: Fleet, peer: str, host: str = "h1") -> None:
+    """Change one byte of the content of ``name`` in the copy on ``peer``."""
+    found = list(fleet.home.glob(f"{peer}/store/replicas/{host}/packs/*.pack"))
+    for path in found:
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes().replace(b"I am", b"I an"))
+    assert found
+
+
+def temporary(fleet: Fleet) -> list[Path]:
+    return [path for path in (fleet.home / "tmp").rglob("*") if path.is_file()]
+
+
+def test_copies_lie_on_peers_in_distinct_domains_and_are_not_sent_twice(fleet: Fleet) -> None:
+    run = replicate(fleet, copies=2, failure_domain="rack")
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    assert {one["domain"] for one in result["copies"]} == {"r1", "r2"}
+    assert [one["state"] for one in result["copies"]] == ["verified"] * 2
+    assert copies(fleet) == sorted(one["peer"] for one in result["copies"])
+    assert not temporary(fleet)
+    again = replicate(fleet, copies=2, failure_domain="rack")
+    assert again.results["h1"]["changed"] is False
+    assert [one["detail"] for one in again.results["h1"]["copies"]] == ["held already"] * 2
+
+
+def test_check_mode_names_the_peers_and_copies_nothing(fleet: Fleet) -> None:
+    replicate(fleet, "h1", copies=1)
+    holder = copies(fleet)
+    run = replicate(fleet, "h1", "--check", copies=2)
+    assert run.results["h1"]["changed"] is True
+    planned = [one["peer"] for one in run.results["h1"]["copies"] if one["state"] == "planned"]
+    assert copies(fleet) == holder
+    replicate(fleet, "h1", copies=2)
+    assert copies(fleet) == sorted([*holder, *planned])
+
+
+def test_a_peer_that_is_gone_is_replaced_and_too_few_are_a_failure_that_lists_them(fleet: Fleet) -> None:
+    chosen = choose("h1", 2, list(fleet.hosts), None)
+    fleet.hosts[chosen[0]].update(NOWHERE)
+    run = replicate(fleet, copies=2)
+    assert run.rc == 0
+    assert chosen[0] not in copies(fleet) and len(copies(fleet)) == 2
+    assert run.results["h1"]["left"][0].startswith(f"{chosen[0]} ({chosen[0]}): unreachable")
+    run = replicate(fleet, copies=3)
+    assert run.rc == 2
+    assert "2 of 3 copies" in run.results["h1"]["msg"] and chosen[0] in run.results["h1"]["msg"]
+    assert sorted(one["state"] for one in run.results["h1"]["copies"]) == ["unreachable", "verified", "verified"]
+
+
+def test_too_few_domains_are_refused_before_anything_is_copied(fleet: Fleet) -> None:
+    run = replicate(fleet, copies=3, failure_domain="rack")
+    assert run.rc == 2
+    assert "r1: h2; r2: h3, h4" in run.results["h1"]["msg"]
+    assert copies(fleet) == []
+
+
+def test_a_host_comes_back_from_a_whole_copy_and_never_from_a_damaged_one(fleet: Fleet) -> None:
+    peers = [one["peer"] for one in replicate(fleet, copies=2).results["h1"]["copies"]]
+    shutil.rmtree(fleet.directory("h1") / "data")
+    shutil.rmtree(fleet.directory("h1") / "store")
+    flip(fleet, peers[0])
+    run = recover(fleet)
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    assert result["source"] == peers[1]
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
+    states = {one["peer"]: one["state"] for one in result["candidates"]}
+    assert states[peers[0]] == "damaged" and states[peers[1]] == "verified"
+    assert any(peers[0] in one and "damaged" in one for one in result["left"])
+    assert recover(fleet).results["h1"]["changed"] is False
+    assert not temporary(fleet)
+
+
+def test_without_a_whole_copy_nothing_changes_and_what_was_found_is_listed(fleet: Fleet) -> None:
+    peer = replicate(fleet, copies=1).results["h1"]["copies"][0]["peer"]
+    flip(fleet, peer)
+    (fleet.directory("h1") / "data" / "name").write_text("something else")
+    run = recover(fleet)
+    assert run.rc == 2
+    assert f"{peer}: damaged base" in run.results["h1"]["msg"]
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "something else"
+    # The next protection heals it: a damaged copy does not count, and is sent again.
+    (fleet.directory("h1") / "data" / "name").write_text("I am h1\n")
+    assert replicate(fleet, copies=1).results["h1"]["copies"][0]["state"] == "verified"
+
+
+def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -> None:
+    replicate(fleet, copies=1)
+    (fleet.directory("h1") / "data" / "more").write_text("second")
+    second = replicate(fleet, copies=1).results["h1"]
+    assert second["copies"][0]["detail"] == "6 bytes"
+    shutil.rmtree(fleet.directory("h1") / "data")
+    run = recover(fleet)
+    assert run.results["h1"]["id"] == second["id"]
+    assert (fleet.directory("h1") / "data" / "more").read_text() == "second"

@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets import targets
+
+GROUPS = {
+    "all": ["web1", "web2", "db1"],
+    "ungrouped": [],
+    "web": ["web1", "web2"],
+    "db": ["db1"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit"),
+    [
+        ("web", ""),
+        ("web:!web2", ""),
+        ("web[0],db", ""),
+        (["web1", "db1"], ""),
+        ("web*", "web2"),
+        ("~web[12]", "all:!web1"),
+        ("all", "db"),
+    ],
+)
+def test_a_target_that_names_hosts_stays_as_it_is(pattern: str | list[str], limit: str) -> None:
+    assert targets(pattern, GROUPS, limit) == ([pattern] if isinstance(pattern, str) else pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit", "said"),
+    [
+        ("wbe", "", "'wbe' in the target"),
+        ("web:dbb", "", "'dbb' in the target"),
+        ("web:!wbe2", "", "'!wbe2' in the target"),
+        ("web:&stging", "", "'&stging' in the target"),
+        (["web1", "wbe2"], "", "'wbe2' in the target"),
+        ("none", "", "'none' in the target"),
+        ("web[7]", "", "subscripted pattern 'web"),
+        ("web:!web*", "", "leaves no host"),
+        ("", "", "leaves no host"),
+        ([], "web", "leaves no host"),
+        ("web", "db", "leaves no host within the limit 'db'"),
+        ("web", "web1,wbe2", "'wbe2' in the limit"),
+        (None, "", "no target"),
+    ],
+)
+def test_an_empty_or_unresolvable_target_is_an_error(pattern: str | list[str] | None, limit: str, said: str) -> None:
+    with pytest.raises(AnsibleFilterError) as raised:
+        targets(pattern, GROUPS, limit)
+    assert said in str(raised.value)
+
+
+def test_without_a_target_the_limit_says_which_hosts() -> None:
+    assert targets(None, GROUPS, "web1") == ["all"]
+
+
+def test_a_limit_in_a_file_counts_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "limit"
+    file.write_text("web1\nweb2\n")
+    assert targets("web", GROUPS, f"@{file}") == ["web"]
+    file.write_text("web1\nwbe2\n")
+    with pytest.raises(AnsibleFilterError, match="'wbe2' in the limit"):
+        targets("web", GROUPS, f"@{file}")
