@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "protect", "take a checkpoint and keep copies of it on other hosts")
     one.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
+    one.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
     one.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
     one.add_argument("--protect", metavar="FILE", help="YAML list of resources; else the variable evenkeel_resources")
     options.add_arguments(one, playbook=False)
@@ -156,7 +157,10 @@ def _said(**variables: Any) -> dict[str, Any]:
 _VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rollback": lambda args: _said(to=args.to),
     "protect": lambda args: _said(
-        copies=args.copies, failure_domain=args.failure_domain, resources=_specs(args, "protect")
+        copies=args.copies,
+        peers=args.peers,
+        failure_domain=args.failure_domain,
+        resources=_specs(args, "protect"),
     ),
     "recover": lambda args: _said(recover_host=args.host, hosts=args.onto or args.host, checkpoint=args.checkpoint),
     "restart": lambda args: _said(

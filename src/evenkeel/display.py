@@ -47,7 +47,7 @@ class Row:
 class Board:
     """The state of what is drawn. past: a line for each wave that is over."""
 
-    title: str = ""
+    title: str = "reading the inventory"
     past: list[Text] = field(default_factory=list)
     wave: str = ""
     rows: dict[str, Row] = field(default_factory=dict)

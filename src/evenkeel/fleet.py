@@ -18,6 +18,7 @@ from evenkeel.outcome import Exit, RunResult
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
 from evenkeel.session import open_session
+from evenkeel.targets import LOCAL, Inventory, find_inventory
 
 # What a command leaves in doubt on a host that it lost on the way.
 _MOVES_STATE = ("rollback", "recover")
@@ -46,6 +47,8 @@ def run(
     record = Record()
     with open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
         hosts = session.list_own(command, variables, options.limit)
+        if command == "protect":
+            variables = {**peers(find_inventory(options, ansible, secrets, ansible.cwd), hosts), **variables}
         report(Progress(Kind.PLAN, f"{command} on {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
         report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
 
@@ -66,6 +69,14 @@ def run(
     if code is Exit.DONE and ended.rc != 0:
         code, reason = Exit.FAILED, ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
     return RunResult(command, code, reason, rows, [], time.monotonic() - started)
+
+
+def peers(inventory: Inventory, hosts: Sequence[str]) -> dict[str, Any]:
+    """Who may hold copies where the inventory does not say it: every host of it."""
+    said = ("evenkeel_peers", "evenkeel_group")
+    if all(any(name in inventory.variables.get(host, {}) for name in said) for host in hosts):
+        return {}
+    return {"evenkeel_group": [host for host in inventory.order if host not in LOCAL]}
 
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, Any]:
