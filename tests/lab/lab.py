@@ -69,6 +69,7 @@ FIRST_EXTRA_ADDRESS = 201
 MAX_HOSTS = FIRST_EXTRA_ADDRESS - FIRST_ADDRESS
 INOTIFY_INSTANCES = 4096
 LOCK_MARK = "EVENKEEL_LAB_LOCK"
+PATIENCE = 120.0  # seconds that a host may take to boot, on a machine that is busy with others
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SETTLED = ("running", "degraded")
@@ -563,7 +564,7 @@ class Lab:
         identity = process_identity(int(pid)) if pid != "0" else None
         return int(identity.partition(":")[2]) if identity else None
 
-    def reboot(self, host: str, *, timeout: float = 60) -> float:
+    def reboot(self, host: str, *, timeout: float = PATIENCE) -> float:
         """Reboot a host from inside and wait until it has booted again. Seconds it took.
 
         Needs no network: a host that is disconnected, or whose sshd is broken, reboots as well.
@@ -579,7 +580,7 @@ class Lab:
         self.booted(host, timeout=timeout - (time.monotonic() - start))
         return time.monotonic() - start
 
-    def booted(self, host: str, *, timeout: float = 60) -> str:
+    def booted(self, host: str, *, timeout: float = PATIENCE) -> str:
         """Wait until a host's boot is over: ``running``, or ``degraded`` when a unit failed."""
         end = time.monotonic() + timeout
         while True:
@@ -609,17 +610,13 @@ class Lab:
         address = self.host(host).address
         # In the bridge, where a local sender is not told that its packet was dropped, and what a host does with
         # a firewall of its own cannot undo it. ARP passes: the machine must believe that the host is there.
+        # One transaction, the same on every call.
         table = f"bridge {firewall_table(self.name)}"
-        rules = "ip saddr @cut drop; ip daddr @cut drop;"
-        chains = "".join(
-            f"chain {hook} {{ type filter hook {hook} priority 0; {rules} }}\n"
-            for hook in ("input", "forward", "output")
-        )
-        cut = ", ".join(sorted({*self._cut(), address}))
-        nft(
-            f"add table {table}\ndelete table {table}\n"
-            f"table {table} {{\nset cut {{ type ipv4_addr; elements = {{ {cut} }}; }}\n{chains}}}\n"
-        )
+        rules = f"add table {table}\nadd set {table} cut {{ type ipv4_addr; }}\n"
+        for hook in ("input", "forward", "output"):
+            rules += f"add chain {table} {hook} {{ type filter hook {hook} priority 0; }}\nflush chain {table} {hook}\n"
+            rules += "".join(f"add rule {table} {hook} ip {end} @cut drop\n" for end in ("saddr", "daddr"))
+        nft(f"{rules}add element {table} cut {{ {address} }}\n")
 
     def connect(self, host: str) -> None:
         """Undo ``disconnect``."""
@@ -807,7 +804,7 @@ class Lab:
         listed = self.exec(host, ["systemctl", "--failed", "--plain", "--no-legend"], check=False).stdout
         return ", ".join(line.split()[0] for line in listed.splitlines())
 
-    def _answers(self, host: str, timeout: float = 60) -> None:
+    def _answers(self, host: str, timeout: float = PATIENCE) -> None:
         """Wait until a host has booted and lets us in: address, both keys and pid 1, proved in one go."""
         end, said = time.monotonic() + timeout, "no answer"
         address = self.host(host).address
