@@ -35,6 +35,9 @@ _CURED = 0.99
 _SOME_GOOD = 0.9999
 # Another copy or host is worth its price while it takes away at least this share of what remains.
 _WORTH = 0.1
+# What needs more attempts than this is not to be repeated but repaired; and nobody waits longer between two.
+_MOST_ATTEMPTS = 20
+_LONGEST_WAIT = 600.0
 
 
 @dataclass(frozen=True)
@@ -297,8 +300,8 @@ def _plan_copies(draft: _Draft, domains: int) -> int:
         why = f"all hosts stand in one {domain}: a copy would be lost with the original"
     else:
         why = (
-            f"each in another {domain}: with the host's own, {_plural(copies + 1, 'store')} must be lost within"
-            f" {time_text(group.store_repair)}, {odds_text(losses[copies])} a year"
+            f"each in another {domain}: with the host's own, {_plural(copies + 1, 'store')} would have to be lost in"
+            f" {time_text(group.store_repair)}, or all by one cause: {odds_text(losses[copies])} a year"
         )
     if copies < most and losses[copies + 1] > (1 - _WORTH) * losses[copies]:
         why += (
@@ -450,9 +453,12 @@ def _plan_interval(draft: _Draft) -> None:
 def _plan_attempts(draft: _Draft) -> None:
     group = draft.group
     limit = 1 - group.permanent * (1 - group.success)
+    met, remedies = True, []
     try:
         attempts = reliability.attempts_needed(group.success, group.attempts_target, group.permanent)
-        met, remedies = True, []
+        if attempts > _MOST_ATTEMPTS:
+            met, remedies = False, [f"{attempts:,} attempts, which is no plan: repair what fails"]
+            attempts = _knee(group)
     except reliability.UsageError:
         attempts = _knee(group)
         met = False
@@ -463,7 +469,7 @@ def _plan_attempts(draft: _Draft) -> None:
                 f"fewer than {share_text(beta)} permanent failures instead of {share_text(group.permanent)}"
             )
     reached = reliability.repeat_success(group.success, attempts, group.permanent)
-    delays = [group.delay * 2**i for i in range(attempts - 1)]
+    delays = _delays(group, attempts)
     draft.numbers |= {"attempts": attempts, "delays": delays, "success_after_attempts": reached}
     why = f"one succeeds with {share_text(group.success)}, {attempts} with {share_text(reached)}"
     if group.permanent:
@@ -473,11 +479,16 @@ def _plan_attempts(draft: _Draft) -> None:
     draft.choose("attempts", value, f"{why}. Random jitter of half a wait keeps hosts apart.")
     for count in sorted({1, max(1, attempts - 1), attempts, attempts + 1}):
         chance = reliability.repeat_success(group.success, count, group.permanent)
-        waited = sum(group.delay * 2**i for i in range(count - 1))
+        waited = sum(_delays(group, count))
         draft.offer(
             "attempts", str(count), f"{share_text(chance)} succeed", f"waits {time_text(waited)}", count == attempts
         )
     draft.judge("attempts", share_text(group.attempts_target), share_text(reached), met, remedies)
+
+
+def _delays(group: Group, attempts: int) -> list[float]:
+    """Waits between attempts: each twice the one before, up to a limit."""
+    return [min(group.delay * 2**i, max(group.delay, _LONGEST_WAIT)) for i in range(attempts - 1)]
 
 
 def _knee(group: Group) -> int:
@@ -487,7 +498,7 @@ def _knee(group: Group) -> int:
         return 1
     floor = group.permanent * (1 - group.success)
     attempts = 1
-    while attempts < 20 and curable**attempts > 0.1 * floor:
+    while attempts < _MOST_ATTEMPTS and curable**attempts > 0.1 * floor:
         attempts += 1
     return attempts
 
@@ -547,7 +558,7 @@ def _plan_ladder(draft: _Draft) -> None:
             remedies.append(f"a warm spare: its data is there before the failure ({size_text(group.size)} to move)")
         if not remedies:
             remedies.append(f"quicker steps: they take {time_text(cured_after)} until {share_text(_CURED)} are cured")
-    reached = "not reached" if math.isinf(cured_after) else f"{time_text(cured_after)} in {share_text(_CURED)}"
+    reached = "not reached" if math.isinf(cured_after) else f"{time_text(cured_after)} ({share_text(_CURED)})"
     draft.judge("RTO", time_text(group.targets.rto), reached, met, remedies)
 
 
@@ -582,7 +593,8 @@ def _plan_roll(draft: _Draft) -> None:
     else:
         unguarded = reliability.any_of([_down(group, n - wave)] * waves)
         why = (
-            f"one first, then {wave} at a time: {_plural(waves, 'wave')} in {time_text(time)}; the chance that fewer"
+            f"{'one' if wave == 1 else f'one first, then {wave}'} at a time: {_plural(waves, 'wave')} in"
+            f" {time_text(time)}; the chance that fewer"
             f" than {k} stay up is {odds_text(risk)}, without the guard {odds_text(unguarded)}"
         )
         draft.judge(
@@ -638,12 +650,16 @@ def fleet_of(group: Group, proposal: Proposal) -> Fleet:
     """The group under its proposal, for the simulator."""
     from evenkeel.simulate import Fleet
 
+    domains = sorted(set(group.hosts.values()))
     return Fleet(
         hosts=len(group.hosts),
         needed=group.needed,
         mtbf=group.mtbf,
         mttr=group.mttr,
         common_cause=group.common_cause,
+        domains=tuple(domains.index(domain) for domain in group.hosts.values()),
+        domain_mtbf=group.domain_mtbf,
+        domain_mttr=group.domain_mttr,
         interval=proposal.numbers["interval"],
         cost=group.checkpoint_cost,
         copies=proposal.numbers["copies"],
@@ -664,8 +680,8 @@ def simulated_rows(proposal: Proposal, played: Played) -> list[tuple[str, str, s
     rows = [
         (
             "unavailability",
-            f"{numbers['unavailability']:.3g}, failures alone",
-            f"{out.mean:.3g} ({max(0.0, out.low):.3g} to {out.high:.3g}), changes included",
+            f"{numbers['unavailability']:.3g}, hosts alone",
+            f"{out.mean:.3g} ({max(0.0, out.low):.3g} to {out.high:.3g}), with domains and changes",
         ),
         (
             "outages a year",
@@ -756,6 +772,14 @@ def show(proposal: Proposal, console: Console) -> None:
         console.print(Text("Assumed, as the file does not say: " + "; ".join(proposal.assumed) + ".", style="yellow"))
 
 
+def summary(proposal: Proposal) -> Text:
+    """Whether the proposal reaches what was asked, in one line."""
+    missed = [verdict.target for verdict in proposal.verdicts if not verdict.met]
+    if not missed:
+        return Text(f"{proposal.group}: every target is met.", style="green")
+    return Text(f"{proposal.group}: {', '.join(missed)} not met; see above what it would take.", style="bold red")
+
+
 def show_simulation(proposal: Proposal, played: Played, console: Console) -> None:
     """Prediction and simulation side by side."""
     console.print()
@@ -822,6 +846,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         for proposal in proposals:
             show(proposal, console)
+        console.print()
+        for proposal in proposals:
+            console.print(summary(proposal))
         for proposal, one in zip(proposals, played, strict=False):
             show_simulation(proposal, one, console)
     return Exit.DONE

@@ -69,7 +69,8 @@ class Now:
 class Group:
     """One group of hosts; times in seconds, sizes in bytes, money a month.
 
-    hosts: host -> failure domain; named: whether the file names them. store_*: of one host's store of checkpoints.
+    hosts: host -> failure domain; named: whether the file names them. domain_*: of a whole failure domain, which only
+    the simulator plays. store_*: of one host's store of checkpoints.
     assumed, measured: what was not in the file, and what was measured instead of believed, as sentences.
     """
 
@@ -82,6 +83,8 @@ class Group:
     mtbf: float
     mttr: float
     common_cause: float
+    domain_mtbf: float
+    domain_mttr: float
     checkpoint_cost: float
     size: float
     bandwidth: float
@@ -321,7 +324,7 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
     targets = _targets(section.section("targets"), common, reader)
     checkpoint, store = section.section("checkpoint"), section.section("store")
     attempts, rolling = section.section("attempts"), section.section("rolling")
-    change, cost = section.section("change"), section.section("cost")
+    change, cost, domain = section.section("change"), section.section("cost"), section.section("domain")
     value = reader.value
     weight = value(checkpoint, "size", size, "1GiB", "checkpoint size")
     bandwidth = value(checkpoint, "bandwidth", size, "100MB", "bandwidth (per second)")
@@ -338,6 +341,8 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
         mtbf=value(section, "mtbf", duration, "90d"),
         mttr=value(section, "mttr", duration, "1h"),
         common_cause=value(section, "common_cause", share, "5%"),
+        domain_mtbf=value(domain, "mtbf", duration, "never", "failures of whole domains"),
+        domain_mttr=value(domain, "mttr", duration, "1h", "repair of a whole domain"),
         checkpoint_cost=value(checkpoint, "cost", duration, f"{transfer:.3g}s", "checkpoint cost"),
         size=weight,
         bandwidth=bandwidth,
@@ -370,7 +375,9 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
     for key in ("mttr", "detection"):
         if math.isinf(getattr(group, key)):
             raise section.refuse(key, "is for ever; write a time that ends")
-    for part in (section, checkpoint, store, attempts, rolling, change, cost):
+    if group.domain_mtbf <= 0 or math.isinf(group.domain_mttr):
+        raise section.refuse("domain", "does not fit; write the mtbf and mttr of a failure domain, such as 5y and 4h")
+    for part in (section, checkpoint, store, attempts, rolling, change, cost, domain):
         part.close()
     return group
 

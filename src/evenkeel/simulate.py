@@ -200,7 +200,8 @@ class Fleet:
 
     hosts, needed: how many there are, and must serve at once. mtbf, mttr: of one host; times to repair are
     exponential. common_cause: fraction of a host's failures that strike all hosts at once.
-    domains: failure domains, over which hosts are dealt in turn; domain_mtbf, domain_mttr: of one domain.
+    domains: the failure domain of each host, numbered from 0; empty for one that holds all. domain_mtbf, domain_mttr:
+    of one domain.
     interval, cost: time between checkpoints, and that one takes. copies: other stores that hold them; each store is
     lost annual_failure_rate times a year and replaced after repair; copy_common_cause of the losses take all stores
     of a host at once.
@@ -214,7 +215,7 @@ class Fleet:
     mtbf: float
     mttr: float
     common_cause: float = 0.0
-    domains: int = 1
+    domains: tuple[int, ...] = ()
     domain_mtbf: float = math.inf
     domain_mttr: float = 0.0
     interval: float = math.inf
@@ -365,7 +366,10 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
         return soon(mean) if math.isfinite(mean) else math.inf
 
     heap: list[tuple[float, int, int]] = [(every(own_mtbf), fails, host) for host in range(n)]
-    heap += [(every(fleet.domain_mtbf), domain_fails, domain) for domain in range(fleet.domains)]
+    members: list[list[int]] = [[] for _ in range(max(fleet.domains, default=0) + 1)]
+    for host in range(n):
+        members[fleet.domains[host] if fleet.domains else 0].append(host)
+    heap += [(every(fleet.domain_mtbf), domain_fails, domain) for domain in range(len(members))]
     heap.append((every(common_mtbf), all_fail, 0))
     stores = n * (copies + 1)
     store_mtbf = YEAR / fleet.annual_failure_rate / stores if fleet.annual_failure_rate else math.inf
@@ -395,12 +399,12 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
             give(which, now)
             push(heap, (now + soon(own_mtbf), fails, which))
         elif what in (domain_fails, all_fail):
-            for host in range(which, n, fleet.domains) if what == domain_fails else range(n):
+            for host in members[which] if what == domain_fails else range(n):
                 take(host, now, True)
             mean = fleet.domain_mttr if what == domain_fails else fleet.mttr
             push(heap, (now + soon(mean), what + 1, which))
         elif what in (domain_repaired, all_repaired):
-            for host in range(which, n, fleet.domains) if what == domain_repaired else range(n):
+            for host in members[which] if what == domain_repaired else range(n):
                 give(host, now)
             push(heap, (now + soon(fleet.domain_mtbf if what == domain_repaired else common_mtbf), what - 1, which))
         elif what == store_lost:

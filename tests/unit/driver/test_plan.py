@@ -171,6 +171,10 @@ def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None
     enough = plan.propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
     assert enough.numbers["attempts"] == 3
     assert enough.numbers["delays"] == [2.0, 4.0]
+    slow = plan.propose(group(tmp_path, attempts={**attempts, "permanent": 0, "success": "1%", "delay": "3m"}))
+    assert "459 attempts, which is no plan" in verdict(slow, "attempts").remedies[0]
+    assert slow.numbers["attempts"] == 20
+    assert slow.numbers["delays"][:4] == [180.0, 360.0, 600.0, 600.0]
     hopeless = plan.propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
     assert hopeless.numbers["attempts"] == 1
 
@@ -360,6 +364,7 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {"web": {"hosts": 2, "mtfb": "1d"}}}, "groups.web.mtfb: is not a key .*did you mean mtbf"),
         ({"groups": {"web": {"hosts": 2, "mtbf": "soon"}}}, "groups.web.mtbf: 'soon' is not a duration; write seconds"),
         ({"groups": {"web": {"hosts": 2, "mtbf": 0}}}, "groups.web.mtbf: 0 is no time at all"),
+        ({"groups": {"web": {"hosts": 2, "domain": {"mttr": "never"}}}}, "groups.web.domain: .*does not fit; write"),
         ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
         ({"groups": {"web": {"hosts": 2, "common_cause": 5}}}, "groups.web.common_cause: 5 is not between 0 and 1"),
         ({"groups": {"web": {"hosts": 2, "common_cause": "x%"}}}, "groups.web.common_cause: 'x%' is not a share"),
@@ -460,7 +465,12 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypat
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
-    for words in ("NOT MET. It would take", "Assumed, as the file does not say:", "Measured: 4 failures", "instead"):
+    for words in (
+        "NOT MET. It would take",
+        "Assumed, as the file does not say:",
+        "Measured: 4 failures",
+        "web: every target is met.",
+    ):
         assert words in text
 
 
@@ -507,3 +517,6 @@ def test_it_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     proposals = [plan.propose(one) for one in read_plan(str(SAMPLE))]
     fleet = plan.fleet_of(read_plan(str(SAMPLE))[0], proposals[0])
     assert (fleet.hosts, fleet.needed, fleet.wave, fleet.copies) == (6, 4, 2, 1)
+    assert fleet.domains == (0, 0, 1, 1, 2, 2)
+    racks = plan.fleet_of(read_plan(str(SAMPLE))[1], proposals[1])
+    assert (racks.domain_mtbf, racks.domain_mttr) == (5 * 365 * DAY, 4 * HOUR)

@@ -54,12 +54,12 @@ def test_the_beta_factor_model_is_on_the_safe_side() -> None:
 
 def test_domains_are_series_of_what_fails_together() -> None:
     """Two racks, a host each: each rack is host and rack in series, the group is both racks in parallel."""
-    fleet = Fleet(2, 1, 10 * DAY, 12 * HOUR, domains=2, domain_mtbf=40 * DAY, domain_mttr=DAY)
+    fleet = Fleet(2, 1, 10 * DAY, 12 * HOUR, domains=(0, 1), domain_mtbf=40 * DAY, domain_mttr=DAY)
     rack = reliability.series([reliability.availability(10 * DAY, 12 * HOUR), reliability.availability(40 * DAY, DAY)])
     played = play(fleet, 8_000, confidence=SURE)
     assert played.host_unavailable.holds(1 - rack)
     assert played.unavailable.holds(1 - reliability.parallel([rack, rack]))
-    together = play(Fleet(2, 1, 10 * DAY, 12 * HOUR, domains=1, domain_mtbf=40 * DAY, domain_mttr=DAY), 8_000)
+    together = play(Fleet(2, 1, 10 * DAY, 12 * HOUR, domain_mtbf=40 * DAY, domain_mttr=DAY), 8_000)
     assert together.unavailable.low > 5 * played.unavailable.high  # one rack for both defeats the redundancy
 
 
