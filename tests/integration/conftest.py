@@ -86,6 +86,10 @@ class Fleet:
     def armed(self, host: str) -> bool:
         return bool(self.on(host, "ls /var/lib/evenkeel/armed", check=False).strip())
 
+    def disarmed(self, host: str, seconds: float = 30) -> bool:
+        """Whether no change waits for its confirmation there, at the latest after a while."""
+        return self.eventually(lambda: not self.armed(host), seconds)
+
     def playbook(self, name: str, text: str) -> str:
         (self.home / name).write_text(text)
         return name
