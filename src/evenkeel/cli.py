@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from evenkeel import __version__, change, display, fleet, options, plan, summary
+from evenkeel import __version__, display, fleet, flow, options, plan, summary
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 from evenkeel.targets import read_specs
 
@@ -54,11 +54,11 @@ def parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "change", "run a playbook in waves; confirm each by its health, or roll it back")
     one.add_argument("playbook", metavar="PLAYBOOK")
-    one.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({change.DEFAULT_WAVES})")
+    one.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({flow.DEFAULT_WAVES})")
     one.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
     one.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
     one.add_argument("--failure-domain", metavar="VAR", help="inventory variable that names what fails together")
-    within = f"undo unless confirmed in this time ({change.DEFAULT_CONFIRM_WITHIN})"
+    within = f"undo unless confirmed in this time ({flow.DEFAULT_CONFIRM_WITHIN})"
     one.add_argument("--confirm-within", metavar="TIME", help=within)
     one.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
     one.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
@@ -138,10 +138,10 @@ def _run(args: argparse.Namespace, **how: Any) -> ChangeResult | RunResult:
     if args.command == "change":
         names = ("waves", "min_healthy", "max_unavailable", "failure_domain", "confirm_within", "soak", "deadline")
         said = {name: getattr(args, name) for name in names}
-        request = change.Request(
+        request = flow.Request(
             args.playbook, given, probes=_specs(args, "probes"), protect=_specs(args, "protect"), **said
         )
-        return change.change(request, **how)
+        return flow.change(request, **how)
     return fleet.run(args.command, given, _VARIABLES[args.command](args), **how)
 
 

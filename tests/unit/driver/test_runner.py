@@ -1,0 +1,133 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run in its child process: it ends when it is told to, when it is killed, and when its parent dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import evenkeel
+from evenkeel.processes import MARK, end_all, marked
+from evenkeel.runner import Ended, Event, Job, execute
+
+pytest.importorskip("ansible_runner")
+# A program in the place of ansible-playbook, whose child has a session of its own, as Ansible's workers have.
+WORKER = (
+    "import subprocess,sys,time;subprocess.Popen([sys.executable,'-c','import os,time;os.setsid();time.sleep(600)']);"
+)
+
+
+def job(tmp_path: Path, code: str, passwords: dict[str, str] | None = None) -> Job:
+    return Job([sys.executable, "-c", code], str(tmp_path), {"EK_TEST": "1"}, passwords or {}, tmp_path)
+
+
+def run(tmp_path: Path, code: str, stop: str = "", passwords: dict[str, str] | None = None) -> tuple[Ended, str]:
+    events: list[Event] = []
+    ended = execute(job(tmp_path, code, passwords), events.append, lambda: stop)
+    return ended, "\n".join(str(event.get("stdout", "")) for event in events)
+
+
+def test_the_exit_code_and_the_output_come_through_and_nothing_stays_on_disk(tmp_path: Path) -> None:
+    ended, output = run(tmp_path, "import os,sys;print('hello', os.environ['EK_TEST'], os.getcwd());sys.exit(3)")
+    assert ended == Ended(3)
+    assert f"hello 1 {tmp_path}" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_answers_its_prompt_and_is_nowhere_else(tmp_path: Path) -> None:
+    code = (
+        "import getpass,os,pathlib\n"
+        "got=getpass.getpass('SSH password: ')\n"
+        "files=[p for p in pathlib.Path('.').rglob('*') if p.is_file()]\n"
+        "seen=[p.name for p in files if got.encode() in p.read_bytes()]\n"
+        "print('right', got=='se'+'cret', seen, 'secret' in str(os.environ))"
+    )
+    _, output = run(tmp_path, code, passwords={"^SSH password: ?$": "secret"})
+    assert "right True [] False" in output
+
+
+def test_the_environment_is_not_left_in_clear_in_the_scratch_directory(tmp_path: Path) -> None:
+    code = (
+        "import pathlib\n"
+        "files=[p for p in pathlib.Path('.').rglob('*') if p.is_file()]\n"
+        "print('holding', [p.name for p in files if b'EK_TEST' in p.read_bytes()])"
+    )
+    _, output = run(tmp_path, code)
+    assert "holding []" in output
+
+
+def test_a_run_that_is_stopped_leaves_no_process_behind(tmp_path: Path) -> None:
+    ended, _ = run(tmp_path, WORKER + "time.sleep(600)", stop="too late")
+    assert ended.stopped == "too late"
+    assert not _ours(tmp_path)
+
+
+def test_a_run_that_somebody_kills_is_noticed_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    ended, _ = run(tmp_path, WORKER + "import os;os.kill(os.getpid(),9)")
+    assert ended.rc is None and ended.stopped == ""
+    assert not _ours(tmp_path)
+
+
+def test_when_the_driver_is_killed_the_run_and_its_directory_go_too(tmp_path: Path) -> None:
+    scratch = tmp_path / "session"
+    scratch.mkdir()
+    code = WORKER + "print('up',flush=True);time.sleep(600)"
+    driver = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from evenkeel.runner import Job, execute\n"
+        f"job=Job([sys.executable,'-c',{code!r}],{str(tmp_path)!r},{{}},{{}},Path({str(scratch)!r}))\n"
+        "execute(job, lambda event: print(event.get('stdout',''),flush=True), lambda: '')\n"
+    )
+    source = str(Path(evenkeel.__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
+    ) as process:
+        assert process.stdout is not None
+        assert any("up" in line for line in process.stdout)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert len(children) >= 2 and not alive
+    assert not scratch.exists()
+
+
+def test_an_event_handler_that_raises_ends_the_run(tmp_path: Path) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError(json.dumps(event.get("event")))
+
+    with pytest.raises(RuntimeError):
+        execute(job(tmp_path, WORKER + "print('x');time.sleep(600)"), fail, lambda: "")
+    assert not _ours(tmp_path)
+
+
+def test_only_processes_that_carry_the_mark_are_ended() -> None:
+    sleep = [sys.executable, "-c", "import time;time.sleep(600)"]
+    with (
+        subprocess.Popen(sleep, env={**os.environ, MARK: "mine"}) as mine,
+        subprocess.Popen(sleep, env={**os.environ, MARK: "theirs"}) as theirs,
+    ):
+        end_all("mine", grace=0)
+        assert mine.wait() != 0 and theirs.poll() is None and not marked("mine")
+        theirs.kill()
+
+
+def _ours(scratch: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("EK_TEST") and process.cwd() == str(scratch):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
