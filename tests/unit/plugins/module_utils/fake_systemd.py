@@ -1,0 +1,116 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A systemd of a few lines, in memory: it answers ``systemctl`` and ``journalctl`` as the real one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System
+
+BOOT = 1_000_000.0
+
+
+@dataclass
+class Unit:
+    """``links``: enabled by links, which may outlive the unit file. ``fails``: verbs that end with an error."""
+
+    name: str
+    file: bool = True
+    enabled: str = "enabled"
+    active: str = "active"
+    sub: str = "running"
+    entered: float = 100.0
+    identity: str = "id0"
+    restarts: int = 0
+    can_reload: bool = True
+    fails: tuple[str, ...] = ()
+    # Verbs that succeed and do nothing.
+    deaf: tuple[str, ...] = ()
+    log: str = ""
+
+    @property
+    def load(self) -> str:
+        return "masked" if self.enabled == "masked" else "loaded" if self.file else "not-found"
+
+
+@dataclass
+class Machine:
+    units: dict[str, Unit] = field(default_factory=dict)
+    clock: float = 1000.0
+    calls: list[str] = field(default_factory=list)
+    broken: str = ""
+
+    def system(self) -> System:
+        return replace(
+            System(),
+            run=self.run,
+            now=lambda: BOOT + self.clock,
+            monotonic=lambda: self.clock,
+            sleep=self.sleep,
+            has_systemd=lambda: True,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def acts(self) -> list[str]:
+        """What was done, without what only reads."""
+        return [
+            call for call in self.calls if call.split()[1] not in ("show", "reset-failed") and "journalctl" not in call
+        ]
+
+    def run(self, argv: Sequence[str], timeout: float) -> Completed:
+        words = tuple(argv)
+        self.calls.append(" ".join(words))
+        self.clock += 0.01
+        if self.broken:
+            return Completed(words, 1, "", self.broken)
+        if words[0] == "journalctl":
+            own = words[1].startswith("_SYSTEMD_UNIT=")
+            name = words[1].partition("=")[2]
+            return Completed(words, 0, self.units[name].log if own else "systemd's own words\n", "")
+        if words[1] == "daemon-reload":
+            return Completed(words, 0, "", "")
+        names = words[words.index("--") + 1 :]
+        if words[1] == "show":
+            return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
+        verb = next(word for word in words[1:] if not word.startswith("--"))
+        return self.act(words, verb, self.units[names[0]], "--no-block" in words)
+
+    def show(self, name: str) -> str:
+        unit = self.units.get(name) or Unit(name, file=False, enabled="", active="inactive", sub="dead", identity="")
+        up = unit.active in ("active", "reloading")
+        return (
+            f"NRestarts={unit.restarts}\nId={name}\nLoadState={unit.load}\nActiveState={unit.active}\n"
+            f"SubState={unit.sub}\nUnitFileState={unit.enabled if unit.file else ''}\n"
+            f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
+            f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
+        )
+
+    def act(self, words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Completed:
+        if verb in unit.fails:
+            return Completed(words, 1, "", f"Job for {unit.name} failed.")
+        if verb == "disable" and not unit.file and unit.enabled != "enabled":
+            return Completed(words, 1, "", f"Failed to disable unit: Unit file {unit.name} does not exist.")
+        if verb == "start" and unit.active == "active":
+            return Completed(words, 0, "", "")
+        if verb in unit.deaf or queued:
+            return Completed(words, 0, "", "")
+        if verb in ("start", "restart"):
+            unit.active, unit.sub, unit.entered = "active", "running", self.clock
+            unit.identity = f"id{len(self.calls)}"
+        elif verb == "stop":
+            unit.active, unit.sub, unit.identity = "inactive", "dead", ""
+        elif verb in ("enable", "disable", "mask"):
+            unit.enabled = {"enable": "enabled", "disable": "disabled", "mask": "masked"}[verb]
+        elif verb == "unmask":
+            unit.enabled = "disabled"
+        return Completed(words, 0, "", "")
+
+
+def machine(*units: Unit) -> Machine:
+    return Machine({unit.name: unit for unit in units})

@@ -1,0 +1,272 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services without systemd, with real processes: nothing else is ever taken for the service, or signalled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System, start_time
+
+from .conftest import SYSTEM
+
+# Says in the file "said" which signals it gets; ends at TERM unless it is told to be stubborn.
+SERVICE = """
+import os, signal, sys, time
+def note(number, frame):
+    with open("said", "a") as stream:
+        stream.write(signal.Signals(number).name + "\\n")
+    if number == signal.SIGTERM and "stubborn" not in sys.argv:
+        sys.exit(0)
+for one in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(one, note)
+os.close(os.open("ready", os.O_CREAT | os.O_WRONLY, 0o666))
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A definition; what its pid file names is killed at the end."""
+    (tmp_path / "service.py").write_text(SERVICE)
+    argv = [sys.executable, str(tmp_path / "service.py")]
+    made = {"name": "web", "pidfile": str(tmp_path / "run" / "pid"), "argv": argv, "chdir": str(tmp_path)}
+    yield process.check(dict(made, reload_signal="HUP"))
+    process.act("stop", process.check(dict(made, stop_signal="KILL")), SYSTEM)
+
+
+def pid_of(service: dict[str, Any]) -> int:
+    return int(Path(service["pidfile"]).read_text().split()[0])
+
+
+def said(service: dict[str, Any]) -> list[str]:
+    path = Path(service["chdir"], "said")
+    return path.read_text().split() if path.exists() else []
+
+
+def ready(service: dict[str, Any]) -> None:
+    """Until the process has its signal handlers."""
+    end = time.monotonic() + 10
+    while not Path(service["chdir"], "ready").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def start(service: dict[str, Any]) -> str:
+    identity = process.act("start", service, SYSTEM).identity
+    ready(service)
+    return identity
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is not the service."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        yield other
+        other.kill()
+
+
+def test_start_runs_it_once_and_says_since_when(service: dict[str, Any]) -> None:
+    assert not process.observe(service, SYSTEM).active
+    began = time.time()
+    identity = start(service)
+    state = process.observe(service, SYSTEM)
+    assert state.active and state.identity == identity and state.can_reload
+    assert state.started is not None and abs(state.started - began) < 2
+    assert process.act("start", service, SYSTEM).identity == identity
+
+
+def test_stop_ends_it_by_its_own_signal(service: dict[str, Any]) -> None:
+    start(service)
+    pid = pid_of(service)
+    assert not process.act("stop", service, SYSTEM).active
+    assert start_time(pid) is None and said(service) == ["SIGTERM"]
+    assert not process.act("stop", service, SYSTEM).active
+
+
+def test_stop_uses_the_signal_that_is_asked_for(service: dict[str, Any]) -> None:
+    start(service)
+    service["stop_signal"] = "INT"
+    process.act("stop", service, SYSTEM)
+    assert said(service) == []
+
+
+def test_what_ignores_its_stop_signal_is_killed(service: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_STOP_LIMIT", 0.3)
+    service["argv"] = [*service["argv"], "stubborn"]
+    start(service)
+    pid = pid_of(service)
+    assert not process.act("stop", service, SYSTEM).active
+    assert start_time(pid) is None and said(service) == ["SIGTERM"]
+
+
+def test_reload_keeps_the_process_and_restart_replaces_it(service: dict[str, Any]) -> None:
+    identity = start(service)
+    assert process.act("reload", service, SYSTEM).identity == identity
+    assert said(service) == ["SIGHUP"]
+    again = process.act("restart", service, SYSTEM)
+    assert again.active and again.identity != identity
+    assert said(service) == ["SIGHUP", "SIGTERM"]
+
+
+def test_restart_starts_what_was_not_running(service: dict[str, Any]) -> None:
+    assert process.act("restart", service, SYSTEM).active
+
+
+def test_a_reload_that_ends_the_process_is_no_success(service: dict[str, Any]) -> None:
+    start(service)
+    service["reload_signal"] = "KILL"
+    with pytest.raises(ServiceFailed, match="after reload it is not running"):
+        process.act("reload", service, SYSTEM)
+
+
+def test_what_does_not_run_or_has_no_signal_cannot_be_reloaded(service: dict[str, Any]) -> None:
+    with pytest.raises(ServiceFailed, match="it is not running"):
+        process.act("reload", service, SYSTEM)
+    start(service)
+    service["reload_signal"] = ""
+    assert not process.observe(service, SYSTEM).can_reload
+    with pytest.raises(ServiceFailed, match="no reload_signal"):
+        process.act("reload", service, SYSTEM)
+
+
+def test_a_pid_that_went_to_somebody_else_is_never_signalled(
+    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+) -> None:
+    start(service)
+    process.act("stop", service, SYSTEM)
+    # As after a wrap of the pids: the file names what is the stranger's now, and an earlier start.
+    Path(service["pidfile"]).write_text(f"{stranger.pid}\n{(start_time(stranger.pid) or 0) - 1}\n")
+    assert not process.observe(service, SYSTEM).active
+    process.act("stop", service, SYSTEM)
+    with pytest.raises(ServiceFailed, match="not running"):
+        process.act("reload", service, SYSTEM)
+    assert process.act("restart", service, SYSTEM).active
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("text", ["", "none", "-1", "0", "999999999"])
+def test_a_pid_file_without_a_process_means_not_running(service: dict[str, Any], text: str) -> None:
+    os.makedirs(os.path.dirname(service["pidfile"]))
+    Path(service["pidfile"]).write_text(text)
+    assert not process.observe(service, SYSTEM).active
+    assert not process.act("stop", service, SYSTEM).active
+
+
+def test_a_pid_file_of_others_counts_when_the_command_is_the_same(
+    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+) -> None:
+    start(service)
+    text = Path(service["pidfile"]).read_text()
+    Path(service["pidfile"]).write_text(f"{pid_of(service)}\n")
+    assert process.observe(service, SYSTEM).active
+    Path(service["pidfile"]).write_text(f"{stranger.pid}\n")
+    assert not process.observe(service, SYSTEM).active
+    Path(service["pidfile"]).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("exit 3", "exit code 3$"), ("exit 0", "exit code 0; its command must stay in the foreground")],
+)
+def test_a_command_that_ends_at_once_is_no_start(service: dict[str, Any], command: str, words: str) -> None:
+    service["argv"] = ["/bin/sh", "-c", command]
+    with pytest.raises(ServiceFailed, match=words):
+        process.act("start", service, SYSTEM)
+    assert not process.observe(service, SYSTEM).active
+
+
+def test_what_cannot_be_started_is_named(service: dict[str, Any]) -> None:
+    service["argv"] = ["/nonexistent/command"]
+    with pytest.raises(ServiceFailed, match="web cannot be started: .*/nonexistent/command"):
+        process.act("start", service, SYSTEM)
+
+
+def test_what_cannot_be_recorded_does_not_go_on_running(service: dict[str, Any]) -> None:
+    os.makedirs(service["pidfile"])  # a directory is in the way
+    service["argv"] = [*service["argv"], service["pidfile"]]
+    with pytest.raises(ServiceFailed, match="web: start failed"):
+        process.act("start", service, SYSTEM)
+    found = subprocess.run(["pgrep", "--full", service["pidfile"]], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+def test_it_outlives_its_starter_and_has_nothing_of_it(service: dict[str, Any]) -> None:
+    """Started by a child with a pipe, a private umask and a terminal group of its own, which then gets a hang-up."""
+    starter = (
+        "import json, os, sys; from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _system;"
+        "from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process;"
+        "os.umask(0o077); os.environ['RUN_OF_A_CONTROLLER'] = 'x';"
+        "process.act('start', json.loads(sys.argv[1]), _system.System())"
+    )
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", starter, json.dumps(service)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as parent:
+        # The end of the pipe is reached: the service does not hold it open.
+        assert parent.communicate(timeout=30)[0] == b""
+        pid = pid_of(service)
+        os_group_is_gone(parent.pid)
+    ready(service)
+    assert process.observe(service, SYSTEM).active
+    assert os.getsid(pid) == pid
+    assert b"RUN_OF_A_CONTROLLER" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert Path(service["chdir"], "ready").stat().st_mode & 0o777 == 0o644
+    process.act("stop", service, System())
+
+
+def os_group_is_gone(group: int) -> None:
+    """A hang-up of the whole process group of the starter finds nobody."""
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, signal.SIGHUP)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": ""}, "process: name is missing"),
+        ({"pidfile": None}, "process: pidfile is missing"),
+        ({"argv": []}, "process: argv is missing"),
+        ({"argv": "/bin/sleep 5"}, "process web: argv must be a list"),
+        ({"argv": ["sleep", "5"]}, "process web: argv .* absolute path"),
+        ({"pidfile": "run/pid"}, "process web: pidfile must be an absolute path"),
+        ({"pidfile": 7}, "process web: pidfile must be an absolute path"),
+        ({"chdir": "here"}, "process web: chdir must be an absolute path"),
+        ({"reload_signal": "NO"}, "process web: reload_signal 'NO' is no signal"),
+        ({"stop_signal": "SIG_IGN"}, "process web: stop_signal 'SIG_IGN' is no signal"),
+        ({"user": "www"}, "process: unknown key 'user'"),
+    ],
+)
+def test_a_bad_definition_is_named(change: dict[str, Any], words: str) -> None:
+    good = {"name": "web", "pidfile": "/run/web.pid", "argv": ["/bin/sleep", 5]}
+    assert process.check(good)["argv"] == ["/bin/sleep", "5"]
+    with pytest.raises(UsageError, match=words):
+        process.check({**good, **change})
+
+
+def test_what_is_no_mapping_is_no_definition() -> None:
+    with pytest.raises(UsageError, match="must be a mapping"):
+        process.check("web")
+
+
+def test_signals_may_be_written_with_or_without_their_prefix() -> None:
+    made = process.check({"name": "a", "pidfile": "/a", "argv": ["/a"], "reload_signal": "sighup"})
+    assert (made["reload_signal"], made["stop_signal"], made["chdir"]) == ("HUP", "TERM", "/")

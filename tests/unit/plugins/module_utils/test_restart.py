@@ -1,0 +1,192 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A restart is refused, proved, or reported with all that is known; the systemd here is a fake."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    ServiceFailed,
+    Unhealthy,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+
+from .conftest import SYSTEM
+from .fake_systemd import Machine, Unit, machine
+
+WEB = "web.service"
+
+
+def act(
+    host: Machine,
+    mode: str = "cold",
+    name: str | None = "web",
+    definition: Any = None,
+    probes: Any = (),
+    soak: float = 0.0,
+    deadline: float = 20.0,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    return restart(name, definition, mode, list(probes), soak, deadline, 1.0, host.system(), check_mode)
+
+
+def each_round(host: Machine, change: Callable[[Unit], None]) -> None:
+    """Do this to the unit whenever somebody sleeps."""
+    sleep = host.sleep
+
+    def both(seconds: float) -> None:
+        sleep(seconds)
+        change(host.units[WEB])
+
+    host.sleep = both  # type: ignore[method-assign]
+
+
+def test_a_cold_restart_is_proved_by_another_identity() -> None:
+    host = machine(Unit(WEB))
+    result = act(host)
+    after = host.units[WEB].identity
+    assert host.acts() == ["systemctl restart -- web.service"]
+    assert (result["before"]["identity"], result["after"]["identity"]) == ("id0", after) and after != "id0"
+    assert result["proved"] == [f"web.service: id0 became {after}"]
+    assert result["planned"] == result["done"] == [{"resource": "services", "action": "restart", "target": WEB}]
+    assert result["changed"] and result["left"] == [] and result["mode"] == "cold"
+    assert result["health"]["state"] == "pass"
+
+
+def test_a_warm_restart_keeps_the_identity() -> None:
+    host = machine(Unit(WEB))
+    result = act(host, "warm")
+    assert host.acts() == ["systemctl reload -- web.service"]
+    assert result["before"]["identity"] == result["after"]["identity"] == "id0"
+    assert "kept its processes' identity id0" in result["proved"][0]
+
+
+@pytest.mark.parametrize("mode", ["warm", "cold"])
+def test_what_does_not_run_is_started(mode: str) -> None:
+    host = machine(Unit(WEB, active="failed", identity="", can_reload=False))
+    result = act(host, mode)
+    assert host.acts() == ["systemctl start -- web.service"]
+    assert result["proved"] == [f"web.service: not running became {host.units[WEB].identity}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"name": None}, "give either name"),
+        ({"definition": {"name": "p", "pidfile": "/p", "argv": ["/p"]}}, "give either name"),
+        ({"name": None, "definition": {"name": "p"}}, "process: pidfile is missing"),
+        ({"name": "other"}, "there is no unit other.service on this host; nothing was touched"),
+        ({"mode": "warm"}, "web.service cannot be restarted warm: it has no way to reload. Nothing was touched"),
+        ({"probes": [{"tcp": {}}]}, "probes, item 1: tcp needs port"),
+        ({"soak": 21.0}, "a soak of 21 s cannot pass within a deadline of 20 s; nothing was touched"),
+    ],
+)
+def test_what_is_refused_touches_nothing(more: dict[str, Any], words: str) -> None:
+    host = machine(Unit(WEB, can_reload=False))
+    with pytest.raises(UsageError, match=words):
+        act(host, **more)
+    assert host.acts() == [] and not [call for call in host.calls if "reset-failed" in call]
+
+
+def test_check_mode_says_what_would_be_done_and_does_nothing() -> None:
+    host = machine(Unit(WEB))
+    result = act(host, check_mode=True)
+    assert host.acts() == [] and len(host.calls) == 1
+    assert result["changed"] and result["planned"] == act(host)["planned"]
+    assert result["done"] == result["proved"] == result["left"] == []
+    with pytest.raises(UsageError, match="warm"):
+        act(machine(Unit(WEB, can_reload=False)), "warm", check_mode=True)
+
+
+def test_a_restart_that_fails_tells_all_that_is_known() -> None:
+    host = machine(Unit(WEB, fails=("restart",), log="unknown directive\n"))
+    with pytest.raises(ServiceFailed, match="systemctl restart web.service: .*; its log: unknown directive") as error:
+        act(host)
+    result = error.value.result
+    assert result["changed"] and result["left"] == [WEB] and result["planned"][0]["action"] == "restart"
+    assert result["before"]["identity"] == result["after"]["identity"] == "id0"
+
+
+def test_what_is_up_and_not_healthy_is_a_failure_at_the_deadline() -> None:
+    host = machine(Unit(WEB, log="no database\n"), Unit("db.service", active="failed", sub="failed"))
+    began = host.clock
+    with pytest.raises(Unhealthy) as error:
+        act(host, probes=[{"service": {"name": "db"}}])
+    assert error.value.message == (
+        "web.service was restarted (cold), but is not healthy: service db.service: failed (failed); "
+        "its log: no database"
+    )
+    assert 20.0 <= host.clock - began < 22.0
+    assert error.value.result["left"] == [WEB] and error.value.result["done"] and error.value.result["changed"]
+    assert error.value.result["health"]["state"] == "fail"
+
+
+def test_a_crash_loop_ends_the_wait_with_the_words_of_the_log() -> None:
+    host = machine(Unit(WEB, log="cannot bind\n"))
+
+    def crash(unit: Unit) -> None:
+        if host.clock > 1001.0:  # the restart itself went well
+            unit.restarts += 1
+            unit.identity = f"crash{unit.restarts}"
+
+    each_round(host, crash)
+    began = host.clock
+    with pytest.raises(Unhealthy, match="crash loop, 4 restarts in .* s; its log: cannot bind"):
+        act(host, soak=10.0, deadline=1000.0, probes=[{"service": {"name": WEB}}])
+    assert host.clock - began < 6.0
+
+
+def test_a_service_that_crashed_before_the_first_look_is_noticed() -> None:
+    """Between the proof of the restart and the first round systemd tried it often, and gave up."""
+    host = machine(Unit(WEB))
+    run = host.run
+
+    def gives_up(argv: Any, timeout: float) -> Any:
+        if threading.current_thread() is not threading.main_thread():  # a probe looks: the proof is over
+            host.units[WEB].active, host.units[WEB].restarts = "failed", 5
+        return run(argv, timeout)
+
+    host.run = gives_up  # type: ignore[method-assign]
+    with pytest.raises(Unhealthy, match="crash loop, 5 restarts"):
+        act(host, deadline=1000.0)
+    assert host.clock < 1010.0
+
+
+def test_a_restart_of_its_own_in_the_soak_is_not_healthy() -> None:
+    host = machine(Unit(WEB))
+
+    def once(unit: Unit) -> None:
+        if host.clock > 1008.0 and unit.restarts == 0:
+            unit.restarts, unit.identity = 1, "again"
+
+    each_round(host, once)
+    with pytest.raises(Unhealthy, match="it did not hold for the soak"):
+        act(host, soak=10.0, deadline=12.0)
+    assert act(machine(Unit(WEB)), soak=10.0, deadline=12.0)["health"]["soaked"] >= 10.0
+
+
+def test_a_process_is_restarted_for_real(tmp_path: Path) -> None:
+    program = "import signal, time; signal.signal(signal.SIGHUP, lambda *a: None)\nwhile True: time.sleep(0.1)"
+    made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": [sys.executable, "-c", program]}
+    definition = process.check(dict(made, reload_signal="HUP"))
+    try:
+        started = restart(None, definition, "cold", [], 0.0, 5.0, 0.1, SYSTEM)
+        assert started["planned"][0]["action"] == "start"
+        warm = restart(None, definition, "warm", [], 0.0, 5.0, 0.1, SYSTEM)
+        cold = restart(None, definition, "cold", [], 0.0, 5.0, 0.1, SYSTEM)
+        assert started["after"]["identity"] == warm["after"]["identity"] == cold["before"]["identity"]
+        assert cold["after"]["identity"] != cold["before"]["identity"]
+        with pytest.raises(UsageError, match="cannot be restarted warm"):
+            restart(None, made, "warm", [], 0.0, 5.0, 0.1, SYSTEM)
+    finally:
+        process.act("stop", definition, SYSTEM)

@@ -1,0 +1,294 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource services: captured without noise, planned by what is, carried out to the end, verified."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    RestoreFailed,
+    ServiceFailed,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import services
+
+from .fake_systemd import BOOT, Machine, Unit, machine
+
+WEB, DB = "web.service", "db.service"
+UNIT_FILE = "/etc/systemd/system/web.service"
+
+
+def spec(*names: str) -> dict[str, Any]:
+    return services.check({"names": list(names)})
+
+
+def captured(*units: Unit) -> list[str]:
+    return services.capture(spec(*[unit.name for unit in units]), machine(*units).system())
+
+
+def plan(then: Sequence[str], host: Machine, *changed: str, since: float = BOOT + 500.0) -> list[str]:
+    steps = services.plan(then, host.system(), list(changed), since)
+    return [f"{step.action} {step.target}" for step in steps]
+
+
+def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
+    """Plan and apply; what is not as recorded afterwards."""
+    system = host.system()
+    services.apply(services.plan(then, system, list(changed), BOOT + 500.0), system)
+    return services.verify(then, system)
+
+
+def test_equal_states_give_equal_lines_and_others_do_not() -> None:
+    first = captured(Unit(WEB), Unit(DB))
+    later = captured(Unit(DB, entered=900.0, restarts=4, identity="new"), Unit(WEB, sub="exited", log="x"))
+    assert first == later
+    assert captured(Unit(WEB, active="inactive")) != captured(Unit(WEB))
+    assert captured(Unit(WEB, enabled="disabled")) != captured(Unit(WEB))
+    assert captured(Unit(WEB, file=False, enabled="")) != captured(Unit(WEB, enabled="static"))
+
+
+def test_a_unit_on_its_way_is_captured_as_what_it_becomes() -> None:
+    host = machine(Unit(WEB, active="activating", sub="start"))
+    sleep = host.sleep
+
+    def ready(seconds: float) -> None:
+        sleep(seconds)
+        host.units[WEB].active = "active"
+
+    host.sleep = ready  # type: ignore[method-assign]
+    assert services.capture(spec("web"), host.system()) == captured(Unit(WEB))
+
+
+def test_nothing_is_planned_where_nothing_changed() -> None:
+    units = [Unit(WEB), Unit(DB, enabled="static", active="failed"), Unit("x.service", file=False, active="inactive")]
+    assert plan(captured(*units), machine(*units)) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "changed", "expected"),
+    [
+        (Unit(WEB, entered=499.0), ["/etc/web.conf"], ["reload web.service"]),
+        # Started after the checkpoint: it may hold more of the change than a reload undoes.
+        (Unit(WEB, entered=501.0), ["/etc/web.conf"], ["restart web.service"]),
+        (Unit(WEB, entered=0.0), ["/etc/web.conf"], ["restart web.service"]),
+        (Unit(WEB, entered=499.0, can_reload=False), ["/etc/web.conf"], ["restart web.service"]),
+        (Unit(WEB, entered=501.0), [], []),
+        (Unit(WEB, entered=499.0), [UNIT_FILE], ["daemon-reload systemd", "reload web.service"]),
+        (Unit(WEB, entered=501.0), [UNIT_FILE + ".d/x.conf"], ["daemon-reload systemd", "restart web.service"]),
+        (Unit(WEB, active="failed"), [], ["start web.service"]),
+        (Unit(WEB, active="inactive"), ["/etc/web.conf"], ["start web.service"]),
+        (Unit(WEB, enabled="disabled"), [], ["enable web.service"]),
+        (Unit(WEB, enabled="masked"), [], ["unmask web.service", "enable web.service"]),
+        # The change removed it. Its file is back when the plan is carried out.
+        (
+            Unit(WEB, file=False, enabled="", active="inactive"),
+            [UNIT_FILE],
+            ["daemon-reload systemd", "enable web.service", "start web.service"],
+        ),
+    ],
+)
+def test_an_enabled_and_active_unit_is_put_back(unit: Unit, changed: list[str], expected: list[str]) -> None:
+    assert plan(captured(Unit(WEB)), machine(unit), *changed) == expected
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        (Unit(WEB, enabled="disabled", active="inactive"), Unit(WEB), ["disable web.service", "stop web.service"]),
+        (Unit(WEB, enabled="static", active="inactive"), Unit(WEB, enabled="static"), ["stop web.service"]),
+        (
+            Unit(WEB, enabled="disabled", active="inactive"),
+            Unit(WEB, enabled="disabled", active="activating", sub="auto-restart"),
+            ["stop web.service"],
+        ),
+        (Unit(WEB, enabled="static"), Unit(WEB, enabled="masked"), ["unmask web.service"]),
+        (
+            Unit(WEB, enabled="disabled", active="inactive"),
+            Unit(WEB, enabled="masked", active="inactive"),
+            ["unmask web.service", "disable web.service"],
+        ),
+        (Unit(WEB, enabled="masked", active="inactive"), Unit(WEB), ["mask web.service", "stop web.service"]),
+        # It did not exist: the change made it.
+        (
+            Unit(WEB, file=False, enabled="", active="inactive"),
+            Unit(WEB),
+            ["disable web.service", "stop web.service"],
+        ),
+        (Unit(WEB, file=False, enabled="", active="inactive"), Unit(WEB, enabled="static", active="inactive"), []),
+        (
+            Unit(WEB, file=False, enabled="", active="inactive"),
+            Unit(WEB, enabled="masked", active="inactive"),
+            ["unmask web.service"],
+        ),
+    ],
+)
+def test_other_states_are_put_back_too(then: Unit, now: Unit, expected: list[str]) -> None:
+    assert sorted(plan(captured(then), machine(now))) == sorted(expected)
+
+
+def test_a_plan_carried_out_makes_it_as_recorded_and_the_next_plan_empty() -> None:
+    then = captured(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
+    host = machine(Unit(WEB, enabled="masked", active="failed"), Unit(DB))
+    assert len(services.verify(then, host.system())) == 4
+    assert put_back(then, host) == []
+    assert plan(then, host) == []
+    web = [call for call in host.acts() if call.endswith(WEB)]
+    assert [call.split(" -- ")[0].split()[-1] for call in web] == ["unmask", "enable", "start"]
+    db = [call for call in host.acts() if call.endswith(DB)]
+    assert sorted(call.split(" -- ")[0].split()[-1] for call in db) == ["disable", "stop"]
+
+
+def test_a_unit_whose_file_is_gone_by_now_needs_no_disabling() -> None:
+    then = captured(Unit(WEB, file=False, enabled="", active="inactive", identity=""))
+    host = machine(Unit(WEB))
+    steps = services.plan(then, host.system(), [UNIT_FILE], 0.0)
+    host.units[WEB].file, host.units[WEB].enabled = False, ""  # the files are put back first
+    services.apply(steps, host.system())
+    assert services.verify(then, host.system()) == []
+
+
+def test_units_are_read_anew_before_anything_is_started() -> None:
+    host = machine(Unit(WEB, active="failed"), Unit(DB, entered=900.0))
+    assert put_back(captured(Unit(WEB), Unit(DB)), host, UNIT_FILE) == []
+    assert host.acts() == [
+        "systemctl daemon-reload",
+        "systemctl restart -- db.service",
+        "systemctl start -- web.service",
+    ]
+
+
+def test_a_reload_that_fails_becomes_a_restart_and_is_reported_as_one() -> None:
+    host = machine(Unit(WEB, fails=("reload",)))
+    steps = services.plan(captured(Unit(WEB)), host.system(), ["/etc/web.conf"], BOOT + 500.0)
+    (done,) = services.apply(steps, host.system())
+    assert (done.action, done.target) == ("restart", WEB) and "Job for web.service failed" in done.why
+    assert host.units[WEB].identity != "id0"
+
+
+def test_all_are_tried_and_left_says_what_failed() -> None:
+    host = machine(Unit(DB, fails=("restart",)), Unit("mid.service", fails=("reload", "restart")), Unit(WEB))
+    for unit in host.units.values():
+        unit.entered = 400.0 if unit.name != DB else 900.0
+    then = captured(Unit(DB), Unit("mid.service"), Unit(WEB))
+    steps = services.plan(then, host.system(), ["/etc/x"], BOOT + 500.0)
+    with pytest.raises(RestoreFailed) as error:
+        services.apply(steps, host.system())
+    assert sorted(one.split(":")[0] for one in error.value.result["left"]) == [DB, "mid.service"]
+    assert error.value.result["done"] == [
+        {"resource": "services", "action": "reload", "target": WEB, "why": "files changed"}
+    ]
+    assert "db.service: systemctl restart db.service: Job for db.service failed" in error.value.message
+
+
+def test_a_failure_to_read_units_anew_does_not_keep_the_rest_from_being_started() -> None:
+    host = machine(Unit(WEB, active="inactive"))
+    steps = services.plan(captured(Unit(WEB)), host.system(), [UNIT_FILE], 0.0)
+    run = host.run
+
+    def broken(argv: Sequence[str], timeout: float) -> Any:
+        done = run(argv, timeout)
+        return type(done)(done.argv, 1, "", "no") if "daemon-reload" in argv else done
+
+    host.run = broken  # type: ignore[method-assign]
+    with pytest.raises(RestoreFailed, match="systemd: systemctl daemon-reload: no"):
+        services.apply(steps, host.system())
+    assert host.units[WEB].active == "active"
+
+
+def test_early_at_boot_jobs_are_queued_and_links_set_at_once() -> None:
+    host = machine(Unit(WEB, entered=400.0, enabled="disabled"), Unit(DB, active="inactive", identity=""))
+    system = host.system()
+    steps = services.plan(captured(Unit(WEB), Unit(DB)), system, ["/etc/x"], BOOT + 500.0)
+    services.apply(steps, system, boot=True)
+    assert sorted(host.acts()) == [
+        "systemctl --no-block reload-or-restart -- web.service",
+        "systemctl --no-block start -- db.service",
+        "systemctl --quiet enable -- web.service",
+    ]
+    assert host.units[DB].active == "inactive" and host.clock < 1001.0
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (Unit(WEB, active="failed", sub="failed"), "web.service is failed (failed), and was active"),
+        (Unit(WEB, enabled="disabled"), "web.service is disabled, and was enabled"),
+        (Unit(WEB, file=False, enabled=""), "web.service is not there, and was enabled"),
+    ],
+)
+def test_verify_says_what_is_not_as_it_was(now: Unit, expected: str) -> None:
+    assert services.verify(captured(Unit(WEB)), machine(now).system()) == [expected]
+    assert services.verify(captured(Unit(WEB)), machine(Unit(WEB)).system()) == []
+
+
+def test_processes_are_captured_put_back_and_verified(tmp_path: Path) -> None:
+    made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": ["/bin/sleep", "600"]}
+    declared = services.check({"processes": [made]})
+    real = replace(machine().system(), now=time.time, monotonic=time.monotonic, sleep=time.sleep)
+    down = services.capture(declared, real)
+    try:
+        up = [down[0].replace('"active": false', '"active": true')]
+        assert services.verify(up, real) == ["p is not running, and was running"]
+        services.apply(services.plan(up, real, [], 0.0), real)
+        assert services.capture(declared, real) == up and services.verify(up, real) == []
+        assert [step.action for step in services.plan(up, real, ["/x"], 0.0)] == ["restart"]
+        assert "p is running" in services.verify(down, real)[0]
+    finally:
+        services.apply(services.plan(down, real, [], 0.0), real)
+    assert services.verify(down, real) == []
+
+
+def test_a_process_that_cannot_be_started_does_not_keep_the_others_down(tmp_path: Path) -> None:
+    host = machine(Unit(WEB, active="inactive"))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    made = {"name": "p", "pidfile": str(blocked / "pid"), "argv": ["/bin/sleep", "600"]}
+    declared = services.check({"names": ["web"], "processes": [made]})
+    then = [line.replace('"active": false', '"active": true') for line in services.capture(declared, host.system())]
+    steps = services.plan(then, host.system(), [], 0.0)
+    with pytest.raises(RestoreFailed, match="^services are not as they were: p: "):
+        services.apply(list(reversed(steps)), host.system())
+    assert host.units[WEB].active == "active"
+
+
+def test_a_systemd_that_does_not_answer_is_no_state() -> None:
+    host = machine(Unit(WEB))
+    then = captured(Unit(WEB))
+    host.broken = "no bus"
+    calls: list[Callable[[], Any]] = [
+        lambda: services.capture(spec("web"), host.system()),
+        lambda: services.plan(then, host.system(), [], 0.0),
+        lambda: services.verify(then, host.system()),
+    ]
+    for call in calls:
+        with pytest.raises(ServiceFailed, match="no bus"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({}, "at least one unit"),
+        ({"names": []}, "at least one unit"),
+        ({"names": "web"}, "names must be a list of units, not 'web'"),
+        ({"names": [""]}, "names must be a list of units"),
+        ({"units": ["web"]}, "unknown key 'units'"),
+        ({"processes": {"name": "p"}}, "processes must be a list"),
+        ({"processes": [{"name": "p"}]}, "pidfile is missing"),
+    ],
+)
+def test_a_bad_declaration_is_named(declared: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        services.check(declared)
+
+
+def test_a_unit_named_twice_is_one() -> None:
+    assert spec("web", "web.service", "a")["names"] == ["a.service", "web.service"]

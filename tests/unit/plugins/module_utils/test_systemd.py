@@ -1,0 +1,154 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What systemd says is understood, and what it claims to have done is proved."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import systemd
+
+from .fake_systemd import BOOT, Unit, machine
+
+WEB = "web.service"
+
+
+def test_a_bare_name_is_a_service_and_others_keep_their_kind() -> None:
+    names = ["web", "web.service", "web.socket", "backup.timer", "srv-data.mount", "a.b", "getty@tty1"]
+    expected = ["web.service", "web.service", "web.socket", "backup.timer", "srv-data.mount", "a.b.service"]
+    assert [systemd.unit_name(name) for name in names] == [*expected, "getty@tty1.service"]
+
+
+def test_one_call_tells_the_states_in_the_order_asked() -> None:
+    host = machine(
+        Unit(WEB, entered=100.0, restarts=2),
+        Unit("db.service", enabled="disabled", active="failed", sub="failed", identity="old", can_reload=False),
+    )
+    db, gone, web = systemd.observe(["db", "gone", "web"], host.system())
+    assert len(host.calls) == 1
+    assert web.exists and web.active and web.enabled == "enabled" and web.can_reload
+    assert (web.text, web.identity, web.restarts) == ("active (running)", "id0", 2)
+    assert web.started == pytest.approx(BOOT + 100.0)
+    assert db.exists and not db.active and db.enabled == "disabled" and not db.can_reload
+    assert (db.text, db.identity, db.started) == ("failed (failed)", "", None)
+    assert not gone.exists and not gone.active and gone.name == "gone.service"
+    assert systemd.observe([], host.system()) == [] and len(host.calls) == 1
+
+
+def test_a_unit_that_is_reloading_is_active_and_a_masked_one_exists() -> None:
+    host = machine(Unit(WEB, active="reloading", sub="reload"), Unit("db.service", enabled="masked", active="inactive"))
+    web, db = systemd.observe(["web", "db"], host.system())
+    assert web.active and web.identity == "id0"
+    assert db.exists and not db.active
+
+
+@pytest.mark.parametrize("words", ["Failed to connect to bus: No such file", "what is this"])
+def test_a_systemd_that_does_not_answer_is_named(words: str) -> None:
+    host = machine(Unit(WEB))
+    host.broken = words
+    with pytest.raises(ServiceFailed, match=f"state of web.service: {words}"):
+        systemd.observe(["web"], host.system())
+
+
+def test_an_answer_about_fewer_units_is_not_taken_for_all() -> None:
+    host = machine(Unit(WEB))
+    whole = host.show
+    host.show = lambda name: whole(name) if name == WEB else ""  # type: ignore[method-assign]
+    with pytest.raises(ServiceFailed, match="does not tell the state of web.service, other.service"):
+        systemd.observe(["web", "other"], host.system())
+
+
+@pytest.mark.parametrize(
+    ("verb", "unit", "words"),
+    [
+        ("start", Unit(WEB, active="inactive", deaf=("start",)), r"start web.service ended well, but .* inactive"),
+        ("restart", Unit(WEB, deaf=("restart",)), r"restart web.service ended well, but"),
+        ("stop", Unit(WEB, deaf=("stop",)), r"stop web.service ended well, but the unit is active"),
+        ("restart", Unit(WEB, fails=("restart",)), r"systemctl restart web.service: Job for web.service failed"),
+        ("reload", Unit(WEB, fails=("reload",)), r"systemctl reload web.service: Job for web.service failed"),
+        ("enable", Unit(WEB, fails=("enable",)), r"systemctl enable web.service: "),
+    ],
+)
+def test_what_did_not_happen_is_a_failure_with_the_words_of_the_log(verb: str, unit: Unit, words: str) -> None:
+    unit.log = "bind: in use\nbind: in use\ngiving up\n"
+    with pytest.raises(ServiceFailed, match=words + ".*; its log: bind: in use / giving up$"):
+        systemd.act(verb, "web", machine(unit).system())
+
+
+def test_a_unit_without_words_of_its_own_is_reported_by_those_of_systemd() -> None:
+    with pytest.raises(ServiceFailed, match="its log: systemd's own words$"):
+        systemd.act("restart", "web", machine(Unit(WEB, fails=("restart",))).system())
+
+
+def test_a_reload_that_replaced_the_process_is_no_reload() -> None:
+    host = machine(Unit(WEB))
+    act = host.act
+
+    def restarts(words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> object:
+        return act(words, "restart", unit, queued)
+
+    assert systemd.act("reload", "web", host.system()).identity == "id0"
+    host.act = restarts  # type: ignore[assignment,method-assign]
+    with pytest.raises(ServiceFailed, match="reload web.service ended well, but"):
+        systemd.act("reload", "web", host.system())
+
+
+def test_each_verb_gives_the_state_that_it_proved() -> None:
+    host = machine(Unit(WEB, enabled="disabled", active="failed", sub="failed", identity=""))
+    system = host.system()
+    started = systemd.act("start", "web", system)
+    assert started.active and started.identity
+    assert systemd.act("start", "web", system).identity == started.identity
+    assert systemd.act("restart", "web", system).identity not in ("", started.identity)
+    assert systemd.act("enable", "web", system).enabled == "enabled"
+    assert systemd.act("mask", "web", system).enabled == "masked"
+    assert systemd.act("unmask", "web", system).enabled == "disabled"
+    assert not systemd.act("stop", "web", system).active
+
+
+def test_what_failed_too_often_is_forgotten_before_a_start_and_only_then() -> None:
+    host = machine(Unit(WEB))
+    for verb in ("start", "restart", "reload", "stop", "enable"):
+        host.calls.clear()
+        systemd.act(verb, "web", host.system())
+        assert host.calls[0].startswith("systemctl reset-failed") == (verb in ("start", "restart"))
+
+
+def test_disabling_what_is_gone_succeeds_and_disabling_what_is_there_must() -> None:
+    gone = machine(Unit(WEB, file=False, enabled="", active="inactive", identity=""))
+    assert not systemd.act("disable", "web", gone.system()).exists
+    with pytest.raises(ServiceFailed, match="systemctl disable"):
+        systemd.act("disable", "web", machine(Unit(WEB, fails=("disable",))).system())
+
+
+def test_a_queued_job_is_not_waited_for() -> None:
+    host = machine(Unit(WEB, active="inactive", identity=""))
+    assert not systemd.act("start", "web", host.system(), wait=False).active
+    assert host.acts() == ["systemctl --no-block start -- web.service"]
+
+
+def test_a_state_on_the_way_is_waited_out_and_not_for_ever() -> None:
+    host = machine(Unit(WEB, active="activating", sub="start"))
+    sleep = host.sleep
+
+    def ready(seconds: float) -> None:
+        sleep(seconds)
+        if host.clock > 1003.0:
+            host.units[WEB].active = "active"
+
+    host.sleep = ready  # type: ignore[method-assign]
+    assert systemd.settled("web", host.system()).active
+    host = machine(Unit(WEB, active="activating", sub="auto-restart"))
+    assert systemd.settled("web", host.system(), 5.0).text == "activating (auto-restart)"
+    assert 1005.0 <= host.clock < 1006.0
+
+
+def test_a_daemon_reload_that_fails_is_reported() -> None:
+    host = machine()
+    systemd.daemon_reload(host.system())
+    assert host.calls == ["systemctl daemon-reload"]
+    host.broken = "no"
+    with pytest.raises(ServiceFailed, match="daemon-reload: no"):
+        systemd.daemon_reload(host.system())
