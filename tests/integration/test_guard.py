@@ -73,6 +73,15 @@ def test_content_that_fails_is_rolled_back_and_no_success(fleet: Fleet) -> None:
     assert not any(fleet.touched(host) for host in fleet.names[1:])
 
 
+def test_tags_choose_from_the_content_and_never_from_the_transaction(fleet: Fleet) -> None:
+    fails = "\n- ansible.builtin.command: /bin/false\n  tags: [other]\n"
+    code, _ = change(fleet, CONTENT + "  tags: [page]\n" + fails, "--tags", "page", "--limit", "web1,web2")
+    assert code == 0
+    assert fleet.serves("web1", "version 2") and fleet.state("web1")["outcome"] == "confirmed"
+    code, _ = change(fleet, CONTENT + fails, "--tags", "other", "--limit", "web1,web2")
+    assert code == 2 and fleet.state("web1")["outcome"] == "rolled_back"
+
+
 def test_an_unreachable_host_of_the_wave_stops_it_before_anything_is_touched(fleet: Fleet) -> None:
     fleet.lab.disconnect("web2")  # in silence: packets are dropped
     try:
