@@ -128,7 +128,8 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
         done += _apply_services(made.services, store.system, boot)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
-        error.result = dict(_result(made, [], []), **error.result, done=finished, undo=undo, changed=bool(finished))
+        ended = {"done": finished, "undo": undo, "changed": bool(finished)}
+        error.result = {**_result(made, [], []), **error.result, **ended}
         raise
     finally:
         if journal is not None:
