@@ -53,11 +53,17 @@ def capture(spec: dict[str, Any], system: System) -> list[str]:
         # Not what it happens to be on the way to another state.
         state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
         known = {"name": state.name, "exists": state.exists, "enabled": state.enabled, "active": state.active}
+        if _failed(state):
+            known["failed"] = True
         lines.append("unit " + json.dumps(known, sort_keys=True))
     for definition in spec["processes"]:
         active = process.observe(definition, system).active
         lines.append("process " + json.dumps({"active": active, "definition": definition}, sort_keys=True))
     return lines
+
+
+def _failed(state: ServiceState) -> bool:
+    return state.text.startswith("failed")
 
 
 def _recorded(then: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -76,17 +82,23 @@ def plan(then: Sequence[str], system: System, changed: Sequence[str], since: flo
     after it may hold more of the change than a reload undoes, and is restarted.
     """
     units, processes = _recorded(then)
-    steps: list[Step] = []
+    # What did not run goes first, so that a port or a lock is free for what had it.
+    first: list[Step] = []
+    last: list[Step] = []
     if units and any(path.startswith(_UNIT_DIRECTORIES) for path in changed):
-        steps.append(Step("services", "daemon-reload", "systemd", "unit files changed"))
+        first.append(Step("services", "daemon-reload", "systemd", "unit files changed"))
     for unit, live in zip(units, systemd.observe([unit["name"] for unit in units], system)):
+        steps = last if unit["active"] else first
         steps += _enablement(unit, live)
         steps += _activity(unit["name"], unit["active"], live, changed, since, {})
+        if _failed(live) and not unit["active"] and not unit.get("failed"):
+            steps.append(Step("services", "reset-failed", live.name, "had not failed"))
     for one in processes:
         definition = one["definition"]
         live = process.observe(definition, system)
+        steps = last if one["active"] else first
         steps += _activity(definition["name"], one["active"], live, changed, since, {"process": definition})
-    return steps
+    return first + last
 
 
 def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
@@ -94,7 +106,7 @@ def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
     wanted = unit["enabled"] if unit["exists"] else "disabled"
     if live.enabled == wanted:
         return []
-    steps = [Step("services", "unmask", live.name, "is masked")] if live.enabled == "masked" else []
+    steps = [Step("services", "unmask", live.name, "is masked")] if live.enabled.startswith("masked") else []
     if wanted == "disabled":
         settable = live.enabled in ("enabled", "enabled-runtime") or (bool(steps) and unit["exists"])
     else:
@@ -108,7 +120,8 @@ def _activity(
     name: str, active: bool, live: ServiceState, changed: Sequence[str], since: float, detail: dict[str, Any]
 ) -> list[Step]:
     if not active:
-        up = live.active or systemd.passing(live)
+        # At boot what the change enabled is queued, and would start once its link is gone.
+        up = live.active or live.queued or systemd.passing(live)
         return [Step("services", "stop", name, "was not active", detail)] if up else []
     if not live.active:
         return [Step("services", "start", name, f"is {live.text}", detail)]

@@ -14,6 +14,7 @@ class ServiceState:
     """``started`` in epoch seconds; ``identity`` changes with every start and with nothing else (empty while down).
 
     ``enabled`` is systemd's unit-file state, empty for a process. ``text`` is the state in the service manager's words.
+    ``queued``: the service manager is about to act on it, early at boot for example.
     """
 
     name: str
@@ -25,3 +26,4 @@ class ServiceState:
     identity: str
     restarts: int
     can_reload: bool
+    queued: bool = False

@@ -13,9 +13,15 @@ from .._system import System
 from .state import ServiceState
 
 _PROPERTIES = (
-    "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,ActiveEnterTimestampMonotonic"
+    "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,ActiveEnterTimestampMonotonic"
 )
 _TIMEOUT = 120.0
+# A unit counts as started before its program has read its configuration: it must live this long to be proved.
+_ALIVE = 0.3
+_UNIT_FILES = ("enable", "disable", "mask", "unmask")
+# What these are for is a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded
+# or that its file is gone.
+_TO_A_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
 # States on the way to another: wait for what they become.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
 
@@ -52,6 +58,7 @@ def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
         identity=block.get("InvocationID", "") if active else "",
         restarts=int(block.get("NRestarts") or 0),
         can_reload=block.get("CanReload") == "yes",
+        queued=block.get("Job", "") not in ("", "0"),
     )
 
 
@@ -71,7 +78,7 @@ def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
 
 
 def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState:
-    """Do it and prove it: start, stop, restart, reload, enable, disable, mask, unmask. The state afterwards.
+    """Do it and prove it: start, stop, restart, reload, enable, disable, mask, unmask, reset-failed. The state after.
 
     With ``wait`` False the job is only queued, and nothing is proved (early at boot). Raises ServiceFailed.
     """
@@ -80,27 +87,41 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
         # A unit that failed too often refuses to start until this is forgotten.
         system.run(["systemctl", "reset-failed", "--", unit], 30.0)
     (before,) = observe([unit], system)
-    block = [] if wait or verb in ("enable", "disable", "mask", "unmask") else ["--no-block"]
-    quiet = ["--quiet"] if verb in ("enable", "disable", "mask", "unmask") else []
-    done = system.run(["systemctl", *block, *quiet, verb, "--", unit], _TIMEOUT)
-    if done.rc != 0:
-        if verb == "disable" and not before.exists:
-            return before  # Its file is gone, and no link to it is left: nothing would start it.
-        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{last_words(unit, system)}")
-    if not wait:
+    options = ["--quiet"] if verb in _UNIT_FILES else []
+    if verb == "unmask" and before.enabled == "masked-runtime":
+        options.append("--runtime")
+    if not wait and verb not in (*_UNIT_FILES, "reset-failed"):
+        options.append("--no-block")
+    done = system.run(["systemctl", *options, verb, "--", unit], _TIMEOUT)
+    if not wait and done.rc == 0:
         return before
-    after = settled(unit, system)
-    wrong = {
-        "start": not after.active,
-        "restart": not after.active or after.identity == before.identity,
-        "reload": not after.active or after.identity != before.identity,
-        "stop": after.active,
-    }.get(verb, False)
-    if wrong:
-        raise ServiceFailed(
-            f"systemctl {verb} {unit} ended well, but the unit is {after.text}{last_words(unit, system)}"
-        )
-    return after
+    after = settled(unit, system) if done.rc == 0 else observe([unit], system)[0]
+    if done.rc == 0 and after.active and verb in ("start", "restart"):
+        system.sleep(_ALIVE)
+        (later,) = observe([unit], system)
+        if not later.active:
+            raise ServiceFailed(f"{unit} started and ended at once: it is {later.text}{last_words(unit, system)}")
+    holds = _holds(verb, before, after)
+    if holds and (done.rc == 0 or verb in _TO_A_STATE):
+        return after
+    if done.rc != 0:
+        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{last_words(unit, system)}")
+    raise ServiceFailed(f"systemctl {verb} {unit} ended well, but the unit is {after.text}{last_words(unit, system)}")
+
+
+def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:
+    """The proof, by what is observed."""
+    return {
+        "start": after.active,
+        "restart": after.active and after.identity != before.identity,
+        "reload": after.active and after.identity == before.identity,
+        "stop": not after.active and not passing(after),
+        "enable": after.enabled not in ("disabled", "masked", "masked-runtime"),
+        "disable": after.enabled not in ("enabled", "enabled-runtime"),
+        "mask": after.enabled == "masked",
+        "unmask": not after.enabled.startswith("masked"),
+        "reset-failed": not after.text.startswith("failed"),
+    }[verb]
 
 
 def daemon_reload(system: System) -> None:

@@ -1,0 +1,287 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services on a real host: restarted with proof, and put back by a rollback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet
+
+HOST = "web1"
+UNIT = "[Service]\nExecStart={command}\n{more}[Install]\nWantedBy=multi-user.target\n"
+# Units of these tests; every test begins without them.
+NAMES = ("ek-a", "ek-b", "ek-new", "ek-loop", "ek-plain")
+
+
+@pytest.fixture
+def host(fleet: Fleet) -> Iterator[Fleet]:
+    clear(fleet)
+    yield fleet
+    clear(fleet)
+
+
+def clear(fleet: Fleet) -> None:
+    units = " ".join(f"{name}.service" for name in NAMES)
+    files = " ".join(f"/etc/systemd/system/{name}.service /etc/systemd/system/*.wants/{name}.service" for name in NAMES)
+    fleet.on(
+        HOST,
+        f"systemctl kill --signal=KILL {units}; systemctl stop {units}; rm -f {files} /etc/nginx/conf.d/probe.conf;"
+        f" systemctl daemon-reload; systemctl unmask --runtime --quiet nginx; systemctl reset-failed {units}; true",
+    )
+
+
+def install(fleet: Fleet, name: str, command: str, more: str = "", then: str = "") -> None:
+    text = UNIT.format(command=command, more=more)
+    script = f"cat > /etc/systemd/system/{name}.service <<'END'\n{text}END\nsystemctl daemon-reload"
+    fleet.on(HOST, script + (f"\nsystemctl {then} --quiet {name}" if then else ""))
+
+
+def module(fleet: Fleet, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
+    """The result of a module on the host."""
+    argv = [str(Path(sys.executable).with_name("ansible")), HOST, "-i", "inventory", "-m"]
+    argv += [f"evenkeel.fault_tolerance.{which}", "-a", json.dumps(arguments), *(["--check"] if check else [])]
+    done = subprocess.run(argv, cwd=fleet.home, env=fleet.environment(), capture_output=True, text=True, check=False)
+    assert "=> {" in done.stdout, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
+    return dict(result, failed=done.returncode != 0)
+
+
+def unit(fleet: Fleet, name: str, what: str) -> str:
+    return fleet.on(HOST, f"systemctl show {name} --property={what} --value").strip()
+
+
+# -- ft_restart
+
+
+def test_a_cold_restart_is_proved_by_the_identity(host: Fleet) -> None:
+    was = unit(host, "nginx", "InvocationID")
+    foreseen = module(host, "ft_restart", check=True, name="nginx")
+    assert foreseen["changed"] and unit(host, "nginx", "InvocationID") == was
+    result = module(host, "ft_restart", name="nginx", probes=[{"http": {"url": "http://localhost/"}}], soak="1s")
+    assert result["changed"] and result["planned"] == foreseen["planned"] == result["done"]
+    assert result["before"]["identity"] == was
+    assert result["after"]["identity"] == unit(host, "nginx", "InvocationID") != was
+    assert result["health"]["state"] == "pass" and result["health"]["soaked"] >= 1
+
+
+def request(connection: socket.socket, rest: bytes) -> bytes:
+    """Send the rest of a request; all of the answer, or what a broken connection left of it."""
+    answer = b""
+    try:
+        connection.sendall(rest)
+        while True:
+            part = connection.recv(65536)
+            if not part:
+                return answer
+            answer += part
+    except ConnectionError:
+        return answer
+
+
+@pytest.mark.parametrize("mode", ["warm", "cold"])
+def test_a_connection_open_across_a_warm_restart_survives_and_a_cold_one_ends_it(host: Fleet, mode: str) -> None:
+    host.on(HOST, "echo 'add_header X-Probe old;' > /etc/nginx/conf.d/probe.conf; systemctl restart nginx")
+    identity, workers = unit(host, "nginx", "InvocationID"), host.on(HOST, "pgrep -f 'nginx: worker' | sort")
+    address = (host.lab.host(HOST).address, 80)
+    with socket.create_connection(address, timeout=10) as opened:
+        opened.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        time.sleep(0.5)  # nginx has begun to read the request
+        host.on(HOST, "echo 'add_header X-Probe new;' > /etc/nginx/conf.d/probe.conf")
+        probes = [{"tcp": {"port": 80}}]
+        result = module(host, "ft_restart", name="nginx", mode=mode, probes=probes)
+        answer = request(opened, b"Connection: close\r\n\r\n")
+    assert result["changed"] and not result["failed"]
+    with socket.create_connection(address, timeout=10) as fresh:
+        assert b"X-Probe: new" in request(fresh, b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    if mode == "warm":
+        assert b"200 OK" in answer and b"version 1" in answer and b"X-Probe: old" in answer
+        assert result["before"]["identity"] == result["after"]["identity"] == identity
+        assert host.eventually(lambda: host.on(HOST, "pgrep -f 'nginx: worker' | sort") != workers, 5)
+    else:
+        assert b"200 OK" not in answer
+
+
+def test_a_unit_that_cannot_reload_is_not_restarted_warm(host: Fleet) -> None:
+    install(host, "ek-plain", "/bin/sleep 1000", then="start")
+    was = unit(host, "ek-plain", "InvocationID")
+    result = module(host, "ft_restart", name="ek-plain", mode="warm")
+    assert result["failed"] and "ExecReload" in result["msg"] and "cold" in result["msg"]
+    assert unit(host, "ek-plain", "InvocationID") == was
+
+
+def test_a_restart_that_fails_says_what_the_service_said(host: Fleet) -> None:
+    host.on(HOST, "echo 'no such directive;' > /etc/nginx/conf.d/probe.conf")
+    warm = module(host, "ft_restart", name="nginx", mode="warm")
+    assert warm["failed"] and "unknown directive" in warm["msg"]
+    assert host.serves(HOST), "a reload that fails leaves nginx serving"
+    cold = module(host, "ft_restart", name="nginx")
+    assert cold["failed"] and "unknown directive" in cold["msg"] and cold["left"] == ["nginx.service"]
+    assert not cold["after"]["active"]
+
+
+def test_a_crash_loop_is_told_before_the_deadline(host: Fleet) -> None:
+    more = "Restart=always\nRestartSec=100ms\n[Unit]\nStartLimitIntervalSec=0\n"
+    install(host, "ek-loop", "/bin/sh -c 'sleep 0.6; exit 1'", more)
+    began = time.monotonic()
+    result = module(host, "ft_restart", name="ek-loop", soak="30s", deadline="60s", interval="200ms")
+    assert result["failed"] and "crash loop" in result["msg"]
+    assert time.monotonic() - began < 25
+
+
+def test_a_program_that_ends_right_after_its_start_was_not_started(host: Fleet) -> None:
+    install(host, "ek-plain", "/bin/sh -c 'sleep 0.1; echo this is why >&2; exit 1'")
+    result = module(host, "ft_restart", name="ek-plain")
+    assert result["failed"] and "this is why" in result["msg"]
+
+
+def test_a_name_that_is_no_unit_is_named_and_nothing_touched(host: Fleet) -> None:
+    result = module(host, "ft_restart", name="ngnix")
+    assert result["failed"] and "ngnix.service" in result["msg"] and not result["changed"]
+
+
+def test_a_process_is_restarted_too(host: Fleet) -> None:
+    process = {"name": "sleeper", "pidfile": "/run/ek-sleeper.pid", "argv": ["/bin/sleep", "1000"]}
+    try:
+        first = module(host, "ft_restart", process=process)
+        again = module(host, "ft_restart", process=process, soak="1s")
+        assert again["before"]["identity"] == first["after"]["identity"] != again["after"]["identity"]
+        pid = again["after"]["identity"].partition(":")[0]
+        assert host.on(HOST, f"tr '\\0' ' ' < /proc/{pid}/cmdline").strip() == "/bin/sleep 1000"
+    finally:
+        host.on(HOST, "pkill -f '^/bin/sleep 1000'; rm -f /run/ek-sleeper.pid; true")
+
+
+# -- the resource services, in a rollback
+
+
+def checkpoint(fleet: Fleet, paths: list[str], names: list[str], **more: Any) -> dict[str, Any]:
+    resources: list[dict[str, Any]] = [{"services": {"names": names}}]
+    if paths:
+        resources.append({"files": {"paths": paths}})
+    result = module(fleet, "ft_checkpoint", name="before", resources=resources, **more)
+    assert not result["failed"], result
+    return result
+
+
+def rollback(fleet: Fleet, **more: Any) -> dict[str, Any]:
+    result = module(fleet, "ft_rollback", to="before", **more)
+    assert not result["failed"], result
+    return result
+
+
+def actions(result: dict[str, Any]) -> list[str]:
+    return [f"{one['action']} {one['target']}" for one in result["done"] if one["resource"] == "services"]
+
+
+def test_what_was_active_gets_back_what_another_unit_took_from_it(host: Fleet) -> None:
+    """Two services that want the same address: the one that was not active gives it up before the other starts."""
+    listen = "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 7999)); s.listen(); time.sleep(1000)"
+    for name in ("ek-a", "ek-b"):
+        install(host, name, f'/usr/bin/python3 -c "{listen}"')
+    host.on(HOST, "systemctl enable --quiet --now ek-a")
+    checkpoint(host, [], ["ek-a", "ek-b"])
+    host.on(HOST, "systemctl disable --quiet --now ek-a; systemctl enable --quiet --now ek-b")
+    rollback(host)
+    assert host.on(HOST, "systemctl is-active ek-a ek-b", check=False).split() == ["active", "inactive"]
+    assert host.on(HOST, "systemctl is-enabled ek-a ek-b", check=False).split() == ["enabled", "disabled"]
+    assert not rollback(host)["changed"]
+
+
+def test_a_unit_that_the_change_brought_is_gone_again(host: Fleet) -> None:
+    checkpoint(host, ["/etc/systemd/system"], ["ek-new", "nginx"])
+    install(host, "ek-new", "/bin/sleep 1000", then="enable --now")
+    foreseen = module(host, "ft_rollback", check=True, to="before")
+    result = rollback(host)
+    assert foreseen["planned"] == result["planned"] == result["done"]
+    assert unit(host, "ek-new", "LoadState") == "not-found" and unit(host, "ek-new", "ActiveState") == "inactive"
+    assert host.on(HOST, "find /etc/systemd -name 'ek-new*'") == ""
+    assert not rollback(host)["changed"]
+
+
+def test_a_unit_that_the_change_removed_serves_again(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/sleep 1000", then="enable --now")
+    checkpoint(host, ["/etc/systemd/system/ek-a.service"], ["ek-a"])
+    host.on(HOST, "systemctl disable --quiet --now ek-a; rm /etc/systemd/system/ek-a.service; systemctl daemon-reload")
+    rollback(host)
+    assert host.on(HOST, "systemctl is-active ek-a; systemctl is-enabled ek-a").split() == ["active", "enabled"]
+    assert not rollback(host)["changed"]
+
+
+@pytest.mark.parametrize("mask", ["mask", "mask --runtime"])
+def test_a_masked_unit_serves_again(host: Fleet, mask: str) -> None:
+    checkpoint(host, [], ["nginx"])
+    host.on(HOST, f"systemctl stop nginx; systemctl {mask} --quiet nginx")
+    rollback(host)
+    assert host.serves(HOST) and unit(host, "nginx", "UnitFileState") == "enabled"
+    assert not rollback(host)["changed"]
+
+
+def test_a_failed_unit_that_did_not_run_before_is_forgotten(host: Fleet) -> None:
+    install(host, "ek-plain", "/bin/false")
+    checkpoint(host, [], ["ek-plain"])
+    host.on(HOST, "systemctl start ek-plain; sleep 0.3", check=False)
+    assert unit(host, "ek-plain", "ActiveState") == "failed"
+    rollback(host)
+    assert unit(host, "ek-plain", "ActiveState") == "inactive"
+    assert not rollback(host)["changed"]
+
+
+def test_what_cannot_be_put_back_is_named_and_the_rest_is_put_back(host: Fleet) -> None:
+    host.on(HOST, "cp /bin/sleep /root/ek-sleep")
+    install(host, "ek-a", "/root/ek-sleep 1000", then="enable --now")
+    checkpoint(host, [], ["ek-a", "nginx"], confirm_within="10m")
+    host.on(HOST, "systemctl stop ek-a nginx; rm /root/ek-sleep")
+    result = module(host, "ft_rollback", to="before")
+    assert result["failed"] and "ek-a.service" in result["msg"]
+    assert [one.partition(":")[0] for one in result["left"]] == ["ek-a.service"]
+    assert actions(result) == ["start nginx.service"] and host.serves(HOST)
+    assert host.state(HOST)["outcome"] == "in_doubt"
+
+
+def test_files_that_changed_back_are_reloaded_and_after_a_restart_restarted(host: Fleet) -> None:
+    was = unit(host, "nginx", "InvocationID")
+    time.sleep(1)  # the checkpoint's time has whole seconds
+    checkpoint(host, ["/etc/nginx"], ["nginx"])
+    host.on(HOST, "echo 'add_header X-Probe bad;' > /etc/nginx/conf.d/probe.conf; systemctl reload nginx")
+    assert "X-Probe" in host.on(HOST, "curl -sI http://localhost/")
+    assert actions(rollback(host)) == ["reload nginx.service"]
+    assert "X-Probe" not in host.on(HOST, "curl -sI http://localhost/") and unit(host, "nginx", "InvocationID") == was
+    host.on(HOST, "echo 'add_header X-Probe bad;' > /etc/nginx/conf.d/probe.conf; systemctl restart nginx")
+    assert actions(rollback(host)) == ["restart nginx.service"]
+    assert "X-Probe" not in host.on(HOST, "curl -sI http://localhost/")
+
+
+def test_a_reload_that_fails_becomes_a_restart(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/sleep 1000", "ExecReload=/bin/false\n", then="enable --now")
+    time.sleep(1)
+    host.on(HOST, "echo 1 > /etc/ek-a.conf")
+    checkpoint(host, ["/etc/ek-a.conf"], ["ek-a"])
+    was = unit(host, "ek-a", "InvocationID")
+    host.on(HOST, "echo 2 > /etc/ek-a.conf")
+    assert actions(rollback(host)) == ["restart ek-a.service"]
+    assert unit(host, "ek-a", "InvocationID") != was
+
+
+def test_what_the_change_enabled_does_not_start_at_the_boot_that_undoes_it(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/sleep 1000")
+    install(host, "ek-b", "/bin/sleep 1000", then="enable --now")
+    checkpoint(host, [], ["ek-a", "ek-b", "nginx"], confirm_within="10m")
+    host.on(HOST, "systemctl enable --quiet --now ek-a; systemctl disable --quiet --now ek-b nginx; sync")
+    host.lab.reboot(HOST)
+    assert host.eventually(lambda: host.state(HOST).get("outcome") == "rolled_back", 20)
+    assert host.state(HOST)["by"] == "boot"
+    assert host.eventually(lambda: host.serves(HOST), 10)
+    assert host.on(HOST, "systemctl is-enabled ek-a ek-b", check=False).split() == ["disabled", "enabled"]
+    assert host.on(HOST, "systemctl is-active ek-a ek-b nginx", check=False).split() == ["inactive", "active", "active"]
