@@ -85,18 +85,23 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
         else:
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
     if guard:
-        halt = f"refused by the guard: {message(guard[0].result)}"
+        halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
         return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
     if stopped:
         unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
         return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped)
     first = next((host for host, why in whys.items() if why), "")
     if whys:
-        halt = f"{first}: {whys[first]}" if first else record.messages() or "the checkpoint was never taken"
+        halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
         results = [record.of(host, "ft_checkpoint") for host in whys]
         usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
         return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage)
     return Begun(found, {})
+
+
+def _hinted(why: str) -> str:
+    """The become of a play in the user's playbook does not reach ours, a common surprise."""
+    return f"{why} (log in as root, or give --become)" if "Permission denied: '" in why else why
 
 
 def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> dict[str, str]:

@@ -1,0 +1,70 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The exit code of a command that is one run of one playbook, and what it says of each host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evenkeel.events import PREFIX, Record, feed
+from evenkeel.fleet import exit_code, peers, row
+from evenkeel.outcome import Exit
+from evenkeel.targets import Inventory
+
+OK: dict[str, Any] = {"state": "ok"}
+LOST: dict[str, Any] = {"state": "unreachable"}
+
+
+def failed(error: str = "", **more: Any) -> dict[str, Any]:
+    return {"state": "failed", "error": error, **more}
+
+
+@pytest.mark.parametrize(
+    ("command", "rows", "code"),
+    [
+        ("rollback", [OK, OK], Exit.DONE),
+        ("rollback", [failed("NotFound")], Exit.USAGE),
+        ("rollback", [OK, failed("NotFound")], Exit.FAILED),
+        ("rollback", [failed("Busy")], Exit.REFUSED),
+        ("rollback", [OK, failed("RestoreFailed")], Exit.IN_DOUBT),
+        ("rollback", [OK, LOST], Exit.IN_DOUBT),
+        ("status", [OK, LOST], Exit.IN_DOUBT),
+        ("protect", [OK, LOST], Exit.FAILED),
+        ("protect", [OK, failed("EvenkeelError")], Exit.FAILED),
+        ("restart", [failed("Refused", task="ft_guard"), {"state": "missing"}], Exit.REFUSED),
+        ("restart", [OK, failed("Refused", task="ft_guard")], Exit.FAILED),
+    ],
+)
+def test_exit_codes(command: str, rows: list[dict[str, Any]], code: Exit) -> None:
+    assert exit_code(command, rows) is code
+
+
+def record(*results: tuple[str, str, dict[str, Any]]) -> Record:
+    found = Record()
+    for task, status, result in results:
+        data = {"host": "web1", "task": "Do", "resolved_action": PREFIX + task, "res": result}
+        feed(found, {"event": f"runner_on_{status}", "event_data": data})
+    return found
+
+
+def test_the_task_that_failed_is_the_story_of_a_host_whatever_came_after() -> None:
+    told = row(record(("ft_checkpoint", "failed", {"msg": "no room"}), ("ft_replicate", "ok", {})), "web1")
+    assert (told["state"], told["task"], told["msg"]) == ("failed", "ft_checkpoint", "no room")
+
+
+def test_the_last_task_is_the_story_of_a_host_that_did_well() -> None:
+    told = row(record(("ft_checkpoint", "ok", {}), ("ft_replicate", "ok", {"copies": [1], "_x": 1})), "web1")
+    assert told == {"state": "ok", "task": "ft_replicate", "msg": "", "copies": [1]}
+
+
+def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
+    assert row(Record(), "web9", "stopped by the user") == {"state": "missing", "msg": "stopped by the user"}
+
+
+def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
+    inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
+    assert peers(inventory, ["a"]) == {}
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
