@@ -154,6 +154,8 @@ def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:
     tight = plan.propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "30m"})).numbers
     assert tight["interval"] == 29 * MINUTE  # 30m - 2*20s - 10s, in whole minutes
     assert tight["work_at_risk"] <= 30 * MINUTE
+    far = plan.propose(group(tmp_path, checkpoint={**checkpoint, "size": "60GB"}, targets={"rpo": "30m"})).numbers
+    assert far["interval"] == 19 * MINUTE, "its copy takes ten minutes of the thirty"
     loose = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="1d", targets={"rpo": "1d"})).numbers
     assert 0.9 * loose["interval_exact"] <= loose["interval"] <= loose["interval_exact"]
     never = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="never", targets={"rpo": "10d"}))

@@ -73,6 +73,15 @@ def test_error_budget_and_burn_rate() -> None:
     assert played.unavailable.low * YEAR <= budget <= played.unavailable.high * YEAR
 
 
+def test_a_domain_takes_its_own_hosts_and_no_others() -> None:
+    """Two hosts in one rack, one in another; two are needed, so the first rack decides alone."""
+    fleet = Fleet(3, 2, math.inf, HOUR, domains=(0, 0, 1), domain_mtbf=30 * DAY, domain_mttr=DAY)
+    rack = reliability.availability(30 * DAY, DAY)
+    played = play(fleet, 6_000, confidence=SURE)
+    assert played.unavailable.holds(1 - rack)
+    assert played.host_unavailable.holds(1 - rack)
+
+
 # Repetition and escalation
 
 
@@ -156,12 +165,21 @@ def test_mttdl(n: int, tolerated: int, together: bool) -> None:
     assert played.holds(reliability.mttdl(n, tolerated, mtbf, mttr, together))
 
 
-def test_copies_on_a_fleet() -> None:
-    """Stores are replaced after a fixed time; the chain, with exponential ones of that mean, is close but not equal."""
-    fleet = Fleet(10, 1, math.inf, HOUR, copies=1, annual_failure_rate=2.0, repair=10 * DAY)
-    played = play(fleet, 40_000, confidence=SURE)
-    per_year = YEAR / reliability.mttdl(2, 1, YEAR / 2.0, 10 * DAY)
-    assert played.data_losses.mean == pytest.approx(per_year, rel=0.06)
+@pytest.mark.parametrize(("rate", "repair"), [(2.0, 10 * DAY), (20.0, 30 * DAY)])
+def test_copies_on_a_fleet(rate: float, repair: float) -> None:
+    """Two stores, replaced after a fixed time w: to the first loss 1/(2r) on average, then min(exponential, w).
+
+    The second is lost in it with p = 1 - exp(-r*w), so data is lost every (1/(2r) + p/r) / p.
+    """
+    fleet = Fleet(10, 1, math.inf, HOUR, copies=1, annual_failure_rate=rate, repair=repair)
+    second = 1 - math.exp(-rate * repair / YEAR)
+    between = (1 / (2 * rate) + second / rate) / second
+    assert play(fleet, 40_000, confidence=SURE).data_losses.holds(1 / between)
+    if rate == 2.0:  # the chain has exponential times of that mean instead: close where repairs are short
+        assert YEAR / reliability.mttdl(2, 1, YEAR / rate, repair) == pytest.approx(1 / between, rel=0.06)
+
+
+def test_one_cause_can_take_all_copies() -> None:
     # Of the losses, one in twenty takes all stores at once: that alone is 2 * 2 * 0.05 a year.
     shared = Fleet(10, 1, math.inf, HOUR, copies=1, annual_failure_rate=2.0, repair=HOUR, copy_common_cause=0.05)
     assert play(shared, 40_000, confidence=SURE).data_losses.holds(0.2 + 4 * 0.95 * 2 * HOUR / YEAR)
