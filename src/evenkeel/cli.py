@@ -31,14 +31,17 @@ class Stop:
 
     def __init__(self, console: Console) -> None:
         self.times = 0
+        self.told = 0
         self.console = console
 
     def __call__(self) -> int:
+        if self.told < self.times:
+            self.told = self.times
+            self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow")
         return self.times
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        self.times += 1
-        self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow", highlight=False)
+        self.times += 1  # and no more: a table may be half drawn
 
 
 def parser() -> argparse.ArgumentParser:

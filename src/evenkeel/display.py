@@ -73,7 +73,8 @@ class Board:
 
     def draw(self, width: int, height: int, now: float) -> RenderableType:
         """The table as it stands at ``now`` (epoch seconds), not larger than the terminal."""
-        table = Table(box=None, expand=True, padding=(0, 1, 0, 0), show_edge=False)
+        # The terminal's own echo of ^C must fit behind the last line, else it shifts what is drawn next.
+        table = Table(box=None, width=max(20, width - 4), padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("host", no_wrap=True, max_width=max(12, width // 4))
         table.add_column("phase", no_wrap=True, width=11)
         table.add_column("", no_wrap=True, ratio=1, overflow="ellipsis")
