@@ -66,7 +66,7 @@ endif
 
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
 ifeq ($(LAB),yes)
-	cd extensions && $(CLEAN_ENV) molecule test --all
+	$(CLEAN_ENV) molecule -c extensions/molecule/config.yml test $(patsubst extensions/molecule/%/molecule.yml,-s %,$(wildcard extensions/molecule/*/molecule.yml))
 else
 	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"
 endif
