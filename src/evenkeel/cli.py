@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -44,9 +44,17 @@ class Stop:
         self.times += 1  # and no more: a table may be half drawn
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse leaves with 2 on a wrong option, which here means that a change was rolled back."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\nNothing was touched.\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="evenkeel",
         description="Changes that undo themselves, over a fleet. Nothing is kept unless it is confirmed.",
         epilog="Exit codes: 0 confirmed; 1 usage or preflight, nothing touched; 2 failed and rolled back;"
@@ -67,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
     one.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
     one.add_argument("--protect", metavar="FILE", help="YAML list of resources; else the variable evenkeel_resources")
+    one.add_argument("-C", "--check", action="store_true", help=argparse.SUPPRESS)
     options.add_arguments(one, playbook=True)
 
     one = _command(commands, "rollback", "put hosts back to a checkpoint of their own")
@@ -139,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, **how: Any) -> ChangeResult | RunResult:
     given = options.from_arguments(args)
     if args.command == "change":
+        if args.check:
+            raise UsageError("a dry run changes nothing that would have to be undone: use ansible-playbook --check")
         names = ("waves", "min_healthy", "max_unavailable", "failure_domain", "confirm_within", "soak", "deadline")
         said = {name: getattr(args, name) for name in names}
         request = flow.Request(

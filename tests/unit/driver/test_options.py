@@ -65,6 +65,13 @@ def test_each_prompt_of_ansible_gets_its_own_answer(prompt: str, answer: str | N
     assert next((text for pattern, text in answers.items() if re.search(pattern, prompt, re.M)), None) == answer
 
 
+@pytest.mark.parametrize("words", [["change"], ["change", "x.yml", "--nonsense"], ["nothing"], []])
+def test_a_wrong_command_line_leaves_with_1_because_2_means_rolled_back(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args(words)
+    assert left.value.code == 1
+
+
 def test_passwords_that_the_configuration_makes_ansible_ask_for_are_asked() -> None:
     found = Options().with_configuration({"DEFAULT_ASK_PASS": True, "DEFAULT_VAULT_IDENTITY_LIST": ["dev@prompt"]})
     assert found.ask_pass and found.prompts == ("dev",) and not found.ask_become_pass
