@@ -27,6 +27,7 @@ class Unit:
     identity: str = "id0"
     restarts: int = 0
     can_reload: bool = True
+    queued: bool = False
     fails: tuple[str, ...] = ()
     # Verbs that succeed and do nothing.
     deaf: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ class Unit:
 
     @property
     def load(self) -> str:
-        return "masked" if self.enabled == "masked" else "loaded" if self.file else "not-found"
+        return "masked" if self.enabled.startswith("masked") else "loaded" if self.file else "not-found"
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Machine:
             f"SubState={unit.sub}\nUnitFileState={unit.enabled if unit.file else ''}\n"
             f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
             f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
+            f"Job={'7' if unit.queued else ''}\n"
         )
 
     def act(self, words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Completed:
@@ -107,8 +109,10 @@ class Machine:
             unit.active, unit.sub, unit.identity = "inactive", "dead", ""
         elif verb in ("enable", "disable", "mask"):
             unit.enabled = {"enable": "enabled", "disable": "disabled", "mask": "masked"}[verb]
-        elif verb == "unmask":
+        elif verb == "unmask" and ("--runtime" in words) == (unit.enabled == "masked-runtime"):
             unit.enabled = "disabled"
+        elif verb == "reset-failed" and unit.active == "failed":
+            unit.active = "inactive"
         return Completed(words, 0, "", "")
 
 

@@ -21,11 +21,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     EvenkeelError,
     NotFound,
     Refused,
+    RestoreFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -381,3 +383,23 @@ def test_a_mount_point_that_would_have_to_go_is_refused(store: Store, tree: Path
         assert (tree / "a").read_text() == "changed"
     finally:
         subprocess.run(["umount", tree / "mounted"], check=True)
+
+
+def test_a_service_that_cannot_be_put_back_is_named_beside_what_was_done(store: Store, tree: Path) -> None:
+    program = tree.with_name("program")
+    shutil.copy("/bin/sleep", program)
+    definition = process.check({"name": "web", "pidfile": f"{program}.pid", "argv": [str(program), "1000"]})
+    resources = [{"files": {"paths": [str(tree)]}}, {"services": {"processes": [definition]}}]
+    process.act("start", definition, store.system)
+    try:
+        checkpoint(store, "before", resources)
+    finally:
+        process.act("stop", definition, store.system)
+    program.unlink()
+    (tree / "a").write_text("changed")
+    with pytest.raises(RestoreFailed, match="web cannot be started") as error:
+        rollback(store, "before")
+    assert (tree / "a").read_text() == "first"
+    result = error.value.result
+    assert len(result["left"]) == 1 and result["left"][0].startswith("web: ")
+    assert str(tree / "a") in [one["target"] for one in result["done"]] and result["changed"] and result["undo"]

@@ -292,3 +292,29 @@ def test_a_bad_declaration_is_named(declared: dict[str, Any], words: str) -> Non
 
 def test_a_unit_named_twice_is_one() -> None:
     assert spec("web", "web.service", "a")["names"] == ["a.service", "web.service"]
+
+
+def test_what_did_not_run_gives_up_its_port_before_anything_starts() -> None:
+    then = captured(Unit("a.service"), Unit("b.service", enabled="disabled", active="inactive"))
+    host = machine(Unit("a.service", enabled="disabled", active="inactive"), Unit("b.service"))
+    assert plan(then, host) == ["disable b.service", "stop b.service", "enable a.service", "start a.service"]
+
+
+def test_what_the_change_enabled_is_not_left_in_the_queue_of_the_boot() -> None:
+    then = captured(Unit(WEB, enabled="disabled", active="inactive"))
+    assert plan(then, machine(Unit(WEB, active="inactive", queued=True))) == ["disable web.service", "stop web.service"]
+
+
+def test_a_failure_that_came_with_the_change_is_forgotten_and_an_older_one_is_not() -> None:
+    down = Unit(WEB, enabled="disabled", active="inactive")
+    failed = Unit(WEB, enabled="disabled", active="failed")
+    host = machine(failed)
+    assert plan(captured(failed), host) == []
+    assert plan(captured(down), host) == ["reset-failed web.service"]
+    assert put_back(captured(down), host) == [] and host.units[WEB].active == "inactive"
+
+
+def test_a_mask_until_the_next_boot_goes_too() -> None:
+    host = machine(Unit(WEB, enabled="masked-runtime", active="inactive"))
+    assert put_back(captured(Unit(WEB)), host) == []
+    assert host.acts()[0] == "systemctl --quiet --runtime unmask -- web.service"

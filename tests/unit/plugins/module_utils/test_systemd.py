@@ -152,3 +152,26 @@ def test_a_daemon_reload_that_fails_is_reported() -> None:
     host.broken = "no"
     with pytest.raises(ServiceFailed, match="daemon-reload: no"):
         systemd.daemon_reload(host.system())
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_program_that_ends_right_after_its_start_was_not_started(verb: str) -> None:
+    host = machine(Unit(WEB, active="inactive", identity="", log="no such file\n"))
+    sleep = host.sleep
+
+    def ends(seconds: float) -> None:
+        sleep(seconds)
+        host.units[WEB].active = "failed"
+
+    host.sleep = ends  # type: ignore[method-assign]
+    with pytest.raises(ServiceFailed, match="started and ended at once: it is failed .*; its log: no such file"):
+        systemd.act(verb, "web", host.system())
+
+
+def test_what_holds_is_done_even_if_systemctl_complains() -> None:
+    host = machine(Unit(WEB, active="inactive", identity="", enabled="disabled", fails=("stop", "disable", "unmask")))
+    for verb in ("stop", "disable", "unmask"):
+        systemd.act(verb, "web", host.system())
+    host.units[WEB].active = "active"
+    with pytest.raises(ServiceFailed, match="systemctl stop web.service: Job"):
+        systemd.act("stop", "web", host.system())
