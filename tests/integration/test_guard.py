@@ -132,7 +132,7 @@ def test_it_runs_as_awx_runs_it(fleet: Fleet, tmp_path: Path) -> None:
     galaxy: list[str | Path] = [BIN / "ansible-galaxy", "collection"]
     subprocess.run([*galaxy, "build", "--output-path", tmp_path, source], env=environment, check=True)
     (artifact,) = tmp_path.glob("evenkeel-fault_tolerance-*.tar.gz")
-    installed = ["install", "--offline", "-p", job / "project" / "collections", artifact]
+    installed: list[str | Path] = ["install", "--offline", "-p", job / "project" / "collections", artifact]
     subprocess.run([*galaxy, *installed], env=environment, check=True)
     shutil.copytree(fleet.home / "inventory", job / "inventory")
     (job / "project" / "content.yml").write_text(CONTENT)
@@ -142,7 +142,7 @@ def test_it_runs_as_awx_runs_it(fleet: Fleet, tmp_path: Path) -> None:
     )
 
     def run(name: str, line: str) -> str:
-        transmit = [
+        transmit: list[str | Path] = [
             BIN / "ansible-runner",
             "transmit",
             job,

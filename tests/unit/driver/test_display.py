@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -113,7 +114,7 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
         "replicas": {"web9": ["x", "y"]},
     }
     stream = io.StringIO()
-    rows = {"web1": one, "web2": {"state": "unreachable", "msg": LONG}}
+    rows: dict[str, dict[str, Any]] = {"web1": one, "web2": {"state": "unreachable", "msg": LONG}}
     print_status(RunResult("status", Exit.IN_DOUBT, "", rows, [], 1.0), Console(file=stream, width=200))
     text = stream.getvalue()
     for word in ("generation 4", "rolled back by boot", "1, newest before-change", "web9 (2)", LONG):
@@ -122,7 +123,10 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
 
 def test_a_run_says_of_each_host_what_was_done_or_why_not() -> None:
     stream = io.StringIO()
-    rows = {"a": {"state": "ok", "changed": True, "done": ["a copy on b"]}, "b": {"state": "failed", "msg": "no room"}}
+    rows: dict[str, dict[str, Any]] = {
+        "a": {"state": "ok", "changed": True, "done": ["a copy on b"]},
+        "b": {"state": "failed", "msg": "no room"},
+    }
     print_run(RunResult("protect", Exit.FAILED, "b: no room", rows, [], 1.0), Console(file=stream, width=80))
     assert "protect on 1 of 2 hosts" in stream.getvalue()
     assert "a copy on b" in stream.getvalue() and "no room" in stream.getvalue()
