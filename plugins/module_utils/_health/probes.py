@@ -130,6 +130,8 @@ def _http(spec: dict[str, Any], timeout: float) -> Probe:
         raise UsageError(f"url {spec['url']!r}: {error}") from error
     if url.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", str(spec["url"])):
         raise UsageError(f"url {spec['url']!r} is not an http or https address")
+    if url.username is not None:
+        raise UsageError("url holds a user or a password, which results and logs would show; use a command probe")
     statuses = spec.get("status", 200)
     wanted = [_number("status", one) for one in (statuses if isinstance(statuses, list) else [statuses])]
     if not wanted:

@@ -297,3 +297,9 @@ def test_the_probes_are_a_list() -> None:
     with pytest.raises(UsageError, match="probes must be a list"):
         probes.check(GOOD)
     assert probes.check([]) == []
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="item 1: http: url holds a user or a password") as error:
+        probes.check([{"http": {"url": "http://admin:hunter2@localhost/"}}])
+    assert "hunter2" not in error.value.message
