@@ -144,7 +144,7 @@ def print_status(result: RunResult, console: Console) -> None:
     """What hosts are in the middle of, and what they could go back to."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
-    for name in ("now", "last change", "checkpoints", "copies held for"):
+    for name in ("now", "last change", "checkpoints", "holds copies for"):
         table.add_column(name, overflow="fold")
     for host, one in result.hosts.items():
         if one["state"] != "ok":
@@ -167,7 +167,7 @@ def status_cells(one: dict[str, Any]) -> tuple[Text, Text, str, str]:
         state = str(last.get("outcome", "")).replace("_", " ")
         known = state in [phase.value for phase in Phase]
         ended = Text(
-            f"{state} by {last.get('by')} at {_clock(last.get('at'))}", STYLES.get(Phase(state), "") if known else ""
+            f"{state} by {last.get('by')}, {_clock(last.get('at'))}", STYLES.get(Phase(state), "") if known else ""
         )
     found = one.get("checkpoints") or []
     newest = found[-1] if found else {}
@@ -178,4 +178,7 @@ def status_cells(one: dict[str, Any]) -> tuple[Text, Text, str, str]:
 
 
 def _clock(epoch: Any) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(epoch))) if epoch else "?"
+    if not epoch:
+        return "?"
+    then, now = time.localtime(float(epoch)), time.localtime()
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)
