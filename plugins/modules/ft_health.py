@@ -10,6 +10,7 @@ short_description: Measure the health of a host
 description:
   - Measures all probes until they have passed for the whole soak, or until the deadline. A probe passes, fails, or is
     unknown because it could not be measured; unknown never counts as healthy.
+  - Without any probe a host that answers is healthy.
   - Fails unless the host is healthy.
 version_added: 0.1.0
 author:
@@ -35,7 +36,7 @@ options:
     default: 0s
   deadline:
     description:
-      - How long to wait for that.
+      - How long to wait for that. Never less than the soak; with V(0s) a host that is not healthy fails at once.
     type: str
     default: 0s
   interval:
@@ -93,13 +94,12 @@ host_state:
   returned: always
   type: dict
 planned:
-  description: What was to be done, in order.
+  description: Empty, as this module only reads.
   returned: always
   type: list
   elements: raw
-  sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: Empty, as this module only reads.
   returned: always
   type: list
   elements: raw
@@ -109,7 +109,7 @@ proved:
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: The probes that do not pass.
   returned: always
   type: list
   elements: str

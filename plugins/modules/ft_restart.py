@@ -10,7 +10,9 @@ short_description: Restart a service, proved and healthy
 description:
   - Restarts a systemd unit, or a process with a pid file, and proves it. After a cold restart the service has another
     identity; after a warm one it has the same, and connections that were open across it survive.
-  - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once.
+  - A service that does not run is started, in either mode.
+  - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once, and the
+    message holds the last words of the unit's log.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -50,7 +52,7 @@ options:
     default: 0s
   deadline:
     description:
-      - How long to wait for that.
+      - How long to wait for that. A soak that is longer is refused, with nothing touched.
     type: str
     default: 1m
   interval:
@@ -78,20 +80,31 @@ EXAMPLES = r"""
     probes:
       - tcp: {port: 80}
     soak: 5s
+
+- name: Restart a service without systemd
+  evenkeel.fault_tolerance.ft_restart:
+    process:
+      name: app
+      pidfile: /run/app.pid
+      argv: [/usr/bin/python3, -m, http.server, "8080"]
+      chdir: /srv
+    probes:
+      - http: {url: http://localhost:8080/}
+    deadline: 30s
 """
 
 RETURN = r"""
 mode:
   description: How it was restarted.
-  returned: always
+  returned: unless it was refused
   type: str
 before:
   description: The service before, with C(active), C(text), C(identity), C(started), C(restarts).
-  returned: always
+  returned: unless it was refused
   type: dict
 after:
   description: The service afterwards.
-  returned: always
+  returned: unless it was refused
   type: dict
 health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
@@ -102,7 +115,7 @@ planned:
   returned: always
   type: list
   elements: raw
-  sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
+  sample: [{"resource": "services", "action": "restart", "target": "nginx.service"}]
 done:
   description: What was done; on a failure, what was done before it.
   returned: always

@@ -70,7 +70,7 @@ def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tup
     systemd counts those of its own accord, also of a unit that is down now; any other shows in the identity.
     """
     count, after = 0, dict(before)
-    for target, one in {one.target: one for one in results if one.kind == "service" and one.state != UNKNOWN}.items():
+    for target, one in {one.target: one for one in results if one.kind == "service"}.items():
         last = before.get(target, one)
         other = bool(one.identity and last.identity and one.identity != last.identity)
         starts = max(int(other), one.restarts - last.restarts)
