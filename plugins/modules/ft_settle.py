@@ -53,7 +53,9 @@ options:
 attributes:
   check_mode:
     support: partial
-    description: Says that the change would be settled, not how; health is measured only when it counts.
+    description: Says that the change would be settled, not how.
+    details:
+      - Health is measured only when it counts, at the end of the change.
   diff_mode:
     support: none
     description: The checkpoint decides what is put back; look with M(evenkeel.fault_tolerance.ft_rollback).
