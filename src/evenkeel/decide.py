@@ -16,6 +16,8 @@ from evenkeel.events import Record, message
 from evenkeel.outcome import State
 
 PROBE, ROLL_BACK = "probe", "roll_back"
+# How far the clocks of two machines may differ, in seconds, to be compared.
+_SKEW = 3.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,21 @@ def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed
         earliest=(started if started is not None else now) + within,
         latest=now + within,
     )
+
+
+def adopted(info: Mapping[str, Any], began: float, now: float) -> Armed | None:
+    """The dead-man that a begin of ours armed before it was killed, from what ft_info says; None when it is not ours.
+
+    began, now: epoch seconds. Only a change that the host began in this very time is taken for ours, so a host whose
+    clock is off is left to its dead-man rather than another run's change rolled back.
+    """
+    change = info.get("armed")
+    if not isinstance(change, dict):
+        return None
+    at = float(change.get("until") or 0) - float(change.get("within") or 0)
+    if not began - _SKEW <= at <= now + _SKEW:
+        return None
+    return armed({"armed": change}, began, now)
 
 
 def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:

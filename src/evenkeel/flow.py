@@ -209,10 +209,9 @@ class Wave:
             result = record.of(host, "ft_checkpoint")
             found = decide.armed(result.result, result.started, time.time()) if result else None
             if found and host in self.hosts and host not in self.armed:
-                self.armed[host] = found
-                one = self.hosts[host]
-                one.generation, one.checkpoint, one.until = found.generation, found.checkpoint, found.latest
-                self._tell(Phase.ARMED, host, until=found.latest)
+                self._is_armed(host, found)
+
+        began = time.time()
 
         def stop() -> str:
             if self.asked_to_stop() > 1:
@@ -226,10 +225,40 @@ class Wave:
         wanted = {**self.variables, "evenkeel_hosts": names, "evenkeel_group": list(self.targets.group)}
         ended = self.session.run_own("begin", wanted, on_event, stop, hosts=names)
         killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
+        if killed and not ended.stopped:
+            self._adopt(began)
         begun = decide.begun(record, names, self.armed, ended.stopped or killed)
         if begun.halt and not record.plays and ended.errors:
             self.report(Progress(Kind.NOTE, ended.errors))
         return begun
+
+    def _is_armed(self, host: str, found: decide.Armed) -> None:
+        self.armed[host] = found
+        one = self.hosts[host]
+        one.generation, one.checkpoint, one.until = found.generation, found.checkpoint, found.latest
+        self._tell(Phase.ARMED, host, until=found.latest)
+
+    def _adopt(self, began: float) -> None:
+        """Find the hosts that were armed although nobody lived to say so."""
+        record = Record()
+        names = [host for host in self.hosts if host not in self.armed]
+        if not names:
+            return
+        wanted = {**self.variables, "evenkeel_hosts": names}
+        enough = time.time() + GRACE
+        self.session.run_own(
+            "status",
+            wanted,
+            lambda event: feed(record, event),
+            lambda: "no answer in time" if time.time() > enough or self.asked_to_stop() > 1 else "",
+            hosts=names,
+            timeout=_SHORT,
+        )
+        for host in names:
+            result = record.of(host, "ft_info")
+            found = decide.adopted(result.result, began, time.time()) if result else None
+            if found:
+                self._is_armed(host, found)
 
     def _change(self) -> Mapping[str, str]:
         """Run the user's playbook; why each host failed, empty for those that did not."""

@@ -37,6 +37,22 @@ def test_a_checkpoint_that_armed_nothing_is_not_armed(result: dict[str, Any]) ->
     assert decide.armed(result, 1.0, 2.0) is None
 
 
+@pytest.mark.parametrize(
+    ("info", "generation"),
+    [
+        ({"armed": {"generation": 7, "until": 705.0, "within": 600.0, "checkpoint": "f00"}}, 7),
+        ({"armed": {"generation": 7, "until": 690.0, "within": 600.0}}, None),
+        ({"armed": {"generation": 7, "until": 725.0, "within": 600.0}}, None),
+        ({"armed": None}, None),
+        ({}, None),
+    ],
+)
+def test_only_a_change_that_began_while_we_did_is_taken_for_ours(info: dict[str, Any], generation: int | None) -> None:
+    found = decide.adopted(info, began=100.0, now=110.0)
+    assert (found.generation if found else None) == generation
+    assert found is None or (found.checkpoint, found.earliest, found.latest) == ("f00", 700.0, 710.0)
+
+
 def test_the_playbook_may_run_when_every_host_is_armed() -> None:
     begun = decide.begun(record(("web1", "ft_checkpoint", "ok", ARMED)), ["web1"], {"web1": DEAD_MAN})
     assert begun.halt == "" and begun.whys == {}
