@@ -147,7 +147,7 @@ def settled(record: Record, host: str) -> Settled | None:
 def why_unsettled(record: Record, host: str) -> str:
     """Why a host has not said how its change ended."""
     result = record.of(host, "ft_settle")
-    if result is not None and result.status == "failed":
+    if result is not None:
         return message(result.result)
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 

@@ -1,0 +1,244 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One wave from begin to its end, with the runs of Ansible played from a script and a clock of our own."""
+
+from __future__ import annotations
+
+import time as real
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from evenkeel import flow
+from evenkeel.events import PREFIX
+from evenkeel.flow import Request, Wave
+from evenkeel.options import Options
+from evenkeel.outcome import HostResult, State
+from evenkeel.progress import ignore
+from evenkeel.runner import Ended, Event
+from evenkeel.session import Session
+from evenkeel.targets import Inventory, Targets
+
+HOSTS = ("web1", "web2")
+WITHIN = 600.0
+
+
+def play() -> list[Event]:
+    return [
+        {"event": "playbook_on_play_start", "event_data": {"name": "Play", "uuid": "a"}},
+        {"event": "playbook_on_task_start", "event_data": {"name": "Task"}},
+    ]
+
+
+def ended(host: str, task: str, status: str = "ok", **res: Any) -> Event:
+    data = {"host": host, "task": "Task", "resolved_action": task, "res": res}
+    return {"event": f"runner_on_{status}", "event_data": data}
+
+
+def stats(**more: dict[str, int]) -> Event:
+    return {"event": "playbook_on_stats", "event_data": {"ok": {}, "failures": {}, "dark": {}, "rescued": {}, **more}}
+
+
+def armed(host: str) -> Event:
+    change = {"generation": 3, "until": 0, "within": WITHIN}
+    return ended(host, PREFIX + "ft_checkpoint", id="f00", generation=3, armed=change)
+
+
+def settled(host: str, outcome: str, by: str = "settle") -> Event:
+    status = "ok" if outcome == "confirmed" else "failed"
+    return ended(host, PREFIX + "ft_settle", status, outcome=outcome, by=by, msg=f"said {outcome}")
+
+
+def lost(host: str) -> Event:
+    return ended(host, PREFIX + "ft_settle", "unreachable", msg="timed out")
+
+
+BEGIN = [*play(), armed("web1"), armed("web2"), stats()]
+WELL = [*play(), ended("web1", "command", changed=True), ended("web2", "command"), stats()]
+
+
+@dataclass
+class Script:
+    """Stands for a Session: plays each run, in order, as (name, events, exit code), and notes what was asked."""
+
+    runs: list[tuple[str, list[Event], int | None]]
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def run_own(
+        self,
+        name: str,
+        variables: Mapping[str, Any],
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
+        *,
+        hosts: Sequence[str] = (),
+        timeout: int | None = None,
+        fresh: bool = False,
+    ) -> Ended:
+        assert fresh == (name == "settle"), "what confirms a change is a login after it"
+        return self._play(name, dict(variables), on_event)
+
+    def run_users(
+        self, playbook: str, hosts: Sequence[str], on_event: Callable[[Event], None], stop: Callable[[], str]
+    ) -> Ended:
+        ended = self._play("users", {"hosts": list(hosts)}, on_event)
+        return Ended(ended.rc, stop())
+
+    def _play(self, name: str, variables: dict[str, Any], on_event: Callable[[Event], None]) -> Ended:
+        self.asked.append((name, variables))
+        expected, events, rc = self.runs.pop(0)
+        assert name == expected
+        for event in events:
+            on_event(event)
+        return Ended(rc)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    strftime, localtime, monotonic = staticmethod(real.strftime), staticmethod(real.localtime), time
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"an unexpected use of time.{name}")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    one = Clock()
+    monkeypatch.setattr(flow, "time", one)
+    return one
+
+
+def wave(*runs: tuple[str, list[Event], int | None], stops: Sequence[int] = ()) -> tuple[Wave, Script]:
+    """stops: what asked_to_stop says, call by call; then its last."""
+    script = Script(list(runs))
+    left = list(stops)
+    last = SimpleNamespace(value=0)
+
+    def asked() -> int:
+        if left:
+            last.value = left.pop(0)
+        return int(last.value)
+
+    everyone = frozenset(HOSTS)
+    targets = Targets((everyone,), HOSTS, HOSTS, ("localhost",), Inventory(HOSTS, {}, {}))
+    request = Request("site.yml", Options())
+    hosts = {host: HostResult(host, 1) for host in HOSTS}
+    variables = {"evenkeel_confirm_within": "10m"}
+    return Wave(cast(Session, script), request, targets, variables, hosts, ignore, asked), script
+
+
+def states(one: Wave) -> list[State]:
+    return [one.hosts[host].state for host in HOSTS]
+
+
+def test_a_good_change_is_confirmed_by_the_probes_of_every_host() -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), settled("web2", "confirmed")], 0),
+    )
+    assert one.run() == ("", False)
+    assert states(one) == [State.CONFIRMED] * 2
+    assert [one.hosts[host].changed for host in HOSTS] == [True, False]
+    assert script.asked[1][1]["hosts"] == ["web1", "web2", "localhost"]
+    assert script.asked[2][1]["evenkeel_generations"] == {"web1": 3, "web2": 3}
+    assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"probe"}
+
+
+def test_when_one_host_is_not_armed_the_playbook_never_runs_and_the_armed_one_is_disarmed() -> None:
+    refusal = ended("web2", PREFIX + "ft_checkpoint", "failed", msg="armed by another run", error="Refused")
+    one, script = wave(
+        ("begin", [*play(), armed("web1"), refusal, stats()], 2), ("settle", [settled("web1", "rolled_back")], 2)
+    )
+    assert one.run()[0] == "web2: armed by another run"
+    assert states(one) == [State.UNTOUCHED] * 2
+    assert script.asked[1][1]["evenkeel_verdicts"] == {"web1": "roll_back"}
+
+
+def test_a_guard_that_refuses_leaves_nothing_to_settle() -> None:
+    one, script = wave(("begin", [*play(), ended("web1", PREFIX + "ft_guard", "failed", msg="too few")], 2))
+    assert one.run()[0] == "refused by the guard: too few"
+    assert states(one) == [State.UNTOUCHED] * 2 and len(script.asked) == 1
+
+
+def test_a_host_that_the_change_locked_out_is_asked_until_it_put_itself_back(clock: Clock) -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), lost("web2")], 4),
+        *[("settle", [lost("web2")], 4)] * 3,
+        ("settle", [settled("web2", "rolled_back", by="deadline")], 2),
+    )
+    one.run()
+    assert states(one) == [State.CONFIRMED, State.ROLLED_BACK]
+    assert one.hosts["web2"].by == "deadline" and "no login after the change: timed out" in one.hosts["web2"].why
+    assert script.asked[3][1]["evenkeel_verdicts"] == {"web2": "roll_back"}
+
+
+def test_a_host_that_never_answers_again_is_in_doubt_and_not_waited_for_for_ever(clock: Clock) -> None:
+    one, _script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), lost("web2")], 4),
+        *[("settle", [lost("web2")], 4)] * 1000,
+    )
+    start = clock.now
+    one.run()
+    assert states(one) == [State.CONFIRMED, State.IN_DOUBT]
+    assert "its own dead-man was to put it back at" in one.hosts["web2"].why
+    assert WITHIN + flow.GRACE <= clock.now - start < WITHIN + flow.GRACE + 20
+
+
+def test_ansible_killed_means_everything_goes_back() -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL[:-1], None),
+        ("settle", [settled("web1", "rolled_back"), settled("web2", "rolled_back")], 2),
+    )
+    one.run()
+    assert states(one) == [State.ROLLED_BACK] * 2
+    assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
+    assert "killed" in one.hosts["web1"].why
+
+
+def test_a_begin_that_was_killed_finds_what_it_armed(clock: Clock) -> None:
+    change = {"generation": 3, "until": clock.now + WITHIN, "within": WITHIN, "checkpoint": "f00"}
+    one, script = wave(
+        ("begin", [*play(), armed("web1")], None),
+        ("status", [ended("web2", PREFIX + "ft_info", armed=change)], 0),
+        ("settle", [settled("web1", "rolled_back"), settled("web2", "rolled_back")], 2),
+    )
+    assert "killed" in one.run()[0]
+    assert script.asked[2][1]["evenkeel_generations"] == {"web1": 3, "web2": 3}
+    assert states(one) == [State.UNTOUCHED] * 2
+
+
+def test_stopped_once_the_hosts_in_flight_are_rolled_back_now() -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "rolled_back"), settled("web2", "rolled_back")], 2),
+        stops=[0, 1],
+    )
+    reason, _ = one.run()
+    assert "stopped by the user" in reason
+    assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
+
+
+def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
+    one, _script = wave(("begin", BEGIN, 0), ("users", WELL, 0), stops=[0, 2])
+    one.run()
+    assert states(one) == [State.IN_DOUBT] * 2
+    assert all("dead-man" in one.hosts[host].why for host in HOSTS)
