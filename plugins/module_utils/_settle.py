@@ -55,7 +55,9 @@ def settle(
     if verdict == "probe":
         # Not under the lock: at the deadline the dead-man must get through.
         left = change.due - store.system.monotonic() - 1.0
-        health = wait(checked, min(soak, max(left, 0.0)), max(0.0, min(deadline, left)), interval, store.system)
+        health = wait(
+            checked, min(soak, max(left, 0.0)), max(0.0, min(max(soak, deadline), left)), interval, store.system
+        )
         enough = health.state == "pass" and soak <= max(left, 0.0)
     else:
         # What was started at the same time as this module belongs to the same task, on a machine with several hosts.

@@ -189,3 +189,9 @@ def test_arming_systemd_writes_its_units_before_the_checkpoint(tmp_path: Path, l
     assert "OnActiveSec=60000ms" in timer and "AccuracySec=100ms" in timer
     assert info(store)["armed"] is None
     assert json.dumps(info(store)["last"]) == "null"
+
+
+def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    result = end(store, generation, [{"command": {"argv": ["true"]}}], soak=1.0, deadline=0.2)
+    assert result["outcome"] == "confirmed" and result["health"]["soaked"] >= 1.0
