@@ -35,17 +35,17 @@ set -e
 systemctl stop 'evenkeel-*.timer' 2>/dev/null || true
 rm -rf /var/lib/evenkeel /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-*
 systemctl daemon-reload
-if [ ! -d /root/pristine ]; then
+if [ ! -d /var/lib/pristine ]; then
   mkdir -p /srv/www && echo "<h1>version 1</h1>" > /srv/www/index.html
   sed -i 's#root /var/www/html;#root /srv/www;#' /etc/nginx/sites-available/default
-  mkdir /root/pristine
-  cp -a --parents /etc/nginx /srv/www /etc/nftables.conf /etc/ssh /root/pristine
+  mkdir /var/lib/pristine
+  cp -a --parents /etc/nginx /srv/www /etc/nftables.conf /etc/ssh /var/lib/pristine
 fi
 nft flush ruleset
-rsync -aHAX --checksum --delete /root/pristine/etc/nginx/ /etc/nginx/
-rsync -aHAX --checksum --delete /root/pristine/srv/www/ /srv/www/
-rsync -aHAX --checksum --delete /root/pristine/etc/ssh/ /etc/ssh/
-cp -a /root/pristine/etc/nftables.conf /etc/nftables.conf
+rsync -aHAX --checksum --delete /var/lib/pristine/etc/nginx/ /etc/nginx/
+rsync -aHAX --checksum --delete /var/lib/pristine/srv/www/ /srv/www/
+rsync -aHAX --checksum --delete /var/lib/pristine/etc/ssh/ /etc/ssh/
+cp -a /var/lib/pristine/etc/nftables.conf /etc/nftables.conf
 systemctl reset-failed 2>/dev/null || true
 systemctl enable --quiet nginx nftables
 systemctl restart nginx ssh
@@ -69,7 +69,7 @@ class Fleet:
         """What rsync would change to make the protected trees what they were at first; empty when nothing."""
         trees = ("/etc/nginx/", "/srv/www/", "/etc/ssh/", "/etc/nftables.conf")
         judge = "rsync -aHAX --checksum --delete -n -i"
-        return self.on(host, "; ".join(f"{judge} /root/pristine{tree} {tree}" for tree in trees))
+        return self.on(host, "; ".join(f"{judge} /var/lib/pristine{tree} {tree}" for tree in trees))
 
     def serves(self, host: str, text: str = "version 1") -> bool:
         return text in self.on(host, "curl -s --max-time 3 http://localhost/", check=False)
