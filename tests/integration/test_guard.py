@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -120,51 +118,3 @@ def test_a_target_that_names_no_host_is_an_error(fleet: Fleet, words: tuple[str,
     code, _ = change(fleet, CONTENT, *words)
     assert code not in (0, 2)
     assert not any(fleet.touched(host) for host in fleet.names)
-
-
-def test_it_runs_as_awx_runs_it(fleet: Fleet, tmp_path: Path) -> None:
-    """transmit | worker | process, from a directory that has nothing but the installed collection."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    job, worker = tmp_path / "job", tmp_path / "worker"
-    worker.mkdir()
-    (job / "project").mkdir(parents=True)
-    source = collections_path() / "ansible_collections" / "evenkeel" / "fault_tolerance"
-    galaxy: list[str | Path] = [BIN / "ansible-galaxy", "collection"]
-    subprocess.run([*galaxy, "build", "--output-path", tmp_path, source], env=environment, check=True)
-    (artifact,) = tmp_path.glob("evenkeel-fault_tolerance-*.tar.gz")
-    installed: list[str | Path] = ["install", "--offline", "-p", job / "project" / "collections", artifact]
-    subprocess.run([*galaxy, *installed], env=environment, check=True)
-    shutil.copytree(fleet.home / "inventory", job / "inventory")
-    (job / "project" / "content.yml").write_text(CONTENT)
-    (job / "env").mkdir()
-    (job / "env" / "envvars").write_text(
-        f"ANSIBLE_COLLECTIONS_PATH: {worker}/project/collections\nANSIBLE_FORKS: '10'\n"
-    )
-
-    def run(name: str, line: str) -> str:
-        transmit: list[str | Path] = [
-            BIN / "ansible-runner",
-            "transmit",
-            job,
-            "-p",
-            f"evenkeel.fault_tolerance.{name}",
-            "--cmdline",
-            line,
-        ]
-        steps: list[list[str | Path]] = [
-            transmit,
-            [BIN / "ansible-runner", "worker", "--private-data-dir", worker],
-            [BIN / "ansible-runner", "process", job],
-        ]
-        stream = b""
-        for step in steps:
-            stream = subprocess.run(
-                step, input=stream, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, timeout=180, check=False
-            ).stdout
-        print(stream.decode())
-        return (job / "artifacts" / "rc").read_text()
-
-    assert run("protect", "--limit web1,web2 -e evenkeel_hosts=site -e evenkeel_peers=site -e evenkeel_copies=2") == "0"
-    assert run("change", "-e evenkeel_hosts=site -e evenkeel_tasks=content.yml") == "0"
-    assert all(fleet.serves(host, "version 2") and not fleet.armed(host) for host in fleet.names)
-    assert run("change", "-e evenkeel_hosts=sit -e evenkeel_tasks=content.yml") != "0"

@@ -18,6 +18,8 @@ _PROPERTIES = (
 _TIMEOUT = 120.0
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
 _ALIVE = 0.3
+# What a program says as it ends reaches the journal a little later.
+_LOGGED = 0.5
 _UNIT_FILES = ("enable", "disable", "mask", "unmask")
 # What these are for is a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded
 # or that its file is gone.
@@ -132,8 +134,9 @@ def daemon_reload(system: System) -> None:
 
 def last_words(unit: str, system: System) -> str:
     """The unit's own last words, what a person would look up next; systemd's about it when it said nothing itself."""
+    system.sleep(_LOGGED)
     for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        words = ["journalctl", which, "--since=-5min", "--lines=5", "--output=cat", "--no-pager", "--quiet"]
+        words = ["journalctl", which, "--since=-5min", "--lines=8", "--output=cat", "--no-pager", "--quiet"]
         done = system.run(words, 10.0)
         said = [line.strip() for line in done.out.splitlines() if line.strip()]
         if done.rc == 0 and said:
