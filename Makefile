@@ -96,9 +96,10 @@ clean: ## remove what make made
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/test.txt -c requirements/constraints.txt
 	@touch $@
 
-.build/core-2.21/stamp: requirements/core-2.21.txt
+.build/core-2.21/stamp: requirements/core-2.21.txt pyproject.toml
 	$(NEWER) -m venv .build/core-2.21
 	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check -r requirements/core-2.21.txt
+	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 .build/galaxy/stamp: requirements/galaxy.txt
