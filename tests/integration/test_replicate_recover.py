@@ -89,7 +89,7 @@ def test_a_host_that_lost_everything_and_a_spare_are_recovered_byte_for_byte(fou
     assert four.serves("web1", "<h1>web1</h1>")
 
     # A fresh host takes the place of another.
-    four.on("web6", "systemctl stop nginx; rm -rf /etc/nginx/* /srv/www/* /var/lib/evenkeel")
+    four.lab.recreate("web6")
     code, said = playbook(four, "recover", "-e", "evenkeel_hosts=web6", "-e", "evenkeel_recover_host=web2")
     assert code == 0, said
     assert differs(four, "web6", "web2") == ""
