@@ -109,7 +109,7 @@ def host_state(root: str, system: System | None = None) -> dict[str, Any]:
         "generation": generation(store),
         "armed": change.shown() if change else None,
         "last": asdict(last) if last else None,
-        "interrupted": bool(pending(store)),
+        "interrupted": bool(pending(store)) or os.path.exists(store.join("resume")),
     }
 
 
@@ -198,7 +198,8 @@ def _install_units(store: Store, number: int, within: float, agent: str) -> None
         "[Unit]\nDescription=Put this host back after a reboot in the middle of a change\n"
         "DefaultDependencies=no\nAfter=local-fs.target systemd-remount-fs.service\n"
         f"Before=sysinit.target shutdown.target\nConflicts=shutdown.target\nRequiresMountsFor={store.root}\n"
-        f"ConditionPathExistsGlob=|{store.root}/armed\nConditionPathExistsGlob=|{store.root}/journal/*\n\n"
+        f"ConditionPathExistsGlob=|{store.root}/armed\nConditionPathExistsGlob=|{store.root}/journal/*\n"
+        f"ConditionPathExists=|{store.root}/resume\n\n"
         f"[Service]\nType=oneshot\nKillMode=process\nExecStart={command} boot\n\n[Install]\nWantedBy=sysinit.target\n"
     )
     deadman, at_boot = _unit(store), _unit(store, "boot")

@@ -2,26 +2,34 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Back to a checkpoint, on the host that holds it: plan, undo checkpoint, files in one transaction, services, proof."""
+"""Back to a checkpoint, on the host that holds it: plan, undo checkpoint, what may change files (packages), files in
+one transaction, what may need them (services), proof.
+
+Only the files have a journal of their own. The rest is compared with the live state each time it is put back, so that
+running the rollback again finishes it; ``resume`` in the store asks for that when a kill comes before the files.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import _deadman
-from ._errors import EvenkeelError, RestoreFailed, UsageError
-from ._resources import files, services
+from ._errors import Damaged, EvenkeelError, RestoreFailed, UsageError
+from ._resources import files
 from ._resources.entry import Entry
+from ._resources.kind import Kind, Restore, Sink
+from ._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, tree_spec
 from ._resources.step import Step
 from ._store import transaction
+from ._store.durable import remove_file, write_file
 from ._store.manifest import Manifest, Section
 from ._store.objects import Hasher, Writer
 from ._store.store import UNDO, Store
-from ._system import System
 
 
 @dataclass
@@ -31,14 +39,15 @@ class Plan:
     manifest: Manifest
     sections: list[Section]
     before: list[Section] = field(default_factory=list)
+    early: list[Step] = field(default_factory=list)
     files: list[Step] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
-    services: list[Step] = field(default_factory=list)
+    late: list[Step] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def steps(self) -> list[Step]:
-        return self.files + self.services
+        return self.early + self.files + self.late
 
 
 def rollback(
@@ -73,10 +82,16 @@ def finish(store: Store, boot: bool = False) -> list[str]:
         manifest = store.manifest(left.note["checkpoint"])
         sections = _chosen(manifest, left.note["kinds"])
         try:
-            _apply_services(_services_plan(sections, store.system, left.paths, manifest), store.system, boot)
+            at = _restore(store, manifest, boot, left.paths)
+            _apply(LATE, _steps(LATE, sections, at), at)
         finally:
             transaction.close(left.journal)
         said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
+    asked = _asked(store)
+    if asked is not None:
+        manifest = store.manifest(asked["checkpoint"])
+        _execute(store, manifest, asked["kinds"], boot)
+        said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     change = _deadman.armed(store)
     why = change.overdue(store.system) if change is not None else None
     if change is not None and why is not None:
@@ -112,7 +127,7 @@ def execute(
 
 def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool) -> dict[str, Any]:
     writer = Writer(store.objects)
-    made = _plan(store, manifest, kinds, writer)
+    made = _plan(store, manifest, kinds, writer, boot)
     undo = ""
     if made.steps:
         undo = store.commit(writer, UNDO, manifest.host, made.before).id
@@ -121,19 +136,27 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
     done: list[Step] = []
     journal = None
     try:
+        if made.early:
+            _verify(store, made)
+            _ask(store, manifest, kinds)
+            done += _apply(EARLY, made.early, _restore(store, manifest, boot))
+            again = _plan(store, manifest, kinds, Hasher(), boot)
+            made = replace(again, early=made.early, before=made.before)
         if made.files:
             note = {"checkpoint": manifest.id, "kinds": kinds}
             journal = transaction.run(store, made.files, made.directories, note).journal
             done += made.files
-        done += _apply_services(made.services, store.system, boot)
+        done += _apply(LATE, made.late, _restore(store, manifest, boot, [step.target for step in made.files]))
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
         ended = {"done": finished, "undo": undo, "changed": bool(finished)}
         error.result = {**_result(made, [], []), **error.result, **ended}
+        remove_file(_resume(store))  # It will be reported, and not tried again unasked; a kill leaves it.
         raise
     finally:
         if journal is not None:
             transaction.close(journal)
+    remove_file(_resume(store))
     proved, left = prove(store, made.sections, boot)
     result = _result(made, done, proved)
     result["undo"] = undo
@@ -145,21 +168,50 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
     return result
 
 
+def _resume(store: Store) -> str:
+    return store.join("resume")
+
+
+def _ask(store: Store, manifest: Manifest, kinds: Sequence[str] | None) -> None:
+    """From here on a kill is followed by the whole rollback: all new instead of all old."""
+    write_file(_resume(store), json.dumps({"checkpoint": manifest.id, "kinds": kinds}).encode())
+
+
+def _asked(store: Store) -> dict[str, Any] | None:
+    try:
+        with open(_resume(store)) as stream:
+            return dict(json.load(stream))
+    except FileNotFoundError:
+        return None
+
+
+def _verify(store: Store, made: Plan) -> None:
+    """Before something changes that is not in the transaction of the files, which verifies its own (I3)."""
+    wrong = store.verify(replace(made.manifest, sections=made.sections))
+    if wrong:
+        raise Damaged(
+            f"the store cannot give back {len(wrong)} contents of {made.manifest.name}; nothing was changed. "
+            f"Recover the checkpoint from a replica (ft_recover). {'; '.join(list(wrong.values())[:20])}"
+        )
+
+
 def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tuple[list[str], list[str]]:
     """(what holds, what does not) of the sections, measured now. At early boot services are still to come."""
     proved, left = [], []
     for section in sections:
-        if section.kind == "files":
-            scan = files.scan(section.spec, Hasher(), [os.path.realpath(store.root)])
-            wrong = files.compare(_entries(section), scan)
+        spec, own = tree_spec(section), own_lines(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(), [os.path.realpath(store.root)])
+            then = _entries(section)
+            wrong = files.compare(then, scan)
             left += [f"{step.target}: {step.why or step.action}" for step in wrong]
             if not wrong:
-                proved.append(f"{len(section.lines)} paths are as recorded")
-        elif not boot:
-            wrong_services = services.verify(section.lines, store.system)
-            left += wrong_services
-            if not wrong_services:
-                proved.append(f"{len(section.lines)} services are as recorded")
+                proved.append(f"{len(then)} paths are as recorded")
+        if own and not (boot and section.kind == "services"):
+            differences = KINDS[section.kind].verify(own, store.system)
+            left += differences
+            if not differences:
+                proved.append(f"{len(own)} {section.kind} are as recorded")
     return proved, left
 
 
@@ -176,40 +228,60 @@ def _chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
 
 
 def _entries(section: Section) -> list[Entry]:
-    return [Entry.parse(line) for line in section.lines]
+    return [Entry.parse(line) for line in path_lines(section)]
 
 
-def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: Writer | Hasher) -> Plan:
+def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: Sink, boot: bool = False) -> Plan:
     made = Plan(manifest, _chosen(manifest, kinds))
     for section in made.sections:
-        if section.kind == "files":
+        spec, lines = tree_spec(section), []
+        if spec is not None:
             then = _entries(section)
-            scan = files.scan(section.spec, sink, [os.path.realpath(store.root)])
+            scan = files.scan(spec, sink, [os.path.realpath(store.root)])
             steps = files.compare(then, scan)
             made.files += steps
             made.directories += files.directories(then, steps)
-            made.before.append(replace(section, lines=scan.lines()))
             made.diff += _diff(steps, scan)
-        else:
-            made.before.append(replace(section, lines=services.capture(section.spec, store.system)))
-    changed = [step.target for step in made.files]
-    made.services = _services_plan(made.sections, store.system, changed, manifest)
+            lines += scan.lines()
+        if section.kind != "files":
+            lines += KINDS[section.kind].capture(section.spec, sink, store.system)
+        made.before.append(replace(section, lines=lines))
+    at = _restore(store, manifest, boot, [step.target for step in made.files])
+    made.early, made.late = _steps(EARLY, made.sections, at), _steps(LATE, made.sections, at)
     return made
 
 
-def _services_plan(
-    sections: Sequence[Section], system: System, changed: Sequence[str], manifest: Manifest
-) -> list[Step]:
+def _restore(store: Store, manifest: Manifest, boot: bool, changed: Sequence[str] = ()) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
-    steps: list[Step] = []
-    for section in sections:
-        if section.kind == "services":
-            steps += services.plan(section.lines, system, changed, since)
-    return steps
+    return Restore(store.system, store.objects, changed, since, boot)
 
 
-def _apply_services(steps: Sequence[Step], system: System, boot: bool) -> list[Step]:
-    return services.apply(steps, system, boot) if steps else []
+def _steps(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:
+    """The plan of the kinds of this group, kind by kind in its order."""
+    return [
+        step
+        for kind, resource in group.items()
+        for section in sections
+        if section.kind == kind
+        for step in resource.plan(own_lines(section), at)
+    ]
+
+
+def _apply(group: dict[str, Kind], steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Carry out the steps kind by kind, the later kinds also when an earlier one fails; raises RestoreFailed then."""
+    done: list[Step] = []
+    failed: list[RestoreFailed] = []
+    for kind, resource in group.items():
+        mine = [step for step in steps if step.resource == kind]
+        try:
+            done += resource.apply(mine, at) if mine else []
+        except RestoreFailed as error:
+            failed.append(error)
+    if failed:
+        shown = [one.shown() for one in done] + [one for each in failed for one in each.result.get("done", [])]
+        left = [one for each in failed for one in each.result.get("left", [each.message])]
+        raise RestoreFailed("; ".join(each.message for each in failed), done=shown, left=left)
+    return done
 
 
 def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:

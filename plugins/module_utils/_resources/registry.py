@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kinds of state that a checkpoint holds: how they are declared, and how they are captured."""
+"""The kinds of state that a checkpoint holds: how they are declared, how they are captured, in which order they
+are put back."""
 
 from __future__ import annotations
 
@@ -13,15 +14,20 @@ from typing import Any
 
 from .._errors import UsageError
 from .._store.manifest import Section
-from .._store.objects import Hasher, Writer
 from .._system import System
 from . import files, services
+from .kind import Kind, Sink
 
-KINDS = {"files": files.check, "services": services.check}
+# In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
+# them; what stands after may need them.
+EARLY: dict[str, Kind] = {}
+LATE: dict[str, Kind] = {"services": services.KIND}
+KINDS = {**EARLY, **LATE}
+ORDER = [*EARLY, "files", *LATE]
 
 
 def check(resources: Any) -> list[Section]:
-    """The declared resources, files first, as sections without lines; UsageError names what is wrong and where."""
+    """The declared resources, in the order of ``ORDER``, as sections without lines; UsageError names what is wrong."""
     if not isinstance(resources, list) or not resources:
         raise UsageError(
             "resources is empty: declare what is to be protected, for example - files: {paths: [/etc/nginx]}"
@@ -29,20 +35,19 @@ def check(resources: Any) -> list[Section]:
     sections = []
     for number, item in enumerate(resources, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(KINDS)}")
+            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(ORDER)}")
         ((kind, spec),) = item.items()
-        if kind not in KINDS:
-            raise UsageError(f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(KINDS)}")
+        if kind not in ORDER:
+            raise UsageError(f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(ORDER)}")
         if not isinstance(spec, dict):
             raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
         try:
-            sections.append(Section(kind, KINDS[kind](spec)))
+            sections.append(Section(kind, files.check(spec) if kind == "files" else KINDS[kind].check(spec)))
         except UsageError as error:
             raise UsageError(f"resources, item {number}: {error.message}") from error
-    order = list(KINDS)
-    sections.sort(key=lambda section: order.index(section.kind))
+    sections.sort(key=lambda section: ORDER.index(section.kind))
     _refuse_overlap(sections)
-    return sections
+    return _with_trees(sections)
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
@@ -57,13 +62,50 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
             seen.append((path, number))
 
 
-def capture(sections: Sequence[Section], sink: Writer | Hasher, system: System, store: str) -> list[Section]:
+def _with_trees(sections: Sequence[Section]) -> list[Section]:
+    """The sections with the trees that their kinds add, as far as no other one covers them already."""
+    covered = [path for section in sections if section.kind == "files" for path in section.spec["paths"]]
+    found = []
+    for section in sections:
+        if section.kind != "files":
+            trees = []
+            for path in KINDS[section.kind].trees(section.spec):
+                if not any((path + "/").startswith(other + "/") for other in covered):
+                    trees.append(path)
+                    covered.append(path)
+            if trees:
+                section = replace(section, spec=dict(section.spec, trees=sorted(trees)))
+        found.append(section)
+    return found
+
+
+def tree_spec(section: Section) -> dict[str, Any] | None:
+    """What of the section is files, as a declaration of ``files``; None when nothing is."""
+    if section.kind == "files":
+        return section.spec
+    trees = section.spec.get("trees")
+    return {"paths": trees, "exclude": []} if trees else None
+
+
+def path_lines(section: Section) -> list[str]:
+    """Those lines of the section that are entries of files: their first word is one letter."""
+    return [line for line in section.lines if line[1:2] == " "]
+
+
+def own_lines(section: Section) -> list[str]:
+    """Those lines of the section that are in its kind's own words."""
+    return [line for line in section.lines if line[1:2] != " "]
+
+
+def capture(sections: Sequence[Section], sink: Sink, system: System, store: str) -> list[Section]:
     """The sections with what is true now. The store itself is never part of a tree."""
     taken = []
     for section in sections:
-        if section.kind == "files":
-            lines = files.scan(section.spec, sink, [os.path.realpath(store)]).lines()
-        else:
-            lines = services.capture(section.spec, system)
+        lines: list[str] = []
+        spec = tree_spec(section)
+        if spec is not None:
+            lines += files.scan(spec, sink, [os.path.realpath(store)]).lines()
+        if section.kind != "files":
+            lines += KINDS[section.kind].capture(section.spec, sink, system)
         taken.append(replace(section, lines=lines))
     return taken

@@ -15,6 +15,7 @@ from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._services import process, systemd
 from .._services.state import ServiceState
 from .._system import System
+from .kind import Kind
 from .step import Step
 
 _UNIT_DIRECTORIES = (
@@ -187,3 +188,12 @@ def verify(then: Sequence[str], system: System) -> list[str]:
         if one["active"] != state.active:
             wrong.append(f"{state.name} is {state.text}, and was {'running' if one['active'] else 'not running'}")
     return wrong
+
+
+KIND = Kind(
+    check=check,
+    capture=lambda spec, _sink, system: capture(spec, system),
+    plan=lambda then, at: plan(then, at.system, at.changed, at.since),
+    apply=lambda steps, at: apply(steps, at.system, at.boot),
+    verify=verify,
+)

@@ -1,0 +1,59 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The interface of a resource: what a checkpoint and a rollback ask of each kind of state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Union
+
+from .._store.objects import Hasher, Objects, Writer
+from .._system import System
+from .step import Step
+
+Sink = Union[Writer, Hasher]
+
+
+@dataclass(frozen=True)
+class Restore:
+    """What a plan may depend on, and its steps work with.
+
+    ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: early at boot, where
+    jobs of systemd are queued and nothing of it can be waited for.
+    """
+
+    system: System
+    objects: Objects
+    changed: Sequence[str] = ()
+    since: float = 0.0
+    boot: bool = False
+
+
+def no_trees(_spec: dict[str, Any]) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of state. All of it is looked at anew each time, so that an interrupted rollback is simply run again.
+
+    - ``check``: the declaration with all its keys; UsageError names the bad one.
+    - ``trees``: paths of files that belong to it. They are captured and put back together with ``files``.
+    - ``capture``: lines in words of its own (the first word longer than one letter), without what changes by itself:
+      equal states give equal lines. A content that goes into the sink stands there as ``sha256=<name>``, a word of
+      its own.
+    - ``plan``: what makes the state as the lines say. Pure but for looking. Its steps are for ``apply``.
+    - ``apply``: carries out the steps, all of them, and returns those that were done. Raises RestoreFailed at the
+      end, with ``done`` and with what is ``left``.
+    - ``verify``: what is not as the lines say, in words.
+    """
+
+    check: Callable[[dict[str, Any]], dict[str, Any]]
+    capture: Callable[[dict[str, Any], Sink, System], list[str]]
+    plan: Callable[[Sequence[str], Restore], list[Step]]
+    apply: Callable[[Sequence[Step], Restore], list[Step]]
+    verify: Callable[[Sequence[str], System], list[str]]
+    trees: Callable[[dict[str, Any]], list[str]] = no_trees

@@ -1,0 +1,171 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What may change files is put back before them, and an interrupted rollback is carried to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+from .conftest import copy_of, differences
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours handles it."""
+
+
+@dataclass
+class Installer:
+    """A kind whose state is one word in a file elsewhere; putting it back also writes into the protected tree."""
+
+    place: Path
+    tree: Path
+    killed_after: int = 99
+    applied: list[str] = field(default_factory=list)
+
+    def kind(self) -> Kind:
+        return Kind(
+            check=lambda spec: spec,
+            capture=lambda _spec, sink, _system: [
+                f"version {self.place.read_text()} sha256={sink.add(self.place.read_bytes())}"
+            ],
+            plan=self.plan,
+            apply=self.apply,
+            verify=lambda then, _system: [] if then[0].split()[1] == self.place.read_text() else ["another version"],
+        )
+
+    def plan(self, then: Any, _at: Restore) -> list[Step]:
+        wanted = then[0].split()[1]
+        return [] if self.place.read_text() == wanted else [Step("installer", "install", wanted)]
+
+    def apply(self, steps: Any, _at: Restore) -> list[Step]:
+        self.applied.append(steps[0].target)
+        (self.tree / "a").write_text("the installer's own")
+        if len(self.applied) >= self.killed_after:
+            raise Killed
+        self.place.write_text(steps[0].target)
+        return list(steps)
+
+
+@pytest.fixture
+def installer(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installer]:
+    one = Installer(tmp_path / "installed", tree)
+    one.place.write_text("1")
+    monkeypatch.setitem(registry.EARLY, "installer", one.kind())
+    monkeypatch.setitem(registry.KINDS, "installer", one.kind())
+    monkeypatch.setattr(registry, "ORDER", ["installer", *registry.ORDER])
+    yield one
+
+
+def begin(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, {"installer": {}}])
+
+
+def test_files_are_put_back_after_what_changes_them(store: Store, tree: Path, installer: Installer) -> None:
+    copy = copy_of(tree)
+    begin(store, tree)
+    installer.place.write_text("2")
+    result = rollback(store, "before")
+    assert differences(copy, tree) == "" and installer.place.read_text() == "1"
+    assert [one["resource"] for one in result["done"]] == ["installer", "files", "files"]
+    assert not os.path.exists(store.join("resume"))
+    assert rollback(store, "before")["changed"] is False
+
+
+def test_a_kill_before_the_files_ends_all_new(store: Store, tree: Path, installer: Installer) -> None:
+    copy = copy_of(tree)
+    begin(store, tree)
+    installer.place.write_text("2")
+    (tree / "sub" / "small").write_text("changed")
+    installer.killed_after = 1
+    with pytest.raises(Killed):
+        rollback(store, "before")
+    assert installer.place.read_text() == "2" and _deadman.host_state(store.root)["interrupted"]
+    installer.killed_after = 99
+    with store.locked():
+        said = finish(store)
+    assert "carried out an interrupted rollback to before" in said[0]
+    assert differences(copy, tree) == "" and installer.place.read_text() == "1"
+    assert not _deadman.host_state(store.root)["interrupted"]
+
+
+def test_a_missing_content_is_found_before_anything_changes(store: Store, tree: Path, installer: Installer) -> None:
+    begin(store, tree)
+    installer.place.write_text("2")
+    for pack in Path(store.join("packs")).glob("*.pack"):
+        pack.unlink()
+    with pytest.raises(Damaged, match="nothing was changed"):
+        rollback(store, "before")
+    assert installer.applied == [] and not os.path.exists(store.join("resume"))
+
+
+def test_the_undo_leads_back(store: Store, tree: Path, installer: Installer) -> None:
+    begin(store, tree)
+    installer.place.write_text("2")
+    (tree / "a").write_text("of version 2")
+    undo = rollback(store, "before")["undo"]
+    rollback(store, undo)
+    assert installer.place.read_text() == "2" and (tree / "a").read_text() == "of version 2"
+
+
+def test_a_kind_that_fails_does_not_keep_later_ones_from_being_put_back(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = {name: Installer(tmp_path / name, tree) for name in ("fails", "works")}
+    for name, one in late.items():
+        one.place.write_text("1")
+        kind = one.kind()
+
+        def plan(then: Any, at: Restore, one: Installer = one, name: str = name) -> list[Step]:
+            return [Step(name, step.action, step.target) for step in one.plan(then, at)]
+
+        def fail(_steps: Any, _at: Restore) -> list[Step]:
+            raise RestoreFailed("it does not work", left=["one thing"])
+
+        made = Kind(kind.check, kind.capture, plan, fail if name == "fails" else kind.apply, kind.verify)
+        monkeypatch.setitem(registry.LATE, name, made)
+        monkeypatch.setitem(registry.KINDS, name, made)
+    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, *late])
+    checkpoint(store, "before", [{"fails": {}}, {"works": {}}])
+    for one in late.values():
+        one.place.write_text("2")
+    with pytest.raises(RestoreFailed, match="it does not work") as caught:
+        rollback(store, "before")
+    assert late["works"].place.read_text() == "1" and caught.value.result["left"] == ["one thing"]
+    assert [one["resource"] for one in caught.value.result["done"]] == ["works"]
+
+
+def test_trees_of_a_kind_are_put_back_with_the_files(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Installer(tmp_path / "installed", tree)
+    one.place.write_text("1")
+    kind = one.kind()
+    made = Kind(kind.check, kind.capture, kind.plan, kind.apply, kind.verify, lambda _spec: [str(tree)])
+    monkeypatch.setitem(registry.LATE, "installer", made)
+    monkeypatch.setitem(registry.KINDS, "installer", made)
+    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, "installer"])
+    copy = copy_of(tree)
+    checkpoint(store, "before", [{"installer": {}}])
+    (tree / "a").write_text("changed")
+    (tree / "added").write_text("added")
+    rollback(store, "before")
+    assert differences(copy, tree) == ""
+    # Covered by a declaration of the user's, with its excludes, it stands there once.
+    sections = registry.check([{"installer": {}}, {"files": {"paths": [str(tree.parent)], "exclude": ["*.log"]}}])
+    assert [section.spec.get("trees") for section in sections] == [None, None]
