@@ -6,8 +6,8 @@
 
 A pack is written once under a temporary name and never changed after its rename. It is ``evenkeel-pack 1`` and then,
 for each content, a line ``<sha256> <size>``, the bytes, a newline. Its name is its own SHA-256, so that sha256sum
-alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack>``) only
-saves reading the pack: it is rebuilt from the pack when it is missing or does not fit.
+alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack> <SHA-256 of
+the lines before>``) only saves reading the pack, which is read itself when its index is missing or not whole.
 """
 
 from __future__ import annotations
@@ -61,22 +61,23 @@ class Objects:
         size = os.path.getsize(self.pack_path(pack))
         try:
             with open(os.path.join(self.root, "packs", pack + ".idx"), "rb") as stream:
-                for line in stream:
-                    sha, *numbers = line.split()
-                    if sha == b"end":
-                        if int(numbers[0]) == size:
-                            return places
-                        break
-                    places[sha.decode("ascii")] = Place(pack, int(numbers[0]), int(numbers[1]))
-        except (OSError, ValueError, IndexError):
-            pass
+                body, _end, last = stream.read().rpartition(b"end ")
+        except OSError:
+            body, last = b"", b""
+        # Nothing of an index is believed unless all of it is as it was written.
+        if b"end " + last == _index_end(body, size):
+            for line in body.splitlines():
+                sha, offset, length = line.split()
+                places[sha.decode("ascii")] = Place(pack, int(offset), int(length))
+            return places
         return dict(_scan_pack(self.pack_path(pack), pack))
 
     def write_index(self, pack: str, lines: list[bytes]) -> None:
         """Not synced: without its index, or with a torn one, the pack itself is read."""
         path = os.path.join(self.root, "packs", pack + ".idx")
         with open(path + ".tmp", "wb") as stream:
-            stream.writelines([*lines, b"end %d\n" % os.path.getsize(self.pack_path(pack))])
+            body = b"".join(lines)
+            stream.write(body + _index_end(body, os.path.getsize(self.pack_path(pack))))
         os.chmod(path + ".tmp", 0o400)
         os.rename(path + ".tmp", path)
 
@@ -146,6 +147,11 @@ class Objects:
             return open(self.path(sha), "rb")
         except OSError:
             return None
+
+
+def _index_end(body: bytes, size: int) -> bytes:
+    """The last line of an index: that of a pack of ``size`` bytes, with the hash of the lines before it."""
+    return b"end %d %s\n" % (size, hashlib.sha256(body).hexdigest().encode("ascii"))
 
 
 def _scan_pack(path: str, pack: str) -> Iterator[tuple[str, Place]]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import os
+import re
 import shutil
 import stat
 import urllib.parse
@@ -38,6 +39,7 @@ FORMAT = b"evenkeel-store 1 sha256\n"
 # The name under which a rollback keeps what it replaced.
 UNDO = "undo"
 RESERVED = ("latest",)
+_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,14 @@ class Store:
         found: dict[str, list[str]] = {}
         for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
             if ".tmp-" not in entry:
-                with open(os.path.join(folder, entry)) as stream:
-                    found[urllib.parse.unquote(entry)] = stream.read().split()
+                with open(os.path.join(folder, entry), "rb") as stream:
+                    found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
 
     def manifest(self, checkpoint: str) -> Manifest:
         """Raises Damaged when it is missing or not what its id says."""
+        if not _ID.fullmatch(checkpoint):
+            raise Damaged(f"{checkpoint!r} in {self.join('refs')} is no id of a checkpoint: the name is damaged")
         try:
             with open(self.join("manifests", checkpoint), "rb") as stream:
                 return Manifest.parse(stream.read(), checkpoint)
@@ -167,19 +171,24 @@ class Store:
         return sorted(found, key=lambda one: (one.created, one.id))
 
     def resolve(self, wanted: str) -> str:
-        """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means."""
+        """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means.
+
+        Raises NotFound; Damaged when a checkpoint that cannot be read might be the one that is meant.
+        """
         refs = self.refs()
         if refs.get(wanted):
             return refs[wanted][-1]
         if wanted == "latest":
-            usual = [one for one in self.checkpoints() if one.name != UNDO]
+            usual = [self.manifest(one) for name, held in refs.items() if name != UNDO for one in held]
             if usual:
-                return usual[-1].id
+                return max(usual, key=lambda one: (one.created, one.id)).id
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
         ids = {one for held in refs.values() for one in held}
         matching = [one for one in ids if len(wanted) >= 8 and one.startswith(wanted)]
         if len(matching) == 1:
             return matching[0]
+        for one in sorted(ids):
+            self.manifest(one)
         known = ", ".join(sorted(refs)) or "none"
         raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
 
@@ -205,9 +214,10 @@ class Store:
 
     def add_manifest(self, data: bytes, manifest: Manifest) -> None:
         """Keep a manifest whose objects are durable, and let its name mean it."""
-        path = self.join("manifests", manifest.id)
-        if not os.path.exists(path):
-            write_file(path, data, 0o400)
+        try:
+            self.manifest(manifest.id)
+        except Damaged:
+            write_file(self.join("manifests", manifest.id), data, 0o400)
         ids = self.refs().get(manifest.name, [])
         if manifest.id not in ids:
             self._write_ref(manifest.name, [*ids, manifest.id])

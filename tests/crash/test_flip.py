@@ -1,0 +1,167 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every byte of a small store is flipped in turn: the check finds it and names it, and no rollback uses it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import durable, objects, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+# What holds no record: who held the lock, and what only saves reading a pack.
+HINTS = re.compile(r"lock|packs/.*\.idx")
+
+
+def state(root: Path) -> dict[str, bytes]:
+    """Path below ``root`` -> what a flip could spoil of it: content or target, with the mode."""
+    found = {}
+    for folder, names, leaves in os.walk(root):
+        for name in names + leaves:
+            path = Path(folder, name)
+            info = path.lstat()
+            data = path.readlink().as_posix().encode() if path.is_symlink() else b""
+            if path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+            found[str(path.relative_to(root))] = b"%o %d %d " % (info.st_mode, info.st_uid, info.st_mtime_ns) + data
+    return found
+
+
+def audit(root: Path) -> list[str]:
+    """What is wrong with the store, in words: by its own check, and by what sha256sum alone can tell."""
+    store = Store(str(root), System())
+    wrong: list[str] = []
+    try:
+        store.check_format()
+        for ids in store.refs().values():
+            for one in ids:
+                wrong += store.verify(store.manifest(one)).values()
+    except Damaged as error:
+        wrong.append(error.message)
+    for pack in (root / "packs").glob("*.pack"):
+        if hashlib.sha256(pack.read_bytes()).hexdigest() != pack.stem:
+            wrong.append(str(pack))
+    return wrong
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``store`` with two checkpoints of ``live``, which has changed since; ``old``, ``new`` as states to compare."""
+    # Nothing here is about durability, and a large content must be a small one.
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    for module in (durable, transaction):
+        monkeypatch.setattr(module, "syncfs", lambda fd: None)
+    for module in (objects, files):
+        monkeypatch.setattr(module, "SMALL", 40)
+    live = tmp_path / "live"
+    live.mkdir()
+    store = Store(str(tmp_path / "store"), replace(System(), has_systemd=lambda: False))
+    (live / "kept").write_text("the same in both")
+    checkpoint(store, "earlier", [{"files": {"paths": [str(live)]}}])
+    (live / "small").write_text("a small content")
+    (live / "large").write_text("large: " + "x" * 60)
+    (live / "link").symlink_to("small")
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    shutil.copytree(live, tmp_path / "new", symlinks=True)
+    (live / "small").write_text("changed")
+    (live / "large").unlink()
+    (live / "kept").write_text("not kept")
+    (live / "link").unlink()
+    (live / "added").mkdir()
+    for name in ("live", "store"):
+        shutil.copytree(tmp_path / name, tmp_path / f"saved-{name}", symlinks=True)
+    return tmp_path
+
+
+def fresh(work: Path, *names: str) -> None:
+    for name in names:
+        shutil.rmtree(work / name, ignore_errors=True)
+        shutil.copytree(work / f"saved-{name}", work / name, symlinks=True)
+
+
+def flip(path: Path, at: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(mode)
+
+
+def every_byte(root: Path) -> list[tuple[str, int]]:
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return [(str(path.relative_to(root)), at) for path in paths for at in range(path.stat().st_size)]
+
+
+def test_each_flipped_byte_is_found_and_named(work: Path) -> None:
+    assert audit(work / "store") == []
+    bytes_ = every_byte(work / "store")
+    kinds = {name.split("/")[0] for name, _at in bytes_}
+    assert kinds == {"FORMAT", "lock", "manifests", "objects", "packs", "refs"}
+    for number, (name, at) in enumerate(bytes_):
+        # Another bit each time: every kind of file has all eight.
+        before = (work / "store" / name).read_bytes()[at]
+        flip(work / "store" / name, at, number % 8)
+        wrong = audit(work / "store")
+        flip(work / "store" / name, at, number % 8)
+        # A line feed can become another blank, which ends an id as well.
+        harmless = HINTS.fullmatch(name) or (name.startswith("refs/") and before ^ 1 << number % 8 == 0x0B)
+        assert bool(wrong) != bool(harmless), (name, at)
+        if wrong:
+            words = "".join(name.split("/")[1:]).removesuffix(".pack") or str(work / "store")
+            assert name.startswith("refs/") or any(words in one for one in wrong), (name, at, wrong)
+
+
+@pytest.mark.parametrize("to", ["before", "latest"])
+def test_no_rollback_uses_a_flipped_byte(work: Path, to: str) -> None:
+    old, new = state(work / "live"), state(work / "new")
+    ends = {"old": set[str](), "new": set[str]()}
+    for number, (name, at) in enumerate(every_byte(work / "store")):
+        if to == "latest" and not name.startswith(("refs/", "manifests/")):
+            continue
+        fresh(work, "live", "store")
+        flip(work / "store" / name, at, number % 8)
+        store = Store(str(work / "store"), replace(System(), has_systemd=lambda: False))
+        try:
+            rollback(store, to)
+        except EvenkeelError as error:
+            assert state(work / "live") == old, (name, at)
+            assert isinstance(error, Damaged), (name, at, error)
+            assert not HINTS.fullmatch(name), (name, at, error)
+            ends["old"].add(name)
+        else:
+            assert state(work / "live") == new, (name, at)
+            ends["new"].add(name)
+    # Both ways to end were seen: nothing is refused that is not needed, nothing is used that is damaged.
+    assert {name.split("/")[0] for name in ends["old"]} >= {"manifests", "refs"}
+    assert ends["new"] or to == "latest"
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_a_damaged_content_that_a_rollback_met_is_stored_again(work: Path, kind: str) -> None:
+    store = Store(str(work / "store"), replace(System(), has_systemd=lambda: False))
+    place = "objects" if kind == "large" else "packs"
+    for path in (work / "store" / place).rglob("*"):
+        if path.is_file() and path.suffix != ".idx":
+            flip(path, path.stat().st_size - 2, 3)
+    with pytest.raises(Damaged, match="cannot give back"):
+        rollback(store, "before")
+    fresh(work, "live")
+    shutil.rmtree(work / "live")
+    shutil.copytree(work / "new", work / "live", symlinks=True)
+    checkpoint(store, "again", [{"files": {"paths": [str(work / "live")]}}])
+    again = store.manifest(store.resolve("again"))
+    assert store.verify(again) == {}
