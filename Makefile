@@ -15,7 +15,7 @@ LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || 
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test lint types unit unit-2.21 sanity sanity-2.21 integration molecule bench wheel galaxy clean
+.PHONY: help demo test lint types unit unit-2.21 sanity sanity-2.21 integration test-crash molecule bench wheel galaxy clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ else
 	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
 	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 endif
+
+test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every crash, fault and power cut, not a sample
+	@for tool in strace rsync; do command -v $$tool >/dev/null || apt-get install --yes -qq $$tool; done
+	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
 ifeq ($(LAB),yes)

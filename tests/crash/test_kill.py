@@ -23,22 +23,28 @@ import pytest
 from evenkeel.collection import collections_path
 
 LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
+# Ends with 3 and one line for what a module would report as a failure; anything else that is raised is a traceback.
 PROGRAM = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 from {LIBRARY}._checkpoint import checkpoint
+from {LIBRARY}._errors import EvenkeelError
 from {LIBRARY}._rollback import finish, rollback
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._system import System
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
-if sys.argv[2] == "checkpoint":
-    checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention={{"last": 2}})
-elif sys.argv[2] == "rollback":
-    rollback(store, sys.argv[5])
-else:
-    with store.locked():
-        finish(store)
+try:
+    if sys.argv[2] in ("checkpoint", "prune"):
+        last = 1 if sys.argv[2] == "prune" else 2
+        checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention={{"last": last}})
+    elif sys.argv[2] == "rollback":
+        rollback(store, sys.argv[5])
+    else:
+        with store.locked():
+            finish(store)
+except (EvenkeelError, OSError) as error:
+    sys.exit((print(f"{{type(error).__name__}}: {{error}}"), 3)[1])
 """
 CALLS = [
     *("rename", "renameat", "renameat2", "link", "linkat", "symlinkat", "mkdir", "mkdirat", "mknodat", "unlink"),
@@ -199,3 +205,23 @@ def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(wor
         assert store_is_whole(work), (call, number)
         assert not list((work / "store" / "tmp").iterdir())
     assert seen == {1, 2}
+
+
+def test_kill_at_every_syscall_of_pruning_keeps_what_is_named(work: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    found = calls("prune", work)
+    seen = set()
+    for call, number in points(found):
+        fresh(saved, work)
+        (first,) = (work / "store" / "refs" / "before").read_text().split()
+        assert killed("prune", work, call, number), (call, number)
+        assert store_is_whole(work), (call, number)
+        ids = (work / "store" / "refs" / "before").read_text().split()
+        seen.add((first in ids, len(ids)))
+        run("prune", work)
+        assert store_is_whole(work), (call, number)
+        (last,) = (work / "store" / "refs" / "before").read_text().split()
+        assert last != first
+        assert not list((work / "store" / "tmp").iterdir())
+    assert seen == {(True, 1), (True, 2), (False, 1)}

@@ -1,0 +1,114 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A full disk, a failing disk and short writes at every mutating system call: a clear error, and nothing lost.
+
+strace lets one call fail, as test_kill.py kills before it. It cannot shorten a write (it returns what it is told and
+writes nothing), so a limit on the size of files does that: the write that reaches it is short, the next one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .test_kill import argv, calls, fresh, run, same, store_is_whole, work
+
+__all__ = ["work"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+
+OPERATIONS = {"rollback": "before", "checkpoint": "second", "prune": "before"}
+
+
+def attempt(what: str, work: Path, prefix: list[str]) -> bool:
+    """Run the operation behind ``prefix``; True on success, False on an error that a module would report in words."""
+    done = subprocess.run(
+        [*prefix, *argv(what, work, OPERATIONS[what])], check=False, capture_output=True, text=True, timeout=60
+    )
+    if done.returncode == 0:
+        return True
+    assert done.returncode == 3, done.stderr
+    assert "Error: " in done.stdout or "Damaged: " in done.stdout or "RestoreFailed: " in done.stdout, done.stdout
+    return False
+
+
+def faulty(call: str, number: int, fault: str) -> list[str]:
+    return ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={number}"]
+
+
+def named(work: Path, name: str) -> list[str]:
+    ref = work / "store" / "refs" / name
+    return ref.read_text().split() if ref.exists() else []
+
+
+def judge(what: str, work: Path, before: list[str], succeeded: bool, where: object) -> str:
+    """Nothing is lost whatever happened, and a success is one; which set of paths, or of checkpoints, there is."""
+    assert store_is_whole(work), where
+    if what == "rollback":
+        if succeeded:
+            assert same(work / "new", work / "live"), where
+        run("finish", work)
+        old, new = same(work / "old", work / "live"), same(work / "new", work / "live")
+        assert old != new, f"neither old nor new: {where}"
+        assert not list((work / "store").glob("journal/*")), where
+        assert not list(work.parent.rglob(".evenkeel-*")), where
+        assert store_is_whole(work), where
+        assert named(work, "before") == before, where
+        return "old" if old else "new"
+    ids = named(work, OPERATIONS[what])
+    new = bool(set(ids) - set(before))
+    assert new or not succeeded, where
+    if what == "prune":
+        assert before[0] in ids or new, where
+        assert len(ids) == 1 or not succeeded, where
+    else:
+        assert named(work, "before") == before, where
+    # The next run mends what is left over, and takes the checkpoint.
+    run(what, work, OPERATIONS[what])
+    assert store_is_whole(work), where
+    assert named(work, OPERATIONS[what]) and not list((work / "store" / "tmp").iterdir()), where
+    return "new" if new else "old"
+
+
+def faults(found: list[tuple[str, int]]) -> list[tuple[str, int, str]]:
+    """(system call, number, fault): all of them in the long run, a sample otherwise."""
+    made = [(call, number, fault) for call, number in found for fault in ("error=ENOSPC", "error=EIO")]
+    made += [(call, number, "retval=0") for call, number in found if call in ("write", "pwrite64")]
+    return made if os.environ.get("EVENKEEL_CRASH") == "all" else made[::13]
+
+
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_an_error_of_any_syscall_is_reported_and_loses_nothing(work: Path, tmp_path: Path, what: str) -> None:
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    found = calls(what, work, OPERATIONS[what])
+    ends = set()
+    for call, number, fault in faults(found):
+        fresh(saved, work)
+        before = named(work, "before")
+        succeeded = attempt(what, work, faulty(call, number, fault))
+        # A write that wrote nothing is repeated; an error of what makes durable is never passed over (I7).
+        assert succeeded or fault != "retval=0", (call, number, fault)
+        assert not succeeded or call not in ("fsync", "syncfs"), (call, number, fault)
+        ends.add((succeeded, judge(what, work, before, succeeded, (call, number, fault))))
+    assert {(False, "old"), (False, "new")} <= ends
+
+
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_a_short_write_is_reported_and_loses_nothing(work: Path, tmp_path: Path, what: str) -> None:
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    ends = set()
+    limits = [1, 5, 9, 20, 64, 100, 300, 700, 1000, 2000, 4000, 100_000]
+    for limit in limits:
+        fresh(saved, work)
+        before = named(work, "before")
+        succeeded = attempt(what, work, ["prlimit", f"--fsize={limit}"])
+        ends.add((succeeded, judge(what, work, before, succeeded, limit)))
+    assert ends == {(False, "old"), (True, "new")}
