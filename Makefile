@@ -12,6 +12,9 @@ COLLECTION := .build/ansible_collections/evenkeel/fault_tolerance
 CLEAN_ENV := env -u ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.build PATH="$(CURDIR)/$(BIN):$$PATH"
 # The lab starts containers with systemd inside: root, on Debian. LAB=no leaves it out, LAB=yes insists on it.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || echo no)
+# Tests of crashes need these, as command:package.
+CRASH_TOOLS = for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do \
+	command -v $${tool%:*} >/dev/null || apt-get install --yes -qq $${tool\#*:}; done
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
@@ -56,7 +59,7 @@ endif
 
 integration: .venv/test.stamp $(COLLECTION) ## kills at every system call; the flows on real hosts in the lab
 ifeq ($(LAB),yes)
-	@for tool in strace rsync; do command -v $$tool >/dev/null || apt-get install --yes -qq $$tool; done
+	@$(CRASH_TOOLS)
 	$(BIN)/python tests/lab/lab.py build
 	$(CLEAN_ENV) $(BIN)/python -m pytest $(wildcard tests/crash tests/lab tests/integration)
 else
@@ -65,7 +68,7 @@ else
 endif
 
 test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every crash, fault and power cut, not a sample
-	@for tool in strace rsync; do command -v $$tool >/dev/null || apt-get install --yes -qq $$tool; done
+	@$(CRASH_TOOLS)
 	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab

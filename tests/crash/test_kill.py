@@ -128,7 +128,10 @@ def store_is_whole(work: Path) -> bool:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """``live`` (changed since), ``old`` (as it is), ``new`` (as the checkpoint has it), ``store``; as a master copy."""
-    master = tmp_path / "master"
+    return prepare(tmp_path / "master")
+
+
+def prepare(master: Path) -> Path:
     live = master / "live"
     (live / "kept" / "below").mkdir(parents=True)
     (live / "file").write_text("as recorded")
