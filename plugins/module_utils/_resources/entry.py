@@ -31,6 +31,14 @@ FORMATS = {kind: form for form, kind in TYPES.items()}
 # was not there.
 ABOVE, ABSENT = "D", "-"
 
+# Inode flags that chattr can set (linux/fs.h): s u c S i a d A, m j t D T, C. Not those that the file system sets
+# itself (extents, index, inline data), nor those that say where data lives (project, case folding, DAX).
+FLAGS = 0x000000FF | 0x00000400 | 0x0003C000 | 0x00800000
+# Immutable and append-only: with these on, nothing can be renamed, replaced or given other attributes.
+PINNED = 0x00000030
+# Compression and no-copy-on-write: they take effect only on a file that is still empty.
+EARLY = 0x00000404 | 0x00800000
+
 WORDS = {
     "f": "file",
     "d": "directory",
@@ -43,7 +51,8 @@ WORDS = {
 
 
 class Entry(NamedTuple):
-    """``mtime`` in nanoseconds; ``link`` is the first path (by bytes) of the same inode, empty for that path itself."""
+    """``mtime`` in nanoseconds; ``link`` is the first path (by bytes) of the same inode, empty for that path itself;
+    ``flags`` (of files and directories) are those of FLAGS."""
 
     path: bytes
     type: str
@@ -58,6 +67,7 @@ class Entry(NamedTuple):
     link: bytes = b""
     xattrs: tuple[tuple[str, bytes], ...] = ()
     sparse: bool = False
+    flags: int = 0
 
     def line(self) -> str:
         words = [self.type, quote(self.path)]
@@ -73,6 +83,8 @@ class Entry(NamedTuple):
             words.append(f"link={quote(self.link)}")
         if self.sparse:
             words.append("sparse=1")
+        if self.flags:
+            words.append(f"flags={self.flags:x}")
         words += [f"x:{quote(name.encode())}={base64.b64encode(value).decode()}" for name, value in self.xattrs]
         return " ".join(words)
 
@@ -109,9 +121,10 @@ class Entry(NamedTuple):
                 unquote_to_bytes(more.pop("link", "")),
                 xattrs,
                 more.pop("sparse", "") == "1",
+                int(more.pop("flags", "0"), 16),
             )
-            if more or made.mode & ~0o7777:
-                raise ValueError(f"unexpected {sorted(more) or 'mode'}")
+            if more or made.mode & ~0o7777 or made.flags & ~FLAGS:
+                raise ValueError(f"unexpected {sorted(more) or 'mode or flags'}")
             return made
         except ValueError as error:
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
@@ -128,6 +141,7 @@ class Entry(NamedTuple):
             ("owner", (self.uid, self.gid) != (live.uid, live.gid)),
             ("attributes", self.xattrs != live.xattrs),
             ("hard link", self.link != live.link),
+            ("flags", self.flags != live.flags),
             ("time", self.mtime != live.mtime),
         ]
         return [word for word, different in pairs if different]

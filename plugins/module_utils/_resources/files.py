@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._errors import EvenkeelError, UsageError
+from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
-from .entry import ABOVE, ABSENT, TYPES, Entry
+from .entry import ABOVE, ABSENT, EARLY, FLAGS, TYPES, Entry
 from .step import Step
 
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
@@ -126,7 +127,8 @@ class _Walk:
     def directory(self, path: bytes, name: bytes, parent: int) -> None:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
-            self.found[path] = _entry(path, os.fstat(fd), "d", _xattrs(fd))
+            entry = _entry(path, os.fstat(fd), "d", _xattrs(fd))
+            self.found[path] = entry._replace(flags=inode_flags(fd) & FLAGS)
             for below in sorted(os.fsencode(one) for one in os.listdir(fd)):
                 child = path + b"/" + below
                 if self.excluded(child, below):
@@ -148,7 +150,7 @@ class _Walk:
                 before = os.fstat(fd)
                 if not stat.S_ISREG(before.st_mode):
                     continue
-                xattrs = _xattrs(fd)
+                xattrs, word = _xattrs(fd), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
                     data = os.read(fd, SMALL + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
@@ -159,7 +161,8 @@ class _Walk:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
                 sparse = before.st_blocks * 512 < before.st_size
-                self.add(_entry(path, before, "f", xattrs)._replace(size=size, sha256=sha, sparse=sparse), before)
+                entry = _entry(path, before, "f", xattrs)
+                self.add(entry._replace(size=size, sha256=sha, sparse=sparse, flags=word), before)
                 return
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
@@ -255,11 +258,16 @@ def compare(then: Sequence[Entry], now: Scan) -> list[Step]:
                 gone.add(entry.path)
             op = "swap" if found.type == "d" or entry.type in ("d", ABOVE) else "put"
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op=op)))
-        elif entry.type == "d" or (why == ["time"] and entry.path not in replaced):
+        elif entry.type == "d" or (entry.path not in replaced and _in_place(entry, found, why)):
             steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
         else:
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
     return steps + _deletions(live, wanted, now.holding, gone)
+
+
+def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
+    """Whether all that differs can be set on the object that is there."""
+    return set(why) <= {"time", "flags"} and not (entry.flags ^ live.flags) & EARLY
 
 
 def _linked(then: Sequence[Entry], live: dict[bytes, Entry]) -> set[bytes]:

@@ -15,10 +15,15 @@ import ctypes
 import errno
 import os
 import stat
+import struct
+import sys
 from collections.abc import Iterable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_EXCHANGE = 2
+# Their numbers hold the size of a long, what they read and write is an int.
+_GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
+_SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 
 # Above this many files one syncfs is cheaper than an fsync each.
 _FEW = 16
@@ -104,6 +109,39 @@ def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> No
     if _libc.renameat2(source_fd, source, target_fd, target, _RENAME_EXCHANGE) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"renameat2 exchange: {os.strerror(code)}", os.fsdecode(target))
+
+
+def inode_flags(fd: int) -> int:
+    """The flags that lsattr shows (FS_IOC_GETFLAGS); 0 where the file system has none."""
+    import fcntl
+
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, _GETFLAGS, bytes(8))[:4], sys.byteorder)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EBADF):
+            raise
+        return 0
+
+
+def set_inode_flags(fd: int, wanted: int, mask: int) -> int:
+    """Make the flags in ``mask`` those of ``wanted``, and leave the others as they are.
+
+    Returns the flags of ``mask`` that are not as wanted, because the file system does not know them or we may not.
+    """
+    import fcntl
+
+    now = inode_flags(fd)
+    bits = (now ^ wanted) & mask
+    # All at once; one at a time where that is refused, so that one unknown flag does not take the others along.
+    for some in [bits, *(1 << at for at in range(32) if bits & 1 << at)]:
+        if (now ^ wanted) & mask & some:
+            try:
+                fcntl.ioctl(fd, _SETFLAGS, (now ^ some).to_bytes(4, sys.byteorder) + bytes(4))
+            except OSError as error:
+                if error.errno in (errno.EIO, errno.ENOSPC, errno.EBADF, errno.EROFS):
+                    raise
+            now = inode_flags(fd)
+    return (now ^ wanted) & mask
 
 
 def clone(source: int, target: int) -> bool:

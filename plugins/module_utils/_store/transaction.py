@@ -6,7 +6,8 @@
 
 1. Everything new is staged, whole and with its final attributes, in a private directory on the same file system.
 2. The plan is written to the journal, all of it is synced, then the journal's COMMIT decides.
-3. Each path is renamed into place, what goes is renamed to the trash; directories get their attributes last.
+3. Each path is renamed into place, what goes is renamed to the trash; directories get their attributes last, and
+   after them what shall be immutable or append-only becomes so: with that flag on, none of this could be done.
 4. Synced again. ``close`` removes the journal and the staging directories, once all that follows is done too.
 
 Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
@@ -15,27 +16,36 @@ process, as often as needed: every operation first looks whether it has been don
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import json
 import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .._errors import Damaged, Refused, RestoreFailed
-from .._resources.entry import ABOVE, FORMATS, Entry
+from .._resources.entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 from .._resources.step import Step
-from .durable import clone, ensure_dir, exchange, fsync_dir, remove_file, syncfs, write_all, write_file
+from .durable import (
+    clone,
+    ensure_dir,
+    exchange,
+    fsync_dir,
+    inode_flags,
+    remove_file,
+    set_inode_flags,
+    syncfs,
+    write_all,
+    write_file,
+)
 from .store import Store
 from .tree import Parents, ancestors, mount_points, open_dir
 
 _STAGE = ".evenkeel-"
-_GETFLAGS = 0x80086601
-_PINNED = 0x00000030  # FS_IMMUTABLE_FL | FS_APPEND_FL
+_CAP_LINUX_IMMUTABLE = 9
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: d
 
     Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
     """
-    _preflight(steps)
+    _preflight(steps, directories)
     ensure_dir(store.join("journal"))
     journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
     ensure_dir(journal)
@@ -92,11 +102,23 @@ def close(journal: str) -> None:
             continue
         parent = os.path.dirname(path)
         now = os.stat(parent).st_mtime_ns
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
         _set_mtime(parent, before if now == after else now)
     shutil.rmtree(journal)
     fsync_dir(os.path.dirname(journal))
+
+
+def _remove(path: str) -> None:
+    """Remove a staging directory with all that was moved into it, immutable things among it."""
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        for _path, folders, names, fd in os.fwalk(path):
+            for name in [b".", *map(os.fsencode, folders + names)]:
+                with _opened(fd, name) as target:
+                    if target is not None:
+                        set_inode_flags(target, 0, PINNED)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_mtime(path: str, mtime: int) -> None:
@@ -112,44 +134,68 @@ def pending(store: Store) -> list[str]:
     return [os.path.join(folder, one) for one in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
 
 
-def _preflight(steps: Sequence[Step]) -> None:
+def _preflight(steps: Sequence[Step], directories: Sequence[str]) -> None:
     """What would fail half-way is refused before anything changes: mount points, immutable files."""
     mounts = set(mount_points())
+    made = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
+    ours = {Entry.parse(line).path for line in directories}
+    free = _may_unpin()
+    seen: set[bytes] = set()
     with Parents() as parents:
         for step in steps:
             path = os.fsencode(step.target)
-            if step.action == "create" or step.detail["op"] == "meta":
-                continue
-            if path in mounts or any(mount.startswith(path + b"/") for mount in mounts):
+            op, parent = step.detail["op"], os.path.dirname(path)
+            if (
+                op != "meta"
+                and step.action != "create"
+                and any(one == path or one.startswith(path + b"/") for one in mounts)
+            ):
                 raise Refused(
                     f"{step.target} is a mount point or holds one, and cannot be replaced while it is mounted; "
                     "nothing was changed. Unmount it, or exclude it"
                 )
-            fd, name = parents.of(path)
-            for where in (name, b"."):
-                if _pinned(fd, where):
-                    raise Refused(
-                        f"{step.target} or its directory is immutable or append-only; nothing was changed. "
-                        "Take the flag off with chattr -i -a, then run again"
-                    )
+            if op != "meta" and parent not in seen and parent not in made:
+                seen.add(parent)
+                fd, _name = parents.of(path)
+                # Taken off on the way, and put back as recorded with the attributes of the directories.
+                if inode_flags(fd) & PINNED and not (free and parent in ours):
+                    raise Refused(_pinned(parent, " and is not part of the checkpoint" if free else ""))
+            if step.action != "create" and not free:
+                fd, name = parents.of(path)
+                with _opened(fd, name) as target:
+                    if target is not None and inode_flags(target) & PINNED:
+                        raise Refused(_pinned(path))
 
 
-def _pinned(parent: int, name: bytes) -> bool:
-    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
-        return False
+def _pinned(path: bytes, more: str = "") -> str:
+    return (
+        f"{os.fsdecode(path)} is immutable or append-only{more}; nothing was changed. "
+        "Take the flag off with chattr -i -a, then run again"
+    )
+
+
+def _may_unpin() -> bool:
+    """Whether this process may take immutable and append-only off."""
+    with open("/proc/self/status") as stream:
+        word = next((line.split()[1] for line in stream if line.startswith("CapEff:")), "0")
+    return bool(int(word, 16) >> _CAP_LINUX_IMMUTABLE & 1)
+
+
+@contextmanager
+def _opened(parent: int, name: bytes) -> Iterator[int | None]:
+    """The regular file or directory of that name, open; None for anything else, and for what we may not read."""
+    fd = None
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except PermissionError:
-        return False
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except (PermissionError, FileNotFoundError):
+        pass
     try:
-        word = ctypes.c_int(0)
-        fcntl.ioctl(fd, _GETFLAGS, word)
-        return bool(word.value & _PINNED)
-    except OSError:
-        return False  # A file system without such flags.
+        yield fd
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 # -- staging
@@ -207,7 +253,7 @@ class _Anchors:
         for above in [*ancestors(parent + b"/"), parent]:
             info = os.lstat(above)
             inside = (above + b"/").startswith(mount.rstrip(b"/") + b"/")
-            if inside and info.st_dev == device and os.access(above, os.W_OK | os.X_OK):
+            if inside and info.st_dev == device and os.access(above, os.W_OK | os.X_OK) and not _append_only(above):
                 # Best where nobody else can rename the staging directory away. It is checked again when it is used.
                 if info.st_uid == os.geteuid() and (not info.st_mode & 0o022 or info.st_mode & stat.S_ISVTX):
                     return above
@@ -218,6 +264,15 @@ class _Anchors:
             f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it "
             "nor to a directory above it on the same file system; nothing was changed"
         )
+
+
+def _append_only(path: bytes) -> bool:
+    """Whether names can come but not go (an immutable directory is not writable in the first place)."""
+    fd = open_dir(path)
+    try:
+        return bool(inode_flags(fd) & PINNED)
+    finally:
+        os.close(fd)
 
 
 def _stage(
@@ -258,7 +313,15 @@ def _stage(
             syncfs(anchors.fd(number))
     finally:
         anchors.close()
-    plan = {"note": note, "anchors": anchors.paths, "steps": planned, "directories": list(directories)}
+    lines = [Entry.parse(step.detail["line"]) for step in steps if "line" in step.detail]
+    pins = [[one.path.hex(), one.flags & PINNED] for one in lines if one.type == "f" and one.flags & PINNED]
+    plan = {
+        "note": note,
+        "anchors": anchors.paths,
+        "steps": planned,
+        "directories": list(directories),
+        "pins": pins,
+    }
     write_file(os.path.join(journal, "plan"), json.dumps(plan).encode())
     return plan
 
@@ -276,8 +339,11 @@ def _make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, 
     if entry.type == "f":
         target = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
         try:
+            if entry.flags & EARLY:
+                set_inode_flags(target, entry.flags, EARLY)
             _fill(store, entry, target)
             attributes(entry, target)
+            set_inode_flags(target, entry.flags & ~PINNED, FLAGS)
         finally:
             os.close(target)
         return
@@ -351,30 +417,53 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
     anchors = [_own(path) for path in plan["anchors"]]
     left: list[str] = []
     problems: list[str] = []
+    folders = [Entry.parse(line) for line in plan["directories"]]
+    ours = {entry.path for entry in folders}
     try:
         touched: set[bytes] = set()
+        in_place: list[bytes] = []
         with Parents() as parents:
             for step in plan["steps"]:
                 path = bytes.fromhex(step["path"])
                 try:
-                    _do(step, path, anchors, parents)
+                    try:
+                        _do(step, path, anchors, parents)
+                    except PermissionError:
+                        _unpin(path, parents, ours)
+                        _do(step, path, anchors, parents)
                     touched.add(os.path.dirname(path))
+                    if step["op"] == "meta":
+                        in_place.append(path)
                 except OSError as error:
                     left.append(os.fsdecode(path))
                     problems.append(f"{os.fsdecode(path)}: {error.strerror or error}")
             parents.forget()
-            for line in plan["directories"]:
-                entry = Entry.parse(line)
+            for entry in folders:
                 try:
                     fd = open_dir(entry.path)
                     try:
+                        set_inode_flags(fd, 0, PINNED)
                         attributes(entry, fd)
+                        if entry.type == "d":
+                            set_inode_flags(fd, entry.flags, FLAGS)
                     finally:
                         os.close(fd)
+                    in_place.append(entry.path)
                 except OSError as error:
                     left.append(os.fsdecode(entry.path))
                     problems.append(f"{os.fsdecode(entry.path)}: {error.strerror or error}")
-        _sync(anchors, touched)
+            for path, flags in ((bytes.fromhex(path), flags) for path, flags in plan.get("pins", ())):
+                try:
+                    fd, name = parents.of(path)
+                    with _opened(fd, name) as target:
+                        if target is not None:
+                            # Where it cannot be set, the proof says so.
+                            set_inode_flags(target, flags, PINNED)
+                    in_place.append(path)
+                except OSError as error:
+                    left.append(os.fsdecode(path))
+                    problems.append(f"{os.fsdecode(path)}: {error.strerror or error}")
+        _sync(anchors, touched, in_place)
     finally:
         for fd in anchors:
             os.close(fd)
@@ -408,6 +497,9 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
         if entry.type == "d":
             return  # With the other directories, at the end.
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
+        with _opened(fd, name) as target:
+            if target is not None:
+                set_inode_flags(target, entry.flags & ~PINNED, FLAGS)
         return
     stage = anchors[step["anchor"]]
     if op == "put" and _inode(stage, staged) == step["ino"]:
@@ -429,6 +521,16 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
             return
 
 
+def _unpin(path: bytes, parents: Parents, ours: set[bytes]) -> None:
+    """Take immutable and append-only off the path, and off its directory if that gets its own flags at the end."""
+    fd, name = parents.of(path)
+    if os.path.dirname(path) in ours:
+        set_inode_flags(fd, 0, PINNED)
+    with _opened(fd, name) as target:
+        if target is not None:
+            set_inode_flags(target, 0, PINNED)
+
+
 def _inode(fd: int, name: bytes) -> int | None:
     try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
@@ -436,17 +538,18 @@ def _inode(fd: int, name: bytes) -> int | None:
         return None
 
 
-def _sync(anchors: list[int], touched: set[bytes]) -> None:
-    """Make the renames durable: the directories themselves when they are few, the file systems otherwise."""
-    if len(touched) > 16 or not anchors:
+def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None:
+    """Make it durable: the directories of the renames, and what got other attributes where it was."""
+    if len(touched) + len(in_place) > 16 and anchors:
         for fd in anchors:
             syncfs(fd)
-    for path in touched if len(touched) <= 16 else ():
-        try:
-            fd = open_dir(path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # Deleted by a later step; its parent is among the touched.
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        return
+    with Parents() as parents:
+        for path in [*touched, *in_place]:
+            try:
+                fd, name = parents.of(path)
+                with _opened(fd, name or b".") as target:
+                    # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
+                    os.fsync(fd if target is None else target)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # Deleted by a later step; its parent is among the touched.

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from .conftest import copy_of, differences
 
 
-def protect(tree: Path, **spec: Any) -> list[dict[str, Any]]:
-    return [{"files": {"paths": [str(tree)], **spec}}]
+def protect(*trees: Path, **spec: Any) -> list[dict[str, Any]]:
+    return [{"files": {"paths": [str(tree) for tree in trees], **spec}}]
 
 
 def wreck(tree: Path) -> None:
@@ -305,18 +306,62 @@ def test_another_format_is_refused(store: Store, tree: Path) -> None:
         checkpoint(store, "before", protect(tree))
 
 
-def test_an_immutable_file_is_refused_before_anything_changes(store: Store, tree: Path) -> None:
+def chattr(what: str, *paths: Path) -> None:
+    if subprocess.run(["chattr", what, *paths], check=False, capture_output=True).returncode:
+        pytest.skip("this file system or user cannot set inode flags")
+
+
+def flags(tree: Path) -> str:
+    """What lsattr shows, in an order of its own."""
+    shown = subprocess.run(["lsattr", "-a", "-R", tree], check=True, capture_output=True).stdout
+    return "\n".join(sorted(shown.decode(errors="replace").splitlines()))
+
+
+@pytest.fixture
+def pinned(tree: Path) -> Iterator[Path]:
+    """The tree with flags of every kind; they come off at the end, so that it can be removed."""
+    try:
+        chattr("+d", tree / "sub" / "small")
+        chattr("+A", tree / "sub" / "large", tree / "sub" / "deep")
+        chattr("+a", tree / "a.log")
+        chattr("+i", tree / "sub" / "deep" / "c", tree / "empty")
+        yield tree
+    finally:
+        subprocess.run(["chattr", "-R", "-f", "-i", "-a", tree, tree.parent], check=False, capture_output=True)
+
+
+def test_inode_flags_come_back_and_go(store: Store, pinned: Path) -> None:
+    tree = pinned
+    then, copy = flags(tree), copy_of(tree)
     checkpoint(store, "before", protect(tree))
+    chattr("-i", tree / "sub" / "deep" / "c", tree / "empty")
+    chattr("-a", tree / "a.log")
+    (tree / "sub" / "deep" / "c").write_text("changed")
+    (tree / "a.log").unlink()
+    (tree / "empty" / "new").write_text("new")
+    (tree / "sub" / "new").write_text("immutable and new")
+    chattr("-d", tree / "sub" / "small")
+    # What the change made immutable is no obstacle.
+    chattr("+i", tree / "a", tree / "empty" / "new", tree / "sub" / "new", tree / "empty", tree / "sub" / "deep")
+    result = rollback(store, "before")
+    assert flags(tree) == then and differences(copy, tree) == "" and result["left"] == []
+    assert rollback(store, "before")["changed"] is False
+    rollback(store, result["undo"])
+    assert (tree / "sub" / "new").read_text() == "immutable and new" and "----i" in flags(tree / "sub")
+    chattr("-i", tree / "sub" / "new")
+
+
+def test_an_immutable_directory_that_is_not_ours_is_refused(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree / "sub" / "small", tree / "a"))
     (tree / "sub" / "small").write_text("changed too")
     (tree / "a").write_text("changed")
-    if subprocess.run(["chattr", "+i", tree / "a"], check=False, capture_output=True).returncode:
-        pytest.skip("this file system or user has no immutable flag")
+    chattr("+i", tree / "sub")
     try:
-        with pytest.raises(Refused, match="immutable"):
+        with pytest.raises(Refused, match="sub is immutable .* not part of the checkpoint"):
             rollback(store, "before")
-        assert (tree / "sub" / "small").read_text() == "changed too"
+        assert (tree / "a").read_text() == "changed"
     finally:
-        subprocess.run(["chattr", "-i", tree / "a"], check=True)
+        chattr("-i", tree / "sub")
 
 
 def test_every_line_of_a_manifest_reads_back(tree: Path) -> None:
