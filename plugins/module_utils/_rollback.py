@@ -202,7 +202,7 @@ def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tupl
         spec, own = tree_spec(section), own_lines(section)
         if spec is not None:
             scan = files.scan(spec, Hasher(), [os.path.realpath(store.root)])
-            then = _entries(section)
+            then = _entries(section, spec)
             wrong = files.compare(then, scan)
             left += [f"{step.target}: {step.why or step.action}" for step in wrong]
             if not wrong:
@@ -221,14 +221,20 @@ def _manifest(store: Store, to: str) -> Manifest:
 
 def _chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     present = [section.kind for section in manifest.sections]
+    unknown = sorted(set(present) - {"files", *EARLY, *LATE})
+    if unknown:
+        raise Damaged(
+            f"checkpoint {manifest.name} has {', '.join(unknown)}, which this version does not know; nothing was "
+            "changed. Use the version of evenkeel that took it"
+        )
     for kind in kinds or ():
         if kind not in present:
             raise UsageError(f"checkpoint {manifest.name} has no {kind}; it has {', '.join(sorted(set(present)))}")
     return [section for section in manifest.sections if not kinds or section.kind in kinds]
 
 
-def _entries(section: Section) -> list[Entry]:
-    return [Entry.parse(line) for line in path_lines(section)]
+def _entries(section: Section, spec: dict[str, Any]) -> list[Entry]:
+    return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec)
 
 
 def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: Sink, boot: bool = False) -> Plan:
@@ -236,7 +242,7 @@ def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: S
     for section in made.sections:
         spec, lines = tree_spec(section), []
         if spec is not None:
-            then = _entries(section)
+            then = _entries(section, spec)
             scan = files.scan(spec, sink, [os.path.realpath(store.root)])
             steps = files.compare(then, scan)
             made.files += steps

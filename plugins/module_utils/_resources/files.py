@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._errors import EvenkeelError, UsageError
+from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
@@ -219,6 +219,44 @@ def _xattrs(where: int | bytes) -> tuple[tuple[str, bytes], ...]:
     except OSError:
         return ()
     return tuple((name, os.getxattr(where, name, follow_symlinks=follow)) for name in sorted(names))
+
+
+def recorded(lines: Sequence[str], spec: dict[str, Any]) -> list[Entry]:
+    """The entries that the lines are, if a scan of ``spec`` could have written them. Pure.
+
+    Raises Damaged for a path outside of the declared ones, below what is no directory, relative or out of order, and
+    for a hard link to what is not recorded: a doctored checkpoint reaches nothing that was not declared.
+    """
+    declared = {os.fsencode(path) for path in check(spec)["paths"]}
+    above = {one for path in declared for one in ancestors(path)}
+    found: dict[bytes, Entry] = {}
+    last = b""
+    for line in lines:
+        entry = Entry.parse(line)
+        path = entry.path
+        try:
+            check_path(path)
+        except UsageError as error:
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: {error.message}") from error
+        parent = found.get(os.path.dirname(path))
+        first = found.get(entry.link)
+        wrong = ""
+        if path <= last:
+            wrong = "it is out of order"
+        elif entry.type == ABOVE and path in above:
+            if path != b"/" and (parent is None or parent.type not in ("d", ABOVE)):
+                wrong = "it lies below what is no directory"
+        elif path not in declared and (entry.type in (ABOVE, ABSENT) or parent is None or parent.type == ABOVE):
+            wrong = "it lies outside of the declared paths"
+        elif entry.type != ABSENT and (parent is None or parent.type not in ("d", ABOVE)):
+            wrong = "it lies below what is no directory"
+        elif entry.link and (first is None or first.type != entry.type or first.link or entry.type == "d"):
+            wrong = "it is a hard link to what is not recorded"
+        if wrong:
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: {wrong}; nothing was changed")
+        found[path] = entry
+        last = path
+    return list(found.values())
 
 
 def compare(then: Sequence[Entry], now: Scan) -> list[Step]:

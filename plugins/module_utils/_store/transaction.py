@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .._errors import Damaged, Refused, RestoreFailed
+from .._errors import Damaged, Refused, RestoreFailed, UsageError
 from .._resources.entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 from .._resources.step import Step
 from .durable import (
@@ -415,8 +415,7 @@ def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
 
 def _apply(journal: str, plan: dict[str, Any]) -> Finished:
     anchors = [_own(path) for path in plan["anchors"]]
-    left: list[str] = []
-    problems: list[str] = []
+    doubtful: dict[bytes, str] = {}
     folders = [Entry.parse(line) for line in plan["directories"]]
     ours = {entry.path for entry in folders}
     try:
@@ -425,7 +424,7 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
         with Parents() as parents:
             for step in plan["steps"]:
                 path = bytes.fromhex(step["path"])
-                try:
+                with _noting(doubtful, path):
                     try:
                         _do(step, path, anchors, parents)
                     except PermissionError:
@@ -434,12 +433,9 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
                     touched.add(os.path.dirname(path))
                     if step["op"] == "meta":
                         in_place.append(path)
-                except OSError as error:
-                    left.append(os.fsdecode(path))
-                    problems.append(f"{os.fsdecode(path)}: {error.strerror or error}")
             parents.forget()
             for entry in folders:
-                try:
+                with _noting(doubtful, entry.path):
                     fd = open_dir(entry.path)
                     try:
                         set_inode_flags(fd, 0, PINNED)
@@ -449,31 +445,37 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
                     finally:
                         os.close(fd)
                     in_place.append(entry.path)
-                except OSError as error:
-                    left.append(os.fsdecode(entry.path))
-                    problems.append(f"{os.fsdecode(entry.path)}: {error.strerror or error}")
             for path, flags in ((bytes.fromhex(path), flags) for path, flags in plan.get("pins", ())):
-                try:
+                with _noting(doubtful, path):
                     fd, name = parents.of(path)
                     with _opened(fd, name) as target:
                         if target is not None:
                             # Where it cannot be set, the proof says so.
                             set_inode_flags(target, flags, PINNED)
                     in_place.append(path)
-                except OSError as error:
-                    left.append(os.fsdecode(path))
-                    problems.append(f"{os.fsdecode(path)}: {error.strerror or error}")
         _sync(anchors, touched, in_place)
     finally:
         for fd in anchors:
             os.close(fd)
-    if problems:
+    if doubtful:
+        problems = [f"{os.fsdecode(path)}: {why}" for path, why in doubtful.items()]
         raise RestoreFailed(
             f"{len(problems)} paths could not be put back and are in doubt: {'; '.join(problems[:10])}. "
             "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
-            left=left,
+            left=[os.fsdecode(path) for path in doubtful],
         )
     return Finished(journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]])
+
+
+@contextmanager
+def _noting(doubtful: dict[bytes, str], path: bytes) -> Iterator[None]:
+    """What keeps one path from being put back is noted, and does not keep the others."""
+    try:
+        yield
+    except OSError as error:
+        doubtful.setdefault(path, error.strerror or str(error))
+    except UsageError as error:  # It leads through a symlink by now.
+        doubtful.setdefault(path, error.message)
 
 
 def _own(path: str) -> int:
