@@ -13,12 +13,15 @@ CLEAN_ENV := env -u ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.build PAT
 # The lab starts containers with systemd inside: root, on Debian. LAB=no leaves it out, LAB=yes insists on it.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || echo no)
 # Tests of crashes need these, as command:package.
-CRASH_TOOLS = for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do \
-	command -v $${tool%:*} >/dev/null || apt-get install --yes -qq $${tool\#*:}; done
+CRASH_TOOLS = missing=; [ "$(LAB)" != yes ] || \
+	for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do \
+	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test lint types unit unit-2.21 sanity sanity-2.21 integration test-crash molecule bench wheel galaxy clean
+.PHONY: help demo test checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash integration molecule \
+	bench wheel galaxy clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,7 +29,18 @@ help: ## show this
 demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
 	@$(BIN)/evenkeel-demo
 
-test: lint types wheel sanity sanity-2.21 unit-2.21 integration molecule unit ## everything; says what it leaves out
+# On hosts most of the time is spent waiting; what needs none runs beside it, and is shown after it.
+test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
+	@$(CRASH_TOOLS)
+	@echo "make checks runs beside make hosts; its output follows (.build/checks.log)"; \
+	nice $(MAKE) checks >.build/checks.log 2>&1 & checks=$$!; trap 'kill $$checks 2>/dev/null || true' EXIT; \
+	failed=; $(MAKE) hosts || failed="hosts"; \
+	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
+	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
+
+checks: lint types wheel sanity sanity-2.21 unit-2.21 unit crash
+
+hosts: integration molecule
 
 lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
 	$(BIN)/ruff check .
@@ -57,17 +71,19 @@ else
 	@echo "Left out: sanity on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
 endif
 
-integration: .venv/test.stamp $(COLLECTION) ## kills at every system call; the flows on real hosts in the lab
+integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
 ifeq ($(LAB),yes)
-	@$(CRASH_TOOLS)
 	$(BIN)/python tests/lab/lab.py build
-	$(CLEAN_ENV) $(BIN)/python -m pytest $(wildcard tests/crash tests/lab tests/integration)
+	$(CLEAN_ENV) $(BIN)/python -m pytest $(wildcard tests/lab tests/integration)
 else
 	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
-	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 endif
 
-test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every crash, fault and power cut, not a sample
+crash: .venv/test.stamp $(COLLECTION) ## kills, faults and power cuts at a sample of the system calls
+	@$(CRASH_TOOLS)
+	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
+
+test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them
 	@$(CRASH_TOOLS)
 	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
