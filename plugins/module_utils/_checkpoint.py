@@ -14,9 +14,10 @@ from . import _agent, _deadman
 from ._errors import EvenkeelError, UsageError
 from ._resources import registry
 from ._rollback import finish
+from ._store import retention as keeping
 from ._store.manifest import Manifest
 from ._store.objects import Hasher, Writer
-from ._store.store import Store, check_name, retention_of
+from ._store.store import Store, check_name
 
 
 def checkpoint(
@@ -34,7 +35,7 @@ def checkpoint(
     """
     declared = registry.check(resources)
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
-    last = retention_of(retention)
+    policy = keeping.check(retention)
     host = host or os.uname().nodename
     if confirm_within is not None and confirm_within < 1:
         raise UsageError(f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more")
@@ -43,7 +44,13 @@ def checkpoint(
         hasher = Hasher()
         root = Manifest.of("", host, name, registry.capture(declared, hasher, store.system, store.root), None)[0].root
         known = _known(store, name, root)
-        return _result(known, name, root, known is None or confirm_within is not None)
+        result = _result(known, name, root, known is None or confirm_within is not None)
+        if policy is not None:
+            made = store.plan_prune(name, policy, _needed(store, known), coming=known is None)
+            result["kept"] = made.kept
+            result["planned"] += [f"forget checkpoint {one[:12]}" for one in made.gone]
+            result["changed"] = result["changed"] or bool(made.gone)
+        return result
     with store.locked():
         said = finish(store)
         agent = ""
@@ -74,13 +81,19 @@ def checkpoint(
             change = _deadman.arm(store, manifest.id, name, confirm_within, agent)
             result.update(changed=True, generation=change.generation, armed=change.shown())
             result["done"].append(f"armed generation {change.generation}: rolled back unless confirmed in time")
-        if last is not None:
-            protect = {manifest.id} | {change.checkpoint for change in [_deadman.armed(store)] if change}
-            gone = store.prune(name, last, protect)
-            result["done"] += [f"forgot checkpoint {one[:12]}" for one in gone]
-            result["changed"] = result["changed"] or bool(gone)
+        if policy is not None:
+            made = store.prune(name, policy, _needed(store, manifest))
+            result["kept"] = made.kept
+            result["done"] += [f"forgot checkpoint {one[:12]}" for one in made.gone]
+            result["changed"] = result["changed"] or bool(made.gone)
         result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+
+def _needed(store: Store, manifest: Manifest | None) -> set[str]:
+    """Ids that no retention may drop: the checkpoint just taken, and that of the change under way."""
+    change = _deadman.armed(store)
+    return {one.id for one in [manifest] if one} | {one.checkpoint for one in [change] if one}
 
 
 def _known(store: Store, name: str, root: str) -> Manifest | None:
@@ -99,6 +112,7 @@ def _result(manifest: Manifest | None, name: str, root: str, changed: bool) -> d
         "generation": None,
         "armed": None,
         "stats": {},
+        "kept": {},
         "planned": [f"checkpoint {name}"] if changed else [],
         "done": [],
         "proved": [],

@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 
 from ._errors import Damaged, UsageError
 from ._rollback import finish
+from ._store import retention as keeping
 from ._store.durable import ensure_dir
 from ._store.manifest import Manifest
 from ._store.objects import Writer
-from ._store.store import Store, objects_of, retention_of
+from ._store.store import Store, objects_of
 
 _MAGIC = b"evenkeel-pack 1\n"
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
@@ -79,14 +80,14 @@ def receive(
     store: Store, host: str, checkpoint: str, path: str, retention: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10)."""
-    last = retention_of(retention)
+    policy = keeping.check(retention)
     with store.locked():
         ensure_dir(store.join("replicas"))
     target = replica(store, host)
     with target.locked():
         result = _take(target, checkpoint, path)
-        if last is not None:
-            target.prune(target.manifest(checkpoint).name, last, {checkpoint})
+        if policy is not None:
+            target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
     return result
 
 

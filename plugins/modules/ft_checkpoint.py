@@ -38,7 +38,13 @@ options:
     type: str
   retention:
     description:
-      - "Which checkpoints to keep, V({last: N}). By default all are kept."
+      - "Which checkpoints of the name to keep, and which of those that rollbacks leave (C(undo)), for example
+        V({last: 10}) or V({within: 2d, daily: 7, weekly: 4, monthly: 12}). By default all are kept."
+      - C(last) keeps as many of the newest; C(hourly), C(daily), C(weekly), C(monthly) and C(yearly) the newest of as
+        many hours, days (UTC), weeks (ISO 8601), months and years that have one; C(within) all up to an age. What any
+        of the rules keeps stays.
+      - Nothing is deleted, and the module fails, when a checkpoint of the store cannot be read, because what it needs
+        could not be told from garbage.
     type: dict
   host:
     description:
@@ -99,6 +105,11 @@ stats:
   description: Counts of C(paths), C(new_objects) and C(new_bytes), and the C(seconds) it took.
   returned: success
   type: dict
+kept:
+  description: With O(retention), for each checkpoint that it keeps the rules that do.
+  returned: success
+  type: dict
+  sample: {"3fc9b689459d738f8c88a3a48aa9e33542016b7a4052e001aaa536fca74813cb": ["last", "daily 2026-11-25"]}
 planned:
   description: What was to be done, in order.
   returned: always

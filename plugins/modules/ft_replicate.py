@@ -50,7 +50,8 @@ options:
     type: str
   retention:
     description:
-      - "Which copies of this host each peer keeps, V({last: N}). By default all are kept."
+      - "Which copies of this host each peer keeps, for example V({last: 10}), with the rules of
+        O(evenkeel.fault_tolerance.ft_checkpoint#module:retention). By default all are kept."
     type: dict
   timeout:
     description:

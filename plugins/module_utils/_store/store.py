@@ -27,10 +27,10 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from .._errors import Busy, Damaged, NotFound, UsageError
+from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
+from . import retention
 from .durable import ensure_dir, fsync_dir, write_file
 from .manifest import Manifest, Section
 from .objects import Hasher, Objects, Writer
@@ -53,6 +53,15 @@ class Checkpoint:
     created: str
     host: str
     resources: list[str]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What retention makes of the checkpoints: id -> why it stays, ids that go, contents that those which stay need."""
+
+    kept: dict[str, list[str]]
+    gone: list[str]
+    needed: set[str]
 
 
 class Store:
@@ -201,16 +210,16 @@ class Store:
         """Make a checkpoint of the sections visible under ``name``: objects, manifest, ref, in this order (I1)."""
         check_name(name)
         newest = self.checkpoints()
-        created = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        if newest:
-            # The order of checkpoints is the order of taking them, whatever happened to the clock.
-            last = datetime.datetime.fromisoformat(newest[-1].created.replace("Z", "+00:00"))
-            created = max(created, last + datetime.timedelta(microseconds=1))
-        text = created.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        text = self._next_time(newest).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         manifest, data = Manifest.of(text, host, name, sections, newest[-1].id if newest else None)
         writer.publish()
         self.add_manifest(data, manifest)
         return manifest
+
+    def _next_time(self, taken: list[Checkpoint]) -> datetime.datetime:
+        """Now; but the order of checkpoints is the order of taking them, whatever happened to the clock."""
+        now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
+        return max(now, time_of(taken[-1].created) + datetime.timedelta(microseconds=1)) if taken else now
 
     def add_manifest(self, data: bytes, manifest: Manifest) -> None:
         """Keep a manifest whose objects are durable, and let its name mean it."""
@@ -230,27 +239,52 @@ class Store:
             os.unlink(path)
             fsync_dir(os.path.dirname(path))
 
-    def prune(self, name: str, last: int, protect: set[str]) -> list[str]:
-        """Forget all but the newest ``last`` checkpoints of a name (and as many undos); the ids that went.
+    def plan_prune(self, name: str, policy: retention.Policy, protect: set[str], coming: bool = False) -> Pruning:
+        """What the policy keeps of a name and of the undos. Those of other names and those in ``protect`` stay.
 
-        Those of other names and those in ``protect`` stay. Refuses (Damaged) when any manifest cannot be read: what
-        it names could not be told from garbage.
+        ``coming``: reckon with a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest
+        cannot be read, because what it names could not be told from garbage; Refused when the newest one would go.
         """
         refs = self.refs()
-        manifests = {one: self.manifest(one) for ids in refs.values() for one in ids}
-        kept = {one: ids[-last:] if one in (name, UNDO) else ids for one, ids in refs.items()}
-        keep = {checkpoint for ids in kept.values() for checkpoint in ids} | protect
+        try:
+            manifests = {one: self.manifest(one) for ids in [*refs.values(), sorted(protect)] for one in ids}
+        except Damaged as error:
+            raise Damaged(
+                f"nothing was pruned: {error.message}. Recover that checkpoint from a replica (ft_recover), or give it "
+                f"up by taking its line out of the file that names it in {self.join('refs')}"
+            ) from error
+        now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
+        keep = set(manifests) - {one for pruned in (name, UNDO) for one in refs.get(pruned, [])} | protect
+        kept: dict[str, list[str]] = {one: ["needed now"] for one in sorted(protect)}
+        for pruned in (name, UNDO):
+            taken = [(one, time_of(manifests[one].created)) for one in refs.get(pruned, [])]
+            if coming and pruned == name:
+                taken.append(("", self._next_time(self.checkpoints())))
+            rules = retention.keep(taken, policy, now)
+            newest = max(taken, key=lambda one: (one[1], one[0]))[0] if taken else ""
+            if pruned == name and newest not in keep | set(rules):
+                raise Refused(
+                    f"nothing was pruned: the retention would drop {newest[:12]}, the last good checkpoint of {name}; "
+                    f"take a new one first, or add a rule that keeps the newest, such as last: 1"
+                )
+            kept.update(rules)
+        keep |= set(kept)
         gone = sorted(set(manifests) - keep)
-        if not gone:
-            return []
-        for one, ids in refs.items():
-            if any(checkpoint in gone for checkpoint in ids):
-                self._write_ref(one, [checkpoint for checkpoint in ids if checkpoint in keep])
-        for checkpoint in gone:
-            os.unlink(self.join("manifests", checkpoint))
-        fsync_dir(self.join("manifests"))
-        self._sweep({sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
-        return gone
+        kept.pop("", None)
+        return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
+
+    def prune(self, name: str, policy: retention.Policy, protect: set[str]) -> Pruning:
+        """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises."""
+        made = self.plan_prune(name, policy, protect)
+        if made.gone:
+            for one, ids in self.refs().items():
+                if any(checkpoint in made.gone for checkpoint in ids):
+                    self._write_ref(one, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
+            for checkpoint in made.gone:
+                os.unlink(self.join("manifests", checkpoint))
+            fsync_dir(self.join("manifests"))
+            self._sweep(made.needed)
+        return made
 
     def _sweep(self, needed: set[str]) -> None:
         """Remove packs and objects of which nothing is needed. A pack with one needed content stays whole."""
@@ -283,13 +317,9 @@ class Store:
         return wrong
 
 
-def retention_of(declared: dict[str, Any] | None) -> int | None:
-    """How many checkpoints of a name to keep; None for all. UsageError for what is not ``{last: N}``."""
-    if not declared:
-        return None
-    if set(declared) != {"last"} or not str(declared["last"]).isdigit() or int(declared["last"]) < 1:
-        raise UsageError(f"retention: {declared!r}; write {{last: N}} with N of 1 or more")
-    return int(declared["last"])
+def time_of(created: str) -> datetime.datetime:
+    """The time that a manifest names, aware, in UTC."""
+    return datetime.datetime.fromisoformat(created.replace("Z", "+00:00"))
 
 
 def objects_of(manifest: Manifest) -> set[str]:

@@ -271,7 +271,7 @@ def test_retention_keeps_the_newest_and_what_they_need(store: Store, tree: Path)
     assert sum(len(names) for _f, _d, names in os.walk(store.join("objects"))) == 2 + 2
     for one in (other, *ids[-2:]):
         assert store.verify(store.manifest(one)) == {}
-    with pytest.raises(UsageError, match="last: N"):
+    with pytest.raises(UsageError, match="unknown rule 'keep'"):
         checkpoint(store, "before", protect(tree), retention={"keep": 2})
 
 

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which checkpoints to keep: the newest ones, the recent ones, and the newest of each hour, day, week, month, year.
+
+The rules are those of ``restic forget`` and ``borg prune``: each rule on its own, newest first, and what one of them
+keeps stays. Periods without a checkpoint do not count. While a rule has not found as many periods as it asks for, it
+keeps the oldest checkpoint too, so that a history grows to its length. Periods are of UTC, weeks those of ISO 8601.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._duration import seconds
+from .._errors import UsageError
+
+# What is one period, as strftime writes it. For ``last`` each checkpoint is one.
+PERIODS = {
+    "last": "",
+    "hourly": "%Y-%m-%dT%H",
+    "daily": "%Y-%m-%d",
+    "weekly": "%G-W%V",
+    "monthly": "%Y-%m",
+    "yearly": "%Y",
+}
+EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How many periods each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all are kept."""
+
+    counts: dict[str, int]
+    within: float | None = None
+
+
+def check(declared: dict[str, Any] | None) -> Policy | None:
+    """The policy that is declared; None, for keep all, when nothing is. Raises UsageError naming what is wrong."""
+    if not declared:
+        return None
+    counts: dict[str, int] = {}
+    within = None
+    for key, value in declared.items():
+        if key == "within":
+            within = seconds(value, "retention: within")
+        elif key not in PERIODS:
+            raise UsageError(f"retention: unknown rule {key!r}; there are {', '.join([*PERIODS, 'within'])}, {EXAMPLE}")
+        elif isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
+            raise UsageError(f"retention: {key}: {value!r} must be a number of 1 or more, {EXAMPLE}")
+        else:
+            counts[key] = int(value)
+    return Policy(counts, within)
+
+
+def keep(
+    taken: Sequence[tuple[str, datetime.datetime]], policy: Policy, now: datetime.datetime
+) -> dict[str, list[str]]:
+    """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; what is not named may go."""
+    ordered = sorted(taken, key=lambda one: (one[1], one[0]), reverse=True)
+    kept: dict[str, list[str]] = {}
+    for rule, count in policy.counts.items():
+        left, before = count, None
+        for number, (checkpoint, created) in enumerate(ordered, 1):
+            utc = created.astimezone(datetime.timezone.utc)
+            period = utc.strftime(PERIODS[rule]) if PERIODS[rule] else checkpoint
+            if left and (period != before or number == len(ordered)):
+                left, before = left - 1, period
+                kept.setdefault(checkpoint, []).append(f"{rule} {period}" if PERIODS[rule] else rule)
+    if policy.within is not None:
+        for checkpoint, created in ordered:
+            if (now - created).total_seconds() <= policy.within:
+                kept.setdefault(checkpoint, []).append("within")
+    return kept

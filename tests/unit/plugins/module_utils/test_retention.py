@@ -1,0 +1,209 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What retention keeps, judged by a second, slower reckoning, and what pruning refuses."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+UTC = datetime.UTC
+NOW = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+HOUR = 3600.0
+
+
+def policy(**declared: Any) -> retention.Policy:
+    made = retention.check(declared)
+    assert made is not None
+    return made
+
+
+def kept(hours_ago: list[float], **declared: Any) -> dict[float, list[str]]:
+    """Age in hours -> why, of checkpoints with these ages."""
+    taken = [(str(hours), NOW - datetime.timedelta(hours=hours)) for hours in hours_ago]
+    return {float(one): why for one, why in retention.keep(taken, policy(**declared), NOW).items()}
+
+
+def period(rule: str, moment: datetime.datetime) -> tuple[int, ...]:
+    """The period by calendar arithmetic, where the code formats text."""
+    if rule == "weekly":
+        return tuple(moment.isocalendar())[:2]
+    fields = {"yearly": 1, "monthly": 2, "daily": 3, "hourly": 4, "last": 7}[rule]
+    at = (moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond)
+    return at[:fields]
+
+
+moments = st.datetimes(datetime.datetime(2019, 1, 1), datetime.datetime(2026, 11, 25), timezones=st.just(UTC))
+counts = st.dictionaries(st.sampled_from(sorted(retention.PERIODS)), st.integers(1, 12), min_size=1)
+
+
+@given(st.lists(moments, unique=True, max_size=40), counts)
+@settings(max_examples=300, deadline=None)
+def test_each_rule_keeps_the_newest_of_its_newest_periods_and_no_more(
+    taken: list[datetime.datetime], rules: dict[str, int]
+) -> None:
+    found = retention.keep([(moment.isoformat(), moment) for moment in taken], policy(**rules), NOW)
+    for rule, count in rules.items():
+        newest: dict[tuple[int, ...], datetime.datetime] = {}
+        for moment in sorted(taken):
+            newest[period(rule, moment)] = moment
+        expected = set(sorted(newest.values())[-count:])
+        if taken and len(newest) < count:
+            expected.add(min(taken))  # until the rule has its fill, the history keeps its beginning
+        assert {one for one, why in found.items() if rule in {word.split(" ")[0] for word in why}} == {
+            moment.isoformat() for moment in expected
+        }
+    assert all(found.values())
+    if taken:
+        assert max(taken).isoformat() in found
+
+
+def test_grandfather_father_son() -> None:
+    found = kept([hour + 0.5 for hour in range(24 * 800)], last=2, daily=3, weekly=2, monthly=2, yearly=3)
+    assert found == {
+        0.5: ["last", "daily 2026-11-25", "weekly 2026-W48", "monthly 2026-11", "yearly 2026"],
+        1.5: ["last"],
+        12.5: ["daily 2026-11-24"],
+        36.5: ["daily 2026-11-23"],
+        60.5: ["weekly 2026-W47"],  # Sunday the 22nd, 23:30
+        24 * 24 + 12.5: ["monthly 2026-10"],
+        24 * 328 + 12.5: ["yearly 2025"],
+        24 * (328 + 365) + 12.5: ["yearly 2024"],
+    }
+
+
+def test_within_keeps_all_up_to_an_age_and_adds_to_the_rules() -> None:
+    assert set(kept([0, 10, 24, 25, 100, 200], within="1d")) == {0, 10, 24}
+    assert set(kept([0, 10, 24, 25, 100, 200], within="1d", yearly=1)) == {0, 10, 24}
+    assert set(kept([30, 100], within="1d", last=1)) == {30}
+    assert kept([30, 100], within="1d") == {}
+
+
+def test_periods_are_those_of_utc_whatever_the_zone() -> None:
+    east = datetime.timezone(datetime.timedelta(hours=9))
+    taken = [
+        ("late", datetime.datetime(2026, 11, 24, 23, 0, tzinfo=UTC)),
+        ("early", datetime.datetime(2026, 11, 25, 1, 0, tzinfo=east)),
+        ("before", datetime.datetime(2026, 11, 23, 23, 0, tzinfo=UTC)),
+    ]
+    assert set(retention.keep(taken, policy(daily=2), NOW)) == {"late", "before"}
+
+
+def test_a_week_over_new_year_is_one() -> None:
+    days = [datetime.datetime(2024, 12, 31, tzinfo=UTC), datetime.datetime(2025, 1, 2, tzinfo=UTC)]
+    before = datetime.datetime(2024, 12, 27, tzinfo=UTC)
+    found = retention.keep([(str(day.date()), day) for day in [before, *days]], policy(weekly=2), NOW)
+    assert found == {"2025-01-02": ["weekly 2025-W01"], "2024-12-27": ["weekly 2024-W52"]}
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{"last": 0}, {"last": -1}, {"last": True}, {"daily": "many"}, {"keep": 2}, {"within": "soon"}, {"last": None}],
+)
+def test_what_is_no_rule_is_refused(declared: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="retention"):
+        retention.check(declared)
+    assert retention.check({}) is None and retention.check(None) is None
+
+
+# -- what pruning makes of it
+
+
+class Clock:
+    """Each call is a tick later; ``at`` in seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.at = NOW.timestamp()
+
+    def __call__(self) -> float:
+        self.at += 0.001
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(store: Store, clock: Clock) -> Store:
+    return Store(store.root, replace(store.system, now=clock))
+
+
+def series(store: Store, tree: Path, clock: Clock, count: int, every: float) -> list[str]:
+    ids = []
+    for number in range(count):
+        (tree / "a").write_text(f"number {number}")
+        ids.append(checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])["id"])
+        clock.at += every
+    return ids
+
+
+def files(store: Store) -> Iterator[str]:
+    for folder, _folders, names in os.walk(store.root):
+        yield from (os.path.join(folder, name) for name in names if name != "lock")
+
+
+def test_check_mode_foretells_what_is_forgotten(timed: Store, tree: Path, clock: Clock) -> None:
+    ids = series(timed, tree, clock, 5, 24 * HOUR)
+    (tree / "a").write_text("newest")
+    resources = [{"files": {"paths": [str(tree)]}}]
+    before = sorted(files(timed))
+    foretold = checkpoint(timed, "before", resources, retention={"daily": 3}, check_mode=True)
+    assert sorted(files(timed)) == before
+    assert foretold["planned"] == ["checkpoint before", *sorted(f"forget checkpoint {one[:12]}" for one in ids[:3])]
+    done = checkpoint(timed, "before", resources, retention={"daily": 3})
+    assert [one for one in done["done"] if one.startswith("forgot")] == [
+        one.replace("forget", "forgot") for one in foretold["planned"][1:]
+    ]
+    assert done["kept"] == {**foretold["kept"], done["id"]: ["daily 2026-11-30"]}
+    assert [one.id for one in timed.checkpoints()] == [*ids[-2:], done["id"]]
+
+
+def test_the_last_good_checkpoint_is_never_dropped(timed: Store, tree: Path, clock: Clock) -> None:
+    series(timed, tree, clock, 2, 100 * 24 * HOUR)
+    before = sorted(files(timed))
+    with pytest.raises(Refused, match="last good checkpoint of before"):
+        timed.prune("before", policy(within="1d"), set())
+    assert sorted(files(timed)) == before
+    unchanged = checkpoint(timed, "before", [{"files": {"paths": [str(tree)]}}], retention={"within": "1d"})
+    assert list(unchanged["kept"]) == [unchanged["id"]] == [one.id for one in timed.checkpoints()]
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
+@pytest.mark.parametrize("which", [0, 2])
+def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
+    timed: Store, tree: Path, clock: Clock, harm: str, which: int
+) -> None:
+    ids = series(timed, tree, clock, 3, HOUR)
+    checkpoint(timed, "other", [{"files": {"paths": [str(tree / "sub")]}}])
+    path = Path(timed.join("manifests", ids[which]))
+    if harm == "missing":
+        path.unlink()
+    elif harm == "damaged":
+        os.chmod(path, 0o600)
+        path.write_bytes(path.read_bytes().replace(b"number", b"numbed", 1) + b" ")
+    else:
+        ref = Path(timed.join("refs", "before"))
+        ref.write_text(ref.read_text().replace(ids[which], ids[which][:-1] + "G"))
+    before = sorted(files(timed))
+    for name in ("before", "other"):
+        with pytest.raises(Damaged, match="nothing was pruned: .*ft_recover"):
+            timed.prune(name, policy(last=1), set())
+        with pytest.raises(Damaged, match="nothing was pruned"):
+            timed.plan_prune(name, policy(last=1), set())
+    assert sorted(files(timed)) == before
