@@ -196,7 +196,7 @@ def _verify(store: Store, made: Plan) -> None:
 
 
 def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tuple[list[str], list[str]]:
-    """(what holds, what does not) of the sections, measured now. At early boot services are still to come."""
+    """(what holds, what does not) of the sections, measured now. At early boot only files: the rest is to come."""
     proved, left = [], []
     for section in sections:
         spec, own = tree_spec(section), own_lines(section)
@@ -207,7 +207,7 @@ def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tupl
             left += [f"{step.target}: {step.why or step.action}" for step in wrong]
             if not wrong:
                 proved.append(f"{len(then)} paths are as recorded")
-        if own and not (boot and section.kind == "services"):
+        if own and not (boot and section.kind in LATE):
             differences = KINDS[section.kind].verify(own, store.system)
             left += differences
             if not differences:

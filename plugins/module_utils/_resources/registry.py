@@ -15,13 +15,13 @@ from typing import Any
 from .._errors import UsageError
 from .._store.manifest import Section
 from .._system import System
-from . import files, services
+from . import files, services, sysctl
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
 # them; what stands after may need them.
 EARLY: dict[str, Kind] = {}
-LATE: dict[str, Kind] = {"services": services.KIND}
+LATE: dict[str, Kind] = {"sysctl": sysctl.KIND, "services": services.KIND}
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
 

@@ -1,0 +1,158 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource sysctl: names are checked, values come back, in a tree of files and in a kernel's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    RestoreFailed,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+NAMES = ["vm.swappiness", "net/ipv4/conf/eth0.5/forwarding", "kernel.core_pattern"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "sys"
+    for name, value in (
+        ("vm/swappiness", b"60\n"),
+        ("net/ipv4/conf/eth0.5/forwarding", b"0\n"),
+        ("kernel/core_pattern", b"|/usr/bin/dump \xff\tsha256=x\n"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(value)
+    return root
+
+
+@pytest.fixture
+def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    """The kind on the tree ``root``, also as the registry knows it."""
+    kind = sysctl.kind(str(root))
+    monkeypatch.setitem(registry.LATE, "sysctl", kind)
+    monkeypatch.setitem(registry.KINDS, "sysctl", kind)
+    return kind
+
+
+def lines_of(kind: Kind, store: Store, *names: str) -> list[str]:
+    return kind.capture(kind.check({"names": list(names)}), Hasher(), store.system)
+
+
+def test_dots_and_slashes_name_the_same_key(values: Kind) -> None:
+    assert values.check({"names": ["net.ipv4.conf.eth0/5.forwarding"]}) == values.check({"names": [NAMES[1]]})
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({}, "names must be a list"),
+        ({"names": ["vm.swappiness"], "values": {}}, "unknown key 'values'"),
+        ({"names": ["vm.swapiness"]}, "this kernel has no vm/swapiness"),
+        ({"names": ["vm"]}, "'vm' is no key"),
+        ({"names": ["net.ipv4"]}, "net/ipv4 is a group of keys"),
+        ({"names": ["vm/../../secret"]}, "is no key"),
+        ({"names": ["/etc/passwd"]}, "is no key"),
+        ({"names": ["vm..swappiness"]}, "is no key"),
+    ],
+)
+def test_a_bad_declaration_is_named(values: Kind, spec: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        values.check(spec)
+
+
+def test_what_could_not_be_put_back_is_refused(values: Kind, root: Path) -> None:
+    (root / "vm" / "swappiness").chmod(0o444)
+    with pytest.raises(UsageError, match="vm/swappiness is read-only here"):
+        values.check({"names": ["vm.swappiness"]})
+
+
+def test_values_come_back_exactly(store: Store, values: Kind, root: Path) -> None:
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    taken = checkpoint(store, "before", [{"sysctl": {"names": NAMES}}])
+    assert checkpoint(store, "before", [{"sysctl": {"names": NAMES}}])["id"] == taken["id"]
+    assert store.verify(store.manifest(taken["id"])) == {}
+    (root / "vm" / "swappiness").write_text("10\n")
+    (root / "kernel" / "core_pattern").write_text("core\n")
+    predicted = rollback(store, "before", check_mode=True)["planned"]
+    result = rollback(store, "before")
+    assert {path: path.read_bytes() for path in before} == before
+    assert result["done"] == predicted and [one["target"] for one in predicted] == [
+        "kernel/core_pattern",
+        "vm/swappiness",
+    ]
+    assert "dump" not in str(result)
+    rollback(store, "undo")
+    assert (root / "vm" / "swappiness").read_text() == "10\n"
+    assert (root / "kernel" / "core_pattern").read_text() == "core\n"
+
+
+def test_a_key_that_is_gone_is_left_and_the_others_are_set(store: Store, values: Kind, root: Path) -> None:
+    checkpoint(store, "before", [{"sysctl": {"names": NAMES}}])
+    (root / "vm" / "swappiness").write_text("10\n")
+    (root / NAMES[1]).unlink()
+    (root / NAMES[1]).parent.rmdir()
+    with pytest.raises(RestoreFailed, match="net/ipv4/conf/eth0.5/forwarding: No such file") as failed:
+        rollback(store, "before")
+    assert (root / "vm" / "swappiness").read_text() == "60\n"
+    assert [one["target"] for one in failed.value.result["done"]] == ["vm/swappiness"]
+
+
+def test_at_boot_a_key_may_be_still_to_come(store: Store, values: Kind, root: Path) -> None:
+    lines = lines_of(values, store, *NAMES)
+    (root / NAMES[1]).unlink()
+    assert values.plan(lines, Restore(store.system, store.objects, boot=True)) == []
+    assert [step.why for step in values.plan(lines, Restore(store.system, store.objects))] == ["is not there"]
+
+
+@pytest.mark.parametrize("line", ["value ../../etc/passwd =x", "value vm =1", "value vm/swappiness 1", "value x"])
+def test_a_doctored_line_is_refused(store: Store, values: Kind, line: str) -> None:
+    with pytest.raises(Damaged, match="refused"):
+        values.plan([line], Restore(store.system, store.objects))
+
+
+# Writing ip_forward changes redirects behind our back: in a network of its own, with the kernel's own values.
+_REAL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+names = ["net.ipv4.ip_forward", "net.ipv4.conf.all.accept_redirects", "net.ipv4.ip_local_port_range"]
+def values(): return [open("/proc/sys/" + name.replace(".", "/")).read() for name in names]
+def write(name, value): open("/proc/sys/" + name.replace(".", "/"), "w").write(value)
+write(names[0], "1"); write(names[1], "1")
+before = values()
+store = Store(sys.argv[2], System(has_systemd=lambda: False))
+checkpoint(store, "before", [{"sysctl": {"names": names}}])
+write(names[0], "0"); write(names[1], "1"); write(names[2], "2000 3000")
+changed = values()
+result = rollback(store, "before")
+assert values() == before != changed, (before, changed, values())
+print(result["proved"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_values_of_a_real_kernel_come_back(tmp_path: Path) -> None:
+    base = next(path for path in sys.path if os.path.isdir(os.path.join(path, "ansible_collections", "evenkeel")))
+    argv = ["unshare", "--net", sys.executable, "-c", _REAL, base, str(tmp_path / "store")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 sysctl are as recorded" in done.stdout
