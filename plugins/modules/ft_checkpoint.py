@@ -45,6 +45,8 @@ options:
       - C(last) keeps as many of the newest; C(hourly), C(daily), C(weekly), C(monthly) and C(yearly) the newest of as
         many hours, days (UTC), weeks (ISO 8601), months and years that have one; C(within) all up to an age. What any
         of the rules keeps stays.
+      - What nothing needs any more lies in the trash of the store for the time C(grace), V(1d) by default, and is
+        deleted by a later run with O(retention); a checkpoint that needs it before that takes it back.
       - Nothing is deleted, and the module fails, when a checkpoint of the store cannot be read, because what it needs
         could not be told from garbage.
     type: dict

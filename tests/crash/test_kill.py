@@ -37,7 +37,8 @@ store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
     if sys.argv[2] in ("checkpoint", "prune"):
         last = 1 if sys.argv[2] == "prune" else 2
-        checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention={{"last": last}})
+        retention = {{"last": last, "grace": 0}}
+        checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention=retention)
     elif sys.argv[2] == "rollback":
         rollback(store, sys.argv[5])
     else:
@@ -211,6 +212,17 @@ def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(wor
 
 
 def test_kill_at_every_syscall_of_pruning_keeps_what_is_named(work: Path, tmp_path: Path) -> None:
+    # What it throws away, what it takes back from the trash, what it deletes there: a bit of each.
+    live = (work / "live").rename(work / "aside")
+    for what in ("checkpoint", "prune"):
+        (work / "live").mkdir(exist_ok=True)
+        (work / "live" / "alone").write_text(what)
+        run(what, work)
+    shutil.rmtree(work / "live")
+    live.rename(work / "live")
+    (work / "live" / "link").symlink_to("file")
+    (work / "live" / "file").write_text("as recorded")
+    assert len(list((work / "store" / "trash" / "packs").iterdir())) == 4
     saved = tmp_path / "saved"
     fresh(work, saved)
     found = calls("prune", work)

@@ -17,7 +17,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_EXCHANGE = 2
@@ -102,6 +102,17 @@ def sync_paths(paths: Iterable[str]) -> None:
                     syncfs(fd)
         finally:
             os.close(fd)
+
+
+def move_all(moves: Sequence[tuple[str, str]]) -> None:
+    """Rename each (from, to) within a file system, making the folders it goes to; durable when this returns."""
+    folders: set[str] = set()
+    for source, target in moves:
+        if os.path.dirname(target) not in folders:
+            ensure_dir(os.path.dirname(target))
+        os.rename(source, target)
+        folders |= {os.path.dirname(source), os.path.dirname(target)}
+    sync_paths(sorted(folders))
 
 
 def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:

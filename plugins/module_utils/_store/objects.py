@@ -8,17 +8,21 @@ A pack is written once under a temporary name and never changed after its rename
 for each content, a line ``<sha256> <size>``, the bytes, a newline. Its name is its own SHA-256, so that sha256sum
 alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack> <SHA-256 of
 the lines before>``) only saves reading the pack, which is read itself when its index is missing or not whole.
+
+What nothing names any more lies in ``trash`` for a while, below the same names. It is found there as in its place, so
+that who reads on without the lock, or needs it again, does not miss it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from .._errors import Damaged
-from .durable import clone, ensure_dir, fsync_dir, sync_paths, write_all
+from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
 
 SMALL = 64 * 1024
 PACK_LIMIT = 32 * 1024 * 1024
@@ -33,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Objects:
-    """The contents below ``root`` (the folders ``packs``, ``objects``, ``tmp`` and ``quarantine``)."""
+    """The contents below ``root`` (the folders ``packs``, ``objects``, ``tmp``, ``trash`` and ``quarantine``)."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -46,21 +50,38 @@ class Objects:
     def pack_path(self, name: str) -> str:
         return os.path.join(self.root, "packs", name + ".pack")
 
+    def in_trash(self, path: str) -> str:
+        """Where a file of the store lies once nothing names it."""
+        return os.path.join(self.root, "trash", os.path.relpath(path, self.root))
+
+    def _either(self, path: str) -> str:
+        """The file in its place, or else the one in the trash."""
+        trashed = self.in_trash(path)
+        return trashed if os.path.exists(trashed) and not os.path.exists(path) else path
+
     def index(self) -> dict[str, Place]:
         """sha256 -> place, of all that is in packs."""
         if self._index is None:
-            self._index = {}
             folder = os.path.join(self.root, "packs")
-            for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-                if entry.endswith(".pack"):
-                    self._index.update(self._index_of(entry[: -len(".pack")]))
+            found: dict[str, dict[str, Place]] = {folder: {}, self.in_trash(folder): {}}
+            # Without the lock: what is moved either way while we look is still found.
+            seen = set()
+            for where in (folder, self.in_trash(folder), folder):
+                for entry in sorted(os.listdir(where)) if os.path.isdir(where) else []:
+                    if entry.endswith(".pack") and entry not in seen:
+                        with suppress(FileNotFoundError):
+                            found[where].update(self._index_of(os.path.join(where, entry)))
+                            seen.add(entry)
+            self._index = {**found[self.in_trash(folder)], **found[folder]}
         return self._index
 
-    def _index_of(self, pack: str) -> dict[str, Place]:
+    def _index_of(self, path: str) -> dict[str, Place]:
+        """What is in the pack at ``path``."""
         places: dict[str, Place] = {}
-        size = os.path.getsize(self.pack_path(pack))
+        pack = os.path.basename(path)[: -len(".pack")]
+        size = os.path.getsize(path)
         try:
-            with open(os.path.join(self.root, "packs", pack + ".idx"), "rb") as stream:
+            with open(_index_path(path), "rb") as stream:
                 body, _end, last = stream.read().rpartition(b"end ")
         except OSError:
             body, last = b"", b""
@@ -70,14 +91,14 @@ class Objects:
                 sha, offset, length = line.split()
                 places[sha.decode("ascii")] = Place(pack, int(offset), int(length))
             return places
-        return dict(_scan_pack(self.pack_path(pack), pack))
+        return dict(_scan_pack(path, pack))
 
     def write_index(self, pack: str, lines: list[bytes]) -> None:
-        """Not synced: without its index, or with a torn one, the pack itself is read."""
-        path = os.path.join(self.root, "packs", pack + ".idx")
+        """Not synced: without its index, or with a torn one, the pack itself is read. ``pack`` is its path."""
+        path = _index_path(pack)
         with open(path + ".tmp", "wb") as stream:
             body = b"".join(lines)
-            stream.write(body + _index_end(body, os.path.getsize(self.pack_path(pack))))
+            stream.write(body + _index_end(body, os.path.getsize(pack)))
         os.chmod(path + ".tmp", 0o400)
         os.rename(path + ".tmp", path)
 
@@ -85,13 +106,12 @@ class Objects:
         """Let a damaged content of a pack count as missing, so that it can be stored again."""
         place = self.index().pop(sha, None)
         if place:
-            rest = [(one, at) for one, at in self._index_of(place.pack).items() if one != sha]
-            self.write_index(
-                place.pack, [b"%s %d %d\n" % (one.encode("ascii"), at.offset, at.size) for one, at in rest]
-            )
+            pack = self._either(self.pack_path(place.pack))
+            rest = [(one, at) for one, at in self._index_of(pack).items() if one != sha]
+            self.write_index(pack, [b"%s %d %d\n" % (one.encode("ascii"), at.offset, at.size) for one, at in rest])
 
     def has(self, sha: str) -> bool:
-        return sha in self.index() or os.path.exists(self.path(sha))
+        return sha in self.index() or os.path.exists(self._either(self.path(sha)))
 
     def size(self, sha: str) -> int:
         """Bytes of the content; Damaged when it is not there."""
@@ -99,7 +119,7 @@ class Objects:
         if place:
             return place.size
         try:
-            return os.path.getsize(self.path(sha))
+            return os.path.getsize(self._either(self.path(sha)))
         except OSError as error:
             raise Damaged(f"object {sha} is missing from the store {self.root}") from error
 
@@ -108,12 +128,18 @@ class Objects:
         place = self.index().get(sha)
         try:
             if place:
-                stream = open(self.pack_path(place.pack), "rb")  # noqa: SIM115 - the caller closes it
+                stream = self._open(self.pack_path(place.pack))
                 stream.seek(place.offset)
                 return stream
-            return open(self.path(sha), "rb")
+            return self._open(self.path(sha))
         except OSError as error:
             raise Damaged(f"object {sha} is missing from the store {self.root}: {error.strerror}") from error
+
+    def _open(self, path: str) -> BinaryIO:
+        for one in (path, self.in_trash(path)):
+            with suppress(FileNotFoundError):
+                return open(one, "rb")
+        return open(path, "rb")  # Taken back while we looked, or missing.
 
     def read(self, sha: str) -> Iterator[bytes]:
         """The content in chunks. Raises Damaged at its end when it was not what its name says."""
@@ -144,9 +170,48 @@ class Objects:
         if sha in self.index():
             return None
         try:
-            return open(self.path(sha), "rb")
+            return self._open(self.path(sha))
         except OSError:
             return None
+
+    # -- under the lock
+
+    def throw_away(self, paths: Iterable[str], now: float) -> None:
+        """Move files of the store to the trash, each with the time; durable. Nothing may name them any more."""
+        moves = []
+        for path in paths:
+            os.utime(path, (now, now))
+            moves.append((path, self.in_trash(path)))
+        move_all(moves)
+        self._index = None
+
+    def take_back(self, needed: Iterable[str]) -> None:
+        """Move to their places, durably, those of the contents that lie in the trash: before a manifest names them."""
+        if not os.path.isdir(os.path.join(self.root, "trash")):
+            return
+        index = self.index()
+        paths = set()
+        for sha in needed:
+            if sha in index:
+                pack = self.pack_path(index[sha].pack)
+                paths |= {pack, _index_path(pack)}
+            else:
+                paths.add(self.path(sha))
+        found = [(self.in_trash(path), path) for path in sorted(paths) if not os.path.exists(path)]
+        move_all([(trashed, path) for trashed, path in found if os.path.exists(trashed)])
+
+    def empty_trash(self, before: float) -> None:
+        """Delete what was thrown away before that time."""
+        for folder, _folders, names in os.walk(os.path.join(self.root, "trash")):
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.lstat(path).st_mtime < before:
+                    os.unlink(path)
+        self._index = None
+
+
+def _index_path(pack: str) -> str:
+    return pack[: -len(".pack")] + ".idx"
 
 
 def _index_end(body: bytes, size: int) -> bytes:
@@ -277,7 +342,7 @@ class Writer:
             ensure_dir(os.path.dirname(path))
             os.chmod(temporary, 0o400)
             os.rename(temporary, path)
-            self._objects.write_index(name, lines)
+            self._objects.write_index(path, lines)
             folders.add(os.path.dirname(path))
         for sha, temporary in self._loose.items():
             path = self._objects.path(sha)

@@ -28,15 +28,20 @@ PERIODS = {
     "monthly": "%Y-%m",
     "yearly": "%Y",
 }
+GRACE = 86400.0  # seconds
 EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How many periods each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all are kept."""
+    """How many periods each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all are kept.
+
+    ``grace``: seconds for which what is forgotten lies in the trash before it is deleted.
+    """
 
     counts: dict[str, int]
     within: float | None = None
+    grace: float = GRACE
 
 
 def check(declared: dict[str, Any] | None) -> Policy | None:
@@ -44,17 +49,22 @@ def check(declared: dict[str, Any] | None) -> Policy | None:
     if not declared:
         return None
     counts: dict[str, int] = {}
-    within = None
+    within, grace = None, GRACE
     for key, value in declared.items():
         if key == "within":
             within = seconds(value, "retention: within")
+        elif key == "grace":
+            grace = seconds(value, "retention: grace")
         elif key not in PERIODS:
-            raise UsageError(f"retention: unknown rule {key!r}; there are {', '.join([*PERIODS, 'within'])}, {EXAMPLE}")
+            known = ", ".join([*PERIODS, "within", "grace"])
+            raise UsageError(f"retention: unknown rule {key!r}; there are {known}, {EXAMPLE}")
         elif isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
             raise UsageError(f"retention: {key}: {value!r} must be a number of 1 or more, {EXAMPLE}")
         else:
             counts[key] = int(value)
-    return Policy(counts, within)
+    if not counts and within is None:
+        raise UsageError(f"retention: grace alone keeps nothing; add a rule, {EXAMPLE}")
+    return Policy(counts, within, grace)
 
 
 def keep(

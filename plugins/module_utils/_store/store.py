@@ -12,6 +12,7 @@
     <root>/manifests/<id>    checkpoints
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files, and what makes visible
     <root>/journal/<n>/      an unfinished rollback
+    <root>/trash/            what nothing names any more, for a time of grace
     <root>/tmp, quarantine   leftovers to reclaim; objects found bad
 """
 
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
 from . import retention
-from .durable import ensure_dir, fsync_dir, write_file
+from .durable import ensure_dir, fsync_dir, move_all, write_file
 from .manifest import Manifest, Section
 from .objects import Hasher, Objects, Writer
 
@@ -223,6 +224,7 @@ class Store:
 
     def add_manifest(self, data: bytes, manifest: Manifest) -> None:
         """Keep a manifest whose objects are durable, and let its name mean it."""
+        self.objects.take_back(objects_of(manifest))
         try:
             self.manifest(manifest.id)
         except Damaged:
@@ -274,38 +276,39 @@ class Store:
         return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
 
     def prune(self, name: str, policy: retention.Policy, protect: set[str]) -> Pruning:
-        """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises."""
+        """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises.
+
+        What nothing names any more goes to the trash; what has lain there for the time of grace is deleted.
+        """
         made = self.plan_prune(name, policy, protect)
+        now = self.system.now()
+        self.objects.take_back(made.needed)
+        self.objects.empty_trash(now - policy.grace)
         if made.gone:
             for one, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(one, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
-            for checkpoint in made.gone:
-                os.unlink(self.join("manifests", checkpoint))
-            fsync_dir(self.join("manifests"))
-            self._sweep(made.needed)
+            self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in made.gone], now)
+            self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
-    def _sweep(self, needed: set[str]) -> None:
-        """Remove packs and objects of which nothing is needed. A pack with one needed content stays whole."""
+    def _unneeded(self, needed: set[str]) -> Iterator[str]:
+        """Files of packs and objects of which nothing is needed. A pack with one needed content stays whole."""
         packs = {self.objects.index()[sha].pack for sha in needed if sha in self.objects.index()}
         for entry in os.listdir(self.join("packs")):
             if entry.rpartition(".")[0] not in packs:
-                os.unlink(self.join("packs", entry))
+                yield self.join("packs", entry)
         for folder in os.listdir(self.join("objects")):
             for entry in os.listdir(self.join("objects", folder)):
                 if folder + entry not in needed:
-                    os.unlink(self.join("objects", folder, entry))
-        self.objects._index = None
+                    yield self.join("objects", folder, entry)
 
     def quarantine(self, sha: str) -> None:
         """Put a bad object aside, so that the same content can be stored again. A pack stays, for the audit."""
         self.objects.drop(sha)
-        path = self.objects.path(sha)
-        if os.path.exists(path):
-            ensure_dir(self.join("quarantine"))
-            os.rename(path, self.join("quarantine", sha))
-            fsync_dir(os.path.dirname(path))
+        for path in (self.objects.path(sha), self.objects.in_trash(self.objects.path(sha))):
+            if os.path.exists(path):
+                move_all([(path, self.join("quarantine", sha))])
 
     def verify(self, manifest: Manifest) -> dict[str, str]:
         """sha256 -> what is wrong, for every object of the checkpoint that is missing or damaged."""

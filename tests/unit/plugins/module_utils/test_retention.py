@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
@@ -112,7 +114,17 @@ def test_a_week_over_new_year_is_one() -> None:
 
 @pytest.mark.parametrize(
     "declared",
-    [{"last": 0}, {"last": -1}, {"last": True}, {"daily": "many"}, {"keep": 2}, {"within": "soon"}, {"last": None}],
+    [
+        {"grace": "1d"},
+        {"last": 1, "grace": -1},
+        {"last": 0},
+        {"last": -1},
+        {"last": True},
+        {"daily": "many"},
+        {"keep": 2},
+        {"within": "soon"},
+        {"last": None},
+    ],
 )
 def test_what_is_no_rule_is_refused(declared: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="retention"):
@@ -207,3 +219,114 @@ def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
         with pytest.raises(Damaged, match="nothing was pruned"):
             timed.plan_prune(name, policy(last=1), set())
     assert sorted(files(timed)) == before
+
+
+# -- the trash
+
+
+def contents(store: Store, *folder: str) -> set[str]:
+    return {name for _folder, _folders, names in os.walk(store.join(*folder)) for name in names}
+
+
+def protect(store: Store, tree: Path, content: str, **rules: Any) -> dict[str, Any]:
+    """A checkpoint of one small and one large content."""
+    (tree / "a").write_text(content)
+    (tree / "sub" / "large").write_text(content * 100_000)
+    return checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], retention=rules or None)
+
+
+def test_what_nothing_names_is_deleted_after_its_time_of_grace_and_not_before(
+    timed: Store, tree: Path, clock: Clock
+) -> None:
+    first = protect(timed, tree, "first", last=1, grace="2h")
+    large = contents(timed, "objects")
+    protect(timed, tree, "second", last=1, grace="2h")
+    held = contents(timed, "trash")
+    assert first["id"] in held and len(held & {one for one in held if len(one) == 62}) == 1
+    assert not contents(timed, "manifests") & held and not contents(timed, "objects") & held
+    clock.at += 1.9 * HOUR
+    protect(timed, tree, "third", last=1, grace="2h")
+    assert held < contents(timed, "trash")
+    clock.at += 0.2 * HOUR
+    protect(timed, tree, "fourth", last=1, grace="2h")
+    assert not held & contents(timed, "trash") and contents(timed, "trash")
+    assert not large <= contents(timed, "objects")
+    assert timed.verify(timed.manifest(timed.resolve("before"))) == {}
+
+
+def test_the_trash_is_emptied_also_when_nothing_is_forgotten(timed: Store, tree: Path, clock: Clock) -> None:
+    protect(timed, tree, "first", last=1)
+    protect(timed, tree, "second", last=1)
+    assert contents(timed, "trash")
+    clock.at += 25 * HOUR
+    checkpoint(timed, "before", [{"files": {"paths": [str(tree)]}}], retention={"last": 1})
+    assert not contents(timed, "trash")
+
+
+def test_a_checkpoint_takes_back_what_it_needs(timed: Store, tree: Path, clock: Clock) -> None:
+    protect(timed, tree, "first", last=1)
+    protect(timed, tree, "second", last=1)
+    again = protect(timed, tree, "first")
+    assert again["stats"]["new_objects"] == 0
+    clock.at += 25 * HOUR
+    protect(timed, tree, "third", last=2)
+    assert not contents(timed, "trash") & contents(timed, "packs")
+    assert timed.verify(timed.manifest(again["id"])) == {}
+
+
+def test_a_reader_without_the_lock_reads_on_while_it_is_pruned(timed: Store, tree: Path) -> None:
+    first = protect(timed, tree, "first")
+    reader = Store(timed.root, timed.system)
+    manifest = reader.manifest(first["id"])
+    assert reader.objects.index()
+    protect(timed, tree, "second", last=1)
+    assert [one.id for one in timed.checkpoints()] != [first["id"]]
+    assert reader.verify(manifest) == {}
+    assert Store(timed.root, timed.system).verify(manifest) == {}
+
+
+def test_what_a_bundle_counts_on_is_taken_back(timed: Store, tree: Path, tmp_path: Path) -> None:
+    """Between the question what a peer holds and the bundle, the peer may prune."""
+    peer = Store(str(tmp_path / "peer"), timed.system)
+    ids = [protect(timed, tree, content)["id"] for content in ("first", "second", "first")]
+    bundles = []
+    for number, (one, known) in enumerate(zip(ids, [[], [], ids[:1]], strict=True)):
+        bundles.append(str(tmp_path / f"bundle-{number}"))
+        _replica.export(timed, "web1", one, known, bundles[-1], from_replica=False)
+    _replica.receive(peer, "web1", ids[0], bundles[0])
+    _replica.receive(peer, "web1", ids[1], bundles[1], {"last": 1})
+    copies = _replica.replica(peer, "web1")
+    assert [one.id for one in copies.checkpoints()] == [ids[1]] and contents(copies, "trash")
+    assert _replica.receive(peer, "web1", ids[2], bundles[2])["state"] == "verified"
+    copies.objects.empty_trash(float("inf"))
+    assert copies.verify(copies.manifest(ids[2])) == {}
+
+
+def test_a_bad_content_in_the_trash_is_not_taken_back(timed: Store, tree: Path) -> None:
+    protect(timed, tree, "first", last=1)
+    sha = hashlib.sha256(b"first" * 100_000).hexdigest()
+    protect(timed, tree, "second", last=1)
+    assert timed.objects.has(sha) and not os.path.exists(timed.objects.path(sha))
+    timed.quarantine(sha)
+    assert not timed.objects.has(sha) and contents(timed, "quarantine") == {sha}
+    again = protect(timed, tree, "first")
+    assert timed.verify(timed.manifest(again["id"])) == {}
+
+
+def test_what_is_needed_is_not_deleted_from_the_trash_even_when_it_lies_there(timed: Store, tree: Path) -> None:
+    taken = protect(timed, tree, "first", last=1)
+    paths = [*Path(timed.join("packs")).iterdir(), *(one for one in Path(timed.join("objects")).rglob("*/*"))]
+    timed.objects.throw_away([str(path) for path in paths], 1.0)
+    assert not contents(timed, "packs") and not contents(timed, "objects")
+    timed.prune("before", policy(last=1, grace=0), set())
+    assert timed.verify(timed.manifest(taken["id"])) == {} and not contents(timed, "trash")
+
+
+def test_a_forgotten_checkpoint_comes_back_the_way_that_the_documentation_says(timed: Store, tree: Path) -> None:
+    first = protect(timed, tree, "first", last=1)["id"]
+    second = protect(timed, tree, "second", last=1)["id"]
+    os.rename(timed.join("trash", "manifests", first), timed.join("manifests", first))
+    Path(timed.join("refs", "before")).write_text(f"{first}\n{second}\n")
+    timed.prune("before", policy(last=2, grace=0), set())
+    assert not contents(timed, "trash")
+    assert [timed.verify(timed.manifest(one)) for one in (first, second)] == [{}, {}]
