@@ -245,7 +245,9 @@ def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: S
             then = _entries(section, spec)
             scan = files.scan(spec, sink, [os.path.realpath(store.root)])
             steps = files.compare(then, scan)
-            made.files += steps
+            # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
+            planned = {step.target for step in made.files}
+            made.files += [step for step in steps if step.target not in planned]
             made.directories += files.directories(then, steps)
             made.diff += _diff(steps, scan)
             lines += scan.lines()

@@ -29,6 +29,7 @@ options:
       - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
         otherwise against each name).
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
+        Unit files and drop-ins of the units below /etc are part of it.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
         files.
     type: list

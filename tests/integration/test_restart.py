@@ -37,8 +37,9 @@ def clear(fleet: Fleet) -> None:
     files = " ".join(f"/etc/systemd/system/{name}.service /etc/systemd/system/*.wants/{name}.service" for name in NAMES)
     fleet.on(
         HOST,
-        f"systemctl kill --signal=KILL {units}; systemctl stop {units}; rm -f {files} /etc/nginx/conf.d/probe.conf;"
-        f" systemctl daemon-reload; systemctl unmask --runtime --quiet nginx; systemctl reset-failed {units}; true",
+        f"systemctl kill --signal=KILL {units}; systemctl stop {units}; rm -rf {files} /etc/systemd/system*/ek-*.d;"
+        " rm -f /etc/nginx/conf.d/probe.conf; systemctl daemon-reload;"
+        f" systemctl unmask --runtime --quiet nginx; systemctl reset-failed {units}; true",
     )
 
 
@@ -205,7 +206,7 @@ def test_what_was_active_gets_back_what_another_unit_took_from_it(host: Fleet) -
 
 
 def test_a_unit_that_the_change_brought_is_gone_again(host: Fleet) -> None:
-    checkpoint(host, ["/etc/systemd/system"], ["ek-new", "nginx"])
+    checkpoint(host, [], ["ek-new", "nginx"])
     install(host, "ek-new", "/bin/sleep 1000", then="enable --now")
     foreseen = module(host, "ft_rollback", check=True, to="before")
     result = rollback(host)
@@ -217,10 +218,27 @@ def test_a_unit_that_the_change_brought_is_gone_again(host: Fleet) -> None:
 
 def test_a_unit_that_the_change_removed_serves_again(host: Fleet) -> None:
     install(host, "ek-a", "/bin/sleep 1000", then="enable --now")
-    checkpoint(host, ["/etc/systemd/system/ek-a.service"], ["ek-a"])
+    checkpoint(host, [], ["ek-a"])
     host.on(HOST, "systemctl disable --quiet --now ek-a; rm /etc/systemd/system/ek-a.service; systemctl daemon-reload")
     rollback(host)
     assert host.on(HOST, "systemctl is-active ek-a; systemctl is-enabled ek-a").split() == ["active", "enabled"]
+    assert not rollback(host)["changed"]
+
+
+def test_a_drop_in_of_the_change_is_gone_from_the_running_service(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/sleep 1000", then="enable --now")
+    checkpoint(host, [], ["ek-a"])
+    host.on(
+        HOST,
+        "mkdir /etc/systemd/system/ek-a.service.d; cd /etc/systemd/system/ek-a.service.d\n"
+        "printf '[Service]\\nEnvironment=CHANGED=1\\n' > x.conf\n"
+        "systemctl daemon-reload; systemctl restart ek-a; systemctl set-property ek-a CPUWeight=50",
+    )
+    of_process = "tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID ek-a)/environ | grep -c CHANGED"
+    assert host.on(HOST, of_process, check=False).strip() == "1"
+    assert actions(rollback(host)) == ["daemon-reload systemd", "restart ek-a.service"]
+    assert host.on(HOST, of_process, check=False).strip() == "0"
+    assert host.on(HOST, "find /etc/systemd -name 'ek-a.service.d'") == "" and unit(host, "ek-a", "CPUWeight") != "50"
     assert not rollback(host)["changed"]
 
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``services``: enabled and active as they were, and running what is on disk."""
+"""The resource ``services``: the administrator's unit files and drop-ins, enabled and active as they were, and running
+what is on disk."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from .step import Step
 
 _UNIT_DIRECTORIES = (
     "/etc/systemd/system/",
+    "/etc/systemd/system.control/",
     "/usr/local/lib/systemd/system/",
     "/usr/lib/systemd/system/",
     "/lib/systemd/system/",
@@ -34,7 +36,7 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise UsageError(f"services: unknown key {sorted(unknown)[0]!r}; it takes names and processes")
     names = spec.get("names") or []
-    if not isinstance(names, list) or not all(isinstance(one, str) and one for one in names):
+    if not isinstance(names, list) or not all(isinstance(one, str) and one and "/" not in one for one in names):
         raise UsageError(f"services: names must be a list of units, not {names!r}")
     processes = spec.get("processes") or []
     if not isinstance(processes, list):
@@ -45,6 +47,19 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
         "names": sorted({systemd.unit_name(name) for name in names}),
         "processes": [process.check(one) for one in processes],
     }
+
+
+def trees(spec: dict[str, Any]) -> list[str]:
+    """What an administrator makes of the units: unit files, drop-ins, and what ``systemctl set-property`` keeps. Those
+    of an instance's template as well."""
+    found = []
+    for unit in spec["names"]:
+        stem, dot, kind = unit.rpartition(".")
+        template = stem.partition("@")[0] + "@" + dot + kind if "@" in stem else unit
+        for name in sorted({unit, template}):
+            found += [f"/etc/systemd/system/{name}", f"/etc/systemd/system/{name}.d"]
+            found.append(f"/etc/systemd/system.control/{name}.d")
+    return found
 
 
 def capture(spec: dict[str, Any], system: System) -> list[str]:
@@ -196,4 +211,5 @@ KIND = Kind(
     plan=lambda then, at: plan(then, at.system, at.changed, at.since),
     apply=lambda steps, at: apply(steps, at.system, at.boot),
     verify=verify,
+    trees=trees,
 )

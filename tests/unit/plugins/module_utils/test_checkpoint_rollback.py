@@ -113,6 +113,15 @@ def test_diff_tells_attributes_and_hashes_but_no_content(store: Store, tree: Pat
     assert f"{tree}/a" in text and "sha256=" in text and "secret" not in text
 
 
+def test_a_directory_above_two_declarations_is_made_once(store: Store, tree: Path) -> None:
+    copy, sub = copy_of(tree), tree / "sub"
+    checkpoint(store, "before", protect(sub / "deep") + protect(sub / "small", sub / "large"))
+    shutil.rmtree(sub)
+    result = rollback(store, "before")
+    assert [one["target"] for one in result["done"]].count(str(sub)) == 1
+    assert differences(copy / "sub", sub, "hard") in ("", ".d..t...... ./\n")
+
+
 def test_equal_state_is_recorded_once(store: Store, tree: Path) -> None:
     first = checkpoint(store, "before", protect(tree))
     again = checkpoint(store, "before", protect(tree))

@@ -46,6 +46,18 @@ def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
     return services.verify(then, system)
 
 
+def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
+    assert services.trees(spec("web")) == [
+        "/etc/systemd/system/web.service",
+        "/etc/systemd/system/web.service.d",
+        "/etc/systemd/system.control/web.service.d",
+    ]
+    assert "/etc/systemd/system/web@.service.d" in services.trees(spec("web@one"))
+    assert services.trees(services.check({"processes": [{"name": "a", "pidfile": "/run/a", "argv": ["/bin/a"]}]})) == []
+    with pytest.raises(UsageError, match="names must be a list of units"):
+        spec("../../passwd")
+
+
 def test_equal_states_give_equal_lines_and_others_do_not() -> None:
     first = captured(Unit(WEB), Unit(DB))
     later = captured(Unit(DB, entered=900.0, restarts=4, identity="new"), Unit(WEB, sub="exited", log="x"))
@@ -83,6 +95,11 @@ def test_nothing_is_planned_where_nothing_changed() -> None:
         (Unit(WEB, entered=501.0), [], []),
         (Unit(WEB, entered=499.0), [UNIT_FILE], ["daemon-reload systemd", "reload web.service"]),
         (Unit(WEB, entered=501.0), [UNIT_FILE + ".d/x.conf"], ["daemon-reload systemd", "restart web.service"]),
+        (
+            Unit(WEB, entered=501.0),
+            ["/etc/systemd/system.control/web.service.d/50-MemoryMax.conf"],
+            ["daemon-reload systemd", "restart web.service"],
+        ),
         (Unit(WEB, active="failed"), [], ["start web.service"]),
         (Unit(WEB, active="inactive"), ["/etc/web.conf"], ["start web.service"]),
         (Unit(WEB, enabled="disabled"), [], ["enable web.service"]),
