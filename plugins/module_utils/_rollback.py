@@ -14,17 +14,18 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import _deadman
-from ._errors import Damaged, EvenkeelError, RestoreFailed, UsageError
+from ._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ._resources import files
 from ._resources.entry import Entry
 from ._resources.kind import Kind, Restore, Sink
 from ._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, tree_spec
 from ._resources.step import Step
+from ._services.holders import holders
 from ._store import transaction
 from ._store.durable import remove_file, write_file
 from ._store.manifest import Manifest, Section
@@ -117,6 +118,7 @@ def execute(
     except EvenkeelError as error:
         if change is not None:
             left = [str(one) for one in error.result.get("left", [])] or [error.message]
+            error.result["left"] = left
             _deadman.conclude(store, change, _deadman.IN_DOUBT, by, left)
         raise
     if change is not None:
@@ -127,12 +129,18 @@ def execute(
 
 def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool) -> dict[str, Any]:
     writer = Writer(store.objects)
-    made = _plan(store, manifest, kinds, writer, boot)
     undo = ""
-    if made.steps:
-        undo = store.commit(writer, UNDO, manifest.host, made.before).id
-    else:
-        writer.discard()
+    try:
+        made = _plan(store, manifest, kinds, writer, boot)
+        if made.steps:
+            undo = store.commit(writer, UNDO, manifest.host, made.before).id
+        else:
+            writer.discard()
+    except OSError as error:
+        raise Refused(
+            f"what is there now cannot be kept in {store.root}: {error}; nothing was changed. "
+            "Mend the cause, then run again"
+        ) from error
     done: list[Step] = []
     journal = None
     try:
@@ -160,12 +168,30 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
     proved, left = prove(store, made.sections, boot)
     result = _result(made, done, proved)
     result["undo"] = undo
+    if journal is not None:
+        result["restart_needed"] = holders(_was(os.path.basename(journal), [step.target for step in made.files]))
     if left:
         raise RestoreFailed(
             f"rolled back to {manifest.name}, but {len(left)} things are not as recorded: {'; '.join(left[:10])}",
             **dict(result, left=left),
         )
     return result
+
+
+def _was(journal: str, paths: Sequence[str]) -> Callable[[bytes], bytes | None]:
+    """For the name under which a file was removed, the path that it had; None for all but those of this journal."""
+    replaced = {os.fsencode(path) for path in paths}
+    staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
+    stage = os.fsencode(f"/{transaction.STAGE}{journal}/")
+
+    def was(path: bytes) -> bytes | None:
+        if path in replaced:
+            return path
+        _above, found, rest = path.partition(stage)
+        number, slash, below = rest.partition(b"/")
+        return staged[number] + slash + below if found and number in staged else None
+
+    return was
 
 
 def _resume(store: Store) -> str:
@@ -318,5 +344,6 @@ def _result(made: Plan, done: Sequence[Step], proved: list[str]) -> dict[str, An
         "done": [step.shown() for step in done],
         "proved": proved,
         "left": [],
+        "restart_needed": [],
         "diff": made.diff,
     }

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import _deadman, _rollback
-from ._errors import RestoreFailed, Unhealthy, UsageError
+from ._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
 from ._store.store import Store
@@ -74,7 +74,7 @@ def settle(
         manifest = store.manifest(change.checkpoint)
         try:
             result = _rollback.execute(store, manifest, None, change, "settle")
-        except RestoreFailed as error:
+        except EvenkeelError as error:
             error.result = {
                 **_report(generation, _deadman.IN_DOUBT, "settle", health),
                 **error.result,

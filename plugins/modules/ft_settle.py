@@ -115,6 +115,14 @@ left:
   returned: always
   type: list
   elements: str
+restart_needed:
+  description:
+    - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
+      after a restart. Declared services have been restarted already.
+  returned: when the host was rolled back by this task
+  type: list
+  elements: dict
+  sample: [{"unit": "php-fpm.service", "processes": ["php-fpm[812]"], "paths": ["/srv/www/app.php"]}]
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure

@@ -41,11 +41,15 @@ from .durable import (
     write_all,
     write_file,
 )
+from .objects import SMALL
 from .store import Store
 from .tree import Parents, ancestors, mount_points, open_dir
 
-_STAGE = ".evenkeel-"
+# How the name of a staging directory begins; the name of its journal follows.
+STAGE = ".evenkeel-"
 _CAP_LINUX_IMMUTABLE = 9
+# File systems that can share data between files.
+_SHARING = {"btrfs", "xfs", "bcachefs"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: d
     ensure_dir(journal)
     try:
         plan = _stage(store, journal, steps, directories, note)
+    except OSError as error:
+        close(journal)
+        raise Refused(
+            f"what is to be put back could not be staged: {error.strerror or error}"
+            f"{f' ({error.filename})' if error.filename else ''}; nothing was changed. Mend the cause, then run again"
+        ) from error
     except BaseException:
         close(journal)
         raise
@@ -97,20 +107,26 @@ def close(journal: str) -> None:
             anchors = json.load(stream)
     except FileNotFoundError:
         anchors = []
+    whole = True
     for path, before, after in anchors:
-        if not os.path.basename(path).startswith(_STAGE):
+        if not os.path.basename(path).startswith(STAGE):
             continue
         parent = os.path.dirname(path)
-        now = os.stat(parent).st_mtime_ns
-        _remove(path)
+        try:
+            now = os.stat(parent).st_mtime_ns
+        except FileNotFoundError:
+            continue
+        # What could not be removed keeps its journal: the next run tries again.
+        whole = _remove(path) and whole
         # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
         _set_mtime(parent, before if now == after else now)
-    shutil.rmtree(journal)
-    fsync_dir(os.path.dirname(journal))
+    if whole:
+        shutil.rmtree(journal)
+        fsync_dir(os.path.dirname(journal))
 
 
-def _remove(path: str) -> None:
-    """Remove a staging directory with all that was moved into it, immutable things among it."""
+def _remove(path: str) -> bool:
+    """Remove a staging directory with all that was moved into it, immutable things among it; whether it is gone."""
     shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         for _path, folders, names, fd in os.fwalk(path):
@@ -119,6 +135,7 @@ def _remove(path: str) -> None:
                     if target is not None:
                         set_inode_flags(target, 0, PINNED)
         shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
 
 
 def _set_mtime(path: str, mtime: int) -> None:
@@ -165,6 +182,42 @@ def _preflight(steps: Sequence[Step], directories: Sequence[str]) -> None:
                 with _opened(fd, name) as target:
                     if target is not None and inode_flags(target) & PINNED:
                         raise Refused(_pinned(path))
+        _check_room(steps, made)
+
+
+def _check_room(steps: Sequence[Step], made: set[bytes]) -> None:
+    """Old and new lie side by side until the end: what cannot fit is refused before it fills a disk."""
+    kinds = mount_points()
+    mounts = sorted(kinds, key=len, reverse=True)
+    needed: dict[bytes, list[int]] = {}
+    for step in steps:
+        path = os.fsencode(step.target)
+        while os.path.dirname(path) in made:
+            path = os.path.dirname(path)
+        mount = next(one for one in mounts if path.startswith(one.rstrip(b"/") + b"/"))
+        need = needed.setdefault(mount, [0, 0])
+        if step.detail["op"] in ("put", "swap"):
+            entry = Entry.parse(step.detail["line"])
+            # Where data can be shared, only a small file certainly takes room.
+            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds[mount] not in _SHARING):
+                need[0] += entry.size
+            need[1] += not entry.link
+    for mount, (size, count) in needed.items():
+        there = os.statvfs(mount)
+        free = there.f_frsize * (there.f_bfree if os.geteuid() == 0 else there.f_bavail)
+        where = os.fsdecode(mount)
+        if there.f_flag & os.ST_RDONLY:
+            raise Refused(f"{where} is mounted read-only; nothing was changed. Remount it writable, then run again")
+        if size > free:
+            raise Refused(
+                f"{where} has {free} bytes free, and what is to be put back takes {size}; nothing was changed. "
+                "Make room, then run again"
+            )
+        if there.f_files and count > there.f_ffree:
+            raise Refused(
+                f"{where} has {there.f_ffree} inodes free, and what is to be put back takes {count}; nothing was "
+                "changed. Make room, then run again"
+            )
 
 
 def _pinned(path: bytes, more: str = "") -> str:
@@ -206,7 +259,7 @@ class _Anchors:
 
     def __init__(self, journal: str) -> None:
         self.journal = journal
-        self.name = _STAGE + os.path.basename(journal)
+        self.name = STAGE + os.path.basename(journal)
         self.paths: list[str] = []
         self._notes: list[list[Any]] = []
         self._fds: list[int] = []
@@ -299,6 +352,9 @@ def _stage(
                         store.quarantine(entry.sha256)
                     damaged.append(f"{step.target}: {error.message}")
                     continue
+                except OSError as error:
+                    error.filename = step.target
+                    raise
                 staged[path] = (fd, name)
                 one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
             elif op == "meta":

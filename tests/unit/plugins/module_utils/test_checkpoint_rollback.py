@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 from .conftest import copy_of, differences
 
@@ -437,6 +439,107 @@ def test_a_mount_point_that_would_have_to_go_is_refused(store: Store, tree: Path
         assert (tree / "a").read_text() == "changed"
     finally:
         subprocess.run(["umount", tree / "mounted"], check=True)
+
+
+HOLD = """
+import os, sys, mmap
+kept = open(sys.argv[1]), open(sys.argv[2])
+os.chdir(sys.argv[3])
+mapped = open(sys.argv[4], "rb")
+view = mmap.mmap(mapped.fileno(), 0, prot=mmap.PROT_READ)
+os.close(mapped.fileno())
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_still_has_old_files_is_told(store: Store, tree: Path) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "sub" / "small").write_text("changed")
+    (tree / "new" / "deeper").mkdir(parents=True)
+    (tree / "new" / "deeper" / "file").write_text("new")
+    os.unlink(tree / "link")
+    (tree / "link").write_text("mapped")
+    held = [tree / "sub" / "small", tree / "new" / "deeper" / "file", tree / "new" / "deeper", tree / "link"]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, *held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        result = rollback(store, "before")
+        told = [one for one in result["restart_needed"] if f"[{process.pid}]" in " ".join(one["processes"])]
+        assert [one["paths"] for one in told] == [sorted(map(str, held))]
+        (tree / "a").write_text("changed")
+        again = rollback(store, "before")["restart_needed"]
+        assert not any(f"[{process.pid}]" in " ".join(one["processes"]) for one in again), "held before this rollback"
+        process.communicate("")
+
+
+@pytest.fixture
+def mounted(tree: Path) -> Iterator[Path]:
+    """A small file system inside of the tree."""
+    small = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=20", "none", str(tree / "empty")]
+    if os.geteuid() != 0 or subprocess.run(small, check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        yield tree / "empty"
+    finally:
+        subprocess.run(["umount", tree / "empty"], check=True)
+
+
+def refused(store: Store, tree: Path, words: str) -> None:
+    """The rollback is refused in these words, and changes nothing."""
+    found = copy_of(tree)
+    with pytest.raises(Refused, match=rf"{words}.*nothing was changed"):
+        rollback(store, "before")
+    assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
+
+
+def test_what_cannot_fit_beside_the_old_is_refused(store: Store, tree: Path, mounted: Path) -> None:
+    (mounted / "big").write_bytes(os.urandom(200_000))
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+    (mounted / "big").write_bytes(os.urandom(200_000))
+    refused(store, tree, r"empty has \d+ bytes free, and what is to be put back takes 200000")
+    (mounted / "big").write_text("small")
+    rollback(store, "before")
+
+
+def test_what_has_no_inodes_left_is_refused(store: Store, tree: Path, mounted: Path) -> None:
+    for number in range(12):
+        (mounted / str(number)).write_text("old")
+    checkpoint(store, "before", protect(tree))
+    for number in range(12):
+        (mounted / str(number)).write_text("new")
+    refused(store, tree, r"empty has \d+ inodes free, and what is to be put back takes 12")
+
+
+def test_what_is_mounted_read_only_is_refused(store: Store, tree: Path, mounted: Path) -> None:
+    (mounted / "inside").write_text("old")
+    checkpoint(store, "before", protect(tree))
+    (mounted / "inside").write_text("new")
+    (tree / "a").write_text("changed")
+    subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
+    refused(store, tree, "empty is mounted read-only")
+
+
+def test_a_staging_that_fails_changes_nothing(store: Store, tree: Path, mounted: Path) -> None:
+    # Sparse files are not counted: only the blocks that they have take room.
+    with open(mounted / "sparse", "wb") as stream:
+        stream.truncate(10_000_000)
+        stream.write(os.urandom(200_000))
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+    os.truncate(mounted / "sparse", 200_000)
+    refused(store, tree, "could not be staged: No space left on device .*sparse")
+
+
+def test_a_store_without_room_for_the_undo_changes_nothing(tree: Path, mounted: Path) -> None:
+    store = Store(str(mounted / "store"), System())
+    checkpoint(store, "before", protect(tree / "a"))
+    (tree / "a").write_bytes(os.urandom(300_000))
+    with pytest.raises(Refused, match=r"kept in .*: .*No space left on device.*; nothing was changed"):
+        rollback(store, "before")
+    assert os.stat(tree / "a").st_size == 300_000
 
 
 def test_a_service_that_cannot_be_put_back_is_named_beside_what_was_done(store: Store, tree: Path) -> None:
