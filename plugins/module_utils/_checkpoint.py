@@ -41,7 +41,7 @@ def checkpoint(
         raise UsageError(f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more")
     if check_mode:
         store.check_format()
-        hasher = Hasher()
+        hasher = Hasher(store.objects)
         root = Manifest.of("", host, name, registry.capture(declared, hasher, store.system, store.root), None)[0].root
         known = _known(store, name, root)
         result = _result(known, name, root, known is None or confirm_within is not None)
@@ -86,6 +86,7 @@ def checkpoint(
             result["kept"] = made.kept
             result["done"] += [f"forgot checkpoint {one[:12]}" for one in made.gone]
             result["changed"] = result["changed"] or bool(made.gone)
+        result["left"] = registry.lacks(sections)
         result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
         return result
 

@@ -64,7 +64,7 @@ def rollback(
     """
     if check_mode:
         store.check_format()
-        made = _plan(store, _manifest(store, to), kinds, Hasher())
+        made = _plan(store, _manifest(store, to), kinds, Hasher(store.objects))
         return _result(made, [], [])
     with store.locked():
         finish(store)
@@ -148,7 +148,7 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
             _verify(store, made)
             _ask(store, manifest, kinds)
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
-            again = _plan(store, manifest, kinds, Hasher(), boot)
+            again = _plan(store, manifest, kinds, Hasher(store.objects), boot)
             made = replace(again, early=made.early, before=made.before)
         if made.files:
             note = {"checkpoint": manifest.id, "kinds": kinds}

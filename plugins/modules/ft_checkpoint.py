@@ -28,6 +28,9 @@ options:
       - What is to be protected, each a mapping with one key, the kind.
       - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
         otherwise against each name).
+      - V(packages) takes C(names), or nothing for all packages (Debian and its kin). Versions, holds and the marks auto
+        and manual are recorded, and the package files are kept in the store, from apt's cache or else its mirror. What
+        was not installed is removed again, and not purged. Packages are put back before files.
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
         Unit files and drop-ins of the units below /etc are part of it.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
@@ -68,6 +71,13 @@ attributes:
 """
 
 EXAMPLES = r"""
+- name: Remember all packages, so that an upgrade can be taken back without a network
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-upgrade
+    resources:
+      - packages: {}
+      - files: {paths: [/etc]}
+
 - name: Remember how nginx is set up
   evenkeel.fault_tolerance.ft_checkpoint:
     name: before-upgrade
@@ -132,7 +142,7 @@ proved:
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: What is not as it should be, such as package files that could not be had.
   returned: always
   type: list
   elements: str

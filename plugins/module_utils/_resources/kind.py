@@ -36,6 +36,10 @@ def no_trees(_spec: dict[str, Any]) -> list[str]:
     return []
 
 
+def lacks_nothing(_lines: Sequence[str]) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of state. All of it is looked at anew each time, so that an interrupted rollback is simply run again.
@@ -49,6 +53,7 @@ class Kind:
     - ``apply``: carries out the steps, all of them, and returns those that were done. Raises RestoreFailed at the
       end, with ``done`` and with what is ``left``.
     - ``verify``: what is not as the lines say, in words.
+    - ``lacks``: what a rollback to the lines could not bring back, in words: it is said when they are recorded.
     """
 
     check: Callable[[dict[str, Any]], dict[str, Any]]
@@ -57,3 +62,4 @@ class Kind:
     apply: Callable[[Sequence[Step], Restore], list[Step]]
     verify: Callable[[Sequence[str], System], list[str]]
     trees: Callable[[dict[str, Any]], list[str]] = no_trees
+    lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing

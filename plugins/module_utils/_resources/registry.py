@@ -15,12 +15,12 @@ from typing import Any
 from .._errors import UsageError
 from .._store.manifest import Section
 from .._system import System
-from . import files, services, sysctl
+from . import files, packages, services, sysctl
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
 # them; what stands after may need them.
-EARLY: dict[str, Kind] = {}
+EARLY: dict[str, Kind] = {"packages": packages.KIND}
 LATE: dict[str, Kind] = {"sysctl": sysctl.KIND, "services": services.KIND}
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
@@ -109,3 +109,13 @@ def capture(sections: Sequence[Section], sink: Sink, system: System, store: str)
             lines += KINDS[section.kind].capture(section.spec, sink, system)
         taken.append(replace(section, lines=lines))
     return taken
+
+
+def lacks(sections: Sequence[Section]) -> list[str]:
+    """What a rollback to the sections could not bring back, in words."""
+    return [
+        words
+        for section in sections
+        if section.kind != "files"
+        for words in KINDS[section.kind].lacks(own_lines(section))
+    ]

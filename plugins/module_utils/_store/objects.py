@@ -260,6 +260,11 @@ class Writer:
         self.new_bytes = 0
 
     @property
+    def objects(self) -> Objects:
+        """Where it adds to."""
+        return self._objects
+
+    @property
     def new_objects(self) -> int:
         return len(self._fresh) + len(self._loose)
 
@@ -385,10 +390,16 @@ class Writer:
 
 
 class Hasher:
-    """Takes the place of a Writer where nothing may be written (check mode): only names are computed."""
+    """Takes the place of a Writer where nothing may be written (check mode): only names are computed.
+
+    ``objects``: where that Writer would add to, for what a name depends on it.
+    """
 
     new_bytes = 0
     new_objects = 0
+
+    def __init__(self, objects: Objects | None = None) -> None:
+        self.objects = objects
 
     def add(self, data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()

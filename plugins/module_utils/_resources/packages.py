@@ -1,0 +1,203 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``packages``: the versions that were installed, held and marked as they were.
+
+The package file of what is installed is kept in the store, so that a version comes back without a network, and after
+the mirror has dropped it. Which file belongs to which version is remembered by the manifests themselves: a version
+that any checkpoint holds is not looked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, NamedTuple
+
+from .._errors import Damaged, UsageError
+from .._store.manifest import Manifest
+from .._store.objects import Hasher, Objects
+from .._system import System
+from . import dpkg
+from .kind import Kind, Restore, Sink
+from .package import Package
+from .step import Step
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
+# In place of a name, absent: nothing but the packages of the other lines was installed.
+_ALL = "*"
+
+
+class Recorded(NamedTuple):
+    """``present``: key -> package; ``absent``: names, with or without architecture, of which none was installed."""
+
+    present: dict[str, Package]
+    absent: set[str]
+
+    def covers(self, package: Package) -> bool:
+        """Whether the package was not installed, as far as this record says."""
+        return package.key not in self.present and not self.absent.isdisjoint({package.key, package.name, _ALL})
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; ``names`` is None for all packages. UsageError names what is bad."""
+    unknown = set(spec) - {"names"}
+    if unknown:
+        raise UsageError(f"packages: unknown key {sorted(unknown)[0]!r}; it takes names, or nothing for all packages")
+    names = spec.get("names")
+    if names is None:
+        return {"names": None}
+    if not isinstance(names, list) or not names:
+        raise UsageError(f"packages: names must be a list of packages, not {names!r}; leave it out for all packages")
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
+    return {"names": sorted(set(names))}
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """A line for each package, with the name of its file in the sink as far as one can be had."""
+    live = dpkg.look(system)
+    names = spec["names"]
+    chosen = [one for one in live.values() if names is None or not {one.key, one.name}.isdisjoint(names)]
+    known = remembered(sink.objects, chosen)
+    # What could not be had last time is tried again where it would be kept, and otherwise expected to be so again.
+    settled = {key for key, sha in known.items() if sha or isinstance(sink, Hasher)}
+    unknown = [one for one in chosen if (one.key, one.version) not in settled]
+    found = dpkg.keep(unknown, sink, system)
+    lines = [
+        one._replace(sha256=known.get((one.key, one.version)) or found.get(one.key, "")).line()
+        for one in sorted(chosen)
+    ]
+    have = {one.key for one in chosen} | {one.name for one in chosen}
+    return lines + [f"deb {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+
+
+def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[tuple[str, str], str]:
+    """(key, version) -> the file in the store, or "" where the newest checkpoint that has it could get none."""
+    found: dict[tuple[str, str], str] = {}
+    missing = {(one.key, one.version) for one in wanted}
+    folder = os.path.join(objects.root, "manifests") if objects is not None else ""
+    if objects is None or not os.path.isdir(folder):
+        return found
+    paths = [os.path.join(folder, name) for name in os.listdir(folder) if re.fullmatch("[0-9a-f]{64}", name)]
+    for path in sorted(paths, key=os.path.getmtime, reverse=True):
+        if not missing:
+            break
+        with open(path, "rb") as stream:
+            data = stream.read()
+        if b"\nresource packages " not in data or hashlib.sha256(data).hexdigest() != os.path.basename(path):
+            continue
+        sections = [one for one in Manifest.parse(data, os.path.basename(path)).sections if one.kind == "packages"]
+        for one in (one for section in sections for one in parse(section.lines).present.values()):
+            if (one.key, one.version) in missing and (not one.sha256 or objects.has(one.sha256)):
+                found[(one.key, one.version)] = one.sha256
+                missing.remove((one.key, one.version))
+    return found
+
+
+def parse(lines: Sequence[str]) -> Recorded:
+    """Raises Damaged for what ``capture`` could not have written."""
+    recorded = Recorded({}, set())
+    for line in lines:
+        word, _blank, rest = line.partition(" ")
+        name = rest[: -len(" -")]
+        if word == "deb" and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
+            recorded.absent.add(name)
+            continue
+        package = Package.parse(line)
+        if package is None:
+            raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}; nothing was changed")
+        recorded.present[package.key] = package
+    return recorded
+
+
+def compare(then: Recorded, live: Mapping[str, Package], older: Callable[[str, str], bool]) -> list[Step]:
+    """What makes ``live`` as recorded. Pure; ``older`` tells whether its first version is older than its second."""
+    steps = []
+    replaced = set()
+    for key, wanted in sorted(then.present.items()):
+        now = live.get(key) or _other_architecture(live, wanted)
+        if now is not None and now.key != key:
+            replaced.add(now.key)
+        if now is None or now.status or (now.key, now.version) != (key, wanted.version):
+            steps.append(_install(wanted, now, older))
+        steps += _marks(wanted, now or wanted._replace(hold=False, auto=False))
+    for key, now in sorted(live.items()):
+        if then.covers(now) and key not in replaced:
+            steps.append(Step("packages", "remove", key, "was not installed", {"package": list(now)}))
+        elif now.status and key not in then.present and key not in replaced:
+            steps.append(Step("packages", "configure", key, f"is {now.status}", {"package": list(now)}))
+    return steps
+
+
+def _other_architecture(live: Mapping[str, Package], wanted: Package) -> Package | None:
+    """The installed package of another architecture that gives way to ``wanted``: one of both is for all."""
+    for now in live.values():
+        if now.name == wanted.name and "all" in (now.arch, wanted.arch):
+            return now
+    return None
+
+
+def _install(wanted: Package, now: Package | None, older: Callable[[str, str], bool]) -> Step:
+    if now is None:
+        action, why = "install", "is not installed"
+    elif now.version == wanted.version:
+        action, why = "reinstall", f"is {now.status}" if now.status else f"is {now.arch}"
+    else:
+        action = "downgrade" if older(wanted.version, now.version) else "upgrade"
+        why = f"is {now.version}" + (f", {now.status}" if now.status else "")
+    if not wanted.sha256:
+        why += "; its package file is not in the store"
+    return Step("packages", action, f"{wanted.key} {wanted.version}", why, {"package": list(wanted)})
+
+
+def _marks(wanted: Package, now: Package) -> list[Step]:
+    steps = []
+    if wanted.hold != now.hold:
+        action, why = ("hold", "is not held") if wanted.hold else ("unhold", "is held")
+        steps.append(Step("packages", action, wanted.key, why, {"package": list(wanted)}))
+    if wanted.auto != now.auto:
+        action, why = ("auto", "is marked manual") if wanted.auto else ("manual", "is marked auto")
+        steps.append(Step("packages", action, wanted.key, why, {"package": list(wanted)}))
+    return steps
+
+
+def plan(then: Sequence[str], system: System) -> list[Step]:
+    return compare(parse(then), dpkg.look(system), lambda one, other: dpkg.older(one, other, system))
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    """What is not as recorded, in words."""
+    return [f"{step.target}: {step.why}" for step in plan(then, system)]
+
+
+def lacks(lines: Sequence[str]) -> list[str]:
+    """What a rollback to these lines could not bring back, in words."""
+    without = [f"{one.name} {one.version}" for one in parse(lines).present.values() if not one.sha256]
+    if not without:
+        return []
+    shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+    return [
+        f"the package files of {len(without)} packages could not be had ({shown}): these versions cannot be installed "
+        "again from the store. Update apt's lists, or install dpkg-repack, and take the checkpoint again"
+    ]
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    packages = [(step.action, Package.of(step.detail["package"])) for step in steps]
+    dpkg.transact(packages, at)
+    return list(steps)
+
+
+KIND = Kind(
+    check=check,
+    capture=capture,
+    plan=lambda then, at: plan(then, at.system),
+    apply=apply,
+    verify=verify,
+    lacks=lacks,
+)

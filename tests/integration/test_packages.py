@@ -1,0 +1,163 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Packages on a real host, from a repository that drops a version as soon as it has a newer one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet
+from .test_restart import module
+
+HOST = "web1"
+NAMES = "ek-demo ek-lib ek-new"
+SLOW = "/run/ek-slow"  # while it is there, version 1 is not done with its configuration
+
+# Version 1 of ek-demo, version 2 that needs the new ek-lib, and ek-new; `publish FILE…` makes them the repository.
+SETUP = r"""
+set -e
+mkdir -p /srv/ek/all /srv/ek/repo
+build() {
+  name=$1 version=$2 tree=$(mktemp -d)
+  mkdir -p $tree/DEBIAN $tree/usr/share/$name $tree/etc/$name
+  { printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: A <a@example.org>\n' $name $version
+    printf "$3"; echo 'Description: of the tests'; } > $tree/DEBIAN/control
+  echo $version > $tree/usr/share/$name/version
+  echo "as packaged in $version" > $tree/etc/$name/conf
+  echo /etc/$name/conf > $tree/DEBIAN/conffiles
+  printf '#!/bin/sh\nmkdir -p /var/lib/%s\n[ %s != 1.0 ] || while [ -e /run/ek-slow ]; do sleep 0.1; done\n' \
+    $name $version > $tree/DEBIAN/postinst
+  chmod 755 $tree $tree/DEBIAN/postinst
+  dpkg-deb --root-owner-group --build $tree /srv/ek/all/$name-$4.deb > /dev/null
+  rm -r $tree
+}
+build ek-demo 1.0 '' 1
+build ek-demo 1:2.0 'Depends: ek-lib\n' 2
+build ek-lib 1.0 '' 1
+build ek-new 1.0 '' 1
+cat > /usr/local/bin/ek-publish <<'END'
+#!/bin/sh
+set -e
+cd /srv/ek/repo
+rm -f *
+for name; do
+  cp ../all/$name.deb .
+  { dpkg-deb --field $name.deb; echo "Filename: ./$name.deb"; echo "Size: $(stat -c %s $name.deb)"
+    echo "SHA256: $(sha256sum $name.deb | cut -d' ' -f1)"; echo; } >> Packages
+done
+apt-get -q update
+END
+chmod 755 /usr/local/bin/ek-publish
+[ -e /etc/apt/sources.list.before ] || mv /etc/apt/sources.list /etc/apt/sources.list.before
+echo 'deb [trusted=yes] file:/srv/ek/repo ./' > /etc/apt/sources.list
+ek-publish ek-demo-1
+apt-get -q install -y ek-demo
+echo 'of the administrator' > /etc/ek-demo/conf
+"""
+CLEAN = f"""
+rm -f {SLOW}
+dpkg --configure --pending
+apt-mark -q unhold {NAMES} 2>/dev/null
+dpkg --purge --force-all {NAMES} 2>/dev/null
+[ ! -e /etc/apt/sources.list.before ] || mv /etc/apt/sources.list.before /etc/apt/sources.list
+rm -rf /srv/ek /usr/local/bin/ek-publish /var/lib/apt/lists/*srv_ek* /var/lib/ek-* /etc/ek-*
+true
+"""
+UPGRADE = """
+ek-publish ek-demo-2 ek-lib-1 ek-new-1
+apt-get -q install -y -o Dpkg::Options::=--force-confnew ek-demo ek-new
+apt-mark auto ek-demo
+apt-get clean
+"""
+# All that dpkg and apt know of packages, as a judge that is not ours.
+STATE = (
+    "dpkg --get-selections | grep -v deinstall; apt-mark showauto; apt-mark showhold; dpkg --audit;"
+    " dpkg-query -W -f '${Package} ${Version} ${Status}\\n' | grep -v config-files"
+)
+RESOURCES: list[dict[str, Any]] = [{"packages": {}}, {"files": {"paths": ["/etc/ek-demo"]}}]
+
+
+@pytest.fixture
+def host(fleet: Fleet) -> Iterator[Fleet]:
+    fleet.on(HOST, CLEAN)
+    fleet.on(HOST, SETUP)
+    yield fleet
+    fleet.on(HOST, CLEAN)
+
+
+def take(fleet: Fleet, check: bool = False) -> dict[str, Any]:
+    return module(fleet, "ft_checkpoint", check, name="before", resources=RESOURCES)
+
+
+def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
+    host.on(HOST, "apt-mark hold ek-demo")
+    assert take(host, check=True)["changed"]
+    taken = take(host)
+    assert taken["changed"] and not taken["failed"]
+    assert take(host)["changed"] is False and take(host, check=True)["changed"] is False
+    # The lab's own packages have no mirror here: it is said of them, and not of ek-demo.
+    assert "package files of" in taken["left"][0]
+    before = host.on(HOST, STATE)
+    host.on(HOST, "apt-mark unhold ek-demo" + UPGRADE)
+    after = host.on(HOST, STATE)
+    assert "ek-demo 1:2.0" in after and "ek-new 1.0" in after
+    assert host.on(HOST, "cat /etc/ek-demo/conf") == "as packaged in 1:2.0\n"
+
+    foreseen = module(host, "ft_rollback", check=True, to="before")
+    result = module(host, "ft_rollback", to="before")
+    assert not result["failed"] and result["planned"] == foreseen["planned"] == result["done"]
+    steps = [f"{step['action']} {step['target']}" for step in result["done"] if step["resource"] == "packages"]
+    assert steps == [
+        "downgrade ek-demo:all 1.0",
+        "hold ek-demo:all",
+        "manual ek-demo:all",
+        "remove ek-lib:all",
+        "remove ek-new:all",
+    ]
+    assert host.on(HOST, STATE) == before
+    assert host.on(HOST, "cat /etc/ek-demo/conf /usr/share/ek-demo/version") == "of the administrator\n1.0\n"
+    assert host.on(HOST, "stat -c %a /var/lib/ek-demo").strip() == "755"
+    assert module(host, "ft_rollback", to="before")["changed"] is False
+
+    undone = module(host, "ft_rollback", to="undo")
+    assert not undone["failed"]
+    assert host.on(HOST, STATE) == after
+
+
+def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
+    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-lib"]}}])
+    host.on(HOST, UPGRADE)
+    after = host.on(HOST, STATE)
+    refused = module(host, "ft_rollback", to="before")
+    assert refused["failed"] and "ek-demo (Remv)" in refused["msg"] and refused["done"] == []
+    assert host.on(HOST, STATE) == after and host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
+
+
+def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet) -> None:
+    take(host)
+    before = host.on(HOST, STATE)
+    host.on(HOST, UPGRADE + f"touch {SLOW}")
+    running = threading.Thread(target=_rollback_to_its_death, args=[host])
+    running.start()
+    assert host.eventually(lambda: host.on(HOST, "pgrep -f '[e]k-demo.postinst'", check=False) != "", 60)
+    host.on(HOST, "kill -9 $(cat /var/lib/evenkeel/lock) $(pgrep -f '[a]pt-get|/usr/bin/[d]pkg|[e]k-demo.postinst')")
+    host.on(HOST, f"rm {SLOW}")
+    running.join(60)
+    assert host.on(HOST, "dpkg --audit") != "" and host.on(HOST, "ls /var/lib/evenkeel/resume") != ""
+    result = module(host, "ft_rollback", to="before")
+    assert not result["failed"], result
+    assert host.on(HOST, STATE) == before
+    assert host.on(HOST, "cat /etc/ek-demo/conf") == "of the administrator\n"
+    assert host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
+
+
+def _rollback_to_its_death(fleet: Fleet) -> None:
+    with contextlib.suppress(AssertionError, ValueError):
+        module(fleet, "ft_rollback", to="before")

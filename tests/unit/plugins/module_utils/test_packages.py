@@ -1,0 +1,316 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource packages: read from dpkg's own words, compared, its package files found once, refused when unclear."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    RestoreFailed,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import dpkg, packages
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
+
+from .conftest import SYSTEM
+
+SHA = "a" * 64
+WEB = Package("web", "amd64", "1:1.0-1~deb12u1", sha256=SHA)
+
+
+def plan(then: Sequence[str], *live: Package) -> list[str]:
+    steps = packages.compare(packages.parse(then), {one.key: one for one in live}, lambda one, other: one < other)
+    return [f"{step.action} {step.target}: {step.why}" for step in steps]
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": ["a"]}, "unknown key 'name'"),
+        ({"names": []}, "leave it out for all packages"),
+        ({"names": "nginx"}, "must be a list"),
+        ({"names": ["-o=x"]}, "no name of a package"),
+        ({"names": ["../x"]}, "no name of a package"),
+        ({"names": [1]}, "no name of a package"),
+    ],
+)
+def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        packages.check(spec)
+
+
+def test_all_packages_or_those_named() -> None:
+    assert packages.check({}) == {"names": None}
+    assert packages.check({"names": ["b", "a:i386", "b"]}) == {"names": ["a:i386", "b"]}
+
+
+def test_what_dpkg_and_apt_say_is_read() -> None:
+    listed = (
+        "web\tamd64\t1.0\thold\tok\tinstalled\nlib\ti386\t2.0\tinstall\tok\tinstalled\n"
+        "lib\tamd64\t2.0\tinstall\tok\ttriggers-awaited\ndocs\tall\t3.0\tinstall\tok\tinstalled\n"
+        "old\tamd64\t1.0\tdeinstall\tok\tconfig-files\nnever\tamd64\t\tunknown\tok\tnot-installed\n"
+        "half\tamd64\t1.0\tinstall\treinstreq\thalf-installed\nlate\tamd64\t1.0\tinstall\tok\thalf-configured\n"
+    )
+    marks = (
+        "Package: lib\nArchitecture: i386\nAuto-Installed: 1\n\n"
+        "Package: docs\nArchitecture: amd64\nAuto-Installed: 1\n\n"
+        "Package: web\nArchitecture: amd64\nAuto-Installed: 0\n"
+    )
+    assert sorted(one.line() for one in dpkg.packages_of(listed, marks).values()) == [
+        "deb docs:all 3.0 auto",
+        "deb half:amd64 1.0 manual status=half-installed-reinstreq",
+        "deb late:amd64 1.0 manual status=half-configured",
+        "deb lib:amd64 2.0 manual",
+        "deb lib:i386 2.0 auto",
+        "deb web:amd64 1.0 manual hold",
+    ]
+
+
+@pytest.mark.parametrize(
+    "package",
+    [WEB, WEB._replace(sha256=""), WEB._replace(hold=True, auto=True, status="unpacked"), WEB._replace(name="g++-12")],
+)
+def test_a_line_is_read_as_it_was_written(package: Package) -> None:
+    assert Package.parse(package.line()) == package
+    assert packages.parse([package.line()]).present == {package.key: package}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deb ../web:amd64 1 manual",
+        "deb -o:amd64 1 manual",
+        "deb web 1 manual",
+        "deb web:amd64 -1 manual",
+        "deb web:amd64 1/2 manual",
+        "deb web:amd64 1 sometimes",
+        f"deb web:amd64 1 manual sha256={'a' * 63}",
+        "deb -x -",
+        "rpm web:amd64 1 manual",
+        "",
+    ],
+)
+def test_a_line_that_was_never_written_is_damage(line: str) -> None:
+    with pytest.raises(Damaged, match="cannot be read"):
+        packages.parse([line])
+
+
+# -- the plan
+
+
+def test_no_difference_no_step() -> None:
+    held = WEB._replace(hold=True, auto=True)
+    assert plan([held.line()], held._replace(sha256=""), Package("other", "amd64", "1")) == []
+    assert plan([held.line(), "deb * -"], held._replace(sha256="")) == []
+
+
+def test_each_kind_of_difference_has_its_step() -> None:
+    then = [WEB.line(), "deb * -"]
+    now = WEB._replace(sha256="")
+    assert plan(then) == ["install web:amd64 1:1.0-1~deb12u1: is not installed"]
+    assert plan(then, now._replace(version="1:2")) == ["downgrade web:amd64 1:1.0-1~deb12u1: is 1:2"]
+    assert plan(then, now._replace(version="0.9")) == ["upgrade web:amd64 1:1.0-1~deb12u1: is 0.9"]
+    assert plan(then, now._replace(status="unpacked")) == ["reinstall web:amd64 1:1.0-1~deb12u1: is unpacked"]
+    assert plan(then, now._replace(hold=True)) == ["unhold web:amd64: is held"]
+    assert plan(then, now._replace(auto=True)) == ["manual web:amd64: is marked auto"]
+    assert plan([WEB._replace(hold=True, auto=True).line()], now) == [
+        "hold web:amd64: is not held",
+        "auto web:amd64: is marked manual",
+    ]
+    assert plan(then, now, Package("new", "all", "1")) == ["remove new:all: was not installed"]
+    assert "not in the store" in plan([now.line()])[0]
+
+
+def test_only_what_was_declared_is_removed() -> None:
+    then = [WEB.line(), "deb extra -"]
+    live = [WEB, Package("extra", "amd64", "1"), Package("other", "amd64", "1")]
+    assert plan(then, *live) == ["remove extra:amd64: was not installed"]
+    assert plan(["deb extra:i386 -"], *live) == []
+
+
+def test_what_a_kill_left_elsewhere_is_configured() -> None:
+    broken = Package("other", "amd64", "1", status="half-configured")
+    assert plan([WEB.line()], WEB, broken) == ["configure other:amd64: is half-configured"]
+
+
+def test_a_package_that_changed_its_architecture_is_replaced_not_removed() -> None:
+    then = [WEB._replace(arch="all").line(), "deb * -"]
+    assert plan(then, WEB) == ["reinstall web:all 1:1.0-1~deb12u1: is amd64"]
+    both = [WEB.line(), WEB._replace(arch="i386").line(), "deb * -"]
+    assert plan(both, WEB) == ["install web:i386 1:1.0-1~deb12u1: is not installed"]
+
+
+def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
+    said = "Inst web [2] (1 local-deb [amd64])\nRemv lib [1]\nRemv other:i386 [1]\nConf web (1 local-deb [amd64])\n"
+    lib = Package("lib", "amd64", "1")
+    assert dpkg.beyond(said, [WEB], [lib]) == ["other (Remv)"]
+    assert dpkg.beyond(said, [lib], [WEB]) == ["web (Inst)", "lib (Remv)", "other (Remv)"]
+    argv = dpkg.apt_install(["/tmp/web.deb"], [lib])
+    assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
+
+
+# -- package files
+
+
+@dataclass
+class Debian:
+    """A host as dpkg and apt describe it: a package file is the text "name architecture version"."""
+
+    installed: list[Package]
+    offered: list[Package] = field(default_factory=list)
+    reachable: bool = True
+    refuses: str = ""
+    ran: list[str] = field(default_factory=list)
+
+    def store(self, root: Path) -> Store:
+        return Store(str(root / "store"), replace(SYSTEM, run=self.run))
+
+    def run(self, argv: Sequence[str], _timeout: float) -> Completed:
+        words = list(argv)
+        if words[0] == "sh":
+            words = words[5:]
+        if words[0] == "env":
+            folder = words[2]
+            words = [word for word in words[1:] if "=" not in word or word.startswith("Dpkg")]
+            words = words[2:] if words[0] == "-C" else words
+            if "download" in words:
+                self.ran.append("download")
+                for one in self.offered if self.reachable else []:
+                    if f"{one.key}={one.version}" in argv:
+                        Path(folder, f"{one.name}.deb").write_text(" ".join(one[:3]))
+                return Completed(tuple(argv), 0 if self.reachable else 100, "", "")
+        if words[0] == "dpkg-query":
+            lines = [f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\tinstalled\n" for one in self.installed]
+            return Completed(tuple(argv), 0, "".join(lines), "")
+        if words[:2] == ["apt-cache", "show"]:
+            return Completed(tuple(argv), 0, "\n\n".join(map(record, self.offered)), "")
+        if words[0] == "dpkg-deb":
+            return Completed(tuple(argv), 0, Path(words[-1]).read_text().replace(" ", "\t"), "")
+        if words[0] == "apt-get" and "--simulate" in words:
+            return Completed(tuple(argv), 100 if self.refuses else 0, "", self.refuses)
+        self.ran.append(words[0])
+        if words[0] == "apt-get":
+            for path in (word for word in words if word.endswith(".deb")):
+                name, arch, version = Path(path).read_text().split()
+                self.installed = [one for one in self.installed if one.name != name] + [Package(name, arch, version)]
+        return Completed(tuple(argv), 0, "", "")
+
+
+def content(package: Package) -> str:
+    return hashlib.sha256(" ".join(package[:3]).encode()).hexdigest()
+
+
+def record(package: Package) -> str:
+    fields = f"Package: {package.name}\nArchitecture: {package.arch}\nVersion: {package.version}\n"
+    return fields + f"Description: x\n SHA256: {SHA}\nSHA256: {content(package)}\n"
+
+
+OLD, NEW = Package("web", "amd64", "1.0"), Package("web", "amd64", "2.0")
+ALL: list[dict[str, Any]] = [{"packages": {}}]
+
+
+@pytest.fixture(autouse=True)
+def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
+    monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
+    monkeypatch.setattr(dpkg.shutil, "which", lambda _name: None)
+    (tmp_path / "archives").mkdir()
+
+
+def test_a_file_is_downloaded_once_and_check_mode_says_the_same(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD, NEW])
+    store = host.store(tmp_path)
+    foreseen = checkpoint(store, "before", ALL, check_mode=True)
+    taken = checkpoint(store, "before", ALL)
+    assert foreseen["root"] == taken["root"] and taken["left"] == [] and host.ran == ["download"]
+    assert store.manifest(taken["id"]).sections[0].lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
+    host.offered = []
+    assert checkpoint(store, "before", ALL)["changed"] is False
+    assert checkpoint(store, "other", ALL)["root"] == checkpoint(store, "before", ALL, check_mode=True)["root"]
+    assert host.ran == ["download"]
+
+
+def test_apt_s_own_copy_is_taken_when_it_is_that_package(tmp_path: Path) -> None:
+    epoch = Package("web", "amd64", "2:1.0+b~1")
+    host = Debian([epoch])
+    kept = tmp_path / "archives" / "web_2%3a1.0+b~1_amd64.deb"
+    kept.write_text(" ".join(epoch[:3]))
+    assert checkpoint(host.store(tmp_path), "before", ALL)["left"] == [] and host.ran == []
+    kept.write_text("web amd64 3.0")
+    other = Debian([epoch])
+    assert "web 2:1.0+b~1" in checkpoint(other.store(tmp_path / "other"), "before", ALL)["left"][0]
+
+
+def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD], reachable=False)
+    store = host.store(tmp_path)
+    taken = checkpoint(store, "before", ALL)
+    assert "1 packages could not be had (web 1.0)" in taken["left"][0]
+    assert checkpoint(store, "before", ALL, check_mode=True)["changed"] is False
+    assert checkpoint(store, "before", ALL)["changed"] is False
+    host.installed = [NEW]
+    with pytest.raises(RestoreFailed, match=r"no package file of web:amd64 1.0; no package was changed"):
+        rollback(store, "before")
+    assert host.installed == [NEW] and not os.path.exists(store.join("resume"))
+    host.installed, host.reachable = [OLD], True
+    assert checkpoint(store, "before", ALL)["left"] == []
+
+
+def test_a_version_comes_back_without_a_mirror(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed, host.offered = [NEW], []
+    result = rollback(store, "before")
+    assert host.installed == [OLD] and [one["target"] for one in result["done"]] == ["web:amd64 1.0"]
+    assert rollback(store, "before")["changed"] is False
+
+
+def test_what_apt_refuses_changes_nothing(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD], refuses="E: Unable to correct problems")
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed = [NEW]
+    with pytest.raises(RestoreFailed, match="apt refuses: E: Unable to correct problems; none was changed"):
+        rollback(store, "before")
+    assert host.installed == [NEW] and "apt-get" not in host.ran
+
+
+def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    taken = checkpoint(store, "before", ALL)
+    lines = [OLD._replace(version="1.1", sha256=content(OLD)).line()]
+    sections = [replace(store.manifest(taken["id"]).sections[0], lines=lines)]
+    with store.locked():
+        writer = store.writer(dry=False)
+        assert not isinstance(writer, Hasher)
+        store.commit(writer, "doctored", "h", sections)
+    host.installed = [NEW]
+    with pytest.raises(Damaged, match=r"recorded as the package web:amd64 1.1, and is web amd64 1.0"):
+        rollback(store, "doctored")
+    assert host.installed == [NEW]
+
+
+def test_a_host_without_dpkg_is_told(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), replace(SYSTEM, run=lambda argv, _time: Completed(tuple(argv), 127, "", "")))
+    with pytest.raises(UsageError, match="no dpkg"):
+        checkpoint(store, "before", ALL)
