@@ -60,7 +60,8 @@ def checkpoint(
         started = store.system.monotonic()
         writer = Writer(store.objects)
         try:
-            sections = registry.capture(declared, writer, store.system, store.root)
+            with registry.held([section.kind for section in declared], store.system):
+                sections = registry.capture(declared, writer, store.system, store.root)
         except EvenkeelError:
             writer.discard()
             raise

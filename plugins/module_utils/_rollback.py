@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from ._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ._resources import files
 from ._resources.entry import Entry
 from ._resources.kind import Kind, Restore, Sink
-from ._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, tree_spec
+from ._resources.registry import EARLY, KINDS, LATE, held, own_lines, path_lines, tree_spec
 from ._resources.step import Step
 from ._services.holders import holders
 from ._store import transaction
@@ -79,7 +80,7 @@ def rollback(
 def finish(store: Store, boot: bool = False) -> list[str]:
     """Under the lock, before anything else: complete what a kill left, and what a missed deadline asks for."""
     said = []
-    for left in transaction.unfinished(store):
+    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
         manifest = store.manifest(left.note["checkpoint"])
         sections = _chosen(manifest, left.note["kinds"])
         try:
@@ -91,7 +92,7 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     asked = _asked(store)
     if asked is not None:
         manifest = store.manifest(asked["checkpoint"])
-        _execute(store, manifest, asked["kinds"], boot)
+        _execute(store, manifest, asked["kinds"], boot, insist=True)
         said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     change = _deadman.armed(store)
     why = change.overdue(store.system) if change is not None else None
@@ -112,7 +113,7 @@ def execute(
     """Roll back, under the lock; with ``change`` its end is recorded, whatever it is."""
     try:
         try:
-            result = _execute(store, manifest, kinds, boot)
+            result = _execute(store, manifest, kinds, boot, insist=change is not None)
         except OSError as error:
             raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
@@ -127,8 +128,19 @@ def execute(
     return result
 
 
-def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool) -> dict[str, Any]:
+def _execute(
+    store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool, insist: bool = False
+) -> dict[str, Any]:
+    with ExitStack() as locks:
+        return _carry_out(store, manifest, kinds, boot, insist, locks)
+
+
+def _carry_out(
+    store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool, insist: bool, locks: ExitStack
+) -> dict[str, Any]:
     writer = Writer(store.objects)
+    chosen = [section.kind for section in _chosen(manifest, kinds)]
+    locks.enter_context(held(chosen, store.system, insist))
     undo = ""
     try:
         made = _plan(store, manifest, kinds, writer, boot)
@@ -147,13 +159,16 @@ def _execute(store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot
         if made.early:
             _verify(store, made)
             _ask(store, manifest, kinds)
+            locks.close()  # A package may bring its users.
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
+            locks.enter_context(held(chosen, store.system, insist=True))
             again = _plan(store, manifest, kinds, Hasher(store.objects), boot)
             made = replace(again, early=made.early, before=made.before)
         if made.files:
-            note = {"checkpoint": manifest.id, "kinds": kinds}
+            note = {"checkpoint": manifest.id, "kinds": kinds, "held": chosen}
             journal = transaction.run(store, made.files, made.directories, note).journal
             done += made.files
+        locks.close()  # A service may make one as it starts.
         done += _apply(LATE, made.late, _restore(store, manifest, boot, [step.target for step in made.files]))
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])

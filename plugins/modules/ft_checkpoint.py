@@ -33,6 +33,8 @@ options:
         was not installed is removed again, and not purged. Packages are put back before files.
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
         Unit files and drop-ins of the units below /etc are part of it.
+      - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read
+        and put back as one set under the lock of useradd and its like.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
         files.
     type: list

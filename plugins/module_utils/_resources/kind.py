@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Callable, Union
 
@@ -40,6 +41,10 @@ def lacks_nothing(_lines: Sequence[str]) -> list[str]:
     return []
 
 
+def nothing_held(_system: System) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of state. All of it is looked at anew each time, so that an interrupted rollback is simply run again.
@@ -54,6 +59,8 @@ class Kind:
       end, with ``done`` and with what is ``left``.
     - ``verify``: what is not as the lines say, in words.
     - ``lacks``: what a rollback to the lines could not bring back, in words: it is said when they are recorded.
+    - ``held``: holds off who else changes its trees, while they are captured and while they are put back. Raises
+      Refused when that cannot be had in time.
     """
 
     check: Callable[[dict[str, Any]], dict[str, Any]]
@@ -63,3 +70,4 @@ class Kind:
     verify: Callable[[Sequence[str], System], list[str]]
     trees: Callable[[dict[str, Any]], list[str]] = no_trees
     lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing
+    held: Callable[[System], AbstractContextManager[None]] = nothing_held

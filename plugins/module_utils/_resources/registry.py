@@ -8,20 +8,21 @@ are put back."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from .._errors import UsageError
+from .._errors import Refused, UsageError
 from .._store.manifest import Section
 from .._system import System
-from . import files, packages, services, sysctl
+from . import files, packages, services, sysctl, users
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
 # them; what stands after may need them.
 EARLY: dict[str, Kind] = {"packages": packages.KIND}
-LATE: dict[str, Kind] = {"sysctl": sysctl.KIND, "services": services.KIND}
+LATE: dict[str, Kind] = {"users": users.KIND, "sysctl": sysctl.KIND, "services": services.KIND}
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
 
@@ -95,6 +96,20 @@ def path_lines(section: Section) -> list[str]:
 def own_lines(section: Section) -> list[str]:
     """Those lines of the section that are in its kind's own words."""
     return [line for line in section.lines if line[1:2] != " "]
+
+
+@contextmanager
+def held(kinds: Iterable[str], system: System, insist: bool = False) -> Iterator[None]:
+    """Hold off who else changes the trees of these kinds. With ``insist`` one that cannot be had is done without: the
+    host must come back even where somebody has left an editor open."""
+    with ExitStack() as locks:
+        for kind in sorted(set(kinds) & set(KINDS)):
+            try:
+                locks.enter_context(KINDS[kind].held(system))
+            except Refused:
+                if not insist:
+                    raise
+        yield
 
 
 def capture(sections: Sequence[Section], sink: Sink, system: System, store: str) -> list[Section]:

@@ -22,9 +22,9 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 from .._errors import Damaged, Refused, RestoreFailed, UsageError
 from .._resources.entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
@@ -85,13 +85,20 @@ def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: d
     return _apply(journal, plan)
 
 
-def unfinished(store: Store) -> Iterator[Finished]:
-    """Carry out every committed journal, each to be followed by ``close``; throw away the others."""
+def unfinished(
+    store: Store, held: Callable[[dict[str, Any]], AbstractContextManager[None]] = lambda _note: nullcontext()
+) -> Iterator[Finished]:
+    """Carry out every committed journal, each to be followed by ``close``; throw away the others.
+
+    ``held`` gives what to hold meanwhile, by what the journal is for.
+    """
     for journal in pending(store):
         if os.path.exists(os.path.join(journal, "COMMIT")):
             with open(os.path.join(journal, "plan")) as stream:
                 plan = json.load(stream)
-            yield _apply(journal, plan)
+            with held(plan["note"]):
+                finished = _apply(journal, plan)
+            yield finished
         else:
             close(journal)
 

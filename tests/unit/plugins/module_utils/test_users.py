@@ -1,0 +1,195 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource users: six files as one set, under a lock that other programs honour."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, users
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+# Takes the lock as shadow's programs do, adds a user to one file, and to the other a while later.
+_ADD = """
+import fcntl, os, sys, time
+etc, wait = sys.argv[1], float(sys.argv[2])
+fd = os.open(etc + "/.pwd.lock", os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+with open(etc + "/passwd", "a") as stream: stream.write("new:x:1001:\\n")
+print("half", flush=True)
+time.sleep(wait)
+with open(etc + "/shadow", "a") as stream: stream.write("new:!:\\n")
+"""
+# Whether the lock of lckpwdf(3) could be had at once.
+_TRY = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+try: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError: print("held")
+else: print("free")
+"""
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name in ("passwd", "shadow", "group", "gshadow", "subuid"):
+        (etc / name).write_text("root:\n")
+    kind = users.kind(str(etc), patience=1.0)
+    monkeypatch.setitem(registry.LATE, "users", kind)
+    monkeypatch.setitem(registry.KINDS, "users", kind)
+    return etc
+
+
+@contextmanager
+def adding(etc: Path, wait: float) -> Iterator[None]:
+    """Another process is in the middle of adding a user, and done after ``wait`` seconds."""
+    argv = [sys.executable, "-c", _ADD, str(etc), str(wait)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "half\n"
+        try:
+            yield
+        finally:
+            if wait > 5:
+                process.kill()
+
+
+def has_new(etc: Path) -> list[str]:
+    return [name for name in ("passwd", "shadow") if "new" in (etc / name).read_text()]
+
+
+def free(path: Path) -> bool:
+    done = subprocess.run([sys.executable, "-c", _TRY, str(path)], capture_output=True, text=True, check=True)
+    return done.stdout == "free\n"
+
+
+def test_the_six_files_come_back_as_one_set(store: Store, etc: Path) -> None:
+    checkpoint(store, "before", [{"users": {}}])
+    for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"):
+        with open(etc / name, "a") as stream:
+            stream.write("new:\n")
+    result = rollback(store, "before")
+    assert {path.name: path.read_text() for path in etc.iterdir() if path.name != ".pwd.lock"} == dict.fromkeys(
+        ("passwd", "shadow", "group", "gshadow", "subuid"), "root:\n"
+    )
+    assert len(result["done"]) == 6 and not rollback(store, "before")["changed"]
+    rollback(store, "undo")
+    assert (etc / "subgid").read_text() == "new:\n"
+
+
+def test_it_takes_no_keys(etc: Path) -> None:
+    with pytest.raises(UsageError, match="unknown key 'names'"):
+        registry.check([{"users": {"names": ["root"]}}])
+
+
+def test_half_an_account_is_never_recorded(store: Store, etc: Path) -> None:
+    with adding(etc, 0.4):
+        checkpoint(store, "with", [{"users": {}}])
+    for name in ("passwd", "shadow"):
+        (etc / name).write_text("root:\n")
+    rollback(store, "with")
+    assert has_new(etc) == ["passwd", "shadow"]
+
+
+def test_a_rollback_waits_for_the_account_and_records_all_of_it(store: Store, etc: Path) -> None:
+    checkpoint(store, "before", [{"users": {}}])
+    with adding(etc, 0.4):
+        rollback(store, "before")
+    assert has_new(etc) == []
+    rollback(store, "undo")
+    assert has_new(etc) == ["passwd", "shadow"]
+
+
+def test_a_lock_that_is_not_to_be_had_refuses_with_its_holder(store: Store, etc: Path) -> None:
+    checkpoint(store, "before", [{"users": {}}])
+    with adding(etc, 60):
+        for act in (lambda: checkpoint(store, "again", [{"users": {}}]), lambda: rollback(store, "before")):
+            with pytest.raises(Refused, match=r"locked for 1 s by process \d+ .*nothing was changed"):
+                act()
+    assert has_new(etc) == ["passwd"] and "again" not in store.refs()
+
+
+def test_a_host_comes_back_even_where_an_editor_was_left_open(store: Store, etc: Path) -> None:
+    checkpoint(store, "change", [{"users": {}}], confirm_within=60.0)
+    rebooted = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with adding(etc, 60):
+        with rebooted.locked():
+            finish(rebooted)
+        assert has_new(etc) == [] and info(store)["last"]["outcome"] == "rolled_back"
+
+
+def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(store, "before", [{"users": {}}])
+    (etc / "passwd").write_text("changed\n")
+    apply, seen = transaction._apply, []
+
+    def kill(*_words: object) -> None:
+        raise KeyboardInterrupt
+
+    def look(journal: str, plan: dict[str, object]) -> transaction.Finished:
+        seen.append(free(etc / ".pwd.lock"))
+        return apply(journal, plan)
+
+    monkeypatch.setattr(transaction, "_apply", kill)
+    with pytest.raises(KeyboardInterrupt):
+        rollback(store, "before")
+    monkeypatch.setattr(transaction, "_apply", look)
+    with store.locked():
+        finish(store)
+    assert seen == [False] and (etc / "passwd").read_text() == "root:\n" and free(etc / ".pwd.lock")
+
+
+def test_the_lock_is_not_held_while_services_start(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(store, "before", [{"users": {}}])
+    (etc / "passwd").write_text("changed\n")
+    apply, seen = _rollback._apply, []
+
+    def look(*words: object) -> list[object]:
+        seen.append(free(etc / ".pwd.lock"))
+        return list(apply(*words))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_rollback, "_apply", look)
+    rollback(store, "before")
+    assert seen == [True]
+
+
+def test_reading_the_tree_of_the_lock_does_not_drop_it(tmp_path: Path) -> None:
+    lock = tmp_path / ".pwd.lock"
+    with users.held(str(lock), 1.0, System()):
+        lock.read_bytes()
+        assert not free(lock)
+    assert free(lock)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the lock of the system's own files")
+def test_it_is_the_lock_of_lckpwdf(tmp_path: Path) -> None:
+    hold = "import ctypes, time; print(ctypes.CDLL(None).lckpwdf(), flush=True); time.sleep(30)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "0\n"
+        try:
+            with (
+                pytest.raises(Refused, match=f"by process {process.pid} "),
+                users.held("/etc/.pwd.lock", 0.1, System()),
+            ):
+                pass
+        finally:
+            process.kill()
+    with users.KIND.held(System()):
+        assert not free(Path("/etc/.pwd.lock"))
