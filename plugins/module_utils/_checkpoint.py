@@ -17,7 +17,7 @@ from ._rollback import finish
 from ._store import retention as keeping
 from ._store.manifest import Manifest
 from ._store.objects import Hasher, Writer
-from ._store.store import Store, check_name
+from ._store.store import Store, check_name, objects_of
 
 
 def checkpoint(
@@ -45,6 +45,10 @@ def checkpoint(
         root = Manifest.of("", host, name, registry.capture(declared, hasher, store.system, store.root), None)[0].root
         known = _known(store, name, root)
         result = _result(known, name, root, known is None or confirm_within is not None)
+        again = sum(not store.objects.has(sha) for sha in objects_of(known)) if known is not None else 0
+        if again:
+            result["changed"] = True
+            result["planned"].append(f"store {again} contents again that the store has lost")
         if policy is not None:
             made = store.plan_prune(name, policy, _needed(store, known), coming=known is None)
             result["kept"] = made.kept
@@ -66,18 +70,23 @@ def checkpoint(
             writer.discard()
             raise
         root = Manifest.of("", host, name, sections, None)[0].root
-        known = _known(store, name, root)
+        known, again = _known(store, name, root), 0
         stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
         stats["paths"] = sum(len(section.lines) for section in sections if section.kind == "files")
         if known is None:
             manifest = store.commit(writer, name, host, sections)
         else:
-            writer.discard()
+            # What the store has lost of it (a scrub put it aside) is here again.
+            again = writer.new_objects
+            (writer.publish if again else writer.discard)()
             manifest = known
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = _result(manifest, name, root, known is None)
         result["stats"] = stats
         result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
+        if again:
+            result["changed"] = True
+            result["done"].append(f"stored {again} contents again that the store had lost")
         if confirm_within is not None:
             change = _deadman.arm(store, manifest.id, name, confirm_within, agent)
             result.update(changed=True, generation=change.generation, armed=change.shown())

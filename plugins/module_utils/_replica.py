@@ -21,7 +21,7 @@ from ._store import retention as keeping
 from ._store.durable import ensure_dir
 from ._store.manifest import Manifest
 from ._store.objects import Writer
-from ._store.store import Store, objects_of
+from ._store.store import Store, objects_of, paths_of
 
 _MAGIC = b"evenkeel-pack 1\n"
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
@@ -124,7 +124,7 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
                 one.update(name=manifest.name, created=manifest.created)
                 wrong = source.verify(manifest)
                 if wrong:
-                    named = [f"{path}: {wrong[sha]}" for path, sha in _paths(manifest) if sha in wrong]
+                    named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
                     one["detail"] = "; ".join(named[:10])
                 else:
                     one["state"] = "verified"
@@ -181,13 +181,3 @@ def _read_bundle(stream: BinaryIO, writer: Writer) -> bytes:
             return data
         if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")
-
-
-def _paths(manifest: Manifest) -> list[tuple[str, str]]:
-    """(path or line, sha256) of everything with a content."""
-    found = []
-    for section in manifest.sections:
-        for line in section.lines:
-            words = line.split(" ")
-            found += [(words[1], word[7:]) for word in words if word.startswith("sha256=")]
-    return found

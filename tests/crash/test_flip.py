@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +18,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoi
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import durable, objects, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -40,21 +41,13 @@ def state(root: Path) -> dict[str, bytes]:
     return found
 
 
-def audit(root: Path) -> list[str]:
-    """What is wrong with the store, in words: by its own check, and by what sha256sum alone can tell."""
-    store = Store(str(root), System())
-    wrong: list[str] = []
+def audit(root: Path, check_mode: bool = True) -> list[str]:
+    """What a scrub says is wrong with the store."""
     try:
-        store.check_format()
-        for ids in store.refs().values():
-            for one in ids:
-                wrong += store.verify(store.manifest(one)).values()
+        scrub(Store(str(root), System()), check_mode=check_mode)
     except Damaged as error:
-        wrong.append(error.message)
-    for pack in (root / "packs").glob("*.pack"):
-        if hashlib.sha256(pack.read_bytes()).hexdigest() != pack.stem:
-            wrong.append(str(pack))
-    return wrong
+        return [json.dumps(one) for one in error.result.get("damaged", [])] or [error.message]
+    return []
 
 
 @pytest.fixture
@@ -123,6 +116,21 @@ def test_each_flipped_byte_is_found_and_named(work: Path) -> None:
         if wrong:
             words = "".join(name.split("/")[1:]).removesuffix(".pack") or str(work / "store")
             assert name.startswith("refs/") or any(words in one for one in wrong), (name, at, wrong)
+
+
+def test_what_a_scrub_puts_aside_is_stored_again(work: Path) -> None:
+    """A scrub, a checkpoint of the same state, and the store is whole: every seventh byte of the contents."""
+    shutil.rmtree(work / "live")
+    shutil.copytree(work / "new", work / "live", symlinks=True)
+    contents = [one for one in every_byte(work / "store") if one[0].startswith(("objects", "packs"))]
+    for number, (name, at) in enumerate(contents[::7]):
+        fresh(work, "store")
+        flip(work / "store" / name, at, number % 8)
+        assert bool(audit(work / "store", check_mode=False)) != bool(HINTS.fullmatch(name)), (name, at)
+        store = Store(str(work / "store"), replace(System(), has_systemd=lambda: False))
+        checkpoint(store, "before", [{"files": {"paths": [str(work / "live")]}}])
+        assert audit(work / "store", check_mode=False) == [], (name, at)
+        assert len(store.refs()["before"]) == 1, (name, at)
 
 
 @pytest.mark.parametrize("to", ["before", "latest"])

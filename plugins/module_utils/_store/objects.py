@@ -77,21 +77,24 @@ class Objects:
 
     def _index_of(self, path: str) -> dict[str, Place]:
         """What is in the pack at ``path``."""
-        places: dict[str, Place] = {}
-        pack = os.path.basename(path)[: -len(".pack")]
+        places = self._read_index(path)
+        return dict(_scan_pack(path, _pack_name(path))) if places is None else places
+
+    def _read_index(self, path: str) -> dict[str, Place] | None:
+        """The index of the pack at ``path``; nothing of it is believed unless all is as it was written."""
         size = os.path.getsize(path)
         try:
             with open(_index_path(path), "rb") as stream:
                 body, _end, last = stream.read().rpartition(b"end ")
         except OSError:
-            body, last = b"", b""
-        # Nothing of an index is believed unless all of it is as it was written.
-        if b"end " + last == _index_end(body, size):
-            for line in body.splitlines():
-                sha, offset, length = line.split()
-                places[sha.decode("ascii")] = Place(pack, int(offset), int(length))
-            return places
-        return dict(_scan_pack(path, pack))
+            return None
+        if b"end " + last != _index_end(body, size):
+            return None
+        pack, places = _pack_name(path), {}
+        for line in body.splitlines():
+            sha, offset, length = line.split()
+            places[sha.decode("ascii")] = Place(pack, int(offset), int(length))
+        return places
 
     def write_index(self, pack: str, lines: list[bytes]) -> None:
         """Not synced: without its index, or with a torn one, the pack itself is read. ``pack`` is its path."""
@@ -174,7 +177,33 @@ class Objects:
         except OSError:
             return None
 
+    def pack_contents(self, path: str) -> Iterator[tuple[str, bytes | None]]:
+        """(name, content) of all that is known to be in the pack at ``path``; None for a content that is damaged."""
+        with open(path, "rb") as stream:
+            for sha, place in self._index_of(path).items():
+                data = b""
+                with suppress(OSError):
+                    stream.seek(place.offset)
+                    data = stream.read(place.size)
+                yield sha, data if hashlib.sha256(data).hexdigest() == sha else None
+
+    def forget_index(self) -> None:
+        """Look at the packs again when next asked."""
+        self._index = None
+
     # -- under the lock
+
+    def index_is_whole(self, path: str) -> bool:
+        """Whether the pack at ``path`` has an index that can be believed."""
+        return self._read_index(path) is not None
+
+    def index_anew(self, path: str) -> None:
+        places = _scan_pack(path, "")
+        self.write_index(path, [b"%s %d %d\n" % (sha.encode("ascii"), at.offset, at.size) for sha, at in places])
+
+    def forget_pack(self, pack: str) -> None:
+        """Let all that is found in the pack count as missing, so that it can be stored again."""
+        self._index = {sha: place for sha, place in self.index().items() if place.pack != pack}
 
     def throw_away(self, paths: Iterable[str], now: float) -> None:
         """Move files of the store to the trash, each with the time; durable. Nothing may name them any more."""
@@ -208,6 +237,10 @@ class Objects:
                 if os.lstat(path).st_mtime < before:
                     os.unlink(path)
         self._index = None
+
+
+def _pack_name(path: str) -> str:
+    return os.path.basename(path)[: -len(".pack")]
 
 
 def _index_path(pack: str) -> str:

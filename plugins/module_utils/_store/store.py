@@ -310,6 +310,22 @@ class Store:
             if os.path.exists(path):
                 move_all([(path, self.join("quarantine", sha))])
 
+    def salvage(self, path: str) -> None:
+        """Put a damaged pack aside, with its index; what is whole in it is stored again first."""
+        whole = [data for _sha, data in self.objects.pack_contents(path) if data is not None]
+        bad = os.stat(path).st_ino
+        self.objects.forget_pack(os.path.basename(path)[: -len(".pack")])
+        writer = Writer(self.objects)
+        for data in whole:
+            writer.add(data)
+        writer.publish()
+        # With every content whole, the pack that was just written may be the same as the bad one once was.
+        if os.stat(path).st_ino == bad:
+            files = [path, path[: -len(".pack")] + ".idx"]
+            moves = [(one, self.join("quarantine", os.path.basename(one))) for one in files if os.path.exists(one)]
+            move_all(moves)
+        self.objects.forget_index()
+
     def verify(self, manifest: Manifest) -> dict[str, str]:
         """sha256 -> what is wrong, for every object of the checkpoint that is missing or damaged."""
         wrong = {}
@@ -323,6 +339,16 @@ class Store:
 def time_of(created: str) -> datetime.datetime:
     """The time that a manifest names, aware, in UTC."""
     return datetime.datetime.fromisoformat(created.replace("Z", "+00:00"))
+
+
+def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
+    """(path as written, or the word that names it, sha256) of everything with a content."""
+    found = []
+    for section in manifest.sections:
+        for line in section.lines:
+            words = line.split(" ")
+            found += [(words[1], word[7:]) for word in words if word.startswith("sha256=")]
+    return found
 
 
 def objects_of(manifest: Manifest) -> set[str]:

@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_scrub
+short_description: Read all that the store of a host holds, and find what is damaged
+description:
+  - Reads every pack, content and checkpoint of the store, and of the copies it keeps for other hosts, and computes its
+    hash anew. Disks lose data silently; this finds it while an intact copy can still be had.
+  - What is damaged is put aside (C(quarantine) in the store) and named by checkpoint and path, and the module fails.
+    The next checkpoint stores again what the host still has as it was. The rest comes from a replica, with
+    M(evenkeel.fault_tolerance.ft_recover); a copy that is damaged is sent again by
+    M(evenkeel.fault_tolerance.ft_replicate).
+  - Runs with the lowest priority (nice 19) and locks nothing while it reads.
+version_added: 0.2.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  time_limit:
+    description:
+      - Stop after this time, in seconds or as V(10m). The next run goes on with what was read longest ago. The time is
+        looked at after each pack (up to 32 MiB) or folder of larger contents.
+      - By default all is read.
+    type: str
+  share:
+    description:
+      - How much of the time, in percent, to spend reading. For the rest the disk is left to others.
+    type: int
+    default: 50
+attributes:
+  check_mode:
+    support: full
+    description: Reads and reports, and puts nothing aside.
+  diff_mode:
+    support: none
+    description: Nothing on the host changes that a difference could show.
+  idempotent:
+    support: full
+    description: A store in which nothing is damaged stays as it is.
+"""
+
+EXAMPLES = r"""
+- name: Read for half an hour, every night
+  evenkeel.fault_tolerance.ft_scrub:
+    time_limit: 30m
+
+- name: Read all, as fast as it goes
+  evenkeel.fault_tolerance.ft_scrub:
+    share: 100
+"""
+
+RETURN = r"""
+damaged:
+  description: What is damaged or missing, each with C(kind) (V(object), V(pack) or V(manifest)), C(id), C(problem), the
+    C(checkpoints) (C(name), C(id)) and the C(paths) that need it, and C(host), empty or the host whose copy it is.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - kind: object
+      id: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+      problem: it is missing
+      checkpoints: [{"name": "before", "id": "3fc9b689459d738f8c88a3a48aa9e33542016b7a4052e001aaa536fca74813cb"}]
+      paths: [/etc/nginx/nginx.conf]
+      host: ""
+complete:
+  description: Whether this run has read all.
+  returned: always
+  type: bool
+oldest:
+  description: When the part of the store was read that was read longest ago; null before all has been read once.
+  returned: always
+  type: str
+  sample: "2026-11-25T03:00:12Z"
+unverified:
+  description: How many packs and folders of contents have never been read.
+  returned: always
+  type: int
+last_pass:
+  description: When the last pass over all that is stored ended, in however many runs; null before the first.
+  returned: always
+  type: str
+stats:
+  description: C(files) and C(bytes) that this run has read, and the C(seconds) it took.
+  returned: always
+  type: dict
+planned:
+  description: What was to be done, in order.
+  returned: always
+  type: list
+  elements: raw
+done:
+  description: What was done; on a failure, what was done before it.
+  returned: always
+  type: list
+  elements: raw
+proved:
+  description: What was measured to hold afterwards.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: What is not as it should be.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+import os
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+
+ARGUMENTS = {
+    "time_limit": {"type": "str"},
+    "share": {"type": "int", "default": 50},
+}
+
+
+def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    limit = params["time_limit"]
+    os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
+    return scrub(
+        Store(params["store"], System()),
+        None if limit is None else seconds(limit, "time_limit"),
+        params["share"],
+        check_mode,
+    )
+
+
+def main() -> None:
+    run_module(ARGUMENTS, work)
+
+
+if __name__ == "__main__":
+    main()
