@@ -32,6 +32,7 @@ from ._store.durable import remove_file, write_file
 from ._store.manifest import Manifest, Section
 from ._store.objects import Hasher, Writer
 from ._store.store import UNDO, Store
+from ._store.tree import mount_points
 
 
 @dataclass
@@ -58,14 +59,16 @@ def rollback(
     kinds: Sequence[str] | None = None,
     generation: int | None = None,
     check_mode: bool = False,
+    swap: bool = False,
 ) -> dict[str, Any]:
     """The operator's rollback (``ft_rollback``); the result as documented there.
 
-    Ends a change under way when ``to`` is its checkpoint; refuses any other target while one is.
+    Ends a change under way when ``to`` is its checkpoint; refuses any other target while one is. ``swap``: put
+    declared directories back as a whole where that is possible.
     """
     if check_mode:
         store.check_format()
-        made = _plan(store, _manifest(store, to), kinds, Hasher(store.objects))
+        made = _plan(store, _manifest(store, to), kinds, Hasher(store.objects), swap=swap)
         return _result(made, [], [])
     with store.locked():
         finish(store)
@@ -74,7 +77,7 @@ def rollback(
         change = _deadman.armed(store)
         if change is not None and (change.checkpoint != manifest.id or kinds):
             _deadman.refuse_if_armed(store)
-        return execute(store, manifest, kinds, change, "operator")
+        return execute(store, manifest, kinds, change, "operator", swap=swap)
 
 
 def finish(store: Store, boot: bool = False) -> list[str]:
@@ -109,11 +112,12 @@ def execute(
     change: _deadman.Armed | None,
     by: str,
     boot: bool = False,
+    swap: bool = False,
 ) -> dict[str, Any]:
     """Roll back, under the lock; with ``change`` its end is recorded, whatever it is."""
     try:
         try:
-            result = _execute(store, manifest, kinds, boot, insist=change is not None)
+            result = _execute(store, manifest, kinds, boot, change is not None, swap)
         except OSError as error:
             raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
@@ -129,21 +133,32 @@ def execute(
 
 
 def _execute(
-    store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool, insist: bool = False
+    store: Store,
+    manifest: Manifest,
+    kinds: Sequence[str] | None,
+    boot: bool,
+    insist: bool = False,
+    swap: bool = False,
 ) -> dict[str, Any]:
     with ExitStack() as locks:
-        return _carry_out(store, manifest, kinds, boot, insist, locks)
+        return _carry_out(store, manifest, kinds, boot, insist, swap, locks)
 
 
 def _carry_out(
-    store: Store, manifest: Manifest, kinds: Sequence[str] | None, boot: bool, insist: bool, locks: ExitStack
+    store: Store,
+    manifest: Manifest,
+    kinds: Sequence[str] | None,
+    boot: bool,
+    insist: bool,
+    swap: bool,
+    locks: ExitStack,
 ) -> dict[str, Any]:
     writer = Writer(store.objects)
     chosen = [section.kind for section in _chosen(manifest, kinds)]
     locks.enter_context(held(chosen, store.system, insist))
     undo = ""
     try:
-        made = _plan(store, manifest, kinds, writer, boot)
+        made = _plan(store, manifest, kinds, writer, boot, swap)
         if made.steps:
             undo = store.commit(writer, UNDO, manifest.host, made.before).id
         else:
@@ -162,7 +177,7 @@ def _carry_out(
             locks.close()  # A package may bring its users.
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
             locks.enter_context(held(chosen, store.system, insist=True))
-            again = _plan(store, manifest, kinds, Hasher(store.objects), boot)
+            again = _plan(store, manifest, kinds, Hasher(store.objects), boot, swap)
             made = replace(again, early=made.early, before=made.before)
         if made.files:
             note = {"checkpoint": manifest.id, "kinds": kinds, "held": chosen}
@@ -278,7 +293,14 @@ def _entries(section: Section, spec: dict[str, Any]) -> list[Entry]:
     return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec)
 
 
-def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: Sink, boot: bool = False) -> Plan:
+def _plan(
+    store: Store,
+    manifest: Manifest,
+    kinds: Sequence[str] | None,
+    sink: Sink,
+    boot: bool = False,
+    swap: bool = False,
+) -> Plan:
     made = Plan(manifest, _chosen(manifest, kinds))
     for section in made.sections:
         spec, lines = tree_spec(section), []
@@ -288,8 +310,9 @@ def _plan(store: Store, manifest: Manifest, kinds: Sequence[str] | None, sink: S
             steps = files.compare(then, scan)
             # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
             planned = {step.target for step in made.files}
-            made.files += [step for step in steps if step.target not in planned]
-            made.directories += files.directories(then, steps)
+            todo = files.swapped(steps, then, scan, spec, mount_points()) if swap else steps
+            made.files += [step for step in todo if step.target not in planned]
+            made.directories += files.directories(then, todo)
             made.diff += _diff(steps, scan)
             lines += scan.lines()
         if section.kind != "files":

@@ -29,6 +29,16 @@ options:
       - Put back only these kinds of resource, for example V(files).
     type: list
     elements: str
+  strategy:
+    description:
+      - V(paths) puts back each path that differs, one after the other; each is old or new at every instant.
+      - V(swap) builds a declared directory anew, whole, and exchanges it with the live one in one step, so that nothing
+        ever sees half of it. It takes the room of the whole directory, and programs that have it as their working
+        directory stay in the old one (RV(restart_needed)). A directory that holds mounts, excluded files, immutable
+        files, or hard links to files elsewhere is put back by its paths; RV(planned) tells.
+    type: str
+    choices: [paths, swap]
+    default: paths
   generation:
     description:
       - Refuse unless the host is still at this generation.
@@ -53,6 +63,11 @@ EXAMPLES = r"""
 - name: Undo that
   evenkeel.fault_tolerance.ft_rollback:
     to: undo
+
+- name: A web site, the old one or the new one and nothing in between
+  evenkeel.fault_tolerance.ft_rollback:
+    to: latest
+    strategy: swap
 
 - name: Only the files of the newest checkpoint
   evenkeel.fault_tolerance.ft_rollback:
@@ -114,13 +129,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 ARGUMENTS = {
     "to": {"type": "str", "default": "latest"},
     "resources": {"type": "list", "elements": "str"},
+    "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
     "generation": {"type": "int"},
 }
 
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     store = Store(params["store"], System())
-    return rollback(store, params["to"], params["resources"], params["generation"], check_mode)
+    swap = params["strategy"] == "swap"
+    return rollback(store, params["to"], params["resources"], params["generation"], check_mode, swap)
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ try:
         last = 1 if sys.argv[2] == "prune" else 2
         retention = {{"last": last, "grace": 0}}
         checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention=retention)
-    elif sys.argv[2] == "rollback":
-        rollback(store, sys.argv[5])
+    elif sys.argv[2] in ("rollback", "swap"):
+        rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
     else:
         with store.locked():
             finish(store)
@@ -162,23 +162,26 @@ def fresh(master: Path, to: Path) -> Path:
     return to
 
 
-def points(found: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """All of them in the long run (EVENKEEL_CRASH=all), every third otherwise; renames and links always."""
+def points(found: list[tuple[str, int]], every: int = 3) -> list[tuple[str, int]]:
+    """All of them in the long run (EVENKEEL_CRASH=all), one in so many otherwise; renames and links always."""
     if os.environ.get("EVENKEEL_CRASH") == "all":
         return found
-    return [one for at, one in enumerate(found) if at % 3 == 0 or one[0].startswith(("rename", "link"))]
+    return [one for at, one in enumerate(found) if at % every == 0 or one[0].startswith(("rename", "link"))]
 
 
-def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["rollback", "swap"])
+def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_path: Path, what: str) -> None:
     saved = tmp_path / "saved"
-    shutil.copytree(work, saved, symlinks=True)
     fresh(work, saved)
-    found = calls("rollback", work)
+    found = calls(what, work)
     ends = {"old": 0, "new": 0}
     assert len(found) > 60
-    for at, (call, number) in enumerate(points(found)):
+    for at, (call, number) in enumerate(points(found, 9 if what == "swap" else 3)):
         fresh(saved, work)
-        assert killed("rollback", work, call, number), (call, number)
+        assert killed(what, work, call, number), (call, number)
+        if what == "swap":
+            # Not only once it is finished: the directory is never half of anything.
+            assert same(work / "old", work / "live") != same(work / "new", work / "live"), (call, number)
         if at % 7 == 0:
             # The recovery is killed too, wherever it renames.
             for again in range(1, 4):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
-from .entry import ABOVE, ABSENT, EARLY, FLAGS, TYPES, Entry
+from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry
 from .step import Step
 
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
@@ -301,6 +301,41 @@ def compare(then: Sequence[Entry], now: Scan) -> list[Step]:
         else:
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
     return steps + _deletions(live, wanted, now.holding, gone)
+
+
+def swapped(
+    steps: Sequence[Step], then: Sequence[Entry], now: Scan, spec: dict[str, Any], mounts: Collection[bytes]
+) -> list[Step]:
+    """The steps with one ``swap`` for each declared directory that can be put back as a whole. Pure.
+
+    It cannot where it holds a mount or something excluded, shares an inode with a file elsewhere, or where an
+    immutable or append-only flag is in the way. The step's ``tree`` are the manifest lines of all that is in it.
+    """
+    live = {entry.path: entry for entry in now.entries}
+    found = list(steps)
+    for root in map(os.fsencode, spec["paths"]):
+        inside = root + b"/"
+        tree = [entry for entry in then if (entry.path + b"/").startswith(inside)]
+        below = [step for step in found if os.fsencode(step.target).startswith(inside)]
+        old = live.get(root)
+        if (
+            not below
+            or old is None
+            or not tree
+            or old.type != "d"
+            or tree[0].type != "d"
+            or old.flags & PINNED
+            or any(entry.flags & PINNED for entry in tree)
+            or root in now.holding
+            or any((mount + b"/").startswith(inside) for mount in mounts)
+            or any(entry.link and entry.path.startswith(inside) != entry.link.startswith(inside) for entry in then)
+        ):
+            continue
+        detail = {"op": "swap", "line": tree[0].line(), "tree": [entry.line() for entry in tree[1:]]}
+        first = found.index(below[0])
+        found = [step for step in found if not (os.fsencode(step.target) + b"/").startswith(inside)]
+        found.insert(first, Step("files", "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
+    return found
 
 
 def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:

@@ -101,7 +101,7 @@ def plan(then: Sequence[str], system: System, changed: Sequence[str], since: flo
     # What did not run goes first, so that a port or a lock is free for what had it.
     first: list[Step] = []
     last: list[Step] = []
-    if units and any(path.startswith(_UNIT_DIRECTORIES) for path in changed):
+    if units and any(_holds_units(path) for path in changed):
         first.append(Step("services", "daemon-reload", "systemd", "unit files changed"))
     for unit, live in zip(units, systemd.observe([unit["name"] for unit in units], system)):
         steps = last if unit["active"] else first
@@ -115,6 +115,11 @@ def plan(then: Sequence[str], system: System, changed: Sequence[str], since: flo
         steps = last if one["active"] else first
         steps += _activity(definition["name"], one["active"], live, changed, since, {"process": definition})
     return first + last
+
+
+def _holds_units(path: str) -> bool:
+    """Whether the path is a unit file's, or a directory's that holds some and was put back as a whole."""
+    return any(path.startswith(one) or one.startswith(path + "/") for one in _UNIT_DIRECTORIES)
 
 
 def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:

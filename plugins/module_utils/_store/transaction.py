@@ -48,6 +48,8 @@ from .tree import Parents, ancestors, mount_points, open_dir
 # How the name of a staging directory begins; the name of its journal follows.
 STAGE = ".evenkeel-"
 _CAP_LINUX_IMMUTABLE = 9
+# What exchanging two names says where the file system cannot.
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 # File systems that can share data between files.
 _SHARING = {"btrfs", "xfs", "bcachefs"}
 
@@ -203,8 +205,8 @@ def _check_room(steps: Sequence[Step], made: set[bytes]) -> None:
             path = os.path.dirname(path)
         mount = next(one for one in mounts if path.startswith(one.rstrip(b"/") + b"/"))
         need = needed.setdefault(mount, [0, 0])
-        if step.detail["op"] in ("put", "swap"):
-            entry = Entry.parse(step.detail["line"])
+        for line in [step.detail["line"], *step.detail.get("tree", ())] if step.detail["op"] in ("put", "swap") else ():
+            entry = Entry.parse(line)
             # Where data can be shared, only a small file certainly takes room.
             if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds[mount] not in _SHARING):
                 need[0] += entry.size
@@ -352,17 +354,27 @@ def _stage(
             if op in ("put", "swap"):
                 entry = Entry.parse(step.detail["line"])
                 fd, name = anchors.fd(one["anchor"]), str(number).encode()
-                try:
-                    _make(store, entry, fd, name, staged)
-                except Damaged as error:
-                    if entry.sha256:
-                        store.quarantine(entry.sha256)
-                    damaged.append(f"{step.target}: {error.message}")
+                folders = []
+                for part in [entry, *map(Entry.parse, step.detail.get("tree", ()))]:
+                    where = name + part.path[len(path) :]
+                    try:
+                        _make(store, part, fd, where, staged)
+                    except Damaged as error:
+                        if part.sha256:
+                            store.quarantine(part.sha256)
+                        damaged.append(f"{os.fsdecode(part.path)}: {error.message}")
+                        continue
+                    except OSError as error:
+                        error.filename = os.fsdecode(part.path)
+                        raise
+                    staged[part.path] = (fd, where)
+                    if part.type == "d":
+                        folders.append((part, where))
+                if path not in staged:
                     continue
-                except OSError as error:
-                    error.filename = step.target
-                    raise
-                staged[path] = (fd, name)
+                if "tree" in step.detail:
+                    _check_exchange(fd, step.target)
+                    _finish_folders(folders, fd)
                 one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
             elif op == "meta":
                 one["line"] = step.detail["line"]
@@ -387,6 +399,36 @@ def _stage(
     }
     write_file(os.path.join(journal, "plan"), json.dumps(plan).encode())
     return plan
+
+
+def _check_exchange(stage: int, path: str) -> None:
+    """Refused where the file system cannot exchange two names: a directory would be gone for a moment (I4)."""
+    names = (b"one", b"other")
+    for name in names:
+        os.mkdir(name, 0o700, dir_fd=stage)
+    try:
+        exchange(stage, names[0], stage, names[1])
+    except OSError as error:
+        if error.errno not in _NO_EXCHANGE:
+            raise
+        raise Refused(
+            f"the file system of {path} cannot exchange directories atomically; nothing was changed. "
+            "Roll back with strategy paths"
+        ) from error
+    finally:
+        for name in names:
+            os.rmdir(name, dir_fd=stage)
+
+
+def _finish_folders(folders: Sequence[tuple[Entry, bytes]], stage: int) -> None:
+    """Attributes of the directories of a whole staged tree, from the leaves up, as nothing comes or goes any more."""
+    for entry, where in reversed(folders):
+        fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage)
+        try:
+            attributes(entry, fd)
+            set_inode_flags(fd, entry.flags, FLAGS)
+        finally:
+            os.close(fd)
 
 
 def _make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, tuple[int, bytes]]) -> None:
@@ -575,7 +617,7 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
         try:
             exchange(stage, staged, fd, name)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in _NO_EXCHANGE:
                 raise
             os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)

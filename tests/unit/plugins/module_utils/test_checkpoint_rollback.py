@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +442,50 @@ def test_a_mount_point_that_would_have_to_go_is_refused(store: Store, tree: Path
         subprocess.run(["umount", tree / "mounted"], check=True)
 
 
+def test_a_swap_puts_a_directory_back_as_a_whole(store: Store, tree: Path) -> None:
+    copy = copy_of(tree).rename(tree.with_name("then"))
+    checkpoint(store, "before", protect(tree))
+    wreck(tree)
+    wrecked, inode = copy_of(tree), os.stat(tree).st_ino
+    planned = rollback(store, "before", check_mode=True, swap=True)["planned"]
+    assert [(one["action"], one["target"]) for one in planned] == [("swap", str(tree))]
+    result = rollback(store, "before", swap=True)
+    assert result["done"] == planned and differences(copy, tree) == "" and os.stat(tree).st_ino != inode
+    assert os.stat(tree / "a").st_ino == os.stat(tree / "sub" / "hard").st_ino
+    assert not rollback(store, "before", swap=True)["changed"]
+    rollback(store, "undo", swap=True)
+    assert differences(wrecked, tree) == ""
+
+
+@contextmanager
+def tmpfs(path: Path) -> Iterator[Path]:
+    """A small file system on the directory."""
+    small = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=20", "none", str(path)]
+    if os.geteuid() != 0 or subprocess.run(small, check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize("why", ["excluded", "linked out", "mount"])
+def test_what_cannot_be_swapped_is_put_back_by_its_paths(store: Store, tree: Path, why: str) -> None:
+    other = tree.with_name("other")
+    other.mkdir()
+    if why == "linked out":
+        os.link(tree / "sub" / "small", other / "small")
+    with tmpfs(tree / "empty") if why == "mount" else nullcontext():
+        checkpoint(store, "before", protect(tree, other, exclude=["kept"] if why == "excluded" else []))
+        (tree / "sub" / "kept").write_text("not recorded")
+        (tree / "sub" / "small").write_text("changed")
+        (other / "new").write_text("new")
+        done = rollback(store, "before", swap=True)["done"]
+        assert (tree / "sub" / "kept").exists() == (why == "excluded") and not (other / "new").exists()
+    swapped = [one["target"] for one in done if one["action"] == "swap"]
+    assert swapped == ([] if why == "linked out" else [str(other)])
+
+
 HOLD = """
 import os, sys, mmap
 kept = open(sys.argv[1]), open(sys.argv[2])
@@ -476,14 +521,8 @@ def test_who_still_has_old_files_is_told(store: Store, tree: Path) -> None:
 
 @pytest.fixture
 def mounted(tree: Path) -> Iterator[Path]:
-    """A small file system inside of the tree."""
-    small = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=20", "none", str(tree / "empty")]
-    if os.geteuid() != 0 or subprocess.run(small, check=False).returncode:
-        pytest.skip("this user cannot mount")
-    try:
-        yield tree / "empty"
-    finally:
-        subprocess.run(["umount", tree / "empty"], check=True)
+    with tmpfs(tree / "empty") as path:
+        yield path
 
 
 def refused(store: Store, tree: Path, words: str) -> None:
