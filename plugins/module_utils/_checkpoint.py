@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from . import _agent, _deadman
-from ._errors import EvenkeelError, UsageError
+from ._errors import EvenkeelError
 from ._resources import registry
 from ._rollback import finish
 from ._store import retention as keeping
@@ -37,8 +37,7 @@ def checkpoint(
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
     policy = keeping.check(retention)
     host = host or os.uname().nodename
-    if confirm_within is not None and confirm_within < 1:
-        raise UsageError(f"confirm_within: {confirm_within:g} s is too short to confirm anything; use 1s or more")
+    _deadman.check_within(confirm_within)
     if check_mode:
         store.check_format()
         hasher = Hasher(store.objects)

@@ -21,7 +21,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ._errors import Refused
+from ._errors import Refused, UsageError
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
 from ._store.transaction import pending
@@ -133,6 +133,12 @@ def refuse_if_armed(store: Store) -> None:
             f"to be confirmed within {left:.0f} s or rolled back. "
             f"Wait for its end, or end it with ft_rollback to {change.name}"
         )
+
+
+def check_within(within: float | None) -> None:
+    """UsageError for a time to confirm that is no time."""
+    if within is not None and within < 1:
+        raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
 
 def prepare(store: Store, within: float, agent: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -60,12 +60,14 @@ def rollback(
     generation: int | None = None,
     check_mode: bool = False,
     swap: bool = False,
+    confirm_within: float | None = None,
 ) -> dict[str, Any]:
-    """The operator's rollback (``ft_rollback``); the result as documented there.
+    """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
 
-    Ends a change under way when ``to`` is its checkpoint; refuses any other target while one is. ``swap``: put
-    declared directories back as a whole where that is possible.
+    Ends a change under way when ``to`` is its checkpoint; refuses any other target while one is, and to arm another.
+    ``swap``: put declared directories back as a whole where that is possible.
     """
+    _deadman.check_within(confirm_within)
     if check_mode:
         store.check_format()
         made = _plan(store, _manifest(store, to), kinds, Hasher(store.objects), swap=swap)
@@ -77,7 +79,21 @@ def rollback(
         change = _deadman.armed(store)
         if change is not None and (change.checkpoint != manifest.id or kinds):
             _deadman.refuse_if_armed(store)
-        return execute(store, manifest, kinds, change, "operator", swap=swap)
+        return execute(store, manifest, kinds, change, "operator", swap=swap, arm=_arming(store, confirm_within))
+
+
+Arm = Callable[[str], _deadman.Armed]
+
+
+def _arming(store: Store, within: float | None) -> Arm | None:
+    """What arms the dead-man with the undo as its target, once there is one."""
+    if within is None:
+        return None
+    from ._agent import install  # It imports us.
+
+    agent = install(store)
+    _deadman.prepare(store, within, agent)
+    return lambda undo: _deadman.arm(store, undo, UNDO, within, agent)
 
 
 def finish(store: Store, boot: bool = False) -> list[str]:
@@ -88,7 +104,7 @@ def finish(store: Store, boot: bool = False) -> list[str]:
         sections = _chosen(manifest, left.note["kinds"])
         try:
             at = _restore(store, manifest, boot, left.paths)
-            _apply(LATE, _steps(LATE, sections, at), at)
+            _apply_late(_steps(LATE, sections, at), sections, at)
         finally:
             transaction.close(left.journal)
         said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
@@ -113,11 +129,12 @@ def execute(
     by: str,
     boot: bool = False,
     swap: bool = False,
+    arm: Arm | None = None,
 ) -> dict[str, Any]:
     """Roll back, under the lock; with ``change`` its end is recorded, whatever it is."""
     try:
         try:
-            result = _execute(store, manifest, kinds, boot, change is not None, swap)
+            result = _execute(store, manifest, kinds, boot, change is not None, swap, arm)
         except OSError as error:
             raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
@@ -139,9 +156,10 @@ def _execute(
     boot: bool,
     insist: bool = False,
     swap: bool = False,
+    arm: Arm | None = None,
 ) -> dict[str, Any]:
     with ExitStack() as locks:
-        return _carry_out(store, manifest, kinds, boot, insist, swap, locks)
+        return _carry_out(store, manifest, kinds, boot, insist, swap, arm, locks)
 
 
 def _carry_out(
@@ -151,6 +169,7 @@ def _carry_out(
     boot: bool,
     insist: bool,
     swap: bool,
+    arm: Arm | None,
     locks: ExitStack,
 ) -> dict[str, Any]:
     writer = Writer(store.objects)
@@ -168,11 +187,13 @@ def _carry_out(
             f"what is there now cannot be kept in {store.root}: {error}; nothing was changed. "
             "Mend the cause, then run again"
         ) from error
+    change = arm(undo) if arm is not None and undo else None
     done: list[Step] = []
     journal = None
     try:
+        later = {step.resource for step in made.late}
+        _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
         if made.early:
-            _verify(store, made)
             _ask(store, manifest, kinds)
             locks.close()  # A package may bring its users.
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
@@ -184,12 +205,17 @@ def _carry_out(
             journal = transaction.run(store, made.files, made.directories, note).journal
             done += made.files
         locks.close()  # A service may make one as it starts.
-        done += _apply(LATE, made.late, _restore(store, manifest, boot, [step.target for step in made.files]))
+        at = _restore(store, manifest, boot, [step.target for step in made.files])
+        done += _apply_late(made.late, made.sections, at)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
         ended = {"done": finished, "undo": undo, "changed": bool(finished)}
         error.result = {**_result(made, [], []), **error.result, **ended}
         remove_file(_resume(store))  # It will be reported, and not tried again unasked; a kill leaves it.
+        if change is not None and not finished and not isinstance(error, RestoreFailed):
+            _deadman.conclude(store, change, _deadman.ROLLED_BACK, "operator")  # Nothing was touched.
+        else:
+            error.result.update(_shown(change))
         raise
     finally:
         if journal is not None:
@@ -197,7 +223,7 @@ def _carry_out(
     remove_file(_resume(store))
     proved, left = prove(store, made.sections, boot)
     result = _result(made, done, proved)
-    result["undo"] = undo
+    result.update(_shown(change), undo=undo)
     if journal is not None:
         result["restart_needed"] = holders(_was(os.path.basename(journal), [step.target for step in made.files]))
     if left:
@@ -241,12 +267,17 @@ def _asked(store: Store) -> dict[str, Any] | None:
         return None
 
 
-def _verify(store: Store, made: Plan) -> None:
+def _without_files(sections: Sequence[Section], kinds: Collection[str]) -> list[Section]:
+    """The sections of these kinds, without the files in them."""
+    return [replace(section, lines=own_lines(section)) for section in sections if section.kind in kinds]
+
+
+def _verify(store: Store, manifest: Manifest, sections: list[Section]) -> None:
     """Before something changes that is not in the transaction of the files, which verifies its own (I3)."""
-    wrong = store.verify(replace(made.manifest, sections=made.sections))
+    wrong = store.verify(replace(manifest, sections=sections))
     if wrong:
         raise Damaged(
-            f"the store cannot give back {len(wrong)} contents of {made.manifest.name}; nothing was changed. "
+            f"the store cannot give back {len(wrong)} contents of {manifest.name}; nothing was changed. "
             f"Recover the checkpoint from a replica (ft_recover). {'; '.join(list(wrong.values())[:20])}"
         )
 
@@ -356,6 +387,24 @@ def _apply(group: dict[str, Kind], steps: Sequence[Step], at: Restore) -> list[S
     return done
 
 
+def _apply_late(steps: Sequence[Step], sections: Sequence[Section], at: Restore) -> list[Step]:
+    """What comes after the files. A service may set values of the kernel and rules of the firewall of its own as it
+    starts: they are put back once more after it."""
+    done = _apply(LATE, steps, at)
+    if any(step.resource == "services" for step in done):
+        others = {kind: resource for kind, resource in LATE.items() if kind != "services"}
+        try:
+            done += _apply(others, _steps(others, sections, at), at)
+        except RestoreFailed as error:
+            error.result["done"] = [step.shown() for step in done] + error.result["done"]
+            raise
+    return done
+
+
+def _shown(change: _deadman.Armed | None) -> dict[str, Any]:
+    return {"generation": change.generation if change else None, "armed": change.shown() if change else None}
+
+
 def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
     """Manifest lines, now and then: they tell exactly what changes, and no content (it may be secret)."""
     live = {entry.path: entry for entry in scan.entries}
@@ -378,6 +427,7 @@ def _result(made: Plan, done: Sequence[Step], proved: list[str]) -> dict[str, An
         "changed": bool(made.steps),
         "id": made.manifest.id,
         "undo": "",
+        **_shown(None),
         "planned": [step.shown() for step in made.steps],
         "done": [step.shown() for step in done],
         "proved": proved,

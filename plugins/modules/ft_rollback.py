@@ -43,6 +43,14 @@ options:
     description:
       - Refuse unless the host is still at this generation.
     type: int
+  confirm_within:
+    description:
+      - Arm the dead-man with this time to confirm the rollback itself, in seconds or as V(10m). Unless
+        M(evenkeel.fault_tolerance.ft_settle) confirms it in time, or when the host boots before that, the host undoes
+        the rollback.
+      - For a rollback that may lock you out, such as one of V(firewall).
+      - Refused while a change is under way on the host.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -73,6 +81,18 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_rollback:
     to: latest
     resources: [files]
+
+- name: Back to an older firewall, if we can still get in then
+  evenkeel.fault_tolerance.ft_rollback:
+    to: last-month
+    resources: [firewall]
+    confirm_within: 2m
+  register: back
+
+- name: We can
+  evenkeel.fault_tolerance.ft_settle:
+    generation: "{{ back.generation }}"
+  when: back.generation is not none
 """
 
 RETURN = r"""
@@ -84,6 +104,16 @@ undo:
   description: The checkpoint of what was replaced; empty when nothing was.
   returned: success
   type: str
+generation:
+  description:
+    - Number of the rollback as a change to be confirmed, for M(evenkeel.fault_tolerance.ft_settle). Null when nothing
+      was armed, because nothing was to be done or O(confirm_within) was not given.
+  returned: always
+  type: int
+armed:
+  description: The rollback to be confirmed, with C(generation), C(until) (seconds since the epoch) and C(within).
+  returned: always
+  type: dict
 planned:
   description: What was to be done, in order.
   returned: always
@@ -122,6 +152,7 @@ msg:
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -131,13 +162,22 @@ ARGUMENTS = {
     "resources": {"type": "list", "elements": "str"},
     "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
     "generation": {"type": "int"},
+    "confirm_within": {"type": "str"},
 }
 
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     store = Store(params["store"], System())
-    swap = params["strategy"] == "swap"
-    return rollback(store, params["to"], params["resources"], params["generation"], check_mode, swap)
+    within = params["confirm_within"]
+    return rollback(
+        store,
+        params["to"],
+        params["resources"],
+        params["generation"],
+        check_mode,
+        params["strategy"] == "swap",
+        None if within is None else seconds(within, "confirm_within"),
+    )
 
 
 def main() -> None:

@@ -16,13 +16,18 @@ from typing import Any
 from .._errors import Refused, UsageError
 from .._store.manifest import Section
 from .._system import System
-from . import files, packages, services, sysctl, users
+from . import files, firewall, packages, services, sysctl, users
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
 # them; what stands after may need them.
 EARLY: dict[str, Kind] = {"packages": packages.KIND}
-LATE: dict[str, Kind] = {"users": users.KIND, "sysctl": sysctl.KIND, "services": services.KIND}
+LATE: dict[str, Kind] = {
+    "users": users.KIND,
+    "sysctl": sysctl.KIND,
+    "firewall": firewall.KIND,
+    "services": services.KIND,
+}
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
 

@@ -18,9 +18,14 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    Refused,
+    Unhealthy,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -129,6 +134,43 @@ def test_an_operator_ends_a_change_by_its_name(store: Store, live: Path) -> None
     state = info(store)
     assert state["armed"] is None and state["last"]["by"] == "operator"
     assert (live / "file").read_text() == "before"
+
+
+def test_a_rollback_that_nobody_confirms_is_undone_at_boot_and_otherwise_stays(store: Store, live: Path) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    (live / "file").write_text("after")
+    result = rollback(store, "before", confirm_within=60.0)
+    assert (live / "file").read_text() == "before" and result["armed"]["checkpoint"] == result["undo"]
+    with pytest.raises(Refused, match="'undo' .generation 1.*ft_rollback to undo"):
+        rollback(store, "before")
+    rebooted = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with rebooted.locked():
+        finish(rebooted)
+    assert (live / "file").read_text() == "after" and info(store)["last"]["by"] == "boot"
+    again = rollback(store, "before", confirm_within=60.0)
+    assert end(store, again["generation"])["outcome"] == "confirmed"
+    assert (live / "file").read_text() == "before"
+
+
+def test_a_rollback_that_touches_nothing_arms_nothing(store: Store, live: Path) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    result = rollback(store, "before", confirm_within=60.0)
+    assert (result["changed"], result["armed"], result["generation"]) == (False, None, None)
+    (live / "file").write_text("after")
+    for pack in Path(store.join("packs")).glob("*.pack"):
+        pack.unlink()
+    with pytest.raises(Damaged, match="nothing was changed"):
+        rollback(store, "before", confirm_within=60.0)
+    assert info(store)["armed"] is None and (live / "file").read_text() == "after"
+
+
+def test_a_rollback_arms_nothing_over_a_change(store: Store, live: Path) -> None:
+    begin(store, live)
+    with pytest.raises(Refused, match="another change is under way"):
+        rollback(store, "change", confirm_within=60.0)
+    with pytest.raises(UsageError, match="0.5 s is too short"):
+        rollback(store, "change", confirm_within=0.5)
+    assert (live / "file").read_text() == "after"
 
 
 def test_settling_what_never_began_is_an_error(store: Store, live: Path) -> None:
