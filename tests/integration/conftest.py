@@ -117,6 +117,15 @@ class Fleet:
         found = out[out.index("{\n") :] if "{\n" in out else out[out.index("{") :]
         return code, json.JSONDecoder().raw_decode(found)[0]
 
+    def module(self, host: str, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        """The result of a module of ours on the host."""
+        argv = [str(Path(sys.executable).with_name("ansible")), host, "-i", "inventory", "-m"]
+        argv += [f"evenkeel.fault_tolerance.{which}", "-a", json.dumps(arguments), *(["--check"] if check else [])]
+        done = subprocess.run(argv, cwd=self.home, env=self.environment(), capture_output=True, text=True, check=False)
+        assert "=> {" in done.stdout, done.stdout + done.stderr
+        result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
+        return dict(result, failed=done.returncode != 0)
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, "ANSIBLE_FORKS": "10", "ANSIBLE_PIPELINING": "1", "NO_COLOR": "1", "COLUMNS": "140"}
 

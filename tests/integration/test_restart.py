@@ -6,13 +6,9 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,12 +47,7 @@ def install(fleet: Fleet, name: str, command: str, more: str = "", then: str = "
 
 def module(fleet: Fleet, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
     """The result of a module on the host."""
-    argv = [str(Path(sys.executable).with_name("ansible")), HOST, "-i", "inventory", "-m"]
-    argv += [f"evenkeel.fault_tolerance.{which}", "-a", json.dumps(arguments), *(["--check"] if check else [])]
-    done = subprocess.run(argv, cwd=fleet.home, env=fleet.environment(), capture_output=True, text=True, check=False)
-    assert "=> {" in done.stdout, done.stdout + done.stderr
-    result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
-    return dict(result, failed=done.returncode != 0)
+    return fleet.module(HOST, which, check, **arguments)
 
 
 def unit(fleet: Fleet, name: str, what: str) -> str:

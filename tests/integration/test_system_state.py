@@ -1,0 +1,66 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Accounts, firewall and kernel values of a real host, changed and put back by its own tools."""
+
+from __future__ import annotations
+
+import socket
+
+from .conftest import Fleet
+
+HOST = "web1"
+ACCOUNTS = "cd /etc; sha256sum passwd shadow group gshadow subuid subgid; stat -c '%n %a %u %g' passwd shadow group"
+OPEN = "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; }; }"
+# What is connected already goes on, so that the state can be recorded over SSH at all.
+CLOSED = "add rule inet filter input tcp dport 22 tcp flags & (syn | ack) == syn counter drop"
+
+
+def open_to_us(fleet: Fleet) -> bool:
+    """Whether somebody new can come in by SSH."""
+    try:
+        socket.create_connection((fleet.lab.host(HOST).address, 22), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_accounts_come_back_and_go_on_working(fleet: Fleet) -> None:
+    fleet.on(HOST, "userdel kept; groupdel kept; userdel new", check=False)
+    fleet.on(HOST, "useradd --no-create-home kept && usermod --append --groups kept ops")
+    before = fleet.on(HOST, ACCOUNTS)
+    assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=[{"users": {}}])["failed"]
+    fleet.on(HOST, "userdel kept; useradd --no-create-home new; echo 'ops:changed' | chpasswd; gpasswd -a new ops")
+    result = fleet.module(HOST, "ft_rollback", to="before")
+    assert not result["failed"] and result["left"] == [] and fleet.on(HOST, ACCOUNTS) == before
+    assert fleet.on(HOST, "id kept; id new; pwck -rq; grpck -r; echo $?", check=False).split()[-1] == "0"
+    assert not fleet.module(HOST, "ft_rollback", to="before")["changed"]
+    fleet.on(HOST, "userdel kept && useradd --no-create-home new && userdel new")
+
+
+def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: Fleet) -> None:
+    firewall: list[dict[str, dict[str, str]]] = [{"firewall": {}}]
+    fleet.on(HOST, f"nft '{OPEN}'")
+    assert not fleet.module(HOST, "ft_checkpoint", name="open", resources=firewall)["failed"]
+    fleet.on(HOST, f"nft '{CLOSED}'")
+    assert not open_to_us(fleet)
+    closed = fleet.module(HOST, "ft_checkpoint", name="closed", resources=firewall)
+    assert not closed["failed"], closed
+    fleet.on(HOST, f"nft '{OPEN}'")
+    result = fleet.module(HOST, "ft_rollback", to="closed", confirm_within="6s")
+    assert not result["failed"] and result["armed"]["within"] == 6, result
+    assert not open_to_us(fleet)
+    assert fleet.eventually(lambda: open_to_us(fleet), 15)
+    assert fleet.disarmed(HOST)
+    assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
+    # The other way round there is someone to confirm it.
+    fleet.on(HOST, "nft add rule inet filter input tcp dport 9 drop")
+    result = fleet.module(HOST, "ft_rollback", to="open", confirm_within="60s")
+    assert not fleet.module(HOST, "ft_settle", generation=result["generation"])["failed"]
+    assert fleet.state(HOST)["outcome"] == "confirmed" and "dport" not in fleet.on(HOST, "nft list ruleset")
+
+
+def test_values_that_a_container_cannot_write_are_refused_by_name(fleet: Fleet) -> None:
+    result = fleet.module(HOST, "ft_checkpoint", resources=[{"sysctl": {"names": ["net.ipv4.ip_forward"]}}])
+    assert result["failed"] and "net/ipv4/ip_forward is read-only here" in result["msg"]
