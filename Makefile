@@ -12,9 +12,10 @@ COLLECTION := .build/ansible_collections/evenkeel/fault_tolerance
 CLEAN_ENV := env -u ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.build PATH="$(CURDIR)/$(BIN):$$PATH"
 # The lab starts containers with systemd inside: root, on Debian. LAB=no leaves it out, LAB=yes insists on it.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || echo no)
-# Tests of crashes need these, as command:package.
-CRASH_TOOLS = missing=; [ "$(LAB)" != yes ] || \
-	for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs; do \
+# Tests of crashes and of fidelity need these, as command:package.
+TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
+	for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
+	getfattr:attr setfacl:acl bsdtar:libarchive-tools; do \
 	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
 # The newest ansible-core needs Python 3.12; empty where there is none.
@@ -31,7 +32,7 @@ demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside
 
 # On hosts most of the time is spent waiting; what needs none runs beside it, and is shown after it.
 test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
-	@$(CRASH_TOOLS)
+	@$(TEST_TOOLS)
 	@echo "make checks runs beside make hosts; its output follows (.build/checks.log)"; \
 	nice $(MAKE) checks >.build/checks.log 2>&1 & checks=$$!; trap 'kill $$checks 2>/dev/null || true' EXIT; \
 	failed=; $(MAKE) hosts || failed="hosts"; \
@@ -80,11 +81,11 @@ else
 endif
 
 crash: .venv/test.stamp $(COLLECTION) ## kills, faults and power cuts at a sample of the system calls
-	@$(CRASH_TOOLS)
+	@$(TEST_TOOLS)
 	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
 test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them
-	@$(CRASH_TOOLS)
+	@$(TEST_TOOLS)
 	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab

@@ -156,11 +156,12 @@ class _Walk:
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
                 else:
                     sha, size = self.sink.add_file(fd)
+                # The count of blocks alone can lag behind while the kernel allocates them.
+                sparse = before.st_blocks * 512 < before.st_size and os.lseek(fd, 0, os.SEEK_HOLE) < before.st_size
                 after = os.fstat(fd)
             finally:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
-                sparse = before.st_blocks * 512 < before.st_size
                 entry = _entry(path, before, "f", xattrs)
                 self.add(entry._replace(size=size, sha256=sha, sparse=sparse, flags=word), before)
                 return
