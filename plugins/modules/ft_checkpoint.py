@@ -30,7 +30,8 @@ options:
         otherwise against each name).
       - V(packages) takes C(names), or nothing for all packages (Debian and its kin). Versions, holds and the marks auto
         and manual are recorded, and the package files are kept in the store, from apt's cache or else its mirror. What
-        was not installed is removed again, and not purged. Packages are put back before files.
+        was not installed is removed again, but its data stay; purge it before it is installed anew with its
+        configuration files. Packages are put back before files.
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
         Unit files and drop-ins of the units below /etc are part of it.
       - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read

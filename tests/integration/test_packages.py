@@ -18,7 +18,7 @@ from .test_restart import module
 
 HOST = "web1"
 NAMES = "ek-demo ek-lib ek-new"
-SLOW = "/run/ek-slow"  # while it is there, version 1 is not done with its configuration
+SLOW = "/run/ek-slow"  # the maintainer script of version 1 that it names does not end while it is there
 
 # Version 1 of ek-demo, version 2 that needs the new ek-lib, and ek-new; `publish FILE…` makes them the repository.
 SETUP = r"""
@@ -32,9 +32,18 @@ build() {
   echo $version > $tree/usr/share/$name/version
   echo "as packaged in $version" > $tree/etc/$name/conf
   echo /etc/$name/conf > $tree/DEBIAN/conffiles
-  printf '#!/bin/sh\nmkdir -p /var/lib/%s\n[ %s != 1.0 ] || while [ -e /run/ek-slow ]; do sleep 0.1; done\n' \
-    $name $version > $tree/DEBIAN/postinst
-  chmod 755 $tree $tree/DEBIAN/postinst
+  for script in preinst postinst; do
+    printf '#!/bin/sh\nmkdir -p /var/lib/%s\n[ %s != 1.0 ] || while grep -qs %s /run/ek-slow; do sleep 0.1; done\n' \
+      $name $version $script > $tree/DEBIAN/$script
+    chmod 755 $tree $tree/DEBIAN/$script
+  done
+  mkdir -p $tree/lib/systemd/system
+  unit=$tree/lib/systemd/system/$name.service
+  printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/cp /usr/share/%s/version /run/%s\n' \
+    $name $name > $unit
+  printf '[Install]\nWantedBy=multi-user.target\n[Unit]\nStartLimitIntervalSec=0\n' >> $unit
+  printf 'deb-systemd-helper enable %s.service\nsystemctl daemon-reload\ndeb-systemd-invoke restart %s.service\n' \
+    $name $name >> $tree/DEBIAN/postinst
   dpkg-deb --root-owner-group --build $tree /srv/ek/all/$name-$4.deb > /dev/null
   rm -r $tree
 }
@@ -63,10 +72,12 @@ echo 'of the administrator' > /etc/ek-demo/conf
 """
 CLEAN = f"""
 rm -f {SLOW}
+systemctl disable --now --quiet ek-demo ek-lib ek-new 2>/dev/null
 dpkg --configure --pending
 apt-mark -q unhold {NAMES} 2>/dev/null
 dpkg --purge --force-all {NAMES} 2>/dev/null
 [ ! -e /etc/apt/sources.list.before ] || mv /etc/apt/sources.list.before /etc/apt/sources.list
+rm -rf /run/ek-* /var/lib/systemd/deb-systemd-helper-enabled/*/ek-* /var/lib/systemd/deb-systemd-helper-enabled/ek-*
 rm -rf /srv/ek /usr/local/bin/ek-publish /var/lib/apt/lists/*srv_ek* /var/lib/ek-* /etc/ek-*
 true
 """
@@ -123,7 +134,6 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
     ]
     assert host.on(HOST, STATE) == before
     assert host.on(HOST, "cat /etc/ek-demo/conf /usr/share/ek-demo/version") == "of the administrator\n1.0\n"
-    assert host.on(HOST, "stat -c %a /var/lib/ek-demo").strip() == "755"
     assert module(host, "ft_rollback", to="before")["changed"] is False
 
     undone = module(host, "ft_rollback", to="undo")
@@ -140,14 +150,16 @@ def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
     assert host.on(HOST, STATE) == after and host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
 
 
-def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet) -> None:
+@pytest.mark.parametrize("script", ["preinst", "postinst"])  # while it is unpacked, while it is configured
+def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet, script: str) -> None:
     take(host)
     before = host.on(HOST, STATE)
-    host.on(HOST, UPGRADE + f"touch {SLOW}")
+    host.on(HOST, UPGRADE + f"echo {script} > {SLOW}")
     running = threading.Thread(target=_rollback_to_its_death, args=[host])
     running.start()
-    assert host.eventually(lambda: host.on(HOST, "pgrep -f '[e]k-demo.postinst'", check=False) != "", 60)
-    host.on(HOST, "kill -9 $(cat /var/lib/evenkeel/lock) $(pgrep -f '[a]pt-get|/usr/bin/[d]pkg|[e]k-demo.postinst')")
+    waits = f"(ek-demo.|tmp.ci/){script}"
+    assert host.eventually(lambda: host.on(HOST, f"pgrep -f '[ ]/.*{waits}'", check=False) != "", 60)
+    host.on(HOST, f"kill -9 $(cat /var/lib/evenkeel/lock) $(pgrep -f '[a]pt-get|/usr/bin/[d]pkg|[ ]/.*{waits}')")
     host.on(HOST, f"rm {SLOW}")
     running.join(60)
     assert host.on(HOST, "dpkg --audit") != "" and host.on(HOST, "ls /var/lib/evenkeel/resume") != ""
@@ -156,6 +168,19 @@ def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet) -> None:
     assert host.on(HOST, STATE) == before
     assert host.on(HOST, "cat /etc/ek-demo/conf") == "of the administrator\n"
     assert host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
+
+
+def test_a_reboot_puts_packages_back_before_their_services_start(host: Fleet) -> None:
+    resources = [*RESOURCES, {"services": {"names": ["ek-demo"]}}]
+    assert module(host, "ft_checkpoint", name="before", resources=resources, confirm_within="10m")["armed"]
+    before = host.on(HOST, STATE)
+    host.on(HOST, UPGRADE)
+    assert host.on(HOST, "cat /run/ek-demo") == "1:2.0\n"
+    host.lab.reboot(HOST)
+    assert host.eventually(lambda: bool(host.state(HOST)), 60)
+    assert (host.state(HOST)["outcome"], host.state(HOST)["by"]) == ("rolled_back", "boot")
+    assert host.on(HOST, STATE) == before
+    assert host.eventually(lambda: host.on(HOST, "cat /run/ek-demo", check=False) == "1.0\n", 20)
 
 
 def _rollback_to_its_death(fleet: Fleet) -> None:

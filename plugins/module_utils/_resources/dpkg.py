@@ -31,6 +31,7 @@ _LOOK = 60.0
 _CHANGE = 3600.0
 # Seconds to wait for another apt or dpkg.
 _LOCK = 300
+_WAIT = ("-o", f"DPkg::Lock::Timeout={_LOCK}")
 # Seconds that a download may take: for the connection, and for each package. A rollback may be waiting.
 _CONNECT, _EACH = 20.0, 2.0
 # Everything apt knows is what is installed and what it is given: it can neither download nor choose anything else.
@@ -59,13 +60,14 @@ def look(system: System) -> dict[str, Package]:
 def packages_of(listed: str, marks: str) -> dict[str, Package]:
     """From the output of dpkg-query and the text of apt's extended_states. Pure."""
     auto = auto_marked(marks)
+    names = {name for name, _arch in auto}
     found = {}
     for line in listed.splitlines():
         name, arch, version, want, flag, status = line.split("\t")
         if status in _GONE:
             continue
         # apt notes packages for all architectures under the host's own.
-        marked = (name, arch) in auto or (arch == "all" and any(name == other for other, _arch in auto))
+        marked = (name, arch) in auto or (arch == "all" and name in names)
         whole = status in _WHOLE and flag == "ok"
         state = "" if whole else (status if flag == "ok" else f"{status}-{flag}")
         package = Package(name, arch, version, want == "hold", marked, state)
@@ -158,7 +160,7 @@ def _download(
 def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[str, str]:
     inside = tempfile.mkdtemp(dir=folder)
     name = package.name if package.arch == "all" else package.key
-    system.run(_with_umask(["env", "-C", inside, "dpkg-repack", name]), 600.0)
+    system.run(["env", "-C", inside, "dpkg-repack", name], 600.0)
     for made in os.listdir(inside):
         path = os.path.join(inside, made)
         if made.endswith(".deb") and identity(path, system) == package[:3]:
@@ -206,10 +208,12 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
             left=without,
         )
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
-        paths = [_take_out(one, folder, at) for one in installs]
-        _repair(removes, folder, at)
+        paths = {one.key: _take_out(one, folder, at) for one in installs}
+        _repair(paths, removes, folder, at)
+        left = look(at.system)
+        removes = [one for one in removes if one.key in left]
         if installs or removes:
-            argv = apt_install(paths, removes)
+            argv = apt_install(list(paths.values()), removes)
             simulated = at.system.run([*argv, "--simulate"], _CHANGE)
             more = beyond(simulated.out, installs, removes)
             if simulated.rc or more:
@@ -220,7 +224,7 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
                     left=[one.key for one in [*installs, *removes]],
                 )
             _change([*argv, "--yes"], folder, at)
-        _mark(changes, at)
+        _mark(changes, folder, at)
     os.sync()
     if at.boot and at.system.has_systemd():
         systemd.daemon_reload(at.system)
@@ -229,9 +233,9 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
 def apt_install(paths: Sequence[str], removes: Sequence[Package]) -> list[str]:
     """The command that installs these files and removes these packages, and nothing else."""
     return [
-        *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={_LOCK}", "-o", "Dpkg::Use-Pty=0"),
+        *("apt-get", "-q", *_OFFLINE, *_WAIT, "-o", "Dpkg::Use-Pty=0"),
         *(word for one in _KEEP_CONFIG for word in ("-o", f"Dpkg::Options::={one}")),
-        *("-o", "APT::Get::AutomaticRemove=false", "--no-install-recommends", "--reinstall"),
+        *("-o", "APT::Get::AutomaticRemove=false", "--no-install-recommends"),
         *("--allow-downgrades", "--allow-change-held-packages", "install"),
         *paths,
         *(f"{one.key}-" for one in removes),
@@ -240,8 +244,10 @@ def apt_install(paths: Sequence[str], removes: Sequence[Package]) -> list[str]:
 
 def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Package]) -> list[str]:
     """What a simulated transaction would do beyond what was asked for, in words."""
-    asked = {("Inst", one.name) for one in installs} | {("Remv", one.name) for one in removes}
-    found = re.findall(r"^(Inst|Remv|Purg) ([^ :]+)", simulated, re.MULTILINE)
+    # apt names the architecture of what is foreign alone.
+    asked = {("Inst", name) for one in installs for name in (one.name, one.key)}
+    asked |= {("Remv", name) for one in removes for name in (one.name, one.key)}
+    found = re.findall(r"^(Inst|Remv|Purg) (\S+)", simulated, re.MULTILINE)
     return [f"{name} ({verb})" for verb, name in found if (verb, name) not in asked]
 
 
@@ -263,15 +269,22 @@ def _take_out(package: Package, folder: str, at: Restore) -> str:
     return path
 
 
-def _repair(removes: Sequence[Package], folder: str, at: Restore) -> None:
-    """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells."""
+def _repair(paths: Mapping[str, str], removes: Sequence[Package], folder: str, at: Restore) -> None:
+    """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells.
+
+    A package of which a kill left only a part has no archive that apt could go on from: it gets the recorded one.
+    """
     _change(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"], folder, at, strict=False)
-    for package in removes:
-        if package.status.endswith("-reinstreq"):
-            _change(["dpkg", "--force-remove-reinstreq", "--remove", package.key], folder, at, strict=False)
+    gone = {package.key for package in removes}
+    for key, package in look(at.system).items():
+        partial = package.status.startswith("half-installed") or package.status.endswith("reinstreq")
+        if partial and key in gone:
+            _change(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key], folder, at, strict=False)
+        elif partial and key in paths:
+            _change(["dpkg", "--force-depends", "--force-breaks", "--unpack", paths[key]], folder, at, strict=False)
 
 
-def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
+def _mark(changes: Sequence[tuple[str, Package]], folder: str, at: Restore) -> None:
     """Hold and mark all that was changed; a transaction marks what it installs as manual."""
     live = look(at.system)
     wanted: dict[str, list[str]] = {}
@@ -285,19 +298,16 @@ def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
         if package.hold != now.hold:
             wanted.setdefault("hold" if package.hold else "unhold", []).append(name)
     for verb, names in wanted.items():
-        done = at.system.run(["apt-mark", *_OFFLINE, verb, *sorted(set(names))], _LOOK)
-        if done.rc:
-            raise RestoreFailed(
-                f"packages cannot be marked {verb}: {done.words}", left=[f"{verb} {one}" for one in names]
-            )
+        _change(["apt-mark", *_OFFLINE, *_WAIT, verb, *sorted(set(names))], folder, at)
 
 
 def _change(argv: Sequence[str], folder: str, at: Restore, strict: bool = True) -> None:
     log = os.path.join(folder, "log")
+    command = ["env", *_environment(at), *argv]
     end = at.system.monotonic() + _LOCK
     while True:
         # Into a file, not a pipe of ours: when we are killed, it goes on and ends well.
-        done = at.system.run(_with_umask(["env", *_environment(at), *argv], log), _CHANGE)
+        done = at.system.run(["sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", log, *command], _CHANGE)
         said = _read(log)
         if done.rc == 0 or not _locked(said) or at.system.monotonic() >= end:
             break
@@ -322,13 +332,8 @@ def _environment(at: Restore) -> list[str]:
     return [*words, "SYSTEMD_OFFLINE=1"] if at.boot else words
 
 
-def _with_umask(argv: Sequence[str], log: str = "/dev/null") -> list[str]:
-    """The command, with the umask that packages expect instead of the store's."""
-    return ["sh", "-c", 'umask 022; log=$1; shift; exec "$@" >"$log" 2>&1', "sh", log, *argv]
-
-
 def _locked(said: str) -> bool:
-    return "lock" in said and "another process" in said
+    return "lock" in said and ("another process" in said or "held by process" in said)
 
 
 def _read(path: str) -> str:

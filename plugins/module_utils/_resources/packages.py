@@ -177,14 +177,25 @@ def verify(then: Sequence[str], system: System) -> list[str]:
 
 def lacks(lines: Sequence[str]) -> list[str]:
     """What a rollback to these lines could not bring back, in words."""
-    without = [f"{one.name} {one.version}" for one in parse(lines).present.values() if not one.sha256]
-    if not without:
-        return []
-    shown = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-    return [
-        f"the package files of {len(without)} packages could not be had ({shown}): these versions cannot be installed "
-        "again from the store. Update apt's lists, or install dpkg-repack, and take the checkpoint again"
-    ]
+    present = parse(lines).present.values()
+    found = []
+    broken = [f"{one.name} is {one.status}" for one in present if one.status]
+    if broken:
+        found.append(
+            f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, or "
+            "run 'dpkg --configure -a', and take the checkpoint again"
+        )
+    without = [f"{one.name} {one.version}" for one in present if not one.sha256]
+    if without:
+        found.append(
+            f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
+            "cannot be installed again from the store. Update apt's lists, or install dpkg-repack, and take it again"
+        )
+    return found
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (", …" if len(words) > 5 else "")
 
 
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:

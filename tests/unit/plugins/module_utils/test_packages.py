@@ -161,8 +161,9 @@ def test_a_package_that_changed_its_architecture_is_replaced_not_removed() -> No
 def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
     said = "Inst web [2] (1 local-deb [amd64])\nRemv lib [1]\nRemv other:i386 [1]\nConf web (1 local-deb [amd64])\n"
     lib = Package("lib", "amd64", "1")
-    assert dpkg.beyond(said, [WEB], [lib]) == ["other (Remv)"]
-    assert dpkg.beyond(said, [lib], [WEB]) == ["web (Inst)", "lib (Remv)", "other (Remv)"]
+    assert dpkg.beyond(said, [WEB], [lib]) == ["other:i386 (Remv)"]
+    assert dpkg.beyond(said, [lib], [WEB]) == ["web (Inst)", "lib (Remv)", "other:i386 (Remv)"]
+    assert dpkg.beyond("Remv lib:i386 [1]", [], [lib]) == ["lib:i386 (Remv)"]
     argv = dpkg.apt_install(["/tmp/web.deb"], [lib])
     assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
 
@@ -272,6 +273,11 @@ def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -
     assert host.installed == [NEW] and not os.path.exists(store.join("resume"))
     host.installed, host.reachable = [OLD], True
     assert checkpoint(store, "before", ALL)["left"] == []
+
+
+def test_what_is_not_whole_is_said() -> None:
+    assert packages.lacks([WEB.line()]) == []
+    assert "web is unpacked" in packages.lacks([WEB._replace(status="unpacked").line()])[0]
 
 
 def test_a_version_comes_back_without_a_mirror(tmp_path: Path) -> None:
