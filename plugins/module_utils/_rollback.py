@@ -298,7 +298,7 @@ def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tupl
             differences = KINDS[section.kind].verify(own, store.system)
             left += differences
             if not differences:
-                proved.append(f"{len(own)} {section.kind} are as recorded")
+                proved.append(f"{section.kind}: {len(own)} as recorded")
     return proved, left
 
 

@@ -28,6 +28,7 @@ PROGRAM = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
+from {LIBRARY} import _deadman
 from {LIBRARY}._checkpoint import checkpoint
 from {LIBRARY}._errors import EvenkeelError
 from {LIBRARY}._rollback import finish, rollback
@@ -41,9 +42,14 @@ try:
         checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention=retention)
     elif sys.argv[2] in ("rollback", "swap"):
         rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
+    elif sys.argv[2] == "guarded":
+        _deadman._start_process = lambda *_words: None  # Here it is a boot that ends it.
+        rollback(store, sys.argv[5], confirm_within=60.0)
     else:
+        if sys.argv[2] == "boot":
+            store.system = replace(store.system, boot_id=lambda: "another")
         with store.locked():
-            finish(store)
+            finish(store, sys.argv[2] == "boot")
 except (EvenkeelError, OSError) as error:
     sys.exit((print(f"{{type(error).__name__}}: {{error}}"), 3)[1])
 """
@@ -194,6 +200,26 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
         assert not list((work / "store").glob("journal/*")), (call, number)
         assert not list(work.parent.rglob(".evenkeel-*")), (call, number)
     assert ends["old"] > 5 and ends["new"] > 5, ends
+
+
+def test_kill_at_every_syscall_of_a_rollback_to_be_confirmed_ends_as_before_it(work: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    # Python asks of each file that it reads whether it is a terminal, and packing the agent reads many.
+    found = [one for one in calls("guarded", work) if one[0] != "ioctl"]
+    if os.environ.get("EVENKEEL_CRASH") != "all":
+        found = found[::10]
+    assert same(work / "new", work / "live") and (work / "store" / "armed").exists()
+    armed = set()
+    for call, number in found:
+        fresh(saved, work)
+        assert killed("guarded", work, call, number), (call, number)
+        armed.add((work / "store" / "armed").exists())
+        run("boot", work)
+        assert same(work / "old", work / "live"), f"killed before {call} number {number}: not as before the rollback"
+        assert store_is_whole(work), (call, number)
+        assert not (work / "store" / "armed").exists() and not list((work / "store").glob("journal/*"))
+    assert armed == {False, True}
 
 
 def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(work: Path, tmp_path: Path) -> None:

@@ -155,4 +155,4 @@ def test_values_of_a_real_kernel_come_back(tmp_path: Path) -> None:
     argv = ["unshare", "--net", sys.executable, "-c", _REAL, base, str(tmp_path / "store")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
-    assert "3 sysctl are as recorded" in done.stdout
+    assert "sysctl: 3 as recorded" in done.stdout
