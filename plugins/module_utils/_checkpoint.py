@@ -11,11 +11,11 @@ import time
 from typing import Any
 
 from . import _agent, _deadman
-from ._errors import EvenkeelError
+from ._errors import Damaged, EvenkeelError
 from ._resources import registry
 from ._rollback import finish
 from ._store import retention as keeping
-from ._store.manifest import Manifest
+from ._store.manifest import LOG, Manifest
 from ._store.objects import Hasher, Writer
 from ._store.store import Store, check_name, objects_of
 
@@ -28,10 +28,12 @@ def checkpoint(
     retention: dict[str, Any] | None = None,
     host: str | None = None,
     check_mode: bool = False,
+    kind: str = "snapshot",
 ) -> dict[str, Any]:
     """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
 
-    A state that the newest checkpoint of this name holds already is not recorded twice.
+    A state that the newest checkpoint of this name holds already is not recorded twice. Of ``kind`` log is only what
+    changed since that one, if it can be built on.
     """
     declared = registry.check(resources)
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
@@ -41,15 +43,19 @@ def checkpoint(
     if check_mode:
         store.check_format()
         hasher = Hasher(store.objects)
-        root = Manifest.of("", host, name, registry.capture(declared, hasher, store.system, store.root), None)[0].root
+        sections = registry.capture(declared, hasher, store.system, store.root)
+        root = Manifest.of("", host, name, sections, None)[0].root
         known = _known(store, name, root)
         result = _result(known, name, root, known is None or confirm_within is not None)
+        base = store.base_of(name, host, sections) if known is None and kind == LOG else None
+        if base is not None:
+            result["kind"] = LOG
         again = sum(not store.objects.has(sha) for sha in objects_of(known)) if known is not None else 0
         if again:
             result["changed"] = True
             result["planned"].append(f"store {again} contents again that the store has lost")
         if policy is not None:
-            made = store.plan_prune(name, policy, _needed(store, known), coming=known is None)
+            made = store.plan_prune(name, policy, _needed(store, known or base), coming=known is None)
             result["kept"] = made.kept
             result["planned"] += [f"forget checkpoint {one[:12]}" for one in made.gone]
             result["changed"] = result["changed"] or bool(made.gone)
@@ -73,7 +79,8 @@ def checkpoint(
         stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
         stats["paths"] = sum(len(section.lines) for section in sections if section.kind == "files")
         if known is None:
-            manifest = store.commit(writer, name, host, sections)
+            base = store.base_of(name, host, sections) if kind == LOG else None
+            manifest = store.commit(writer, name, host, sections, base)
         else:
             # What the store has lost of it (a scrub put it aside) is here again.
             again = writer.new_objects
@@ -109,7 +116,10 @@ def _needed(store: Store, manifest: Manifest | None) -> set[str]:
 def _known(store: Store, name: str, root: str) -> Manifest | None:
     """The newest checkpoint of this name, if it holds exactly this state."""
     ids = store.refs().get(name)
-    newest = store.manifest(ids[-1]) if ids else None
+    try:
+        newest = store.manifest(ids[-1]) if ids else None
+    except Damaged:
+        return None  # It cannot be gone back to, whatever it holds.
     return newest if newest is not None and newest.root == root else None
 
 
@@ -118,6 +128,7 @@ def _result(manifest: Manifest | None, name: str, root: str, changed: bool) -> d
         "changed": changed,
         "id": manifest.id if manifest else "",
         "name": name,
+        "kind": manifest.kind if manifest else "snapshot",
         "root": root,
         "generation": None,
         "armed": None,

@@ -19,7 +19,7 @@ from ._errors import Damaged, UsageError
 from ._rollback import finish
 from ._store import retention as keeping
 from ._store.durable import ensure_dir
-from ._store.manifest import Manifest
+from ._store.manifest import LOG, Manifest
 from ._store.objects import Writer
 from ._store.store import Store, objects_of, paths_of
 
@@ -52,11 +52,14 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
     Every content is verified while it is read; Damaged names the first that is not whole, and leaves no file.
     """
     source = replica(store, host) if from_replica else store
-    manifest = source.manifest(checkpoint)
-    needed = objects_of(manifest)
-    for other in known:
-        if other != checkpoint and any(other in ids for ids in source.refs().values()):
-            needed -= objects_of(source.manifest(other))
+    held = {one for one in known if one != checkpoint and any(one in ids for ids in source.refs().values())}
+    source.manifest(checkpoint)  # Whole, or it is not worth carrying.
+    records = source.chain(checkpoint)
+    while records[0].id != checkpoint and records[0].id in held:
+        records.pop(0)  # A log is carried from where the receiver has it.
+    needed = {sha for record in records for sha in objects_of(record)}
+    for other in held:
+        needed -= objects_of(source.record(other))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
@@ -66,9 +69,9 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
                 for chunk in source.objects.read(sha):
                     stream.write(chunk)
                 stream.write(b"\n")
-            with open(source.join("manifests", checkpoint), "rb") as held:
-                data = held.read()
-            stream.write(b"manifest %d\n" % len(data) + data + b"\n")
+            for record in records:
+                data = source.record_data(record.id)
+                stream.write(b"manifest %d\n" % len(data) + data + b"\n")
             size = stream.tell()
     except BaseException:
         os.unlink(path)
@@ -145,14 +148,14 @@ def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
     writer = Writer(target.objects)
     try:
         with open(path, "rb") as stream:
-            data = _read_bundle(stream, writer)
-        manifest = Manifest.parse(data, checkpoint)
+            manifests = _read_bundle(stream, writer)
+        taken = _chain(target, manifests, checkpoint)
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
         writer.discard()
         raise
-    wrong = target.verify(manifest)
+    wrong = target.verify(*(manifest for manifest, _data in taken))
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -160,24 +163,45 @@ def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
             f"{len(wrong)} contents of checkpoint {checkpoint[:12]} are missing or damaged here; they were put aside. "
             f"Send it again, whole: {'; '.join(list(wrong.values())[:5])}"
         )
-    target.add_manifest(data, manifest)
+    for manifest, data in taken:
+        target.add_manifest(data, manifest)
     return {"id": checkpoint, "state": "verified", "objects": received, "bytes": size}
 
 
-def _read_bundle(stream: BinaryIO, writer: Writer) -> bytes:
-    """Contents into the writer, each under the hash it really has; the bytes of the manifest."""
+def _chain(target: Store, manifests: list[bytes], checkpoint: str) -> list[tuple[Manifest, bytes]]:
+    """The manifests of a bundle, whole: the one that is wanted, before it the log that it follows, oldest first."""
+    records: list[Manifest] = []
+    wanted: str | None = checkpoint
+    for data in reversed(manifests):
+        if wanted is None:
+            raise Damaged("the bundle holds manifests that the checkpoint does not follow")
+        records.insert(0, Manifest.parse(data, wanted))
+        wanted = records[0].parent if records[0].kind == LOG else None
+    made = target.manifest(wanted) if wanted is not None else None
+    taken = []
+    for record, data in zip(records, manifests):
+        made = record if made is None else record.following(made).check_root()
+        taken.append((made, data))
+    return taken
+
+
+def _read_bundle(stream: BinaryIO, writer: Writer) -> list[bytes]:
+    """Contents into the writer, each under the hash it really has; the bytes of the manifests, in their order."""
+    manifests: list[bytes] = []
     if stream.readline(64) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
     while True:
+        line = stream.readline(128)
+        if not line and manifests:
+            return manifests
         try:
-            word, size = stream.readline(128).decode("ascii").split()
+            word, size = line.decode("ascii").split()
             length = int(size)
         except ValueError as error:
             raise Damaged("the bundle is cut off or garbled") from error
         if word == "manifest":
-            data = stream.read(length)
-            if len(data) != length:
+            manifests.append(stream.read(length))
+            if len(manifests[-1]) != length or stream.read(1) != b"\n":
                 raise Damaged("the bundle is cut off within the manifest")
-            return data
-        if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
+        elif writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")

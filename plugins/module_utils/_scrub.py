@@ -215,9 +215,10 @@ class _Run:
         bad = {sha for sha in found.contents if store.objects.verify(sha)}
         missing: dict[str, set[tuple[str, str]]] = {}
         uses: dict[str, list[tuple[str, str, str]]] = {}
+        manifest = None
         for name, one in ((name, one) for name, ids in refs.items() for one in ids):
             try:
-                manifest = store.manifest(one)
+                manifest = store.manifest(one, manifest)
             except Damaged as error:
                 found.checkpoints[name, one] = error.message
                 continue
@@ -236,7 +237,7 @@ class _Run:
         found.checkpoints = {key: problem for key, problem in found.checkpoints.items() if key in held}
         for _name, one in found.checkpoints:
             path = store.join("manifests", one)
-            if os.path.exists(path):
+            if os.path.exists(path) and not store.has_record(one):  # and not only what it follows
                 self._put_aside(store, path, f"manifest {one[:12]}", one)
         damaged = [_entry(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():

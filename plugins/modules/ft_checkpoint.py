@@ -23,6 +23,18 @@ options:
       - Name of the checkpoint. A name that is in use moves on to the new checkpoint; older ones stay, by their ids.
       - By default a name made of the time.
     type: str
+  kind:
+    description:
+      - V(snapshot) records the whole state. V(log) records what changed since the newest checkpoint of the name, so
+        that what is written grows with the change and not with what is protected.
+      - A log begins with a snapshot, and anew with one when O(resources) or O(host) are others than before, when the
+        newest checkpoint of the name cannot be read, and after 100 records. O(retention) keeps, with a record, all that
+        it follows.
+      - Every record can be gone back to, by its id or as V(name~1), V(name~2) and so on, counted back from the newest.
+    type: str
+    choices: [snapshot, log]
+    default: snapshot
+    version_added: 0.2.0
   resources:
     description:
       - What is to be protected, each a mapping with one key, the kind.
@@ -99,6 +111,14 @@ EXAMPLES = r"""
       - services: {names: [nginx]}
     confirm_within: 10m
   register: begun
+
+- name: Record every hour what changed, and keep a record of each of the last 48 hours and the last 30 days
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: journal
+    kind: log
+    resources:
+      - files: {paths: [/etc]}
+    retention: {hourly: 48, daily: 30}
 """
 
 RETURN = r"""
@@ -108,6 +128,10 @@ id:
   type: str
 name:
   description: Its name.
+  returned: success
+  type: str
+kind:
+  description: Whether it is a V(snapshot) or a record of a V(log).
   returned: success
   type: str
 root:
@@ -168,6 +192,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 
 ARGUMENTS = {
     "name": {"type": "str"},
+    "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
     "resources": {"type": "list", "elements": "dict", "required": True},
     "confirm_within": {"type": "str"},
     "retention": {"type": "dict"},
@@ -185,6 +210,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         params["retention"],
         params["host"],
         check_mode,
+        params["kind"],
     )
 
 

@@ -21,7 +21,8 @@ extends_documentation_fragment:
 options:
   to:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one. V(undo) is what the last rollback replaced.
+      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
+        name, V(name~2) the one before that. V(undo) is what the last rollback replaced.
     type: str
     default: latest
   resources:

@@ -52,7 +52,10 @@ def audit(root: Path, check_mode: bool = True) -> list[str]:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """``store`` with two checkpoints of ``live``, which has changed since; ``old``, ``new`` as states to compare."""
+    """``store`` with checkpoints of ``live``, which has changed since; ``old``, ``new`` as states to compare.
+
+    What ``before`` names is a record of a log of two.
+    """
     # Nothing here is about durability, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     for module in (durable, transaction):
@@ -63,11 +66,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     live.mkdir()
     store = Store(str(tmp_path / "store"), replace(System(), has_systemd=lambda: False))
     (live / "kept").write_text("the same in both")
-    checkpoint(store, "earlier", [{"files": {"paths": [str(live)]}}])
+    for name in ("earlier", "before"):
+        checkpoint(store, name, [{"files": {"paths": [str(live)]}}])
     (live / "small").write_text("a small content")
     (live / "large").write_text("large: " + "x" * 60)
     (live / "link").symlink_to("small")
-    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}], kind="log")
     shutil.copytree(live, tmp_path / "new", symlinks=True)
     (live / "small").write_text("changed")
     (live / "large").unlink()
@@ -130,7 +134,7 @@ def test_what_a_scrub_puts_aside_is_stored_again(work: Path) -> None:
         store = Store(str(work / "store"), replace(System(), has_systemd=lambda: False))
         checkpoint(store, "before", [{"files": {"paths": [str(work / "live")]}}])
         assert audit(work / "store", check_mode=False) == [], (name, at)
-        assert len(store.refs()["before"]) == 1, (name, at)
+        assert len(store.refs()["before"]) == 2, (name, at)
 
 
 @pytest.mark.parametrize("to", ["before", "latest"])

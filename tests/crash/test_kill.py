@@ -36,10 +36,11 @@ from {LIBRARY}._store.store import Store
 from {LIBRARY}._system import System
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
-    if sys.argv[2] in ("checkpoint", "prune"):
-        last = 1 if sys.argv[2] == "prune" else 2
-        retention = {{"last": last, "grace": 0}}
-        checkpoint(store, sys.argv[5], [{{"files": {{"paths": [sys.argv[4]]}}}}], retention=retention)
+    if sys.argv[2] in ("checkpoint", "prune", "log"):
+        retention = {{"last": 1 if sys.argv[2] == "prune" else 2, "grace": 0}}
+        kind = "log" if sys.argv[2] == "log" else "snapshot"
+        resources = [{{"files": {{"paths": [sys.argv[4]]}}}}]
+        checkpoint(store, sys.argv[5], resources, retention=retention, kind=kind)
     elif sys.argv[2] in ("rollback", "swap"):
         rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
     elif sys.argv[2] == "guarded":
@@ -238,6 +239,29 @@ def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(wor
         assert store_is_whole(work), (call, number)
         assert not list((work / "store" / "tmp").iterdir())
     assert seen == {1, 2}
+
+
+def test_kill_at_every_syscall_of_a_record_leaves_the_log_whole(work: Path, tmp_path: Path) -> None:
+    run("log", work)
+    (work / "live" / "file").write_text("changed again")
+    saved = tmp_path / "saved"
+    fresh(work, saved)
+    before = (work / "store" / "refs" / "before").read_text().split()
+    found = calls("log", work)
+    seen = set()
+    for call, number in points(found):
+        fresh(saved, work)
+        assert killed("log", work, call, number), (call, number)
+        assert store_is_whole(work), (call, number)
+        ids = (work / "store" / "refs" / "before").read_text().split()
+        assert ids[:2] == before and len(ids) <= 3, (call, number)
+        seen.add(len(ids))
+        run("log", work)
+        assert store_is_whole(work), (call, number)
+        ids = (work / "store" / "refs" / "before").read_text().split()
+        kinds = [(work / "store" / "manifests" / one).read_text().split("\n")[3] for one in ids]
+        assert ids[:2] == before and kinds == ["kind snapshot", "kind log", "kind log"], (call, number)
+    assert seen == {2, 3}
 
 
 def test_kill_at_every_syscall_of_pruning_keeps_what_is_named(work: Path, tmp_path: Path) -> None:

@@ -21,18 +21,23 @@
     unit {"active":true,"enabled":"enabled","name":"nginx.service"}
 
 Two checkpoints of the same state have the same root; their ids differ, because they were taken at another time.
+
+A record of ``kind log`` holds of each resource only what changed since its ``parent``, which it follows: ``=<n>`` for n
+lines that stay, ``-<line>`` for one that went, ``+<line>`` for one that came. Its root is that of the whole state.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._errors import Damaged
 
 _MAGIC = "evenkeel-manifest 1"
+LOG = "log"
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
 
 
@@ -64,27 +69,63 @@ class Manifest:
 
     @classmethod
     def of(
-        cls, created: str, host: str, name: str, sections: list[Section], parent: str | None
+        cls,
+        created: str,
+        host: str,
+        name: str,
+        sections: list[Section],
+        parent: str | None,
+        base: Manifest | None = None,
     ) -> tuple[Manifest, bytes]:
-        """The manifest of these sections, with the bytes that are its file."""
+        """The manifest of these sections, with the bytes that are its file: with ``base`` a record that follows it.
+
+        ``base`` is whole, and declares the same (see ``Manifest.can_follow``).
+        """
         body = "".join(section.text() for section in sections).encode("ascii")
         root = hashlib.sha256(body).hexdigest()
-        fields = {
-            "created": created,
-            "host": host,
-            "kind": "snapshot",
-            "name": name,
-            "parent": parent or "-",
-            "root": root,
-        }
+        if base is not None:
+            parent = base.id
+            pairs = zip(base.sections, sections)
+            changes = [replace(after, lines=_changes(before.lines, after.lines)) for before, after in pairs]
+            body = "".join(section.text() for section in changes).encode("ascii")
+        kind = "snapshot" if base is None else LOG
+        fields = {"created": created, "host": host, "kind": kind, "name": name, "parent": parent or "-", "root": root}
         head = "\n".join([_MAGIC, *(f"{key} {fields[key]}" for key in _HEADER)]).encode("ascii")
         data = head + b"\n\n" + body
-        made = cls(created, host, name, sections, "snapshot", parent, root, hashlib.sha256(data).hexdigest())
+        made = cls(created, host, name, sections, kind, parent, root, hashlib.sha256(data).hexdigest())
         return made, data
+
+    def can_follow(self, base: Manifest) -> bool:
+        """Whether this can be recorded as what changed since ``base``."""
+        return base.host == self.host and _declared(base.sections) == _declared(self.sections)
+
+    def following(self, base: Manifest) -> Manifest:
+        """This record with its whole state, given the one that it follows. ``check_root`` says if it is the right one.
+
+        Raises Damaged when it cannot be a record of what changed since that.
+        """
+        try:
+            if base.id != self.parent or _declared(base.sections) != _declared(self.sections):
+                raise ValueError("it follows another record")
+            pairs = zip(base.sections, self.sections)
+            sections = [replace(after, lines=_changed(before.lines, after.lines)) for before, after in pairs]
+        except ValueError as error:
+            raise Damaged(f"record {self.id} of the log {self.name} cannot be read: {error}") from error
+        return replace(self, sections=sections)
+
+    def check_root(self) -> Manifest:
+        """The manifest, whole, if its state is the one whose hash it names; Damaged otherwise."""
+        body = "".join(section.text() for section in self.sections).encode("ascii")
+        if hashlib.sha256(body).hexdigest() != self.root:
+            raise Damaged(f"record {self.id} of the log {self.name} does not lead to the state that its root names")
+        return self
 
     @classmethod
     def parse(cls, data: bytes, expected: str) -> Manifest:
-        """The manifest with the id ``expected``; its hash is checked before anything of it is believed."""
+        """The manifest with the id ``expected``; its hash is checked before anything of it is believed.
+
+        The sections of a record of kind log are what changed: see ``following``.
+        """
         actual = hashlib.sha256(data).hexdigest()
         if actual != expected:
             raise Damaged(f"manifest {expected} is damaged: its SHA-256 is {actual}")
@@ -94,7 +135,7 @@ class Manifest:
             fields = dict(line.split(" ", 1) for line in lines[1:])
             if lines[0] != _MAGIC or tuple(fields) != _HEADER:
                 raise ValueError("its header is not that of version 1")
-            if hashlib.sha256(body).hexdigest() != fields["root"]:
+            if fields["kind"] != LOG and hashlib.sha256(body).hexdigest() != fields["root"]:
                 raise ValueError("its root hash does not match its body")
             sections: list[Section] = []
             for line in body.decode("ascii").splitlines():
@@ -116,3 +157,49 @@ class Manifest:
             fields["root"],
             expected,
         )
+
+
+def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:
+    return [(section.kind, section.spec) for section in sections]
+
+
+def _changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """How ``after`` comes from ``before``, for ``_changed``; as long as the changes are."""
+    places = {line: at for at, line in enumerate(before)}
+    script: list[str] = []
+    at = same = 0
+    for line in [*after, None]:
+        place = len(before) if line is None else places.get(line, -1)
+        if place == at and line is not None:
+            at, same = at + 1, same + 1
+            continue
+        if same:
+            script.append(f"={same}")
+            same = 0
+        if place >= at:
+            script += [f"-{gone}" for gone in before[at:place]]
+            at, same = place + 1, 1
+        else:
+            script.append(f"+{line}")
+    return script
+
+
+def _changed(before: Sequence[str], script: Sequence[str]) -> list[str]:
+    """The lines after the changes. Raises ValueError when they are not changes of these lines."""
+    after: list[str] = []
+    at = 0
+    for step in script:
+        word, rest = step[:1], step[1:]
+        if word == "+":
+            after.append(rest)
+            continue
+        count = int(rest) if word == "=" else 1
+        kept = before[at : at + count]
+        if count < 1 or word not in ("=", "-") or (word == "-" and kept != [rest]):
+            raise ValueError(f"{step!r} is no change of line {at + 1} of the record before it")
+        if word == "=":
+            after += kept
+        at += count
+    if at != len(before):
+        raise ValueError(f"its changes end at line {at} of {len(before)}")
+    return after

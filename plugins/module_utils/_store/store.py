@@ -33,13 +33,15 @@ from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
 from . import retention
 from .durable import ensure_dir, fsync_dir, move_all, write_file
-from .manifest import Manifest, Section
+from .manifest import LOG, Manifest, Section
 from .objects import Hasher, Objects, Writer
 
 FORMAT = b"evenkeel-store 1 sha256\n"
 # The name under which a rollback keeps what it replaced.
 UNDO = "undo"
 RESERVED = ("latest",)
+# After so many records of a log the next checkpoint is whole again: what has to be read, and kept, stays bounded.
+CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
 
 
@@ -150,15 +152,55 @@ class Store:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
 
-    def manifest(self, checkpoint: str) -> Manifest:
-        """Raises Damaged when it is missing or not what its id says."""
+    def record(self, checkpoint: str) -> Manifest:
+        """The manifest as it is in its file: of a log, what changed. Damaged when missing or not what its id says."""
+        return Manifest.parse(self.record_data(checkpoint), checkpoint)
+
+    def has_record(self, checkpoint: str) -> bool:
+        """Whether its own file is there and whole; what it follows may not be."""
+        try:
+            return bool(self.record(checkpoint))
+        except Damaged:
+            return False
+
+    def record_data(self, checkpoint: str) -> bytes:
         if not _ID.fullmatch(checkpoint):
             raise Damaged(f"{checkpoint!r} in {self.join('refs')} is no id of a checkpoint: the name is damaged")
         try:
             with open(self.join("manifests", checkpoint), "rb") as stream:
-                return Manifest.parse(stream.read(), checkpoint)
+                return stream.read()
         except OSError as error:
             raise Damaged(f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}") from error
+
+    def chain(self, checkpoint: str, until: str | None = None) -> list[Manifest]:
+        """The record, and before it all that it follows, from a snapshot (or what follows ``until``) on.
+
+        Raises Damaged, naming the record at which the log is broken.
+        """
+        found = [self.record(checkpoint)]
+        while found[-1].kind == LOG and found[-1].parent != until:
+            parent = found[-1].parent or "-"
+            try:
+                found.append(self.record(parent))
+            except Damaged as error:
+                raise Damaged(
+                    f"the log {found[-1].name} is broken at record {parent[:12]}: {error.message}. What follows it, "
+                    f"from {found[-1].id[:12]} on, cannot be used; the records before it can"
+                ) from error
+        return found[::-1]
+
+    def manifest(self, checkpoint: str, known: Manifest | None = None) -> Manifest:
+        """The checkpoint, whole. Raises Damaged when it, or what it follows, is missing or not what its id says.
+
+        ``known`` is one that was read already: a log that follows it is not read from its beginning again.
+        """
+        first, *rest = self.chain(checkpoint, known.id if known is not None else None)
+        if not rest and first.kind != LOG:
+            return first
+        made = first.following(known) if first.kind == LOG and known is not None else first
+        for record in rest:
+            made = record.following(made)
+        return made.check_root()
 
     def checkpoints(self) -> list[Checkpoint]:
         """All that can be read, oldest first; a damaged manifest is left out here and named by ``resolve``."""
@@ -169,10 +211,10 @@ class Store:
             if ids:
                 names[ids[-1]].append(name)
         found = []
+        seen: dict[str, Manifest | None] = {}
         for checkpoint, current in names.items():
-            try:
-                manifest = self.manifest(checkpoint)
-            except Damaged:
+            manifest = self._usable(checkpoint, seen)
+            if manifest is None:
                 continue
             kinds = [section.kind for section in manifest.sections]
             found.append(
@@ -180,25 +222,50 @@ class Store:
             )
         return sorted(found, key=lambda one: (one.created, one.id))
 
+    def _usable(self, checkpoint: str, seen: dict[str, Manifest | None]) -> Manifest | None:
+        """The record, if it and all that it follows can be read; ``seen`` holds what was found out already."""
+        trail: list[Manifest] = []
+        at = checkpoint
+        while at not in seen:
+            try:
+                record = self.record(at)
+            except Damaged:
+                seen[at] = None
+                break
+            if record.kind != LOG:
+                seen[at] = record
+                break
+            trail.append(record)
+            at = record.parent or "-"
+        for record in reversed(trail):
+            seen[record.id] = record if seen[record.parent or "-"] else None
+        return seen[checkpoint]
+
     def resolve(self, wanted: str) -> str:
         """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means.
 
-        Raises NotFound; Damaged when a checkpoint that cannot be read might be the one that is meant.
+        A name and ``~N`` is the N-th before the newest of the name. Raises NotFound; Damaged when a checkpoint that
+        cannot be read might be the one that is meant.
         """
         refs = self.refs()
         if refs.get(wanted):
             return refs[wanted][-1]
         if wanted == "latest":
-            usual = [self.manifest(one) for name, held in refs.items() if name != UNDO for one in held]
+            usual = [self.record(one) for name, held in refs.items() if name != UNDO for one in held]
             if usual:
                 return max(usual, key=lambda one: (one.created, one.id)).id
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
+        name, tilde, back = wanted.rpartition("~")
+        if tilde and back.isdigit() and refs.get(name):
+            if int(back) < len(refs[name]):
+                return refs[name][-1 - int(back)]
+            raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are {len(refs[name])} of {name}")
         ids = {one for held in refs.values() for one in held}
         matching = [one for one in ids if len(wanted) >= 8 and one.startswith(wanted)]
         if len(matching) == 1:
             return matching[0]
         for one in sorted(ids):
-            self.manifest(one)
+            self.record(one)
         known = ", ".join(sorted(refs)) or "none"
         raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
 
@@ -207,15 +274,34 @@ class Store:
     def writer(self, dry: bool) -> Writer | Hasher:
         return Hasher() if dry else Writer(self.objects)
 
-    def commit(self, writer: Writer, name: str, host: str, sections: list[Section]) -> Manifest:
-        """Make a checkpoint of the sections visible under ``name``: objects, manifest, ref, in this order (I1)."""
+    def commit(
+        self, writer: Writer, name: str, host: str, sections: list[Section], base: Manifest | None = None
+    ) -> Manifest:
+        """Make a checkpoint of the sections visible under ``name``: objects, manifest, ref, in this order (I1).
+
+        With ``base`` (see ``base_of``) only what changed since is written.
+        """
         check_name(name)
         newest = self.checkpoints()
         text = self._next_time(newest).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        manifest, data = Manifest.of(text, host, name, sections, newest[-1].id if newest else None)
+        manifest, data = Manifest.of(text, host, name, sections, newest[-1].id if newest else None, base)
         writer.publish()
         self.add_manifest(data, manifest)
         return manifest
+
+    def base_of(self, name: str, host: str, sections: list[Section]) -> Manifest | None:
+        """The newest checkpoint of the name, whole, if a record of what changed to these sections can follow it.
+
+        None when there is none, when it cannot be read or declares something else, and when its log is long enough.
+        """
+        ids = self.refs().get(name)
+        try:
+            if not ids or len(self.chain(ids[-1])) >= CHAIN:
+                return None
+            newest = self.manifest(ids[-1])
+        except Damaged:
+            return None
+        return newest if Manifest("", host, name, sections).can_follow(newest) else None
 
     def _next_time(self, taken: list[Checkpoint]) -> datetime.datetime:
         """Now; but the order of checkpoints is the order of taking them, whatever happened to the clock."""
@@ -225,9 +311,7 @@ class Store:
     def add_manifest(self, data: bytes, manifest: Manifest) -> None:
         """Keep a manifest whose objects are durable, and let its name mean it."""
         self.objects.take_back(objects_of(manifest))
-        try:
-            self.manifest(manifest.id)
-        except Damaged:
+        if not self.has_record(manifest.id):
             write_file(self.join("manifests", manifest.id), data, 0o400)
         ids = self.refs().get(manifest.name, [])
         if manifest.id not in ids:
@@ -249,7 +333,12 @@ class Store:
         """
         refs = self.refs()
         try:
-            manifests = {one: self.manifest(one) for ids in [*refs.values(), sorted(protect)] for one in ids}
+            manifests = {one: self.record(one) for ids in [*refs.values(), sorted(protect)] for one in ids}
+            # What a record follows may have lost its own line in refs.
+            for follower in list(manifests.values()):
+                while follower.kind == LOG and (follower.parent or "-") not in manifests:
+                    follower = self.record(follower.parent or "-")
+                    manifests[follower.id] = follower
         except Damaged as error:
             raise Damaged(
                 f"nothing was pruned: {error.message}. Recover that checkpoint from a replica (ft_recover), or give it "
@@ -271,6 +360,14 @@ class Store:
                 )
             kept.update(rules)
         keep |= set(kept)
+        todo = sorted(keep - {""})
+        while todo:
+            follower = manifests[todo.pop()]
+            if follower.kind == LOG and follower.parent and follower.parent not in keep:
+                keep.add(follower.parent)
+                todo.append(follower.parent)
+                if follower.id in kept:
+                    kept[follower.parent] = [f"{follower.id[:12]} follows it"]
         gone = sorted(set(manifests) - keep)
         kept.pop("", None)
         return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
@@ -326,10 +423,10 @@ class Store:
             move_all(moves)
         self.objects.forget_index()
 
-    def verify(self, manifest: Manifest) -> dict[str, str]:
-        """sha256 -> what is wrong, for every object of the checkpoint that is missing or damaged."""
+    def verify(self, *manifests: Manifest) -> dict[str, str]:
+        """sha256 -> what is wrong, for every object of the checkpoints that is missing or damaged."""
         wrong = {}
-        for sha in sorted(objects_of(manifest)):
+        for sha in sorted({sha for manifest in manifests for sha in objects_of(manifest)}):
             problem = self.objects.verify(sha)
             if problem:
                 wrong[sha] = problem

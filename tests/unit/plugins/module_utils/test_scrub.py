@@ -186,6 +186,24 @@ def test_what_lies_in_the_trash_is_read_too(store: Store, tree: Path, pack: Path
     assert not trashed.exists() and scrub(store)["damaged"] == []
 
 
+def test_what_is_pruned_while_it_is_looked_for_is_not_missing(
+    store: Store, tree: Path, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = store.refs()
+    first = stale["before"][0]
+    (tree / "a").write_text("other")
+    protect(store, tree, retention={"last": 1, "grace": 0})
+    seen = [stale]
+    refs = store.refs
+    monkeypatch.setattr(store, "refs", lambda: seen.pop(0) if seen else refs())
+    assert scrub(store)["damaged"] == []
+    # Its manifest is there still when it is read, and what it needs is not.
+    seen.append(stale)
+    os.rename(store.join("trash", "manifests", first), store.join("manifests", first))
+    store.objects.empty_trash(float("inf"))
+    assert scrub(store)["damaged"] == []
+
+
 # -- many runs make a pass
 
 
@@ -250,7 +268,7 @@ def test_the_oldest_reading_is_reported(timed: Store, tree: Path) -> None:
 def test_a_damaged_memory_of_what_was_read_is_not_believed(timed: Store, text: bytes) -> None:
     scrub(timed)
     path = Path(timed.join("scrub"))
-    path.write_bytes(text or path.read_bytes().replace(b'": 10', b'": 11'))
+    path.write_bytes(text or path.read_bytes().replace(b"100001", b"100000"))
     assert scrub(timed, time_limit=0)["unverified"] > 0
 
 
