@@ -77,7 +77,7 @@ def checkpoint(
         root = Manifest.of("", host, name, sections, None)[0].root
         known, again = _known(store, name, root), 0
         stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
-        stats["paths"] = sum(len(section.lines) for section in sections if section.kind == "files")
+        stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
         if known is None:
             base = store.base_of(name, host, sections) if kind == LOG else None
             manifest = store.commit(writer, name, host, sections, base)

@@ -6,7 +6,8 @@
 one transaction, what may need them (services), proof.
 
 Only the files have a journal of their own. The rest is compared with the live state each time it is put back, so that
-running the rollback again finishes it; ``resume`` in the store asks for that when a kill comes before the files.
+running the rollback again finishes it; ``resume`` in the store asks for that when a kill comes before the files, or where
+no file changes.
 """
 
 from __future__ import annotations
@@ -193,8 +194,9 @@ def _carry_out(
     try:
         later = {step.resource for step in made.late}
         _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
-        if made.early:
+        if made.early or (made.late and not made.files):
             _ask(store, manifest, kinds)
+        if made.early:
             locks.close()  # A package may bring its users.
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
             locks.enter_context(held(chosen, store.system, insist=True))

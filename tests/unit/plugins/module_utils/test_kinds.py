@@ -150,6 +150,26 @@ def test_a_kind_that_fails_does_not_keep_later_ones_from_being_put_back(
     assert [one["resource"] for one in caught.value.result["done"]] == ["works"]
 
 
+def test_a_kill_where_no_file_changes_is_finished_too(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Installer(tmp_path / "installed", tmp_path)
+    late.place.write_text("1")
+    monkeypatch.setitem(registry.LATE, "installer", late.kind())
+    monkeypatch.setitem(registry.KINDS, "installer", late.kind())
+    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, "installer"])
+    begin(store, tree)
+    late.place.write_text("2")
+    late.killed_after = 1
+    with pytest.raises(Killed):
+        rollback(store, "before")
+    assert late.place.read_text() == "2" and _deadman.host_state(store.root)["interrupted"]
+    late.killed_after = 99
+    with store.locked():
+        assert len(finish(store)) == 1
+    assert late.place.read_text() == "1" and not _deadman.host_state(store.root)["interrupted"]
+
+
 def test_trees_of_a_kind_are_put_back_with_the_files(
     store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,8 @@ def free(path: Path) -> bool:
 
 
 def test_the_six_files_come_back_as_one_set(store: Store, etc: Path) -> None:
-    checkpoint(store, "before", [{"users": {}}])
+    taken = checkpoint(store, "before", [{"users": {}}])
+    assert taken["stats"]["paths"] >= 6
     for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"):
         with open(etc / name, "a") as stream:
             stream.write("new:\n")
