@@ -23,7 +23,7 @@ from typing import Any
 from . import _deadman
 from ._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ._resources import files
-from ._resources.entry import Entry
+from ._resources.entry import Tree
 from ._resources.kind import Kind, Restore, Sink
 from ._resources.registry import EARLY, KINDS, LATE, held, own_lines, path_lines, tree_spec
 from ._resources.step import Step
@@ -290,8 +290,8 @@ def prove(store: Store, sections: Sequence[Section], boot: bool = False) -> tupl
     for section in sections:
         spec, own = tree_spec(section), own_lines(section)
         if spec is not None:
-            scan = files.scan(spec, Hasher(), [os.path.realpath(store.root)])
-            then = _entries(section, spec)
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)])
+            then = _entries(section, spec, scan)
             wrong = files.compare(then, scan)
             left += [f"{step.target}: {step.why or step.action}" for step in wrong]
             if not wrong:
@@ -322,8 +322,8 @@ def _chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     return [section for section in manifest.sections if not kinds or section.kind in kinds]
 
 
-def _entries(section: Section, spec: dict[str, Any]) -> list[Entry]:
-    return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec)
+def _entries(section: Section, spec: dict[str, Any], now: files.Scan) -> Tree:
+    return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec, now)
 
 
 def _plan(
@@ -338,8 +338,8 @@ def _plan(
     for section in made.sections:
         spec, lines = tree_spec(section), []
         if spec is not None:
-            then = _entries(section, spec)
             scan = files.scan(spec, sink, [os.path.realpath(store.root)])
+            then = _entries(section, spec, scan)
             steps = files.compare(then, scan)
             # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
             planned = {step.target for step in made.files}
@@ -409,10 +409,9 @@ def _shown(change: _deadman.Armed | None) -> dict[str, Any]:
 
 def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
     """Manifest lines, now and then: they tell exactly what changes, and no content (it may be secret)."""
-    live = {entry.path: entry for entry in scan.entries}
     shown = []
     for step in steps:
-        found = live.get(os.fsencode(step.target))
+        found = scan.entries.find(os.fsencode(step.target))
         shown.append(
             {
                 "before_header": step.target,

@@ -23,8 +23,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
-# What holds no record: who held the lock, and what only saves reading a pack.
-HINTS = re.compile(r"lock|packs/.*\.idx")
+# What holds no record: who held the lock, and what only saves reading packs and trees.
+HINTS = re.compile(r"lock|packs/.*\.idx|cache/.*")
 
 
 def state(root: Path) -> dict[str, bytes]:
@@ -107,7 +107,7 @@ def test_each_flipped_byte_is_found_and_named(work: Path) -> None:
     assert audit(work / "store") == []
     bytes_ = every_byte(work / "store")
     kinds = {name.split("/")[0] for name, _at in bytes_}
-    assert kinds == {"FORMAT", "lock", "manifests", "objects", "packs", "refs"}
+    assert kinds == {"FORMAT", "cache", "lock", "manifests", "objects", "packs", "refs"}
     for number, (name, at) in enumerate(bytes_):
         # Another bit each time: every kind of file has all eight.
         before = (work / "store" / name).read_bytes()[at]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import re
 import stat
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .._errors import Damaged
@@ -38,6 +39,9 @@ FLAGS = 0x000000FF | 0x00000400 | 0x0003C000 | 0x00800000
 PINNED = 0x00000030
 # Compression and no-copy-on-write: they take effect only on a file that is still empty.
 EARLY = 0x00000404 | 0x00800000
+
+# Lines that are compared at once.
+_RUN = 256
 
 WORDS = {
     "f": "file",
@@ -152,3 +156,77 @@ def quote(raw: bytes) -> str:
     if _PLAIN.fullmatch(raw):
         return raw.decode("ascii")
     return quote_from_bytes(raw, safe="/!#$&'()*+,-.:;<=>?@[]^_`{|}~\"\\")
+
+
+def path_of(line: str) -> bytes:
+    """The path that a line is about, without looking at the rest of it."""
+    word = line[2:].partition(" ")[0]
+    return unquote_to_bytes(word) if "%" in word else word.encode("ascii")
+
+
+def place_of(lines: Sequence[str], path: bytes) -> int:
+    """Where the path stands in lines that are sorted by path, or would have to be put."""
+    low, high = 0, len(lines)
+    while low < high:
+        middle = (low + high) // 2
+        if path_of(lines[middle]) < path:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+class Tree(Sequence[Entry]):
+    """Entries sorted by path, kept as their lines and parsed when they are asked for: of many few ever are."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Entry]: ...
+
+    def __getitem__(self, at: int | slice) -> Entry | list[Entry]:
+        return list(map(Entry.parse, self.lines[at])) if isinstance(at, slice) else Entry.parse(self.lines[at])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(Entry.parse, self.lines)
+
+    def find(self, path: bytes) -> Entry | None:
+        at = place_of(self.lines, path)
+        return self[at] if at < len(self.lines) and path_of(self.lines[at]) == path else None
+
+    def below(self, path: bytes) -> str | None:
+        """The first line about something that is there, below the path."""
+        inside = path.rstrip(b"/") + b"/"
+        at = place_of(self.lines, inside + b"\0")
+        while at < len(self.lines) and path_of(self.lines[at]).startswith(inside):
+            if not self.lines[at].startswith(ABSENT):
+                return self.lines[at]
+            at += 1
+        return None
+
+
+def unlike(then: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:
+    """Where two lists of lines, sorted by path, are not the same: the numbers in each of the lines about one path."""
+    one = two = 0
+    while one < len(then) or two < len(now):
+        while one + _RUN <= len(then) and then[one : one + _RUN] == now[two : two + _RUN]:
+            one, two = one + _RUN, two + _RUN
+        if one == len(then):
+            yield from ((None, rest) for rest in range(two, len(now)))
+            return
+        if two == len(now):
+            yield from ((rest, None) for rest in range(one, len(then)))
+            return
+        if then[one] == now[two]:
+            one, two = one + 1, two + 1
+            continue
+        path, other = path_of(then[one]), path_of(now[two])
+        yield (one if path <= other else None, two if path >= other else None)
+        one, two = one + (path <= other), two + (path >= other)

@@ -6,18 +6,23 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
+import re
 import stat
+from bisect import insort
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, UsageError
+from .._store.cache import NEVER, Cache, key_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
-from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry
+from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry, Tree, path_of, quote, unlike
 from .step import Step
 
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
@@ -41,6 +46,7 @@ _PSEUDO = {
     "securityfs",
 }
 _TRIES = 3
+_NOTHING = re.compile(rb"(?!)")
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
@@ -67,81 +73,164 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
 class Scan:
     """What is on disk now: entries sorted by path, and directories that hold something excluded."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: Tree
     holding: set[bytes] = field(default_factory=set)
 
     def lines(self) -> list[str]:
-        return [entry.line() for entry in self.entries]
+        return self.entries.lines
 
 
 class _Walk:
-    def __init__(self, spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str]) -> None:
-        self.sink = sink
-        self.found: dict[bytes, Entry] = {}
-        self.holding: set[bytes] = set()
-        self.inodes: dict[tuple[int, int], list[bytes]] = {}
-        self.patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
-        self.skipped = {os.fsencode(path) for path in skip}
-        self.pseudo = {path for path, kind in mount_points().items() if kind in _PSEUDO}
+    """``lines`` are sorted by path within each declared path; ``keys`` are theirs for the cache, end to end."""
 
-    def excluded(self, path: bytes, name: bytes) -> bool:
-        if path in self.skipped or path in self.pseudo or any(fnmatch.fnmatchcase(name, own) for own in _OWN_NAMES):
-            return True
-        return any(fnmatch.fnmatchcase(path if b"/" in one else name, one) for one in self.patterns)
+    def __init__(self, spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str], cache: Cache | None) -> None:
+        self.sink = sink
+        self.cache = cache
+        self.lines: list[str] = []
+        self.keys = bytearray()
+        self.read = 0
+        self.gone: list[int] = []
+        self.holding: set[bytes] = set()
+        self.shared: dict[tuple[int, int], list[int]] = {}
+        patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
+        self.names = _pattern([*_OWN_NAMES, *(one for one in patterns if b"/" not in one)])
+        self.paths = _pattern([one for one in patterns if b"/" in one])
+        self.mounts = mount_points()
+        self.skipped: dict[bytes, set[bytes]] = {}
+        for path in [*map(os.fsencode, skip), *(path for path, kind in self.mounts.items() if kind in _PSEUDO)]:
+            self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
+
+    def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
+        if info is not None and info.st_nlink > 1:
+            self.shared.setdefault((info.st_dev, info.st_ino), []).append(len(self.lines))
+        self.lines.append(line)
+        self.keys += key
 
     def root(self, path: bytes) -> None:
         """A declared path, and the directories above it."""
+        kind = ""
         try:
             for above in ancestors(path):
                 fd = open_dir(above, path)
                 try:
-                    if above not in self.found:
-                        # Without its time, which changes with whatever else happens in it.
-                        self.found[above] = _entry(above, os.fstat(fd), ABOVE, _xattrs(fd))._replace(mtime=0)
+                    # Without its time, which changes with whatever else happens in it.
+                    entry = _entry(above, os.fstat(fd), ABOVE, _xattrs(fd))._replace(mtime=0)
+                    self.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
+                kind = self.mounts.get(above, kind)
             fd = open_dir(os.path.dirname(path))
         except (FileNotFoundError, NotADirectoryError):
-            self.found[path] = Entry(path, ABSENT)
+            self.put(Entry(path, ABSENT).line(), NEVER)
             return
         try:
-            self.visit(path, os.path.basename(path), fd)
+            name = os.path.basename(path)
+            if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                self.directory(path, name, fd, kind, self.reserve())
+            else:
+                self.put(*self.leaf(path, name, fd, self.mounts.get(path, kind)))
         except FileNotFoundError:
-            self.found[path] = Entry(path, ABSENT)
+            self.put(Entry(path, ABSENT).line(), NEVER)
         finally:
             os.close(fd)
 
-    def visit(self, path: bytes, name: bytes, parent: int) -> None:
+    def reserve(self) -> int:
+        """A place for the line of a directory, which is read when what is in it is."""
+        self.put("", NEVER)
+        return len(self.lines) - 1
+
+    def fill(self, place: int, line: str, key: bytes) -> None:
+        self.lines[place] = line
+        self.keys[place * len(NEVER) : (place + 1) * len(NEVER)] = key
+
+    def directory(self, path: bytes, name: bytes, parent: int, kind: str, place: int) -> None:
+        """The directory and all that is in it, on a file system of the ``kind``."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except FileNotFoundError:
+            self.gone.append(place)
+            raise
+        except NotADirectoryError:  # Another thing than it was when it was listed.
+            line, key, info = self.leaf(path, name, parent, kind)
+            self.fill(place, line, key)
+            if info.st_nlink > 1:
+                self.shared.setdefault((info.st_dev, info.st_ino), []).append(place)
+            return
+        try:
+            kind = self.mounts.get(path, kind)
+            info = os.fstat(fd)
+            known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
+            if known is None:
+                flags = inode_flags(fd) & FLAGS
+                line = _entry(path, info, "d", _xattrs(fd))._replace(flags=flags).line()
+                self.fill(place, line, self.key(info, kind))
+            else:
+                self.fill(place, known, key_of(info))
+            self.below(path, fd, kind)
+        finally:
+            os.close(fd)
+
+    def below(self, path: bytes, fd: int, kind: str) -> None:
+        # In the order of whole paths: a-b stands between the directory a and what is in it.
+        todo: list[bytes] = []
+        skipped, prefix = self.skipped.get(path, ()), path + b"/"
+        folders: set[bytes] = set()
+        places: dict[bytes, int] = {}
+        with os.scandir(fd) as found:
+            for one in found:
+                name = os.fsencode(one.name)
+                if (
+                    self.names.match(name)
+                    or name in skipped
+                    or (self.paths is not _NOTHING and self.paths.match(prefix + name))
+                ):
+                    self.holding.update([path, *ancestors(path)])
+                    continue
+                todo.append(name)
+                if one.is_dir(follow_symlinks=False):
+                    todo.append(name + b"/")
+                    folders.add(name)
+        todo.sort()
+        start = 0
+        while start < len(todo):
+            name = todo[start]
+            start += 1
+            try:
+                if name.endswith(b"/"):
+                    name = name[:-1]
+                    if name in places:
+                        self.directory(prefix + name, name, fd, kind, places[name])
+                    continue
+                if name in folders:
+                    places[name] = self.reserve()
+                    continue
+                try:
+                    self.put(*self.leaf(prefix + name, name, fd, kind))
+                except IsADirectoryError:  # Since it was listed.
+                    places[name] = self.reserve()
+                    insort(todo, name + b"/", start)
+            except FileNotFoundError:
+                continue  # Gone since it was listed: then it is not part of this moment.
+
+    def leaf(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
+        """Line, key and status of what is no directory."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         form = stat.S_IFMT(info.st_mode)
         if form == stat.S_IFDIR:
-            self.directory(path, name, parent)
-        elif form == stat.S_IFREG:
-            self.file(path, name, parent)
-        else:
-            target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
-            # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
-            xattrs = _xattrs(f"/proc/self/fd/{parent}/".encode() + name)
-            self.add(_entry(path, info, TYPES[form], xattrs)._replace(target=target), info)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+        if self.cache is not None:
+            line = self.cache.line(f"{TYPES[form]} {quote(path)} ", path, info)
+            if line is not None:
+                return line, key_of(info), info
+        self.read += 1
+        if form == stat.S_IFREG:
+            return self.file(path, name, parent, kind)
+        target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
+        # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
+        xattrs = _xattrs(f"/proc/self/fd/{parent}/".encode() + name)
+        return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
-    def directory(self, path: bytes, name: bytes, parent: int) -> None:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            entry = _entry(path, os.fstat(fd), "d", _xattrs(fd))
-            self.found[path] = entry._replace(flags=inode_flags(fd) & FLAGS)
-            for below in sorted(os.fsencode(one) for one in os.listdir(fd)):
-                child = path + b"/" + below
-                if self.excluded(child, below):
-                    self.holding.update([path, *ancestors(path)])
-                    continue
-                try:
-                    self.visit(child, below, fd)
-                except FileNotFoundError:
-                    continue  # Gone since it was listed: then it is not part of this moment.
-        finally:
-            os.close(fd)
-
-    def file(self, path: bytes, name: bytes, parent: int) -> None:
+    def file(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
         """A regular file, read again when it changed meanwhile; UsageError when it never holds still (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _attempt in range(_TRIES):
@@ -152,7 +241,7 @@ class _Walk:
                     continue
                 xattrs, word = _xattrs(fd), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
-                    data = os.read(fd, SMALL + 1)
+                    data = os.read(fd, before.st_size + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
                 else:
                     sha, size = self.sink.add_file(fd)
@@ -163,35 +252,72 @@ class _Walk:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
                 entry = _entry(path, before, "f", xattrs)
-                self.add(entry._replace(size=size, sha256=sha, sparse=sparse, flags=word), before)
-                return
+                line = entry._replace(size=size, sha256=sha, sparse=sparse, flags=word).line()
+                return line, self.key(before, kind), before
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
             "exclude it, or stop what writes it while the checkpoint is taken"
         )
 
-    def add(self, entry: Entry, info: os.stat_result) -> None:
-        self.found[entry.path] = entry
-        if info.st_nlink > 1:
-            self.inodes.setdefault((info.st_dev, info.st_ino), []).append(entry.path)
+    def key(self, info: os.stat_result, kind: str) -> bytes:
+        self.read += 1
+        return self.cache.key(info, kind) if self.cache is not None else NEVER
+
+    def arrange(self) -> None:
+        """All lines in the order of their paths, each path once."""
+        paths = [path_of(line) for line in self.lines]
+        order: dict[bytes, int] = {}
+        for at in sorted(range(len(paths)), key=paths.__getitem__):
+            # Of a declared path within another one both say the same; one above is nothing but above to the inner one.
+            if not (self.lines[at].startswith(ABOVE) and paths[at] in order):
+                order[paths[at]] = at
+        self.choose(list(order.values()))
+
+    def choose(self, order: list[int]) -> None:
+        """Keep the lines of these numbers, in this order."""
+        size = len(NEVER)
+        moved = {at: number for number, at in enumerate(order)}
+        self.keys = bytearray().join(self.keys[at * size : (at + 1) * size] for at in order)
+        self.lines = [self.lines[at] for at in order]
+        self.shared = {inode: [moved[at] for at in found if at in moved] for inode, found in self.shared.items()}
 
 
 def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) -> Scan:
     """Read the declared trees, contents into ``sink``; ``skip`` are paths that are never part of them (the store).
 
-    Raises UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for an unstable file.
+    What the stat cache of the sink's store knows is not read again; a Writer's is brought up to date with it. Raises
+    UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for an unstable file.
     """
-    walk = _Walk(spec, sink, skip)
+    spec = check(spec)
+    cache = Cache(sink.objects, spec) if sink.objects is not None else None
+    walk = _Walk(spec, sink, skip, cache)
     for path in spec["paths"]:
         try:
             walk.root(os.fsencode(path))
         except PermissionError as error:
             raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
-    for paths in walk.inodes.values():
-        first, *others = sorted(set(paths))
-        for other in others:
-            walk.found[other] = walk.found[other]._replace(link=first)
-    return Scan([walk.found[path] for path in sorted(walk.found)], walk.holding)
+    if walk.gone:
+        gone = set(walk.gone)
+        walk.choose([at for at in range(len(walk.lines)) if at not in gone])
+    if len(spec["paths"]) > 1:
+        walk.arrange()
+    lines = walk.lines
+    if any(len(places) > 1 for places in walk.shared.values()):
+        # Which name of an inode comes first is no property of the file: the cache does not keep it.
+        lines = list(lines)
+        for places in walk.shared.values():
+            first, *others = sorted(places)
+            for place in others:
+                lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
+    if cache is not None and isinstance(sink, Writer) and (walk.read or cache.stale):
+        sink.afterwards(partial(cache.save, walk.lines, walk.keys))
+    return Scan(Tree(lines), walk.holding)
+
+
+def _pattern(patterns: Sequence[bytes]) -> re.Pattern[bytes]:
+    """One expression for what any of the patterns of fnmatch matches."""
+    found = "|".join(f"(?:{fnmatch.translate(one.decode('latin-1'))})" for one in patterns)
+    return re.compile(found.encode("latin-1")) if patterns else _NOTHING
 
 
 def _entry(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str, bytes], ...]) -> Entry:
@@ -222,60 +348,93 @@ def _xattrs(where: int | bytes) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, os.getxattr(where, name, follow_symlinks=follow)) for name in sorted(names))
 
 
-def recorded(lines: Sequence[str], spec: dict[str, Any]) -> list[Entry]:
+def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) -> Tree:
     """The entries that the lines are, if a scan of ``spec`` could have written them. Pure.
 
     Raises Damaged for a path outside of the declared ones, below what is no directory, relative or out of order, and
-    for a hard link to what is not recorded: a doctored checkpoint reaches nothing that was not declared.
+    for a hard link to what is not recorded: a doctored checkpoint reaches nothing that was not declared. A line that
+    the scan ``now`` has written as well needs no look.
     """
     declared = {os.fsencode(path) for path in check(spec)["paths"]}
     above = {one for path in declared for one in ancestors(path)}
-    found: dict[bytes, Entry] = {}
-    last = b""
-    for line in lines:
-        entry = Entry.parse(line)
-        path = entry.path
+    then = Tree(lines)
+    parents: dict[bytes, Entry | None] = {}
+
+    def parent_of(path: bytes) -> Entry | None:
+        folder = os.path.dirname(path)
+        if folder not in parents:
+            parents[folder] = then.find(folder)
+        return parents[folder] if path != b"/" else None
+
+    def wrong(at: int) -> str:
+        entry = then[at]
+        path, parent = entry.path, parent_of(entry.path)
         try:
             check_path(path)
         except UsageError as error:
-            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: {error.message}") from error
-        parent = found.get(os.path.dirname(path))
-        first = found.get(entry.link)
-        wrong = ""
-        if path <= last:
-            wrong = "it is out of order"
-        elif entry.type == ABOVE and path in above:
+            return error.message
+        if (at and path_of(lines[at - 1]) >= path) or (at + 1 < len(lines) and path_of(lines[at + 1]) <= path):
+            return "it is out of order"
+        if entry.type == ABOVE and path in above:
             if path != b"/" and (parent is None or parent.type not in ("d", ABOVE)):
-                wrong = "it lies below what is no directory"
+                return "it lies below what is no directory"
         elif path not in declared and (entry.type in (ABOVE, ABSENT) or parent is None or parent.type == ABOVE):
-            wrong = "it lies outside of the declared paths"
+            return "it lies outside of the declared paths"
         elif entry.type != ABSENT and (parent is None or parent.type not in ("d", ABOVE)):
-            wrong = "it lies below what is no directory"
-        elif entry.link and (first is None or first.type != entry.type or first.link or entry.type == "d"):
-            wrong = "it is a hard link to what is not recorded"
-        if wrong:
-            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: {wrong}; nothing was changed")
-        found[path] = entry
-        last = path
-    return list(found.values())
+            return "it lies below what is no directory"
+        return ""
+
+    def refuse(line: str, why: str) -> None:
+        raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: {why}; nothing was changed")
+
+    scanned = now.entries.lines if now is not None else []
+    for number, live in unlike(lines, scanned):
+        if number is not None:
+            why = wrong(number)
+            if why:
+                refuse(lines[number], why)
+        if live is not None and scanned[live].startswith(("d", ABOVE)):
+            # What is below may be as it was, and has not been looked at.
+            stays = number is not None and lines[number].startswith(("d", ABOVE))
+            line = None if stays else then.below(path_of(scanned[live]))
+            if line is not None:
+                refuse(line, "it lies below what is no directory")
+    for line in lines:
+        if " link=" in line:
+            entry = Entry.parse(line)
+            first = then.find(entry.link)
+            if first is None or first.type != entry.type or first.link or entry.type == "d":
+                refuse(line, "it is a hard link to what is not recorded")
+    return then
 
 
-def compare(then: Sequence[Entry], now: Scan) -> list[Step]:
+def compare(then: Tree, now: Scan) -> list[Step]:
     """What a rollback does: from the scan of now back to the entries of then. Pure.
 
     Each step's detail has ``op`` and the manifest line of what shall be: ``put`` a new object in place, ``swap`` it
     with one of another type, ``meta`` set attributes of what stays, ``delete``. In an order that can be carried out:
     parents before children, deletions after, from the leaves up.
     """
-    live = {entry.path: entry for entry in now.entries}
-    wanted = {entry.path: entry for entry in then}
-    replaced = _linked(then, live)
+    pairs: dict[bytes, tuple[Entry | None, Entry | None]] = {}
+    for one, two in unlike(then.lines, now.entries.lines):
+        entry, found = None if one is None else then[one], None if two is None else now.entries[two]
+        for known in (entry, found):
+            if known is not None:
+                pairs[known.path] = (entry, found)
+                break
+    replaced = _linked(then, pairs)
+    for raw in replaced - set(pairs):
+        pairs[raw] = (then.find(raw), now.entries.find(raw))
     steps: list[Step] = []
     gone: set[bytes] = set()
-    for entry in then:
-        found = live.get(entry.path)
-        path = os.fsdecode(entry.path)
-        if entry.type == ABSENT or (entry.type == ABOVE and found is not None and found.type in ("d", ABOVE)):
+    for raw in sorted(pairs):
+        entry, found = pairs[raw]
+        path = os.fsdecode(raw)
+        if (
+            entry is None
+            or entry.type == ABSENT
+            or (entry.type == ABOVE and found is not None and found.type in ("d", ABOVE))
+        ):
             continue
         if found is not None and found.type == ABSENT:
             found = None
@@ -301,7 +460,7 @@ def compare(then: Sequence[Entry], now: Scan) -> list[Step]:
             steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
         else:
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
-    return steps + _deletions(live, wanted, now.holding, gone)
+    return steps + _deletions(pairs, now.holding, gone)
 
 
 def swapped(
@@ -344,29 +503,29 @@ def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
     return set(why) <= {"time", "flags"} and not (entry.flags ^ live.flags) & EARLY
 
 
-def _linked(then: Sequence[Entry], live: dict[bytes, Entry]) -> set[bytes]:
+def _linked(then: Tree, pairs: dict[bytes, tuple[Entry | None, Entry | None]]) -> set[bytes]:
     """Paths that must be replaced because another name of their inode is: the names stay one inode."""
-    groups: dict[bytes, list[Entry]] = {}
-    for entry in then:
-        if entry.link:
-            groups.setdefault(entry.link, []).append(entry)
-    recorded = {entry.path: entry for entry in then}
+    groups: dict[bytes, list[bytes]] = {}
+    for line in then.lines:
+        if " link=" in line:
+            entry = Entry.parse(line)
+            groups.setdefault(entry.link, [entry.link]).append(entry.path)
     replaced: set[bytes] = set()
-    for first, others in groups.items():
-        members = [recorded[first], *others] if first in recorded else others
-        if any(member.differs(live.get(member.path)) for member in members):
-            replaced.update(member.path for member in members)
+    for names in groups.values():
+        unlike_ = [pairs[name] for name in names if name in pairs]
+        if any(entry is not None and entry.differs(found) for entry, found in unlike_):
+            replaced.update(names)
     return replaced
 
 
 def _deletions(
-    live: dict[bytes, Entry], wanted: dict[bytes, Entry], holding: set[bytes], gone: set[bytes]
+    pairs: dict[bytes, tuple[Entry | None, Entry | None]], holding: set[bytes], gone: set[bytes]
 ) -> list[Step]:
     """A step for each topmost tree that was not there; directories that hold excluded files stay."""
     steps: list[Step] = []
-    for path in sorted(live):
-        entry, known = live[path], wanted.get(path)
-        if entry.type in (ABOVE, ABSENT) or (known is not None and known.type != ABSENT):
+    for path in sorted(pairs):
+        known, entry = pairs[path]
+        if entry is None or entry.type in (ABOVE, ABSENT) or (known is not None and known.type != ABSENT):
             continue
         if any(above in gone for above in ancestors(path)):
             continue
@@ -378,16 +537,15 @@ def _deletions(
     return steps[::-1]
 
 
-def directories(then: Sequence[Entry], steps: Sequence[Step]) -> list[str]:
+def directories(then: Tree, steps: Sequence[Step]) -> list[str]:
     """Manifest lines of the directories whose attributes are set last, from the leaves up: their times change
     with every name that comes and goes in them."""
-    known = {entry.path: entry for entry in then if entry.type in ("d", ABOVE)}
-    touched: set[bytes] = set()
+    touched: dict[bytes, str] = {}
     for step in steps:
         path = os.fsencode(step.target)
-        parent = os.path.dirname(path)
-        if parent in known and known[parent].type == "d" and step.detail["op"] != "meta":
-            touched.add(parent)
-        if path in known and step.detail["op"] != "delete":
-            touched.add(path)
-    return [known[path].line() for path in sorted(touched, reverse=True)]
+        for one, kinds, op in ((os.path.dirname(path), "d", "meta"), (path, "d" + ABOVE, "delete")):
+            if step.detail["op"] != op and one not in touched:
+                entry = then.find(one)
+                if entry is not None and entry.type in kinds:
+                    touched[one] = entry.line()
+    return [touched[path] for path in sorted(touched, reverse=True)]

@@ -19,7 +19,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Callable, NamedTuple
 
 from .._errors import Damaged
 from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
@@ -74,6 +74,18 @@ class Objects:
                             seen.add(entry)
             self._index = {**found[self.in_trash(folder)], **found[folder]}
         return self._index
+
+    def packs(self) -> dict[str, list[int]]:
+        """Name -> size, and size and time of its index: while these stay, so does what can be found in the pack."""
+        found = {}
+        folder = os.path.join(self.root, "packs")
+        for entry in os.listdir(folder) if os.path.isdir(folder) else []:
+            if entry.endswith(".pack"):
+                with suppress(FileNotFoundError):
+                    index = os.stat(os.path.join(folder, entry[: -len(".pack")] + ".idx"))
+                    size = os.stat(os.path.join(folder, entry)).st_size
+                    found[entry] = [size, index.st_size, index.st_mtime_ns, index.st_ctime_ns]
+        return found
 
     def _index_of(self, path: str) -> dict[str, Place]:
         """What is in the pack at ``path``."""
@@ -290,6 +302,7 @@ class Writer:
         self._fresh: set[str] = set()
         self._loose: dict[str, str] = {}
         self._count = 0
+        self._afterwards: list[Callable[[], None]] = []
         self.new_bytes = 0
 
     @property
@@ -393,6 +406,15 @@ class Writer:
             fsync_dir(folder)
         self._packs, self._loose, self._fresh = [], {}, set()
         self._objects._index = None
+        self._end()
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Have this done once it is settled what became of the contents."""
+        self._afterwards.append(action)
+
+    def _end(self) -> None:
+        while self._afterwards:
+            self._afterwards.pop(0)()
 
     def discard(self) -> None:
         """Forget all that was added and not published."""
@@ -403,6 +425,7 @@ class Writer:
         for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
             os.unlink(path)
         self._packs, self._loose, self._fresh = [], {}, set()
+        self._end()
 
     def _put(self, data: bytes) -> None:
         if self._pack is None:

@@ -1,0 +1,182 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The stat cache: what the last look at some trees found, so that what has not changed since is not read again.
+
+``<root>/cache/<SHA-256 of the declaration>`` holds the manifest lines of that look, without ``link``, and for each the
+device, inode, size, mtime and ctime. While these five are the same, so are content, owner, mode, xattrs and flags: each
+of them changes the ctime, which nobody can set. A hint only: it is not synced, and one that is missing, torn or odd in
+any way is no cache. What the five cannot vouch for is never in it, and read again:
+
+- What changed shortly before the look, or in the future: a second change within the same tick shows in none of the
+  five, and a page that is written through a mapping changes the times only after the kernel has written it out before
+  (``vm.dirty_expire_centisecs`` and ``vm.dirty_writeback_centisecs``).
+- Anything on a file system whose times do not tell of each change (of a mapping on tmpfs, of another host on NFS) or
+  are in whole seconds.
+- A file whose content the store has lost since.
+
+A clock that was set back since the look makes all of it void.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
+
+from .._resources.entry import place_of
+from . import objects as contents
+from .durable import write_all
+from .objects import Objects
+
+_MAGIC = "evenkeel-cache 1 " + sys.byteorder
+_KEY = struct.Struct("=5Q")
+_BITS = (1 << 64) - 1
+# A key that no file has: what it stands for is read again.
+NEVER = bytes(_KEY.size)
+_END = 65
+# The file systems whose times tell of every change, mappings included.
+TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay"}
+_SECOND = 1_000_000_000
+# Declarations that are remembered; the oldest go.
+_MOST = 16
+_BATCH = 8192
+
+
+def key_of(info: os.stat_result) -> bytes:
+    """The five numbers; they are negative or large only by mistake, and wrap then."""
+    return _KEY.pack(
+        info.st_dev & _BITS,
+        info.st_ino & _BITS,
+        info.st_size & _BITS,
+        info.st_mtime_ns & _BITS,
+        info.st_ctime_ns & _BITS,
+    )
+
+
+def window() -> int | None:
+    """Nanoseconds after which a change can no longer be followed by one that the times do not show; None for never."""
+    waits = []
+    for name in ("dirty_expire_centisecs", "dirty_writeback_centisecs"):
+        try:
+            with open(f"/proc/sys/vm/{name}") as stream:
+                waits.append(int(stream.read()))
+        except (OSError, ValueError):
+            return None
+    expire, interval = waits
+    # Two seconds are the coarsest times that there are; the writer of pages may just have slept when one expired.
+    return 2 * _SECOND + (expire + 2 * interval) * (_SECOND // 100) if interval > 0 else None
+
+
+class Cache:
+    """The cache of the trees that ``spec`` declares, as the last look left it. ``now``: nanoseconds since the epoch."""
+
+    def __init__(self, objects: Objects, spec: dict[str, Any], now: Callable[[], int] = time.time_ns) -> None:
+        declared = json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()
+        self.path = os.path.join(objects.root, "cache", hashlib.sha256(declared).hexdigest())
+        self.objects = objects
+        self.began = now()
+        wait = window()
+        self._settled = self.began - wait if wait is not None else None
+        self._lines: Sequence[str] = ()
+        self._keys = b""
+        self._whole = False
+        self._at = 0
+        # Whether saving would make a difference for the next look.
+        self.stale = True
+        try:
+            self._load()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._lines, self._keys, self.stale = (), b"", True
+
+    def _load(self) -> None:
+        with open(self.path, "rb") as stream:
+            data = stream.read()
+        body, end = memoryview(data)[:-_END], data[-_END:]
+        if hashlib.sha256(body).hexdigest().encode("ascii") + b"\n" != end:
+            raise ValueError("torn")
+        first = data.index(b"\n")
+        second = data.index(b"\n", first + 1)
+        if data[:first].decode("ascii") != _MAGIC:
+            raise ValueError("of another version or machine")
+        head = json.loads(data[first + 1 : second])
+        start = second + 1 + head["count"] * _KEY.size
+        if head["began"] > self.began:
+            raise ValueError("the clock was set back")
+        lines = data[start:-_END].decode("ascii").split("\n") if head["count"] else []
+        if len(lines) != head["count"]:
+            raise ValueError("torn")
+        self._lines, self._keys = lines, data[second + 1 : start]
+        # While no pack has gone and no index was written anew, no small content has gone.
+        now = self.objects.packs()
+        self._whole = all(now.get(name) == was for name, was in head["packs"].items())
+        self.stale = not self._whole
+
+    def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
+        """The line that begins with ``start`` (type and path) if it is still true of what has the ``info``."""
+        if not self._lines:
+            return None
+        at = self._at
+        if at >= len(self._lines) or not self._lines[at].startswith(start):
+            at = place_of(self._lines, path)
+            if at >= len(self._lines) or not self._lines[at].startswith(start):
+                return None
+        self._at = at + 1
+        if self._keys[at * _KEY.size : (at + 1) * _KEY.size] != key_of(info):
+            return None
+        line = self._lines[at]
+        if start[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line):
+            return None
+        return line
+
+    def _has(self, line: str) -> bool:
+        at = line.find(" sha256=")
+        return at > 0 and self.objects.has(line[at + 8 : at + 72])
+
+    def key(self, info: os.stat_result, kind: str) -> bytes:
+        """The key to keep for what was just read on a file system of this kind; NEVER where it vouches for nothing."""
+        newest = max(info.st_mtime_ns, info.st_ctime_ns)
+        if self._settled is None or newest > self._settled or kind not in TIMED or not info.st_ctime_ns % _SECOND:
+            return NEVER
+        return key_of(info)
+
+    def save(self, lines: Sequence[str], keys: bytes | bytearray) -> None:
+        """Keep it for the next look, after the contents are published. Whatever hinders that, nothing is lost."""
+        temporary = os.path.join(self.objects.root, "tmp", f"cache-{os.getpid()}")
+        head = {"began": self.began, "packs": self.objects.packs(), "count": len(lines)}
+        try:
+            os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                digest = hashlib.sha256()
+                for part in _parts(head, lines, keys):
+                    digest.update(part)
+                    write_all(fd, part)
+                write_all(fd, digest.hexdigest().encode("ascii") + b"\n")
+            finally:
+                os.close(fd)
+            os.rename(temporary, self.path)
+            self._forget()
+        except OSError:
+            return
+
+    def _forget(self) -> None:
+        folder = os.path.dirname(self.path)
+        names = os.listdir(folder)
+        if len(names) > _MOST:
+            paths = [os.path.join(folder, name) for name in names]
+            for path in sorted(paths, key=lambda one: os.stat(one).st_mtime_ns)[:-_MOST]:
+                os.unlink(path)
+
+
+def _parts(head: dict[str, Any], lines: Sequence[str], keys: bytes | bytearray) -> Iterator[bytes]:
+    yield f"{_MAGIC}\n{json.dumps(head)}\n".encode("ascii")
+    yield bytes(keys)
+    for at in range(0, len(lines), _BATCH):
+        yield ("\n" if at else "").encode() + "\n".join(lines[at : at + _BATCH]).encode("ascii")

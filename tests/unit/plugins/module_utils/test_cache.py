@@ -1,0 +1,275 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The stat cache is believed only where it cannot be wrong.
+
+Most tests plant a lie in it, a mode that no file has: whoever sees the lie has believed the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.cache import NEVER, Cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+LIE = " 1111 "
+
+
+class Every:
+    def __contains__(self, _kind: object) -> bool:
+        return True
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written a moment ago counts as written long ago, on whatever file system the tests are."""
+    monkeypatch.setattr(cache, "window", lambda: 0)
+    monkeypatch.setattr(cache, "TIMED", Every())
+
+
+def spec_of(tree: Path) -> dict[str, Any]:
+    return files.check({"paths": [str(tree)]})
+
+
+def look(store: Store, tree: Path) -> list[str]:
+    return files.scan(spec_of(tree), Hasher(store.objects), [store.root]).lines()
+
+
+def truth(store: Store, tree: Path) -> list[str]:
+    return files.scan(spec_of(tree), Hasher(), [store.root]).lines()
+
+
+def lie(store: Store, tree: Path) -> Path:
+    """Take a checkpoint, then give every file in the cache a mode that it has not; the cache's path."""
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    known = Cache(store.objects, spec_of(tree))
+    with store.locked():
+        known.save([line.replace(" 644 ", LIE) for line in known._lines], known._keys)
+    return Path(known.path)
+
+
+def believed(lines: list[str]) -> set[str]:
+    return {os.path.basename(os.fsdecode(path_of(line))) for line in lines if LIE in line}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A tree whose files all have the mode 644."""
+    tree = tmp_path / "small"
+    (tree / "a").mkdir(parents=True)
+    for name in ("a/one", "a/two", "a-b", "zed"):
+        (tree / name).write_text(f"content of {name}")
+    (tree / "large").write_bytes(os.urandom(100_000))
+    for path in tree.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+    return tree
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_has_not_changed_is_taken_over(store: Store, small: Path) -> None:
+    lie(store, small)
+    assert believed(look(store, small)) == {"one", "two", "a-b", "zed", "large"}
+
+
+def keep_times(path: Path, change: Callable[[], Any]) -> None:
+    info = path.stat()
+    change()
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    shutil.copy2(path, path.with_name("new"))
+    os.replace(path.with_name("new"), path)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: keep_times(path, lambda: path.write_text("CONTENT OF A/ONE")),
+        lambda path: keep_times(path, lambda: path.chmod(0o600)),
+        lambda path: keep_times(path, lambda: os.setxattr(path, "user.x", b"1")),
+        lambda path: os.utime(path, ns=(0, 1)),
+        lambda path: os.link(path, path.with_name("other")),
+        lambda path: replace(path),
+        lambda path: os.rename(path, path.with_name("moved")),
+        lambda path: (path.unlink(), path.symlink_to("two")),
+        lambda path: (path.unlink(), path.mkdir(), (path / "below").write_text("")),
+        lambda path: path.unlink(),
+    ],
+)
+def test_what_has_changed_is_read_again(store: Store, small: Path, change: Callable[[Path], Any]) -> None:
+    lie(store, small)
+    change(small / "a" / "one")
+    found = look(store, small)
+    assert believed(found) == {"two", "a-b", "zed", "large"}
+    assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)
+
+
+def test_what_changed_just_before_the_look_is_read_again(
+    store: Store, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "TIMED", Every())
+    lie(store, small)
+    assert believed(look(store, small)) == set()
+
+
+@pytest.mark.usefixtures("settled")
+def test_times_in_the_future_vouch_for_nothing(store: Store, small: Path) -> None:
+    os.utime(small / "zed", ns=(0, 1 << 62))
+    lie(store, small)
+    assert believed(look(store, small)) == {"one", "two", "a-b", "large"}
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_clock_that_was_set_back_makes_it_void(store: Store, small: Path) -> None:
+    lie(store, small)
+    info, start = (small / "zed").stat(), f"f {small}/zed "
+    later, earlier = Cache(store.objects, spec_of(small)), Cache(store.objects, spec_of(small), lambda: 10**18)
+    assert later.line(start, bytes(small / "zed"), info) is not None
+    assert earlier.line(start, bytes(small / "zed"), info) is None
+
+
+def test_only_times_that_tell_of_every_change_are_trusted(store: Store, small: Path) -> None:
+    found = small.stat()
+    known = Cache(store.objects, spec_of(small), lambda: found.st_ctime_ns + 10**12)
+    assert known.key(found, "ext4") != NEVER
+    assert known.key(found, "tmpfs") == known.key(found, "nfs4") == known.key(found, "fuse.sshfs") == NEVER
+    # A file system that knows whole seconds alone.
+    fields = {name: getattr(found, name) for name in ("st_dev", "st_ino", "st_size")}
+    coarse: Any = type("Info", (), {**fields, "st_mtime_ns": 10**18, "st_ctime_ns": 10**18})
+    assert known.key(coarse, "ext4") == NEVER
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_garbled_cache_is_none(store: Store, small: Path) -> None:
+    path = lie(store, small)
+    whole, right = path.read_bytes(), truth(store, small)
+    for number, at in enumerate([*range(0, len(whole), 7), len(whole) - 1]):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << number % 8]) + whole[at + 1 :])
+        assert look(store, small) == right, at
+    for length in range(0, len(whole), 13):
+        path.write_bytes(whole[:length])
+        assert look(store, small) == right, length
+    path.unlink()
+    path.mkdir()
+    assert look(store, small) == right
+    checkpoint(store, "after", [{"files": {"paths": [str(small)]}}])
+    path.rmdir()
+    path.write_bytes(whole)
+    assert believed(look(store, small))
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("kind", ["packs", "objects"])
+def test_a_content_that_the_store_has_lost_is_stored_again(store: Store, small: Path, kind: str) -> None:
+    made = checkpoint(store, "before", [{"files": {"paths": [str(small)]}}])
+    for path in (Path(store.root) / kind).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    again = checkpoint(store, "before", [{"files": {"paths": [str(small)]}}])
+    assert again["stats"]["new_objects"] == (4 if kind == "packs" else 1)
+    assert store.verify(store.manifest(made["id"])) == {}
+
+
+@pytest.mark.usefixtures("settled")
+def test_check_mode_leaves_it_alone_and_sees_the_same(store: Store, small: Path) -> None:
+    path = lie(store, small)
+    before = path.stat()
+    checkpoint(store, "before", [{"files": {"paths": [str(small)]}}], check_mode=True)
+    assert path.stat() == before
+    (small / "zed").write_text("changed")
+    planned = rollback(store, "before", check_mode=True)["planned"]
+    assert path.stat() == before
+    assert rollback(store, "before")["planned"] == planned
+
+
+@pytest.mark.usefixtures("settled")
+def test_which_name_of_an_inode_comes_first_is_seen_anew(store: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "linked"
+    for name in ("a", "b", "c"):
+        (tree / name).mkdir(parents=True)
+    (tree / "b" / "file").write_text("shared")
+    os.link(tree / "b" / "file", tree / "c" / "file")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    # Neither inode's times change, nor those of c.
+    (tree / "b").rename(tree / "d")
+    assert look(store, tree) == truth(store, tree)
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("seed", range(8))
+def test_a_look_with_it_is_a_look_without_it(store: Store, tmp_path: Path, seed: int) -> None:
+    """Random trees with names around the slash, changed at random between checkpoints."""
+    chance = random.Random(seed)
+    trees = [tmp_path / "live", tmp_path / "live-too", tmp_path / "live" / "a"]
+    names = ["a", "a-", "a-b", "a.d", "a b", "a0", "b", "\n", "ä", "a!", "Z"]
+    for tree in trees[:2]:
+        tree.mkdir()
+    declared = files.check({"paths": [str(tree) for tree in trees], "exclude": ["Z", "*/a/b"]})
+    for _round in range(6):
+        for _change in range(12):
+            folder = chance.choice([*trees[:2], *(path for path in trees[0].rglob("*") if path.is_dir())])
+            path = folder / chance.choice(names)
+            if path.is_dir():
+                shutil.rmtree(path) if chance.random() < 0.3 else path.chmod(chance.choice([0o700, 0o755]))
+            elif chance.random() < 0.5 and not path.exists():
+                path.mkdir()
+            elif chance.random() < 0.2 and not path.exists() and (trees[1] / "b").is_file():
+                os.link(trees[1] / "b", path)
+            else:
+                path.write_text(str(chance.random()))
+        found = files.scan(declared, Hasher(store.objects), [store.root]).lines()
+        assert found == files.scan(declared, Hasher(), [store.root]).lines()
+        paths = [path_of(line) for line in found]
+        assert paths == sorted(set(paths))
+        checkpoint(store, "before", [{"files": declared}])
+        assert files.recorded(found, declared).lines == found
+
+
+def test_a_doctored_line_is_refused_whatever_is_there_now(store: Store, small: Path) -> None:
+    """With the scan of now at hand only the lines that differ are looked at, and the verdict is the same."""
+    spec = spec_of(small)
+    now = files.scan(spec, Hasher())
+    lines = now.lines()
+
+    def verdict(doctored: list[str], scan: files.Scan | None) -> bool:
+        try:
+            files.recorded(doctored, spec, scan)
+        except Damaged:
+            return False
+        return True
+
+    doctored = [lines[:at] + lines[at + 1 :] for at in range(len(lines))]
+    doctored += [[*lines[:at], line, line, *lines[at + 1 :]] for at, line in enumerate(lines)]
+    doctored += [
+        [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]  # out of order
+        for at in range(len(lines) - 1)
+    ]
+    plain = f" 644 0 0 0 size=0 sha256={'0' * 64}"
+    for at, line in enumerate(lines):
+        path = line.split(" ")[1]
+        doctored.append([*lines[:at], f"f {path}{plain}", *lines[at + 1 :]])
+        doctored.append([*lines[:at], line, f"f {path}!{plain}", *lines[at + 1 :]])
+        doctored.append([*lines[:at], f"- {path}", *lines[at + 1 :]])
+        doctored.append([*lines[:at], f"f {path}/../up{plain}", *lines[at + 1 :]])
+    doctored.append([*lines, f"f /zzz{plain}"])
+    verdicts = [verdict(one, None) for one in doctored]
+    assert [one for one, full in zip(doctored, verdicts, strict=True) if verdict(one, now) != full] == []
+    assert set(verdicts) == {True, False}
