@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from . import _agent, _deadman
+from . import _agent, _deadman, _quiesce
 from ._errors import Damaged, EvenkeelError
 from ._resources import registry
 from ._rollback import finish
@@ -29,6 +29,7 @@ def checkpoint(
     host: str | None = None,
     check_mode: bool = False,
     kind: str = "snapshot",
+    quiesce: Any = None,
 ) -> dict[str, Any]:
     """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
 
@@ -38,6 +39,7 @@ def checkpoint(
     declared = registry.check(resources)
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
     policy = keeping.check(retention)
+    hooks = _quiesce.check(quiesce)
     host = host or os.uname().nodename
     _deadman.check_within(confirm_within)
     if check_mode:
@@ -69,8 +71,9 @@ def checkpoint(
         started = store.system.monotonic()
         writer = Writer(store.objects)
         try:
+            still = _quiesce.Quiesced(hooks, store.system)
             with registry.held([section.kind for section in declared], store.system):
-                sections = registry.capture(declared, writer, store.system, store.root)
+                sections = registry.capture(declared, writer, store.system, store.root, still)
         except EvenkeelError:
             writer.discard()
             raise
@@ -86,9 +89,11 @@ def checkpoint(
             again = writer.new_objects
             (writer.publish if again else writer.discard)()
             manifest = known
+        stats["pause"] = round(still.seconds, 3)
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = _result(manifest, name, root, known is None)
         result["stats"] = stats
+        result["consistency"] = "quiesced" if hooks else "crash"
         result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
         if again:
             result["changed"] = True

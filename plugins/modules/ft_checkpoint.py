@@ -56,6 +56,16 @@ options:
     type: list
     elements: dict
     required: true
+  quiesce:
+    description:
+      - What is to stand still while files are read, in this order, each a mapping with one key.
+      - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
+        alone. V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has
+        failed.
+      - All of it is let go in the reverse order, whatever happens, also when the module is killed. Nothing is held in
+        check mode.
+    type: list
+    elements: dict
   confirm_within:
     description:
       - Arm the dead-man with this time to confirm, in seconds or as V(10m).
@@ -103,6 +113,15 @@ EXAMPLES = r"""
       - files: {paths: [/etc/nginx, /srv/www], exclude: ['*.log']}
       - services: {names: [nginx]}
 
+- name: Remember the files of an application while it stands still
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: nightly
+    resources:
+      - files: {paths: [/srv/app]}
+    quiesce:
+      - command: {argv: [/opt/app/maintenance, 'on'], after: [/opt/app/maintenance, 'off']}
+      - freeze: app
+
 - name: Begin a change that undoes itself unless it is confirmed
   evenkeel.fault_tolerance.ft_checkpoint:
     name: before-change
@@ -147,9 +166,17 @@ armed:
   returned: success
   type: dict
 stats:
-  description: Counts of C(paths), C(new_objects) and C(new_bytes), and the C(seconds) it took.
+  description:
+    - Counts of C(paths), C(new_objects) and C(new_bytes), the C(seconds) it took, and those of the C(pause) in which
+      what O(quiesce) names stood still.
   returned: success
   type: dict
+consistency:
+  description:
+    - V(crash) when files were read while programs ran, as a power cut would leave them; V(quiesced) when O(quiesce)
+      held those that it names still.
+  returned: success, but not in check mode
+  type: str
 kept:
   description: With O(retention), for each checkpoint that it keeps the rules that do.
   returned: success
@@ -194,6 +221,7 @@ ARGUMENTS = {
     "name": {"type": "str"},
     "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
     "resources": {"type": "list", "elements": "dict", "required": True},
+    "quiesce": {"type": "list", "elements": "dict"},
     "confirm_within": {"type": "str"},
     "retention": {"type": "dict"},
     "host": {"type": "str"},
@@ -211,6 +239,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         params["host"],
         check_mode,
         params["kind"],
+        params["quiesce"],
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from .conftest import Fleet
 
 HOST = "web1"
@@ -64,3 +66,27 @@ def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: 
 def test_values_that_a_container_cannot_write_are_refused_by_name(fleet: Fleet) -> None:
     result = fleet.module(HOST, "ft_checkpoint", resources=[{"sysctl": {"names": ["net.ipv4.ip_forward"]}}])
     assert result["failed"] and "net/ipv4/ip_forward is read-only here" in result["msg"]
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+def test_a_unit_that_stands_still_for_a_checkpoint_runs_on_and_is_recorded_as_running(fleet: Fleet, how: str) -> None:
+    before = fleet.on(HOST, "systemctl show nginx --property=InvocationID --value")
+    resources = [{"files": {"paths": ["/srv/www"]}}, {"services": {"names": ["nginx"]}}]
+    result = fleet.module(HOST, "ft_checkpoint", name="before", resources=resources, quiesce=[{how: "nginx"}])
+    # Frozen it is the same instance, stopped it is another.
+    assert fleet.serves(HOST)
+    after = fleet.on(HOST, "systemctl show nginx --property=InvocationID --value")
+    assert (after == before) == (how == "freeze")
+    if how == "freeze" and result["failed"]:
+        assert "does not support freezing" in result["msg"] and "no checkpoint was taken" in result["msg"], result
+        pytest.skip("systemd cannot freeze units in these containers, and says so")
+    assert not result["failed"] and result["consistency"] == "quiesced" and result["stats"]["pause"] > 0, result
+    assert not fleet.module(HOST, "ft_rollback", to="before")["changed"]
+
+
+def test_a_unit_that_is_not_there_is_named_and_no_checkpoint_taken(fleet: Fleet) -> None:
+    result = fleet.module(
+        HOST, "ft_checkpoint", name="new", resources=[{"files": {"paths": ["/srv/www"]}}], quiesce=[{"stop": "ngnix"}]
+    )
+    assert result["failed"] and "ngnix.service" in result["msg"]
+    assert fleet.on(HOST, "ls /var/lib/evenkeel/refs", check=False) == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -117,17 +117,27 @@ def held(kinds: Iterable[str], system: System, insist: bool = False) -> Iterator
         yield
 
 
-def capture(sections: Sequence[Section], sink: Sink, system: System, store: str) -> list[Section]:
-    """The sections with what is true now. The store itself is never part of a tree."""
+def capture(
+    sections: Sequence[Section],
+    sink: Sink,
+    system: System,
+    store: str,
+    still: AbstractContextManager[Any] | None = None,
+) -> list[Section]:
+    """The sections with what is true now. The store itself is never part of a tree.
+
+    ``still`` is held while files are read, and only then: a service that is stopped for that is recorded as it was.
+    """
+    own = [
+        KINDS[section.kind].capture(section.spec, sink, system) if section.kind != "files" else []
+        for section in sections
+    ]
     taken = []
-    for section in sections:
-        lines: list[str] = []
-        spec = tree_spec(section)
-        if spec is not None:
-            lines += files.scan(spec, sink, [os.path.realpath(store)]).lines()
-        if section.kind != "files":
-            lines += KINDS[section.kind].capture(section.spec, sink, system)
-        taken.append(replace(section, lines=lines))
+    with still or nullcontext():
+        for section, lines in zip(sections, own):
+            spec = tree_spec(section)
+            scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
+            taken.append(replace(section, lines=scanned + lines))
     return taken
 
 

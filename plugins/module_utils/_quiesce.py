@@ -1,0 +1,163 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Holding programs still while files are read: stop or freeze a unit, run a command; and letting them go again,
+whatever happens, also when this process is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from ._errors import ServiceFailed, UsageError
+from ._services import systemd
+from ._system import System
+
+_TIMEOUT = 90.0
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Commands that hold something still, and let it go. ``unit``: which is to run afterwards; empty for none."""
+
+    begin: list[str]
+    end: list[str]
+    unit: str = ""
+
+
+def check(hooks: Any) -> list[dict[str, Any]]:
+    """The declared hooks, each a mapping of one key; UsageError names what is wrong."""
+    if hooks is None:
+        return []
+    if not isinstance(hooks, list):
+        raise UsageError(f"quiesce must be a list, not {hooks!r}")
+    for number, hook in enumerate(hooks, 1):
+        where = f"quiesce, item {number}"
+        if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= {"stop", "freeze", "command"}:
+            raise UsageError(f"{where}: {hook!r} must have one key, stop, freeze or command")
+        ((kind, what),) = hook.items()
+        if kind != "command":
+            if not isinstance(what, str):
+                raise UsageError(f"{where}: {kind} takes the name of a unit, not {what!r}")
+            systemd.unit_name(what)
+        elif not isinstance(what, dict) or set(what) != {"argv", "after"} or not all(map(_words, what.values())):
+            raise UsageError(f"{where}: command takes argv and after, both lists of words, not {what!r}")
+    return hooks
+
+
+def _words(argv: Any) -> bool:
+    return isinstance(argv, list) and bool(argv) and all(isinstance(word, str) for word in argv)
+
+
+def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
+    """What to do, in order. A unit that does not run has nothing to hold still."""
+    found = []
+    for hook in hooks:
+        ((kind, what),) = hook.items()
+        if kind == "command":
+            found.append(Hook(what["argv"], what["after"]))
+            continue
+        (state,) = systemd.observe([what], system)
+        if not state.exists:
+            raise UsageError(f"quiesce: there is no unit {state.name} on this host; nothing was touched")
+        verbs = ("stop", "start") if kind == "stop" else ("freeze", "thaw")
+        if state.active:
+            begin, end = (["systemctl", verb, "--", state.name] for verb in verbs)
+            found.append(Hook(begin, end, state.name))
+    return found
+
+
+class Quiesced:
+    """Holds still for the time of a ``with``, and lets go in the reverse order. ``seconds``: how long that was.
+
+    Raises UsageError with nothing touched; ServiceFailed when something could not be held, or does not run
+    afterwards. Commands of ``after`` run even when their ``argv`` has failed, or was never reached.
+    """
+
+    def __init__(self, hooks: Sequence[dict[str, Any]], system: System) -> None:
+        self.seconds = 0.0
+        self._hooks = hooks
+        self._system = system
+        self._planned: list[Hook] = []
+        self._started = 0.0
+
+    def __enter__(self) -> Quiesced:
+        self._planned = _plan(self._hooks, self._system)
+        if self._planned:
+            self._dismiss = _watch(self._planned, self._system)
+        self._started = self._system.monotonic()
+        for hook in self._planned:
+            done = self._system.run(hook.begin, _TIMEOUT)
+            if done.rc != 0:
+                why = f"{' '.join(hook.begin)}: {done.words}; no checkpoint was taken"
+                try:
+                    self._let_go()
+                except ServiceFailed as error:
+                    raise ServiceFailed(f"{why}. And {error.message}", **error.result) from error
+                raise ServiceFailed(why)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._planned:
+            return
+        failed = _end(self._planned, self._system)
+        self.seconds = self._system.monotonic() - self._started
+        self._dismiss()
+        failed += [why for hook in self._planned if hook.unit for why in _stands(hook.unit, self._system)]
+        if failed:
+            raise ServiceFailed(f"what was held still does not run again: {'; '.join(failed)}", left=failed)
+
+
+def _end(planned: Sequence[Hook], system: System) -> list[str]:
+    """Let go of all of it; which commands failed, in words. For a unit it is its state that counts."""
+    ends = [(hook, system.run(hook.end, _TIMEOUT)) for hook in reversed(planned)]
+    return [f"{' '.join(hook.end)}: {done.words}" for hook, done in ends if done.rc != 0 and not hook.unit]
+
+
+def _stands(unit: str, system: System) -> list[str]:
+    """In words, that the unit does not run again."""
+    state = systemd.settled(unit, system)
+    shown = system.run(["systemctl", "show", "--property=FreezerState", "--value", "--", unit], _TIMEOUT).out.strip()
+    if not state.active:
+        return [f"{state.name} is {state.text}"]
+    return [f"{state.name} is {shown}"] if shown in ("frozen", "freezing") else []
+
+
+def _watch(planned: Sequence[Hook], system: System) -> Callable[[], None]:
+    """A process that lets go when this one is killed. It holds nothing of ours open, our locks least of all.
+
+    Returns what dismisses it.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(reading, 3)
+            for fd in (0, 1, 2):
+                os.dup2(nothing, fd)
+            for name in os.listdir("/proc/self/fd"):
+                if int(name) > 3:
+                    os.closerange(int(name), int(name) + 1)  # One of them was the listing's own.
+            if os.read(3, 1) == b"":
+                _end(planned, system)
+        finally:
+            os._exit(0)
+    os.close(reading)
+
+    def dismiss() -> None:
+        os.write(writing, b".")
+        os.close(writing)
+        os.waitpid(child, 0)
+
+    return dismiss
