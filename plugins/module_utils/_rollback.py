@@ -6,8 +6,8 @@
 one transaction, what may need them (services), proof.
 
 Only the files have a journal of their own. The rest is compared with the live state each time it is put back, so that
-running the rollback again finishes it; ``resume`` in the store asks for that when a kill comes before the files, or where
-no file changes.
+running the rollback again finishes it; ``resume`` in the store asks for that when a kill comes before the files, or
+where no file changes.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ options:
         and put back as one set under the lock of useradd and its like.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
         files.
-      - V(firewall) takes nothing. It is the nftables ruleset of the running kernel, without the values of counters, the
-        elements of sets that packets add or that expire (after a rollback there are none), and the tables that a
-        program owns. Refused where iptables keeps rules that nft cannot load again.
+      - V(firewall) takes nothing. It is the nftables ruleset of the running kernel, without the values of counters. The
+        elements of sets that packets add or that expire are no part of it and stay as they are, and so do the tables
+        that a program owns. Refused where iptables keeps rules that nft cannot load again.
     type: list
     elements: dict
     required: true

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .._errors import Damaged, RestoreFailed, UsageError
@@ -75,18 +76,41 @@ def _list(system: System) -> Completed:
 def lasting(listing: str) -> str:
     """What of a listing is put back: not the tables that a program owns, not the elements of sets that packets add or
     that expire, which come and go by themselves. Pure."""
-    tables = [table for table in _TABLE.findall(listing) if not _OWNED.search(table)]
-    return "".join(_SET.sub(lambda found: _lasting_set(found[0]), table) + "\n" for table in tables)
+    return _with_elements(listing, lambda _table, head, elements: [one for one in elements if not _passes(head, one)])
 
 
-def _lasting_set(text: str) -> str:
-    head, found, rest = text.partition("\t\telements = {")
-    elements = rest.rpartition("}")[0].rpartition("}")[0]
-    if not found or not (_PASSING.search(head) or "timeout" in elements):
-        return text
-    kept = [] if _PASSING.search(head) else [one for one in _ELEMENT.findall(elements) if not _expires(one)]
-    line = f"\t\telements = {{ {', '.join(one.strip() for one in kept)} }}\n" if kept else ""
-    return f"{head}{line}\t}}"
+def keeping(text: str, live: str) -> str:
+    """A ruleset with those elements in its sets that come and go by themselves, as they are in the listing. Pure."""
+    found: dict[tuple[str, str], list[str]] = {}
+
+    def look(table: str, head: str, elements: list[str]) -> list[str]:
+        found[table, head] = [one for one in elements if _passes(head, one)]
+        return elements
+
+    _with_elements(live, look)
+    return _with_elements(text, lambda table, head, elements: elements + found.get((table, head), []))
+
+
+def _with_elements(listing: str, choose: Callable[[str, str, list[str]], list[str]]) -> str:
+    """The tables that nobody owns, each set with the elements that are chosen by table, declaration of the set and
+    elements."""
+    kept = []
+    for table in _TABLE.findall(listing):
+        if not _OWNED.search(table):
+            name = table.partition("{")[0]
+            kept.append(_SET.sub(partial(_set, name, choose), table) + "\n")
+    return "".join(kept)
+
+
+def _set(table: str, choose: Callable[[str, str, list[str]], list[str]], found: re.Match[str]) -> str:
+    head, _found, rest = found[0].rpartition("\t}")[0].partition("\t\telements = {")
+    elements = [one.strip() for one in _ELEMENT.findall(rest.rpartition("}")[0]) if one.strip()]
+    chosen = choose(table, head, elements)
+    return head + (f"\t\telements = {{ {', '.join(chosen)} }}\n" if chosen else "") + "\t}"
+
+
+def _passes(head: str, element: str) -> bool:
+    return _PASSING.search(head) is not None or _expires(element)
 
 
 def _expires(element: str) -> bool:
@@ -156,7 +180,11 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     for step in steps:
         try:
             text = b"".join(at.objects.read(step.detail["sha256"])).decode()
-            done = _load(text, at.system)
+            live = at.system.run(["nft", "list", "ruleset"], _TIMEOUT)
+            kept = keeping(text, live.out) if live.rc == 0 else text
+            done = _load(kept, at.system)
+            if done.rc != 0 and kept != text:
+                done = _load(text, at.system)  # An element that is here for a while is part of one that was for good.
             wrong = "" if done.rc == 0 else done.words
         except Damaged as error:
             wrong = error.message

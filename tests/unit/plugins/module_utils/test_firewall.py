@@ -143,6 +143,25 @@ def test_what_comes_and_goes_by_itself_is_not_part_of_it() -> None:
     assert firewall.lasting("") == ""
 
 
+def test_what_comes_and_goes_by_itself_stays_as_it_is() -> None:
+    assert firewall.keeping(LASTING, "") == LASTING and firewall.keeping("", RULES) == ""
+    assert firewall.lasting(firewall.keeping(LASTING, RULES)) == LASTING
+    kept = firewall.keeping(LASTING, OWNED + RULES)
+    assert "elements = { 10.0.0.1, 10.0.0.2, 10.0.0.3 }" in kept
+    assert 'elements = { 10.0.0.1 comment "no timeout, a } b", 10.0.0.3, 10.0.0.2 timeout 5m comment "x, y" }' in kept
+    # A set of another kind, or in another table, is another set.
+    assert firewall.keeping(LASTING, RULES.replace("table inet filter", "table ip filter")) == LASTING
+    assert "10.0.0.1, 10.0.0.2" not in firewall.keeping(LASTING, RULES.replace("ipv4_addr", "ipv6_addr"))
+
+
+def test_an_element_that_stands_in_the_way_is_given_up(store: Store, nft: Nft) -> None:
+    nft.rules = RULES
+    checkpoint(store, "before", FIREWALL)
+    nft.rules = RULES.replace("accept comment", "drop comment").replace("10.0.0.2 timeout", "bogus timeout")
+    rollback(store, "before")
+    assert nft.rules == LASTING
+
+
 def test_a_ruleset_comes_back_and_its_undo_too(store: Store, nft: Nft) -> None:
     taken = checkpoint(store, "before", FIREWALL)
     assert checkpoint(store, "before", FIREWALL)["id"] == taken["id"]
@@ -325,6 +344,14 @@ result = rollback(store, "before", confirm_within=60)
 assert settle(store, result["generation"], [], 0.0, 5.0, 0.1)["outcome"] == "confirmed"
 assert listed("ruleset").replace(own, "") == before
 owner.stdin.close(); owner.wait()
+
+# What a packet added meanwhile is still there.
+nft("add element inet filter learned { 9.9.9.9 }")
+nft("add rule inet filter input tcp dport 9 drop")
+rollback(store, "before")
+assert "9.9.9.9" in listed("ruleset") and "dport 9" not in listed("ruleset")
+nft("flush set inet filter learned")
+assert listed("ruleset") == before
 
 foreign = "iptables-nft -A INPUT -m string --algo bm --string x -j DROP"
 if subprocess.call(foreign, shell=True) == 0:
