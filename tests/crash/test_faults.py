@@ -23,7 +23,7 @@ __all__ = ["work"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
-OPERATIONS = {"rollback": "before", "checkpoint": "second", "prune": "before"}
+OPERATIONS = {"rollback": "before", "checkpoint": "second", "log": "before", "prune": "before"}
 
 WORDS = ("OSError: ", "EvenkeelError: ", "Damaged: ", "Refused: ", "RestoreFailed: ")
 
@@ -69,6 +69,8 @@ def judge(what: str, work: Path, before: list[str], succeeded: bool, where: obje
     if what == "prune":
         assert before[0] in ids or new, where
         assert len(ids) == 1 or not succeeded, where
+    elif what == "log":
+        assert ids[: len(before)] == before, where
     else:
         assert named(work, "before") == before, where
     # The next run mends what is left over, and takes the checkpoint.

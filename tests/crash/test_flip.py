@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
@@ -56,8 +57,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     What ``before`` names is a record of a log of two.
     """
-    # Nothing here is about durability, and a large content must be a small one.
+    # Nothing here is about durability or about who has files open, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(_rollback, "holders", lambda paths: [])
     for module in (durable, transaction):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
     for module in (objects, files):

@@ -80,6 +80,31 @@ def test_a_checkpoint_is_durable_before_it_is_visible(work: Path) -> None:
     assert first(calls, "fsync", r"/refs$", ref) > ref
 
 
+def test_what_is_taken_back_from_the_trash_is_there_before_it_is_named(work: Path) -> None:
+    aside = (work / "live").rename(work / "aside")
+    (work / "live").mkdir()
+    run("prune", work)
+    (work / "live").rmdir()
+    aside.rename(work / "live")
+    (trashed,) = (work / "store" / "trash" / "packs").glob("*.pack")
+    calls = trace("checkpoint", work, "second")
+    back = first(calls, "rename", rf"store/packs/{trashed.name}$")
+    assert calls[back].paths[0] == str(trashed)
+    named = first(calls, "rename", r"manifests/[0-9a-f]{64}$", first(calls, "fsync", r"store/packs$", back))
+    assert first(calls, "rename", r"refs/second$", named) > named
+
+
+def test_what_is_forgotten_loses_its_name_before_its_contents(work: Path) -> None:
+    (work / "live").rename(work / "aside")
+    (work / "live").mkdir()
+    calls = trace("prune", work)
+    forgotten = first(calls, "rename", r"refs/before$", first(calls, "rename", r"refs/before$") + 1)
+    synced = first(calls, "fsync", r"/refs$", forgotten)
+    for kind in ("manifests/[0-9a-f]{64}", r"packs/[0-9a-f]{64}\.pack"):
+        thrown = first(calls, "rename", rf"trash/{kind}$")
+        assert synced < thrown < first(calls, "fsync", rf"trash/{kind.split('/')[0]}$", thrown)
+
+
 def test_a_rollback_is_staged_before_it_commits_and_synced_before_it_is_done(work: Path) -> None:
     live = re.escape(str(work / "live"))
     calls = trace("rollback", work)

@@ -191,7 +191,8 @@ def test_what_is_pruned_while_it_is_looked_for_is_not_missing(
 ) -> None:
     stale = store.refs()
     first = stale["before"][0]
-    (tree / "a").write_text("other")
+    shutil.rmtree(tree)
+    tree.mkdir()
     protect(store, tree, retention={"last": 1, "grace": 0})
     seen = [stale]
     refs = store.refs
