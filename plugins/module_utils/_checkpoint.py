@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from . import _agent, _deadman, _quiesce
@@ -15,7 +16,7 @@ from ._errors import Damaged, EvenkeelError
 from ._resources import registry
 from ._rollback import finish
 from ._store import retention as keeping
-from ._store.manifest import LOG, Manifest
+from ._store.manifest import LOG, Manifest, Section
 from ._store.objects import Hasher, Writer
 from ._store.store import Store, check_name, objects_of
 
@@ -46,8 +47,8 @@ def checkpoint(
         store.check_format()
         hasher = Hasher(store.objects)
         sections = registry.capture(declared, hasher, store.system, store.root)
-        root = Manifest.of("", host, name, sections, None)[0].root
-        known = _known(store, name, root)
+        root = Manifest.root_of(sections)
+        known = _known(store, name, root, sections)
         result = _result(known, name, root, known is None or confirm_within is not None)
         base = store.base_of(name, host, sections) if known is None and kind == LOG else None
         if base is not None:
@@ -77,8 +78,8 @@ def checkpoint(
         except EvenkeelError:
             writer.discard()
             raise
-        root = Manifest.of("", host, name, sections, None)[0].root
-        known, again = _known(store, name, root), 0
+        root = Manifest.root_of(sections)
+        known, again = _known(store, name, root, sections), 0
         stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
         stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
         if known is None:
@@ -118,14 +119,16 @@ def _needed(store: Store, manifest: Manifest | None) -> set[str]:
     return {one.id for one in [manifest] if one} | {one.checkpoint for one in [change] if one}
 
 
-def _known(store: Store, name: str, root: str) -> Manifest | None:
-    """The newest checkpoint of this name, if it holds exactly this state."""
+def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manifest | None:
+    """The newest checkpoint of this name, if it holds exactly these sections, whose root is ``root``."""
     ids = store.refs().get(name)
     try:
-        newest = store.manifest(ids[-1]) if ids else None
+        newest = store.record(ids[-1], whole=False) if ids else None
+        if newest is None or newest.root != root:
+            return None
+        return store.manifest(newest.id) if newest.kind == LOG else replace(newest, sections=sections)
     except Damaged:
         return None  # It cannot be gone back to, whatever it holds.
-    return newest if newest is not None and newest.root == root else None
 
 
 def _result(manifest: Manifest | None, name: str, root: str, changed: bool) -> dict[str, Any]:

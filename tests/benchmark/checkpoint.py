@@ -75,18 +75,14 @@ def timed(*commands: Sequence[str], cwd: str = "/") -> Run:
 
 
 def build(tree: Path, files: int, seed: int = 1) -> None:
-    """A tree as configuration is: 50 files a directory, sizes of 100 bytes to 8 KiB, one in a hundred a symlink."""
+    """A tree as configuration is: 50 files a directory, sizes of 100 bytes to 8 KiB."""
     chance = random.Random(seed)
     for number in range(files):
         folder = tree / f"part-{number // 5000:03}" / f"unit-{number // 50 % 100:02}.d"
         if number % 50 == 0:
             folder.mkdir(parents=True)
-        if number % 100 == 99:
-            (folder / f"{number:07}.link").symlink_to(f"{number - 1:07}.conf")
-        else:
-            (folder / f"{number:07}.conf").write_bytes(
-                chance.randbytes(min(8192, int(chance.lognormvariate(7, 1)) + 100))
-            )
+        size = min(8192, int(chance.lognormvariate(7, 1)) + 100)
+        (folder / f"{number:07}.conf").write_bytes(chance.randbytes(size))
 
 
 def drift(tree: Path, files: int, run: int) -> None:
@@ -94,13 +90,12 @@ def drift(tree: Path, files: int, run: int) -> None:
     chance = random.Random(run)
     for turn, number in enumerate(chance.sample(range(files), max(1, files // 100))):
         folder = tree / f"part-{number // 5000:03}" / f"unit-{number // 50 % 100:02}.d"
-        path = folder / f"{number:07}.{'link' if number % 100 == 99 else 'conf'}"
+        path = folder / f"{number:07}.conf"
         if turn % 10 == 0:
-            path.unlink()
+            path.unlink(missing_ok=True)
         elif turn % 10 == 1:
             (folder / f"new-{run}-{turn}").write_text("new")
         else:
-            path.unlink()
             path.write_text(f"changed in run {run}")
 
 
@@ -196,17 +191,20 @@ def again(home: Path, files: int, runs: int) -> None:
     found = interleaved(runs, used, lambda tool, _run: tools.save(tool))
     report(f"no-change pass of {files} files", found, {RESTIC: 2.5, BORG: 2.5, RSYNC: 1.0})
 
-    def back(tool: str, run: int) -> Run:
-        drift(tools.tree, files, run)
-        os.sync()
-        took = tools.restore(tool)
-        if tool == RESTIC:
-            # It leaves what is new, and writes over what there was, which is then newer than our last look.
-            timed([RSYNC, "-aHAX", "--delete", f"{home / RSYNC}/", f"{tools.tree}/"])
-        return took
+    # A tree of its own for restic: it may write every file anew, and the others would then read all of them again.
+    its = Tools(home, home / "tree-of-restic")
+    if RESTIC in used:
+        build(its.tree, files)
+        its.fresh(RESTIC)
+        its.save(RESTIC)
 
-    # restic goes last in a run: it may write every file anew, and the others would then read all of them again.
-    used = [tool for tool in (US, RSYNC, RESTIC) if tool == US or tool in tools.present]
+    def back(tool: str, run: int) -> Run:
+        mine = its if tool == RESTIC else tools
+        drift(mine.tree, files, run)
+        os.sync()
+        return mine.restore(tool)
+
+    used = [tool for tool in (US, RSYNC, RESTIC) if tool in used]
     report(f"rollback of 1 % drift of {files} files", interleaved(runs, used, back), {RSYNC: 1.0, RESTIC: 3.0})
 
 

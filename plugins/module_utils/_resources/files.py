@@ -11,6 +11,7 @@ import fnmatch
 import os
 import re
 import stat
+import sys
 from bisect import insort
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from .._store.cache import NEVER, Cache, key_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
-from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry, Tree, path_of, quote, unlike
+from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry, Tree, file_line, path_of, quote, unlike
 from .step import Step
 
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
@@ -46,6 +47,7 @@ _PSEUDO = {
     "securityfs",
 }
 _TRIES = 3
+_ENCODING = sys.getfilesystemencoding()
 _NOTHING = re.compile(rb"(?!)")
 
 
@@ -86,6 +88,7 @@ class _Walk:
     def __init__(self, spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str], cache: Cache | None) -> None:
         self.sink = sink
         self.cache = cache
+        self.empty = cache is None or cache.empty
         self.lines: list[str] = []
         self.keys = bytearray()
         self.read = 0
@@ -173,12 +176,13 @@ class _Walk:
     def below(self, path: bytes, fd: int, kind: str) -> None:
         # In the order of whole paths: a-b stands between the directory a and what is in it.
         todo: list[bytes] = []
-        skipped, prefix = self.skipped.get(path, ()), path + b"/"
+        skipped, prefix, quoted = self.skipped.get(path, ()), path + b"/", quote(path + b"/")
         folders: set[bytes] = set()
+        plain: set[bytes] = set()
         places: dict[bytes, int] = {}
         with os.scandir(fd) as found:
             for one in found:
-                name = os.fsencode(one.name)
+                name = one.name.encode(_ENCODING, "surrogateescape")
                 if (
                     self.names.match(name)
                     or name in skipped
@@ -190,6 +194,8 @@ class _Walk:
                 if one.is_dir(follow_symlinks=False):
                     todo.append(name + b"/")
                     folders.add(name)
+                elif self.empty and one.is_file(follow_symlinks=False):
+                    plain.add(name)
         todo.sort()
         start = 0
         while start < len(todo):
@@ -204,22 +210,28 @@ class _Walk:
                 if name in folders:
                     places[name] = self.reserve()
                     continue
+                if name in plain:
+                    # Nothing is known of it: what it is now shows when it is open.
+                    self.put(*self.file(prefix + name, name, fd, kind))
+                    continue
                 try:
-                    self.put(*self.leaf(prefix + name, name, fd, kind))
+                    self.put(*self.leaf(prefix + name, name, fd, kind, quoted + quote(name)))
                 except IsADirectoryError:  # Since it was listed.
                     places[name] = self.reserve()
                     insort(todo, name + b"/", start)
             except FileNotFoundError:
                 continue  # Gone since it was listed: then it is not part of this moment.
 
-    def leaf(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
-        """Line, key and status of what is no directory."""
+    def leaf(
+        self, path: bytes, name: bytes, parent: int, kind: str, quoted: str = ""
+    ) -> tuple[str, bytes, os.stat_result]:
+        """Line, key and status of what is no directory; ``quoted`` is its path as a line has it."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         form = stat.S_IFMT(info.st_mode)
         if form == stat.S_IFDIR:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
         if self.cache is not None:
-            line = self.cache.line(f"{TYPES[form]} {quote(path)} ", path, info)
+            line = self.cache.line(f"{TYPES[form]} {quoted or quote(path)} ", path, info)
             if line is not None:
                 return line, key_of(info), info
         self.read += 1
@@ -231,7 +243,7 @@ class _Walk:
         return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
     def file(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
-        """A regular file, read again when it changed meanwhile; UsageError when it never holds still (I11)."""
+        """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _attempt in range(_TRIES):
             fd = os.open(name, flags, dir_fd=parent)
@@ -251,9 +263,7 @@ class _Walk:
             finally:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
-                entry = _entry(path, before, "f", xattrs)
-                line = entry._replace(size=size, sha256=sha, sparse=sparse, flags=word).line()
-                return line, self.key(before, kind), before
+                return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
             "exclude it, or stop what writes it while the checkpoint is taken"

@@ -36,10 +36,10 @@ from .durable import write_all
 from .objects import Objects
 
 _MAGIC = "evenkeel-cache 1 " + sys.byteorder
-_KEY = struct.Struct("=5Q")
-_BITS = (1 << 64) - 1
+_KEY = struct.Struct("=2Q3q")
+_SIZE = _KEY.size
 # A key that no file has: what it stands for is read again.
-NEVER = bytes(_KEY.size)
+NEVER = bytes(_SIZE)
 _END = 65
 # The file systems whose times tell of every change, mappings included.
 TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay"}
@@ -50,14 +50,11 @@ _BATCH = 8192
 
 
 def key_of(info: os.stat_result) -> bytes:
-    """The five numbers; they are negative or large only by mistake, and wrap then."""
-    return _KEY.pack(
-        info.st_dev & _BITS,
-        info.st_ino & _BITS,
-        info.st_size & _BITS,
-        info.st_mtime_ns & _BITS,
-        info.st_ctime_ns & _BITS,
-    )
+    """The five numbers; b"" where one of them (a time after 2262) has no room."""
+    try:
+        return _KEY.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    except struct.error:
+        return b""
 
 
 def window() -> int | None:
@@ -106,7 +103,7 @@ class Cache:
         if data[:first].decode("ascii") != _MAGIC:
             raise ValueError("of another version or machine")
         head = json.loads(data[first + 1 : second])
-        start = second + 1 + head["count"] * _KEY.size
+        start = second + 1 + head["count"] * _SIZE
         if head["began"] > self.began:
             raise ValueError("the clock was set back")
         lines = data[start:-_END].decode("ascii").split("\n") if head["count"] else []
@@ -118,6 +115,11 @@ class Cache:
         self._whole = all(now.get(name) == was for name, was in head["packs"].items())
         self.stale = not self._whole
 
+    @property
+    def empty(self) -> bool:
+        """Whether it knows nothing at all."""
+        return not self._lines
+
     def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
         """The line that begins with ``start`` (type and path) if it is still true of what has the ``info``."""
         if not self._lines:
@@ -128,7 +130,7 @@ class Cache:
             if at >= len(self._lines) or not self._lines[at].startswith(start):
                 return None
         self._at = at + 1
-        if self._keys[at * _KEY.size : (at + 1) * _KEY.size] != key_of(info):
+        if self._keys[at * _SIZE : at * _SIZE + _SIZE] != key_of(info):
             return None
         line = self._lines[at]
         if start[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line):
@@ -144,7 +146,7 @@ class Cache:
         newest = max(info.st_mtime_ns, info.st_ctime_ns)
         if self._settled is None or newest > self._settled or kind not in TIMED or not info.st_ctime_ns % _SECOND:
             return NEVER
-        return key_of(info)
+        return key_of(info) or NEVER
 
     def save(self, lines: Sequence[str], keys: bytes | bytearray) -> None:
         """Keep it for the next look, after the contents are published. Whatever hinders that, nothing is lost."""

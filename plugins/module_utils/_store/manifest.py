@@ -81,13 +81,13 @@ class Manifest:
 
         ``base`` is whole, and declares the same (see ``Manifest.can_follow``).
         """
-        body = "".join(section.text() for section in sections).encode("ascii")
+        body = b"".join(section.text().encode("ascii") for section in sections)
         root = hashlib.sha256(body).hexdigest()
         if base is not None:
             parent = base.id
             pairs = zip(base.sections, sections)
             changes = [replace(after, lines=_changes(before.lines, after.lines)) for before, after in pairs]
-            body = "".join(section.text() for section in changes).encode("ascii")
+            body = b"".join(section.text().encode("ascii") for section in changes)
         kind = "snapshot" if base is None else LOG
         fields = {"created": created, "host": host, "kind": kind, "name": name, "parent": parent or "-", "root": root}
         head = "\n".join([_MAGIC, *(f"{key} {fields[key]}" for key in _HEADER)]).encode("ascii")
@@ -115,16 +115,24 @@ class Manifest:
 
     def check_root(self) -> Manifest:
         """The manifest, whole, if its state is the one whose hash it names; Damaged otherwise."""
-        body = "".join(section.text() for section in self.sections).encode("ascii")
-        if hashlib.sha256(body).hexdigest() != self.root:
+        if self.root_of(self.sections) != self.root:
             raise Damaged(f"record {self.id} of the log {self.name} does not lead to the state that its root names")
         return self
 
+    @staticmethod
+    def root_of(sections: Sequence[Section]) -> str:
+        """The root of a manifest of these sections."""
+        digest = hashlib.sha256()
+        for section in sections:
+            digest.update(section.text().encode("ascii"))
+        return digest.hexdigest()
+
     @classmethod
-    def parse(cls, data: bytes, expected: str) -> Manifest:
+    def parse(cls, data: bytes, expected: str, whole: bool = True) -> Manifest:
         """The manifest with the id ``expected``; its hash is checked before anything of it is believed.
 
-        The sections of a record of kind log are what changed: see ``following``.
+        The sections of a record of kind log are what changed: see ``following``. Without ``whole`` the sections have
+        no lines, which is enough to list it.
         """
         actual = hashlib.sha256(data).hexdigest()
         if actual != expected:
@@ -137,13 +145,14 @@ class Manifest:
                 raise ValueError("its header is not that of version 1")
             if fields["kind"] != LOG and hashlib.sha256(body).hexdigest() != fields["root"]:
                 raise ValueError("its root hash does not match its body")
+            if body and not (body.startswith(b"resource ") and body.endswith(b"\n")):
+                raise ValueError("it does not begin with a resource, or ends within a line")
             sections: list[Section] = []
-            for line in body.decode("ascii").splitlines():
-                if line.startswith("resource "):
-                    _word, kind, declared = line.split(" ", 2)
-                    sections.append(Section(kind, json.loads(declared)))
-                else:
-                    sections[-1].lines.append(line)
+            for text in body[len(b"resource ") : -1].split(b"\nresource ") if body else ():
+                declared, _end, rest = text.partition(b"\n")
+                kind, _blank, spec = declared.decode("ascii").partition(" ")
+                found = rest.decode("ascii").split("\n") if rest and whole else []
+                sections.append(Section(kind, json.loads(spec), found))
         except (ValueError, IndexError, UnicodeDecodeError) as error:
             raise Damaged(f"manifest {expected} cannot be read: {error}") from error
         parent = None if fields["parent"] == "-" else fields["parent"]

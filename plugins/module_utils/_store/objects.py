@@ -52,7 +52,11 @@ class Objects:
 
     def in_trash(self, path: str) -> str:
         """Where a file of the store lies once nothing names it."""
-        return os.path.join(self.root, "trash", os.path.relpath(path, self.root))
+        return os.path.join(self.root, "trash", path[len(self.root.rstrip("/")) + 1 :])
+
+    @property
+    def has_trash(self) -> bool:
+        return os.path.isdir(os.path.join(self.root, "trash"))
 
     def _either(self, path: str) -> str:
         """The file in its place, or else the one in the trash."""
@@ -102,11 +106,7 @@ class Objects:
             return None
         if b"end " + last != _index_end(body, size):
             return None
-        pack, places = _pack_name(path), {}
-        for line in body.splitlines():
-            sha, offset, length = line.split()
-            places[sha.decode("ascii")] = Place(pack, int(offset), int(length))
-        return places
+        return dict(_places(_pack_name(path), body.decode("ascii")))
 
     def write_index(self, pack: str, lines: list[bytes]) -> None:
         """Not synced: without its index, or with a torn one, the pack itself is read. ``pack`` is its path."""
@@ -126,7 +126,11 @@ class Objects:
             self.write_index(pack, [b"%s %d %d\n" % (one.encode("ascii"), at.offset, at.size) for one, at in rest])
 
     def has(self, sha: str) -> bool:
-        return sha in self.index() or os.path.exists(self._either(self.path(sha)))
+        return sha in self.index() or self.has_loose(sha)
+
+    def has_loose(self, sha: str) -> bool:
+        """Whether the content has a file of its own."""
+        return os.path.exists(self._either(self.path(sha)))
 
     def size(self, sha: str) -> int:
         """Bytes of the content; Damaged when it is not there."""
@@ -228,7 +232,7 @@ class Objects:
 
     def take_back(self, needed: Iterable[str]) -> None:
         """Move to their places, durably, those of the contents that lie in the trash: before a manifest names them."""
-        if not os.path.isdir(os.path.join(self.root, "trash")):
+        if not self.has_trash:
             return
         index = self.index()
         paths = set()
@@ -249,6 +253,13 @@ class Objects:
                 if os.lstat(path).st_mtime < before:
                     os.unlink(path)
         self._index = None
+
+
+def _places(pack: str, lines: str) -> Iterator[tuple[str, Place]]:
+    """What the lines of an index say."""
+    for line in lines.splitlines():
+        sha, offset, length = line.split(" ")
+        yield sha, Place(pack, int(offset), int(length))
 
 
 def _pack_name(path: str) -> str:
@@ -294,9 +305,9 @@ class Writer:
         self._objects = objects
         self._tmp = os.path.join(objects.root, "tmp")
         ensure_dir(self._tmp)
-        self._packs: list[tuple[str, str, list[bytes]]] = []
+        self._packs: list[tuple[str, str, list[tuple[str, int, int]]]] = []
         self._pack: BinaryIO | None = None
-        self._lines: list[bytes] = []
+        self._places: list[tuple[str, int, int]] = []  # content, offset, size: of the pack that is being written
         self._digest = hashlib.sha256()
         self._offset = 0
         self._fresh: set[str] = set()
@@ -320,15 +331,15 @@ class Writer:
     def add(self, data: bytes) -> str:
         """Store a small content, if it is not there yet; its name."""
         sha = hashlib.sha256(data).hexdigest()
-        if not self.has(sha):
+        # A small content is in a pack if it is anywhere.
+        if sha not in self._fresh and sha not in self._objects.index():
             head = b"%s %d\n" % (sha.encode("ascii"), len(data))
             if self._pack is None or self._offset + len(head) + len(data) > PACK_LIMIT:
                 self._seal()
                 self._pack = open(self._temporary(), "wb", buffering=CHUNK)  # noqa: SIM115 - closed when sealed
                 self._put(_MAGIC)
-            self._put(head)
-            self._lines.append(b"%s %d %d\n" % (sha.encode("ascii"), self._offset, len(data)))
-            self._put(data + b"\n")
+            self._places.append((sha, self._offset + len(head), len(data)))
+            self._put(b"%s%s\n" % (head, data))
             self._fresh.add(sha)
             self.new_bytes += len(data)
         return sha
@@ -344,9 +355,9 @@ class Writer:
         keep = False
         try:
             if clone(fd, target):
-                sha, size = _hash(chunks(target))
+                sha, size = _hash_file(target)
             else:
-                sha, size = _hash(chunks(fd))
+                sha, size = _hash_file(fd)
                 if not self.has(sha):
                     os.lseek(fd, 0, os.SEEK_SET)
                     sha, size = _hash(_copying(chunks(fd), target))
@@ -385,16 +396,20 @@ class Writer:
     def publish(self) -> None:
         """Make durable and findable all that was added: data first, then the names (invariant I1)."""
         self._seal()
-        temporaries = [path for path, _name, _lines in self._packs] + list(self._loose.values())
+        temporaries = [path for path, _name, _places in self._packs] + list(self._loose.values())
         sync_paths(temporaries)
         folders = set()
-        for temporary, name, lines in self._packs:
+        for temporary, name, places in self._packs:
             path = self._objects.pack_path(name)
             ensure_dir(os.path.dirname(path))
             os.chmod(temporary, 0o400)
             os.rename(temporary, path)
-            self._objects.write_index(path, lines)
+            self._objects.write_index(
+                path, [b"%s %d %d\n" % (sha.encode("ascii"), offset, size) for sha, offset, size in places]
+            )
             folders.add(os.path.dirname(path))
+            if self._objects._index is not None:
+                self._objects._index.update((sha, Place(name, offset, size)) for sha, offset, size in places)
         for sha, temporary in self._loose.items():
             path = self._objects.path(sha)
             ensure_dir(os.path.dirname(os.path.dirname(path)))
@@ -405,7 +420,6 @@ class Writer:
         for folder in folders:
             fsync_dir(folder)
         self._packs, self._loose, self._fresh = [], {}, set()
-        self._objects._index = None
         self._end()
 
     def afterwards(self, action: Callable[[], None]) -> None:
@@ -422,7 +436,7 @@ class Writer:
             self._pack.close()
             os.unlink(self._pack.name)
             self._pack = None
-        for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
+        for path in [path for path, _name, _places in self._packs] + list(self._loose.values()):
             os.unlink(path)
         self._packs, self._loose, self._fresh = [], {}, set()
         self._end()
@@ -437,8 +451,8 @@ class Writer:
     def _seal(self) -> None:
         if self._pack is not None:
             self._pack.close()
-            self._packs.append((self._pack.name, self._digest.hexdigest(), self._lines))
-        self._pack, self._lines, self._digest, self._offset = None, [], hashlib.sha256(), 0
+            self._packs.append((self._pack.name, self._digest.hexdigest(), self._places))
+        self._pack, self._places, self._digest, self._offset = None, [], hashlib.sha256(), 0
 
     def _temporary(self) -> str:
         self._count += 1
@@ -461,7 +475,7 @@ class Hasher:
         return hashlib.sha256(data).hexdigest()
 
     def add_file(self, fd: int) -> tuple[str, int]:
-        return _hash(chunks(fd))
+        return _hash_file(fd)
 
 
 def chunks(fd: int) -> Iterator[bytes]:
@@ -480,6 +494,19 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
             raise Damaged(f"the bundle ends {size} bytes too early")
         size -= len(chunk)
         yield chunk
+
+
+def _hash_file(fd: int) -> tuple[str, int]:
+    """Name and size of an open file's content from its offset on; into one buffer that stays in the cache."""
+    digest, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK // 4))
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    while True:
+        count = os.readv(fd, [buffer])
+        if not count:
+            return digest.hexdigest(), size
+        digest.update(buffer[:count])
+        size += count
 
 
 def _hash(stream: Iterator[bytes]) -> tuple[str, int]:

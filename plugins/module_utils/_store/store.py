@@ -26,7 +26,7 @@ import shutil
 import stat
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
@@ -115,11 +115,13 @@ class Store:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             if not self.exists:
-                for folder in ("manifests", "refs", "packs", "objects", "tmp"):
-                    ensure_dir(self.join(folder))
+                for folder in ("manifests", "refs", "packs", "objects"):
+                    os.makedirs(self.join(folder), 0o700, exist_ok=True)
+                # Durable with FORMAT, which is written into the same directory.
                 write_file(self.join("FORMAT"), FORMAT)
+            # Nothing in it has to outlive a power cut, nor has it itself.
             shutil.rmtree(self.join("tmp"), ignore_errors=True)
-            ensure_dir(self.join("tmp"))
+            os.makedirs(self.join("tmp"), 0o700, exist_ok=True)
             self.objects._index = None
             yield
         finally:
@@ -152,14 +154,17 @@ class Store:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
 
-    def record(self, checkpoint: str) -> Manifest:
-        """The manifest as it is in its file: of a log, what changed. Damaged when missing or not what its id says."""
-        return Manifest.parse(self.record_data(checkpoint), checkpoint)
+    def record(self, checkpoint: str, whole: bool = True) -> Manifest:
+        """The manifest as it is in its file: of a log, what changed. Damaged when missing or not what its id says.
+
+        Without ``whole`` its sections have no lines.
+        """
+        return Manifest.parse(self.record_data(checkpoint), checkpoint, whole)
 
     def has_record(self, checkpoint: str) -> bool:
         """Whether its own file is there and whole; what it follows may not be."""
         try:
-            return bool(self.record(checkpoint))
+            return bool(self.record(checkpoint, whole=False))
         except Damaged:
             return False
 
@@ -223,12 +228,12 @@ class Store:
         return sorted(found, key=lambda one: (one.created, one.id))
 
     def _usable(self, checkpoint: str, seen: dict[str, Manifest | None]) -> Manifest | None:
-        """The record, if it and all that it follows can be read; ``seen`` holds what was found out already."""
+        """The record, without its lines, if it and all it follows can be read; ``seen`` holds what was found before."""
         trail: list[Manifest] = []
         at = checkpoint
         while at not in seen:
             try:
-                record = self.record(at)
+                record = self.record(at, whole=False)
             except Damaged:
                 seen[at] = None
                 break
@@ -251,7 +256,7 @@ class Store:
         if refs.get(wanted):
             return refs[wanted][-1]
         if wanted == "latest":
-            usual = [self.record(one) for name, held in refs.items() if name != UNDO for one in held]
+            usual = [self.record(one, whole=False) for name, held in refs.items() if name != UNDO for one in held]
             if usual:
                 return max(usual, key=lambda one: (one.created, one.id)).id
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
@@ -282,9 +287,9 @@ class Store:
         With ``base`` (see ``base_of``) only what changed since is written.
         """
         check_name(name)
-        newest = self.checkpoints()
+        newest = self._newest()
         text = self._next_time(newest).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        manifest, data = Manifest.of(text, host, name, sections, newest[-1].id if newest else None, base)
+        manifest, data = Manifest.of(text, host, name, sections, newest.id if newest else None, base)
         writer.publish()
         self.add_manifest(data, manifest)
         return manifest
@@ -303,14 +308,29 @@ class Store:
             return None
         return newest if Manifest("", host, name, sections).can_follow(newest) else None
 
-    def _next_time(self, taken: list[Checkpoint]) -> datetime.datetime:
+    def _newest(self) -> Manifest | None:
+        """The newest checkpoint that can be read, without its lines."""
+        taken = []
+        for checkpoint in {one for ids in self.refs().values() for one in ids}:
+            with suppress(OSError), open(self.join("manifests", checkpoint), "rb") as stream:
+                # Not to be believed yet: hashes are checked from the newest on, until one is right.
+                taken.append((stream.read(512).partition(b"\ncreated ")[2].partition(b"\n")[0], checkpoint))
+        seen: dict[str, Manifest | None] = {}
+        for _created, checkpoint in sorted(taken, reverse=True):
+            found = self._usable(checkpoint, seen)
+            if found is not None:
+                return found
+        return None
+
+    def _next_time(self, newest: Manifest | None) -> datetime.datetime:
         """Now; but the order of checkpoints is the order of taking them, whatever happened to the clock."""
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        return max(now, time_of(taken[-1].created) + datetime.timedelta(microseconds=1)) if taken else now
+        return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1)) if newest else now
 
     def add_manifest(self, data: bytes, manifest: Manifest) -> None:
         """Keep a manifest whose objects are durable, and let its name mean it."""
-        self.objects.take_back(objects_of(manifest))
+        if self.objects.has_trash:
+            self.objects.take_back(objects_of(manifest))
         if not self.has_record(manifest.id):
             write_file(self.join("manifests", manifest.id), data, 0o400)
         ids = self.refs().get(manifest.name, [])
@@ -350,7 +370,7 @@ class Store:
         for pruned in (name, UNDO):
             taken = [(one, time_of(manifests[one].created)) for one in refs.get(pruned, [])]
             if coming and pruned == name:
-                taken.append(("", self._next_time(self.checkpoints())))
+                taken.append(("", self._next_time(self._newest())))
             rules = retention.keep(taken, policy, now)
             newest = max(taken, key=lambda one: (one[1], one[0]))[0] if taken else ""
             if pruned == name and newest not in keep | set(rules):
@@ -450,12 +470,11 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
 
 def objects_of(manifest: Manifest) -> set[str]:
     """The names of all contents that the checkpoint needs: in every resource's lines they stand as ``sha256=``."""
-    found = set()
+    found: set[str] = set()
     for section in manifest.sections:
         for line in section.lines:
-            for word in line.split(" ")[1:]:
-                if word.startswith("sha256="):
-                    found.add(word[7:])
+            if " sha256=" in line:
+                found.update(word[7:] for word in line.split(" ") if word.startswith("sha256="))
     return found
 
 
