@@ -15,7 +15,7 @@ LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || 
 # Tests of crashes and of fidelity need these, as command:package.
 TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 	for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
-	getfattr:attr setfacl:acl bsdtar:libarchive-tools; do \
+	getfattr:attr setfacl:acl bsdtar:libarchive-tools restic:restic; do \
 	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
 # The newest ansible-core needs Python 3.12; empty where there is none.

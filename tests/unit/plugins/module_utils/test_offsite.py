@@ -1,0 +1,127 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Checkpoints go into a real restic repository and come back from it, or the reason is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    NotFound,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._offsite import Repository, fetch, push
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+from .conftest import SYSTEM, copy_of, differences
+
+pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="restic is not installed")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    (tmp_path / "password").write_text("secret")
+    made = Repository(str(tmp_path / "restic"), str(tmp_path / "password"), SYSTEM)
+    made.run("init")
+    return made
+
+
+def files(tree: Path) -> list[dict[str, Any]]:
+    return [{"files": {"paths": [str(tree)]}}]
+
+
+def test_a_host_that_lost_its_store_comes_back(
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
+) -> None:
+    copy = copy_of(tree)
+    taken = checkpoint(store, "before", files(tree), host="web1")
+    foreseen = push(store, repository, "web1", "latest", check_mode=True)
+    assert foreseen["changed"] and foreseen["held"] == []
+    pushed = push(store, repository, "web1", "latest")
+    assert pushed["changed"] and [one["checkpoint"] for one in pushed["held"]] == [taken["id"]]
+    assert not push(store, repository, "web1", "before")["changed"]
+    assert os.listdir(store.join("offsite")) == []
+    shutil.rmtree(tree)
+    new = Store(str(tmp_path / "new"), SYSTEM)
+    assert fetch(new, repository, "web1", "latest", check_mode=True)["changed"] and not os.path.exists(new.root)
+    fetched = fetch(new, repository, "web1", "before")
+    assert fetched["changed"] and fetched["id"] == taken["id"] and os.listdir(new.join("offsite")) == []
+    rollback(new, fetched["id"])
+    assert differences(copy, tree) == ""
+    assert not fetch(new, repository, "web1", taken["id"][:8])["changed"]
+
+
+def test_latest_is_the_newest_and_each_can_be_had(
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
+) -> None:
+    first = checkpoint(store, "first", files(tree))["id"]
+    (tree / "a").write_text("second")
+    second = checkpoint(store, "second", files(tree))["id"]
+    push(store, repository, "web1", second)
+    push(store, repository, "web1", first)
+    new = Store(str(tmp_path / "new"), SYSTEM)
+    assert fetch(new, repository, "web1", "latest")["id"] == second
+    assert fetch(new, repository, "web1", "first")["id"] == first
+    with pytest.raises(NotFound, match=rf"no checkpoint 'third' of web1; it has first .{first[:12]}., second"):
+        fetch(new, repository, "web1", "third")
+    with pytest.raises(NotFound, match=r"no checkpoint 'latest' of web2; it has none"):
+        fetch(new, repository, "web2", "latest")
+
+
+def test_what_comes_back_different_does_not_count(
+    store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", files(tree))
+    fetched = _offsite._fetched
+
+    def spoilt(*words: Any) -> str:
+        path = fetched(*words)
+        with open(path, "r+b") as stream:
+            stream.seek(200)
+            stream.write(b"\xff")
+        return path
+
+    monkeypatch.setattr(_offsite, "_fetched", spoilt)
+    with pytest.raises(Damaged, match=r"came back from .* as something else"):
+        push(store, repository, "web1", "latest")
+    shutil.rmtree(store.root)
+    with pytest.raises(Damaged):
+        fetch(store, repository, "web1", "latest")
+    assert store.checkpoints() == []
+
+
+def test_the_reasons_are_said(store: Store, tree: Path, repository: Repository, tmp_path: Path) -> None:
+    checkpoint(store, "before", files(tree))
+    absent = Repository(str(tmp_path / "nowhere"), str(tmp_path / "password"), SYSTEM)
+    with pytest.raises(EvenkeelError, match=r"restic snapshots in .*nowhere: .*unable to open config file"):
+        push(store, absent, "web1", "latest")
+    (tmp_path / "password").write_text("wrong")
+    with pytest.raises(EvenkeelError, match=r"wrong password"):
+        push(store, repository, "web1", "latest")
+
+
+def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint(store, "before", files(tree))
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UsageError, match=r"restic is not to be had on this host .* install it"):
+        push(store, Repository("/srv/restic", "/etc/password", SYSTEM), "web1", "latest")
+
+
+def test_a_repository_of_others_has_none_of_ours(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    argv = ["restic", "--repo", repository.address, "--password-file", str(tmp_path / "password"), "--quiet"]
+    subprocess.run([*argv, "backup", "--host", "web1", str(tmp_path / "theirs")], check=True)
+    subprocess.run([*argv, "backup", "--host", "web1", "--tag", "evenkeel", str(tmp_path / "theirs")], check=True)
+    assert repository.checkpoints("web1") == []
