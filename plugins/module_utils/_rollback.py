@@ -349,7 +349,8 @@ def _plan(
             made.diff += _diff(steps, scan)
             lines += scan.lines()
         if section.kind != "files":
-            lines += KINDS[section.kind].capture(section.spec, sink, store.system)
+            kind = KINDS[section.kind]
+            lines += (kind.before or kind.capture)(section.spec, sink, store.system)
         made.before.append(replace(section, lines=lines))
     at = _restore(store, manifest, boot, [step.target for step in made.files])
     made.early, made.late = _steps(EARLY, made.sections, at), _steps(LATE, made.sections, at)

@@ -44,6 +44,9 @@ options:
         and manual are recorded, and the package files are kept in the store, from apt's cache or else its mirror. What
         was not installed is removed again, but its data stay; purge it before it is installed anew with its
         configuration files. Packages are put back before files.
+      - V(postgresql) takes C(cluster) (of Debian's, such as V(15/main)), or C(data) (a data directory) and C(unit); and
+        C(archive), the directory of its archived log and base backups, by default C(data) with C(.evenkeel) behind it.
+        The role C(postgresql) sets it up.
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
         Unit files and drop-ins of the units below /etc are part of it.
       - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read

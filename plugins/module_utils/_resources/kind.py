@@ -54,6 +54,8 @@ class Kind:
     - ``capture``: lines in words of its own (the first word longer than one letter), without what changes by itself:
       equal states give equal lines. A content that goes into the sink stands there as ``sha256=<name>``, a word of
       its own.
+    - ``before``: the same as ``capture`` for the undo, where that is not simply ``capture``: a state that cannot be
+      recorded may be just what is to be rolled back.
     - ``plan``: what makes the state as the lines say. Pure but for looking. Its steps are for ``apply``.
     - ``apply``: carries out the steps, all of them, and returns those that were done. Raises RestoreFailed at the
       end, with ``done`` and with what is ``left``.
@@ -71,3 +73,4 @@ class Kind:
     trees: Callable[[dict[str, Any]], list[str]] = no_trees
     lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing
     held: Callable[[System], AbstractContextManager[None]] = nothing_held
+    before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None

@@ -16,7 +16,7 @@ from typing import Any
 from .._errors import Refused, UsageError
 from .._store.manifest import Section
 from .._system import System
-from . import files, firewall, packages, services, sysctl, users
+from . import files, firewall, packages, postgresql, services, sysctl, users
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
@@ -26,6 +26,7 @@ LATE: dict[str, Kind] = {
     "users": users.KIND,
     "sysctl": sysctl.KIND,
     "firewall": firewall.KIND,
+    "postgresql": postgresql.KIND,
     "services": services.KIND,
 }
 KINDS = {**EARLY, **LATE}

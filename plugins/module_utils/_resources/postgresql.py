@@ -1,0 +1,862 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
+
+Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_command``) and ``base/`` (base backups,
+see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback recovers a
+copy of a base to that point while the cluster still runs, with a server of one process that nobody can connect to;
+then the cluster is stopped, the two directories are exchanged in one system call, and it starts again. The old
+directory stays.
+
+PostgreSQL's own tools do all that touches its files, as the owner of the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
+from .._services import systemd
+from .._store.durable import exchange, fsync_dir, syncfs
+from .._store.objects import Hasher
+from .._system import Completed, System
+from . import wal
+from .kind import Kind, Restore, Sink
+from .step import Step
+
+_KEYS = ("archive", "cluster", "data", "unit")
+_PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
+_CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+_UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
+# Configuration that the log does not hold, where it lies in the data directory.
+_CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
+# A directory with this file in it is a copy of ours; without it, it may be somebody's data.
+_MARK = "evenkeel.staged"
+_OLDEST = 13
+_QUICK, _LONG = 30.0, 86400.0
+_ARCHIVED = 60.0
+# A server that nobody writes to does not get further in its log than this, in records and segments.
+_RECORDS, _NEAR = 500, 8
+_LOOK = """select json_build_object(
+'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
+'system', (select system_identifier::text from pg_control_system()), 'standby', pg_is_in_recovery(),
+'segment_size', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
+'archive_mode', current_setting('archive_mode'), 'wal_level', current_setting('wal_level'),
+'failing', (select last_failed_wal from pg_stat_archiver
+    where last_failed_time > coalesce(last_archived_time, '-infinity')),
+'tablespaces', (select count(*) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
+'segment', case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end,
+'inserted', case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() end,
+'flushed', case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end)"""
+_REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
+|| coalesce(client_addr::text, 'this host') from pg_stat_replication
+union select 'slot ' || slot_name from pg_replication_slots"""
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; UsageError names the bad one."""
+    unknown = set(spec) - set(_KEYS)
+    if unknown:
+        raise UsageError(f"postgresql: unknown key {sorted(unknown)[0]!r}; it takes {', '.join(_KEYS)}")
+    made = {key: str(spec.get(key) or "") for key in _KEYS}
+    found = _CLUSTER.fullmatch(made["cluster"])
+    if made["cluster"] and found is None:
+        raise UsageError(f"postgresql: cluster {made['cluster']!r} must be a version and a name, such as 15/main")
+    if found is None and not made["data"]:
+        raise UsageError("postgresql: name a cluster of Debian's, such as 15/main, or a data directory as data")
+    if found is not None and made["unit"]:
+        raise UsageError("postgresql: unit goes with data alone; a cluster is started by pg_ctlcluster")
+    made["data"] = made["data"] or f"/var/lib/postgresql/{made['cluster']}"
+    made["archive"] = made["archive"] or made["data"] + ".evenkeel"
+    _refuse_words(made)
+    for one, other in (("data", "archive"), ("archive", "data")):
+        if (made[one] + "/").startswith(made[other] + "/"):
+            raise UsageError(f"postgresql: {one} {made[one]} lies in {other}; they must stand side by side")
+    return made
+
+
+def _refuse_words(made: dict[str, Any]) -> None:
+    """Paths stand in configuration and in commands of the server: nothing but plain names."""
+    for key in ("data", "archive"):
+        if not _PATH.fullmatch(made[key]):
+            raise UsageError(
+                f"postgresql: {key} {made[key]!r} must be an absolute path of letters, digits and . _ @ + - alone"
+            )
+    if not _UNIT.fullmatch(made["unit"]) or made["unit"].startswith("-"):
+        raise UsageError(f"postgresql: unit {made['unit']!r} is no name of a unit")
+
+
+def trees(spec: dict[str, Any]) -> list[str]:
+    """The configuration: it is not in the log."""
+    if spec["cluster"]:
+        return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
+    return [f"{spec['data']}/{name}" for name in _CONFIGURATION]
+
+
+@dataclass(frozen=True)
+class Server:
+    """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
+
+    spec: dict[str, Any]
+    system: System
+
+    @property
+    def data(self) -> str:
+        return str(self.spec["data"])
+
+    @property
+    def log(self) -> str:
+        return f"{self.spec['archive']}/wal"
+
+    @property
+    def bases(self) -> str:
+        return f"{self.spec['archive']}/base"
+
+    @property
+    def stage(self) -> str:
+        """Where a copy is recovered, and where the old data lies for a moment after the exchange."""
+        return self.data + ".evenkeel-new"
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["cluster"] or self.data)
+
+    def run(self, argv: Sequence[str], timeout: float = _QUICK) -> Completed:
+        """Run the command as the owner; PostgreSQL's own ones are looked for where they are installed."""
+        owner = os.stat(self.data).st_uid
+        who: list[str] = []
+        if owner != os.geteuid():
+            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
+        # The tools look for each other from a directory that their user can enter.
+        return self.system.run([*who, "env", "--chdir=/", self._found(argv[0]), *argv[1:]], timeout)
+
+    def must(self, argv: Sequence[str], timeout: float = _QUICK) -> str:
+        """What it printed; EvenkeelError when it failed."""
+        done = self.run(argv, timeout)
+        if done.rc != 0:
+            raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
+        return done.out
+
+    def _found(self, command: str) -> str:
+        version = self.version()
+        for folder in (f"/usr/lib/postgresql/{version}/bin", f"/usr/pgsql-{version}/bin"):
+            if os.path.exists(f"{folder}/{command}"):
+                return f"{folder}/{command}"
+        return command
+
+    def version(self) -> str:
+        try:
+            with open(f"{self.data}/PG_VERSION") as stream:
+                return stream.read().strip()
+        except OSError as error:
+            raise Refused(
+                f"postgresql: {self.data} is no data directory of PostgreSQL ({error.strerror}); nothing was changed"
+            ) from error
+
+    def identifier(self) -> str:
+        """The cluster's identity, the first word of its control file."""
+        with open(f"{self.data}/global/pg_control", "rb") as stream:
+            return str(int.from_bytes(stream.read(8), sys.byteorder))
+
+    def address(self) -> tuple[str, str] | None:
+        """(directory of the socket, port) of the server that runs on the data directory; None when none does."""
+        words = _postmaster(self.data)
+        return (words[4], words[3]) if len(words) > 7 and words[7].strip() == "ready" else None
+
+    def ask(self, *statements: str) -> list[str]:
+        """The lines that they give. Raises Refused when the server does not run or does not answer."""
+        address = self.address()
+        if address is None:
+            raise Refused(f"postgresql: {self.name} is not running; start it, then run again. Nothing was changed")
+        words = [word for statement in statements for word in ("-c", statement)]
+        argv = ["psql", "-h", address[0], "-p", address[1], "-d", "postgres", "-XAtqw", "-v", "ON_ERROR_STOP=1", *words]
+        done = self.run(argv)
+        if done.rc != 0:
+            raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
+        return done.out.splitlines()
+
+    def look(self) -> dict[str, Any]:
+        """What the server says of itself. Raises Refused as ``ask`` does."""
+        return dict(json.loads(" ".join(self.ask(_LOOK))))
+
+    def seen(self) -> dict[str, Any] | None:
+        """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
+        try:
+            return self.look()
+        except Refused:
+            return None
+
+    def history(self, timeline: int) -> list[tuple[int, int]] | None:
+        """What the timeline came from; None when that is not known any more."""
+        if timeline == 1:
+            return []
+        for folder in (f"{self.data}/pg_wal", self.log):
+            try:
+                with open(f"{folder}/{timeline:08X}.history") as stream:
+                    return wal.forks(stream.read())
+            except OSError:
+                continue
+        return None
+
+    def control(self) -> dict[str, str]:
+        """What pg_controldata says, by its own words."""
+        lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
+        return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
+
+
+def _postmaster(folder: str) -> list[str]:
+    """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
+    try:
+        with open(f"{folder}/postmaster.pid") as stream:
+            words = stream.read().splitlines()
+        works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
+    except (OSError, ValueError, IndexError):
+        return []
+    return words if works_in == os.path.realpath(folder) else []
+
+
+# -- what is refused
+
+
+def refuse(server: Server) -> None:
+    """What can neither be recorded nor put back in this way; looks at files alone. Raises Refused."""
+    data = server.data
+    if int(server.version().split(".")[0]) < _OLDEST:
+        _no(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
+    if os.path.realpath(data) != data:
+        _no(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
+    with open("/proc/self/mountinfo") as stream:
+        for line in stream:
+            at = line.split(" ")[4]
+            if (at + "/").startswith(data + "/"):
+                _no(
+                    server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
+                )
+    if os.path.islink(f"{data}/pg_wal"):
+        _no(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
+    if os.listdir(f"{data}/pg_tblspc"):
+        _no(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if os.path.exists(f"{data}/standby.signal"):
+        _no(server, "it is a standby; the primary's checkpoint is the one to go back to")
+    if _patroni() and not _paused(data):
+        _no(server, "Patroni runs, and would act against it; `patronictl pause` first")
+    for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
+        found = server._found(command)
+        if not os.path.isabs(found) and shutil.which(found) is None:
+            _no(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
+
+
+def _no(server: Server, why: str) -> None:
+    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
+
+
+def _patroni() -> bool:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
+            except OSError:
+                continue
+            if b"patroni" in (words if words[0].startswith(b"python") else words[:1]):
+                return True
+    return False
+
+
+def _paused(data: str) -> bool:
+    """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
+    try:
+        with open(f"{data}/patroni.dynamic.json") as stream:
+            return json.load(stream).get("pause") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _refuse_live(server: Server, seen: dict[str, Any]) -> None:
+    """What a server that runs must be to be recorded."""
+    if seen["standby"]:
+        _no(server, "it is a standby; take the checkpoint on the primary")
+    if os.path.realpath(seen["data"]) != server.data:
+        _no(server, f"its data directory is {seen['data']}; declare that as data")
+    if seen["tablespaces"]:
+        _no(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if seen["archive_mode"] == "off" or seen["wal_level"] == "minimal":
+        mode, level = seen["archive_mode"], seen["wal_level"]
+        _no(server, f"archive_mode is {mode} and wal_level {level}; the role postgresql sets up archiving")
+    if seen["failing"]:
+        _no(server, f"archiving fails at {seen['failing']}; the server's log says why")
+    if not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+        _no(server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving")
+
+
+# -- capture
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """One line that names a restore point: the newest one of ours when nothing was written since, else a new one."""
+    server = Server({key: spec[key] for key in _KEYS}, system)
+    refuse(server)
+    seen = server.look()
+    _refuse_live(server, seen)
+    last = _last(server)
+    if last is not None and _is_as(server, last, seen):
+        return [_line(last)]
+    if isinstance(sink, Hasher):
+        return [_line(dict(server.spec, point="to be made", lsn=seen["inserted"]))]
+    base = _newest_base(server, int(seen["segment"][:8], 16), wal.position(seen["inserted"]))
+    if base is None:
+        _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
+        base = _take_base(server)
+    record = _restore_point(server, seen, base)
+    _remember(server, record)
+    return [_line(record)]
+
+
+def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
+    directory is kept."""
+    try:
+        return capture(spec, sink, system)
+    except EvenkeelError as error:
+        return ["kept " + json.dumps({"data": spec["data"], "why": error.message}, sort_keys=True)]
+
+
+def _line(record: dict[str, Any]) -> str:
+    return "cluster " + json.dumps(record, sort_keys=True)
+
+
+def _last(server: Server) -> dict[str, Any] | None:
+    """The record of the newest restore point of ours, if it is of this declaration and can still be used."""
+    try:
+        with open(f"{server.spec['archive']}/last") as stream:
+            record = dict(json.load(stream))
+        usable = {key: record[key] for key in _KEYS} == server.spec
+        paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if usable and all(os.path.exists(path) for path in paths) else None
+
+
+def _remember(server: Server, record: dict[str, Any]) -> None:
+    path = f"{server.spec['archive']}/last"
+    script = 'umask 077; printf "%s" "$1" >"$2.tmp" && mv -fT -- "$2.tmp" "$2"'
+    server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
+
+
+def _newest_base(server: Server, timeline: int, lsn: int) -> str | None:
+    """The name of the base with the least of the log between it and the position; None when no base leads there."""
+    forks = server.history(timeline)
+    found = [wal.Base.parse(name) for name in os.listdir(server.bases)]
+    usable = [one for one in found if one is not None and _leads(one, forks, timeline, lsn)]
+    return max(usable, key=lambda one: one.start).name if usable else None
+
+
+def _leads(base: wal.Base, forks: Sequence[tuple[int, int]] | None, timeline: int, lsn: int) -> bool:
+    return forks is not None and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
+
+
+def _take_base(server: Server) -> str:
+    """Take a base backup and verify it; its name. It waits until the log that it needs is in the archive."""
+    address = server.address()
+    if address is None:
+        raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
+    new = f"{server.bases}/new"
+    server.must(["rm", "-rf", "--", new], _LONG)
+    words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
+    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], _LONG)
+    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], _LONG)
+    with open(f"{new}/backup_manifest", "rb") as stream:
+        text = stream.read()
+    (need,) = json.loads(text)["WAL-Ranges"]
+    start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])
+    name = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16]).name
+    server.must(["mv", "-T", "--", new, f"{server.bases}/{name}"])
+    fsync_dir(server.bases)
+    return name
+
+
+def _restore_point(server: Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
+    """Make a restore point and wait until its segment is in the archive; the record of it."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
+    point = f"evenkeel_{stamp}_{secrets.token_hex(4)}"
+    made = server.ask(
+        f"select pg_create_restore_point('{point}')", "select pg_switch_wal()", "select pg_current_wal_insert_lsn()"
+    )
+    lsn, size, timeline = wal.position(made[0]), int(seen["segment_size"]), int(seen["segment"][:8], 16)
+    segment = wal.segment_name(timeline, (lsn - 1) // size, size)
+    _wait_archived(server, segment)
+    return dict(
+        server.spec,
+        base=base,
+        lsn=made[0],
+        point=point,
+        segment=segment,
+        segment_size=size,
+        system=seen["system"],
+        timeline=timeline,
+        version=seen["version"],
+    )
+
+
+def _wait_archived(server: Server, name: str) -> None:
+    """Until ``archive_command`` succeeded for the file, which it does when the copy is durable. Raises Refused."""
+    waiting = f"{server.data}/pg_wal/archive_status/{name}.ready"
+    end = server.system.monotonic() + _ARCHIVED
+    asked = server.system.monotonic() + 1.0
+    while os.path.exists(waiting):
+        now = server.system.monotonic()
+        if now >= end:
+            _no(server, f"{name} is not archived after {_ARCHIVED:g} s; archiving is too slow, or it hangs")
+        if now >= asked:
+            asked = now + 1.0
+            failing = server.look()["failing"]
+            if failing:
+                _no(server, f"archiving fails at {failing}; the server's log says why")
+        server.system.sleep(0.005)
+    if not os.path.exists(f"{server.log}/{name}"):
+        _no(server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up")
+
+
+# -- compare
+
+
+def _is_as(server: Server, record: dict[str, Any], seen: dict[str, Any] | None) -> bool:
+    """Whether nothing was written since the restore point, or since a rollback to it. ``seen`` None: not running."""
+    size = int(record["segment_size"])
+    if seen is not None:
+        if seen["standby"] or seen["system"] != record["system"]:
+            return False
+        timeline = int(seen["segment"][:8], 16)
+        now = wal.end_of_last(wal.position(seen["inserted"]), size)
+        if now != wal.end_of_last(wal.position(seen["flushed"]), size):
+            return False
+    else:
+        control = server.control()
+        if control["Database cluster state"] != "shut down":
+            return False
+        timeline = int(control["Latest checkpoint's TimeLineID"])
+        now = wal.end_of_last(wal.position(control["Latest checkpoint location"]), size)
+    forks = server.history(timeline)
+    start = wal.position(record["lsn"])
+    legs = None if forks is None else wal.route(int(record["timeline"]), start, forks, timeline, now)
+    return legs is not None and all(_quiet(server, part, size) for leg in legs for part in wal.parts(leg, size))
+
+
+def _quiet(server: Server, part: wal.Leg, size: int) -> bool:
+    """Whether nobody changed anything there, as far as it can be read. The server keeps what is not archived yet."""
+    names = wal.segments([part], size)
+    if len(names) > _NEAR:
+        return False
+    span = ["-t", str(part.timeline), "-s", wal.words(part.start), "-e", wal.words(part.end)]
+    for folder in (f"{server.data}/pg_wal", server.log):
+        # It waits five seconds for a segment that is not there.
+        if all(os.path.exists(f"{folder}/{name}") for name in names):
+            done = server.run(["pg_waldump", "-p", folder, *span, "-n", str(_RECORDS)])
+            return done.rc == 0 and wal.quiet(done.out, _RECORDS)
+    return False
+
+
+# -- plan
+
+
+def _recorded(lines: Sequence[str]) -> dict[str, Any]:
+    """The record; Damaged when the line is not one that ``capture`` writes."""
+    for line in lines:
+        word, _blank, text = line.partition(" ")
+        try:
+            record = dict(json.loads(text))
+            if word == "kept":
+                raise Refused(
+                    f"postgresql: {record['data']} could not be recorded then ({record['why']}): what it was is in a "
+                    f"directory {record['data']}.evenkeel-old-… only. Nothing was changed; leave postgresql out, or "
+                    "exchange the directories by hand while the server is stopped"
+                )
+            declared = check({key: record[key] for key in _KEYS})
+            good = (
+                word == "cluster"
+                and declared == {key: record[key] for key in _KEYS}
+                and re.fullmatch(r"evenkeel_[0-9]{8}T[0-9]{6}_[0-9a-f]{8}", record["point"])
+                and re.fullmatch(r"[0-9A-F]{24}", record["segment"])
+                and wal.Base.parse(record["base"])
+                and wal.position(record["lsn"])
+                and int(record["timeline"])
+                and int(record["segment_size"]) in [1 << power for power in range(20, 31)]
+                and int(record["system"])
+            )
+            if not good:
+                raise ValueError("not a restore point of ours")
+            return record
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed") from None
+    raise Damaged("a manifest names no restore point of postgresql; nothing was changed")
+
+
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    """What brings the cluster back to the restore point; everything that this needs is verified here, before anything
+    is changed. Raises Refused and Damaged."""
+    record = _recorded(then)
+    server = Server({key: record[key] for key in _KEYS}, at.system)
+    refuse(server)
+    seen = server.seen()
+    system = seen["system"] if seen else server.identifier()
+    if system != record["system"]:
+        _no(server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}")
+    if seen is not None and seen["standby"]:
+        _no(server, "it is a standby; roll back the primary")
+    if _is_as(server, record, seen):
+        if seen is None:
+            return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
+        touched = any((path + "/").startswith(tree + "/") for tree in trees(server.spec) for path in at.changed)
+        return [Step("postgresql", "restart", server.name, "its configuration changed", record)] if touched else []
+    replay = _verify(server, record)
+    why = f"to {record['point']} at {record['lsn']} on timeline {record['timeline']}, {replay} segments after its base"
+    return [Step("postgresql", "restore", server.name, why, record)]
+
+
+def _verify(server: Server, record: dict[str, Any]) -> int:
+    """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
+    size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
+    base = wal.Base.parse(record["base"])
+    forks = server.history(timeline)
+    legs = wal.route(base.timeline, base.start, forks, timeline, lsn) if base and forks is not None else None
+    if base is None or legs is None:
+        raise Damaged(_lost(server, f"the history of timeline {timeline} is missing or does not lead to it"))
+    if timeline > 1 and not os.path.exists(f"{server.log}/{timeline:08X}.history"):
+        raise Damaged(_lost(server, f"{timeline:08X}.history is not in {server.log}"))
+    names = wal.segments(legs, size)
+    for name in names:
+        problem = _segment_problem(f"{server.log}/{name}", name, record, size)
+        if problem:
+            raise Damaged(_lost(server, f"{server.log}/{name}: {problem}"))
+    folder = f"{server.bases}/{base.name}"
+    try:
+        with open(f"{folder}/backup_manifest", "rb") as stream:
+            text = stream.read()
+    except OSError as error:
+        raise Damaged(_lost(server, f"{folder}/backup_manifest: {error.strerror}")) from error
+    if hashlib.sha256(text).hexdigest()[:16] != base.digest:
+        raise Damaged(_lost(server, f"{folder}/backup_manifest is not the one that was written"))
+    done = server.run(["pg_verifybackup", "--no-parse-wal", "--quiet", folder], _LONG)
+    if done.rc != 0:
+        raise Damaged(_lost(server, done.words))
+    for leg in legs:
+        # A record that goes on in the next segment is there on the next timeline.
+        end = leg.end if leg is legs[-1] else leg.end - leg.end % size
+        if leg.start < end:
+            span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
+            done = server.run(["pg_waldump", "--quiet", "-p", server.log, *span], _LONG)
+            if done.rc != 0:
+                raise Damaged(_lost(server, done.words))
+    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
+    return len(names)
+
+
+def _lost(server: Server, why: str) -> str:
+    return (
+        f"postgresql: {server.name} cannot be put back: {why}. Nothing was changed; roll back to another checkpoint, "
+        "or leave postgresql out"
+    )
+
+
+def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size != size:
+                return "it is not whole"
+            return wal.wrong_header(stream.read(64), name, int(record["system"]), size)
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _refuse_space(server: Server, need: int) -> None:
+    """A file system that is full would take the running server down; where the copy shares its data it fills none."""
+    parent = os.path.dirname(server.data)
+    shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and _file_system(parent) in ("xfs", "btrfs")
+    found = os.statvfs(parent)
+    free = found.f_bavail * found.f_frsize
+    if not shares and free < need * 1.05:
+        _no(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
+
+
+def _file_system(path: str) -> str:
+    """The type of the file system of the path."""
+    best, kind = "", ""
+    with open("/proc/self/mountinfo") as stream:
+        for line in stream:
+            fields, _dash, rest = line.partition(" - ")
+            at = fields.split(" ")[4]
+            if (path + "/").startswith(at.rstrip("/") + "/") and len(at) >= len(best):
+                best, kind = at, rest.split(" ")[0]
+    return kind
+
+
+# -- apply
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Carry out the steps. Raises RestoreFailed with what is ``left``."""
+    done = []
+    for step in steps:
+        server = Server({key: step.detail[key] for key in _KEYS}, at.system)
+        try:
+            if step.action == "restore":
+                done.append(_restored(server, step, at.boot))
+            else:
+                _tidy(server)
+                if step.action == "restart":
+                    _control(server, "stop", at.boot)
+                _control(server, "start", at.boot)
+                done.append(step)
+        except (EvenkeelError, OSError) as error:
+            message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
+            raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
+    return done
+
+
+def _restored(server: Server, step: Step, boot: bool) -> Step:
+    record = step.detail
+    _tidy(server)
+    _recover(server, record)
+    replicas = _replicas(server)
+    old = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
+    old = next(one for one in (old, *(f"{old}-{number}" for number in range(2, 1000))) if not os.path.lexists(one))
+    running = bool(_postmaster(server.data))
+    if running:
+        _control(server, "stop", boot)
+    if _postmaster(server.data):
+        raise EvenkeelError(f"postgresql {server.name} does not stop, and it still has its old data")
+    try:
+        _exchange(server)
+    except OSError:
+        if running:
+            _control(server, "start", boot)
+        raise
+    _put_aside(server, old)
+    _remember(server, record)
+    said = f"{step.why}; the old data is kept in {old}"
+    if replicas:
+        said += f"; to be rebuilt: {', '.join(replicas)}"
+    if not boot:
+        _start_recovered(server, record, old)
+    elif running:
+        _control(server, "start", boot)
+    return replace(step, why=said)
+
+
+def _replicas(server: Server) -> list[str]:
+    """Who follows the log that ends here, in words."""
+    try:
+        return server.ask(_REPLICAS)
+    except Refused:
+        return ["whatever followed it (it was not running, or did not answer)"]
+
+
+def _start_recovered(server: Server, record: dict[str, Any], old: str) -> None:
+    """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
+    try:
+        _control(server, "start")
+        wrong = _differences(server, record)
+        if wrong:
+            raise EvenkeelError("; ".join(wrong))
+    except EvenkeelError as error:
+        _give_back(server, old, error.message)
+    # Until its history is in the archive, another recovery could take the same number for its timeline.
+    try:
+        _wait_archived(server, f"{int(server.look()['segment'][:8], 16):08X}.history")
+    except Refused as error:
+        raise EvenkeelError(
+            f"postgresql {server.name} is back at {record['point']}, but not archiving: {error}"
+        ) from error
+
+
+def _tidy(server: Server) -> None:
+    """What a killed run left: a copy of ours is removed, the old data gets the name under which it is kept."""
+    server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
+    if not os.path.lexists(server.stage):
+        return
+    if os.path.exists(f"{server.stage}/{_MARK}"):
+        pids = _postmaster(server.stage)
+        if pids:
+            server.run(["kill", "-KILL", str(abs(int(pids[0])))])
+            server.system.sleep(0.5)
+        server.must(["rm", "-rf", "--", server.stage], _LONG)
+    elif not os.listdir(server.stage):
+        os.rmdir(server.stage)
+    else:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
+        _put_aside(server, f"{server.data}.evenkeel-old-{stamp}")
+
+
+def _recover(server: Server, record: dict[str, Any]) -> None:
+    """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
+    found = os.stat(server.data)
+    os.mkdir(server.stage, 0o700)
+    fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if found.st_uid != os.geteuid():
+            os.fchown(fd, found.st_uid, found.st_gid)
+        server.must(["touch", "--", f"{server.stage}/{_MARK}"])
+        source = f"{server.bases}/{record['base']}/."
+        server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], _LONG)
+        server.must(["touch", "--", f"{server.stage}/recovery.signal"])
+        # What it says of its configuration was meant for the cluster.
+        server.must(["truncate", "-s", "0", "--", f"{server.stage}/postgresql.auto.conf"])
+        done = server.run(_recovery(server, record), _LONG)
+        fatal = [line.partition(":  ")[2] for line in done.err.splitlines() if "FATAL" in line or "PANIC" in line]
+        problem = "" if done.rc == 0 else "; ".join(fatal) or done.words
+        if not problem:
+            problem = _not_reached(server, record)
+        if problem:
+            raise EvenkeelError(
+                f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}. The cluster itself "
+                f"was not touched; the attempt is in {server.stage}"
+            )
+        for name in _CONFIGURATION:
+            if os.path.exists(f"{server.data}/{name}"):
+                server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
+            else:
+                server.must(["rm", "-f", "--", f"{server.stage}/{name}"])
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _recovery(server: Server, record: dict[str, Any]) -> list[str]:
+    """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
+    and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
+    live = server.control()
+    settings = {
+        "config_file": "/dev/null",
+        "hba_file": "/dev/null",
+        "ident_file": "/dev/null",
+        "restore_command": f'cp --reflink=auto "{server.log}/%f" "%p"',
+        "recovery_target_name": record["point"],
+        "recovery_target_timeline": str(record["timeline"]),
+        "recovery_target_action": "promote",
+        "hot_standby": "off",
+        "archive_mode": "on",
+        "archive_command": "false",
+        "wal_level": "logical" if live["wal_level setting"] == "logical" else "replica",
+        "wal_log_hints": live["wal_log_hints setting"],
+        "max_prepared_transactions": str(max(int(live["max_prepared_xacts setting"]), 256)),
+        "track_commit_timestamp": live["track_commit_timestamp setting"],
+        "shared_buffers": "128MB",
+        "logging_collector": "off",
+        "log_destination": "stderr",
+    }
+    words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+    return ["postgres", "--single", "-D", server.stage, *words, "template1"]
+
+
+def _not_reached(server: Server, record: dict[str, Any]) -> str:
+    """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
+    staged = Server(dict(server.spec, data=server.stage), server.system)
+    control = staged.control()
+    timeline = int(control["Latest checkpoint's TimeLineID"])
+    forks = staged.history(timeline) or []
+    if control["Database system identifier"] != record["system"] or control["Database cluster state"] != "shut down":
+        return f"it is {control['Database cluster state']}"
+    if not forks or forks[-1] != (int(record["timeline"]), wal.position(record["lsn"])):
+        return "it ended somewhere else in the log"
+    return ""
+
+
+def _exchange(server: Server) -> None:
+    """From here on the name of the data directory means the recovered one."""
+    parent = os.path.dirname(server.data)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        exchange(fd, os.fsencode(os.path.basename(server.stage)), fd, os.fsencode(os.path.basename(server.data)))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _put_aside(server: Server, old: str) -> None:
+    os.rename(server.stage, old)
+    fsync_dir(os.path.dirname(old))
+    server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
+
+
+def _give_back(server: Server, old: str, why: str) -> NoReturn:
+    """The recovered cluster does not start: the old data again."""
+    said = f"postgresql {server.name} does not start on what was recovered: {why}"
+    try:
+        if _postmaster(server.data):
+            _control(server, "stop")
+        os.rename(old, server.stage)
+        server.must(["touch", "--", f"{server.data}/{_MARK}"])
+        _exchange(server)
+        _control(server, "start")
+    except (EvenkeelError, OSError) as error:
+        raise EvenkeelError(f"{said}; and its old data, {old} or {server.stage}, not either: {error}") from error
+    raise EvenkeelError(f"{said}. It runs with its old data again; the attempt is in {server.stage}")
+
+
+def _control(server: Server, verb: str, boot: bool = False) -> None:
+    """Start or stop it, and wait for that, except for a start early at boot. Raises EvenkeelError."""
+    version, _slash, name = server.spec["cluster"].partition("/")
+    unit = server.spec["unit"] or (f"postgresql@{version}-{name}" if name else "")
+    if boot and unit and verb == "start" and server.system.has_systemd():
+        systemd.act(verb, unit, server.system, wait=False)
+    elif server.spec["unit"] and not boot and server.system.has_systemd():
+        systemd.act(verb, unit, server.system)
+    elif name and not boot:
+        mode = ["-m", "fast"] if verb == "stop" else []
+        done = server.system.run(["pg_ctlcluster", version, name, verb, *mode], 600.0)
+        if done.rc != 0:
+            raise EvenkeelError(f"pg_ctlcluster {version} {name} {verb}: {done.words}")
+    else:
+        rest = ["-m", "fast"] if verb == "stop" else ["-l", f"{server.data}.log"]
+        server.must(["pg_ctl", "-D", server.data, "-w", "-t", "600", verb, *rest], 610.0)
+
+
+# -- verify
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    """What is not as recorded, in words. What clients wrote after a rollback is no difference."""
+    record = _recorded(then)
+    server = Server({key: record[key] for key in _KEYS}, system)
+    return _differences(server, record)
+
+
+def _differences(server: Server, record: dict[str, Any]) -> list[str]:
+    try:
+        seen = server.look()
+    except Refused as error:
+        return [error.message]
+    if seen["system"] != record["system"]:
+        return [f"{server.name} is the cluster {seen['system']}, and was {record['system']}"]
+    if seen["standby"]:
+        return [f"{server.name} is still in recovery"]
+    if _is_as(server, record, seen):
+        return []
+    timeline = int(seen["segment"][:8], 16)
+    if (server.history(timeline) or [(0, 0)])[-1] != (int(record["timeline"]), wal.position(record["lsn"])):
+        return [f"{server.name} is not where {record['point']} was"]
+    return []
+
+
+KIND = Kind(
+    check=check,
+    capture=capture,
+    plan=plan,
+    apply=apply,
+    verify=verify,
+    trees=trees,
+    before=before,
+)

@@ -1,0 +1,161 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is to be known of PostgreSQL's write-ahead log: positions, timelines, segments. Pure: it looks at nothing.
+
+An LSN is a position in bytes, an int here, ``16/B374D848`` in words. A timeline is a branch of the log; its history
+says where it left those before it. The log lies in segments of equal size, whose names hold timeline and number.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Sizes of the headers of a segment and of a page; the first record after one begins behind it.
+_LONG, _SHORT, _PAGE = 40, 24, 8192
+# Records that the server writes by itself while nobody changes anything, by resource manager. Reading tidies pages up.
+_QUIET = {
+    "Heap2": {"PRUNE", "PRUNE_ON_ACCESS"},
+    "Standby": {"RUNNING_XACTS"},
+    "XLOG": {
+        "CHECKPOINT_ONLINE",
+        "CHECKPOINT_SHUTDOWN",
+        "CHECKPOINT_REDO",
+        "BACKUP_END",
+        "END_OF_RECOVERY",
+        "FPI_FOR_HINT",
+        "FPW_CHANGE",
+        "NOOP",
+        "PARAMETER_CHANGE",
+        "RESTORE_POINT",
+        "SWITCH",
+    },
+}
+_RECORD = re.compile(r"^rmgr: (\S+) .*, desc: (\w+)", re.MULTILINE)
+_BASE = re.compile(r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of the log on one timeline, from one LSN up to another."""
+
+    timeline: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest`` is of its manifest.
+
+    All of it stands in the name of its directory, so that it is known without reading it.
+    """
+
+    timeline: int
+    start: int
+    end: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.timeline:08X}-{self.start:016X}-{self.end:016X}-{self.digest}"
+
+    @classmethod
+    def parse(cls, name: str) -> Base | None:
+        """The base of that name; None for anything else."""
+        found = _BASE.fullmatch(name)
+        if found is None:
+            return None
+        timeline, start, end, digest = found.groups()
+        return cls(int(timeline, 16), int(start, 16), int(end, 16), digest)
+
+
+def position(text: str) -> int:
+    """The LSN of ``16/B374D848``; ValueError for anything else."""
+    high, _slash, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def words(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def end_of_last(lsn: int, segment_size: int) -> int:
+    """The same position without the headers behind which the next record begins, as the server counts what it wrote."""
+    if lsn % segment_size == _LONG:
+        return lsn - _LONG
+    return lsn - _SHORT if lsn % _PAGE == _SHORT else lsn
+
+
+def segment_name(timeline: int, number: int, segment_size: int) -> str:
+    each = 0x100000000 // segment_size
+    return f"{timeline:08X}{number // each:08X}{number % each:08X}"
+
+
+def forks(history: str) -> list[tuple[int, int]]:
+    """(timeline, where it was left) for all timelines before, the oldest first, of a history file's text."""
+    found = []
+    for line in history.splitlines():
+        fields = line.split(None, 2)
+        if fields and not fields[0].startswith("#"):
+            found.append((int(fields[0]), position(fields[1])))
+    return found
+
+
+def route(
+    start_timeline: int, start: int, before: Sequence[tuple[int, int]], timeline: int, end: int
+) -> list[Leg] | None:
+    """The legs from one position to another one of ``timeline``, whose ``forks`` are ``before``.
+
+    None when no way leads there: the start is on a branch that was left earlier, or behind the end.
+    """
+    legs: list[Leg] = []
+    for one, left in [*before, (timeline, end)]:
+        if legs:
+            legs.append(Leg(one, legs[-1].end, left))
+        elif one == start_timeline:
+            legs.append(Leg(one, start, left))
+    return legs if legs and all(leg.start <= leg.end for leg in legs) else None
+
+
+def parts(leg: Leg, segment_size: int) -> list[Leg]:
+    """The leg in two, after the segment in which it starts: that one may be gone where the newest ones are."""
+    middle = leg.start - leg.start % segment_size + segment_size
+    both = [Leg(leg.timeline, leg.start, min(middle, leg.end)), Leg(leg.timeline, middle, leg.end)]
+    return [part for part in both if part.start < part.end]
+
+
+def segments(legs: Sequence[Leg], segment_size: int) -> list[str]:
+    """The segments that hold the legs. The one in which a timeline was left is that of the next timeline."""
+    found: dict[int, int] = {}
+    for leg in legs:
+        for number in range(leg.start // segment_size, max(leg.start, leg.end - 1) // segment_size + 1):
+            found[number] = leg.timeline
+    return [segment_name(timeline, number, segment_size) for number, timeline in sorted(found.items())]
+
+
+def wrong_header(head: bytes, name: str, system: int, segment_size: int) -> str:
+    """What is wrong with the first 40 bytes of the segment ``name`` of the cluster ``system``; empty when nothing."""
+    if len(head) < _LONG:
+        return "it is cut off"
+    _magic, flags, timeline, start, _rest, found, size, _page = struct.unpack("=HHIQI4xQII", head[:_LONG])
+    each = 0x100000000 // segment_size
+    number = int(name[8:16], 16) * each + int(name[16:24], 16)
+    if not flags & 2:
+        return "it does not begin as a segment does"
+    if found != system:
+        return f"it is of the cluster {found}"
+    # What a timeline took over from the one before it keeps the older number.
+    if size != segment_size or start != number * segment_size or timeline > int(name[:8], 16):
+        return "it holds another stretch of the log"
+    return ""
+
+
+def quiet(dump: str, limit: int) -> bool:
+    """Whether nobody changed anything, by what pg_waldump printed of up to ``limit`` records."""
+    records = _RECORD.findall(dump)
+    return len(records) < limit and all(what in _QUIET.get(manager, ()) for manager, what in records)

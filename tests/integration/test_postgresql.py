@@ -1,0 +1,521 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource postgresql on a real server: back to exactly what was committed, under load, after kills; or refused."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    Refused,
+    RestoreFailed,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System, run
+
+from evenkeel.collection import collections_path
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "roles/postgresql/files/archive_wal.py"
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), key=lambda path: int(path.parts[4]))
+SYSTEM = replace(System(), has_systemd=lambda: False)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not BINARIES, reason="needs root and Debian's packages postgresql and postgresql-contrib"
+)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours handles it."""
+
+
+@dataclass
+class Cluster:
+    """A cluster below ``home``, which archives as the role sets it up, and a store of its own."""
+
+    home: Path
+    system: System = SYSTEM
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def archive(self) -> Path:
+        return self.home / "data.evenkeel"
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.home / "store"), self.system)
+
+    @property
+    def resources(self) -> list[dict[str, Any]]:
+        return [{"postgresql": {"data": str(self.data)}}]
+
+    def sh(self, *argv: str, check: bool = True) -> str:
+        """Run a program of PostgreSQL's as its user; what it printed."""
+        folder = str(BINARIES[-1].parent)
+        words = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "env", "-C", str(self.home)]
+        done = subprocess.run(
+            [*words, f"PATH={folder}:/usr/bin:/bin", *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert done.returncode == 0 or not check, done.stdout
+        return done.stdout
+
+    def sql(self, *statements: str) -> list[str]:
+        words = [word for one in statements for word in ("-c", one)]
+        return self.sh("psql", "-h", str(self.home), "-d", "postgres", "-XAtq", "-v", "ON_ERROR_STOP=1", *words).split()
+
+    def control(self, verb: str, *words: str) -> str:
+        return self.sh("pg_ctl", "-D", str(self.data), "-l", f"{self.data}.log", "-w", verb, *words)
+
+    def make(self) -> None:
+        self.sh("initdb", "-D", str(self.data), "-A", "peer", "--no-sync")
+        self.sh("mkdir", "-p", str(self.archive / "wal"), str(self.archive / "base"))
+        shutil.copy(SCRIPT, self.home / "archive_wal.py")
+        with open(self.data / "postgresql.conf", "a") as stream:
+            stream.write(
+                f"listen_addresses = ''\nunix_socket_directories = '{self.home}'\n"
+                f"archive_mode = on\nwal_level = replica\nautovacuum = off\nmax_prepared_transactions = 10\n"
+                f"archive_command = '/usr/bin/python3 -IS {self.home}/archive_wal.py %p %f {self.archive}/wal'\n"
+            )
+        self.control("start")
+
+    def checkpoint(self, name: str = "before") -> dict[str, Any]:
+        return checkpoint(self.store, name, self.resources)
+
+    def rollback(self, to: str = "before") -> dict[str, Any]:
+        return _rollback.rollback(self.store, to)
+
+    def record(self, name: str) -> dict[str, Any]:
+        (section,) = self.store.manifest(self.store.resolve(name)).sections
+        return postgresql._recorded([line for line in section.lines if line.startswith("cluster ")])
+
+    def rows(self) -> list[str]:
+        return self.sql("select i from t order by i")
+
+    def kept(self) -> list[Path]:
+        return sorted(self.home.glob("data.evenkeel-old-*"))
+
+    def tree(self) -> dict[str, tuple[int, int]]:
+        """What a refusal must leave alone: names, inodes and sizes beside the data directory and of its top."""
+        found = [*self.home.glob("data*"), *self.data.glob("*")]
+        return {str(path): (path.stat().st_ino, path.stat().st_size) for path in found if path.name != "data.log"}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Cluster]:
+    home = Path(tempfile.mkdtemp(prefix="evenkeel-pg-"))
+    owner = pwd.getpwnam("postgres")
+    os.chmod(home, 0o755)
+    os.chown(home, owner.pw_uid, owner.pw_gid)
+    cluster = Cluster(home)
+    cluster.make()
+    cluster.sql("create table t (i int)")
+    try:
+        yield cluster
+    finally:
+        cluster.sh("pg_ctl", "-D", str(cluster.data), "stop", "-m", "immediate", check=False)
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Cluster:
+    """The same server for all tests, with an empty table and an empty store."""
+    shutil.rmtree(running.home / "store", ignore_errors=True)
+    for path in running.kept():
+        shutil.rmtree(path)
+    if "server is running" not in running.sh("pg_ctl", "-D", str(running.data), "status", check=False):
+        running.control("start")
+    running.sql("truncate t")
+    return running
+
+
+def test_back_and_forth_over_timelines(cluster: Cluster) -> None:
+    cluster.sql("insert into t values (1)", "begin", "insert into t values (7)", "prepare transaction 'seven'")
+    first = cluster.checkpoint()
+    assert first["changed"] and not cluster.checkpoint()["changed"]  # an idle server is not recorded twice
+    cluster.sql("insert into t values (2)", "commit prepared 'seven'")
+    inode = cluster.data.stat().st_ino
+    result = cluster.rollback()
+    assert cluster.rows() == ["1"] and [one["action"] for one in result["done"]] == ["restore"]
+    assert [path.stat().st_ino for path in cluster.kept()] == [inode] and str(cluster.kept()[0]) in str(result["done"])
+    cluster.sql("commit prepared 'seven'")
+    assert cluster.rows() == ["1", "7"]
+    cluster.rollback()
+    again = cluster.rollback()
+    assert not again["changed"] and cluster.rows() == ["1"]
+    assert not cluster.checkpoint()["changed"]  # the state is the one of the checkpoint
+    cluster.rollback(result["undo"])
+    assert cluster.rows() == ["1", "2", "7"]
+    cluster.rollback()  # from another branch back to the first one
+    cluster.sql("rollback prepared 'seven'", "insert into t values (3)")
+    cluster.checkpoint("later")
+    cluster.sql("insert into t values (4)")
+    cluster.rollback("later")
+    assert cluster.rows() == ["1", "3"]
+
+
+def test_exactly_what_was_committed_under_load(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.sh("pgbench", "-h", str(cluster.home), "-iq", "-s", "2", "postgres")
+    cluster.checkpoint("empty")
+    words = ["pgbench", "-h", str(cluster.home), "-n", "-c", "4", "-j", "2", "-T", "6", "postgres"]
+    argv = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *words]
+    with subprocess.Popen(argv, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as load:
+        time.sleep(1.5)
+        took = []
+        for number in range(5):
+            started = time.monotonic()
+            assert cluster.checkpoint(f"under-load-{number}")["changed"]
+            took.append(time.monotonic() - started)
+            time.sleep(0.2)
+        print(load.communicate()[0])
+    history = "select xmin::text || ',' || delta || ',' || aid from pgbench_history"
+    everything = cluster.sql(history)
+    committed = commits(cluster, cluster.record("empty"), cluster.record("under-load-2"))
+    started = time.monotonic()
+    cluster.rollback("under-load-2")
+    with capsys.disabled():
+        size = sum(path.stat().st_size for path in (cluster.archive / "base").rglob("*") if path.is_file()) >> 20
+        figures = f"checkpoints {' '.join(f'{one:.2f}' for one in took)} s, rollback {time.monotonic() - started:.1f} s"
+        print(f"\npostgresql under pgbench: {figures} with a base of {size} MiB")
+    rows = cluster.sql(history)
+    assert sorted(rows) == sorted(one for one in everything if one.split(",")[0] in committed)
+    assert 0 < len(rows) < len(everything)
+    sums = [
+        f"(select sum({one}balance) from pgbench_{table})"
+        for one, table in (("a", "accounts"), ("b", "branches"), ("t", "tellers"))
+    ]
+    (agree,) = cluster.sql(
+        f"select count(distinct s) from (values ({'),('.join(sums)}), ((select sum(delta) from pgbench_history))) v (s)"
+    )
+    assert agree == "1"
+
+
+def commits(cluster: Cluster, start: dict[str, Any], end: dict[str, Any]) -> set[str]:
+    """The transactions that committed between two restore points, by PostgreSQL's own reading of the archived log."""
+    span = ["-t", str(end["timeline"]), "-s", start["lsn"], "-e", end["lsn"]]
+    said = cluster.sh("pg_waldump", "-p", str(cluster.archive / "wal"), "-r", "Transaction", *span)
+    return set(re.findall(r"tx: +(\d+), .* desc: COMMIT ", said))
+
+
+def test_check_mode_writes_nothing(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    before = cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))
+    assert checkpoint(cluster.store, "before", cluster.resources, check_mode=True)["changed"]
+    planned = _rollback.rollback(cluster.store, "before", check_mode=True)["planned"]
+    assert [one["action"] for one in planned] == ["restore"]
+    assert (cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))) == before
+    assert cluster.rows() == ["1"] and cluster.kept() == []
+
+
+def test_the_configuration_comes_back(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("alter system set work_mem = '7MB'", "select pg_reload_conf()")
+    with open(cluster.data / "pg_hba.conf", "a") as stream:
+        stream.write("# added\n")
+    result = cluster.rollback()
+    assert [one["action"] for one in result["done"] if one["resource"] == "postgresql"] == ["restart"]
+    assert cluster.sql("show work_mem") == ["4MB"] and "# added" not in (cluster.data / "pg_hba.conf").read_text()
+    cluster.sql("insert into t values (1)", "alter system set work_mem = '7MB'")
+    cluster.rollback()
+    assert cluster.sql("show work_mem") == ["4MB"] and cluster.rows() == []
+    # A cluster that does not run cannot be recorded, and is put back nevertheless.
+    cluster.sql("insert into t values (1)", "alter system set shared_preload_libraries = 'nothing_of_that_name'")
+    cluster.control("stop")
+    undo = cluster.rollback()["undo"]
+    assert cluster.rows() == []
+    with pytest.raises(Refused, match="could not be recorded then"):
+        cluster.rollback(undo)
+
+
+# Each stands in the first command that is not carried out any more.
+POINTS = ["/base/", "--single", "pg_ctl stop", "pg_ctl start"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_rollback_is_finished_by_the_next(cluster: Cluster, point: str) -> None:
+    cluster.sql("insert into t values (1)")
+    cluster.checkpoint()
+    cluster.sql("insert into t values (2)")
+    inode = cluster.data.stat().st_ino
+
+    def dying(argv: Sequence[str], timeout: float) -> Completed:
+        words = re.sub(r" -D \S+ .* (stop|start) ", r" \1 ", " ".join(map(str, argv)))
+        if point in words and "verifybackup" not in words:
+            raise Killed
+        return run(argv, timeout)
+
+    with pytest.raises(Killed):
+        Cluster(cluster.home, replace(SYSTEM, run=dying)).rollback()
+    checkpoint(
+        cluster.store, "other", [{"files": {"paths": [str(cluster.home / "archive_wal.py")]}}]
+    )  # anything of ours
+    assert cluster.rows() == ["1"] and not cluster.rollback()["changed"]
+    assert not (cluster.home / "data.evenkeel-new").exists() and not (cluster.data / "evenkeel.staged").exists()
+    # Killed after the exchange of the directories, it only remained to start it.
+    assert [path.stat().st_ino for path in cluster.kept()] == [inode]
+
+
+def test_old_data_is_never_taken_for_a_copy(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill just after the exchange leaves it under the name that copies have."""
+    cluster.checkpoint()
+    cluster.sql("insert into t values (2)")
+    inode = cluster.data.stat().st_ino
+    exchanged = postgresql.exchange
+
+    def die(*args: Any) -> None:
+        exchanged(*args)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postgresql, "exchange", die)
+        with pytest.raises(Killed):
+            cluster.rollback()
+    cluster.rollback()
+    assert cluster.rows() == [] and [path.stat().st_ino for path in cluster.kept()] == [inode]
+
+
+def test_a_cluster_that_does_not_start_gets_its_old_data_back(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    exchanged = postgresql.exchange
+    spoilt: list[str] = []
+
+    def spoil(*args: Any) -> None:
+        exchanged(*args)
+        if not spoilt:
+            spoilt.append("pg_xact")
+            os.rename(cluster.data / "pg_xact", cluster.data / "pg_xact.away")
+
+    inode = cluster.data.stat().st_ino
+    monkeypatch.setattr(postgresql, "exchange", spoil)
+    with pytest.raises(RestoreFailed, match="runs with its old data again"):
+        cluster.rollback()
+    assert cluster.data.stat().st_ino == inode and cluster.rows() == ["1"]
+
+
+# -- refusals: nothing changes
+
+
+def lacking(cluster: Cluster) -> tuple[Path, Path]:
+    """A segment that a rollback needs, and the place where it is while it is missing."""
+    segment = sorted((cluster.archive / "wal").glob("0" * 7 + "?" + "?" * 16))[-1]
+    return segment, segment.with_suffix(".away")
+
+
+def flip(path: Path, at: int) -> None:
+    with open(path, "r+b") as stream:
+        stream.seek(at)
+        byte = stream.read(1)
+        stream.seek(at)
+        stream.write(bytes([byte[0] ^ 0xFF]))
+
+
+def test_what_is_missing_or_damaged_is_found_before_anything_changes(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    record = cluster.record("before")
+    segment = cluster.archive / "wal" / record["segment"]
+    inside = cluster.archive / "base" / record["base"] / "PG_VERSION"
+    offset = int(record["lsn"].split("/")[1], 16) % record["segment_size"]
+    undo: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "No such file": (lambda: segment.rename(f"{segment}.away"), lambda: Path(f"{segment}.away").rename(segment)),
+        "is of the cluster": (lambda: flip(segment, 24), lambda: flip(segment, 24)),
+        "another stretch": (lambda: flip(segment, 8), lambda: flip(segment, 8)),
+        "incorrect resource manager data checksum": (
+            lambda: flip(segment, offset - 30),
+            lambda: flip(segment, offset - 30),
+        ),
+        "PG_VERSION": (lambda: flip(inside, 0), lambda: flip(inside, 0)),
+        "not the one that was written": (
+            lambda: flip(inside.parent / "backup_manifest", 9),
+            lambda: flip(inside.parent / "backup_manifest", 9),
+        ),
+    }
+    before = cluster.tree()
+    for what, (harm, mend) in undo.items():
+        harm()
+        try:
+            with pytest.raises(Damaged, match=what):
+                cluster.rollback()
+        finally:
+            mend()
+        assert cluster.tree() == before and cluster.rows() == ["1"]
+    cluster.rollback()
+    assert cluster.rows() == []
+
+
+def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    before = cluster.tree()
+
+    def refused(what: str, action: Callable[[], Any] = cluster.rollback) -> None:
+        with pytest.raises(Refused, match=what):
+            action()
+        assert cluster.tree() == before and cluster.rows() == ["1"]
+
+    place = cluster.home / "place"
+    cluster.sh("mkdir", str(place))
+    cluster.sql(f"create tablespace elsewhere location '{place}'")
+    refused("tablespaces")
+    refused("tablespaces", cluster.checkpoint)
+    cluster.sql("drop tablespace elsewhere")
+
+    patroni = subprocess.Popen(["patroni", "infinity"], executable="/usr/bin/sleep")
+    try:
+        refused("Patroni")
+        (cluster.data / "patroni.dynamic.json").write_text('{"pause": true}')
+        assert _rollback.rollback(cluster.store, "before", check_mode=True)["changed"]
+        (cluster.data / "patroni.dynamic.json").unlink()
+    finally:
+        patroni.kill()
+        patroni.wait()
+
+    subprocess.run(["mount", "--bind", cluster.data, cluster.data], check=True)
+    try:
+        refused("is a mount point")
+    finally:
+        subprocess.run(["umount", cluster.data], check=True)
+
+    cluster.sql("alter system set archive_command = 'false'", "select pg_reload_conf()", "select pg_switch_wal()")
+    end = time.monotonic() + 20
+    while time.monotonic() < end and cluster.sql("select failed_count > 0 from pg_stat_archiver") != ["t"]:
+        time.sleep(0.1)
+    with pytest.raises(Refused, match="archiving fails at"):
+        cluster.checkpoint()
+    cluster.rollback()  # the change that broke archiving is what is rolled back
+    assert cluster.rows() == []
+
+    cluster.control("stop")
+    with pytest.raises(Refused, match="is not running"):
+        cluster.checkpoint()
+    cluster.sh("touch", str(cluster.data / "standby.signal"))
+    with pytest.raises(Refused, match="is a standby"):
+        cluster.rollback()
+    (cluster.data / "standby.signal").unlink()
+    monkeypatch.setattr(postgresql.Server, "identifier", lambda _self: "7")
+    with pytest.raises(Refused, match="it is the cluster 7"):
+        cluster.rollback()
+
+
+def test_replicas_are_named(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)", "select pg_create_physical_replication_slot('standby_1')")
+    result = cluster.rollback()
+    assert "to be rebuilt: slot standby_1" in result["done"][-1]["why"]
+
+
+# -- archiving
+
+
+def archive(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-IS", str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=20
+    )
+
+
+def test_the_archive_is_never_overwritten(tmp_path: Path) -> None:
+    wal, segment = tmp_path / "wal", tmp_path / "segment"
+    wal.mkdir()
+    segment.write_bytes(b"one" * 100_000)
+    assert archive(segment, "01", wal).returncode == 0 and (wal / "01").read_bytes() == segment.read_bytes()
+    assert archive(segment, "01", wal).returncode == 0
+    (wal / ".02.tmp").write_bytes(b"left by a kill")
+    assert archive(segment, "02", wal).returncode == 0
+    segment.write_bytes(b"two" * 100_000)
+    refused = archive(segment, "01", wal)
+    assert refused.returncode == 1 and "holds something else" in refused.stderr
+    assert (wal / "01").read_bytes() == b"one" * 100_000
+    assert archive(segment, "03", tmp_path / "missing").returncode == 1
+    assert archive(segment, "03").returncode == 1
+    os.link(wal / "01", wal / ".01.tmp")  # killed between the two names
+    (wal / "01").rename(tmp_path / "away")
+    assert archive(segment, "01", wal).returncode == 0 and (tmp_path / "away").read_bytes() == b"one" * 100_000
+    assert sorted(os.listdir(wal)) == ["01", "02"]
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_the_archive_is_synced_before_it_counts(tmp_path: Path) -> None:
+    wal, segment = tmp_path / "wal", tmp_path / "segment"
+    wal.mkdir()
+    segment.write_bytes(b"x" * 100_000)
+    argv = [sys.executable, "-IS", str(SCRIPT), str(segment), "01", str(wal)]
+    trace = ["strace", "-y", "-e", "trace=fsync,link,unlink", "-o", str(tmp_path / "trace")]
+    subprocess.run([*trace, *argv], check=True)
+    calls = [line for line in (tmp_path / "trace").read_text().splitlines() if str(wal) in line]
+    assert [line.split("(")[0] for line in calls] == ["fsync", "link", "unlink", "fsync"]
+    for number in (1, 2):
+        (wal / "01").unlink(missing_ok=True)
+        done = subprocess.run(["strace", "-o", "/dev/null", "-e", f"inject=fsync:error=EIO:when={number}", *argv])
+        assert done.returncode == 1 and (number == 2 or os.listdir(wal) == [])
+
+
+# -- the role
+
+
+@pytest.mark.skipif(not shutil.which("pg_createcluster"), reason="pg_createcluster is not installed")
+def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
+    version, name = BINARIES[-1].parts[4], f"evenkeel{os.getpid()}"
+    script = Path("/usr/local/lib/evenkeel_archive_wal.py")
+    there = script.exists()
+    store = tmp_path / "store"
+    play = tmp_path / "play.yml"
+    play.write_text(
+        "- hosts: localhost\n  gather_facts: false\n  connection: local\n  roles:\n"
+        "    - role: evenkeel.fault_tolerance.postgresql\n"
+        f"      vars: {{evenkeel_postgresql_cluster: {version}/{name}, evenkeel_store: {store}}}\n"
+    )
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
+    environment["ANSIBLE_PYTHON_INTERPRETER"] = sys.executable
+    path = Path(f"/var/lib/postgresql/{version}/{name}")
+    subprocess.run(["pg_createcluster", "--start", version, name], check=True)
+    try:
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(play)]
+        said = []
+        for _ in range(2):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stdout + done.stderr
+            said.append(done.stdout)
+        assert "changed=0" in said[1], said[1]
+        declared = [{"postgresql": {"cluster": f"{version}/{name}"}}]
+
+        def sql(statement: str) -> str:
+            words = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "psql"]
+            argv = [*words, f"--cluster={version}/{name}", "-XAtqc", statement]
+            return subprocess.run(argv, check=True, capture_output=True, text=True, cwd="/").stdout.strip()
+
+        sql("create table t as select 1 as i")
+        checkpoint(Store(str(store), SYSTEM), "before", declared)
+        sql("insert into t values (2)")
+        (Path("/etc/postgresql") / version / name / "conf.d" / "change.conf").write_text("work_mem = '7MB'\n")
+        _rollback.rollback(Store(str(store), SYSTEM), "before")
+        assert (sql("select string_agg(i::text, ' ') from t"), sql("show work_mem")) == ("1", "4MB")
+    finally:
+        subprocess.run(["pg_dropcluster", "--stop", version, name], check=False)
+        for left in path.parent.glob(f"{name}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if not there:
+            script.unlink(missing_ok=True)

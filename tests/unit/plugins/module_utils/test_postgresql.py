@@ -1,0 +1,168 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is known of the write-ahead log, and of declarations, without a server. The rest: tests/integration."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.wal import Leg
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+HISTORY = "# a comment\n1\t0/3016098\tat restore point\n\n2\t0/5000140\tno recovery target specified\n"
+
+
+def test_positions_and_names_are_postgresqls() -> None:
+    assert wal.position("16/B374D848") == 0x16B374D848 and wal.words(0x16B374D848) == "16/B374D848"
+    assert wal.segment_name(3, 0x1FF, SIZE) == "0000000300000001000000FF"
+    assert wal.segment_name(1, 5, 1 << 30) == "000000010000000100000001"
+    with pytest.raises(ValueError):
+        wal.position("16")
+
+
+@pytest.mark.parametrize(("lsn", "end"), [("0/4000028", "0/4000000"), ("0/4002018", "0/4002000"), ("0/4000060",) * 2])
+def test_a_position_behind_a_header_is_the_end_of_what_is_before(lsn: str, end: str) -> None:
+    assert wal.words(wal.end_of_last(wal.position(lsn), SIZE)) == end
+
+
+def test_routes_follow_the_history() -> None:
+    forks = wal.forks(HISTORY)
+    assert forks == [(1, 0x3016098), (2, 0x5000140)]
+    start, end = 0x2000028, 0x7000100
+    legs = wal.route(1, start, forks, 3, end)
+    assert legs == [Leg(1, start, 0x3016098), Leg(2, 0x3016098, 0x5000140), Leg(3, 0x5000140, end)]
+    names = [(3 - (number < 5) - (number < 3), number) for number in range(2, 8)]
+    assert wal.segments(legs, SIZE) == [f"{timeline:08X}{0:08X}{number:08X}" for timeline, number in names]
+    assert wal.route(3, 0x6000000, forks, 3, end) == [Leg(3, 0x6000000, end)]
+
+
+@pytest.mark.parametrize(
+    ("timeline", "start", "target", "end"),
+    [
+        (1, 0x4000000, 3, 0x7000000),  # it left timeline 1 before
+        (4, 0x2000000, 3, 0x7000000),  # another branch
+        (3, 0x8000000, 3, 0x7000000),  # later
+    ],
+)
+def test_no_route_leads_from_another_branch(timeline: int, start: int, target: int, end: int) -> None:
+    assert wal.route(timeline, start, wal.forks(HISTORY), target, end) is None
+
+
+def test_an_end_at_a_boundary_needs_no_further_segment() -> None:
+    assert wal.segments([Leg(1, 2 * SIZE + 40, 3 * SIZE)], SIZE) == ["000000010000000000000002"]
+    assert wal.parts(Leg(1, 2 * SIZE + 40, 3 * SIZE), SIZE) == [Leg(1, 2 * SIZE + 40, 3 * SIZE)]
+    assert wal.parts(Leg(1, 2 * SIZE + 40, 5 * SIZE), SIZE) == [
+        Leg(1, 2 * SIZE + 40, 3 * SIZE),
+        Leg(1, 3 * SIZE, 5 * SIZE),
+    ]
+    assert wal.parts(Leg(1, SIZE, SIZE), SIZE) == []
+
+
+def test_a_base_is_known_by_its_name() -> None:
+    base = wal.Base(1, 0x2000028, 0x2000100, "0123456789abcdef")
+    assert wal.Base.parse(base.name) == base
+    assert wal.Base.parse("new") is None and wal.Base.parse(base.name + "/..") is None
+
+
+def head(**other: int) -> bytes:
+    known = {"flags": 2, "timeline": 1, "start": 3 * SIZE, "system": 7, "size": SIZE, **other}
+    words = known["flags"], known["timeline"], known["start"], 0, known["system"], known["size"], 8192
+    return struct.pack("=HHIQI4xQII", 0xD110, *words)
+
+
+def test_headers_say_what_a_segment_is() -> None:
+    name = "000000020000000000000003"
+    assert wal.wrong_header(head(), name, 7, SIZE) == "" == wal.wrong_header(head(timeline=2), name, 7, SIZE)
+    assert wal.wrong_header(head(system=8), name, 7, SIZE) == "it is of the cluster 8"
+    for other in ({"timeline": 3}, {"start": 4 * SIZE}, {"size": SIZE * 2}):
+        assert "another stretch" in wal.wrong_header(head(**other), name, 7, SIZE)
+    assert wal.wrong_header(head(flags=0), name, 7, SIZE) and wal.wrong_header(head()[:39], name, 7, SIZE)
+
+
+def test_what_the_server_writes_by_itself_is_no_change() -> None:
+    quiet = (
+        "first record is after 0/30160B0, at 0/4000028, skipping over 16686968 bytes\n"
+        "rmgr: XLOG        len (rec/tot): 24/24, tx:          0, lsn: 0/03016098, prev 0/03016030, desc: SWITCH \n"
+        "rmgr: Standby     len (rec/tot):     50/    50, tx:          0, lsn: 0/04000028, prev 0/03016098, "
+        "desc: RUNNING_XACTS nextXid 726 latestCompletedXid 725 oldestRunningXid 726\n"
+    )
+    commit = quiet.replace("Standby", "Transaction").replace("RUNNING_XACTS", "COMMIT")
+    assert wal.quiet(quiet, 500) and not wal.quiet(commit, 500)
+    assert not wal.quiet(quiet, 2)  # there may be more
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        ({}, "name a cluster"),
+        ({"cluster": "main"}, "a version and a name"),
+        ({"cluster": "15/../x"}, "a version and a name"),
+        ({"cluster": "15/main", "unit": "postgresql"}, "with data alone"),
+        ({"data": "/srv/pg", "unit": "--force"}, "no name of a unit"),
+        ({"data": "/srv/../pg"}, "absolute path"),
+        ({"data": "/srv/p g"}, "absolute path"),
+        ({"data": "/srv/pg%f"}, "absolute path"),
+        ({"data": "/srv/pg", "archive": "/srv/pg/wal"}, "side by side"),
+        ({"data": "/srv/pg", "archive": "/srv"}, "side by side"),
+        ({"data": "/srv/pg", "base": "/srv/x"}, "unknown key 'base'"),
+    ],
+)
+def test_bad_declarations(spec: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        postgresql.check(spec)
+
+
+def test_declarations_are_completed_and_name_the_configuration() -> None:
+    made = postgresql.check({"cluster": "15/main"})
+    assert made == postgresql.check(made)
+    assert (made["data"], made["archive"]) == ("/var/lib/postgresql/15/main", "/var/lib/postgresql/15/main.evenkeel")
+    assert postgresql.trees(made) == [
+        "/etc/postgresql/15/main",
+        "/var/lib/postgresql/15/main/postgresql.auto.conf",
+    ]
+    assert "/srv/pg/pg_hba.conf" in postgresql.trees(postgresql.check({"data": "/srv/pg"}))
+
+
+def record(**other: Any) -> str:
+    known = {
+        **postgresql.check({"data": "/srv/pg"}),
+        "base": wal.Base(1, 1, 2, "0123456789abcdef").name,
+        "lsn": "0/3016098",
+        "point": "evenkeel_20261125T131140_b17e9d8b",
+        "segment": "000000010000000000000003",
+        "segment_size": SIZE,
+        "system": "7712093980473719295",
+        "timeline": 1,
+        "version": 15,
+    }
+    return "cluster " + json.dumps({**known, **other}, sort_keys=True)
+
+
+def test_only_records_of_ours_are_believed() -> None:
+    assert postgresql._recorded([record()])["timeline"] == 1
+    wrong: list[dict[str, Any]] = [
+        {"base": "../../etc"},
+        {"point": "x'; drop"},
+        {"lsn": "0/0; rm"},
+        {"segment": "../x"},
+        {"data": "relative"},
+        {"archive": '/srv/"; rm'},
+        {"timeline": "one"},
+        {"segment_size": 1},
+    ]
+    for one in wrong:
+        with pytest.raises(Damaged, match="is refused"):
+            postgresql._recorded([record(**one)])
+    for line in ("cluster {}", "other " + record()[8:], "cluster []", "cluster {"):
+        with pytest.raises(Damaged, match="is refused"):
+            postgresql._recorded([line])
+    with pytest.raises(Refused, match="could not be recorded then"):
+        postgresql._recorded(['kept {"data": "/srv/pg", "why": "it was down"}'])
