@@ -112,7 +112,7 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     asked = _asked(store)
     if asked is not None:
         manifest = store.manifest(asked["checkpoint"])
-        _execute(store, manifest, asked["kinds"], boot, insist=True)
+        _execute(store, manifest, asked["kinds"], boot, insist=True, undo=asked.get("undo", ""))
         said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     change = _deadman.armed(store)
     why = change.overdue(store.system) if change is not None else None
@@ -158,9 +158,10 @@ def _execute(
     insist: bool = False,
     swap: bool = False,
     arm: Arm | None = None,
+    undo: str = "",
 ) -> dict[str, Any]:
     with ExitStack() as locks:
-        return _carry_out(store, manifest, kinds, boot, insist, swap, arm, locks)
+        return _carry_out(store, manifest, kinds, boot, insist, swap, arm, locks, undo)
 
 
 def _carry_out(
@@ -172,14 +173,15 @@ def _carry_out(
     swap: bool,
     arm: Arm | None,
     locks: ExitStack,
+    undo: str,
 ) -> dict[str, Any]:
+    """``undo``: what an interrupted run of it has kept already; what it left half done is nothing to go back to."""
     writer = Writer(store.objects)
     chosen = [section.kind for section in _chosen(manifest, kinds)]
     locks.enter_context(held(chosen, store.system, insist))
-    undo = ""
     try:
         made = _plan(store, manifest, kinds, writer, boot, swap)
-        if made.steps:
+        if made.steps and not undo:
             undo = store.commit(writer, UNDO, manifest.host, made.before).id
         else:
             writer.discard()
@@ -195,7 +197,7 @@ def _carry_out(
         later = {step.resource for step in made.late}
         _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
         if made.early or (made.late and not made.files):
-            _ask(store, manifest, kinds)
+            _ask(store, manifest, kinds, undo)
         if made.early:
             locks.close()  # A package may bring its users.
             done += _apply(EARLY, made.early, _restore(store, manifest, boot))
@@ -256,9 +258,9 @@ def _resume(store: Store) -> str:
     return store.join("resume")
 
 
-def _ask(store: Store, manifest: Manifest, kinds: Sequence[str] | None) -> None:
+def _ask(store: Store, manifest: Manifest, kinds: Sequence[str] | None, undo: str) -> None:
     """From here on a kill is followed by the whole rollback: all new instead of all old."""
-    write_file(_resume(store), json.dumps({"checkpoint": manifest.id, "kinds": kinds}).encode())
+    write_file(_resume(store), json.dumps({"checkpoint": manifest.id, "kinds": kinds, "undo": undo}).encode())
 
 
 def _asked(store: Store) -> dict[str, Any] | None:

@@ -102,6 +102,9 @@ def test_a_kill_before_the_files_ends_all_new(store: Store, tree: Path, installe
     assert "carried out an interrupted rollback to before" in said[0]
     assert differences(copy, tree) == "" and installer.place.read_text() == "1"
     assert not _deadman.host_state(store.root)["interrupted"]
+    rollback(store, "undo")
+    assert installer.place.read_text() == "2" and (tree / "sub" / "small").read_text() == "changed"
+    assert (tree / "a").read_text() == "first", "as it was before the rollback, not as the kill left it"
 
 
 def test_a_missing_content_is_found_before_anything_changes(store: Store, tree: Path, installer: Installer) -> None:
