@@ -40,8 +40,9 @@ options:
       - What is to be protected, each a mapping with one key, the kind.
       - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
         otherwise against each name).
-      - V(packages) takes C(names), or nothing for all packages (Debian and its kin). Versions, holds and the marks auto
-        and manual are recorded, and the package files are kept in the store, from apt's cache or else its mirror. What
+      - V(packages) takes C(names), or nothing for all packages, of dpkg or rpm (with rpm's Python module; locks of
+        dnf are files). Versions, holds and the marks auto and manual are recorded, and the package files are kept in
+        the store, from the cache of apt or dnf or else the mirror. What
         was not installed is removed again, but its data stay; purge it before it is installed anew with its
         configuration files. Packages are put back before files.
       - V(postgresql) takes C(cluster) (of Debian's, such as V(15/main)), or C(data) (a data directory) and C(unit); and

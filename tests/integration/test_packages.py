@@ -155,7 +155,8 @@ def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet, script: s
     take(host)
     before = host.on(HOST, STATE)
     host.on(HOST, UPGRADE + f"echo {script} > {SLOW}")
-    running = threading.Thread(target=_rollback_to_its_death, args=[host])
+    after = host.on(HOST, STATE)
+    running = threading.Thread(target=rollback_to_its_death, args=[host, HOST])
     running.start()
     waits = f"(ek-demo.|tmp.ci/){script}"
     assert host.eventually(lambda: host.on(HOST, f"pgrep -f '[ ]/.*{waits}'", check=False) != "", 60)
@@ -168,6 +169,9 @@ def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet, script: s
     assert host.on(HOST, STATE) == before
     assert host.on(HOST, "cat /etc/ek-demo/conf") == "of the administrator\n"
     assert host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
+    # The undo is what was there before it all began, not what the kill left.
+    assert not module(host, "ft_rollback", to="undo")["failed"]
+    assert host.on(HOST, STATE) == after
 
 
 def test_a_reboot_puts_packages_back_before_their_services_start(host: Fleet) -> None:
@@ -183,6 +187,6 @@ def test_a_reboot_puts_packages_back_before_their_services_start(host: Fleet) ->
     assert host.eventually(lambda: host.on(HOST, "cat /run/ek-demo", check=False) == "1.0\n", 20)
 
 
-def _rollback_to_its_death(fleet: Fleet) -> None:
+def rollback_to_its_death(fleet: Fleet, host: str) -> None:
     with contextlib.suppress(AssertionError, ValueError):
-        module(fleet, "ft_rollback", to="before")
+        fleet.module(host, "ft_rollback", to="before")

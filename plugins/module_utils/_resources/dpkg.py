@@ -12,13 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 
-from .._errors import Damaged, EvenkeelError, RestoreFailed, UsageError
+from .._errors import Damaged, EvenkeelError, RestoreFailed
 from .._services import systemd
 from .._store.durable import write_all
 from .._store.objects import SMALL, Hasher
 from .._system import Completed, System
 from .kind import Restore, Sink
-from .package import REPACK, Package
+from .package import LATER, Ident, Package
 
 _ARCHIVES = "/var/cache/apt/archives"
 _MARKS = "/var/lib/apt/extended_states"
@@ -43,10 +43,10 @@ _KEEP_CONFIG = ("--force-confdef", "--force-confold")
 
 
 def look(system: System) -> dict[str, Package]:
-    """key -> package, of all that is installed or half so. UsageError where there is no dpkg."""
+    """key -> package, of all that is installed or half so; none where dpkg is not the host's package manager."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
-    if seen.rc == 127:
-        raise UsageError(f"packages: this host has no dpkg, and no other package manager is supported: {seen.words}")
+    if seen.rc == 127 or (seen.rc and "no packages found" in seen.err):
+        return {}
     if seen.rc:
         raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'dpkg --audit' says")
     try:
@@ -99,8 +99,8 @@ def older(one: str, other: str, system: System) -> bool:
 # -- package files
 
 
-def keep(packages: Sequence[Package], sink: Sink, system: System) -> dict[str, str]:
-    """key -> name of the package file in the sink, for those of which one can be had.
+def keep(packages: Sequence[Package], sink: Sink, system: System) -> dict[Ident, str]:
+    """ident -> name of the package file in the sink, for those of which one can be had.
 
     In this order: apt's cache, the mirror, a file made anew by dpkg-repack. With a Hasher nothing is downloaded or
     made: the name is that of the file which a Writer would get.
@@ -111,40 +111,39 @@ def keep(packages: Sequence[Package], sink: Sink, system: System) -> dict[str, s
     found = {}
     for package in packages:
         path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
-        if os.path.isfile(path) and identity(path, system) == package[:3]:
-            sha = _add(path, sink)
-            if sha and sha == offered.get(package.key, sha):
-                found[package.key] = sha
-    missing = [package for package in packages if package.key not in found]
+        if os.path.isfile(path) and identity(path, system) == package.ident:
+            sha = add_file(path, sink)
+            if sha and sha == offered.get(package.ident, sha):
+                found[package.ident] = sha
+    missing = [package for package in packages if package.ident not in found]
     if isinstance(sink, Hasher):
-        last = REPACK if shutil.which("dpkg-repack") else ""
-        return {**{one.key: offered.get(one.key, last) for one in missing}, **found}
-    if sink.objects is not None:
-        with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
-            wanted = [package for package in missing if package.key in offered]
-            found.update(_download(wanted, offered, folder, sink, system))
-            for package in missing:
-                if package.key not in found and shutil.which("dpkg-repack"):
-                    found.update(_repack(package, folder, sink, system))
+        last = LATER if shutil.which("dpkg-repack") else ""
+        return {**{one.ident: offered.get(one.ident, last) for one in missing}, **found}
+    with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
+        wanted = [package for package in missing if package.ident in offered]
+        found.update(_download(wanted, offered, folder, sink, system))
+        for package in missing:
+            if package.ident not in found and shutil.which("dpkg-repack"):
+                found.update(_repack(package, folder, sink, system))
     return found
 
 
-def _offered(packages: Sequence[Package], system: System) -> dict[str, str]:
-    """key -> SHA-256, of the versions that apt's lists say can be downloaded."""
+def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
+    """ident -> SHA-256, of the versions that apt's lists say can be downloaded."""
     asked = [f"{package.key}={package.version}" for package in packages]
     shown = system.run(["apt-cache", "show", "--no-all-versions", *asked], _LOOK)
-    wanted = {package[:3]: package.key for package in packages}
+    wanted = {package.ident for package in packages}
     found = {}
     for record in _paragraphs(shown.out):
-        key = wanted.get((record.get("Package", ""), record.get("Architecture", ""), record.get("Version", "")))
-        if key and re.fullmatch("[0-9a-f]{64}", record.get("SHA256", "")):
-            found[key] = record["SHA256"]
+        ident = (record.get("Package", ""), record.get("Architecture", ""), record.get("Version", ""))
+        if ident in wanted and re.fullmatch("[0-9a-f]{64}", record.get("SHA256", "")):
+            found[ident] = record["SHA256"]
     return found
 
 
 def _download(
-    packages: Sequence[Package], offered: Mapping[str, str], folder: str, sink: Sink, system: System
-) -> dict[str, str]:
+    packages: Sequence[Package], offered: Mapping[Ident, str], folder: str, sink: Sink, system: System
+) -> dict[Ident, str]:
     if not packages:
         return {}
     options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
@@ -152,23 +151,23 @@ def _download(
     argv += [f"{package.key}={package.version}" for package in packages]
     # Some may fail: what came is in the folder, under the name that apt gives it, and is known by its hash.
     system.run(argv, _CONNECT + _EACH * len(packages))
-    keys = {offered[package.key]: package.key for package in packages}
-    came = [_add(os.path.join(folder, name), sink) for name in sorted(os.listdir(folder)) if name.endswith(".deb")]
-    return {keys[sha]: sha for sha in came if sha in keys}
+    idents = {offered[package.ident]: package.ident for package in packages}
+    came = [add_file(os.path.join(folder, name), sink) for name in sorted(os.listdir(folder)) if name.endswith(".deb")]
+    return {idents[sha]: sha for sha in came if sha in idents}
 
 
-def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[str, str]:
+def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[Ident, str]:
     inside = tempfile.mkdtemp(dir=folder)
     name = package.name if package.arch == "all" else package.key
     system.run(["env", "-C", inside, "dpkg-repack", name], 600.0)
     for made in os.listdir(inside):
         path = os.path.join(inside, made)
-        if made.endswith(".deb") and identity(path, system) == package[:3]:
-            return {package.key: _add(path, sink)}
+        if made.endswith(".deb") and identity(path, system) == package.ident:
+            return {package.ident: add_file(path, sink)}
     return {}
 
 
-def _add(path: str, sink: Sink) -> str:
+def add_file(path: str, sink: Sink) -> str:
     """The file's content into the sink; its name there, or "" when it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -182,7 +181,7 @@ def _add(path: str, sink: Sink) -> str:
         os.close(fd)
 
 
-def identity(path: str, system: System) -> tuple[str, str, str]:
+def identity(path: str, system: System) -> Ident:
     """(name, architecture, version) of a package file; empty words where it is none."""
     words = system.run(["dpkg-deb", "--show", "--showformat=${Package}\\t${Architecture}\\t${Version}", path], _LOOK)
     name, arch, version = (words.out.split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")

@@ -10,16 +10,20 @@ import re
 from typing import NamedTuple
 
 _LINE = re.compile(
-    r"deb (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
+    r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
     r" (?P<version>[A-Za-z0-9][A-Za-z0-9.+~:^_-]*)"
-    r" (?P<mark>auto|manual)(?P<hold> hold)?( status=(?P<status>[a-z-]+))?( repack)?( sha256=(?P<sha256>[0-9a-f]{64}))?"
+    r" (?P<mark>auto|manual)(?P<hold> hold)?( status=(?P<status>[a-z-]+))?( later)?( sha256=(?P<sha256>[0-9a-f]{64}))?"
 )
+
+
+# Name, architecture, version.
+Ident = tuple[str, str, str]
 
 
 class Package(NamedTuple):
     """``status`` is empty for a package that is installed whole, and otherwise dpkg's word for what it is.
 
-    ``sha256`` names its package file in the store; ``REPACK`` stands for a file that is yet to be made.
+    ``sha256`` names its package file in the store; ``LATER`` stands for a file that is yet to be had.
     """
 
     name: str
@@ -29,19 +33,24 @@ class Package(NamedTuple):
     auto: bool = False
     status: str = ""
     sha256: str = ""
+    manager: str = "deb"
 
     @property
     def key(self) -> str:
         return f"{self.name}:{self.arch}"
 
+    @property
+    def ident(self) -> Ident:
+        return self[:3]
+
     def line(self) -> str:
-        words = ["deb", self.key, self.version, "auto" if self.auto else "manual"]
+        words = [self.manager, self.key, self.version, "auto" if self.auto else "manual"]
         if self.hold:
             words.append("hold")
         if self.status:
             words.append(f"status={self.status}")
         if self.sha256:
-            words.append("repack" if self.sha256 == REPACK else f"sha256={self.sha256}")
+            words.append("later" if self.sha256 == LATER else f"sha256={self.sha256}")
         return " ".join(words)
 
     @classmethod
@@ -58,13 +67,15 @@ class Package(NamedTuple):
             found["mark"] == "auto",
             found["status"] or "",
             found["sha256"] or "",
+            found["manager"],
         )
 
     @classmethod
     def of(cls, stored: list[object]) -> Package:
         """From the list that a step keeps of it."""
-        name, arch, version, hold, auto, status, sha256 = stored
-        return cls(str(name), str(arch), str(version), bool(hold), bool(auto), str(status), str(sha256))
+        name, arch, version, hold, auto, status, sha256, manager = stored
+        words = (str(name), str(arch), str(version))
+        return cls(*words, bool(hold), bool(auto), str(status), str(sha256), str(manager))
 
 
-REPACK = "repack"
+LATER = "later"

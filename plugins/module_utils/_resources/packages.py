@@ -21,25 +21,25 @@ from .._errors import Damaged, UsageError
 from .._store.manifest import Manifest
 from .._store.objects import Hasher, Objects
 from .._system import System
-from . import dpkg
+from . import dpkg, rpm
 from .kind import Kind, Restore, Sink
-from .package import Package
+from .package import Ident, Package
 from .step import Step
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
+NO_FILE = "; its package file is not in the store"
 
 
 class Recorded(NamedTuple):
-    """``present``: key -> package; ``absent``: names, with or without architecture, of which none was installed."""
+    """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``."""
 
-    present: dict[str, Package]
+    present: list[Package]
     absent: set[str]
 
     def covers(self, package: Package) -> bool:
-        """Whether the package was not installed, as far as this record says."""
-        return package.key not in self.present and not self.absent.isdisjoint({package.key, package.name, _ALL})
+        return not self.absent.isdisjoint({package.key, package.name, _ALL})
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
@@ -58,28 +58,34 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
     return {"names": sorted(set(names))}
 
 
+def look(system: System) -> list[Package]:
+    """All that is installed, by name. UsageError where neither dpkg nor rpm has installed anything."""
+    found = list(dpkg.look(system).values()) or rpm.look(system)
+    if not found:
+        raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")
+    return sorted(found)
+
+
 def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """A line for each package, with the name of its file in the sink as far as one can be had."""
-    live = dpkg.look(system)
+    live = look(system)
     names = spec["names"]
-    chosen = [one for one in live.values() if names is None or not {one.key, one.name}.isdisjoint(names)]
+    chosen = [one for one in live if names is None or not {one.key, one.name}.isdisjoint(names)]
     known = remembered(sink.objects, chosen)
     # What could not be had last time is tried again where it would be kept, and otherwise expected to be so again.
-    settled = {key for key, sha in known.items() if sha or isinstance(sink, Hasher)}
-    unknown = [one for one in chosen if (one.key, one.version) not in settled]
-    found = dpkg.keep(unknown, sink, system)
-    lines = [
-        one._replace(sha256=known.get((one.key, one.version)) or found.get(one.key, "")).line()
-        for one in sorted(chosen)
-    ]
+    settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
+    unknown = [one for one in chosen if one.ident not in settled]
+    manager = live[0].manager
+    found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system)
+    lines = [one._replace(sha256=known.get(one.ident) or found.get(one.ident, "")).line() for one in chosen]
     have = {one.key for one in chosen} | {one.name for one in chosen}
-    return lines + [f"deb {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+    return lines + [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
 
 
-def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[tuple[str, str], str]:
-    """(key, version) -> the file in the store, or "" where the newest checkpoint that has it could get none."""
-    found: dict[tuple[str, str], str] = {}
-    missing = {(one.key, one.version) for one in wanted}
+def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident, str]:
+    """ident -> the file in the store, or "" where the newest checkpoint that has it could get none."""
+    found: dict[Ident, str] = {}
+    missing = {one.ident for one in wanted}
     folder = os.path.join(objects.root, "manifests") if objects is not None else ""
     if objects is None or not os.path.isdir(folder):
         return found
@@ -92,46 +98,74 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[tuple
         if b"\nresource packages " not in data or hashlib.sha256(data).hexdigest() != os.path.basename(path):
             continue
         sections = [one for one in Manifest.parse(data, os.path.basename(path)).sections if one.kind == "packages"]
-        for one in (one for section in sections for one in parse(section.lines).present.values()):
-            if (one.key, one.version) in missing and (not one.sha256 or objects.has(one.sha256)):
-                found[(one.key, one.version)] = one.sha256
-                missing.remove((one.key, one.version))
+        for one in (Package.parse(line) for section in sections for line in section.lines):
+            if one is not None and one.ident in missing and (not one.sha256 or objects.has(one.sha256)):
+                found[one.ident] = one.sha256
+                missing.remove(one.ident)
     return found
 
 
 def parse(lines: Sequence[str]) -> Recorded:
     """Raises Damaged for what ``capture`` could not have written."""
-    recorded = Recorded({}, set())
+    recorded = Recorded([], set())
     for line in lines:
         word, _blank, rest = line.partition(" ")
         name = rest[: -len(" -")]
-        if word == "deb" and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
+        if word in ("deb", "rpm") and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
             recorded.absent.add(name)
             continue
         package = Package.parse(line)
         if package is None:
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}; nothing was changed")
-        recorded.present[package.key] = package
+        recorded.present.append(package)
     return recorded
 
 
-def compare(then: Recorded, live: Mapping[str, Package], older: Callable[[str, str], bool]) -> list[Step]:
-    """What makes ``live`` as recorded. Pure; ``older`` tells whether its first version is older than its second."""
+def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], bool]) -> list[Step]:
+    """What makes the packages of dpkg as recorded. Pure; ``older``: whether its first version is before its second."""
     steps = []
     replaced = set()
-    for key, wanted in sorted(then.present.items()):
-        now = live.get(key) or _other_architecture(live, wanted)
-        if now is not None and now.key != key:
-            replaced.add(now.key)
-        if now is None or now.status or (now.key, now.version) != (key, wanted.version):
-            steps.append(_install(wanted, now, older))
-        steps += _marks(wanted, now or wanted._replace(hold=False, auto=False))
-    for key, now in sorted(live.items()):
-        if then.covers(now) and key not in replaced:
-            steps.append(Step("packages", "remove", key, "was not installed", {"package": list(now)}))
-        elif now.status and key not in then.present and key not in replaced:
-            steps.append(Step("packages", "configure", key, f"is {now.status}", {"package": list(now)}))
+    live = {one.key: one for one in now}
+    present = {one.key for one in then.present}
+    for wanted in then.present:
+        had = live.get(wanted.key) or _other_architecture(live, wanted)
+        if had is not None and had.key != wanted.key:
+            replaced.add(had.key)
+        if had is None or had.status or (had.key, had.version) != (wanted.key, wanted.version):
+            steps.append(_install(wanted, had, older))
+        steps += _marks(wanted, had or wanted._replace(hold=False, auto=False))
+    for key, one in live.items():
+        if key in present or key in replaced:
+            continue
+        if then.covers(one):
+            steps.append(_step("remove", key, "was not installed", one))
+        elif one.status:
+            steps.append(_step("configure", key, f"is {one.status}", one))
     return steps
+
+
+def compare_versions(then: Recorded, now: Sequence[Package]) -> list[Step]:
+    """What makes the packages of rpm as recorded, of which several versions may be installed at once. Pure."""
+    steps = []
+    present = {one.ident for one in then.present}
+    recorded = {one.key for one in then.present}
+    live = {one.ident: one for one in now}
+    for wanted in then.present:
+        had = live.get(wanted.ident)
+        if had is None:
+            others = ", ".join(one.version for one in now if one.key == wanted.key)
+            why = f"is {others}" if others else "is not installed"
+            why += "" if wanted.sha256 else NO_FILE
+            steps.append(_step("install", f"{wanted.key} {wanted.version}", why, wanted))
+        steps += _marks(wanted, had or wanted._replace(auto=False))
+    for one in now:
+        if one.ident not in present and (one.key in recorded or then.covers(one)):
+            steps.append(_step("remove", f"{one.key} {one.version}", "was not installed", one))
+    return steps
+
+
+def _step(action: str, target: str, why: str, package: Package) -> Step:
+    return Step("packages", action, target, why, {"package": list(package)})
 
 
 def _other_architecture(live: Mapping[str, Package], wanted: Package) -> Package | None:
@@ -151,23 +185,29 @@ def _install(wanted: Package, now: Package | None, older: Callable[[str, str], b
         action = "downgrade" if older(wanted.version, now.version) else "upgrade"
         why = f"is {now.version}" + (f", {now.status}" if now.status else "")
     if not wanted.sha256:
-        why += "; its package file is not in the store"
-    return Step("packages", action, f"{wanted.key} {wanted.version}", why, {"package": list(wanted)})
+        why += NO_FILE
+    return _step(action, f"{wanted.key} {wanted.version}", why, wanted)
 
 
 def _marks(wanted: Package, now: Package) -> list[Step]:
     steps = []
     if wanted.hold != now.hold:
         action, why = ("hold", "is not held") if wanted.hold else ("unhold", "is held")
-        steps.append(Step("packages", action, wanted.key, why, {"package": list(wanted)}))
+        steps.append(_step(action, wanted.key, why, wanted))
     if wanted.auto != now.auto:
         action, why = ("auto", "is marked manual") if wanted.auto else ("manual", "is marked auto")
-        steps.append(Step("packages", action, wanted.key, why, {"package": list(wanted)}))
+        steps.append(_step(action, wanted.key, why, wanted))
     return steps
 
 
 def plan(then: Sequence[str], system: System) -> list[Step]:
-    return compare(parse(then), dpkg.look(system), lambda one, other: dpkg.older(one, other, system))
+    recorded, now = parse(then), look(system)
+    manager = then[0].split(" ")[0] if then else now[0].manager
+    if manager != now[0].manager:
+        raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
+    if manager == "rpm":
+        return compare_versions(recorded, now)
+    return compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
 
 
 def verify(then: Sequence[str], system: System) -> list[str]:
@@ -177,7 +217,7 @@ def verify(then: Sequence[str], system: System) -> list[str]:
 
 def lacks(lines: Sequence[str]) -> list[str]:
     """What a rollback to these lines could not bring back, in words."""
-    present = parse(lines).present.values()
+    present = parse(lines).present
     found = []
     broken = [f"{one.name} is {one.status}" for one in present if one.status]
     if broken:
@@ -189,7 +229,8 @@ def lacks(lines: Sequence[str]) -> list[str]:
     if without:
         found.append(
             f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
-            "cannot be installed again from the store. Update apt's lists, or install dpkg-repack, and take it again"
+            "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
+            "take the checkpoint again"
         )
     return found
 
@@ -200,7 +241,7 @@ def _some(words: Sequence[str]) -> str:
 
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     packages = [(step.action, Package.of(step.detail["package"])) for step in steps]
-    dpkg.transact(packages, at)
+    (dpkg if packages[0][1].manager == "deb" else rpm).transact(packages, at)
     return list(steps)
 
 

@@ -20,7 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import dpkg, packages
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import dpkg, packages, rpm
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -34,7 +34,7 @@ WEB = Package("web", "amd64", "1:1.0-1~deb12u1", sha256=SHA)
 
 
 def plan(then: Sequence[str], *live: Package) -> list[str]:
-    steps = packages.compare(packages.parse(then), {one.key: one for one in live}, lambda one, other: one < other)
+    steps = packages.compare(packages.parse(then), live, lambda one, other: one < other)
     return [f"{step.action} {step.target}: {step.why}" for step in steps]
 
 
@@ -86,11 +86,12 @@ def test_what_dpkg_and_apt_say_is_read() -> None:
 
 @pytest.mark.parametrize(
     "package",
-    [WEB, WEB._replace(sha256=""), WEB._replace(hold=True, auto=True, status="unpacked"), WEB._replace(name="g++-12")],
+    [WEB._replace(manager="rpm", name="kernel-core", arch="x86_64", version="0:6.1^git~1-2.el9_4"), WEB]
+    + [WEB._replace(sha256=""), WEB._replace(hold=True, auto=True, status="unpacked"), WEB._replace(name="g++-12")],
 )
 def test_a_line_is_read_as_it_was_written(package: Package) -> None:
     assert Package.parse(package.line()) == package
-    assert packages.parse([package.line()]).present == {package.key: package}
+    assert packages.parse([package.line()]).present == [package]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_line_is_read_as_it_was_written(package: Package) -> None:
         "deb web:amd64 1 sometimes",
         f"deb web:amd64 1 manual sha256={'a' * 63}",
         "deb -x -",
-        "rpm web:amd64 1 manual",
+        "apk web:amd64 1 manual",
         "",
     ],
 )
@@ -166,6 +167,44 @@ def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
     assert dpkg.beyond("Remv lib:i386 [1]", [], [lib]) == ["lib:i386 (Remv)"]
     argv = dpkg.apt_install(["/tmp/web.deb"], [lib])
     assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
+
+
+# -- rpm
+
+
+def plan_rpm(then: Sequence[str], *live: Package) -> list[str]:
+    return [f"{one.action} {one.target}: {one.why}" for one in packages.compare_versions(packages.parse(then), live)]
+
+
+def test_what_rpm_and_dnf_say_is_read() -> None:
+    listed = "web\tx86_64\t0:1.0-1.el9\nlib\tnoarch\t2:1-1\ngpg-pubkey\t(none)\t0:12-34\n"
+    assert [one.line() for one in rpm.packages_of(listed, "\nweb:x86_64\n\nother:noarch\n")] == [
+        "rpm web:x86_64 0:1.0-1.el9 manual",
+        "rpm lib:noarch 2:1-1 auto",
+    ]
+    assert not any(one.auto for one in rpm.packages_of(listed, None))
+
+
+def test_versions_of_rpm_are_a_set() -> None:
+    old = Package("web", "noarch", "0:1.0-1", sha256=SHA, manager="rpm")
+    new, third = old._replace(version="0:2.0-1"), old._replace(version="0:3.0-1")
+    install, remove = "install web:noarch 0:1.0-1: is 0:2.0-1", "remove web:noarch 0:2.0-1: was not installed"
+    assert plan_rpm([old.line()], new) == [install, remove]
+    # What a kill leaves: the one is there already, the other one still.
+    assert plan_rpm([old.line()], old, new) == [remove]
+    assert plan_rpm([old.line(), new.line()], old, new) == []
+    assert plan_rpm([old.line(), new.line()], new, third)[0] == "install web:noarch 0:1.0-1: is 0:2.0-1, 0:3.0-1"
+    other = old._replace(name="other")
+    assert plan_rpm([old.line()], old, other) == []
+    assert plan_rpm([old.line(), "rpm * -"], old, other) == ["remove other:noarch 0:1.0-1: was not installed"]
+    assert plan_rpm([old.line()], old._replace(auto=True)) == ["manual web:noarch: is marked auto"]
+    assert "not in the store" in plan_rpm([old._replace(sha256="").line()])[0]
+
+
+def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
+    store = Debian([OLD]).store(tmp_path)
+    with pytest.raises(UsageError, match="packages of rpm were recorded, and this host has those of deb"):
+        packages.plan(["rpm web:noarch 0:1-1 manual"], store.system)
 
 
 # -- package files
@@ -316,7 +355,7 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
     assert host.installed == [NEW]
 
 
-def test_a_host_without_dpkg_is_told(tmp_path: Path) -> None:
+def test_a_host_without_packages_is_told(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), replace(SYSTEM, run=lambda argv, _time: Completed(tuple(argv), 127, "", "")))
-    with pytest.raises(UsageError, match="no dpkg"):
+    with pytest.raises(UsageError, match="neither dpkg nor rpm"):
         checkpoint(store, "before", ALL)
