@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Callable
 
-from ._errors import Busy, Damaged, UsageError
+from ._errors import Busy, Damaged, EvenkeelError, UsageError
 from ._store.durable import move_all, write_file
 from ._store.objects import CHUNK
 from ._store.store import Store, objects_of, paths_of
@@ -67,7 +67,8 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
     """Read the store and the replicas in it (``ft_scrub``); the result as documented there.
 
     ``time_limit`` in seconds, looked at between batches; ``share``: the part of the time, in percent, that is spent
-    reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first.
+    reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first. Raises
+    EvenkeelError when something could not be put aside or written down.
     """
     if not 1 <= share <= 100:
         raise UsageError(f"share: {share} is not a percentage from 1 to 100")
@@ -84,6 +85,12 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
             f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again what this host still has as "
             "it was; for the rest recover the checkpoint from a replica (ft_recover), or send the replica again "
             "(ft_replicate)",
+            **result,
+        )
+    if run.left:
+        raise EvenkeelError(
+            f"nothing that was read of {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
+            "again",
             **result,
         )
     return result
@@ -142,7 +149,12 @@ class _Run:
     def _save(self) -> None:
         if not self.check_mode and self.store.exists:
             line = json.dumps(asdict(self.state), sort_keys=True).encode()
-            write_file(self.store.join("scrub"), line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
+            data = line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+            try:
+                write_file(self.store.join("scrub"), data)
+            except OSError as error:
+                # Of a disk that fails, what it still tells counts most.
+                self.left.append(f"could not write down what was read: {error}")
 
     def _read(self, batch: Batch) -> None:
         store, found = self.stores[batch.host], self.found[batch.host]

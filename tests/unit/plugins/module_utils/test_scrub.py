@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica, _scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -203,6 +203,22 @@ def test_what_is_pruned_while_it_is_looked_for_is_not_missing(
     os.rename(store.join("trash", "manifests", first), store.join("manifests", first))
     store.objects.empty_trash(float("inf"))
     assert scrub(store)["damaged"] == []
+
+
+def test_a_disk_that_takes_no_more_writes_still_gets_its_damage_told(
+    store: Store, tree: Path, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: object) -> None:
+        raise OSError(30, os.strerror(30))
+
+    for name in ("write_file", "move_all"):
+        monkeypatch.setattr(_scrub, name, fails)
+    with pytest.raises(EvenkeelError, match="nothing that was read .* Read-only file system"):
+        scrub(store)
+    spoil(large, large.read_bytes()[:9], b"otherwise")
+    found = damage(store)
+    assert found["damaged"][0]["paths"] == [f"{tree}/sub/large"] and not found["changed"] and large.exists()
+    assert any(one.startswith("could not put aside object") for one in found["left"])
 
 
 # -- many runs make a pass
