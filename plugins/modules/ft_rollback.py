@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: ft_rollback
 short_description: Put a host back to a checkpoint
 description:
-  - Verifies all that it needs in the store, records what it is about to replace, then puts packages, files and services
-    back.
+  - Verifies all that it needs in the store, records what it is about to replace, then puts it all back in an
+    order that holds - packages, files and accounts, values of the kernel, the firewall, services.
   - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
     finished it.
   - Ends a change under way when O(to) is its checkpoint.
