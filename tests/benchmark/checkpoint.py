@@ -59,7 +59,8 @@ class Run(NamedTuple):
 
 
 def timed(*commands: Sequence[str], cwd: str = "/") -> Run:
-    """Run the commands one after the other."""
+    """Run the commands one after the other; what others have left unwritten is not theirs to write."""
+    os.sync()
     began, peak = time.monotonic(), 0
     for argv in commands:
         process = subprocess.Popen(
@@ -168,10 +169,12 @@ def interleaved(runs: int, tools: Sequence[str], one: Callable[[str, int], Run])
 def first(home: Path, files: int, runs: int) -> None:
     tools = Tools(home, home / "tree")
     build(tools.tree, files)
-    os.sync()
 
     def one(tool: str, _run: int) -> Run:
         tools.fresh(tool)
+        # borg puts what it has read out of the page cache, and the next one would read from the disk.
+        for path in tools.tree.rglob("*.conf"):
+            path.read_bytes()
         return tools.save(tool)
 
     used = [US, *(tool for tool in tools.present if tool != RSYNC)]
@@ -182,7 +185,6 @@ def again(home: Path, files: int, runs: int) -> None:
     """The pass that finds nothing changed; then rollback of 1 % drift."""
     tools = Tools(home, home / "tree")
     build(tools.tree, files)
-    os.sync()
     time.sleep(SETTLED)
     used = [US, *tools.present]
     for tool in used:
@@ -201,7 +203,6 @@ def again(home: Path, files: int, runs: int) -> None:
     def back(tool: str, run: int) -> Run:
         mine = its if tool == RESTIC else tools
         drift(mine.tree, files, run)
-        os.sync()
         return mine.restore(tool)
 
     used = [tool for tool in (US, RSYNC, RESTIC) if tool in used]
@@ -215,7 +216,6 @@ def large(home: Path, mib: int, runs: int) -> None:
     with open(tools.tree / "large", "wb") as stream:
         for _number in range(mib):
             stream.write(os.urandom(1 << 20))
-    os.sync()
     hashing = (
         "import hashlib, sys\nd, f = hashlib.sha256(), open(sys.argv[1], 'rb', buffering=0)\n"
         "while b := f.read(1 << 20): d.update(b)"
@@ -231,16 +231,19 @@ def large(home: Path, mib: int, runs: int) -> None:
 
 
 def growth(home: Path, files: int) -> None:
-    """One line of numbers for docs/performance.md: seconds and MiB of each operation on a tree of this size."""
+    """Lines of docs/performance/growth.txt: files, tool, then seconds and MiB of the first checkpoint, of the next
+    without a change, and (ours) of the rollback of 1 % drift."""
     tools = Tools(home, home / "tree")
     build(tools.tree, files)
-    os.sync()
     time.sleep(SETTLED)
-    tools.fresh(US)
-    found = [tools.save(US), tools.save(US)]
-    drift(tools.tree, files, 0)
-    found.append(tools.restore(US))
-    print(files, *(f"{one.seconds:.2f} {one.kib / 1024:.0f}" for one in found), flush=True)
+    for tool in [US, *(tool for tool in tools.present if tool != RSYNC)]:
+        tools.fresh(tool)
+        found = [tools.save(tool), tools.save(tool)]
+        if tool == US:
+            drift(tools.tree, files, 0)
+            found.append(tools.restore(US))
+        print(files, tool, *(f"{one.seconds:.2f} {one.kib / 1024:.0f}" for one in found), flush=True)
+        shutil.rmtree(home / tool)
 
 
 def main() -> int:

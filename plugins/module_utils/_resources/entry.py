@@ -147,6 +147,11 @@ class Entry(NamedTuple):
         return [word for word, different in pairs if different]
 
 
+def is_plain(raw: bytes) -> bool:
+    """Whether ``quote`` leaves it as it is."""
+    return _PLAIN.fullmatch(raw) is not None
+
+
 def quote(raw: bytes) -> str:
     """Percent-encoding of a path: no blanks, no newlines, no byte above ASCII."""
     if _PLAIN.fullmatch(raw):

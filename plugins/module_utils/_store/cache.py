@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
-from .._resources.entry import place_of
+from .._resources.entry import TYPES, place_of
 from . import objects as contents
 from .durable import write_all
 from .objects import Objects
@@ -43,6 +43,7 @@ NEVER = bytes(_SIZE)
 _END = 65
 # The file systems whose times tell of every change, mappings included.
 TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay"}
+_FORMAT = 0o170000
 _SECOND = 1_000_000_000
 # Declarations that are remembered; the oldest go.
 _MOST = 16
@@ -81,16 +82,16 @@ class Cache:
         self.began = now()
         wait = window()
         self._settled = self.began - wait if wait is not None else None
-        self._lines: Sequence[str] = ()
+        self.lines: Sequence[str] = ()
         self._keys = b""
         self._whole = False
-        self._at = 0
+        self.at = 0
         # Whether saving would make a difference for the next look.
         self.stale = True
         try:
             self._load()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._lines, self._keys, self.stale = (), b"", True
+            self.lines, self._keys, self.stale = (), b"", True
 
     def _load(self) -> None:
         with open(self.path, "rb") as stream:
@@ -106,10 +107,10 @@ class Cache:
         start = second + 1 + head["count"] * _SIZE
         if head["began"] > self.began:
             raise ValueError("the clock was set back")
-        lines = data[start:-_END].decode("ascii").split("\n") if head["count"] else []
+        lines = str(body[start:], "ascii").split("\n") if head["count"] else []
         if len(lines) != head["count"]:
             raise ValueError("torn")
-        self._lines, self._keys = lines, data[second + 1 : start]
+        self.lines, self._keys = lines, data[second + 1 : start]
         # While no pack has gone and no index was written anew, no small content has gone.
         now = self.objects.packs()
         self._whole = all(now.get(name) == was for name, was in head["packs"].items())
@@ -118,21 +119,38 @@ class Cache:
     @property
     def empty(self) -> bool:
         """Whether it knows nothing at all."""
-        return not self._lines
+        return not self.lines
+
+    def next(self, path: str, info: os.stat_result, key: bytes) -> str | None:
+        """``line``, if it is the one after that of the call before, which it nearly always is. ``path`` is quoted and
+        followed by a blank, ``key`` that of ``info``."""
+        at = self.at
+        if at >= len(self.lines):
+            return None
+        line = self.lines[at]
+        if (
+            not line.startswith(path, 2)
+            or self._keys[at * _SIZE : at * _SIZE + _SIZE] != key
+            or line[0] != TYPES.get(info.st_mode & _FORMAT)
+            or (line[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line))
+        ):
+            return None
+        self.at = at + 1
+        return line
 
     def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
         """The line that begins with ``start`` (type and path) if it is still true of what has the ``info``."""
-        if not self._lines:
+        if not self.lines:
             return None
-        at = self._at
-        if at >= len(self._lines) or not self._lines[at].startswith(start):
-            at = place_of(self._lines, path)
-            if at >= len(self._lines) or not self._lines[at].startswith(start):
+        at = self.at
+        if at >= len(self.lines) or not self.lines[at].startswith(start):
+            at = place_of(self.lines, path)
+            if at >= len(self.lines) or not self.lines[at].startswith(start):
                 return None
-        self._at = at + 1
+        self.at = at + 1
         if self._keys[at * _SIZE : at * _SIZE + _SIZE] != key_of(info):
             return None
-        line = self._lines[at]
+        line = self.lines[at]
         if start[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line):
             return None
         return line

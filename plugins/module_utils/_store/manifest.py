@@ -29,8 +29,9 @@ lines that stay, ``-<line>`` for one that went, ``+<line>`` for one that came. I
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,6 +39,8 @@ from .._errors import Damaged
 
 _MAGIC = "evenkeel-manifest 1"
 LOG = "log"
+# Lines that are written at once.
+_BATCH = 8192
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
 
 
@@ -49,9 +52,12 @@ class Section:
     spec: dict[str, Any]
     lines: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def text(self) -> Iterator[bytes]:
+        """What it is in a manifest, in pieces: a copy of all lines at once would be as large as the lines."""
         declared = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
-        return "\n".join([f"resource {self.kind} {declared}", *self.lines]) + "\n"
+        yield f"resource {self.kind} {declared}\n".encode("ascii")
+        for at in range(0, len(self.lines), _BATCH):
+            yield ("\n".join(self.lines[at : at + _BATCH]) + "\n").encode("ascii")
 
 
 @dataclass(frozen=True)
@@ -81,17 +87,20 @@ class Manifest:
 
         ``base`` is whole, and declares the same (see ``Manifest.can_follow``).
         """
-        body = b"".join(section.text().encode("ascii") for section in sections)
-        root = hashlib.sha256(body).hexdigest()
+        root = cls.root_of(sections)
+        written = sections
         if base is not None:
             parent = base.id
             pairs = zip(base.sections, sections)
-            changes = [replace(after, lines=_changes(before.lines, after.lines)) for before, after in pairs]
-            body = b"".join(section.text().encode("ascii") for section in changes)
+            written = [replace(after, lines=_changes(before.lines, after.lines)) for before, after in pairs]
         kind = "snapshot" if base is None else LOG
         fields = {"created": created, "host": host, "kind": kind, "name": name, "parent": parent or "-", "root": root}
         head = "\n".join([_MAGIC, *(f"{key} {fields[key]}" for key in _HEADER)]).encode("ascii")
-        data = head + b"\n\n" + body
+        stream = io.BytesIO()
+        stream.write(head + b"\n\n")
+        for section in written:
+            stream.writelines(section.text())
+        data = stream.getvalue()
         made = cls(created, host, name, sections, kind, parent, root, hashlib.sha256(data).hexdigest())
         return made, data
 
@@ -124,7 +133,8 @@ class Manifest:
         """The root of a manifest of these sections."""
         digest = hashlib.sha256()
         for section in sections:
-            digest.update(section.text().encode("ascii"))
+            for piece in section.text():
+                digest.update(piece)
         return digest.hexdigest()
 
     @classmethod
@@ -138,21 +148,26 @@ class Manifest:
         if actual != expected:
             raise Damaged(f"manifest {expected} is damaged: its SHA-256 is {actual}")
         try:
-            head, body = data.split(b"\n\n", 1)
-            lines = head.decode("ascii").split("\n")
+            start = data.index(b"\n\n") + 2
+            lines = data[: start - 2].decode("ascii").split("\n")
             fields = dict(line.split(" ", 1) for line in lines[1:])
             if lines[0] != _MAGIC or tuple(fields) != _HEADER:
                 raise ValueError("its header is not that of version 1")
-            if fields["kind"] != LOG and hashlib.sha256(body).hexdigest() != fields["root"]:
+            if fields["kind"] != LOG and hashlib.sha256(memoryview(data)[start:]).hexdigest() != fields["root"]:
                 raise ValueError("its root hash does not match its body")
-            if body and not (body.startswith(b"resource ") and body.endswith(b"\n")):
-                raise ValueError("it does not begin with a resource, or ends within a line")
             sections: list[Section] = []
-            for text in body[len(b"resource ") : -1].split(b"\nresource ") if body else ():
-                declared, _end, rest = text.partition(b"\n")
-                kind, _blank, spec = declared.decode("ascii").partition(" ")
-                found = rest.decode("ascii").split("\n") if rest and whole else []
+            while start < len(data):
+                end = data.find(b"\nresource ", start)
+                end = len(data) if end < 0 else end + 1
+                if not data.startswith(b"resource ", start) or data[end - 1 : end] != b"\n":
+                    raise ValueError("it does not begin with a resource, or ends within a line")
+                first = data.index(b"\n", start)
+                _word, kind, spec = data[start:first].decode("ascii").split(" ", 2)
+                found = (
+                    str(memoryview(data)[first + 1 : end - 1], "ascii").split("\n") if whole and first + 1 < end else []
+                )
                 sections.append(Section(kind, json.loads(spec), found))
+                start = end
         except (ValueError, IndexError, UnicodeDecodeError) as error:
             raise Damaged(f"manifest {expected} cannot be read: {error}") from error
         parent = None if fields["parent"] == "-" else fields["parent"]

@@ -408,8 +408,11 @@ class Writer:
                 path, [b"%s %d %d\n" % (sha.encode("ascii"), offset, size) for sha, offset, size in places]
             )
             folders.add(os.path.dirname(path))
-            if self._objects._index is not None:
-                self._objects._index.update((sha, Place(name, offset, size)) for sha, offset, size in places)
+            index = self._objects._index
+            if index is not None and len(index) < len(places):
+                self._objects._index = None  # Read when it is asked for again, which a first checkpoint does not.
+            elif index is not None:
+                index.update((sha, Place(name, offset, size)) for sha, offset, size in places)
         for sha, temporary in self._loose.items():
             path = self._objects.path(sha)
             ensure_dir(os.path.dirname(os.path.dirname(path)))

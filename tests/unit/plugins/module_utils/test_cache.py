@@ -59,7 +59,7 @@ def lie(store: Store, tree: Path) -> Path:
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
     known = Cache(store.objects, spec_of(tree))
     with store.locked():
-        known.save([line.replace(" 644 ", LIE) for line in known._lines], known._keys)
+        known.save([line.replace(" 644 ", LIE) for line in known.lines], known._keys)
     return Path(known.path)
 
 
