@@ -64,7 +64,7 @@ def _unit(cgroup: bytes) -> str:
 
 def _read(folder: str, name: str) -> bytes:
     try:
-        with open(os.path.join(folder, name), "rb") as stream:
+        with open(os.path.join(folder, name), "rb", buffering=0) as stream:
             return stream.read()
     except OSError:
         return b""

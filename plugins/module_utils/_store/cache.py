@@ -90,27 +90,41 @@ class Cache:
         self.stale = True
         try:
             self._load()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
             self.lines, self._keys, self.stale = (), b"", True
 
     def _load(self) -> None:
+        """In pieces: a copy of the whole text would be as large as the lines."""
+        digest, lines, rest = hashlib.sha256(), [], ""
         with open(self.path, "rb") as stream:
-            data = stream.read()
-        body, end = memoryview(data)[:-_END], data[-_END:]
-        if hashlib.sha256(body).hexdigest().encode("ascii") + b"\n" != end:
-            raise ValueError("torn")
-        first = data.index(b"\n")
-        second = data.index(b"\n", first + 1)
-        if data[:first].decode("ascii") != _MAGIC:
-            raise ValueError("of another version or machine")
-        head = json.loads(data[first + 1 : second])
-        start = second + 1 + head["count"] * _SIZE
-        if head["began"] > self.began:
-            raise ValueError("the clock was set back")
-        lines = str(body[start:], "ascii").split("\n") if head["count"] else []
+            left = os.fstat(stream.fileno()).st_size - _END
+            first, second = stream.readline(), stream.readline()
+            if first.decode("ascii") != _MAGIC + "\n":
+                raise ValueError("of another version or machine")
+            head = json.loads(second)
+            left -= len(first) + len(second) + head["count"] * _SIZE
+            if left < 0:
+                raise ValueError("torn")
+            keys = stream.read(head["count"] * _SIZE)
+            for part in (first, second, keys):
+                digest.update(part)
+            while left:
+                piece = stream.read(min(left, contents.CHUNK))
+                if not piece:
+                    raise ValueError("torn")
+                left -= len(piece)
+                digest.update(piece)
+                *whole, rest = (rest + piece.decode("ascii")).split("\n")
+                lines += whole
+            if digest.hexdigest().encode("ascii") + b"\n" != stream.read():
+                raise ValueError("torn")
+        if head["count"]:
+            lines.append(rest)
         if len(lines) != head["count"]:
             raise ValueError("torn")
-        self.lines, self._keys = lines, data[second + 1 : start]
+        if head["began"] > self.began:
+            raise ValueError("the clock was set back")
+        self.lines, self._keys = lines, keys
         # While no pack has gone and no index was written anew, no small content has gone.
         now = self.objects.packs()
         self._whole = all(now.get(name) == was for name, was in head["packs"].items())

@@ -273,3 +273,28 @@ def test_a_doctored_line_is_refused_whatever_is_there_now(store: Store, small: P
     verdicts = [verdict(one, None) for one in doctored]
     assert [one for one, full in zip(doctored, verdicts, strict=True) if verdict(one, now) != full] == []
     assert set(verdicts) == {True, False}
+
+
+@pytest.mark.usefixtures("settled")
+def test_it_is_written_anew_when_there_is_something_to_learn(store: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "many"
+    tree.mkdir()
+    for number in range(200):
+        (tree / str(number)).write_text(str(number))
+    path = Path(Cache(store.objects, spec_of(tree)).path)
+
+    def written() -> bool:
+        before = path.stat().st_ino if path.exists() else None
+        checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+        return path.stat().st_ino != before
+
+    assert written()
+    assert not written()
+    (tree / "7").write_text("one of many")
+    assert not written()
+    for number in range(20):
+        (tree / str(number)).write_text("changed")
+    assert written()
+    (tree / "large").write_bytes(bytes(40_000_000))
+    assert written()
+    assert not written()
