@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Draw the pictures of docs/reliability.md into docs/reliability/: `python docs/plots.py`.
+"""Draw the pictures of docs/reliability.md and docs/performance.md: `python docs/plots.py`.
 
 Needs requirements/docs.txt. The same versions draw the same bytes.
 """
@@ -25,6 +25,7 @@ from evenkeel import reliability as r  # noqa: E402
 from evenkeel import simulate  # noqa: E402
 
 HERE = Path(__file__).parent / "reliability"
+PERFORMANCE = Path(__file__).parent / "performance"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 mpl.rcParams |= {
     "svg.hashsalt": "evenkeel",
@@ -47,8 +48,8 @@ def picture(name: str, x: str, y: str) -> Any:
     return figure, axes
 
 
-def save(name: str, figure: Any) -> None:
-    figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+def save(name: str, figure: Any, folder: Path = HERE) -> None:
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
 
 
@@ -176,6 +177,22 @@ def mistakes() -> None:
     save("mistakes", figure)
 
 
+def growth() -> None:
+    """Time and memory over the number of files, as `tests/benchmark/checkpoint.py --growth` has measured them."""
+    rows = [line.split() for line in (PERFORMANCE / "growth.txt").read_text().splitlines() if line[:1].isdigit()]
+    operations = ("first checkpoint", "no change", "rollback of 1 %")
+    for name, unit, offset in (("time", "seconds", 0), ("memory", "peak memory, MiB", 1)):
+        figure, axes = picture(name, "files", unit)
+        for number, tool in enumerate(dict.fromkeys(row[1] for row in rows)):
+            mine = [row for row in rows if row[1] == tool]
+            for at, operation in enumerate(operations[: (len(mine[0]) - 2) // 2]):
+                values = [float(row[2 + 2 * at + offset]) for row in mine]
+                files, line = [int(row[0]) for row in mine], ("o-", "s--", "^:")[at]
+                axes.loglog(files, values, line, color=f"C{number}", label=f"{tool}, {operation}")
+        axes.legend(fontsize=7)
+        save(name, figure, PERFORMANCE)
+
+
 def main() -> None:
     HERE.mkdir(exist_ok=True)
     for draw in (
@@ -189,6 +206,7 @@ def main() -> None:
         escalation,
         budget,
         mistakes,
+        growth,
     ):
         draw()
 
