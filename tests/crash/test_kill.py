@@ -183,7 +183,7 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
     found = calls(what, work)
     ends = {"old": 0, "new": 0}
     assert len(found) > 60
-    for at, (call, number) in enumerate(points(found, 9 if what == "swap" else 3)):
+    for at, (call, number) in enumerate(points(found, 6 if what == "swap" else 3)):
         fresh(saved, work)
         assert killed(what, work, call, number), (call, number)
         if what == "swap":
@@ -200,7 +200,7 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
         assert store_is_whole(work), (call, number)
         assert not list((work / "store").glob("journal/*")), (call, number)
         assert not list(work.parent.rglob(".evenkeel-*")), (call, number)
-    assert ends["old"] > 5 and ends["new"] > 5, ends
+    assert ends["old"] > 3 and ends["new"] > 3, ends
 
 
 def test_kill_at_every_syscall_of_a_rollback_to_be_confirmed_ends_as_before_it(work: Path, tmp_path: Path) -> None:
