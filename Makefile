@@ -12,10 +12,10 @@ COLLECTION := .build/ansible_collections/evenkeel/fault_tolerance
 CLEAN_ENV := env -u ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/.build PATH="$(CURDIR)/$(BIN):$$PATH"
 # The lab starts containers with systemd inside: root, on Debian. LAB=no leaves it out, LAB=yes insists on it.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ] && echo yes || echo no)
-# Tests of crashes and of fidelity need these, as command:package.
+# Tests of crashes, of fidelity and of PostgreSQL need these, as command:package.
 TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 	for tool in strace:strace rsync:rsync mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
-	getfattr:attr setfacl:acl bsdtar:libarchive-tools restic:restic; do \
+	getfattr:attr setfacl:acl bsdtar:libarchive-tools restic:restic pg_createcluster:postgresql; do \
 	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
 # The newest ansible-core needs Python 3.12; empty where there is none.

@@ -141,7 +141,7 @@ def running() -> Iterator[Cluster]:
 def cluster(running: Cluster) -> Cluster:
     """The same server for all tests, with an empty table and an empty store."""
     shutil.rmtree(running.home / "store", ignore_errors=True)
-    for path in running.kept():
+    for path in [*running.kept(), *running.home.glob("data.evenkeel-new")]:
         shutil.rmtree(path)
     if "server is running" not in running.sh("pg_ctl", "-D", str(running.data), "status", check=False):
         running.control("start")
@@ -314,6 +314,32 @@ def test_a_cluster_that_does_not_start_gets_its_old_data_back(
     with pytest.raises(RestoreFailed, match="runs with its old data again"):
         cluster.rollback()
     assert cluster.data.stat().st_ino == inode and cluster.rows() == ["1"]
+
+
+def test_a_recovery_that_fails_leaves_the_cluster_alone(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    before = cluster.tree()
+
+    def failing(argv: Sequence[str], timeout: float) -> Completed:
+        # Another restore point than the one that is in the log.
+        return run([re.sub(r"(recovery_target_name=evenkeel).*", r"\1_other", str(word)) for word in argv], timeout)
+
+    with pytest.raises(RestoreFailed, match="recovery ended before configured recovery target was reached"):
+        Cluster(cluster.home, replace(SYSTEM, run=failing)).rollback()
+    assert cluster.tree() == before and cluster.rows() == ["1"]
+
+
+def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+    cluster.control("stop")
+    store = cluster.store
+    with store.locked():
+        _rollback.execute(store, store.manifest(store.resolve("before")), None, None, "boot", boot=True)
+    assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
+    cluster.control("start")
+    assert cluster.rows() == [] and not cluster.rollback()["changed"]
 
 
 # -- refusals: nothing changes

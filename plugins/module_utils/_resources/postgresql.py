@@ -629,10 +629,12 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
 def _restored(server: Server, step: Step, boot: bool) -> Step:
     record = step.detail
     _tidy(server)
-    _recover(server, record)
+    try:
+        _recover(server, record)
+    except (EvenkeelError, OSError):
+        _tidy(server)  # Where there is no room, the running server is short of it as well.
+        raise
     replicas = _replicas(server)
-    old = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
-    old = next(one for one in (old, *(f"{old}-{number}" for number in range(2, 1000))) if not os.path.lexists(one))
     running = bool(_postmaster(server.data))
     if running:
         _control(server, "stop", boot)
@@ -644,7 +646,7 @@ def _restored(server: Server, step: Step, boot: bool) -> Step:
         if running:
             _control(server, "start", boot)
         raise
-    _put_aside(server, old)
+    old = _put_aside(server)
     _remember(server, record)
     said = f"{step.why}; the old data is kept in {old}"
     if replicas:
@@ -696,8 +698,7 @@ def _tidy(server: Server) -> None:
     elif not os.listdir(server.stage):
         os.rmdir(server.stage)
     else:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
-        _put_aside(server, f"{server.data}.evenkeel-old-{stamp}")
+        _put_aside(server)
 
 
 def _recover(server: Server, record: dict[str, Any]) -> None:
@@ -720,10 +721,8 @@ def _recover(server: Server, record: dict[str, Any]) -> None:
         if not problem:
             problem = _not_reached(server, record)
         if problem:
-            raise EvenkeelError(
-                f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}. The cluster itself "
-                f"was not touched; the attempt is in {server.stage}"
-            )
+            said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
+            raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
         for name in _CONFIGURATION:
             if os.path.exists(f"{server.data}/{name}"):
                 server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
@@ -785,10 +784,15 @@ def _exchange(server: Server) -> None:
         os.close(fd)
 
 
-def _put_aside(server: Server, old: str) -> None:
+def _put_aside(server: Server) -> str:
+    """Give the old data the name under which it is kept; the name."""
+    stamp = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    old = next(one for one in names if not os.path.lexists(one))
     os.rename(server.stage, old)
     fsync_dir(os.path.dirname(old))
     server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
+    return old
 
 
 def _give_back(server: Server, old: str, why: str) -> NoReturn:
