@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ._deadman import host_state
+from ._engines import engines
 from ._store.store import Store
 
 
@@ -27,5 +28,6 @@ def info(store: Store) -> dict[str, Any]:
         "changed": False,
         "checkpoints": checkpoints,
         "replicas": replicas,
+        "engines": engines(store.root),
         **host_state(store.root, store.system),
     }
