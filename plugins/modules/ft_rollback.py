@@ -170,7 +170,7 @@ ARGUMENTS = {
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     store = Store(params["store"], System())
     within = params["confirm_within"]
-    return rollback(
+    result = rollback(
         store,
         params["to"],
         params["resources"],
@@ -179,6 +179,12 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         params["strategy"] == "swap",
         None if within is None else seconds(within, "confirm_within"),
     )
+    result["warnings"] = [
+        f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
+        f"{one['paths'][0]}; restart it to see the new ones"
+        for one in result["restart_needed"]
+    ]
+    return result
 
 
 def main() -> None:

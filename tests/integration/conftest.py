@@ -118,13 +118,13 @@ class Fleet:
         return code, json.JSONDecoder().raw_decode(found)[0]
 
     def module(self, host: str, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        """The result of a module of ours on the host."""
+        """The result of a module of ours on the host; ``said`` is what a user is warned of on the terminal."""
         argv = [str(Path(sys.executable).with_name("ansible")), host, "-i", "inventory", "-m"]
         argv += [f"evenkeel.fault_tolerance.{which}", "-a", json.dumps(arguments), *(["--check"] if check else [])]
         done = subprocess.run(argv, cwd=self.home, env=self.environment(), capture_output=True, text=True, check=False)
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
-        return dict(result, failed=done.returncode != 0)
+        return dict(result, failed=done.returncode != 0, said=" ".join(done.stderr.split()))
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "ANSIBLE_FORKS": "10", "ANSIBLE_PIPELINING": "1", "NO_COLOR": "1", "COLUMNS": "140"}

@@ -90,3 +90,15 @@ def test_a_unit_that_is_not_there_is_named_and_no_checkpoint_taken(fleet: Fleet)
     )
     assert result["failed"] and "ngnix.service" in result["msg"]
     assert fleet.on(HOST, "ls /var/lib/evenkeel/refs", check=False) == ""
+
+
+def test_what_still_works_with_old_files_is_warned_of_by_its_unit(fleet: Fleet) -> None:
+    fleet.on(HOST, "echo old > /srv/www/data")
+    resources = [{"files": {"paths": ["/srv/www"]}}]
+    assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
+    fleet.on(HOST, "echo new > /srv/www/new; systemd-run --unit=ek-reader tail -f /srv/www/new")
+    result = fleet.module(HOST, "ft_rollback", to="before")
+    told = [one for one in result["restart_needed"] if one["unit"] == "ek-reader.service"]
+    assert [one["paths"] for one in told] == [["/srv/www/new"]], result
+    assert "ek-reader.service still works with files that were replaced, such as /srv/www/new" in result["said"]
+    fleet.on(HOST, "systemctl stop ek-reader")
