@@ -94,7 +94,8 @@ def checkpoint(
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = _result(manifest, name, root, known is None)
         result["stats"] = stats
-        result["consistency"] = "quiesced" if hooks else "crash"
+        engine = all(section.kind in registry.ENGINES for section in sections)
+        result["consistency"] = "engine" if engine else "quiesced" if hooks else "crash"
         result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
         if again:
             result["changed"] = True

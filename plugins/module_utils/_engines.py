@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from typing import Any
@@ -30,9 +31,11 @@ def engines(store: str) -> list[dict[str, Any]]:
     objects = {"in_place", "atomic", "incremental", "log", "verified"}
     if shares_data(store):
         objects.add("shares_data")
+    postgresql = "" if _has_postgresql() else "PostgreSQL's own programs are not installed on this host"
     restic = "" if shutil.which("restic") else "restic is not installed on this host"
     return [
         _engine("objects", "", objects),
+        _engine("postgresql", postgresql, {"in_place", "atomic", "incremental", "log", "verified"}),
         _engine("replicas", "", {"survives_host", "incremental", "verified"}),
         _engine("restic", restic, {"survives_host", "incremental", "encrypted", "verified"}),
     ]
@@ -40,6 +43,11 @@ def engines(store: str) -> list[dict[str, Any]]:
 
 def _engine(name: str, why: str, can: set[str]) -> dict[str, Any]:
     return {"name": name, "available": not why, "why": why, "can": {one: one in can for one in CAPABILITIES}}
+
+
+def _has_postgresql() -> bool:
+    places = glob.glob("/usr/lib/postgresql/*/bin") + glob.glob("/usr/pgsql-*/bin")
+    return shutil.which("pg_basebackup", path=os.pathsep.join([*places, os.environ.get("PATH", "")])) is not None
 
 
 def shares_data(store: str) -> bool:

@@ -178,7 +178,8 @@ stats:
 consistency:
   description:
     - V(crash) when files were read while programs ran, as a power cut would leave them; V(quiesced) when O(quiesce)
-      held those that it names still.
+      held those that it names still; V(engine) when all is in the hands of a program that knows a consistent moment, as
+      PostgreSQL does.
   returned: success, but not in check mode
   type: str
 kept:

@@ -152,6 +152,7 @@ def cluster(running: Cluster) -> Cluster:
 def test_back_and_forth_over_timelines(cluster: Cluster) -> None:
     cluster.sql("insert into t values (1)", "begin", "insert into t values (7)", "prepare transaction 'seven'")
     first = cluster.checkpoint()
+    assert first["consistency"] == "engine"
     assert first["changed"] and not cluster.checkpoint()["changed"]  # an idle server is not recorded twice
     cluster.sql("insert into t values (2)", "commit prepared 'seven'")
     inode = cluster.data.stat().st_ino

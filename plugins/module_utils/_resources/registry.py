@@ -31,6 +31,8 @@ LATE: dict[str, Kind] = {
 }
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
+# What is recorded by a program of its own that knows a consistent moment.
+ENGINES = {"postgresql"}
 
 
 def check(resources: Any) -> list[Section]:
