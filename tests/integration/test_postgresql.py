@@ -542,7 +542,8 @@ def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
         assert (sql("select string_agg(i::text, ' ') from t"), sql("show work_mem")) == ("1", "4MB")
     finally:
         subprocess.run(["pg_dropcluster", "--stop", version, name], check=False)
-        for left in path.parent.glob(f"{name}*"):
+        # What is not of Debian's making stays behind.
+        for left in [*path.parent.glob(f"{name}*"), Path("/etc/postgresql") / version / name]:
             shutil.rmtree(left, ignore_errors=True)
         if not there:
             script.unlink(missing_ok=True)
