@@ -120,7 +120,8 @@ class Fleet:
     def module(self, host: str, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
         """The result of a module of ours on the host; ``said`` is what a user is warned of on the terminal."""
         argv = [str(Path(sys.executable).with_name("ansible")), host, "-i", "inventory", "-m"]
-        argv += [f"evenkeel.fault_tolerance.{which}", "-a", json.dumps(arguments), *(["--check"] if check else [])]
+        argv += [f"evenkeel.fault_tolerance.{which}", *(["--check"] if check else [])]
+        argv += ["-a", json.dumps(arguments)] if arguments else []
         done = subprocess.run(argv, cwd=self.home, env=self.environment(), capture_output=True, text=True, check=False)
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])

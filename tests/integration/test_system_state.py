@@ -102,3 +102,18 @@ def test_what_still_works_with_old_files_is_warned_of_by_its_unit(fleet: Fleet) 
     assert [one["paths"] for one in told] == [["/srv/www/new"]], result
     assert "ek-reader.service still works with files that were replaced, such as /srv/www/new" in result["said"]
     fleet.on(HOST, "systemctl stop ek-reader")
+
+
+def test_a_byte_that_the_disk_lost_is_found_named_and_had_again(fleet: Fleet) -> None:
+    resources = [{"files": {"paths": ["/srv/www"]}}]
+    assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
+    sound = fleet.module(HOST, "ft_scrub")
+    assert not sound["failed"] and not sound["changed"] and sound["complete"], sound
+    flip = "import glob; f = open(glob.glob('/var/lib/evenkeel/packs/*.pack')[0], 'r+b')"
+    flip += "; f.seek(-3, 2); was = f.read(1)[0]; f.seek(-3, 2); f.write(bytes([was ^ 1]))"
+    fleet.on(HOST, f'chmod u+w /var/lib/evenkeel/packs/*; python3 -c "{flip}"')
+    found = fleet.module(HOST, "ft_scrub")
+    assert found["failed"] and "/srv/www/" in str(found["damaged"]) and "before" in str(found["damaged"]), found
+    again = fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)
+    assert again["changed"] and "the store had lost" in str(again["done"]), again
+    assert not fleet.module(HOST, "ft_scrub")["failed"]
