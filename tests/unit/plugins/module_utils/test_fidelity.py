@@ -100,8 +100,8 @@ def build(root: Path, tree: Tree, links: list[tuple[bytes, bytes]] = []) -> None
         for key, value in node.xattrs:
             os.setxattr(path, key, value, follow_symlinks=False)
         os.utime(path, ns=(node.mtime, node.mtime), follow_symlinks=False)
-        if node.flags:
-            subprocess.run(["chattr", node.flags, path], check=True)
+        if node.flags and subprocess.run(["chattr", node.flags, path], check=False).returncode:
+            pytest.skip("this file system or user cannot set inode flags")
     os.utime(top, ns=(5, 5))
 
 
