@@ -68,23 +68,30 @@ def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: d
 
     Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
     """
-    _preflight(steps, directories)
-    ensure_dir(store.join("journal"))
-    journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
-    ensure_dir(journal)
+    with _nothing_changed():
+        _preflight(steps, directories)
+        ensure_dir(store.join("journal"))
+        journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
+        ensure_dir(journal)
+        try:
+            plan = _stage(store, journal, steps, directories, note)
+        except BaseException:
+            close(journal)
+            raise
+    write_file(os.path.join(journal, "COMMIT"), b"")
+    return _apply(journal, plan)
+
+
+@contextmanager
+def _nothing_changed() -> Iterator[None]:
+    """Until COMMIT an error of the system is a refusal: nothing live was touched."""
     try:
-        plan = _stage(store, journal, steps, directories, note)
+        yield
     except OSError as error:
-        close(journal)
         raise Refused(
             f"what is to be put back could not be staged: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}; nothing was changed. Mend the cause, then run again"
         ) from error
-    except BaseException:
-        close(journal)
-        raise
-    write_file(os.path.join(journal, "COMMIT"), b"")
-    return _apply(journal, plan)
 
 
 def unfinished(
@@ -647,16 +654,23 @@ def _inode(fd: int, name: bytes) -> int | None:
 
 def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None:
     """Make it durable: the directories of the renames, and what got other attributes where it was."""
-    if len(touched) + len(in_place) > 16 and anchors:
-        for fd in anchors:
-            syncfs(fd)
-        return
+    many = len(touched) + len(in_place) > 16
+    synced: set[int] = set()
+    for fd in anchors if many else ():
+        syncfs(fd)
+        synced.add(os.fstat(fd).st_dev)
     with Parents() as parents:
-        for path in [*touched, *in_place]:
+        # Where something was renamed there is a staging directory; where only attributes were set there may be none.
+        for path in in_place if many else [*touched, *in_place]:
             try:
                 fd, name = parents.of(path)
                 with _opened(fd, name or b".") as target:
                     # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
-                    os.fsync(fd if target is None else target)
+                    found = fd if target is None else target
+                    if not many:
+                        os.fsync(found)
+                    elif os.fstat(found).st_dev not in synced:
+                        syncfs(found)
+                        synced.add(os.fstat(found).st_dev)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # Deleted by a later step; its parent is among the touched.

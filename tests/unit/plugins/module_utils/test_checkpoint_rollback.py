@@ -31,6 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -570,6 +571,29 @@ def test_a_staging_that_fails_changes_nothing(store: Store, tree: Path, mounted:
     (tree / "a").write_text("changed")
     os.truncate(mounted / "sparse", 200_000)
     refused(store, tree, "could not be staged: No space left on device .*sparse")
+
+
+def test_a_file_system_where_only_times_are_put_back_is_synced_too(
+    store: Store, tree: Path, mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mounted / "inside").write_text("the same")
+    names = [tree / f"file-{number}" for number in range(20)]
+    for name in names:
+        name.write_text("old")
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("new")
+    for name in [*names, mounted / "inside"]:
+        os.utime(name, ns=(7, 7))
+    synced: set[int] = set()
+    syncfs = transaction.syncfs
+
+    def noting(fd: int) -> None:
+        synced.add(os.fstat(fd).st_dev)
+        syncfs(fd)
+
+    monkeypatch.setattr(transaction, "syncfs", noting)
+    rollback(store, "before")
+    assert synced == {os.stat(tree).st_dev, os.stat(mounted).st_dev}
 
 
 def test_a_store_without_room_for_the_undo_changes_nothing(tree: Path, mounted: Path) -> None:
