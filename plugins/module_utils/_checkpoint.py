@@ -94,8 +94,7 @@ def checkpoint(
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = _result(manifest, name, root, known is None)
         result["stats"] = stats
-        engine = all(section.kind in registry.ENGINES for section in sections)
-        result["consistency"] = "engine" if engine else "quiesced" if hooks else "crash"
+        result["consistency"] = "engine" if registry.consistent(sections) else "quiesced" if hooks else "crash"
         result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
         if again:
             result["changed"] = True

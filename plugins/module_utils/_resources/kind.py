@@ -61,6 +61,7 @@ class Kind:
       end, with ``done`` and with what is ``left``.
     - ``verify``: what is not as the lines say, in words.
     - ``lacks``: what a rollback to the lines could not bring back, in words: it is said when they are recorded.
+    - ``consistent``: whether what records it knows a consistent moment by itself, while it is being written.
     - ``held``: holds off who else changes its trees, while they are captured and while they are put back. Raises
       Refused when that cannot be had in time.
     """
@@ -74,3 +75,4 @@ class Kind:
     lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing
     held: Callable[[System], AbstractContextManager[None]] = nothing_held
     before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
+    consistent: bool = False

@@ -863,4 +863,5 @@ KIND = Kind(
     verify=verify,
     trees=trees,
     before=before,
+    consistent=True,
 )

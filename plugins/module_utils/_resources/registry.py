@@ -31,8 +31,6 @@ LATE: dict[str, Kind] = {
 }
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
-# What is recorded by a program of its own that knows a consistent moment.
-ENGINES = {"postgresql"}
 
 
 def check(resources: Any) -> list[Section]:
@@ -142,6 +140,11 @@ def capture(
             scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
             taken.append(replace(section, lines=scanned + lines))
     return taken
+
+
+def consistent(sections: Sequence[Section]) -> bool:
+    """Whether all of it is of one moment each, without anything being held still."""
+    return all(section.kind != "files" and KINDS[section.kind].consistent for section in sections)
 
 
 def lacks(sections: Sequence[Section]) -> list[str]:
