@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,25 +29,36 @@ from ._system import System
 _TAG = "evenkeel"
 _KEYS = ("checkpoint", "name", "created")
 _BUNDLE = "bundle"
+# What stands before the host in an address.
+_PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
 _TIMEOUT = 6 * 3600.0
 _LEFT_BEHIND = 86400.0
 
 
 class Repository:
-    """A restic repository, by restic's own address and the file of its password."""
+    """A restic repository, by restic's own address and the file of its password. ``shown``: it, without a password."""
 
     def __init__(self, address: str, password_file: str, system: System) -> None:
         self.address = address
-        self._argv = ["restic", "--repo", address, "--password-file", password_file, "--quiet"]
+        self.shown = _masked(address)
+        self._argv = ["restic", "--password-file", password_file, "--quiet"]
         self._system = system
 
     def run(self, *words: str) -> str:
         """What restic prints. Raises UsageError where it is not installed, EvenkeelError with its own words."""
-        done = self._system.run([*self._argv, *words], _TIMEOUT)
+        # Not in the argv, which everybody can read: an address may hold a password.
+        before = os.environ.get("RESTIC_REPOSITORY")
+        os.environ["RESTIC_REPOSITORY"] = self.address
+        try:
+            done = self._system.run([*self._argv, *words], _TIMEOUT)
+        finally:
+            del os.environ["RESTIC_REPOSITORY"]
+            if before is not None:
+                os.environ["RESTIC_REPOSITORY"] = before
         if done.rc == 127:
             raise UsageError(f"restic is not to be had on this host ({done.words}); install it, for example with apt")
         if done.rc != 0:
-            raise EvenkeelError(f"restic {words[0]} in {self.address}: {done.words}")
+            raise EvenkeelError(f"restic {words[0]} in {self.shown}: {_masked(done.words)}")
         return done.out
 
     def checkpoints(self, host: str) -> list[dict[str, str]]:
@@ -59,17 +71,21 @@ class Repository:
         return sorted(found, key=lambda one: (one["created"], one["checkpoint"]))
 
 
+def _masked(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> dict[str, Any]:
     """Put a checkpoint of this host into the repository, fetch it back and compare (``ft_offsite``).
 
     It counts only then (I10). One that is there already is not sent again.
     """
     offered = _replica.offer(store, host, wanted)
-    plan = f"push {offered['name']} ({offered['id'][:12]}) to {repository.address}"
+    plan = f"push {offered['name']} ({offered['id'][:12]}) to {repository.shown}"
     result: dict[str, Any] = {"changed": True, "id": offered["id"], "planned": [plan]}
     held = repository.checkpoints(host)
     if any(one["checkpoint"] == offered["id"] for one in held):
-        proved = [f"{repository.address} has {offered['name']} ({offered['id'][:12]})"]
+        proved = [f"{repository.shown} has {offered['name']} ({offered['id'][:12]})"]
         return {**result, "changed": False, "planned": [], "proved": proved, "held": held}
     if check_mode:
         return {**result, "held": held}
@@ -86,7 +102,7 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
         mine = [one for one in held if one["checkpoint"] == offered["id"]]
         if not mine or _digest(_fetched(repository, mine[-1], folder)) != sent:
             raise Damaged(
-                f"{offered['name']} ({offered['id'][:12]}) came back from {repository.address} as something else; "
+                f"{offered['name']} ({offered['id'][:12]}) came back from {repository.shown} as something else; "
                 "look at the repository with restic check --read-data, then push it again"
             )
     return {**result, "done": [plan], "proved": ["it was fetched back and is what was sent"], "held": held}
@@ -101,9 +117,9 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
     meant = [one for one in held if _means(wanted, one)]
     if not meant:
         there = ", ".join(f"{one['name']} ({one['checkpoint'][:12]})" for one in held) or "none"
-        raise NotFound(f"{repository.address} has no checkpoint {wanted!r} of {host}; it has {there}")
+        raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
     chosen = meant[-1]
-    plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.address}"
+    plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
     result: dict[str, Any] = {"changed": True, "id": chosen["checkpoint"], "planned": [plan], "held": held}
     known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
     if known and not store.verify(store.manifest(chosen["checkpoint"])):

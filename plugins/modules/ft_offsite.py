@@ -24,7 +24,8 @@ requirements:
 options:
   repository:
     description:
-      - Address of the repository, as restic takes it.
+      - Address of the repository, as restic takes it. Better without a password, which Ansible may log; give that in
+        C(environment) of the task.
     type: str
     required: true
   password_file:

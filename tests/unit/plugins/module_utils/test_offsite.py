@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._offsite import Repository, fetch, push
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
 from .conftest import SYSTEM, copy_of, differences
 
@@ -110,6 +113,22 @@ def test_the_reasons_are_said(store: Store, tree: Path, repository: Repository, 
     (tmp_path / "password").write_text("wrong")
     with pytest.raises(EvenkeelError, match=r"wrong password"):
         push(store, repository, "web1", "latest")
+
+
+def test_a_password_in_an_address_is_neither_shown_nor_an_argument(store: Store, tree: Path, tmp_path: Path) -> None:
+    checkpoint(store, "before", files(tree))
+    called: list[Sequence[str]] = []
+
+    def noting(argv: Sequence[str], timeout: float) -> Completed:
+        called.append(argv)
+        return SYSTEM.run(argv, timeout)
+
+    (tmp_path / "password").write_text("secret")
+    address = "rest:http://me:hunter2@127.0.0.1:1/"
+    closed = Repository(address, str(tmp_path / "password"), replace(SYSTEM, run=noting))
+    with pytest.raises(EvenkeelError, match=r"rest:http://me:\*\*\*@127.0.0.1:1/") as error:
+        closed.run("cat", "config")
+    assert called and "hunter2" not in f"{called}{error.value.message}" and "RESTIC_REPOSITORY" not in os.environ
 
 
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
