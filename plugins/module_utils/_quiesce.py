@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -156,7 +157,8 @@ def _watch(planned: Sequence[Hook], system: System) -> Callable[[], None]:
     os.close(reading)
 
     def dismiss() -> None:
-        os.write(writing, b".")
+        with suppress(BrokenPipeError):  # It is gone already.
+            os.write(writing, b".")
         os.close(writing)
         os.waitpid(child, 0)
 
