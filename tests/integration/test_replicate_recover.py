@@ -35,8 +35,8 @@ def four(fleet: Fleet, request: pytest.FixtureRequest) -> Fleet:
         fleet.on(host, f"echo '<h1>{host}</h1>' > /srv/www/index.html; chown 1000:33 /srv/www/index.html")
         fleet.on(
             host,
-            "rm -rf /root/before /root/.ansible/tmp/* /home/ops/.ansible/tmp/*; mkdir /root/before;"
-            " cp -a --parents /etc/nginx /srv/www /root/before",
+            "rm -rf /var/before ~root/.ansible/tmp/* ~ops/.ansible/tmp/*; mkdir /var/before;"
+            " cp -a --parents /etc/nginx /srv/www /var/before",
         )
     return fleet
 
@@ -50,11 +50,11 @@ def racks(fleet: Fleet) -> dict[str, str]:
 def differs(fleet: Fleet, host: str, owner: str) -> str:
     """What rsync would change on ``host`` to make it what ``owner`` was before; empty when nothing."""
     if host != owner:
-        fleet.on(owner, "tar -C /root --format=posix --xattrs -cf /tmp/before.tar before")
+        fleet.on(owner, "tar -C /var --format=posix --xattrs -cf /tmp/before.tar before")
         data = fleet.on(owner, "base64 -w0 /tmp/before.tar")
-        fleet.lab.exec(host, ["sh", "-c", "rm -rf /root/before; base64 -d | tar -C /root -xf - --xattrs"], input=data)
+        fleet.lab.exec(host, ["sh", "-c", "rm -rf /var/before; base64 -d | tar -C /var -xf - --xattrs"], input=data)
     judge = "rsync -aHAX --checksum --delete -n -i"
-    return fleet.on(host, "; ".join(f"{judge} /root/before{tree} {tree}" for tree in TREES))
+    return fleet.on(host, "; ".join(f"{judge} /var/before{tree} {tree}" for tree in TREES))
 
 
 def copies(fleet: Fleet, owner: str) -> list[str]:
@@ -75,7 +75,7 @@ def test_a_host_that_lost_everything_and_a_spare_are_recovered_byte_for_byte(fou
         held = copies(four, owner)
         assert len(held) == 2 and owner not in held
         assert {rack[host] for host in held} == {"r1", "r2"}
-    leftovers = "ls -d /var/tmp/evenkeel-* /root/.ansible/tmp/* /home/ops/.ansible/tmp/* 2>/dev/null || true"
+    leftovers = "ls -d /var/tmp/evenkeel-* ~root/.ansible/tmp/* ~ops/.ansible/tmp/* 2>/dev/null || true"
     assert [four.on(host, leftovers) for host in four.names[:4]] == [""] * 4
 
     # One loses its files and its store, and one of its copies is not what it was.

@@ -253,10 +253,10 @@ def test_a_failed_unit_that_did_not_run_before_is_forgotten(host: Fleet) -> None
 
 
 def test_what_cannot_be_put_back_is_named_and_the_rest_is_put_back(host: Fleet) -> None:
-    host.on(HOST, "cp /bin/sleep /root/ek-sleep")
-    install(host, "ek-a", "/root/ek-sleep 1000", then="enable --now")
+    host.on(HOST, "cp /bin/sleep /opt/ek-sleep")
+    install(host, "ek-a", "/opt/ek-sleep 1000", then="enable --now")
     checkpoint(host, [], ["ek-a", "nginx"], confirm_within="10m")
-    host.on(HOST, "systemctl stop ek-a nginx; rm /root/ek-sleep")
+    host.on(HOST, "systemctl stop ek-a nginx; rm /opt/ek-sleep")
     result = module(host, "ft_rollback", to="before")
     assert result["failed"] and "ek-a.service" in result["msg"]
     assert [one.partition(":")[0] for one in result["left"]] == ["ek-a.service"]
