@@ -443,7 +443,7 @@ def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Refused, match="is a standby"):
         cluster.rollback()
     (cluster.data / "standby.signal").unlink()
-    monkeypatch.setattr(postgresql.Server, "identifier", lambda _self: "7")
+    monkeypatch.setattr(postgresql.cluster.Server, "identifier", lambda _self: "7")
     with pytest.raises(Refused, match="it is the cluster 7"):
         cluster.rollback()
 

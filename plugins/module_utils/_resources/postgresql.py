@@ -18,22 +18,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pwd
 import re
 import secrets
-import shutil
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from .._services import systemd
 from .._store.durable import exchange, fsync_dir, syncfs
 from .._store.objects import Hasher
-from .._system import Completed, System
-from . import wal
+from .._system import System
+from . import cluster, wal
 from .kind import Kind, Restore, Sink
 from .step import Step
 
@@ -45,22 +42,9 @@ _UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
 _CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
 # A directory with this file in it is a copy of ours; without it, it may be somebody's data.
 _MARK = "evenkeel.staged"
-_OLDEST = 13
-_QUICK, _LONG = 30.0, 86400.0
 _ARCHIVED = 60.0
 # A server that nobody writes to does not get further in its log than this, in records and segments.
 _RECORDS, _NEAR = 500, 8
-_LOOK = """select json_build_object(
-'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
-'system', (select system_identifier::text from pg_control_system()), 'standby', pg_is_in_recovery(),
-'segment_size', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
-'archive_mode', current_setting('archive_mode'), 'wal_level', current_setting('wal_level'),
-'failing', (select last_failed_wal from pg_stat_archiver
-    where last_failed_time > coalesce(last_archived_time, '-infinity')),
-'tablespaces', (select count(*) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
-'segment', case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end,
-'inserted', case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() end,
-'flushed', case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end)"""
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
 union select 'slot ' || slot_name from pg_replication_slots"""
@@ -106,211 +90,15 @@ def trees(spec: dict[str, Any]) -> list[str]:
     return [f"{spec['data']}/{name}" for name in _CONFIGURATION]
 
 
-@dataclass(frozen=True)
-class Server:
-    """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
-
-    spec: dict[str, Any]
-    system: System
-
-    @property
-    def data(self) -> str:
-        return str(self.spec["data"])
-
-    @property
-    def log(self) -> str:
-        return f"{self.spec['archive']}/wal"
-
-    @property
-    def bases(self) -> str:
-        return f"{self.spec['archive']}/base"
-
-    @property
-    def stage(self) -> str:
-        """Where a copy is recovered, and where the old data lies for a moment after the exchange."""
-        return self.data + ".evenkeel-new"
-
-    @property
-    def name(self) -> str:
-        return str(self.spec["cluster"] or self.data)
-
-    def run(self, argv: Sequence[str], timeout: float = _QUICK) -> Completed:
-        """Run the command as the owner; PostgreSQL's own ones are looked for where they are installed."""
-        owner = os.stat(self.data).st_uid
-        who: list[str] = []
-        if owner != os.geteuid():
-            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
-        # The tools look for each other from a directory that their user can enter.
-        return self.system.run([*who, "env", "--chdir=/", self._found(argv[0]), *argv[1:]], timeout)
-
-    def must(self, argv: Sequence[str], timeout: float = _QUICK) -> str:
-        """What it printed; EvenkeelError when it failed."""
-        done = self.run(argv, timeout)
-        if done.rc != 0:
-            raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
-        return done.out
-
-    def _found(self, command: str) -> str:
-        version = self.version()
-        for folder in (f"/usr/lib/postgresql/{version}/bin", f"/usr/pgsql-{version}/bin"):
-            if os.path.exists(f"{folder}/{command}"):
-                return f"{folder}/{command}"
-        return command
-
-    def version(self) -> str:
-        try:
-            with open(f"{self.data}/PG_VERSION") as stream:
-                return stream.read().strip()
-        except OSError as error:
-            raise Refused(
-                f"postgresql: {self.data} is no data directory of PostgreSQL ({error.strerror}); nothing was changed"
-            ) from error
-
-    def identifier(self) -> str:
-        """The cluster's identity, the first word of its control file."""
-        with open(f"{self.data}/global/pg_control", "rb") as stream:
-            return str(int.from_bytes(stream.read(8), sys.byteorder))
-
-    def address(self) -> tuple[str, str] | None:
-        """(directory of the socket, port) of the server that runs on the data directory; None when none does."""
-        words = _postmaster(self.data)
-        return (words[4], words[3]) if len(words) > 7 and words[7].strip() == "ready" else None
-
-    def ask(self, *statements: str) -> list[str]:
-        """The lines that they give. Raises Refused when the server does not run or does not answer."""
-        address = self.address()
-        if address is None:
-            raise Refused(f"postgresql: {self.name} is not running; start it, then run again. Nothing was changed")
-        words = [word for statement in statements for word in ("-c", statement)]
-        argv = ["psql", "-h", address[0], "-p", address[1], "-d", "postgres", "-XAtqw", "-v", "ON_ERROR_STOP=1", *words]
-        done = self.run(argv)
-        if done.rc != 0:
-            raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
-        return done.out.splitlines()
-
-    def look(self) -> dict[str, Any]:
-        """What the server says of itself. Raises Refused as ``ask`` does."""
-        return dict(json.loads(" ".join(self.ask(_LOOK))))
-
-    def seen(self) -> dict[str, Any] | None:
-        """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
-        try:
-            return self.look()
-        except Refused:
-            return None
-
-    def history(self, timeline: int) -> list[tuple[int, int]] | None:
-        """What the timeline came from; None when that is not known any more."""
-        if timeline == 1:
-            return []
-        for folder in (f"{self.data}/pg_wal", self.log):
-            try:
-                with open(f"{folder}/{timeline:08X}.history") as stream:
-                    return wal.forks(stream.read())
-            except OSError:
-                continue
-        return None
-
-    def control(self) -> dict[str, str]:
-        """What pg_controldata says, by its own words."""
-        lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
-        return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
-
-
-def _postmaster(folder: str) -> list[str]:
-    """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
-    try:
-        with open(f"{folder}/postmaster.pid") as stream:
-            words = stream.read().splitlines()
-        works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
-    except (OSError, ValueError, IndexError):
-        return []
-    return words if works_in == os.path.realpath(folder) else []
-
-
-# -- what is refused
-
-
-def refuse(server: Server) -> None:
-    """What can neither be recorded nor put back in this way; looks at files alone. Raises Refused."""
-    data = server.data
-    if int(server.version().split(".")[0]) < _OLDEST:
-        _no(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
-    if os.path.realpath(data) != data:
-        _no(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
-    with open("/proc/self/mountinfo") as stream:
-        for line in stream:
-            at = line.split(" ")[4]
-            if (at + "/").startswith(data + "/"):
-                _no(
-                    server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
-                )
-    if os.path.islink(f"{data}/pg_wal"):
-        _no(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
-    if os.listdir(f"{data}/pg_tblspc"):
-        _no(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
-    if os.path.exists(f"{data}/standby.signal"):
-        _no(server, "it is a standby; the primary's checkpoint is the one to go back to")
-    if _patroni() and not _paused(data):
-        _no(server, "Patroni runs, and would act against it; `patronictl pause` first")
-    for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
-        found = server._found(command)
-        if not os.path.isabs(found) and shutil.which(found) is None:
-            _no(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
-
-
-def _no(server: Server, why: str) -> None:
-    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
-
-
-def _patroni() -> bool:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
-            except OSError:
-                continue
-            if b"patroni" in (words if words[0].startswith(b"python") else words[:1]):
-                return True
-    return False
-
-
-def _paused(data: str) -> bool:
-    """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
-    try:
-        with open(f"{data}/patroni.dynamic.json") as stream:
-            return json.load(stream).get("pause") is True
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _refuse_live(server: Server, seen: dict[str, Any]) -> None:
-    """What a server that runs must be to be recorded."""
-    if seen["standby"]:
-        _no(server, "it is a standby; take the checkpoint on the primary")
-    if os.path.realpath(seen["data"]) != server.data:
-        _no(server, f"its data directory is {seen['data']}; declare that as data")
-    if seen["tablespaces"]:
-        _no(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
-    if seen["archive_mode"] == "off" or seen["wal_level"] == "minimal":
-        mode, level = seen["archive_mode"], seen["wal_level"]
-        _no(server, f"archive_mode is {mode} and wal_level {level}; the role postgresql sets up archiving")
-    if seen["failing"]:
-        _no(server, f"archiving fails at {seen['failing']}; the server's log says why")
-    if not os.path.isdir(server.log) or not os.path.isdir(server.bases):
-        _no(server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving")
-
-
 # -- capture
 
 
 def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """One line that names a restore point: the newest one of ours when nothing was written since, else a new one."""
-    server = Server({key: spec[key] for key in _KEYS}, system)
-    refuse(server)
+    server = cluster.Server({key: spec[key] for key in _KEYS}, system)
+    cluster.refuse(server)
     seen = server.look()
-    _refuse_live(server, seen)
+    cluster.refuse_live(server, seen)
     last = _last(server)
     if last is not None and _is_as(server, last, seen):
         return [_line(last)]
@@ -338,7 +126,7 @@ def _line(record: dict[str, Any]) -> str:
     return "cluster " + json.dumps(record, sort_keys=True)
 
 
-def _last(server: Server) -> dict[str, Any] | None:
+def _last(server: cluster.Server) -> dict[str, Any] | None:
     """The record of the newest restore point of ours, if it is of this declaration and can still be used."""
     try:
         with open(f"{server.spec['archive']}/last") as stream:
@@ -350,13 +138,13 @@ def _last(server: Server) -> dict[str, Any] | None:
     return record if usable and all(os.path.exists(path) for path in paths) else None
 
 
-def _remember(server: Server, record: dict[str, Any]) -> None:
+def _remember(server: cluster.Server, record: dict[str, Any]) -> None:
     path = f"{server.spec['archive']}/last"
     script = 'umask 077; printf "%s" "$1" >"$2.tmp" && mv -fT -- "$2.tmp" "$2"'
     server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
 
 
-def _newest_base(server: Server, timeline: int, lsn: int) -> str | None:
+def _newest_base(server: cluster.Server, timeline: int, lsn: int) -> str | None:
     """The name of the base with the least of the log between it and the position; None when no base leads there."""
     forks = server.history(timeline)
     found = [wal.Base.parse(name) for name in os.listdir(server.bases)]
@@ -368,16 +156,16 @@ def _leads(base: wal.Base, forks: Sequence[tuple[int, int]] | None, timeline: in
     return forks is not None and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
 
 
-def _take_base(server: Server) -> str:
+def _take_base(server: cluster.Server) -> str:
     """Take a base backup and verify it; its name. It waits until the log that it needs is in the archive."""
     address = server.address()
     if address is None:
         raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
     new = f"{server.bases}/new"
-    server.must(["rm", "-rf", "--", new], _LONG)
+    server.must(["rm", "-rf", "--", new], cluster.LONG)
     words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
-    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], _LONG)
-    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], _LONG)
+    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
+    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
     with open(f"{new}/backup_manifest", "rb") as stream:
         text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
@@ -388,7 +176,7 @@ def _take_base(server: Server) -> str:
     return name
 
 
-def _restore_point(server: Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
+def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
     """Make a restore point and wait until its segment is in the archive; the record of it."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
     point = f"evenkeel_{stamp}_{secrets.token_hex(4)}"
@@ -411,7 +199,7 @@ def _restore_point(server: Server, seen: dict[str, Any], base: str) -> dict[str,
     )
 
 
-def _wait_archived(server: Server, name: str) -> None:
+def _wait_archived(server: cluster.Server, name: str) -> None:
     """Until ``archive_command`` succeeded for the file, which it does when the copy is durable. Raises Refused."""
     waiting = f"{server.data}/pg_wal/archive_status/{name}.ready"
     end = server.system.monotonic() + _ARCHIVED
@@ -419,21 +207,23 @@ def _wait_archived(server: Server, name: str) -> None:
     while os.path.exists(waiting):
         now = server.system.monotonic()
         if now >= end:
-            _no(server, f"{name} is not archived after {_ARCHIVED:g} s; archiving is too slow, or it hangs")
+            cluster.decline(server, f"{name} is not archived after {_ARCHIVED:g} s; archiving is too slow, or it hangs")
         if now >= asked:
             asked = now + 1.0
             failing = server.look()["failing"]
             if failing:
-                _no(server, f"archiving fails at {failing}; the server's log says why")
+                cluster.decline(server, f"archiving fails at {failing}; the server's log says why")
         server.system.sleep(0.005)
     if not os.path.exists(f"{server.log}/{name}"):
-        _no(server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up")
+        cluster.decline(
+            server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up"
+        )
 
 
 # -- compare
 
 
-def _is_as(server: Server, record: dict[str, Any], seen: dict[str, Any] | None) -> bool:
+def _is_as(server: cluster.Server, record: dict[str, Any], seen: dict[str, Any] | None) -> bool:
     """Whether nothing was written since the restore point, or since a rollback to it. ``seen`` None: not running."""
     size = int(record["segment_size"])
     if seen is not None:
@@ -455,7 +245,7 @@ def _is_as(server: Server, record: dict[str, Any], seen: dict[str, Any] | None) 
     return legs is not None and all(_quiet(server, part, size) for leg in legs for part in wal.parts(leg, size))
 
 
-def _quiet(server: Server, part: wal.Leg, size: int) -> bool:
+def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
     """Whether nobody changed anything there, as far as it can be read. The server keeps what is not archived yet."""
     names = wal.segments([part], size)
     if len(names) > _NEAR:
@@ -508,14 +298,14 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
     """What brings the cluster back to the restore point; everything that this needs is verified here, before anything
     is changed. Raises Refused and Damaged."""
     record = _recorded(then)
-    server = Server({key: record[key] for key in _KEYS}, at.system)
-    refuse(server)
+    server = cluster.Server({key: record[key] for key in _KEYS}, at.system)
+    cluster.refuse(server)
     seen = server.seen()
     system = seen["system"] if seen else server.identifier()
     if system != record["system"]:
-        _no(server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}")
+        cluster.decline(server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}")
     if seen is not None and seen["standby"]:
-        _no(server, "it is a standby; roll back the primary")
+        cluster.decline(server, "it is a standby; roll back the primary")
     if _is_as(server, record, seen):
         if seen is None:
             return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
@@ -526,7 +316,7 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
     return [Step("postgresql", "restore", server.name, why, record)]
 
 
-def _verify(server: Server, record: dict[str, Any]) -> int:
+def _verify(server: cluster.Server, record: dict[str, Any]) -> int:
     """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
     size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
     base = wal.Base.parse(record["base"])
@@ -549,7 +339,7 @@ def _verify(server: Server, record: dict[str, Any]) -> int:
         raise Damaged(_lost(server, f"{folder}/backup_manifest: {error.strerror}")) from error
     if hashlib.sha256(text).hexdigest()[:16] != base.digest:
         raise Damaged(_lost(server, f"{folder}/backup_manifest is not the one that was written"))
-    done = server.run(["pg_verifybackup", "--no-parse-wal", "--quiet", folder], _LONG)
+    done = server.run(["pg_verifybackup", "--no-parse-wal", "--quiet", folder], cluster.LONG)
     if done.rc != 0:
         raise Damaged(_lost(server, done.words))
     for leg in legs:
@@ -557,14 +347,14 @@ def _verify(server: Server, record: dict[str, Any]) -> int:
         end = leg.end if leg is legs[-1] else leg.end - leg.end % size
         if leg.start < end:
             span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
-            done = server.run(["pg_waldump", "--quiet", "-p", server.log, *span], _LONG)
+            done = server.run(["pg_waldump", "--quiet", "-p", server.log, *span], cluster.LONG)
             if done.rc != 0:
                 raise Damaged(_lost(server, done.words))
     _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
     return len(names)
 
 
-def _lost(server: Server, why: str) -> str:
+def _lost(server: cluster.Server, why: str) -> str:
     return (
         f"postgresql: {server.name} cannot be put back: {why}. Nothing was changed; roll back to another checkpoint, "
         "or leave postgresql out"
@@ -581,14 +371,14 @@ def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) ->
         return str(error.strerror)
 
 
-def _refuse_space(server: Server, need: int) -> None:
+def _refuse_space(server: cluster.Server, need: int) -> None:
     """A file system that is full would take the running server down; where the copy shares its data it fills none."""
     parent = os.path.dirname(server.data)
     shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and _file_system(parent) in ("xfs", "btrfs")
     found = os.statvfs(parent)
     free = found.f_bavail * found.f_frsize
     if not shares and free < need * 1.05:
-        _no(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
+        cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
 
 
 def _file_system(path: str) -> str:
@@ -610,7 +400,7 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     """Carry out the steps. Raises RestoreFailed with what is ``left``."""
     done = []
     for step in steps:
-        server = Server({key: step.detail[key] for key in _KEYS}, at.system)
+        server = cluster.Server({key: step.detail[key] for key in _KEYS}, at.system)
         try:
             if step.action == "restore":
                 done.append(_restored(server, step, at.boot))
@@ -626,7 +416,7 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     return done
 
 
-def _restored(server: Server, step: Step, boot: bool) -> Step:
+def _restored(server: cluster.Server, step: Step, boot: bool) -> Step:
     record = step.detail
     _tidy(server)
     try:
@@ -635,10 +425,10 @@ def _restored(server: Server, step: Step, boot: bool) -> Step:
         _tidy(server)  # Where there is no room, the running server is short of it as well.
         raise
     replicas = _replicas(server)
-    running = bool(_postmaster(server.data))
+    running = bool(cluster.postmaster(server.data))
     if running:
         _control(server, "stop", boot)
-    if _postmaster(server.data):
+    if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name} does not stop, and it still has its old data")
     try:
         _exchange(server)
@@ -658,7 +448,7 @@ def _restored(server: Server, step: Step, boot: bool) -> Step:
     return replace(step, why=said)
 
 
-def _replicas(server: Server) -> list[str]:
+def _replicas(server: cluster.Server) -> list[str]:
     """Who follows the log that ends here, in words."""
     try:
         return server.ask(_REPLICAS)
@@ -666,7 +456,7 @@ def _replicas(server: Server) -> list[str]:
         return ["whatever followed it (it was not running, or did not answer)"]
 
 
-def _start_recovered(server: Server, record: dict[str, Any], old: str) -> None:
+def _start_recovered(server: cluster.Server, record: dict[str, Any], old: str) -> None:
     """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
     try:
         _control(server, "start")
@@ -684,24 +474,24 @@ def _start_recovered(server: Server, record: dict[str, Any], old: str) -> None:
         ) from error
 
 
-def _tidy(server: Server) -> None:
+def _tidy(server: cluster.Server) -> None:
     """What a killed run left: a copy of ours is removed, the old data gets the name under which it is kept."""
     server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
     if not os.path.lexists(server.stage):
         return
     if os.path.exists(f"{server.stage}/{_MARK}"):
-        pids = _postmaster(server.stage)
+        pids = cluster.postmaster(server.stage)
         if pids:
             server.run(["kill", "-KILL", str(abs(int(pids[0])))])
             server.system.sleep(0.5)
-        server.must(["rm", "-rf", "--", server.stage], _LONG)
+        server.must(["rm", "-rf", "--", server.stage], cluster.LONG)
     elif not os.listdir(server.stage):
         os.rmdir(server.stage)
     else:
         _put_aside(server)
 
 
-def _recover(server: Server, record: dict[str, Any]) -> None:
+def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
     """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
     found = os.stat(server.data)
     os.mkdir(server.stage, 0o700)
@@ -711,11 +501,11 @@ def _recover(server: Server, record: dict[str, Any]) -> None:
             os.fchown(fd, found.st_uid, found.st_gid)
         server.must(["touch", "--", f"{server.stage}/{_MARK}"])
         source = f"{server.bases}/{record['base']}/."
-        server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], _LONG)
+        server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], cluster.LONG)
         server.must(["touch", "--", f"{server.stage}/recovery.signal"])
         # What it says of its configuration was meant for the cluster.
         server.must(["truncate", "-s", "0", "--", f"{server.stage}/postgresql.auto.conf"])
-        done = server.run(_recovery(server, record), _LONG)
+        done = server.run(_recovery(server, record), cluster.LONG)
         fatal = [line.partition(":  ")[2] for line in done.err.splitlines() if "FATAL" in line or "PANIC" in line]
         problem = "" if done.rc == 0 else "; ".join(fatal) or done.words
         if not problem:
@@ -733,7 +523,7 @@ def _recover(server: Server, record: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _recovery(server: Server, record: dict[str, Any]) -> list[str]:
+def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
     and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
     live = server.control()
@@ -760,9 +550,9 @@ def _recovery(server: Server, record: dict[str, Any]) -> list[str]:
     return ["postgres", "--single", "-D", server.stage, *words, "template1"]
 
 
-def _not_reached(server: Server, record: dict[str, Any]) -> str:
+def _not_reached(server: cluster.Server, record: dict[str, Any]) -> str:
     """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
-    staged = Server(dict(server.spec, data=server.stage), server.system)
+    staged = cluster.Server(dict(server.spec, data=server.stage), server.system)
     control = staged.control()
     timeline = int(control["Latest checkpoint's TimeLineID"])
     forks = staged.history(timeline) or []
@@ -773,7 +563,7 @@ def _not_reached(server: Server, record: dict[str, Any]) -> str:
     return ""
 
 
-def _exchange(server: Server) -> None:
+def _exchange(server: cluster.Server) -> None:
     """From here on the name of the data directory means the recovered one."""
     parent = os.path.dirname(server.data)
     fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -784,7 +574,7 @@ def _exchange(server: Server) -> None:
         os.close(fd)
 
 
-def _put_aside(server: Server) -> str:
+def _put_aside(server: cluster.Server) -> str:
     """Give the old data the name under which it is kept; the name."""
     stamp = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
@@ -795,11 +585,11 @@ def _put_aside(server: Server) -> str:
     return old
 
 
-def _give_back(server: Server, old: str, why: str) -> NoReturn:
+def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
     """The recovered cluster does not start: the old data again."""
     said = f"postgresql {server.name} does not start on what was recovered: {why}"
     try:
-        if _postmaster(server.data):
+        if cluster.postmaster(server.data):
             _control(server, "stop")
         os.rename(old, server.stage)
         server.must(["touch", "--", f"{server.data}/{_MARK}"])
@@ -810,7 +600,7 @@ def _give_back(server: Server, old: str, why: str) -> NoReturn:
     raise EvenkeelError(f"{said}. It runs with its old data again; the attempt is in {server.stage}")
 
 
-def _control(server: Server, verb: str, boot: bool = False) -> None:
+def _control(server: cluster.Server, verb: str, boot: bool = False) -> None:
     """Start or stop it, and wait for that, except for a start early at boot. Raises EvenkeelError."""
     version, _slash, name = server.spec["cluster"].partition("/")
     unit = server.spec["unit"] or (f"postgresql@{version}-{name}" if name else "")
@@ -834,11 +624,11 @@ def _control(server: Server, verb: str, boot: bool = False) -> None:
 def verify(then: Sequence[str], system: System) -> list[str]:
     """What is not as recorded, in words. What clients wrote after a rollback is no difference."""
     record = _recorded(then)
-    server = Server({key: record[key] for key in _KEYS}, system)
+    server = cluster.Server({key: record[key] for key in _KEYS}, system)
     return _differences(server, record)
 
 
-def _differences(server: Server, record: dict[str, Any]) -> list[str]:
+def _differences(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     try:
         seen = server.look()
     except Refused as error:

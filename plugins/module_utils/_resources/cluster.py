@@ -1,0 +1,233 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One cluster of PostgreSQL: how its server and its files are asked, and what of it cannot be recorded or put back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import EvenkeelError, Refused
+from .._system import Completed, System
+from . import wal
+
+# Seconds for what answers at once, and for what copies or reads a whole cluster.
+QUICK, LONG = 30.0, 86400.0
+_OLDEST = 13
+_LOOK = """select json_build_object(
+'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
+'system', (select system_identifier::text from pg_control_system()), 'standby', pg_is_in_recovery(),
+'segment_size', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
+'archive_mode', current_setting('archive_mode'), 'wal_level', current_setting('wal_level'),
+'failing', (select last_failed_wal from pg_stat_archiver
+    where last_failed_time > coalesce(last_archived_time, '-infinity')),
+'tablespaces', (select count(*) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
+'segment', case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end,
+'inserted', case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() end,
+'flushed', case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end)"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
+
+    spec: dict[str, Any]
+    system: System
+
+    @property
+    def data(self) -> str:
+        return str(self.spec["data"])
+
+    @property
+    def log(self) -> str:
+        return f"{self.spec['archive']}/wal"
+
+    @property
+    def bases(self) -> str:
+        return f"{self.spec['archive']}/base"
+
+    @property
+    def stage(self) -> str:
+        """Where a copy is recovered, and where the old data lies for a moment after the exchange."""
+        return self.data + ".evenkeel-new"
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["cluster"] or self.data)
+
+    def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
+        """Run the command as the owner; PostgreSQL's own ones are looked for where they are installed."""
+        owner = os.stat(self.data).st_uid
+        who: list[str] = []
+        if owner != os.geteuid():
+            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
+        # The tools look for each other from a directory that their user can enter.
+        return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
+
+    def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
+        """What it printed; EvenkeelError when it failed."""
+        done = self.run(argv, timeout)
+        if done.rc != 0:
+            raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
+        return done.out
+
+    def found(self, command: str) -> str:
+        version = self.version()
+        for folder in (f"/usr/lib/postgresql/{version}/bin", f"/usr/pgsql-{version}/bin"):
+            if os.path.exists(f"{folder}/{command}"):
+                return f"{folder}/{command}"
+        return command
+
+    def version(self) -> str:
+        try:
+            with open(f"{self.data}/PG_VERSION") as stream:
+                return stream.read().strip()
+        except OSError as error:
+            raise Refused(
+                f"postgresql: {self.data} is no data directory of PostgreSQL ({error.strerror}); nothing was changed"
+            ) from error
+
+    def identifier(self) -> str:
+        """The cluster's identity, the first word of its control file."""
+        with open(f"{self.data}/global/pg_control", "rb") as stream:
+            return str(int.from_bytes(stream.read(8), sys.byteorder))
+
+    def address(self) -> tuple[str, str] | None:
+        """(directory of the socket, port) of the server that runs on the data directory; None when none does."""
+        words = postmaster(self.data)
+        return (words[4], words[3]) if len(words) > 7 and words[7].strip() == "ready" else None
+
+    def ask(self, *statements: str) -> list[str]:
+        """The lines that they give. Raises Refused when the server does not run or does not answer."""
+        address = self.address()
+        if address is None:
+            raise Refused(f"postgresql: {self.name} is not running; start it, then run again. Nothing was changed")
+        words = [word for statement in statements for word in ("-c", statement)]
+        argv = ["psql", "-h", address[0], "-p", address[1], "-d", "postgres", "-XAtqw", "-v", "ON_ERROR_STOP=1", *words]
+        done = self.run(argv)
+        if done.rc != 0:
+            raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
+        return done.out.splitlines()
+
+    def look(self) -> dict[str, Any]:
+        """What the server says of itself. Raises Refused as ``ask`` does."""
+        return dict(json.loads(" ".join(self.ask(_LOOK))))
+
+    def seen(self) -> dict[str, Any] | None:
+        """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
+        try:
+            return self.look()
+        except Refused:
+            return None
+
+    def history(self, timeline: int) -> list[tuple[int, int]] | None:
+        """What the timeline came from; None when that is not known any more."""
+        if timeline == 1:
+            return []
+        for folder in (f"{self.data}/pg_wal", self.log):
+            try:
+                with open(f"{folder}/{timeline:08X}.history") as stream:
+                    return wal.forks(stream.read())
+            except OSError:
+                continue
+        return None
+
+    def control(self) -> dict[str, str]:
+        """What pg_controldata says, by its own words."""
+        lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
+        return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
+
+
+def postmaster(folder: str) -> list[str]:
+    """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
+    try:
+        with open(f"{folder}/postmaster.pid") as stream:
+            words = stream.read().splitlines()
+        works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
+    except (OSError, ValueError, IndexError):
+        return []
+    return words if works_in == os.path.realpath(folder) else []
+
+
+# -- what is refused
+
+
+def refuse(server: Server) -> None:
+    """What can neither be recorded nor put back in this way; looks at files alone. Raises Refused."""
+    data = server.data
+    if int(server.version().split(".")[0]) < _OLDEST:
+        decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
+    if os.path.realpath(data) != data:
+        decline(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
+    with open("/proc/self/mountinfo") as stream:
+        for line in stream:
+            at = line.split(" ")[4]
+            if (at + "/").startswith(data + "/"):
+                decline(
+                    server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
+                )
+    if os.path.islink(f"{data}/pg_wal"):
+        decline(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
+    if os.listdir(f"{data}/pg_tblspc"):
+        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if os.path.exists(f"{data}/standby.signal"):
+        decline(server, "it is a standby; the primary's checkpoint is the one to go back to")
+    if _patroni() and not _paused(data):
+        decline(server, "Patroni runs, and would act against it; `patronictl pause` first")
+    for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
+        found = server.found(command)
+        if not os.path.isabs(found) and shutil.which(found) is None:
+            decline(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
+
+
+def decline(server: Server, why: str) -> None:
+    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
+
+
+def _patroni() -> bool:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
+            except OSError:
+                continue
+            if b"patroni" in (words if words[0].startswith(b"python") else words[:1]):
+                return True
+    return False
+
+
+def _paused(data: str) -> bool:
+    """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
+    try:
+        with open(f"{data}/patroni.dynamic.json") as stream:
+            return json.load(stream).get("pause") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def refuse_live(server: Server, seen: dict[str, Any]) -> None:
+    """What a server that runs must be to be recorded."""
+    if seen["standby"]:
+        decline(server, "it is a standby; take the checkpoint on the primary")
+    if os.path.realpath(seen["data"]) != server.data:
+        decline(server, f"its data directory is {seen['data']}; declare that as data")
+    if seen["tablespaces"]:
+        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if seen["archive_mode"] == "off" or seen["wal_level"] == "minimal":
+        mode, level = seen["archive_mode"], seen["wal_level"]
+        decline(server, f"archive_mode is {mode} and wal_level {level}; the role postgresql sets up archiving")
+    if seen["failing"]:
+        decline(server, f"archiving fails at {seen['failing']}; the server's log says why")
+    if not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+        decline(
+            server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving"
+        )
