@@ -104,7 +104,7 @@ def checkpoint(
             result.update(changed=True, generation=change.generation, armed=change.shown())
             result["done"].append(f"armed generation {change.generation}: rolled back unless confirmed in time")
         if policy is not None:
-            made = store.prune(name, policy, _needed(store, manifest))
+            made = store.prune(name, policy, _needed(store, manifest), registry.forgetting(store))
             result["kept"] = made.kept
             result["done"] += [f"forgot checkpoint {one[:12]}" for one in made.gone]
             result["changed"] = result["changed"] or bool(made.gone)

@@ -12,6 +12,7 @@ import shutil
 from typing import Any
 
 from ._store.durable import clone, write_all
+from ._store.tree import mount_points
 
 # What there is to ask of an engine; each has some.
 CAPABILITIES = {
@@ -33,9 +34,14 @@ def engines(store: str) -> list[dict[str, Any]]:
         objects.add("shares_data")
     postgresql = "" if _has_postgresql() else "PostgreSQL's own programs are not installed on this host"
     restic = "" if shutil.which("restic") else "restic is not installed on this host"
+    btrfs = "" if shutil.which("btrfs") else "btrfs-progs is not installed on this host"
+    if "btrfs" not in mount_points().values():
+        btrfs = "no btrfs is mounted on this host"
     return [
         _engine("objects", "", objects),
         _engine("postgresql", postgresql, {"in_place", "atomic", "incremental", "log", "verified"}),
+        # btrfs verifies what it reads, but a rollback reads nothing.
+        _engine("btrfs", btrfs, {"in_place", "atomic", "incremental", "log", "shares_data"}),
         _engine("replicas", "", {"survives_host", "incremental", "verified"}),
         _engine("restic", restic, {"survives_host", "incremental", "encrypted", "verified"}),
     ]

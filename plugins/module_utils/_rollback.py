@@ -22,7 +22,7 @@ from typing import Any
 
 from . import _deadman
 from ._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
-from ._resources import files
+from ._resources import files, subvolumes
 from ._resources.entry import Tree
 from ._resources.kind import Kind, Restore, Sink
 from ._resources.registry import EARLY, KINDS, LATE, held, own_lines, path_lines, tree_spec
@@ -228,8 +228,10 @@ def _carry_out(
     proved, left = prove(store, made.sections, boot)
     result = _result(made, done, proved)
     result.update(_shown(change), undo=undo)
-    if journal is not None:
-        result["restart_needed"] = holders(_was(os.path.basename(journal), [step.target for step in made.files]))
+    exchanged = [step.target for step in done if step.resource == "subvolumes"]
+    if journal is not None or exchanged:
+        was = _was(os.path.basename(journal or ""), [step.target for step in made.files])
+        result["restart_needed"] = holders(was, lambda path: subvolumes.was(path, exchanged))
     if left:
         raise RestoreFailed(
             f"rolled back to {manifest.name}, but {len(left)} things are not as recorded: {'; '.join(left[:10])}",
@@ -366,13 +368,15 @@ def _restore(store: Store, manifest: Manifest, boot: bool, changed: Sequence[str
 
 def _steps(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:
     """The plan of the kinds of this group, kind by kind in its order."""
-    return [
-        step
-        for kind, resource in group.items()
-        for section in sections
-        if section.kind == kind
-        for step in resource.plan(own_lines(section), at)
-    ]
+    steps: list[Step] = []
+    for kind, resource in group.items():
+        # What is put back before services, which run what is on disk.
+        exchanged = [step.target for step in steps if step.resource == "subvolumes"]
+        here = replace(at, changed=[*at.changed, *exchanged])
+        for section in sections:
+            if section.kind == kind:
+                steps += resource.plan(own_lines(section), here)
+    return steps
 
 
 def _apply(group: dict[str, Kind], steps: Sequence[Step], at: Restore) -> list[Step]:
@@ -397,7 +401,7 @@ def _apply_late(steps: Sequence[Step], sections: Sequence[Section], at: Restore)
     starts: they are put back once more after it."""
     done = _apply(LATE, steps, at)
     if any(step.resource == "services" for step in done):
-        others = {kind: resource for kind, resource in LATE.items() if kind != "services"}
+        others = {kind: LATE[kind] for kind in ("sysctl", "firewall")}
         try:
             done += _apply(others, _steps(others, sections, at), at)
         except RestoreFailed as error:

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Callable
 
 from ._errors import Busy, Damaged, EvenkeelError, UsageError
+from ._resources.registry import lost
 from ._store.durable import move_all, write_file
 from ._store.objects import CHUNK
 from ._store.store import Store, objects_of, paths_of
@@ -61,6 +62,7 @@ class Found:
     contents: dict[str, str] = field(default_factory=dict)
     packs: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, id)
+    outside: dict[tuple[str, str, str], str] = field(default_factory=dict)  # (name, id, path): not in the store
 
 
 def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> dict[str, Any]:
@@ -234,12 +236,15 @@ class _Run:
             except Damaged as error:
                 found.checkpoints[name, one] = error.message
                 continue
-            lost = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
-            for sha in lost - bad:
+            # What a replica needs outside of it is on the host that it is a copy of, if anywhere.
+            elsewhere = lost(manifest.sections) if not host else {}
+            found.outside.update({(name, one, path): problem for path, problem in elsewhere.items()})
+            gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
+            for sha in gone - bad:
                 missing.setdefault(sha, set()).add((name, one))
-            if lost:
+            if gone:
                 for path, sha in paths_of(manifest):
-                    if sha in lost:
+                    if sha in gone:
                         uses.setdefault(sha, []).append((name, one, path))
         # Without the lock, what is pruned while we look seems to be missing.
         held = {(name, one) for name, ids in store.refs().items() for one in ids}
@@ -254,6 +259,9 @@ class _Run:
         damaged = [_entry(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():
             damaged.append(_entry(host, "manifest", one, problem, [(name, one, "")]))
+        for (name, one, path), problem in found.outside.items():
+            if (name, one) in held:
+                damaged.append(_entry(host, "snapshot", path, problem, [(name, one, path)]))
         for sha, problem in sorted(found.contents.items()):
             damaged.append(_entry(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
         return damaged
@@ -276,8 +284,12 @@ class _Run:
             "planned": list(self.done),
             "done": [] if self.check_mode else list(self.done),
             "proved": [f"{self.files} files of {self.bytes} bytes were read"],
-            "left": self.left + [f"{one['kind']} {one['id'][:12]}: {one['problem']}" for one in damaged],
+            "left": self.left + [f"{one['kind']} {_short(one['id'])}: {one['problem']}" for one in damaged],
         }
+
+
+def _short(name: str) -> str:
+    return name if name.startswith("/") else name[:12]
 
 
 def _entry(

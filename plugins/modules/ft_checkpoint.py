@@ -48,6 +48,12 @@ options:
       - V(postgresql) takes C(cluster) (of Debian's, such as V(15/main)), or C(data) (a data directory) and C(unit); and
         C(archive), the directory of its archived log and base backups, by default C(data) with C(.evenkeel) behind it.
         The role C(postgresql) sets it up.
+      - V(subvolumes) takes C(paths), each the root of a writable btrfs subvolume that is not mounted itself, below
+        directories that root alone can write to. It needs btrfs-progs. What is kept is a snapshot, in
+        C(.evenkeel-snapshots) beside the subvolume: it takes no time and no room at first, and is on that disk alone.
+        Replicas and restic do not carry it. Subvolumes within one are refused, because a snapshot leaves them out.
+        Reading files changes their times of access, and with them the subvolume, unless it is mounted with
+        C(noatime).
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
         Unit files and drop-ins of the units below /etc are part of it.
       - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read
@@ -62,7 +68,7 @@ options:
     required: true
   quiesce:
     description:
-      - What is to stand still while files are read, in this order, each a mapping with one key.
+      - What is to stand still while files are read and snapshots made, in this order, each a mapping with one key.
       - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
         alone. V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has
         failed.
@@ -177,7 +183,8 @@ stats:
   type: dict
 consistency:
   description:
-    - V(crash) when files were read while programs ran, as a power cut would leave them; V(quiesced) when O(quiesce)
+    - V(crash) when files were read while programs ran, as a power cut would leave them (those of a subvolume all at the
+      same moment); V(quiesced) when O(quiesce)
       held those that it names still; V(engine) when all is in the hands of a program that knows a consistent moment, as
       PostgreSQL does.
   returned: success, but not in check mode

@@ -37,6 +37,10 @@ def no_trees(_spec: dict[str, Any]) -> list[str]:
     return []
 
 
+def loses_nothing(_lines: Sequence[str]) -> dict[str, str]:
+    return {}
+
+
 def lacks_nothing(_lines: Sequence[str]) -> list[str]:
     return []
 
@@ -61,6 +65,10 @@ class Kind:
       end, with ``done`` and with what is ``left``.
     - ``verify``: what is not as the lines say, in words.
     - ``lacks``: what a rollback to the lines could not bring back, in words: it is said when they are recorded.
+    - ``still``: captured while what is quiesced stands still, as files are.
+    - ``lost``: for what it keeps outside of the store, path -> what is wrong with it. Only looks.
+    - ``forget``: deletes what it keeps outside of the store. It is given the root of the store, the lines of all
+      checkpoints that stay, in the trash or not, and those of the ones that are about to be deleted for good.
     - ``consistent``: whether what records it knows a consistent moment by itself, while it is being written.
     - ``held``: holds off who else changes its trees, while they are captured and while they are put back. Raises
       Refused when that cannot be had in time.
@@ -76,3 +84,6 @@ class Kind:
     held: Callable[[System], AbstractContextManager[None]] = nothing_held
     before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
     consistent: bool = False
+    still: bool = False
+    lost: Callable[[Sequence[str]], dict[str, str]] = loses_nothing
+    forget: Callable[[str, System, Sequence[str], Sequence[str]], None] | None = None

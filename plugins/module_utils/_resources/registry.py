@@ -11,12 +11,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
 from .._store.manifest import Section
+from .._store.store import Forget, Store
 from .._system import System
-from . import files, firewall, packages, postgresql, services, sysctl, users
+from . import files, firewall, packages, postgresql, services, subvolumes, sysctl, users
 from .kind import Kind, Sink
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
@@ -24,6 +26,7 @@ from .kind import Kind, Sink
 EARLY: dict[str, Kind] = {"packages": packages.KIND}
 LATE: dict[str, Kind] = {
     "users": users.KIND,
+    "subvolumes": subvolumes.KIND,
     "sysctl": sysctl.KIND,
     "firewall": firewall.KIND,
     "postgresql": postgresql.KIND,
@@ -58,15 +61,20 @@ def check(resources: Any) -> list[Section]:
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
-    """Two declarations of one tree could disagree on what is excluded."""
-    seen: list[tuple[str, int]] = []
+    """Two declarations of one tree could disagree on what is excluded; a subvolume goes back as a whole."""
+    seen: list[tuple[str, int, str]] = []
     for number, section in enumerate(sections):
-        for path in section.spec.get("paths", []):
-            for other, owner in seen:
+        spec, subvolume = section.spec, section.kind == "subvolumes"
+        paths = spec.get("paths") or [spec[key] for key in ("data", "archive") if key in spec]
+        added = KINDS[section.kind].trees(spec) if section.kind != "files" else []
+        for path in [*paths, *added]:
+            for other, owner, kind in seen:
                 shorter, longer = sorted((path, other), key=len)
-                if owner != number and (longer + "/").startswith(shorter + "/"):
-                    raise UsageError(f"files: {path} and {other} overlap in two declarations; put them into one")
-            seen.append((path, number))
+                # What a kind adds may lie in declared files: it is covered by them.
+                matters = subvolume or kind == "subvolumes" or section.kind == kind == "files"
+                if owner != number and matters and (longer + "/").startswith(shorter + "/"):
+                    raise UsageError(f"{path} of {section.kind} and {other} of {kind} overlap; declare it once")
+            seen.append((path, number, section.kind))
 
 
 def _with_trees(sections: Sequence[Section]) -> list[Section]:
@@ -129,13 +137,16 @@ def capture(
 
     ``still`` is held while files are read, and only then: a service that is stopped for that is recorded as it was.
     """
-    own = [
-        KINDS[section.kind].capture(section.spec, sink, system) if section.kind != "files" else []
-        for section in sections
-    ]
+
+    def own(section: Section, standing: bool) -> list[str]:
+        kind = KINDS.get(section.kind)
+        return kind.capture(section.spec, sink, system) if kind is not None and kind.still == standing else []
+
+    running = [own(section, False) for section in sections]
     taken = []
     with still or nullcontext():
-        for section, lines in zip(sections, own):
+        for section, before in zip(sections, running):
+            lines = before + own(section, True)
             spec = tree_spec(section)
             scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
             taken.append(replace(section, lines=scanned + lines))
@@ -155,3 +166,20 @@ def lacks(sections: Sequence[Section]) -> list[str]:
         if section.kind != "files"
         for words in KINDS[section.kind].lacks(own_lines(section))
     ]
+
+
+def lost(sections: Sequence[Section]) -> dict[str, str]:
+    """What the sections need outside of the store and cannot have: path -> what is wrong with it."""
+    return {
+        path: problem
+        for section in sections
+        if section.kind in KINDS
+        for path, problem in KINDS[section.kind].lost(own_lines(section)).items()
+    }
+
+
+def forgetting(store: Store) -> dict[str, Forget]:
+    """For each kind that keeps something outside of the store, what deletes it there (see ``Store.prune``)."""
+    return {
+        kind: partial(one.forget, store.root, store.system) for kind, one in KINDS.items() if one.forget is not None
+    }

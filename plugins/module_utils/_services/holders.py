@@ -15,16 +15,23 @@ from typing import Any
 _GONE = b" (deleted)"
 
 
-def holders(was: Callable[[bytes], bytes | None], proc: str = "/proc") -> list[dict[str, Any]]:
+def holders(
+    was: Callable[[bytes], bytes | None],
+    moved: Callable[[bytes], bytes | None] = lambda _path: None,
+    proc: str = "/proc",
+) -> list[dict[str, Any]]:
     """Units, or processes without one, that have files open, mapped or as their directory which ``was`` knows.
 
     ``was``: the path that the file had, for the path at which it lost its name; None for files that are no concern.
+    ``moved``: the same for the path at which the kernel shows it, whether it has a name or not.
     Each: ``unit`` (empty without one), ``processes`` as ``name[pid]`` and ``paths``, sorted. Sees what this user may.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=int):
         folder = os.path.join(proc, pid)
-        known = {was(path[: -len(_GONE)]) for path in _used(folder) if path.endswith(_GONE)} - {None}
+        known = {
+            (was(path[: -len(_GONE)]) if path.endswith(_GONE) else None) or moved(path) for path in _used(folder)
+        } - {None}
         if known:
             name = f"{_read(folder, 'comm').strip().decode(errors='replace')}[{pid}]"
             unit = _unit(_read(folder, "cgroup"))

@@ -25,9 +25,10 @@ import re
 import shutil
 import stat
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Callable
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
@@ -43,6 +44,8 @@ RESERVED = ("latest",)
 # After so many records of a log the next checkpoint is whole again: what has to be read, and kept, stays bounded.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
+# Deletes what lies outside of a store, given the lines of the manifests that stay and of those that go.
+Forget = Callable[[Sequence[str], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -392,14 +395,19 @@ class Store:
         kept.pop("", None)
         return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
 
-    def prune(self, name: str, policy: retention.Policy, protect: set[str]) -> Pruning:
+    def prune(
+        self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] | None = None
+    ) -> Pruning:
         """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises.
 
         What nothing names any more goes to the trash; what has lain there for the time of grace is deleted.
+        ``forgetting``: by kind, what deletes outside of the store, before the last manifest that tells of it goes.
         """
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
         self.objects.take_back(made.needed)
+        for kind, forget in (forgetting or {}).items():
+            forget(*self._lines(kind, now - policy.grace))
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
             for one, ids in self.refs().items():
@@ -408,6 +416,25 @@ class Store:
             self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in made.gone], now)
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
+
+    def _lines(self, kind: str, before: float) -> tuple[list[str], list[str]]:
+        """What the manifests here and in the trash have of a kind: of all that stay, and of those thrown away before
+        that time. A record of a log tells what changed: what goes is told by the one that it follows, too."""
+        found: tuple[list[str], list[str]] = ([], [])
+        for folder in (self.join("manifests"), self.objects.in_trash(self.join("manifests"))):
+            for one in filter(_ID.fullmatch, os.listdir(folder) if os.path.isdir(folder) else []):
+                path = os.path.join(folder, one)
+                with open(path, "rb") as stream:
+                    data = stream.read()
+                if f"\nresource {kind} ".encode() not in data:
+                    continue
+                goes = folder != self.join("manifests") and os.lstat(path).st_mtime < before
+                record = Manifest.parse(data, one)
+                for section in record.sections:
+                    if section.kind == kind:
+                        lines = [line[1:] for line in section.lines] if record.kind == LOG else section.lines
+                        found[goes].extend(lines)
+        return found
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:
         """Files of packs and objects of which nothing is needed. A pack with one needed content stays whole."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from .._errors import UsageError
 
@@ -98,13 +99,27 @@ def ancestors(path: bytes) -> Iterator[bytes]:
         at = path.find(b"/", at + 1)
 
 
-def mount_points() -> dict[bytes, str]:
-    """Mount point -> file system type, of this process's mount namespace."""
-    found: dict[bytes, str] = {}
+class Mount(NamedTuple):
+    """``root``: which part of the file system on ``device`` is seen at ``point``. ``kind``: of the file system."""
+
+    point: bytes
+    root: bytes
+    device: bytes
+    kind: str
+
+
+def mounts() -> list[Mount]:
+    """What is mounted in this process's mount namespace, in the order of mounting."""
+    found = []
     with open("/proc/self/mountinfo", "rb") as stream:
         for line in stream:
             fields = line.split()
-            kind = fields[fields.index(b"-") + 1].decode()
             # The kernel writes blanks and backslashes as octal escapes.
-            found[fields[4].decode("unicode_escape").encode("latin-1")] = kind
+            root, point = (one.decode("unicode_escape").encode("latin-1") for one in fields[3:5])
+            found.append(Mount(point, root, fields[2], fields[fields.index(b"-") + 1].decode()))
     return found
+
+
+def mount_points() -> dict[bytes, str]:
+    """Mount point -> file system type, of this process's mount namespace."""
+    return {one.point: one.kind for one in mounts()}

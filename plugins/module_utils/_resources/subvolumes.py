@@ -1,0 +1,452 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``subvolumes``: whole btrfs subvolumes, kept as snapshots on their own file system.
+
+Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in it. A rollback
+makes a writable snapshot of that one there, exchanges it with the subvolume in one system call, and deletes what it got
+for it. btrfs-progs make and delete; the kernel commits a snapshot before it says that it is made.
+
+Whether two subvolumes, of which one is a snapshot of the other, are still the same is told by the number of the
+transaction in which an inode of theirs was changed last: a snapshot has that of what it is a snapshot of. (The
+generation does not tell it: being snapshotted raises it as well.)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+import struct
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
+from .._store.durable import ensure_dir, exchange, syncfs
+from .._store.objects import Hasher
+from .._store.tree import ancestors, check_path, mounts, open_dir
+from .._system import System
+from .kind import Kind, Restore, Sink
+from .step import Step
+
+_FOLDER = ".evenkeel-snapshots"
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+_TIMEOUT = 1800.0
+# BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.
+_GET_INFO = 0x81F8943C
+_INFO = struct.Struct("=288x Q 16s 16s 16x Q 152x")
+_READ_ONLY = 1
+# The inode number of the root of every subvolume.
+_ROOT = 256
+
+
+@dataclass(frozen=True)
+class Subvolume:
+    """``parent``: the uuid of what it is a snapshot of. ``changed``: the transaction of its last change."""
+
+    uuid: str
+    parent: str
+    changed: int
+    read_only: bool
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; UsageError names the bad one. Looks at nothing."""
+    unknown = set(spec) - {"paths"}
+    if unknown:
+        raise UsageError(f"subvolumes: unknown key {sorted(unknown)[0]!r}; it takes paths")
+    paths = spec.get("paths")
+    if not isinstance(paths, list) or not paths or not all(isinstance(one, str) and one for one in paths):
+        raise UsageError(f"subvolumes: paths must be a list of absolute paths of btrfs subvolumes, not {paths!r}")
+    for path in paths:
+        if check_path(os.fsencode(path)) == b"/":
+            raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
+    return {"paths": sorted(set(paths))}
+
+
+# -- looking
+
+
+def _look(path: str) -> Subvolume | None:
+    """What is there, where that is the root of a btrfs subvolume. Raises UsageError for a symlink above it."""
+    try:
+        parent = open_dir(os.fsencode(os.path.dirname(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
+    try:
+        if os.fstat(fd).st_ino != _ROOT:
+            return None
+        flags, own, above, changed = _INFO.unpack(fcntl.ioctl(fd, _GET_INFO, bytes(_INFO.size)))
+        return Subvolume(str(uuid.UUID(bytes=own)), str(uuid.UUID(bytes=above)), changed, bool(flags & _READ_ONLY))
+    except OSError:
+        return None  # Another file system.
+    finally:
+        os.close(fd)
+
+
+def _synced(path: str) -> Subvolume | None:
+    """The same, when what was written before counts in ``changed``."""
+    if _look(path) is not None:
+        with _opened(path) as fd:
+            syncfs(fd)
+    return _look(path)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = open_dir(os.fsencode(path))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _same(kept: Subvolume, live: Subvolume) -> bool:
+    return kept.changed == live.changed and (kept.parent == live.uuid or live.parent == kept.uuid)
+
+
+def _folder(path: str) -> str:
+    return os.path.join(os.path.dirname(path), _FOLDER)
+
+
+def _aside(path: str) -> str:
+    """Where a rollback stages the new one, and has the old one after the exchange."""
+    return os.path.join(_folder(path), f"replaced-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
+
+
+def _tag(store: str) -> str:
+    """What the names of a store's snapshots begin with: more than one store may protect a subvolume."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(store))).hexdigest()[:16]
+
+
+def _stamp(system: System) -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(system.now()))}-{secrets.token_hex(4)}"
+
+
+def _btrfs(system: System, *words: str) -> str:
+    done = system.run(["btrfs", *words], _TIMEOUT)
+    if done.rc == 127:
+        raise Refused(f"subvolumes: {done.words}; install btrfs-progs on this host")
+    if done.rc != 0:
+        raise Refused(f"subvolumes: btrfs {' '.join(words)}: {done.words}")
+    return done.out
+
+
+def _delete(path: str, system: System) -> None:
+    _btrfs(system, "subvolume", "delete", "--commit-after", path)
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether the directory is there, and root's alone."""
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _refuse(path: str, system: System) -> None:
+    """Refused where the subvolume at the path could not be exchanged, or others could put something in its way."""
+    for one in ancestors(os.fsencode(path)):
+        found = os.stat(one)
+        if found.st_uid != 0 or (found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+            raise Refused(
+                f"subvolumes: {os.fsdecode(one)}, above {path}, can be written to by others than root, who could put "
+                "something else in its place; nothing was changed. Make it root's alone, or declare the path as files"
+            )
+    if os.path.lexists(_folder(path)) and not _is_ours(_folder(path)):
+        raise Refused(
+            f"subvolumes: {_folder(path)} is not a directory that belongs to root alone (mode 0700); nothing was "
+            "changed. See what it is, and move it away or mend its owner and mode"
+        )
+    held = sorted(_mounted(os.fsencode(path)))
+    if held:
+        raise Refused(
+            f"subvolumes: {path} is mounted, or has a mount below it, at {', '.join(held)}, and a rollback could not "
+            "exchange it; nothing was changed. Unmount that, and use it where it lies below a mount of its file system "
+            "(mount -o subvolid=5), or declare the path as files"
+        )
+    nested = _btrfs(system, "subvolume", "list", "-o", path).splitlines() if _look(path) is not None else []
+    if nested:
+        raise Refused(
+            f"subvolumes: {path} holds {len(nested)} subvolumes, which its snapshots would leave out, for example "
+            f"{nested[0].partition(' path ')[2]}; nothing was changed. Move them beside it, or declare it as files"
+        )
+
+
+def _mounted(path: bytes) -> set[str]:
+    """Mount points at or below the path, and those that show what lies there."""
+    found = mounts()
+    # The last one is on top.
+    around = max((one for one in reversed(found) if _within(path, one.point)), key=lambda one: len(one.point))
+    inside = os.path.normpath(os.path.join(around.root, os.path.relpath(path, around.point)))
+    return {
+        os.fsdecode(one.point)
+        for one in found
+        if _within(one.point, path) or (one.device == around.device and _within(one.root, inside))
+    }
+
+
+def _within(path: bytes, top: bytes) -> bool:
+    return (path.rstrip(b"/") + b"/").startswith(top.rstrip(b"/") + b"/")
+
+
+# -- capture
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
+    Hasher."""
+    return [_line("subvolume", _captured(path, sink, system)) for path in spec["paths"]]
+
+
+def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same ahead of a rollback, where one that cannot be recorded is no reason not to put it back."""
+    lines = []
+    for path in spec["paths"]:
+        try:
+            lines.append(_line("subvolume", _captured(path, sink, system)))
+        except EvenkeelError as error:
+            lines.append(_line("unrecorded", {"path": path, "why": error.message}))
+    return lines
+
+
+def _line(word: str, record: dict[str, Any]) -> str:
+    return f"{word} {json.dumps(record, sort_keys=True)}"
+
+
+def _captured(path: str, sink: Sink, system: System) -> dict[str, Any]:
+    folder, store = _folder(path), sink.objects.root if sink.objects is not None else "/"
+    live = _look(path)
+    if live is None or live.read_only:
+        raise UsageError(
+            f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs subvolume "
+            "show); declare the path as files"
+        )
+    if _within(os.fsencode(os.path.realpath(store)), os.fsencode(path)):
+        raise UsageError(f"subvolumes: the store {store} lies in {path}, and would be rolled back with it; use another")
+    _refuse(path, system)
+    live = _synced(path) or live
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
+        kept = _look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(_tag(store)) else None
+        if kept is not None and kept.read_only and _same(kept, live):
+            return _record(path, name, kept)
+    if isinstance(sink, Hasher):
+        return {"path": path, "snapshot": "to be made", "transaction": live.changed}
+    ensure_dir(folder)
+    name = f"{_tag(store)}-{_stamp(system)}"
+    _btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
+    kept = _look(os.path.join(folder, name))
+    if kept is None or not kept.read_only or kept.parent != live.uuid:
+        raise Refused(f"subvolumes: {folder}/{name} is not the snapshot of {path} that was to be made; run again")
+    return _record(path, name, kept)
+
+
+def _record(path: str, name: str, kept: Subvolume) -> dict[str, Any]:
+    return {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid}
+
+
+# -- putting back
+
+
+def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
+    """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
+    found = []
+    for line in then:
+        word, _blank, text = line.partition(" ")
+        try:
+            record = dict(json.loads(text))
+            if word == "unrecorded":
+                raise Refused(
+                    f"subvolumes: {record['path']} could not be recorded then ({record['why']}); nothing was changed. "
+                    f"What was there, if anything, is below {_folder(record['path'])} as kept-…; leave subvolumes out, "
+                    "or put it back by hand"
+                )
+            good = (
+                word == "subvolume"
+                and check({"paths": [record["path"]]})
+                and _NAME.fullmatch(record["snapshot"])
+                and str(uuid.UUID(record["uuid"])) == record["uuid"]
+                and isinstance(record["transaction"], int)
+            )
+            if not good:
+                raise ValueError("not a snapshot of ours")
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed") from None
+        found.append(record)
+    return found
+
+
+def _kept(record: dict[str, Any]) -> str:
+    return os.path.join(_folder(record["path"]), record["snapshot"])
+
+
+def _problem(record: dict[str, Any]) -> str:
+    """What is wrong with the snapshot; empty when nothing is."""
+    try:
+        kept = _look(_kept(record))
+    except UsageError as error:
+        return error.message
+    if kept is None or kept.uuid != record["uuid"]:
+        return f"its snapshot is not at {_kept(record)}"
+    if not kept.read_only or kept.changed != record["transaction"]:
+        return f"its snapshot {_kept(record)} was changed"
+    return ""
+
+
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    """A step for each that is not as its snapshot, or for which a killed rollback has left something to be removed.
+
+    Raises Damaged when a snapshot is missing, Refused when a subvolume cannot be exchanged.
+    """
+    steps = []
+    for record in _recorded(then):
+        path, problem = record["path"], _problem(record)
+        if problem:
+            raise Damaged(
+                f"subvolumes: {path} cannot be put back: {problem}. It was on the disk of the host that took the "
+                "checkpoint, and nowhere else; nothing was changed. Mount its file system, or leave subvolumes out of "
+                "this rollback (resources)"
+            )
+        _refuse(path, at.system)
+        kept, live = _look(_kept(record)), _synced(path)
+        if kept is None or live is None or not _same(kept, live):
+            there = "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
+            steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
+        elif os.path.lexists(_aside(path)):
+            steps.append(Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", record))
+    return steps
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why."""
+    done: list[Step] = []
+    left = []
+    for step in steps:
+        try:
+            _put_back(step, at.system)
+            done.append(step)
+        except (EvenkeelError, OSError) as error:
+            left.append(f"{step.target}: {error}")
+    if left:
+        shown = [one.shown() for one in done]
+        raise RestoreFailed(f"subvolumes are not as they were: {'; '.join(left)}", done=shown, left=left)
+    return done
+
+
+def _put_back(step: Step, system: System) -> None:
+    record, path, aside = step.detail, step.target, _aside(step.target)
+    _clear(aside, system)
+    if step.action == "finish":
+        return
+    _btrfs(system, "subvolume", "snapshot", _kept(record), aside)
+    made = _look(aside)
+    if made is None or made.parent != record["uuid"] or made.changed != record["transaction"]:
+        raise Refused(f"{aside} is not what the snapshot {record['snapshot']} holds; run the rollback again")
+    with _opened(os.path.dirname(aside)) as folder, _opened(os.path.dirname(path)) as parent:
+        names = os.fsencode(os.path.basename(aside)), os.fsencode(os.path.basename(path))
+        if os.path.lexists(path):
+            exchange(folder, names[0], parent, names[1])
+        else:
+            os.rename(names[0], names[1], src_dir_fd=folder, dst_dir_fd=parent)
+        syncfs(parent)
+    live = _look(path)
+    if live is None or live.uuid != made.uuid:
+        raise Refused("something else took its place at the same time; run the rollback again")
+    _clear(aside, system)
+
+
+def _clear(aside: str, system: System) -> None:
+    """Delete what lies there, of which the undo has a snapshot. What is no subvolume has none, and is kept."""
+    if _look(aside) is not None:
+        _delete(aside, system)
+    elif os.path.lexists(aside):
+        os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))
+
+
+def was(shown: bytes, targets: Sequence[str]) -> bytes | None:
+    """For the path at which the kernel shows a file of a replaced subvolume, the one that it had; None for others."""
+    for target in targets:
+        aside = os.fsencode(_aside(target))
+        if shown.startswith((aside + b"/", aside + b" ")):  # The subvolume itself has lost its name: " (deleted)".
+            return os.fsencode(target) + shown[len(aside) :].partition(b" (deleted)")[0]
+    return None
+
+
+def verify(then: Sequence[str], _system: System) -> list[str]:
+    """What is not as recorded, in words. What was written to it since the rollback is no difference."""
+    wrong = []
+    for record in _recorded(then):
+        kept, live = _look(_kept(record)), _look(record["path"])
+        if live is None:
+            wrong.append(f"{record['path']} is no subvolume")
+        elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
+            wrong.append(f"{record['path']} is not what {record['snapshot']} holds")
+    return wrong
+
+
+# -- what the store does not hold
+
+
+def lacks(then: Sequence[str]) -> list[str]:
+    return [
+        f"{record['path']} is kept as a snapshot on its own disk alone: replicas and restic do not carry it"
+        for record in _recorded(then)
+    ]
+
+
+def lost(then: Sequence[str]) -> dict[str, str]:
+    """path -> what is wrong with its snapshot."""
+    problems = {record["path"]: _problem(record) for record in map(_record_of, then) if record is not None}
+    return {path: problem for path, problem in problems.items() if problem}
+
+
+def _record_of(line: str) -> dict[str, Any] | None:
+    """The record of a line; None of one that names no snapshot of ours."""
+    try:
+        return _recorded([line])[0]
+    except EvenkeelError:
+        return None
+
+
+def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+    """Delete the snapshots that this store has made and no line of those that stay names, where any line has one.
+
+    Raises Refused when btrfs does not delete one.
+    """
+    needed = {_kept(record) for record in map(_record_of, stay) if record is not None}
+    named = {_kept(record) for record in map(_record_of, go) if record is not None} | needed
+    for folder in sorted({os.path.dirname(one) for one in named}):
+        for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
+            path = os.path.join(folder, name)
+            if _NAME.fullmatch(name) and name.startswith(_tag(store)) and path not in needed and _look(path):
+                _delete(path, system)
+
+
+KIND = Kind(
+    check=check,
+    capture=capture,
+    plan=plan,
+    apply=apply,
+    verify=verify,
+    lacks=lacks,
+    before=before,
+    lost=lost,
+    forget=forget,
+    still=True,
+)
