@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.write(f"{line}\n")
             change = _deadman.armed(store)
             if args.what != "boot" and change is not None and change.generation == args.generation:
-                result = _rollback.execute(store, store.manifest(change.checkpoint), None, change, "deadline")
+                result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
                 sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
     except EvenkeelError as error:
         sys.stderr.write(f"in doubt: {error.message}\n")

@@ -54,6 +54,26 @@ class Plan:
         return self.early + self.files + self.late
 
 
+Arm = Callable[[str], _deadman.Armed]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a rollback is carried out.
+
+    ``kinds``: only these of the checkpoint. ``boot``: early at boot. ``insist``: do without a lock that cannot be had.
+    ``swap``: declared directories as a whole. ``arm``: arms the dead-man with the undo as its target. ``undo``: what an
+    interrupted run of it has kept already; what it left half done is nothing to go back to.
+    """
+
+    kinds: Sequence[str] | None = None
+    boot: bool = False
+    insist: bool = False
+    swap: bool = False
+    arm: Arm | None = None
+    undo: str = ""
+
+
 def rollback(
     store: Store,
     to: str,
@@ -80,10 +100,8 @@ def rollback(
         change = _deadman.armed(store)
         if change is not None and (change.checkpoint != manifest.id or kinds):
             _deadman.refuse_if_armed(store)
-        return execute(store, manifest, kinds, change, "operator", swap=swap, arm=_arming(store, confirm_within))
-
-
-Arm = Callable[[str], _deadman.Armed]
+        how = Options(kinds, swap=swap, arm=_arming(store, confirm_within))
+        return execute(store, manifest, change, "operator", how)
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:
@@ -112,30 +130,23 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     asked = _asked(store)
     if asked is not None:
         manifest = store.manifest(asked["checkpoint"])
-        _execute(store, manifest, asked["kinds"], boot, insist=True, undo=asked.get("undo", ""))
+        _execute(store, manifest, Options(asked["kinds"], boot, insist=True, undo=asked.get("undo", "")))
         said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     change = _deadman.armed(store)
     why = change.overdue(store.system) if change is not None else None
     if change is not None and why is not None:
-        execute(store, store.manifest(change.checkpoint), None, change, why, boot)
+        execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
         said.append(f"rolled back the unconfirmed change {change.name} (generation {change.generation}): {why}")
     return said
 
 
 def execute(
-    store: Store,
-    manifest: Manifest,
-    kinds: Sequence[str] | None,
-    change: _deadman.Armed | None,
-    by: str,
-    boot: bool = False,
-    swap: bool = False,
-    arm: Arm | None = None,
+    store: Store, manifest: Manifest, change: _deadman.Armed | None, by: str, how: Options | None = None
 ) -> dict[str, Any]:
     """Roll back, under the lock; with ``change`` its end is recorded, whatever it is."""
     try:
         try:
-            result = _execute(store, manifest, kinds, boot, change is not None, swap, arm)
+            result = _execute(store, manifest, replace(how or Options(), insist=change is not None))
         except OSError as error:
             raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
@@ -150,37 +161,18 @@ def execute(
     return result
 
 
-def _execute(
-    store: Store,
-    manifest: Manifest,
-    kinds: Sequence[str] | None,
-    boot: bool,
-    insist: bool = False,
-    swap: bool = False,
-    arm: Arm | None = None,
-    undo: str = "",
-) -> dict[str, Any]:
+def _execute(store: Store, manifest: Manifest, how: Options) -> dict[str, Any]:
     with ExitStack() as locks:
-        return _carry_out(store, manifest, kinds, boot, insist, swap, arm, locks, undo)
+        return _carry_out(store, manifest, how, locks)
 
 
-def _carry_out(
-    store: Store,
-    manifest: Manifest,
-    kinds: Sequence[str] | None,
-    boot: bool,
-    insist: bool,
-    swap: bool,
-    arm: Arm | None,
-    locks: ExitStack,
-    undo: str,
-) -> dict[str, Any]:
-    """``undo``: what an interrupted run of it has kept already; what it left half done is nothing to go back to."""
+def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack) -> dict[str, Any]:
     writer = Writer(store.objects)
-    chosen = [section.kind for section in _chosen(manifest, kinds)]
-    locks.enter_context(held(chosen, store.system, insist))
+    chosen = [section.kind for section in _chosen(manifest, how.kinds)]
+    locks.enter_context(held(chosen, store.system, how.insist))
+    undo = how.undo
     try:
-        made = _plan(store, manifest, kinds, writer, boot, swap)
+        made = _plan(store, manifest, how.kinds, writer, how.boot, how.swap)
         if made.steps and not undo:
             undo = store.commit(writer, UNDO, manifest.host, made.before).id
         else:
@@ -190,26 +182,26 @@ def _carry_out(
             f"what is there now cannot be kept in {store.root}: {error}; nothing was changed. "
             "Mend the cause, then run again"
         ) from error
-    change = arm(undo) if arm is not None and undo else None
+    change = how.arm(undo) if how.arm is not None and undo else None
     done: list[Step] = []
     journal = None
     try:
         later = {step.resource for step in made.late}
         _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
         if made.early or (made.late and not made.files):
-            _ask(store, manifest, kinds, undo)
+            _ask(store, manifest, how.kinds, undo)
         if made.early:
             locks.close()  # A package may bring its users.
-            done += _apply(EARLY, made.early, _restore(store, manifest, boot))
+            done += _apply(EARLY, made.early, _restore(store, manifest, how.boot))
             locks.enter_context(held(chosen, store.system, insist=True))
-            again = _plan(store, manifest, kinds, Hasher(store.objects), boot, swap)
+            again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
             made = replace(again, early=made.early, before=made.before)
         if made.files:
-            note = {"checkpoint": manifest.id, "kinds": kinds, "held": chosen}
+            note = {"checkpoint": manifest.id, "kinds": how.kinds, "held": chosen}
             journal = transaction.run(store, made.files, made.directories, note).journal
             done += made.files
         locks.close()  # A service may make one as it starts.
-        at = _restore(store, manifest, boot, [step.target for step in made.files])
+        at = _restore(store, manifest, how.boot, [step.target for step in made.files])
         done += _apply_late(made.late, made.sections, at)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
@@ -225,7 +217,7 @@ def _carry_out(
         if journal is not None:
             transaction.close(journal)
     remove_file(_resume(store))
-    proved, left = prove(store, made.sections, boot)
+    proved, left = prove(store, made.sections, how.boot)
     result = _result(made, done, proved)
     result.update(_shown(change), undo=undo)
     exchanged = [step.target for step in done if step.resource == "subvolumes"]

@@ -73,7 +73,7 @@ def settle(
             return dict(report, changed=True, done=["confirmed"], proved=_passed(health))
         manifest = store.manifest(change.checkpoint)
         try:
-            result = _rollback.execute(store, manifest, None, change, "settle")
+            result = _rollback.execute(store, manifest, change, "settle")
         except EvenkeelError as error:
             error.result = {
                 **_report(generation, _deadman.IN_DOUBT, "settle", health),

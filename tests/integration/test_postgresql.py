@@ -337,7 +337,7 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
     cluster.control("stop")
     store = cluster.store
     with store.locked():
-        _rollback.execute(store, store.manifest(store.resolve("before")), None, None, "boot", boot=True)
+        _rollback.execute(store, store.manifest(store.resolve("before")), None, "boot", _rollback.Options(boot=True))
     assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
     cluster.control("start")
     assert cluster.rows() == [] and not cluster.rollback()["changed"]
