@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Cluster:
 
     home: Path
     system: System = SYSTEM
+    port: int = 5432  # nothing listens there, it stands in the name of the socket
 
     @property
     def data(self) -> Path:
@@ -82,22 +84,30 @@ class Cluster:
 
     def sql(self, *statements: str) -> list[str]:
         words = [word for one in statements for word in ("-c", one)]
-        return self.sh("psql", "-h", str(self.home), "-d", "postgres", "-XAtq", "-v", "ON_ERROR_STOP=1", *words).split()
+        where = ["-h", str(self.home), "-p", str(self.port), "-d", "postgres"]
+        return self.sh("psql", *where, "-XAtq", "-v", "ON_ERROR_STOP=1", *words).split()
 
     def control(self, verb: str, *words: str) -> str:
         return self.sh("pg_ctl", "-D", str(self.data), "-l", f"{self.data}.log", "-w", verb, *words)
 
     def make(self) -> None:
         self.sh("initdb", "-D", str(self.data), "-A", "peer", "--no-sync")
+        self.configure()
+        self.control("start")
+
+    def make_archive(self) -> str:
+        """The archive as the role makes it; its ``archive_command``."""
         self.sh("mkdir", "-p", str(self.archive / "wal"), str(self.archive / "base"))
         shutil.copy(SCRIPT, self.home / "archive_wal.py")
+        return f"/usr/bin/python3 -IS {self.home}/archive_wal.py %p %f {self.archive}/wal"
+
+    def configure(self) -> None:
         with open(self.data / "postgresql.conf", "a") as stream:
             stream.write(
                 f"listen_addresses = ''\nunix_socket_directories = '{self.home}'\n"
                 f"archive_mode = on\nwal_level = replica\nautovacuum = off\nmax_prepared_transactions = 10\n"
-                f"archive_command = '/usr/bin/python3 -IS {self.home}/archive_wal.py %p %f {self.archive}/wal'\n"
+                f"archive_command = '{self.make_archive()}'\n"
             )
-        self.control("start")
 
     def checkpoint(self, name: str = "before") -> dict[str, Any]:
         return checkpoint(self.store, name, self.resources)
@@ -121,20 +131,27 @@ class Cluster:
         return {str(path): (path.stat().st_ino, path.stat().st_size) for path in found if path.name != "data.log"}
 
 
+@contextmanager
+def home() -> Iterator[Path]:
+    """A directory of the user postgres. What runs on ``data`` below it is stopped at the end."""
+    path = Path(tempfile.mkdtemp(prefix="evenkeel-pg-"))
+    owner = pwd.getpwnam("postgres")
+    os.chmod(path, 0o755)
+    os.chown(path, owner.pw_uid, owner.pw_gid)
+    try:
+        yield path
+    finally:
+        Cluster(path).sh("pg_ctl", "-D", str(path / "data"), "stop", "-m", "immediate", check=False)
+        shutil.rmtree(path)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Cluster]:
-    home = Path(tempfile.mkdtemp(prefix="evenkeel-pg-"))
-    owner = pwd.getpwnam("postgres")
-    os.chmod(home, 0o755)
-    os.chown(home, owner.pw_uid, owner.pw_gid)
-    cluster = Cluster(home)
-    cluster.make()
-    cluster.sql("create table t (i int)")
-    try:
+    with home() as path:
+        cluster = Cluster(path)
+        cluster.make()
+        cluster.sql("create table t (i int)")
         yield cluster
-    finally:
-        cluster.sh("pg_ctl", "-D", str(cluster.data), "stop", "-m", "immediate", check=False)
-        shutil.rmtree(home)
 
 
 @pytest.fixture
@@ -411,15 +428,17 @@ def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> N
     refused("tablespaces", cluster.checkpoint)
     cluster.sql("drop tablespace elsewhere")
 
-    patroni = subprocess.Popen(["patroni", "infinity"], executable="/usr/bin/sleep")
-    try:
-        refused("Patroni")
-        (cluster.data / "patroni.dynamic.json").write_text('{"pause": true}')
-        assert _rollback.rollback(cluster.store, "before", check_mode=True)["changed"]
-        (cluster.data / "patroni.dynamic.json").unlink()
-    finally:
-        patroni.kill()
-        patroni.wait()
+    (cluster.home / "patroni.py").write_text("import time\ntime.sleep(60)\n")
+    for argv in (["python3", str(cluster.home / "patroni.py")], ["patroni", "infinity"]):
+        patroni = subprocess.Popen(argv, executable="/usr/bin/sleep" if argv[0] == "patroni" else sys.executable)
+        try:
+            refused("Patroni")
+            (cluster.data / "patroni.dynamic.json").write_text('{"pause": true}')
+            assert _rollback.rollback(cluster.store, "before", check_mode=True)["changed"]
+            (cluster.data / "patroni.dynamic.json").unlink()
+        finally:
+            patroni.kill()
+            patroni.wait()
 
     subprocess.run(["mount", "--bind", cluster.data, cluster.data], check=True)
     try:

@@ -21,6 +21,8 @@ from . import wal
 
 # Seconds for what answers at once, and for what copies or reads a whole cluster.
 QUICK, LONG = 30.0, 86400.0
+# Where Patroni keeps the settings of its cluster, as it last read them.
+PATRONI = "patroni.dynamic.json"
 _OLDEST = 13
 _LOOK = """select json_build_object(
 'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
@@ -140,6 +142,18 @@ class Server:
                 continue
         return None
 
+    def taken(self) -> list[wal.Base]:
+        """The base backups that are there."""
+        return [base for base in map(wal.Base.parse, os.listdir(self.bases)) if base is not None]
+
+    def archived(self) -> set[str]:
+        """The segments that are in the archive, or will be. What came from another server counts as done, unarchived.
+
+        They are listed in the order in which a segment passes."""
+        here = os.listdir(f"{self.data}/pg_wal")
+        done = os.listdir(f"{self.data}/pg_wal/archive_status")
+        return {name for name in here if f"{name}.done" not in done} | set(os.listdir(self.log))
+
     def control(self) -> dict[str, str]:
         """What pg_controldata says, by its own words."""
         lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
@@ -200,7 +214,7 @@ def _patroni() -> bool:
                     words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
             except OSError:
                 continue
-            if b"patroni" in (words if words[0].startswith(b"python") else words[:1]):
+            if {b"patroni", b"patroni.py"} & set(words if words[0].startswith(b"python") else words[:1]):
                 return True
     return False
 
@@ -208,7 +222,7 @@ def _patroni() -> bool:
 def _paused(data: str) -> bool:
     """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
     try:
-        with open(f"{data}/patroni.dynamic.json") as stream:
+        with open(f"{data}/{PATRONI}") as stream:
             return json.load(stream).get("pause") is True
     except (OSError, ValueError, AttributeError):
         return False

@@ -104,7 +104,7 @@ def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
         return [_line(last)]
     if isinstance(sink, Hasher):
         return [_line(dict(server.spec, point="to be made", lsn=seen["inserted"]))]
-    base = _newest_base(server, int(seen["segment"][:8], 16), wal.position(seen["inserted"]))
+    base = _newest_base(server, seen)
     if base is None:
         _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
         base = _take_base(server)
@@ -144,16 +144,22 @@ def _remember(server: cluster.Server, record: dict[str, Any]) -> None:
     server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
 
 
-def _newest_base(server: cluster.Server, timeline: int, lsn: int) -> str | None:
-    """The name of the base with the least of the log between it and the position; None when no base leads there."""
+def _newest_base(server: cluster.Server, seen: dict[str, Any]) -> str | None:
+    """The name of the base with the least of the log between it and now; None when no base leads there, or when the
+    log has a gap: what a standby replays that takes over later is not in the archive of its own."""
+    timeline, lsn, size = int(seen["segment"][:8], 16), wal.position(seen["inserted"]), int(seen["segment_size"])
     forks = server.history(timeline)
-    found = [wal.Base.parse(name) for name in os.listdir(server.bases)]
-    usable = [one for one in found if one is not None and _leads(one, forks, timeline, lsn)]
-    return max(usable, key=lambda one: one.start).name if usable else None
+    if forks is None:
+        return None
+    have = server.archived()
 
+    def leads(base: wal.Base) -> bool:
+        legs = wal.route(base.timeline, base.start, forks, timeline, lsn)
+        whole = legs is not None and have.issuperset(wal.segments(legs, size))
+        return whole and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
 
-def _leads(base: wal.Base, forks: Sequence[tuple[int, int]] | None, timeline: int, lsn: int) -> bool:
-    return forks is not None and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
+    usable = [base for base in server.taken() if leads(base)]
+    return max(usable, key=lambda base: base.start).name if usable else None
 
 
 def _take_base(server: cluster.Server) -> str:
@@ -513,7 +519,7 @@ def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
         if problem:
             said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
             raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
-        for name in _CONFIGURATION:
+        for name in (*_CONFIGURATION, cluster.PATRONI):
             if os.path.exists(f"{server.data}/{name}"):
                 server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
             else:
