@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from .test_kill import argv, calls, fresh, run, same, store_is_whole, work
+from .conftest import leftovers
+from .test_kill import argv, calls, fresh, named, run, same, store_is_whole, work
 
 __all__ = ["work"]
 
@@ -44,11 +45,6 @@ def faulty(call: str, number: int, fault: str) -> list[str]:
     return ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={number}"]
 
 
-def named(work: Path, name: str) -> list[str]:
-    ref = work / "store" / "refs" / name
-    return ref.read_text().split() if ref.exists() else []
-
-
 def judge(what: str, work: Path, before: list[str], succeeded: bool, where: object) -> str:
     """Nothing is lost whatever happened, and a success is one; which set of paths, or of checkpoints, there is."""
     assert store_is_whole(work), where
@@ -59,7 +55,7 @@ def judge(what: str, work: Path, before: list[str], succeeded: bool, where: obje
         old, new = same(work / "old", work / "live"), same(work / "new", work / "live")
         assert old != new, f"neither old nor new: {where}"
         assert not list((work / "store").glob("journal/*")), where
-        assert not list(work.parent.rglob(".evenkeel-*")), where
+        assert not leftovers(work.parent), where
         assert store_is_whole(work), where
         assert named(work, "before") == before, where
         return "old" if old else "new"

@@ -10,6 +10,7 @@ of the same tree and store. The recovery is killed as well, at every one of its 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,18 +23,24 @@ import pytest
 
 from evenkeel.collection import collections_path
 
+from .conftest import leftovers
+
 LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
 # Ends with 3 and one line for what a module would report as a failure; anything else that is raised is a traceback.
 PROGRAM = f"""
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
+from contextlib import suppress
 from dataclasses import replace
 from {LIBRARY} import _deadman
 from {LIBRARY}._checkpoint import checkpoint
-from {LIBRARY}._errors import EvenkeelError
+from {LIBRARY}._errors import Damaged, EvenkeelError
 from {LIBRARY}._rollback import finish, rollback
+from {LIBRARY}._scrub import scrub
+from {LIBRARY}._store import transaction
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._system import System
+transaction.STAGE = os.environ["EVENKEEL_STAGE"]
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
     if sys.argv[2] in ("checkpoint", "prune", "log"):
@@ -46,6 +53,9 @@ try:
     elif sys.argv[2] == "guarded":
         _deadman._start_process = lambda *_words: None  # Here it is a boot that ends it.
         rollback(store, sys.argv[5], confirm_within=60.0)
+    elif sys.argv[2] == "scrub":
+        with suppress(Damaged):  # It says what it found and put aside.
+            scrub(store)
     else:
         if sys.argv[2] == "boot":
             store.system = replace(store.system, boot_id=lambda: "another")
@@ -91,12 +101,16 @@ def calls(what: str, work: Path, name: str = "before") -> list[tuple[str, int]]:
         capture_output=True,
     )
     counts: dict[str, int] = {}
+    found = []
     for line in trace.read_text().splitlines():
         match = re.match(r"\d+ +(\w+)\(", line)
         if match:
             counts[match.group(1)] = counts.get(match.group(1), 0) + 1
+            # Python asks of each file that it opens whether it is a terminal.
+            if " TCGETS" not in line:
+                found.append((match.group(1), counts[match.group(1)]))
     trace.unlink()
-    return [(name, number) for name, count in counts.items() for number in range(1, count + 1)]
+    return sorted(found, key=lambda one: (list(counts).index(one[0]), one[1]))
 
 
 def killed(what: str, work: Path, call: str, number: int, name: str = "before") -> bool:
@@ -115,8 +129,14 @@ def same(one: Path, other: Path) -> bool:
     return subprocess.run(judge, check=True, capture_output=True, text=True).stdout == ""
 
 
-def store_is_whole(work: Path) -> bool:
-    """All named checkpoints verify, by sha256sum's own reckoning for the manifests."""
+def named(work: Path, name: str = "before") -> list[str]:
+    """The ids of the checkpoints of that name."""
+    ref = work / "store" / "refs" / name
+    return ref.read_text().split() if ref.exists() else []
+
+
+def store_is_whole(work: Path, besides: str = "") -> bool:
+    """All named checkpoints verify, by sha256sum's own reckoning for the manifests; ``besides``: a damaged content."""
     store = work / "store"
     ids = {one for ref in (store / "refs").iterdir() if ".tmp-" not in ref.name for one in ref.read_text().split()}
     listing = "".join(f"{one}  {store}/manifests/{one}\n" for one in ids)
@@ -128,7 +148,7 @@ def store_is_whole(work: Path) -> bool:
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
         f"from {LIBRARY}._store.store import Store\nfrom {LIBRARY}._system import System\n"
         f"store = Store({str(store)!r}, System())\n"
-        f"assert not any(store.verify(store.manifest(one)) for one in {sorted(ids)!r})"
+        f"assert not any(set(store.verify(store.manifest(one))) - {{{besides!r}}} for one in {sorted(ids)!r})"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
@@ -162,6 +182,39 @@ def prepare(master: Path) -> Path:
     return master
 
 
+def prepare_log(work: Path) -> None:
+    """A snapshot and a record of a log of what is in ``was``, and ``live`` has changed since."""
+    run("log", work)
+    subprocess.run(["cp", "-a", work / "live", work / "was"], check=True)
+    (work / "live" / "file").write_text("changed again")
+
+
+def prepare_pruning(work: Path) -> None:
+    """One checkpoint, of what is in ``was``, and of what the next one throws away, takes back from the trash and
+    deletes there a bit each."""
+    live = (work / "live").rename(work / "aside")
+    for what in ("checkpoint", "prune"):
+        (work / "live").mkdir(exist_ok=True)
+        (work / "live" / "alone").write_text(what)
+        run(what, work)
+    (work / "live").rename(work / "was")
+    live.rename(work / "live")
+    (work / "live" / "link").symlink_to("file")
+    (work / "live" / "file").write_text("as recorded")
+    assert len(list((work / "store" / "trash" / "packs").iterdir())) == 4
+
+
+def prepare_scrub(work: Path) -> str:
+    """A byte of ``before`` is not what it was, in a pack that ``second``, of what is in ``old``, needs; its content."""
+    run("checkpoint", work, "second")
+    damaged = b"as recorded"
+    (pack,) = [one for one in (work / "store" / "packs").glob("*.pack") if damaged in one.read_bytes()]
+    pack.chmod(0o600)
+    pack.write_bytes(pack.read_bytes().replace(damaged, b"as recordet"))
+    pack.chmod(0o400)
+    return hashlib.sha256(damaged).hexdigest()
+
+
 def fresh(master: Path, to: Path) -> Path:
     """A copy at the same place each time: the checkpoint holds absolute paths."""
     shutil.rmtree(to, ignore_errors=True)
@@ -170,10 +223,13 @@ def fresh(master: Path, to: Path) -> Path:
 
 
 def points(found: list[tuple[str, int]], every: int = 3) -> list[tuple[str, int]]:
-    """All of them in the long run (EVENKEEL_CRASH=all), one in so many otherwise; renames and links always."""
+    """All of them in the long run (EVENKEEL_CRASH=all); otherwise one in so many, renames, links, the last of each."""
     if os.environ.get("EVENKEEL_CRASH") == "all":
         return found
-    return [one for at, one in enumerate(found) if at % every == 0 or one[0].startswith(("rename", "link"))]
+    last = dict(found).items()
+    return [
+        one for at, one in enumerate(found) if at % every == 0 or one[0].startswith(("rename", "link")) or one in last
+    ]
 
 
 @pytest.mark.parametrize("what", ["rollback", "swap"])
@@ -199,15 +255,14 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
         ends["old" if old else "new"] += 1
         assert store_is_whole(work), (call, number)
         assert not list((work / "store").glob("journal/*")), (call, number)
-        assert not list(work.parent.rglob(".evenkeel-*")), (call, number)
+        assert not leftovers(work.parent), (call, number)
     assert ends["old"] > 3 and ends["new"] > 3, ends
 
 
 def test_kill_at_every_syscall_of_a_rollback_to_be_confirmed_ends_as_before_it(work: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     fresh(work, saved)
-    # Python asks of each file that it reads whether it is a terminal, and packing the agent reads many.
-    found = [one for one in calls("guarded", work) if one[0] != "ioctl"]
+    found = calls("guarded", work)
     if os.environ.get("EVENKEEL_CRASH") != "all":
         found = found[::10]
     assert same(work / "new", work / "live") and (work / "store" / "armed").exists()
@@ -242,54 +297,43 @@ def test_kill_at_every_syscall_of_a_checkpoint_leaves_the_old_or_the_new_set(wor
 
 
 def test_kill_at_every_syscall_of_a_record_leaves_the_log_whole(work: Path, tmp_path: Path) -> None:
-    run("log", work)
-    (work / "live" / "file").write_text("changed again")
+    prepare_log(work)
     saved = tmp_path / "saved"
     fresh(work, saved)
-    before = (work / "store" / "refs" / "before").read_text().split()
+    before = named(work)
     found = calls("log", work)
     seen = set()
     for call, number in points(found):
         fresh(saved, work)
         assert killed("log", work, call, number), (call, number)
         assert store_is_whole(work), (call, number)
-        ids = (work / "store" / "refs" / "before").read_text().split()
+        ids = named(work)
         assert ids[:2] == before and len(ids) <= 3, (call, number)
         seen.add(len(ids))
         run("log", work)
         assert store_is_whole(work), (call, number)
-        ids = (work / "store" / "refs" / "before").read_text().split()
+        ids = named(work)
         kinds = [(work / "store" / "manifests" / one).read_text().split("\n")[3] for one in ids]
         assert ids[:2] == before and kinds == ["kind snapshot", "kind log", "kind log"], (call, number)
     assert seen == {2, 3}
 
 
 def test_kill_at_every_syscall_of_pruning_keeps_what_is_named(work: Path, tmp_path: Path) -> None:
-    # What it throws away, what it takes back from the trash, what it deletes there: a bit of each.
-    live = (work / "live").rename(work / "aside")
-    for what in ("checkpoint", "prune"):
-        (work / "live").mkdir(exist_ok=True)
-        (work / "live" / "alone").write_text(what)
-        run(what, work)
-    shutil.rmtree(work / "live")
-    live.rename(work / "live")
-    (work / "live" / "link").symlink_to("file")
-    (work / "live" / "file").write_text("as recorded")
-    assert len(list((work / "store" / "trash" / "packs").iterdir())) == 4
+    prepare_pruning(work)
     saved = tmp_path / "saved"
     fresh(work, saved)
     found = calls("prune", work)
     seen = set()
     for call, number in points(found):
         fresh(saved, work)
-        (first,) = (work / "store" / "refs" / "before").read_text().split()
+        (first,) = named(work)
         assert killed("prune", work, call, number), (call, number)
         assert store_is_whole(work), (call, number)
-        ids = (work / "store" / "refs" / "before").read_text().split()
+        ids = named(work)
         seen.add((first in ids, len(ids)))
         run("prune", work)
         assert store_is_whole(work), (call, number)
-        (last,) = (work / "store" / "refs" / "before").read_text().split()
+        (last,) = named(work)
         assert last != first
         assert not list((work / "store" / "tmp").iterdir())
     assert seen == {(True, 1), (True, 2), (False, 1)}

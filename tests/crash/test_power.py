@@ -17,15 +17,29 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from evenkeel.collection import collections_path
 
-from .test_kill import LIBRARY, PROGRAM, calls, prepare, run, same, store_is_whole
+from .conftest import leftovers
+from .test_kill import (
+    LIBRARY,
+    PROGRAM,
+    calls,
+    named,
+    prepare,
+    prepare_log,
+    prepare_pruning,
+    prepare_scrub,
+    run,
+    same,
+    store_is_whole,
+)
 
 MIB = 1024 * 1024
 # kind -> (size of the image, how it is made, how it is mounted)
@@ -35,6 +49,7 @@ KINDS = {
     "btrfs": (128 * MIB, ["mkfs.btrfs", "-q", "-f"], "loop,commit=300"),
 }
 BOUNDARIES = ("fsync", "syncfs", "rename", "renameat", "renameat2", "unlink")
+NAMES = {"rollback": "before", "checkpoint": "second", "prune": "before", "log": "before", "scrub": "second"}
 # Leaves out the sync that the last two arguments tell: its name and its number.
 LEAVING_OUT = f"""
 import os, sys
@@ -50,6 +65,7 @@ def passing(name, real):
 os.fsync = passing("fsync", os.fsync)
 durable.syncfs = passing("syncfs", durable.syncfs)
 {PROGRAM}"""
+Begun = TypeVar("Begun")
 LONG = os.environ.get("EVENKEEL_CRASH") == "all"
 
 pytestmark = pytest.mark.skipif(
@@ -76,6 +92,13 @@ class Disk:
     def unmount(self) -> None:
         if os.path.ismount(self.place):
             subprocess.run(["umount", self.place], check=True)
+
+    def prepared(self, prepare: Callable[[Path], Begun]) -> Begun:
+        """Let each cut begin with what this makes of it."""
+        self.mount(self.base)
+        made = prepare(self.work)
+        self.unmount()
+        return made
 
     def fresh(self) -> None:
         self.unmount()
@@ -109,9 +132,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         image.truncate(size)
     subprocess.run([*make, made.base], check=True, capture_output=True)
     try:
-        made.mount(made.base)
-        prepare(made.work)
-        made.unmount()
+        made.prepared(prepare)
         yield made
     finally:
         made.unmount()
@@ -140,59 +161,124 @@ def after_rollback(disk: Disk, success: bool) -> str:
     old, new = same(work / "old", work / "live"), same(work / "new", work / "live")
     if old == new:
         return "neither old nor new"
-    return "" if store_is_whole(work) and (work / "store" / "refs" / "before").exists() else "the store is not whole"
+    if leftovers(disk.place):
+        return "what was staged is left over"
+    return "" if store_is_whole(work) and named(work) else "the store is not whole"
 
 
 def after_checkpoint(disk: Disk, success: bool) -> str:
     work = disk.work
-    if not store_is_whole(work) or not (work / "store" / "refs" / "before").exists():
+    if not store_is_whole(work) or not named(work):
         return "the store is not whole"
-    if success and not (work / "store" / "refs" / "second").exists():
+    if success and not named(work, "second"):
         return "lost after success"
     run("checkpoint", work, "second")
     return "" if store_is_whole(work) else "the store is not whole after the next checkpoint"
 
 
+def after_another(disk: Disk, success: bool, what: str, before: list[str]) -> str:
+    """After a checkpoint that ``what`` (prune or log) added to those ``before``: the newest can be gone back to."""
+    work = disk.work
+    ids = named(work)
+    if not store_is_whole(work):
+        return "the store is not whole"
+    new = [one for one in ids if one not in before]
+    allowed = [before, before + new, *([new] if what == "prune" else [])]
+    if len(new) > 1 or ids not in allowed:
+        return f"neither the old nor the new set: {ids}"
+    if success and ids != allowed[-1]:
+        return "lost after success"
+    subprocess.run(["cp", "-a", work / "live", work / "now"], check=True)
+    run("rollback", work)
+    if not same(work / ("now" if new else "was"), work / "live"):
+        return "the newest checkpoint is not what it was"
+    (work / "live" / "later").write_text("later")
+    run(what, work)
+    if not store_is_whole(work) or len(named(work)) != (1 if what == "prune" else len(ids) + 1):
+        return "the store is not whole after the next run"
+    return ""
+
+
+def after_scrub(disk: Disk, success: bool, damaged: str) -> str:
+    """After a scrub of a store with one ``damaged`` content: the others of its pack are there, and it comes back."""
+    work = disk.work
+    if not store_is_whole(work, damaged) or not named(work):
+        return "the store is not whole"
+    if success and not list((work / "store" / "quarantine").glob("*.pack")):
+        return "lost after success"
+    (work / "live" / "file").write_text("changed again")
+    run("rollback", work, "second")
+    if not same(work / "old", work / "live"):
+        return "the undamaged checkpoint is not what it was"
+    run("scrub", work)
+    shutil.rmtree(work / "live")
+    subprocess.run(["cp", "-a", work / "new", work / "live"], check=True)
+    run("checkpoint", work)
+    return "" if store_is_whole(work) else "the store is not whole after the next checkpoint"
+
+
+Judge = Callable[[Disk, bool], str]
+
+
+def begin(disk: Disk, what: str) -> Judge:
+    """Let each cut begin with what the operation needs; what judges it."""
+    if what == "scrub":
+        damaged = disk.prepared(prepare_scrub)
+        return lambda disk, success: after_scrub(disk, success, damaged)
+    if what in ("prune", "log"):
+        disk.prepared(prepare_pruning if what == "prune" else prepare_log)
+        before = disk.prepared(named)
+        return lambda disk, success: after_another(disk, success, what, before)
+    return after_rollback if what == "rollback" else after_checkpoint
+
+
 def judged(
-    disk: Disk, what: str, at: tuple[str, int] | None, unrelated: bool, left_out: tuple[str, int] | None = None
+    disk: Disk,
+    what: str,
+    judge: Judge,
+    at: tuple[str, int] | None,
+    unrelated: bool,
+    left_out: tuple[str, int] | None = None,
 ) -> str:
     """One power cut; what is wrong after it."""
     disk.fresh()
-    name = "before" if what == "rollback" else "second"
-    stopped(disk, what, name, at, left_out)
+    stopped(disk, what, NAMES[what], at, left_out)
     disk.cut(unrelated)
     try:
-        return (after_rollback if what == "rollback" else after_checkpoint)(disk, at is None)
+        return judge(disk, at is None)
     except subprocess.CalledProcessError as error:
         return f"the next run failed: {error}"
 
 
 def boundaries(disk: Disk, what: str) -> list[tuple[str, int]]:
     disk.fresh()
-    found = calls(what, disk.work, "before" if what == "rollback" else "second")
+    found = calls(what, disk.work, NAMES[what])
     return [one for one in found if one[0] in BOUNDARIES]
 
 
-@pytest.mark.parametrize("what", ["rollback", "checkpoint"])
+@pytest.mark.parametrize("what", NAMES)
 def test_a_power_cut_leaves_the_old_or_the_new_and_nothing_is_lost_after_success(disk: Disk, what: str) -> None:
-    assert [judged(disk, what, None, unrelated) for unrelated in (False, True)] == ["", ""]
+    judge = begin(disk, what)
+    assert [judged(disk, what, judge, None, unrelated) for unrelated in (False, True)] == ["", ""]
     found = boundaries(disk, what)
     assert {call for call, _number in found} >= {"fsync", "rename"}
     for number, at in enumerate(found if LONG else found[3::12]):
         for unrelated in (False, True) if LONG else (bool(number % 2),):
-            assert judged(disk, what, at, unrelated) == "", (at, unrelated)
+            assert judged(disk, what, judge, at, unrelated) == "", (at, unrelated)
 
 
 def test_a_missing_sync_of_what_is_staged_is_noticed(disk: Disk) -> None:
     """With the journal committed and the staged files not written out, the set cannot be made whole."""
     if disk.kind == "xfs":
         pytest.skip("xfs writes a file out when its size is set, as the staging does")
+    judge = begin(disk, "rollback")
     moves = [one for one in boundaries(disk, "rollback") if one[0] == "renameat"]
-    assert judged(disk, "rollback", moves[0], True) == ""
+    assert judged(disk, "rollback", judge, moves[0], True) == ""
     # On ext4 the staged files are empty, on btrfs the staging directory is not there at all.
-    assert judged(disk, "rollback", moves[0], True, ("syncfs", 1)) != ""
+    assert judged(disk, "rollback", judge, moves[0], True, ("syncfs", 1)) != ""
 
 
 def test_a_missing_sync_of_a_pack_is_noticed(disk: Disk) -> None:
     """One of the first syncs is that of the pack: without it a checkpoint is not whole after success."""
-    assert any(judged(disk, "checkpoint", None, True, ("fsync", number)) for number in range(1, 5))
+    judge = begin(disk, "checkpoint")
+    assert any(judged(disk, "checkpoint", judge, None, True, ("fsync", number)) for number in range(1, 5))

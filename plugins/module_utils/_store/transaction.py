@@ -136,6 +136,8 @@ def close(journal: str) -> None:
         whole = _remove(path) and whole
         # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
         _set_mtime(parent, before if now == after else now)
+        # Gone for good before the journal is, which alone knows of it.
+        fsync_dir(parent)
     if whole:
         shutil.rmtree(journal)
         fsync_dir(os.path.dirname(journal))
