@@ -278,7 +278,13 @@ def test_a_missing_sync_of_what_is_staged_is_noticed(disk: Disk) -> None:
     assert judged(disk, "rollback", judge, moves[0], True, ("syncfs", 1)) != ""
 
 
-def test_a_missing_sync_of_a_pack_is_noticed(disk: Disk) -> None:
-    """One of the first syncs is that of the pack: without it a checkpoint is not whole after success."""
-    judge = begin(disk, "checkpoint")
-    assert any(judged(disk, "checkpoint", judge, None, True, ("fsync", number)) for number in range(1, 5))
+@pytest.mark.parametrize("what", [one for one in NAMES if one != "rollback"])
+def test_a_missing_sync_of_a_pack_is_noticed(disk: Disk, what: str) -> None:
+    """The first sync is that of the pack: without it nothing that needs it is whole after success."""
+    assert judged(disk, what, begin(disk, what), None, True, ("fsync", 1)) != ""
+
+
+@pytest.mark.parametrize("what", ["prune", "log"])
+def test_a_missing_sync_of_a_manifest_is_noticed(disk: Disk, what: str) -> None:
+    judge = begin(disk, what)
+    assert any(judged(disk, what, judge, None, True, ("fsync", number)) for number in range(2, 6))
