@@ -6,57 +6,33 @@
 
 Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in it. A rollback
 makes a writable snapshot of that one there, exchanges it with the subvolume in one system call, and deletes what it got
-for it. btrfs-progs make and delete; the kernel commits a snapshot before it says that it is made.
-
-Whether two subvolumes, of which one is a snapshot of the other, are still the same is told by the number of the
-transaction in which an inode of theirs was changed last: a snapshot has that of what it is a snapshot of. (The
-generation does not tell it: being snapshotted raises it as well.)
+for it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
 import stat
-import struct
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from .._store.durable import ensure_dir, exchange, syncfs
 from .._store.objects import Hasher
-from .._store.tree import ancestors, check_path, mounts, open_dir
+from .._store.tree import ancestors, check_path
 from .._system import System
+from .btrfs import Subvolume, btrfs, delete, look, mounted, opened, same, synced, within
 from .kind import Kind, Restore, Sink
 from .step import Step
 
 _FOLDER = ".evenkeel-snapshots"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
-_TIMEOUT = 1800.0
-# BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.
-_GET_INFO = 0x81F8943C
-_INFO = struct.Struct("=288x Q 16s 16s 16x Q 152x")
-_READ_ONLY = 1
-# The inode number of the root of every subvolume.
-_ROOT = 256
-
-
-@dataclass(frozen=True)
-class Subvolume:
-    """``parent``: the uuid of what it is a snapshot of. ``changed``: the transaction of its last change."""
-
-    uuid: str
-    parent: str
-    changed: int
-    read_only: bool
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
@@ -71,53 +47,6 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
         if check_path(os.fsencode(path)) == b"/":
             raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
     return {"paths": sorted(set(paths))}
-
-
-# -- looking
-
-
-def _look(path: str) -> Subvolume | None:
-    """What is there, where that is the root of a btrfs subvolume. Raises UsageError for a symlink above it."""
-    try:
-        parent = open_dir(os.fsencode(os.path.dirname(path)))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    except OSError:
-        return None
-    finally:
-        os.close(parent)
-    try:
-        if os.fstat(fd).st_ino != _ROOT:
-            return None
-        flags, own, above, changed = _INFO.unpack(fcntl.ioctl(fd, _GET_INFO, bytes(_INFO.size)))
-        return Subvolume(str(uuid.UUID(bytes=own)), str(uuid.UUID(bytes=above)), changed, bool(flags & _READ_ONLY))
-    except OSError:
-        return None  # Another file system.
-    finally:
-        os.close(fd)
-
-
-def _synced(path: str) -> Subvolume | None:
-    """The same, when what was written before counts in ``changed``."""
-    if _look(path) is not None:
-        with _opened(path) as fd:
-            syncfs(fd)
-    return _look(path)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = open_dir(os.fsencode(path))
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _same(kept: Subvolume, live: Subvolume) -> bool:
-    return kept.changed == live.changed and (kept.parent == live.uuid or live.parent == kept.uuid)
 
 
 def _folder(path: str) -> str:
@@ -136,19 +65,6 @@ def _tag(store: str) -> str:
 
 def _stamp(system: System) -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(system.now()))}-{secrets.token_hex(4)}"
-
-
-def _btrfs(system: System, *words: str) -> str:
-    done = system.run(["btrfs", *words], _TIMEOUT)
-    if done.rc == 127:
-        raise Refused(f"subvolumes: {done.words}; install btrfs-progs on this host")
-    if done.rc != 0:
-        raise Refused(f"subvolumes: btrfs {' '.join(words)}: {done.words}")
-    return done.out
-
-
-def _delete(path: str, system: System) -> None:
-    _btrfs(system, "subvolume", "delete", "--commit-after", path)
 
 
 def _is_ours(folder: str) -> bool:
@@ -174,36 +90,19 @@ def _refuse(path: str, system: System) -> None:
             f"subvolumes: {_folder(path)} is not a directory that belongs to root alone (mode 0700); nothing was "
             "changed. See what it is, and move it away or mend its owner and mode"
         )
-    held = sorted(_mounted(os.fsencode(path)))
+    held = sorted(mounted(os.fsencode(path)))
     if held:
         raise Refused(
             f"subvolumes: {path} is mounted, or has a mount below it, at {', '.join(held)}, and a rollback could not "
             "exchange it; nothing was changed. Unmount that, and use it where it lies below a mount of its file system "
             "(mount -o subvolid=5), or declare the path as files"
         )
-    nested = _btrfs(system, "subvolume", "list", "-o", path).splitlines() if _look(path) is not None else []
+    nested = btrfs(system, "subvolume", "list", "-o", path).splitlines() if look(path) is not None else []
     if nested:
         raise Refused(
             f"subvolumes: {path} holds {len(nested)} subvolumes, which its snapshots would leave out, for example "
             f"{nested[0].partition(' path ')[2]}; nothing was changed. Move them beside it, or declare it as files"
         )
-
-
-def _mounted(path: bytes) -> set[str]:
-    """Mount points at or below the path, and those that show what lies there."""
-    found = mounts()
-    # The last one is on top.
-    around = max((one for one in reversed(found) if _within(path, one.point)), key=lambda one: len(one.point))
-    inside = os.path.normpath(os.path.join(around.root, os.path.relpath(path, around.point)))
-    return {
-        os.fsdecode(one.point)
-        for one in found
-        if _within(one.point, path) or (one.device == around.device and _within(one.root, inside))
-    }
-
-
-def _within(path: bytes, top: bytes) -> bool:
-    return (path.rstrip(b"/") + b"/").startswith(top.rstrip(b"/") + b"/")
 
 
 # -- capture
@@ -212,53 +111,51 @@ def _within(path: bytes, top: bytes) -> bool:
 def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
     Hasher."""
-    return [_line("subvolume", _captured(path, sink, system)) for path in spec["paths"]]
+    for path in spec["paths"]:
+        live = look(path)
+        if live is None or live.read_only:
+            raise UsageError(
+                f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs "
+                "subvolume show); declare the path as files"
+            )
+    return [_captured(path, sink, system) for path in spec["paths"]]
 
 
 def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """The same ahead of a rollback, where one that cannot be recorded is no reason not to put it back."""
-    lines = []
-    for path in spec["paths"]:
-        try:
-            lines.append(_line("subvolume", _captured(path, sink, system)))
-        except EvenkeelError as error:
-            lines.append(_line("unrecorded", {"path": path, "why": error.message}))
-    return lines
+    """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
+    return [
+        _line("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
+        for path in spec["paths"]
+    ]
 
 
 def _line(word: str, record: dict[str, Any]) -> str:
     return f"{word} {json.dumps(record, sort_keys=True)}"
 
 
-def _captured(path: str, sink: Sink, system: System) -> dict[str, Any]:
+def _captured(path: str, sink: Sink, system: System) -> str:
     folder, store = _folder(path), sink.objects.root if sink.objects is not None else "/"
-    live = _look(path)
-    if live is None or live.read_only:
-        raise UsageError(
-            f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs subvolume "
-            "show); declare the path as files"
-        )
-    if _within(os.fsencode(os.path.realpath(store)), os.fsencode(path)):
+    if within(os.fsencode(os.path.realpath(store)), os.fsencode(path)):
         raise UsageError(f"subvolumes: the store {store} lies in {path}, and would be rolled back with it; use another")
     _refuse(path, system)
-    live = _synced(path) or live
+    live = synced(path)
     for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
-        kept = _look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(_tag(store)) else None
-        if kept is not None and kept.read_only and _same(kept, live):
+        kept = look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(_tag(store)) else None
+        if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
-        return {"path": path, "snapshot": "to be made", "transaction": live.changed}
+        return _line("subvolume", {"path": path, "snapshot": "to be made"})
     ensure_dir(folder)
     name = f"{_tag(store)}-{_stamp(system)}"
-    _btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
-    kept = _look(os.path.join(folder, name))
-    if kept is None or not kept.read_only or kept.parent != live.uuid:
+    btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
+    kept = look(os.path.join(folder, name))
+    if kept is None or live is None or not kept.read_only or kept.parent != live.uuid:
         raise Refused(f"subvolumes: {folder}/{name} is not the snapshot of {path} that was to be made; run again")
     return _record(path, name, kept)
 
 
-def _record(path: str, name: str, kept: Subvolume) -> dict[str, Any]:
-    return {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid}
+def _record(path: str, name: str, kept: Subvolume) -> str:
+    return _line("subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid})
 
 
 # -- putting back
@@ -273,9 +170,9 @@ def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
             record = dict(json.loads(text))
             if word == "unrecorded":
                 raise Refused(
-                    f"subvolumes: {record['path']} could not be recorded then ({record['why']}); nothing was changed. "
-                    f"What was there, if anything, is below {_folder(record['path'])} as kept-…; leave subvolumes out, "
-                    "or put it back by hand"
+                    f"subvolumes: {record['path']} was no subvolume then; nothing was changed. What was there, if "
+                    f"anything, is below {_folder(record['path'])} as kept-…; leave subvolumes out of this rollback "
+                    "(resources), or put it back by hand"
                 )
             good = (
                 word == "subvolume"
@@ -299,9 +196,9 @@ def _kept(record: dict[str, Any]) -> str:
 def _problem(record: dict[str, Any]) -> str:
     """What is wrong with the snapshot; empty when nothing is."""
     try:
-        kept = _look(_kept(record))
-    except UsageError as error:
-        return error.message
+        kept = look(_kept(record))
+    except (UsageError, OSError) as error:
+        return f"its snapshot is not at {_kept(record)}: {error}"
     if kept is None or kept.uuid != record["uuid"]:
         return f"its snapshot is not at {_kept(record)}"
     if not kept.read_only or kept.changed != record["transaction"]:
@@ -324,8 +221,8 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
                 "this rollback (resources)"
             )
         _refuse(path, at.system)
-        kept, live = _look(_kept(record)), _synced(path)
-        if kept is None or live is None or not _same(kept, live):
+        kept, live = look(_kept(record)), synced(path)
+        if kept is None or live is None or live.read_only or not same(kept, live):
             there = "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
             steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
         elif os.path.lexists(_aside(path)):
@@ -354,18 +251,21 @@ def _put_back(step: Step, system: System) -> None:
     _clear(aside, system)
     if step.action == "finish":
         return
-    _btrfs(system, "subvolume", "snapshot", _kept(record), aside)
-    made = _look(aside)
+    btrfs(system, "subvolume", "snapshot", _kept(record), aside)
+    made = look(aside)
     if made is None or made.parent != record["uuid"] or made.changed != record["transaction"]:
         raise Refused(f"{aside} is not what the snapshot {record['snapshot']} holds; run the rollback again")
-    with _opened(os.path.dirname(aside)) as folder, _opened(os.path.dirname(path)) as parent:
+    live = look(path)
+    if live is not None and live.read_only:
+        btrfs(system, "property", "set", "-ts", path, "ro", "false")  # Its name could not be exchanged.
+    with opened(os.path.dirname(aside)) as folder, opened(os.path.dirname(path)) as parent:
         names = os.fsencode(os.path.basename(aside)), os.fsencode(os.path.basename(path))
         if os.path.lexists(path):
             exchange(folder, names[0], parent, names[1])
         else:
             os.rename(names[0], names[1], src_dir_fd=folder, dst_dir_fd=parent)
         syncfs(parent)
-    live = _look(path)
+    live = look(path)
     if live is None or live.uuid != made.uuid:
         raise Refused("something else took its place at the same time; run the rollback again")
     _clear(aside, system)
@@ -373,8 +273,8 @@ def _put_back(step: Step, system: System) -> None:
 
 def _clear(aside: str, system: System) -> None:
     """Delete what lies there, of which the undo has a snapshot. What is no subvolume has none, and is kept."""
-    if _look(aside) is not None:
-        _delete(aside, system)
+    if look(aside) is not None:
+        delete(aside, system)
     elif os.path.lexists(aside):
         os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))
 
@@ -392,7 +292,7 @@ def verify(then: Sequence[str], _system: System) -> list[str]:
     """What is not as recorded, in words. What was written to it since the rollback is no difference."""
     wrong = []
     for record in _recorded(then):
-        kept, live = _look(_kept(record)), _look(record["path"])
+        kept, live = look(_kept(record)), look(record["path"])
         if live is None:
             wrong.append(f"{record['path']} is no subvolume")
         elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
@@ -434,8 +334,8 @@ def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -
     for folder in sorted({os.path.dirname(one) for one in named}):
         for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
             path = os.path.join(folder, name)
-            if _NAME.fullmatch(name) and name.startswith(_tag(store)) and path not in needed and _look(path):
-                _delete(path, system)
+            if _NAME.fullmatch(name) and name.startswith(_tag(store)) and path not in needed and look(path):
+                delete(path, system)
 
 
 KIND = Kind(

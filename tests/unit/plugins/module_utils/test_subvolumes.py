@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import mmap
 import os
 import shutil
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _replica
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -216,6 +218,51 @@ def test_check_mode_writes_nothing(store: Store, data: Path) -> None:
     assert kept(data) == [] and os.listdir(data.parent) == ["data"] and not os.path.exists(store.root)
 
 
+def test_what_cannot_be_kept_is_not_replaced(store: Store, data: Path, tmp_path: Path) -> None:
+    """Neither where btrfs makes no snapshot, nor where it cannot be told what is there."""
+    checkpoint(store, "before", resources(data))
+    change(data)
+    new = copy_of(data, tmp_path)
+
+    def full(argv: Sequence[str], timeout: float) -> Completed:
+        return Completed(tuple(argv), 1, "", "No space left on device") if "-r" in argv else run(argv, timeout)
+
+    with pytest.raises(Refused, match="No space left"):
+        rollback(Store(store.root, replace(SYSTEM, run=full)), "before")
+    real = fcntl.ioctl
+
+    def unreadable(fd: int, *words: Any) -> Any:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(data):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, *words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "ioctl", unreadable)
+        with pytest.raises(Refused, match="Input/output error"):
+            rollback(store, "before")
+    assert differences(new, data) == "" and len(kept(data)) == 1
+
+
+def test_one_that_was_made_read_only_is_put_back(store: Store, data: Path) -> None:
+    checkpoint(store, "before", resources(data))
+    btrfs("property", "set", "-ts", data, "ro", "true")
+    assert rollback(store, "before")["changed"]
+    (data / "one").write_text("again")
+
+
+def test_an_unconfirmed_change_is_undone_at_boot(
+    store: Store, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_deadman, "_start_process", lambda *_words: None)
+    old = copy_of(data, tmp_path)
+    checkpoint(store, "before", resources(data), confirm_within=60.0)
+    change(data)
+    rebooted = Store(store.root, replace(SYSTEM, boot_id=lambda: "another"))
+    with rebooted.locked():
+        assert "rolled back the unconfirmed change" in finish(rebooted, boot=True)[0]
+    assert differences(old, data) == ""
+
+
 def test_what_the_change_made_of_a_subvolume_is_undone(store: Store, disk: Path, tmp_path: Path) -> None:
     """Deleted; deleted and made anew as a directory, or as a symlink: that has no snapshot, and is kept."""
     paths = [disk / name for name in ("gone", "directory", "symlink")]
@@ -234,7 +281,7 @@ def test_what_the_change_made_of_a_subvolume_is_undone(store: Store, disk: Path,
     aside = [disk / ".evenkeel-snapshots" / one for one in kept(paths[0]) if one.startswith("kept-")]
     assert sorted(one.is_symlink() for one in aside) == [False, True]
     assert [(one / "precious").read_text() for one in aside if not one.is_symlink()] == ["precious"]
-    with pytest.raises(Refused, match="could not be recorded then"):
+    with pytest.raises(Refused, match="was no subvolume then"):
         rollback(store, "undo")
     assert [differences(old, path) for old, path in zip(olds, paths, strict=True)] == ["", "", ""]
 
@@ -242,9 +289,11 @@ def test_what_the_change_made_of_a_subvolume_is_undone(store: Store, disk: Path,
 @pytest.mark.parametrize(
     ("function", "when", "power"),
     [
-        ("_btrfs", "before", "kept"),
-        ("_btrfs", "after", "kept"),
-        ("_btrfs", "after", "cut"),
+        ("btrfs", "before", "kept"),
+        ("btrfs", "after", "kept"),
+        ("btrfs", "after", "cut"),
+        ("delete", "before", "kept"),
+        ("delete", "after", "cut"),
         ("exchange", "after", "kept"),
         ("exchange", "after", "cut"),
         ("syncfs", "after", "cut"),
