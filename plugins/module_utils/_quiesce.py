@@ -2,19 +2,19 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Holding programs still while files are read: stop or freeze a unit, run a command; and letting them go again,
-whatever happens, also when this process is killed."""
+"""Holding programs still while files are read or put back: stop or freeze a unit, run a command; and letting them go
+again, whatever happens, also when this process is killed."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from ._errors import ServiceFailed, UsageError
+from ._errors import EvenkeelError, ServiceFailed, UsageError
 from ._services import systemd
 from ._system import System
 
@@ -72,19 +72,27 @@ def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
     return found
 
 
+def stopped(hooks: Sequence[dict[str, Any]]) -> set[str]:
+    """Names of the units that the hooks stop."""
+    return {systemd.unit_name(hook["stop"]) for hook in hooks if "stop" in hook}
+
+
 class Quiesced:
     """Holds still for the time of a ``with``, and lets go in the reverse order. ``seconds``: how long that was.
 
-    Raises UsageError with nothing touched; ServiceFailed when something could not be held, or does not run
-    afterwards. Commands of ``after`` run even when their ``argv`` has failed, or was never reached.
+    Raises UsageError with nothing touched; ServiceFailed when something could not be held (``so``: what follows from
+    that, in words), or does not run afterwards. Commands of ``after`` run even when their ``argv`` has failed, or was
+    never reached.
     """
 
-    def __init__(self, hooks: Sequence[dict[str, Any]], system: System) -> None:
+    def __init__(self, hooks: Sequence[dict[str, Any]], system: System, so: str = "no checkpoint was taken") -> None:
         self.seconds = 0.0
         self._hooks = hooks
         self._system = system
+        self._so = so
         self._planned: list[Hook] = []
         self._started = 0.0
+        self._dismiss: Callable[[], None] | None = None
 
     def __enter__(self) -> Quiesced:
         self._planned = _plan(self._hooks, self._system)
@@ -94,7 +102,7 @@ class Quiesced:
         for hook in self._planned:
             done = self._system.run(hook.begin, _TIMEOUT)
             if done.rc != 0:
-                why = f"{' '.join(hook.begin)}: {done.words}; no checkpoint was taken"
+                why = f"{' '.join(hook.begin)}: {done.words}; {self._so}"
                 try:
                     self._let_go()
                 except ServiceFailed as error:
@@ -102,11 +110,24 @@ class Quiesced:
                 raise ServiceFailed(why)
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self._let_go()
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        try:
+            self._let_go()
+        except ServiceFailed as failed:
+            if not isinstance(error, EvenkeelError):
+                raise
+            # Both are to be known, and the first is what to act on.
+            error.message += f". And {failed.message}"
+            error.result["left"] = [*error.result.get("left", []), *failed.result["left"]]
+
+    def hand_over(self, down: Collection[str]) -> None:
+        """From here on units are put where they belong by somebody else: what is frozen goes on (its jobs would wait
+        for that), and those that are to be ``down`` are no longer ours to start."""
+        _end([hook for hook in self._planned if hook.begin[1:2] == ["freeze"]], self._system)
+        self._planned = [hook for hook in self._planned if hook.unit not in down]
 
     def _let_go(self) -> None:
-        if not self._planned:
+        if self._dismiss is None:
             return
         failed = _end(self._planned, self._system)
         self.seconds = self._system.monotonic() - self._started

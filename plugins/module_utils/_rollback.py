@@ -18,11 +18,12 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from . import _deadman
+from . import _deadman, _quiesce
 from ._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
-from ._resources import files, subvolumes
+from ._resources import files, services, subvolumes
 from ._resources.entry import Tree
 from ._resources.kind import Kind, Restore, Sink
 from ._resources.registry import EARLY, KINDS, LATE, held, own_lines, path_lines, tree_spec
@@ -63,7 +64,8 @@ class Options:
 
     ``kinds``: only these of the checkpoint. ``boot``: early at boot. ``insist``: do without a lock that cannot be had.
     ``swap``: declared directories as a whole. ``arm``: arms the dead-man with the undo as its target. ``undo``: what an
-    interrupted run of it has kept already; what it left half done is nothing to go back to.
+    interrupted run of it has kept already; what it left half done is nothing to go back to. ``quiesce``: what stands
+    still meanwhile.
     """
 
     kinds: Sequence[str] | None = None
@@ -72,6 +74,7 @@ class Options:
     swap: bool = False
     arm: Arm | None = None
     undo: str = ""
+    quiesce: Sequence[dict[str, Any]] = ()
 
 
 def rollback(
@@ -82,6 +85,7 @@ def rollback(
     check_mode: bool = False,
     swap: bool = False,
     confirm_within: float | None = None,
+    quiesce: Any = None,
 ) -> dict[str, Any]:
     """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
 
@@ -89,9 +93,11 @@ def rollback(
     ``swap``: put declared directories back as a whole where that is possible.
     """
     _deadman.check_within(confirm_within)
+    hooks = _quiesce.check(quiesce)
     if check_mode:
         store.check_format()
         made = _plan(store, _manifest(store, to), kinds, Hasher(store.objects), swap=swap)
+        made = _stopped(made, hooks)
         return _result(made, [], [])
     with store.locked():
         finish(store)
@@ -100,7 +106,7 @@ def rollback(
         change = _deadman.armed(store)
         if change is not None and (change.checkpoint != manifest.id or kinds):
             _deadman.refuse_if_armed(store)
-        how = Options(kinds, swap=swap, arm=_arming(store, confirm_within))
+        how = Options(kinds, swap=swap, arm=_arming(store, confirm_within), quiesce=hooks)
         return execute(store, manifest, change, "operator", how)
 
 
@@ -172,7 +178,7 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     locks.enter_context(held(chosen, store.system, how.insist))
     undo = how.undo
     try:
-        made = _plan(store, manifest, how.kinds, writer, how.boot, how.swap)
+        made = _stopped(_plan(store, manifest, how.kinds, writer, how.boot, how.swap), how.quiesce)
         if made.steps and not undo:
             undo = store.commit(writer, UNDO, manifest.host, made.before).id
         else:
@@ -185,27 +191,36 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     change = how.arm(undo) if how.arm is not None and undo else None
     done: list[Step] = []
     journal = None
+    still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
     try:
         later = {step.resource for step in made.late}
         _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
-        if made.early or (made.late and not made.files):
-            _ask(store, manifest, how.kinds, undo)
-        if made.early:
-            locks.close()  # A package may bring its users.
-            done += _apply(EARLY, made.early, _restore(store, manifest, how.boot))
-            locks.enter_context(held(chosen, store.system, insist=True))
-            again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
-            made = replace(again, early=made.early, before=made.before)
-        if made.files:
-            note = {"checkpoint": manifest.id, "kinds": how.kinds, "held": chosen}
-            journal = transaction.run(store, made.files, made.directories, note).journal
-            done += made.files
-        locks.close()  # A service may make one as it starts.
-        at = _restore(store, manifest, how.boot, [step.target for step in made.files])
-        done += _apply_late(made.late, made.sections, at)
+        with ExitStack() as quiet:
+            hold = partial(quiet.enter_context, still)
+            if made.early or (made.late and not made.files):
+                hold()
+                _ask(store, manifest, how.kinds, undo)
+            if made.early:
+                locks.close()  # A package may bring its users.
+                done += _apply(EARLY, made.early, _restore(store, manifest, how.boot))
+                locks.enter_context(held(chosen, store.system, insist=True))
+                again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
+                made = replace(again, early=made.early, before=made.before)
+            if made.files:
+                note = {"checkpoint": manifest.id, "kinds": how.kinds, "held": chosen}
+                ready = (lambda: None) if made.early else hold
+                journal = transaction.run(store, made.files, made.directories, note, ready).journal
+                done += made.files
+            locks.close()  # A service may make one as it starts.
+            if how.quiesce:
+                still.hand_over(_down(made.sections))
+            at = _restore(store, manifest, how.boot, [step.target for step in made.files])
+            done += _apply_late(made.late, made.sections, at)
+        if still.seconds:  # What it held has started again, a service perhaps.
+            done += _once_more(made.sections, at)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
-        ended = {"done": finished, "undo": undo, "changed": bool(finished)}
+        ended = {"done": finished, "undo": undo, "changed": bool(finished), "pause": round(still.seconds, 3)}
         error.result = {**_result(made, [], []), **error.result, **ended}
         remove_file(_resume(store))  # It will be reported, and not tried again unasked; a kill leaves it.
         if change is not None and not finished and not isinstance(error, RestoreFailed):
@@ -219,7 +234,7 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     remove_file(_resume(store))
     proved, left = prove(store, made.sections, how.boot)
     result = _result(made, done, proved)
-    result.update(_shown(change), undo=undo)
+    result.update(_shown(change), undo=undo, pause=round(still.seconds, 3))
     exchanged = [step.target for step in done if step.resource == "subvolumes"]
     if journal is not None or exchanged:
         was = _was(os.path.basename(journal or ""), [step.target for step in made.files])
@@ -353,6 +368,21 @@ def _plan(
     return made
 
 
+def _stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
+    """The plan with what the hooks stop: that is started anew, where it would have been reloaded."""
+    stops = _quiesce.stopped(hooks)
+    late = [
+        replace(step, action="restart") if step.action == "reload" and step.target in stops else step
+        for step in made.late
+    ]
+    return replace(made, late=late)
+
+
+def _down(sections: Sequence[Section]) -> set[str]:
+    """The units that are recorded as not active."""
+    return {unit for section in sections if section.kind == "services" for unit in services.down(own_lines(section))}
+
+
 def _restore(store: Store, manifest: Manifest, boot: bool, changed: Sequence[str] = ()) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     return Restore(store.system, store.objects, changed, since, boot)
@@ -393,13 +423,17 @@ def _apply_late(steps: Sequence[Step], sections: Sequence[Section], at: Restore)
     starts: they are put back once more after it."""
     done = _apply(LATE, steps, at)
     if any(step.resource == "services" for step in done):
-        others = {kind: LATE[kind] for kind in ("sysctl", "firewall")}
         try:
-            done += _apply(others, _steps(others, sections, at), at)
+            done += _once_more(sections, at)
         except RestoreFailed as error:
             error.result["done"] = [step.shown() for step in done] + error.result["done"]
             raise
     return done
+
+
+def _once_more(sections: Sequence[Section], at: Restore) -> list[Step]:
+    others = {kind: LATE[kind] for kind in ("sysctl", "firewall")}
+    return _apply(others, _steps(others, sections, at), at)
 
 
 def _shown(change: _deadman.Armed | None) -> dict[str, Any]:
@@ -427,6 +461,7 @@ def _result(made: Plan, done: Sequence[Step], proved: list[str]) -> dict[str, An
         "changed": bool(made.steps),
         "id": made.manifest.id,
         "undo": "",
+        "pause": 0.0,
         **_shown(None),
         "planned": [step.shown() for step in made.steps],
         "done": [step.shown() for step in done],

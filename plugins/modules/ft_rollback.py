@@ -40,6 +40,23 @@ options:
     type: str
     choices: [paths, swap]
     default: paths
+  quiesce:
+    description:
+      - What is to stand still while things are put back, in this order, each a mapping with one key.
+      - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
+        alone. V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has
+        failed.
+      - It is held once all that can be prepared is, just before the first thing changes, and let go in the reverse
+        order when services have been put back, whatever happens, also when the module is killed. Nothing is held in
+        check mode, when nothing is to be done, or when the rollback is refused. Packages are put back while it is
+        held; those whose scripts restart a unit do so.
+      - A unit that the checkpoint records as not active is stopped and stays so. A frozen unit is thawed when the files
+        are in place, before services are put back; it cannot be reloaded before.
+      - What programs write between the plan and the pause is not in the checkpoint V(undo).
+      - A rollback that was killed is finished without it, and so are those of the dead-man - name a unit in the
+        checkpoint's C(services) to have it restarted then.
+    type: list
+    elements: dict
   generation:
     description:
       - Refuse unless the host is still at this generation.
@@ -77,6 +94,13 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_rollback:
     to: latest
     strategy: swap
+
+- name: An application that must not see half of its data, nor write to it meanwhile
+  evenkeel.fault_tolerance.ft_rollback:
+    to: before-upgrade
+    quiesce:
+      - command: {argv: [/opt/app/maintenance, 'on'], after: [/opt/app/maintenance, 'off']}
+      - stop: app
 
 - name: Only the files of the newest checkpoint
   evenkeel.fault_tolerance.ft_rollback:
@@ -136,6 +160,10 @@ left:
   returned: always
   type: list
   elements: str
+pause:
+  description: Seconds for which what O(quiesce) names stood still; 0 when nothing was held.
+  returned: always
+  type: float
 restart_needed:
   description:
     - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
@@ -162,6 +190,7 @@ ARGUMENTS = {
     "to": {"type": "str", "default": "latest"},
     "resources": {"type": "list", "elements": "str"},
     "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
+    "quiesce": {"type": "list", "elements": "dict"},
     "generation": {"type": "int"},
     "confirm_within": {"type": "str"},
 }
@@ -178,6 +207,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         check_mode,
         params["strategy"] == "swap",
         None if within is None else seconds(within, "confirm_within"),
+        params["quiesce"],
     )
     result["warnings"] = [
         f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "

@@ -78,6 +78,11 @@ def capture(spec: dict[str, Any], system: System) -> list[str]:
     return lines
 
 
+def down(then: Sequence[str]) -> set[str]:
+    """The units that the lines record as not active."""
+    return {unit["name"] for unit in _recorded(then)[0] if not unit["active"]}
+
+
 def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 

@@ -63,8 +63,15 @@ class Finished:
     paths: list[str]
 
 
-def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]) -> Finished:
-    """Carry out the steps of ``files.compare``; to be followed by ``close``.
+def run(
+    store: Store,
+    steps: Sequence[Step],
+    directories: Sequence[str],
+    note: dict[str, Any],
+    staged: Callable[[], object] = lambda: None,
+) -> Finished:
+    """Carry out the steps of ``files.compare``; to be followed by ``close``. ``staged`` is called when all is ready and
+    nothing live has changed; what it raises leaves it at that.
 
     Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
     """
@@ -75,6 +82,7 @@ def run(store: Store, steps: Sequence[Step], directories: Sequence[str], note: d
         ensure_dir(journal)
         try:
             plan = _stage(store, journal, steps, directories, note)
+            staged()
         except BaseException:
             close(journal)
             raise

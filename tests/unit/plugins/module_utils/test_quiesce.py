@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is to stand still does while files are read, and goes on afterwards, whatever happens."""
+"""What is to stand still does while files are read or put back, and goes on afterwards, whatever happens."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,16 +21,22 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
     NotFound,
+    RestoreFailed,
     ServiceFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._quiesce import Quiesced
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System
 
 from evenkeel.collection import collections_path
+
+from .fake_systemd import Unit, machine
 
 
 def files(tree: Path) -> list[dict[str, Any]]:
@@ -136,3 +143,163 @@ def test_bad_hooks_are_named_and_nothing_is_held(store: Store, tree: Path, hooks
     with pytest.raises(UsageError, match=words):
         checkpoint(store, "before", files(tree), quiesce=hooks)
     assert not os.path.exists(store.root)
+
+
+# -- a rollback
+
+
+def changed_since(store: Store, tree: Path, *resources: dict[str, Any]) -> None:
+    """A checkpoint ``before`` whose file ``a`` says first, and a change of it."""
+    checkpoint(store, "before", [*files(tree), *resources])
+    (tree / "a").write_text("changed")
+
+
+def recording(tree: Path, notes: Path) -> list[dict[str, Any]]:
+    """A hook that notes what the file ``a`` says when it holds, and when it lets go."""
+    return [shell(f"cat {tree}/a >> {notes}; echo >> {notes}; sleep 0.1", f"cat {tree}/a >> {notes}")]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_files_are_put_back_while_it_stands_still(store: Store, tree: Path, tmp_path: Path, swap: bool) -> None:
+    changed_since(store, tree)
+    result = rollback(store, "before", swap=swap, quiesce=recording(tree, tmp_path / "notes"))
+    assert (tmp_path / "notes").read_text() == "changed\nfirst" and result["pause"] > 0.1
+
+
+def test_nothing_is_held_for_a_rollback_that_does_nothing(store: Store, tree: Path, tmp_path: Path) -> None:
+    hooks = recording(tree, tmp_path / "notes")
+    changed_since(store, tree)
+    assert rollback(store, "before", check_mode=True, quiesce=hooks)["pause"] == 0
+    with pytest.raises(UsageError, match="item 1"):
+        rollback(store, "before", quiesce=[{"stop": ["nginx"]}])
+    packs = list(Path(store.root, "packs").glob("*.pack"))
+    kept = [pack.read_bytes() for pack in packs]
+    for pack in packs:
+        pack.chmod(0o600)
+        pack.write_bytes(b"")
+    with pytest.raises(Damaged):
+        rollback(store, "before", quiesce=hooks)
+    for pack, data in zip(packs, kept, strict=True):
+        pack.write_bytes(data)
+    assert not (tmp_path / "notes").exists() and (tree / "a").read_text() == "changed"
+    rollback(store, "before")
+    assert not rollback(store, "before", quiesce=hooks)["changed"] and not (tmp_path / "notes").exists()
+
+
+def test_what_cannot_be_held_is_let_go_and_nothing_is_put_back(store: Store, tree: Path) -> None:
+    changed_since(store, tree)
+    live = sorted(os.listdir(tree))
+    hooks = [shell("echo is busy >&2; exit 4", f"echo -n ' and let go' >> {tree}/a")]
+    with pytest.raises(ServiceFailed, match=r"is busy; nothing was changed") as caught:
+        rollback(store, "before", quiesce=hooks, confirm_within=60.0)
+    assert caught.value.result["done"] == [] and caught.value.result["armed"] is None
+    assert (tree / "a").read_text() == "changed and let go" and sorted(os.listdir(tree)) == live
+    assert rollback(store, "before")["changed"]
+
+
+def test_it_is_let_go_and_both_are_said_when_the_rollback_fails(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed_since(store, tree)
+
+    def fail(*_: Any) -> Any:
+        raise RestoreFailed("no way", left=["a"])
+
+    monkeypatch.setattr(transaction, "_apply", fail)
+    with pytest.raises(RestoreFailed) as caught:
+        rollback(store, "before", quiesce=[shell("true", "echo stuck >&2; exit 3")])
+    assert re.search(r"^no way. And what was held still .*: stuck$", caught.value.message)
+    assert caught.value.result["left"][0] == "a" and "stuck" in caught.value.result["left"][1]
+
+
+def test_what_does_not_go_on_after_a_rollback_is_an_error_that_says_what_was_done(store: Store, tree: Path) -> None:
+    changed_since(store, tree)
+    with pytest.raises(ServiceFailed, match="does not run again.*stuck") as caught:
+        rollback(store, "before", quiesce=[shell("true", "echo stuck >&2; exit 3")])
+    assert f"{tree}/a" in str(caught.value.result["done"]) and caught.value.result["undo"]
+    assert (tree / "a").read_text() == "first" and not rollback(store, "before")["changed"]
+
+
+@pytest.mark.parametrize("by", ["files", "service"])
+def test_a_unit_that_was_not_active_is_stopped_and_not_started_again(tmp_path: Path, tree: Path, by: str) -> None:
+    host = machine(Unit("a.service", active="inactive", sub="dead", identity=""))
+    store = Store(str(tmp_path / "store"), host.system())
+    checkpoint(store, "before", [*files(tree), {"services": {"names": ["a"]}}])
+    if by == "files":
+        (tree / "a").write_text("changed")
+    unit = host.units["a.service"]
+    unit.active, unit.sub, unit.identity = "active", "running", "id1"
+    host.calls.clear()
+    result = rollback(store, "before", quiesce=[{"stop": "a"}])
+    assert host.acts() == ["systemctl stop -- a.service"] * 2 and unit.active == "inactive"
+    assert "services: 1 as recorded" in result["proved"] and result["pause"] > 0
+
+
+def test_a_unit_that_was_active_is_started_once_and_proved_after_it(tmp_path: Path, tree: Path) -> None:
+    host = machine(Unit("a.service"))
+    store = Store(str(tmp_path / "store"), host.system())
+    changed_since(store, tree, {"services": {"names": ["a"]}})
+    host.calls.clear()
+    hooks = [{"stop": "a"}]
+    planned = rollback(store, "before", check_mode=True, quiesce=hooks)["planned"]
+    result = rollback(store, "before", quiesce=hooks)
+    # A unit that is stopped cannot be reloaded.
+    assert result["done"] == planned and (planned[-1]["action"], planned[-1]["target"]) == ("restart", "a.service")
+    assert host.acts() == [f"systemctl {verb} -- a.service" for verb in ("stop", "restart", "start")]
+    assert "services: 1 as recorded" in result["proved"]
+
+
+def test_a_unit_that_is_not_part_of_the_rollback_runs_again(tmp_path: Path, tree: Path) -> None:
+    host = machine(Unit("a.service"), Unit("b.service", active="inactive", sub="dead", identity=""))
+    store = Store(str(tmp_path / "store"), host.system())
+    changed_since(store, tree, {"services": {"names": ["b"]}})
+    host.act(("systemctl",), "start", host.units["b.service"], False)
+    host.calls.clear()
+    rollback(store, "before", kinds=["files"], quiesce=[{"stop": "a"}, {"stop": "b"}])
+    assert host.acts() == [
+        f"systemctl {words}.service" for words in ("stop -- a", "stop -- b", "start -- b", "start -- a")
+    ]
+
+
+def test_a_frozen_unit_goes_on_before_it_is_told_to_reload(tmp_path: Path, tree: Path) -> None:
+    host = machine(Unit("a.service"))
+    store = Store(str(tmp_path / "store"), host.system())
+    changed_since(store, tree, {"services": {"names": ["a"]}})
+    host.calls.clear()
+    rollback(store, "before", quiesce=[{"freeze": "a"}])
+    assert [act.split()[1] for act in host.acts()] == ["freeze", "thaw", "reload", "thaw"]
+
+
+def test_what_starting_again_has_changed_is_put_back(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = tmp_path / "sys" / "vm" / "swappiness"
+    value.parent.mkdir(parents=True)
+    value.write_text("60\n")
+    for known in (registry.LATE, registry.KINDS):
+        monkeypatch.setitem(known, "sysctl", sysctl.kind(str(tmp_path / "sys")))
+    changed_since(store, tree, {"sysctl": {"names": ["vm.swappiness"]}})
+    result = rollback(store, "before", quiesce=[shell("true", f"echo 10 > {value}")])
+    assert value.read_text() == "60\n" and result["left"] == []
+
+
+def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store: Store, tree: Path) -> None:
+    changed_since(store, tree)
+    library = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
+    held, ended = Path(store.root, "held"), Path(store.root, "ended")
+    code = (
+        f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
+        f"from {library} import _rollback\nfrom {library}._store import store, transaction\n"
+        f"from {library}._system import System\nimport time\n"
+        "transaction._apply = lambda *_: time.sleep(60)\n"
+        f"hooks = [{shell(f'touch {held}', f'touch {ended}')!r}]\n"
+        f"_rollback.rollback(store.Store({store.root!r}, System()), 'before', quiesce=hooks)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        assert eventually(lambda: list(Path(store.root, "journal").glob("*/COMMIT"))) and held.exists()
+        assert not ended.exists()
+        os.kill(process.pid, signal.SIGKILL)
+        assert eventually(ended.exists)
+    assert (tree / "a").read_text() == "changed"
+    rollback(store, "before")
+    assert (tree / "a").read_text() == "first" and not transaction.pending(store)
