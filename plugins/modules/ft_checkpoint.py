@@ -50,7 +50,7 @@ options:
         The role C(postgresql) sets it up.
       - V(subvolumes) takes C(paths), each the root of a writable btrfs subvolume that is not mounted itself, below
         directories that root alone can write to. It needs btrfs-progs. What is kept is a snapshot, in
-        C(.evenkeel-snapshots) beside the subvolume: it takes no time and no room at first, and is on that disk alone.
+        C(.evenkeel-snapshots) beside the subvolume. It takes no time and no room at first, and is on that disk alone.
         Replicas and restic do not carry it. Subvolumes within one are refused, because a snapshot leaves them out.
         Reading files changes their times of access, and with them the subvolume, unless it is mounted with
         C(noatime).
