@@ -28,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     RestoreFailed,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System, run
 
@@ -54,6 +54,7 @@ class Cluster:
 
     home: Path
     system: System = SYSTEM
+    store_name: str = "store"
     port: int = 5432  # nothing listens there, it stands in the name of the socket
 
     @property
@@ -66,7 +67,7 @@ class Cluster:
 
     @property
     def store(self) -> Store:
-        return Store(str(self.home / "store"), self.system)
+        return Store(str(self.home / self.store_name), self.system)
 
     @property
     def resources(self) -> list[dict[str, Any]]:
@@ -157,7 +158,8 @@ def running() -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(running: Cluster) -> Cluster:
     """The same server for all tests, with an empty table and an empty store."""
-    shutil.rmtree(running.home / "store", ignore_errors=True)
+    for name in ("store", "other"):
+        shutil.rmtree(running.home / name, ignore_errors=True)
     for path in [*running.kept(), *running.home.glob("data.evenkeel-new")]:
         shutil.rmtree(path)
     if "server is running" not in running.sh("pg_ctl", "-D", str(running.data), "status", check=False):
@@ -358,6 +360,83 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
     assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
     cluster.control("start")
     assert cluster.rows() == [] and not cluster.rollback()["changed"]
+
+
+# -- retention
+
+
+def test_what_no_checkpoint_needs_any_more_goes_with_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(cluster.archive / "base")
+    cluster.sh("mkdir", str(cluster.archive / "base"))
+    days = 0
+    system = replace(SYSTEM, now=lambda: time.time() + days * 86400)
+    other = Cluster(cluster.home, SYSTEM, store_name="other")
+
+    def bases() -> set[str]:
+        return set(os.listdir(cluster.archive / "base"))
+
+    def pruned(run: Callable[..., Completed] = system.run) -> None:
+        store = Store(str(cluster.home / "store"), replace(system, run=run))
+        cluster.sql("insert into t values (0)")
+        checkpoint(store, "before", cluster.resources, retention={"last": 1, "grace": "1h"})
+
+    def rolled_back() -> tuple[str, Path]:
+        cluster.sql("insert into t values (1)")
+        before = set(cluster.kept())
+        undo = cluster.rollback()["undo"]
+        (aside,) = set(cluster.kept()) - before
+        return undo, aside
+
+    cluster.checkpoint()
+    (base,) = bases()
+    _undo, first = rolled_back()
+    undo, second = rolled_back()
+    other.checkpoint()
+    (others,) = bases() - {base}  # A base is of one store.
+    with monkeypatch.context() as patched:
+        patched.setattr(postgresql, "_REPLAY", 0)
+        for _ in range(20):
+            if len(bases()) == 2:
+                pruned()  # until the log has outgrown the base
+    (renewed,) = bases() - {base, others}
+    days = 1
+    pruned()
+    # The undo that is kept needs the old base, and its directory.
+    assert bases() == {base, others, renewed} and not first.exists() and second.exists()
+    assert cluster.rollback(undo)["changed"] and cluster.rows() == ["1"]
+    rolled_back()  # Its undo is of the branch that the old base leads to.
+    _undo, third = rolled_back()
+    days = 2
+    pruned()
+    assert bases() == {base, others, renewed} and second.exists()  # within the grace
+    days = 3
+
+    trash = cluster.home / "store" / "trash" / "manifests"
+    for path in trash.iterdir():
+        flip(path, 300)
+    with pytest.raises(Damaged):
+        pruned()
+    assert bases() == {base, others, renewed} and second.exists()
+    for path in trash.iterdir():
+        flip(path, 300)
+
+    def dying(argv: Sequence[str], timeout: float) -> Completed:
+        if "-delete" in argv:
+            raise Killed
+        return run(argv, timeout)
+
+    with pytest.raises(Killed):
+        pruned(dying)
+    pruned()
+    assert bases() == {others, renewed} and not second.exists() and third.exists()
+    assert not (cluster.home / "data.evenkeel-gone").exists()
+    oldest = wal.Base.parse(others)
+    assert oldest is not None
+    segments = sorted(name[8:24] for name in os.listdir(cluster.archive / "wal") if len(name) == 24)
+    assert segments[0] == wal.segment_name(1, oldest.start >> 24, 1 << 24)[8:]
+    cluster.sql("insert into t values (1)")
+    for one in (cluster, other, cluster):
+        assert one.rollback()["changed"]
 
 
 # -- refusals: nothing changes

@@ -8,7 +8,8 @@ Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_
 see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback recovers a
 copy of a base to that point while the cluster still runs, with a server of one process that nobody can connect to;
 then the cluster is stopped, the two directories are exchanged in one system call, and it starts again. The old
-directory stays.
+directory is kept. A base, and the log before the oldest one, go with the last checkpoint of a base, an old directory
+with the undo of its rollback (``forget``).
 
 PostgreSQL's own tools do all that touches its files, as the owner of the cluster.
 """
@@ -28,7 +29,7 @@ from typing import Any, NoReturn
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from .._services import systemd
 from .._store.durable import exchange, fsync_dir, syncfs
-from .._store.objects import Hasher
+from .._store.objects import Hasher, tag
 from .._system import System
 from . import cluster, wal
 from .kind import Kind, Restore, Sink
@@ -43,6 +44,10 @@ _CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postg
 # A directory with this file in it is a copy of ours; without it, it may be somebody's data.
 _MARK = "evenkeel.staged"
 _ARCHIVED = 60.0
+# In an old directory: the tag of the store and the restore point that was its undo.
+_UNDO = "evenkeel.undo"
+# So many bytes of log are replayed from one base at least, however small the cluster is.
+_REPLAY = 1 << 30
 # A server that nobody writes to does not get further in its log than this, in records and segments.
 _RECORDS, _NEAR = 500, 8
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
@@ -95,20 +100,25 @@ def trees(spec: dict[str, Any]) -> list[str]:
 
 def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """One line that names a restore point: the newest one of ours when nothing was written since, else a new one."""
+    return _captured(spec, sink, system, renew=True)
+
+
+def _captured(spec: dict[str, Any], sink: Sink, system: System, renew: bool) -> list[str]:
     server = cluster.Server({key: spec[key] for key in _KEYS}, system)
     cluster.refuse(server)
     seen = server.look()
     cluster.refuse_live(server, seen)
-    last = _last(server)
+    mine = tag(sink.objects.root) if sink.objects is not None else ""
+    last = _last(server, mine)
     if last is not None and _is_as(server, last, seen):
         return [_line(last)]
     if isinstance(sink, Hasher):
         return [_line(dict(server.spec, point="to be made", lsn=seen["inserted"]))]
-    base = _newest_base(server, seen)
-    if base is None:
+    base = _newest_base(server, seen, mine)
+    if base is None or (renew and _outgrown(server, base, seen)):
         _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
-        base = _take_base(server)
-    record = _restore_point(server, seen, base)
+        base = _take_base(server, mine)
+    record = _restore_point(server, seen, base.name)
     _remember(server, record)
     return [_line(record)]
 
@@ -117,7 +127,7 @@ def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
     directory is kept."""
     try:
-        return capture(spec, sink, system)
+        return _captured(spec, sink, system, renew=False)
     except EvenkeelError as error:
         return ["kept " + json.dumps({"data": spec["data"], "why": error.message}, sort_keys=True)]
 
@@ -126,14 +136,14 @@ def _line(record: dict[str, Any]) -> str:
     return "cluster " + json.dumps(record, sort_keys=True)
 
 
-def _last(server: cluster.Server) -> dict[str, Any] | None:
-    """The record of the newest restore point of ours, if it is of this declaration and can still be used."""
+def _last(server: cluster.Server, mine: str) -> dict[str, Any] | None:
+    """The record of the newest restore point of ours, if it is of this declaration and store and can still be used."""
     try:
         with open(f"{server.spec['archive']}/last") as stream:
             record = dict(json.load(stream))
-        usable = {key: record[key] for key in _KEYS} == server.spec
+        usable = {key: record[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
         paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     return record if usable and all(os.path.exists(path) for path in paths) else None
 
@@ -144,8 +154,8 @@ def _remember(server: cluster.Server, record: dict[str, Any]) -> None:
     server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
 
 
-def _newest_base(server: cluster.Server, seen: dict[str, Any]) -> str | None:
-    """The name of the base with the least of the log between it and now; None when no base leads there, or when the
+def _newest_base(server: cluster.Server, seen: dict[str, Any], mine: str) -> wal.Base | None:
+    """The base of this store with the least of the log between it and now; None when no base leads there, or when the
     log has a gap: what a standby replays that takes over later is not in the archive of its own."""
     timeline, lsn, size = int(seen["segment"][:8], 16), wal.position(seen["inserted"]), int(seen["segment_size"])
     forks = server.history(timeline)
@@ -154,16 +164,37 @@ def _newest_base(server: cluster.Server, seen: dict[str, Any]) -> str | None:
     have = server.archived()
 
     def leads(base: wal.Base) -> bool:
+        if not os.path.exists(f"{server.bases}/{base.name}/backup_manifest"):
+            return False
         legs = wal.route(base.timeline, base.start, forks, timeline, lsn)
         whole = legs is not None and have.issuperset(wal.segments(legs, size))
         return whole and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
 
-    usable = [base for base in server.taken() if leads(base)]
-    return max(usable, key=lambda base: base.start).name if usable else None
+    usable = [base for base in server.taken() if base.store == mine and leads(base)]
+    return max(usable, key=lambda base: base.start) if usable else None
 
 
-def _take_base(server: cluster.Server) -> str:
-    """Take a base backup and verify it; its name. It waits until the log that it needs is in the archive."""
+def _outgrown(server: cluster.Server, base: wal.Base, seen: dict[str, Any]) -> bool:
+    """Whether the log since the base is larger than the base: a new one then costs no more than what was written, ends
+    what a rollback has to replay, and lets the log before it go. Not where there is no room for both."""
+    since = wal.position(seen["inserted"]) - base.start
+    if since <= _REPLAY:
+        return False
+    try:
+        with open(f"{server.bases}/{base.name}/backup_manifest", "rb") as stream:
+            size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # Nothing could be put back from it.
+    return since > size and _free(server.bases) > size * 1.2
+
+
+def _free(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _take_base(server: cluster.Server, mine: str) -> wal.Base:
+    """Take a base backup and verify it. It waits until the log that it needs is in the archive."""
     address = server.address()
     if address is None:
         raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
@@ -176,10 +207,10 @@ def _take_base(server: cluster.Server) -> str:
         text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
     start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])
-    name = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16]).name
-    server.must(["mv", "-T", "--", new, f"{server.bases}/{name}"])
+    base = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16], mine)
+    server.must(["mv", "-T", "--", new, f"{server.bases}/{base.name}"])
     fsync_dir(server.bases)
-    return name
+    return base
 
 
 def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
@@ -381,8 +412,7 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
     """A file system that is full would take the running server down; where the copy shares its data it fills none."""
     parent = os.path.dirname(server.data)
     shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and _file_system(parent) in ("xfs", "btrfs")
-    found = os.statvfs(parent)
-    free = found.f_bavail * found.f_frsize
+    free = _free(parent)
     if not shares and free < need * 1.05:
         cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
 
@@ -409,7 +439,7 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
         server = cluster.Server({key: step.detail[key] for key in _KEYS}, at.system)
         try:
             if step.action == "restore":
-                done.append(_restored(server, step, at.boot))
+                done.append(_restored(server, step, at.boot, tag(at.objects.root)))
             else:
                 _tidy(server)
                 if step.action == "restart":
@@ -422,7 +452,7 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     return done
 
 
-def _restored(server: cluster.Server, step: Step, boot: bool) -> Step:
+def _restored(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     record = step.detail
     _tidy(server)
     try:
@@ -442,7 +472,7 @@ def _restored(server: cluster.Server, step: Step, boot: bool) -> Step:
         if running:
             _control(server, "start", boot)
         raise
-    old = _put_aside(server)
+    old, undo = _put_aside(server), _last(server, mine)
     _remember(server, record)
     said = f"{step.why}; the old data is kept in {old}"
     if replicas:
@@ -451,6 +481,9 @@ def _restored(server: cluster.Server, step: Step, boot: bool) -> Step:
         _start_recovered(server, record, old)
     elif running:
         _control(server, "start", boot)
+    if undo is not None:
+        # Not earlier: a directory that is given back is nobody's to remove.
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", f"{old}/{_UNDO}"])
     return replace(step, why=said)
 
 
@@ -651,6 +684,77 @@ def _differences(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     return []
 
 
+# -- forget
+
+
+def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+    """Remove what the checkpoints that go needed and none of those that stay does: bases of this store, then the log
+    before the oldest base that is there, whoever's it is; and the old directories of which the undo goes.
+
+    Raises Damaged when a line is none of ours, and what it needs is unknown; EvenkeelError when a removal fails.
+    """
+    mine = tag(store)
+    needed, kept = _records(stay)
+    gone, _kept = _records(go)
+    bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
+    for spec in {one["archive"]: one for one in gone}.values():
+        server = cluster.Server({key: spec[key] for key in _KEYS}, system)
+        if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
+            continue  # There is no cluster any more that could say whose all this is.
+        ended = {one["base"] for one in gone} - bases
+        found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
+        _remove(server, [f"{server.bases}/{name}" for name in found], f"{server.bases}/gone")
+        _trim(server, int(spec["segment_size"]))
+        if server.data not in kept:
+            ended = {f"{mine} {one['point']}" for one in gone if one["point"] not in points}
+            _remove(server, [old for old in _olds(server) if _undo_of(old) in ended], f"{server.data}.evenkeel-gone")
+
+
+def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
+    """The records among the lines, and the data directories that could not be recorded."""
+    records = [_recorded([line]) for line in lines if line.startswith("cluster ")]
+    try:
+        return records, {str(json.loads(line[5:])["data"]) for line in lines if line.startswith("kept ")}
+    except (ValueError, KeyError, TypeError):
+        raise Damaged("a line of a manifest does not say what is kept; nothing was removed") from None
+
+
+def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None:
+    """Remove the directories. A kill leaves the rest under a name that is taken for nothing else."""
+    for path in [leftover, *paths]:
+        if path != leftover:
+            os.rename(path, leftover)
+            fsync_dir(os.path.dirname(path))
+        if os.path.isdir(leftover):
+            server.must(["find", leftover, "-mindepth", "1", "-delete"], cluster.LONG)
+            os.rmdir(leftover)
+
+
+def _trim(server: cluster.Server, size: int) -> None:
+    """Remove the log before the oldest base. Histories of timelines stay."""
+    if os.path.lexists(f"{server.bases}/new"):
+        return  # What a base that is being taken needs is not known yet.
+    oldest = min((base.start for base in server.taken()), default=0)
+    names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))
+    for at in range(0, len(names), 1000):
+        server.must(["rm", "-f", "--", *(f"{server.log}/{name}" for name in names[at : at + 1000])])
+
+
+def _olds(server: cluster.Server) -> list[str]:
+    """The directories that rollbacks have put aside."""
+    folder, name = os.path.split(server.data)
+    pattern = re.compile(re.escape(name) + r"\.evenkeel-old-[0-9]{8}T[0-9]{6}(-[0-9]+)?")
+    return [os.path.join(folder, one) for one in sorted(os.listdir(folder)) if pattern.fullmatch(one)]
+
+
+def _undo_of(old: str) -> str:
+    try:
+        with open(f"{old}/{_UNDO}") as stream:
+            return stream.read(100)
+    except (OSError, ValueError):
+        return ""
+
+
 KIND = Kind(
     check=check,
     capture=capture,
@@ -659,5 +763,6 @@ KIND = Kind(
     verify=verify,
     trees=trees,
     before=before,
+    forget=forget,
     consistent=True,
 )

@@ -24,7 +24,7 @@ from typing import Any
 
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from .._store.durable import ensure_dir, exchange, syncfs
-from .._store.objects import Hasher
+from .._store.objects import Hasher, tag
 from .._store.tree import ancestors, check_path
 from .._system import System
 from .btrfs import Subvolume, btrfs, delete, look, mounted, opened, same, synced, within
@@ -56,11 +56,6 @@ def _folder(path: str) -> str:
 def _aside(path: str) -> str:
     """Where a rollback stages the new one, and has the old one after the exchange."""
     return os.path.join(_folder(path), f"replaced-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
-
-
-def _tag(store: str) -> str:
-    """What the names of a store's snapshots begin with: more than one store may protect a subvolume."""
-    return hashlib.sha256(os.fsencode(os.path.realpath(store))).hexdigest()[:16]
 
 
 def _stamp(system: System) -> str:
@@ -140,13 +135,13 @@ def _captured(path: str, sink: Sink, system: System) -> str:
     _refuse(path, system)
     live = synced(path)
     for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
-        kept = look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(_tag(store)) else None
+        kept = look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(tag(store)) else None
         if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
         return _line("subvolume", {"path": path, "snapshot": "to be made"})
     ensure_dir(folder)
-    name = f"{_tag(store)}-{_stamp(system)}"
+    name = f"{tag(store)}-{_stamp(system)}"
     btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
     kept = look(os.path.join(folder, name))
     if kept is None or live is None or not kept.read_only or kept.parent != live.uuid:
@@ -334,7 +329,7 @@ def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -
     for folder in sorted({os.path.dirname(one) for one in named}):
         for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
             path = os.path.join(folder, name)
-            if _NAME.fullmatch(name) and name.startswith(_tag(store)) and path not in needed and look(path):
+            if _NAME.fullmatch(name) and name.startswith(tag(store)) and path not in needed and look(path):
                 delete(path, system)
 
 

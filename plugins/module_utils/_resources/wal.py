@@ -36,7 +36,8 @@ _QUIET = {
     },
 }
 _RECORD = re.compile(r"^rmgr: (\S+) .*, desc: (\w+)", re.MULTILINE)
-_BASE = re.compile(r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})")
+_BASE = re.compile(r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})-([0-9a-f]{16})")
+_SEGMENT = re.compile(r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.[0-9A-F]{8}\.backup)?")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Leg:
 
 @dataclass(frozen=True)
 class Base:
-    """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest`` is of its manifest.
+    """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest`` is of its manifest, ``store``
+    the tag of the store whose checkpoints need it.
 
     All of it stands in the name of its directory, so that it is known without reading it.
     """
@@ -59,10 +61,11 @@ class Base:
     start: int
     end: int
     digest: str
+    store: str
 
     @property
     def name(self) -> str:
-        return f"{self.timeline:08X}-{self.start:016X}-{self.end:016X}-{self.digest}"
+        return f"{self.timeline:08X}-{self.start:016X}-{self.end:016X}-{self.digest}-{self.store}"
 
     @classmethod
     def parse(cls, name: str) -> Base | None:
@@ -70,8 +73,8 @@ class Base:
         found = _BASE.fullmatch(name)
         if found is None:
             return None
-        timeline, start, end, digest = found.groups()
-        return cls(int(timeline, 16), int(start, 16), int(end, 16), digest)
+        timeline, start, end, digest, store = found.groups()
+        return cls(int(timeline, 16), int(start, 16), int(end, 16), digest, store)
 
 
 def position(text: str) -> int:
@@ -94,6 +97,13 @@ def end_of_last(lsn: int, segment_size: int) -> int:
 def segment_name(timeline: int, number: int, segment_size: int) -> str:
     each = 0x100000000 // segment_size
     return f"{timeline:08X}{number // each:08X}{number % each:08X}"
+
+
+def precedes(name: str, lsn: int, segment_size: int) -> bool:
+    """Whether the file is a segment, or what goes with one, of which all lies before the position, on any timeline."""
+    found = _SEGMENT.fullmatch(name)
+    each = 0x100000000 // segment_size
+    return found is not None and int(found[1], 16) * each + int(found[2], 16) < lsn // segment_size
 
 
 def forks(history: str) -> list[tuple[int, int]]:

@@ -295,6 +295,11 @@ def _scan_pack(path: str, pack: str) -> Iterator[tuple[str, Place]]:
                 yield sha, Place(pack, offset, length)
 
 
+def tag(root: str) -> str:
+    """What marks a thing outside of the store as its own: more than one store may protect what the thing is of."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+
+
 class Writer:
     """Adds contents. Nothing of it can be found before ``publish``, and all of it is durable after.
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.wal import Leg
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import tag
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -67,9 +71,27 @@ def test_an_end_at_a_boundary_needs_no_further_segment() -> None:
 
 
 def test_a_base_is_known_by_its_name() -> None:
-    base = wal.Base(1, 0x2000028, 0x2000100, "0123456789abcdef")
+    base = wal.Base(1, 0x2000028, 0x2000100, "0123456789abcdef", "f" * 16)
     assert wal.Base.parse(base.name) == base
     assert wal.Base.parse("new") is None and wal.Base.parse(base.name + "/..") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("0000000100000001000000FE", True),
+        ("0000000900000001000000FE", True),  # on another timeline
+        ("0000000100000001000000FE.00000028.backup", True),
+        ("0000000100000001000000FE.partial", True),
+        ("0000000100000001000000FF", False),
+        ("000000010000000200000000", False),
+        ("00000002.history", False),
+        (".0000000100000001000000FE.tmp", False),
+        ("0000000100000001000000FE.gz", False),
+    ],
+)
+def test_what_lies_before_a_position(name: str, before: bool) -> None:
+    assert wal.precedes(name, 0x1FF000028, SIZE) is before
 
 
 def head(**other: int) -> bytes:
@@ -134,7 +156,7 @@ def test_declarations_are_completed_and_name_the_configuration() -> None:
 def record(**other: Any) -> str:
     known = {
         **postgresql.check({"data": "/srv/pg"}),
-        "base": wal.Base(1, 1, 2, "0123456789abcdef").name,
+        "base": wal.Base(1, 1, 2, "0123456789abcdef", "f" * 16).name,
         "lsn": "0/3016098",
         "point": "evenkeel_20261125T131140_b17e9d8b",
         "segment": "000000010000000000000003",
@@ -166,3 +188,103 @@ def test_only_records_of_ours_are_believed() -> None:
             postgresql._recorded([line])
     with pytest.raises(Refused, match="could not be recorded then"):
         postgresql._recorded(['kept {"data": "/srv/pg", "why": "it was down"}'])
+
+
+# -- what is removed
+
+
+class Kept:
+    """What checkpoints keep outside of the store: bases that begin in segments 2, 4 and 6, the last of another store;
+    segments 1 to 7; a directory put aside for each of the points 0 to 2, and one that says nothing."""
+
+    def __init__(self, home: Path) -> None:
+        self.store, self.data, self.archive = home / "store", home / "data", home / "data.evenkeel"
+        stores = [tag(str(self.store))] * 2 + ["f" * 16]
+        self.bases = [
+            wal.Base(1, number * SIZE, number * SIZE + 1, "0" * 16, store)
+            for number, store in zip((2, 4, 6), stores, strict=True)
+        ]
+        for folder in (self.data, self.archive / "wal", *(self.archive / "base" / base.name for base in self.bases)):
+            folder.mkdir(parents=True)
+        (self.data / "PG_VERSION").write_text("15")
+        for number in range(1, 8):
+            (self.archive / "wal" / wal.segment_name(1, number, SIZE)).touch()
+        self.olds = [home / f"data.evenkeel-old-20261125T13114{number}" for number in range(4)]
+        for number, old in enumerate(self.olds):
+            (old / "base").mkdir(parents=True)
+            (old / "base" / "1").touch()
+            if number < 3:
+                (old / "evenkeel.undo").write_text(f"{tag(str(self.store))} {self.point(number)}")
+
+    def point(self, number: int) -> str:
+        return f"evenkeel_20261125T131140_0000000{number}"
+
+    def line(self, base: int, point: int) -> str:
+        """Of a checkpoint that needs these."""
+        places = {"data": str(self.data), "archive": str(self.archive)}
+        return record(**places, base=self.bases[base].name, point=self.point(point))
+
+    def forget(self, stay: Sequence[str], go: Sequence[str]) -> None:
+        postgresql.forget(str(self.store), System(), stay, go)
+
+    def left(self) -> tuple[list[int], list[int], list[int]]:
+        """Numbers of the bases, the segments and the directories that are left."""
+        return (
+            [number for number, base in enumerate(self.bases) if (self.archive / "base" / base.name).exists()],
+            sorted(int(path.name[16:], 16) for path in (self.archive / "wal").iterdir()),
+            [number for number, old in enumerate(self.olds) if (old / "base" / "1").exists()],
+        )
+
+
+ALL = ([0, 1, 2], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3])
+
+
+def test_what_goes_is_what_no_checkpoint_that_stays_needs(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.forget([kept.line(0, 0), kept.line(1, 1)], [])
+    assert kept.left() == ALL  # Nothing is known to be over.
+    kept.forget([kept.line(0, 0), kept.line(1, 1)], ["f /etc/x", kept.line(0, 1), kept.line(0, 2), kept.line(2, 2)])
+    assert kept.left() == ([0, 1, 2], [2, 3, 4, 5, 6, 7], [0, 1, 3])
+    kept.forget([kept.line(1, 1)], [kept.line(0, 0), kept.line(2, 0)])
+    assert kept.left() == ([1, 2], [4, 5, 6, 7], [1, 3])
+    kept.forget([], [kept.line(1, 1), kept.line(2, 1)])
+    assert kept.left() == ([2], [6, 7], [3])  # That base is of another store.
+
+
+def test_an_undo_that_is_nothing_but_a_directory_keeps_all_of_them(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.forget(["kept " + json.dumps({"data": str(kept.data), "why": "it was down"})], [kept.line(0, 0)])
+    assert kept.left() == ([1, 2], [4, 5, 6, 7], [0, 1, 2, 3])
+
+
+def test_a_directory_that_another_store_put_aside_stays(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    (kept.olds[0] / "evenkeel.undo").write_text(f"{'f' * 16} {kept.point(0)}")
+    kept.forget([], [kept.line(0, 0)])
+    assert kept.left()[2] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("line", ["cluster {}", "kept {", "kept []"])
+def test_nothing_is_removed_while_it_is_not_known_what_a_line_needs(tmp_path: Path, line: str) -> None:
+    kept = Kept(tmp_path)
+    with pytest.raises(Damaged):
+        kept.forget([line], [kept.line(0, 0)])
+    assert kept.left() == ALL
+
+
+def test_no_log_goes_while_a_base_is_taken_or_none_is_there(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    (kept.archive / "base" / "new").mkdir()
+    kept.forget([], [kept.line(0, 0), kept.line(1, 0)])
+    assert kept.left()[:2] == ([2], ALL[1])
+    (kept.archive / "base" / "new").rmdir()
+    (kept.archive / "base" / kept.bases[2].name).rmdir()
+    kept.forget([], [kept.line(1, 0)])
+    assert kept.left()[:2] == ([], ALL[1])
+
+
+def test_what_is_left_of_a_cluster_that_is_gone_stays(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    kept.data.rename(tmp_path / "away")
+    kept.forget([], [kept.line(0, 0)])
+    assert kept.left() == ALL
