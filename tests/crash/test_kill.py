@@ -5,7 +5,8 @@
 """Kill at every mutating system call: the set of paths ends all old or all new, and the store stays whole.
 
 strace counts the calls of a first run, then one run per call is killed just before it. Each run works on fresh copies
-of the same tree and store. The recovery is killed as well, at every one of its calls, at a sample of the points.
+of the same tree and store. What recovers from a kill is killed as well, at every one of its calls, at a sample of the
+points.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ CALLS = [
     *("fsetxattr", "removexattr", "fremovexattr", "utimensat", "ftruncate", "write", "pwrite64", "fsync", "syncfs"),
     "ioctl",
 ]
+LONG = os.environ.get("EVENKEEL_CRASH") == "all"
 
 pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 
@@ -224,7 +226,7 @@ def fresh(master: Path, to: Path) -> Path:
 
 def points(found: list[tuple[str, int]], every: int = 3) -> list[tuple[str, int]]:
     """All of them in the long run (EVENKEEL_CRASH=all); otherwise one in so many, renames, links, the last of each."""
-    if os.environ.get("EVENKEEL_CRASH") == "all":
+    if LONG:
         return found
     last = dict(found).items()
     return [
@@ -239,16 +241,12 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
     found = calls(what, work)
     ends = {"old": 0, "new": 0}
     assert len(found) > 60
-    for at, (call, number) in enumerate(points(found, 6 if what == "swap" else 3)):
+    for call, number in points(found, 6 if what == "swap" else 3):
         fresh(saved, work)
         assert killed(what, work, call, number), (call, number)
         if what == "swap":
             # Not only once it is finished: the directory is never half of anything.
             assert same(work / "old", work / "live") != same(work / "new", work / "live"), (call, number)
-        if at % 7 == 0:
-            # The recovery is killed too, wherever it renames.
-            for again in range(1, 4):
-                killed("finish", work, "rename", again)
         run("finish", work)
         old, new = same(work / "old", work / "live"), same(work / "new", work / "live")
         assert old != new, f"killed before {call} number {number}: neither old nor new"
@@ -263,7 +261,7 @@ def test_kill_at_every_syscall_of_a_rollback_to_be_confirmed_ends_as_before_it(w
     saved = tmp_path / "saved"
     fresh(work, saved)
     found = calls("guarded", work)
-    if os.environ.get("EVENKEEL_CRASH") != "all":
+    if not LONG:
         found = found[::10]
     assert same(work / "new", work / "live") and (work / "store" / "armed").exists()
     armed = set()
@@ -337,3 +335,40 @@ def test_kill_at_every_syscall_of_pruning_keeps_what_is_named(work: Path, tmp_pa
         assert last != first
         assert not list((work / "store" / "tmp").iterdir())
     assert seen == {(True, 1), (True, 2), (False, 1)}
+
+
+@pytest.mark.parametrize("what", ["rollback", "swap", "checkpoint", "log", "prune"])
+def test_kill_at_every_syscall_of_the_recovery_is_mended_by_the_next(work: Path, tmp_path: Path, what: str) -> None:
+    prepare_more = {"log": prepare_log, "prune": prepare_pruning}.get(what)
+    if prepare_more:
+        prepare_more(work)
+    name = "second" if what == "checkpoint" else "before"
+    then = "finish" if what in ("rollback", "swap") else what
+    saved = fresh(work, tmp_path / "saved")
+    before = named(work, name)
+    ends = set()
+    starts = [one for one in calls(what, work, name) if one[0].startswith("rename")]
+    for start in starts[:: -3 if LONG else -5]:
+        fresh(saved, work)
+        assert killed(what, work, *start, name), start
+        found = calls(then, work, name)
+        old = same(work / "old", work / "live")
+        ends.add(old)
+        for call, number in found if LONG else found[::12]:
+            where = (start, call, number)
+            fresh(saved, work)
+            assert killed(what, work, *start, name) and killed(then, work, call, number, name), where
+            assert store_is_whole(work), where
+            run(then, work, name)
+            assert store_is_whole(work), where
+            if then == "finish":
+                # What was decided at the first kill is what comes of it.
+                assert same(work / ("old" if old else "new"), work / "live"), where
+                assert not list((work / "store").glob("journal/*")), where
+                assert not leftovers(work.parent), where
+            else:
+                ids = named(work, name)
+                assert len(set(ids) - set(before)) == 1 and ids[-1] not in before, where
+                assert ids == ids[-1:] or (what == "log" and ids[:-1] == before), where
+                assert not list((work / "store" / "tmp").iterdir()), where
+    assert ends == {True, False} or then != "finish"

@@ -29,6 +29,7 @@ from evenkeel.collection import collections_path
 from .conftest import leftovers
 from .test_kill import (
     LIBRARY,
+    LONG,
     PROGRAM,
     calls,
     named,
@@ -66,7 +67,6 @@ os.fsync = passing("fsync", os.fsync)
 durable.syncfs = passing("syncfs", durable.syncfs)
 {PROGRAM}"""
 Begun = TypeVar("Begun")
-LONG = os.environ.get("EVENKEEL_CRASH") == "all"
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or not shutil.which("strace"),
