@@ -24,9 +24,8 @@ import pytest
 
 from evenkeel.collection import collections_path
 
-from .conftest import leftovers
+from .conftest import LIBRARY, leftovers
 
-LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
 # Ends with 3 and one line for what a module would report as a failure; anything else that is raised is a traceback.
 PROGRAM = f"""
 import os, sys

@@ -26,9 +26,8 @@ import pytest
 
 from evenkeel.collection import collections_path
 
-from .conftest import leftovers
+from .conftest import LIBRARY, leftovers
 from .test_kill import (
-    LIBRARY,
     LONG,
     PROGRAM,
     calls,
