@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import leftovers
-from .test_kill import LONG, argv, calls, fresh, named, run, same, store_is_whole, work
+from .test_kill import LONG, argv, begin, calls, fresh, named, run, same, store_is_whole, work
 
 __all__ = ["work"]
 
@@ -86,8 +86,7 @@ def faults(found: list[tuple[str, int]]) -> list[tuple[str, int, str]]:
 
 @pytest.mark.parametrize("what", OPERATIONS)
 def test_an_error_of_any_syscall_is_reported_and_loses_nothing(work: Path, tmp_path: Path, what: str) -> None:
-    saved = tmp_path / "saved"
-    fresh(work, saved)
+    saved = begin(work, tmp_path)
     found = calls(what, work, OPERATIONS[what])
     ends = set()
     for call, number, fault in faults(found):
@@ -103,8 +102,7 @@ def test_an_error_of_any_syscall_is_reported_and_loses_nothing(work: Path, tmp_p
 
 @pytest.mark.parametrize("what", OPERATIONS)
 def test_a_short_write_is_reported_and_loses_nothing(work: Path, tmp_path: Path, what: str) -> None:
-    saved = tmp_path / "saved"
-    fresh(work, saved)
+    saved = begin(work, tmp_path)
     ends = set()
     limits = [1, 5, 9, 20, 64, 100, 300, 700, 1000, 2000, 4000, 100_000]
     for limit in limits:
