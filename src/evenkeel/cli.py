@@ -103,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
     options.add_arguments(one, playbook=False)
 
+    one = _command(commands, "scrub", "read all that the stores of hosts hold, and find what is damaged")
+    one.add_argument("--time-limit", metavar="TIME", help="stop after this time; the next run goes on from there")
+    one.add_argument("--share", type=int, metavar="N", help="percentage of the time to spend reading (50)")
+    options.add_arguments(one, playbook=False)
+
     one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
     options.add_arguments(one, playbook=False)
 
@@ -184,6 +189,7 @@ _VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         max_unavailable=args.max_unavailable,
         probes=_specs(args, "probes"),
     ),
+    "scrub": lambda args: _said(scrub_time_limit=args.time_limit, scrub_share=args.share),
     "status": lambda args: {},
 }
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands that are one run of one of our playbooks: rollback, protect, recover, restart, status."""
+"""The commands that are one run of one of our playbooks: rollback, protect, recover, restart, scrub, status."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from evenkeel.runner import Event
 from evenkeel.session import open_session
 from evenkeel.targets import LOCAL, Inventory, find_inventory
 
-# What a command leaves in doubt on a host that it lost on the way.
-_MOVES_STATE = ("rollback", "recover")
+# What leaves a host in doubt when it is lost on the way: its state is half moved, or what was asked is not known.
+_DOUBTFUL = ("rollback", "recover", "scrub", "status")
 _USAGE = ("UsageError", "NotFound")
 _REFUSALS = ("Refused", "Busy")
 
@@ -105,6 +105,8 @@ def exit_code(command: str, rows: Sequence[Mapping[str, Any]]) -> Exit:
     if all(one.get("error") in _USAGE for one in bad) and len(bad) == len(rows):
         return Exit.USAGE
     lost = any(one["state"] in ("unreachable", "missing") for one in bad)
-    if any(one.get("error") == "RestoreFailed" for one in bad) or (lost and command in (*_MOVES_STATE, "status")):
+    if (lost and command in _DOUBTFUL) or any(one.get("error") == "RestoreFailed" for one in bad):
+        return Exit.IN_DOUBT
+    if command == "scrub" and any(one.get("error") == "Damaged" for one in bad):
         return Exit.IN_DOUBT
     return Exit.FAILED

@@ -74,7 +74,7 @@ class ChangeResult:
 
 @dataclass
 class RunResult:
-    """One run of a playbook of the collection (rollback, protect, recover, restart, status).
+    """One run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
 
     hosts: for each host the result of its last ft_* task, with ``state`` (ok, failed, unreachable, missing).
     """

@@ -128,7 +128,8 @@ def print_run(result: RunResult, console: Console) -> None:
 
 
 def _told(one: dict[str, Any]) -> str:
-    said = one.get("done") or ([] if one.get("changed") else ["nothing to do"])
+    idle = one.get("proved", []) if one.get("task") == "ft_scrub" else ["nothing to do"]
+    said = one.get("done") or ([] if one.get("changed") else idle)
     return one.get("msg") or "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4])
 
 

@@ -114,6 +114,10 @@ def test_a_byte_that_the_disk_lost_is_found_named_and_had_again(fleet: Fleet) ->
     fleet.on(HOST, f'chmod u+w /var/lib/evenkeel/packs/*; python3 -c "{flip}"')
     found = fleet.module(HOST, "ft_scrub")
     assert found["failed"] and "/srv/www/" in str(found["damaged"]) and "before" in str(found["damaged"]), found
+    code, out = fleet.evenkeel("scrub", "-i", "inventory", "--limit", HOST, "--share", "100")
+    assert code == 4 and "/srv/www/" in out
     again = fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)
     assert again["changed"] and "the store had lost" in str(again["done"]), again
+    code, out = fleet.evenkeel("scrub", "-i", "inventory", "--limit", HOST, "--time-limit", "1m")
+    assert code == 0 and "were read" in out
     assert not fleet.module(HOST, "ft_scrub")["failed"]

@@ -130,3 +130,10 @@ def test_a_run_says_of_each_host_what_was_done_or_why_not() -> None:
     print_run(RunResult("protect", Exit.FAILED, "b: no room", rows, [], 1.0), Console(file=stream, width=80))
     assert "protect on 1 of 2 hosts" in stream.getvalue()
     assert "a copy on b" in stream.getvalue() and "no room" in stream.getvalue()
+
+
+def test_a_scrub_says_what_it_has_read() -> None:
+    stream = io.StringIO()
+    rows = {"a": {"state": "ok", "task": "ft_scrub", "changed": False, "done": [], "proved": ["7 files were read"]}}
+    print_run(RunResult("scrub", Exit.DONE, "", rows, [], 1.0), Console(file=stream, width=80))
+    assert "7 files were read" in stream.getvalue() and "nothing to do" not in stream.getvalue()
