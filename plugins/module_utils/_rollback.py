@@ -89,7 +89,7 @@ def rollback(
 ) -> dict[str, Any]:
     """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
 
-    Ends a change under way when ``to`` is its checkpoint; refuses any other target while one is, and to arm another.
+    Ends a change under way when ``to`` is its checkpoint, and arms nothing then; refuses any other target meanwhile.
     ``swap``: put declared directories back as a whole where that is possible.
     """
     _deadman.check_within(confirm_within)
@@ -106,7 +106,8 @@ def rollback(
         change = _deadman.armed(store)
         if change is not None and (change.checkpoint != manifest.id or kinds):
             _deadman.refuse_if_armed(store)
-        how = Options(kinds, swap=swap, arm=_arming(store, confirm_within), quiesce=hooks)
+        arm = _arming(store, confirm_within) if change is None else None
+        how = Options(kinds, swap=swap, arm=arm, quiesce=hooks)
         return execute(store, manifest, change, "operator", how)
 
 

@@ -67,7 +67,7 @@ options:
         M(evenkeel.fault_tolerance.ft_settle) confirms it in time, or when the host boots before that, the host undoes
         the rollback.
       - For a rollback that may lock you out, such as one of V(firewall).
-      - Refused while a change is under way on the host.
+      - A rollback that ends a change under way arms nothing, it goes back to where the host was reached before.
     type: str
 attributes:
   check_mode:
@@ -132,7 +132,7 @@ undo:
 generation:
   description:
     - Number of the rollback as a change to be confirmed, for M(evenkeel.fault_tolerance.ft_settle). Null when nothing
-      was armed, because nothing was to be done or O(confirm_within) was not given.
+      was armed, because nothing was to be done, a change was ended, or O(confirm_within) was not given.
   returned: always
   type: int
 armed:

@@ -80,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "rollback", "put hosts back to a checkpoint of their own")
     one.add_argument("--to", metavar="CHECKPOINT", help="latest (the default), a name or an id")
+    within = "undo it unless a new connection confirms it in this time (5m)"
+    one.add_argument("--confirm-within", metavar="TIME", help=within)
     options.add_arguments(one, playbook=False)
 
     one = _command(commands, "protect", "take a checkpoint and keep copies of it on other hosts")
@@ -174,7 +176,7 @@ def _said(**variables: Any) -> dict[str, Any]:
 
 
 _VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "rollback": lambda args: _said(to=args.to),
+    "rollback": lambda args: _said(to=args.to, confirm_within=args.confirm_within),
     "protect": lambda args: _said(
         copies=args.copies,
         peers=args.peers,

@@ -81,7 +81,9 @@ def peers(inventory: Inventory, hosts: Sequence[str]) -> dict[str, Any]:
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, Any]:
     """What became of ``host``: the result of its last task of ours, with state and msg."""
-    found: Sequence[Result] = record.results.get(host, ())
+    results = record.results.get(host, [])
+    # That a rollback was confirmed is not what it did.
+    found: Sequence[Result] = [one for one in results if (one.task, one.status) != ("ft_settle", "ok")] or results
     last = next((one for one in found if one.status != "ok"), found[-1] if found else None)
     if last is None:
         state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"

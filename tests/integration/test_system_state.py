@@ -63,6 +63,58 @@ def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: 
     assert fleet.state(HOST)["outcome"] == "confirmed" and "dport" not in fleet.on(HOST, "nft list ruleset")
 
 
+def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet: Fleet) -> None:
+    firewall: list[dict[str, dict[str, str]]] = [{"firewall": {}}]
+    fleet.on(HOST, f"nft '{OPEN}'")
+    assert not fleet.module(HOST, "ft_checkpoint", name="open", resources=firewall)["failed"]
+    fleet.on(HOST, f"nft '{CLOSED}'")
+    closed = fleet.module(HOST, "ft_checkpoint", name="closed", resources=firewall)
+    assert not closed["failed"], closed
+    fleet.on(HOST, f"nft '{OPEN}'; nft add rule inet filter input tcp dport 9 drop")
+    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "open")
+    assert code == 0 and "confirmed" not in out and open_to_us(fleet) and not fleet.armed(HOST)
+    assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("confirmed", "settle")
+    words = ("rollback", "-i", "inventory", "--limit", HOST, "--to", "closed", "--confirm-within", "20s", "-T", "3")
+    code, out = fleet.evenkeel(*words)
+    assert code == 4 and "unreachable" in out and not open_to_us(fleet) and fleet.armed(HOST)
+    assert fleet.eventually(lambda: open_to_us(fleet), 30) and fleet.disarmed(HOST)
+    assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
+    # Where nothing is to be done there is nothing to confirm.
+    fleet.module(HOST, "ft_rollback", to="open")
+    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "open")
+    assert code == 0 and "nothing to do" in out and not fleet.armed(HOST)
+
+
+def test_a_rollback_that_fails_half_way_stays_as_far_as_it_came(fleet: Fleet) -> None:
+    resources = [{"files": {"paths": ["/srv/www"]}}, {"services": {"names": ["nginx"]}}]
+    assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
+    fleet.on(HOST, "echo changed > /srv/www/index.html; systemctl stop nginx; echo nonsense >> /etc/nginx/nginx.conf")
+    code, _ = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "before")
+    assert code == 4 and not fleet.armed(HOST) and fleet.state(HOST)["outcome"] == "confirmed"
+    assert "version 1" in fleet.on(HOST, "cat /srv/www/index.html")
+
+
+def test_a_unit_is_down_while_a_rollback_puts_its_files_back(fleet: Fleet) -> None:
+    resources = [{"files": {"paths": ["/srv/www"]}}, {"services": {"names": ["nginx"]}}]
+    assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
+    fleet.on(HOST, "echo changed > /srv/www/index.html")
+    state = "systemctl is-active nginx >> /run/ek-state; cat /srv/www/index.html >> /run/ek-state"
+    look = {"command": {"argv": ["sh", "-c", f"{state}; true"], "after": ["sh", "-c", f"{state}; true"]}}
+    hooks = [{"stop": "nginx"}, look]
+    planned = fleet.module(HOST, "ft_rollback", check=True, to="before", quiesce=hooks)["planned"]
+    result = fleet.module(HOST, "ft_rollback", to="before", quiesce=hooks)
+    assert not result["failed"] and result["done"] == planned and result["pause"] > 0, result
+    assert fleet.serves(HOST)
+    seen = fleet.on(HOST, "cat /run/ek-state; rm /run/ek-state").split("\n")
+    assert seen[:2] == ["inactive", "changed"] and "version 1" in seen[3], seen
+    # Recorded as stopped it is not started again.
+    fleet.on(HOST, "systemctl stop nginx")
+    assert not fleet.module(HOST, "ft_checkpoint", name="down", resources=resources)["failed"]
+    fleet.on(HOST, "echo changed > /srv/www/index.html; systemctl start nginx")
+    result = fleet.module(HOST, "ft_rollback", to="down", quiesce=[{"stop": "nginx"}])
+    assert not result["failed"] and fleet.on(HOST, "systemctl is-active nginx", check=False).strip() == "inactive"
+
+
 def test_values_that_a_container_cannot_write_are_refused_by_name(fleet: Fleet) -> None:
     result = fleet.module(HOST, "ft_checkpoint", resources=[{"sysctl": {"names": ["net.ipv4.ip_forward"]}}])
     assert result["failed"] and "net/ipv4/ip_forward is read-only here" in result["msg"]

@@ -165,12 +165,17 @@ def test_a_rollback_that_touches_nothing_arms_nothing(store: Store, live: Path) 
 
 
 def test_a_rollback_arms_nothing_over_a_change(store: Store, live: Path) -> None:
+    checkpoint(store, "older", [{"files": {"paths": [str(live)]}}])
     begin(store, live)
     with pytest.raises(Refused, match="another change is under way"):
-        rollback(store, "change", confirm_within=60.0)
+        rollback(store, "older", confirm_within=60.0)
     with pytest.raises(UsageError, match="0.5 s is too short"):
         rollback(store, "change", confirm_within=0.5)
     assert (live / "file").read_text() == "after"
+    # The end of a change is no change of its own.
+    result = rollback(store, "change", confirm_within=60.0)
+    assert result["changed"] and result["armed"] is None and info(store)["armed"] is None
+    assert info(store)["last"]["outcome"] == "rolled_back" and (live / "file").read_text() == "before"
 
 
 def test_settling_what_never_began_is_an_error(store: Store, live: Path) -> None:
