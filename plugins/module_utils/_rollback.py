@@ -236,10 +236,10 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     proved, left = prove(store, made.sections, how.boot)
     result = _result(made, done, proved)
     result.update(_shown(change), undo=undo, pause=round(still.seconds, 3))
-    exchanged = [step.target for step in done if step.resource == "subvolumes"]
+    exchanged = {step.target: step.detail["held"] for step in done if step.resource == "subvolumes"}
     if journal is not None or exchanged:
         was = _was(os.path.basename(journal or ""), [step.target for step in made.files])
-        result["restart_needed"] = holders(was, lambda path: subvolumes.was(path, exchanged))
+        result["restart_needed"] = holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged)
     if left:
         raise RestoreFailed(
             f"rolled back to {manifest.name}, but {len(left)} things are not as recorded: {'; '.join(left[:10])}",

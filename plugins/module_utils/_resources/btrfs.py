@@ -17,14 +17,14 @@ import fcntl
 import os
 import struct
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from .._errors import Refused
 from .._store.durable import syncfs
-from .._store.tree import mounts, open_dir
-from .._system import System
+from .._store.tree import Mount, mounts, open_dir
+from .._system import System, start_time
 
 _TIMEOUT = 1800.0
 # BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.
@@ -107,14 +107,32 @@ def delete(path: str, system: System) -> None:
 def mounted(path: bytes) -> set[str]:
     """Mount points at or below the path, and those that show what lies there."""
     found = mounts()
+    shows = _showing(path, found)
+    return {os.fsdecode(one.point) for one in found if within(one.point, path) or shows(one)}
+
+
+def mounted_elsewhere(path: bytes) -> dict[int, int]:
+    """The processes (id -> when it started) in whose own mount namespace what lies at the path is mounted."""
+    shows = _showing(path, mounts())
+    spaces = {os.stat("/proc/self/ns/mnt").st_ino: False}
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # It has ended.
+            space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if space not in spaces:
+                spaces[space] = any(shows(one) for one in mounts(pid))
+            started = start_time(int(pid))
+            if spaces[space] and started is not None:
+                found[int(pid)] = started
+    return found
+
+
+def _showing(path: bytes, found: Sequence[Mount]) -> Callable[[Mount], bool]:
+    """Whether a mount shows what lies at or below the path, which those that were found lead to."""
     # The last one is on top.
     around = max((one for one in reversed(found) if within(path, one.point)), key=lambda one: len(one.point))
     inside = os.path.normpath(os.path.join(around.root, os.path.relpath(path, around.point)))
-    return {
-        os.fsdecode(one.point)
-        for one in found
-        if within(one.point, path) or (one.device == around.device and within(one.root, inside))
-    }
+    return lambda one: one.device == around.device and within(one.root, inside)
 
 
 def within(path: bytes, top: bytes) -> bool:

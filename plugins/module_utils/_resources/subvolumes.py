@@ -20,6 +20,7 @@ import stat
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
@@ -27,7 +28,7 @@ from .._store.durable import ensure_dir, exchange, syncfs
 from .._store.objects import Hasher, tag
 from .._store.tree import ancestors, check_path
 from .._system import System
-from .btrfs import Subvolume, btrfs, delete, look, mounted, opened, same, synced, within
+from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
 from .kind import Kind, Restore, Sink
 from .step import Step
 
@@ -226,13 +227,18 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
 
 
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why."""
+    """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why.
+
+    In the detail of those that were done is ``held``: the processes that had the replaced one mounted in a mount
+    namespace of their own, which lost it.
+    """
     done: list[Step] = []
     left = []
     for step in steps:
         try:
+            held = mounted_elsewhere(os.fsencode(step.target))
             _put_back(step, at.system)
-            done.append(step)
+            done.append(replace(step, detail={"held": held}))
         except (EvenkeelError, OSError) as error:
             left.append(f"{step.target}: {error}")
     if left:

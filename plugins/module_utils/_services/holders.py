@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
+
+from .._system import start_time
 
 # How the kernel shows the path of a file that has lost its name (d_path in fs/d_path.c).
 _GONE = b" (deleted)"
@@ -18,12 +20,14 @@ _GONE = b" (deleted)"
 def holders(
     was: Callable[[bytes], bytes | None],
     moved: Callable[[bytes], bytes | None] = lambda _path: None,
+    lost: Mapping[str, Mapping[int, int]] | None = None,
     proc: str = "/proc",
 ) -> list[dict[str, Any]]:
     """Units, or processes without one, that have files open, mapped or as their directory which ``was`` knows.
 
     ``was``: the path that the file had, for the path at which it lost its name; None for files that are no concern.
     ``moved``: the same for the path at which the kernel shows it, whether it has a name or not.
+    ``lost``: path -> the processes, as id -> when it started, that had it and do not show it any more.
     Each: ``unit`` (empty without one), ``processes`` as ``name[pid]`` and ``paths``, sorted. Sees what this user may.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
@@ -32,6 +36,9 @@ def holders(
         known = {
             (was(path[: -len(_GONE)]) if path.endswith(_GONE) else None) or moved(path) for path in _used(folder)
         } - {None}
+        known |= {
+            os.fsencode(path) for path, held in (lost or {}).items() if start_time(int(pid)) == held.get(int(pid), -1)
+        }
         if known:
             name = f"{_read(folder, 'comm').strip().decode(errors='replace')}[{pid}]"
             unit = _unit(_read(folder, "cgroup"))

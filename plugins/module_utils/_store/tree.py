@@ -108,10 +108,10 @@ class Mount(NamedTuple):
     kind: str
 
 
-def mounts() -> list[Mount]:
-    """What is mounted in this process's mount namespace, in the order of mounting."""
+def mounts(process: str = "self") -> list[Mount]:
+    """What is mounted in the mount namespace of this process, or of one by its id, in the order of mounting."""
     found = []
-    with open("/proc/self/mountinfo", "rb") as stream:
+    with open(f"/proc/{process}/mountinfo", "rb") as stream:
         for line in stream:
             fields = line.split()
             # The kernel writes blanks and backslashes as octal escapes.

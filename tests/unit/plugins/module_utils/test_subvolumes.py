@@ -647,6 +647,22 @@ def test_what_a_service_writes_as_it_starts_stays(store: Store, data: Path, tmp_
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
+def test_who_has_it_mounted_elsewhere_is_named(store: Store, data: Path) -> None:
+    """As a container does, or a unit with ReadWritePaths: after the rollback it has nothing there."""
+    checkpoint(store, "before", resources(data))
+    change(data)
+    script = f"mount --make-rprivate / && mount --bind {data} {data} && echo ready && exec sleep 60"
+    argv = ["unshare", "--mount", "sh", "-c", script]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd="/") as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        result = rollback(store, "before")
+        again = rollback(store, "undo")
+        process.kill()
+    (one,) = result["restart_needed"]
+    assert one["paths"] == [str(data)] and one["processes"] == [f"sleep[{process.pid}]"]
+    assert again["changed"] and again["restart_needed"] == []
+
+
 def test_a_subvolume_is_captured_while_all_stands_still(store: Store, data: Path) -> None:
     held = {"command": {"argv": ["touch", str(data / "held")], "after": ["rm", str(data / "held")]}}
     taken = checkpoint(store, "before", resources(data), quiesce=[held])
