@@ -205,11 +205,13 @@ def test_it_is_let_go_and_both_are_said_when_the_rollback_fails(
     def fail(*_: Any) -> Any:
         raise RestoreFailed("no way", left=["a"])
 
-    monkeypatch.setattr(transaction, "_apply", fail)
-    with pytest.raises(RestoreFailed) as caught:
+    with monkeypatch.context() as patch, pytest.raises(RestoreFailed) as caught:
+        patch.setattr(transaction, "_apply", fail)
         rollback(store, "before", quiesce=[shell("true", "echo stuck >&2; exit 3")])
     assert re.search(r"^no way. And what was held still .*: stuck$", caught.value.message)
     assert caught.value.result["left"][0] == "a" and "stuck" in caught.value.result["left"][1]
+    # The next run finishes it, and nothing that was staged stays on this machine.
+    assert not rollback(store, "before")["changed"] and (tree / "a").read_text() == "first"
 
 
 def test_what_does_not_go_on_after_a_rollback_is_an_error_that_says_what_was_done(store: Store, tree: Path) -> None:
