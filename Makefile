@@ -84,7 +84,7 @@ crash: .venv/test.stamp $(COLLECTION) ## kills, faults and power cuts at a sampl
 	@$(TEST_TOOLS)
 	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
-test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them
+test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them, half an hour
 	@$(TEST_TOOLS)
 	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
