@@ -25,6 +25,8 @@ from ._system import System
 
 _PACKAGE = "evenkeel_agent"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
+# How long to wait, in seconds, before what was refused with nothing touched is tried again: about an hour in all.
+_AGAIN = (10.0, 60.0, 300.0, 900.0, 2400.0)
 # At the deadline nobody waits long for what a controller may have left running.
 _DRAIN = 3.0
 
@@ -80,18 +82,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.what != "boot":
         drain(store, _DRAIN, time.clock_gettime(time.CLOCK_BOOTTIME))
+    boot = args.what == "boot"
+    for wait in (*(() if boot else _AGAIN), None):
+        try:
+            with store.locked(wait=600.0):
+                _put_back(store, args.generation, boot, last=wait is None)
+            return 0
+        except EvenkeelError as error:
+            said = error.message
+        change = _deadman.armed(store)
+        if boot and change is not None:
+            _deadman.fire(store)  # A boot waits for nothing.
+        if wait is None or change is None or change.generation != args.generation:
+            break
+        sys.stderr.write(f"not put back yet, tried again in {wait:g} s: {said}\n")
+        # No longer than the change lasts: the next one needs this unit for its own dead-man.
+        if not _wait(store, args.generation, wait):
+            return 0
+    sys.stderr.write(f"in doubt: {said}\n")
+    return 1
+
+
+def _put_back(store: Store, generation: int, boot: bool, last: bool) -> None:
+    """Finish what was begun and undo what was not confirmed. ``last``: what is refused now is not tried again."""
     try:
-        with store.locked(wait=600.0):
-            for line in _rollback.finish(store, boot=args.what == "boot"):
-                sys.stdout.write(f"{line}\n")
-            change = _deadman.armed(store)
-            if args.what != "boot" and change is not None and change.generation == args.generation:
-                result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
-                sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
+        for line in _rollback.finish(store, boot=boot):
+            sys.stdout.write(f"{line}\n")
+        change = _deadman.armed(store)
+        if not boot and change is not None and change.generation == generation:
+            result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
+            sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
     except EvenkeelError as error:
-        sys.stderr.write(f"in doubt: {error.message}\n")
-        return 1
-    return 0
+        change = _deadman.armed(store)
+        if last and not boot and change is not None and change.generation == generation:
+            _deadman.conclude(store, change, _deadman.IN_DOUBT, "deadline", [error.message])
+        raise
 
 
 def _wait(store: Store, generation: int, within: float) -> bool:

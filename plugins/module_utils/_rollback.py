@@ -150,14 +150,15 @@ def finish(store: Store, boot: bool = False) -> list[str]:
 def execute(
     store: Store, manifest: Manifest, change: _deadman.Armed | None, by: str, how: Options | None = None
 ) -> dict[str, Any]:
-    """Roll back, under the lock; with ``change`` its end is recorded, whatever it is."""
+    """Roll back, under the lock; with ``change`` its end is recorded, whatever it is. Only where nothing was touched
+    and the cause may pass it has none, and stays armed; who settles it is told an end all the same."""
     try:
         try:
             result = _execute(store, manifest, replace(how or Options(), insist=change is not None))
         except OSError as error:
             raise RestoreFailed(f"the rollback to {manifest.name} stopped: {error}", left=[str(error)]) from error
     except EvenkeelError as error:
-        if change is not None:
+        if change is not None and (by == "settle" or not _may_pass(error)):
             left = [str(one) for one in error.result.get("left", [])] or [error.message]
             error.result["left"] = left
             _deadman.conclude(store, change, _deadman.IN_DOUBT, by, left)
@@ -166,6 +167,11 @@ def execute(
         _deadman.conclude(store, change, _deadman.ROLLED_BACK, by)
         result["changed"] = True
     return result
+
+
+def _may_pass(error: EvenkeelError) -> bool:
+    """Whether nothing was touched and the same may go well later: no room, a busy mount, a wrong word."""
+    return not isinstance(error, (Damaged, RestoreFailed)) and not error.result.get("done")
 
 
 def _execute(store: Store, manifest: Manifest, how: Options) -> dict[str, Any]:

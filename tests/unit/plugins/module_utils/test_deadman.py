@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -27,6 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
@@ -242,3 +244,97 @@ def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path)
     generation = begin(store, live)
     result = end(store, generation, [{"command": {"argv": ["true"]}}], soak=1.0, deadline=0.2)
     assert result["outcome"] == "confirmed" and result["health"]["soaked"] >= 1.0
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[], None] = lambda: None) -> list[float]:
+    """Let rollbacks be refused so often. When each was asked for."""
+    asked: list[float] = []
+    stage = transaction._preflight
+
+    def preflight(*words: Any) -> None:
+        asked.append(time.monotonic())
+        if len(asked) <= times:
+            and_then()
+            raise Refused("there is no room; nothing was changed")
+        stage(*words)
+
+    monkeypatch.setattr(transaction, "_preflight", preflight)
+    monkeypatch.setattr(_agent, "_AGAIN", (0.3, 0.3))
+    return asked
+
+
+def deadline(store: Store, generation: int = 1) -> int:
+    return _agent.main(["--store", store.root, "deadline", "--generation", str(generation)])
+
+
+def test_a_dead_man_that_was_refused_tries_again(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(store, live)
+    asked = refusing(monkeypatch, 2)
+    assert deadline(store) == 0 and (live / "file").read_text() == "before"
+    assert len(asked) == 3 and asked[1] - asked[0] > 0.2
+    assert info(store)["last"]["outcome"] == "rolled_back" and "no room" in capsys.readouterr().err
+
+
+def test_it_ends_in_doubt_when_it_is_refused_too_often(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(store, live)
+    asked = refusing(monkeypatch, 9)
+    assert deadline(store) == 1 and len(asked) == 3 and (live / "file").read_text() == "after"
+    assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "in_doubt"
+    assert "no room" in info(store)["last"]["left"][0]
+
+
+def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(store, live)
+    monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
+    for pack in Path(store.join("packs")).glob("*.pack"):
+        pack.unlink()
+    started = time.monotonic()
+    assert deadline(store) == 1 and info(store)["last"]["outcome"] == "in_doubt"
+    assert time.monotonic() - started < 30
+
+
+def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(store, live)
+    change = _deadman.armed(store)
+    assert change is not None
+    later = threading.Timer(0.5, _deadman.conclude, (store, change, _deadman.CONFIRMED, "settle"))
+    asked = refusing(monkeypatch, 1, later.start)
+    monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
+    started = time.monotonic()
+    assert deadline(store) == 0 and len(asked) == 1 and time.monotonic() - started < 20
+
+
+def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_boot(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(store, live)
+    refusing(monkeypatch, 1)
+    said: list[str] = []
+
+    def run(argv: Any, timeout: float) -> Any:
+        said.append(" ".join(argv))
+        return type("Done", (), {"rc": 0, "words": ""})
+
+    booted = replace(store.system, boot_id=lambda: "another", run=run)
+    monkeypatch.setattr(_agent, "System", lambda: booted)
+    assert _agent.main(["--store", store.root, "boot"]) == 1
+    (started,) = [words for words in said if "evenkeel-deadman" in words]
+    assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
+    assert info(store)["armed"] is not None and deadline(store) == 0
+    assert info(store)["last"]["by"] == "boot" and (live / "file").read_text() == "before"
+
+
+def test_an_operator_who_is_refused_leaves_the_dead_man_in_charge(store: Store, live: Path) -> None:
+    begin(store, live)
+    with pytest.raises(UsageError, match="no unit"):
+        rollback(Store(store.root, replace(store.system, run=no_unit)), "change", quiesce=[{"stop": "nothing"}])
+    assert info(store)["armed"] is not None and (live / "file").read_text() == "after"
+
+
+def no_unit(argv: Any, timeout: float) -> Any:
+    out = "LoadState=not-found\nActiveState=inactive\nSubState=dead\nUnitFileState=\n"
+    return type("Done", (), {"rc": 0, "words": "", "out": out})
