@@ -95,8 +95,9 @@ else
 	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"
 endif
 
-bench: .venv/test.stamp $(COLLECTION) ## checkpoints against restic, borg and rsync; transactions against ansible-playbook
+bench: .venv/test.stamp $(COLLECTION) ## checkpoints against restic, borg, rsync, PostgreSQL; transactions against ansible-playbook
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/checkpoint.py
+	$(CLEAN_ENV) $(BIN)/python tests/benchmark/postgresql.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/overhead.py
 
 wheel: .venv/runtime.stamp ## dist/evenkeel-*.whl, tried in an empty environment
