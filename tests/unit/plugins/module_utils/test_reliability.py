@@ -58,10 +58,30 @@ def test_daly_2006_limit_of_a_long_checkpoint() -> None:
     assert r.checkpoint_interval(5000, 1000, method="daly") == 1000
 
 
+def test_young_1974_worked_example() -> None:
+    """Young's interval, and his first-order loss at it and beside it, as worked out in V. J. Reddi, Machine Learning
+    Systems, volume 2, Fault Tolerance and Reliability, box "Optimal checkpoint interval": C = 2 min, M = 3 h; "26.8
+    minutes"; 22.8 percent is lost at 10 minutes, 20 percent at 60, about 15 at 27, of which each half is about 7.5.
+    (The book calls the formula Young-Daly; it is that of Young, without Daly's terms.)
+    """
+    cost, mtbf = 2 * MINUTE, 180 * MINUTE
+    tau = r.checkpoint_interval(cost, mtbf, method="young")
+    assert round(tau / MINUTE, 1) == 26.8
+
+    def percent(t: float) -> tuple[float, float]:
+        return 100 * cost / t, 100 * t / (2 * mtbf)
+
+    assert round(sum(percent(10 * MINUTE)), 1) == 22.8
+    assert round(percent(60 * MINUTE)[1], 1) == 16.7
+    assert round(sum(percent(60 * MINUTE)), 1) == 20.0
+    assert round(sum(percent(tau))) == 15
+    assert [round(one, 1) for one in percent(tau)] == [7.5, 7.5]
+
+
 def test_young_1974_minimises_the_first_order_loss() -> None:
     """Young, CACM 17(9), 1974: sqrt(2*C*M) minimises C/tau + tau/(2M), the time lost per time of work.
 
-    For the C = 5 min and M = 24 h of Daly's figure 3 that is 120 min. (The paper prints no table to compare with.)
+    For the C = 5 min and M = 24 h of Daly's figure 3 that is 120 min.
     """
     cost, mtbf = 5 * MINUTE, 1440 * MINUTE
     tau = r.checkpoint_interval(cost, mtbf, method="young")
