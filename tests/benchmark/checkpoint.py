@@ -41,8 +41,9 @@ if sys.argv[2] == "checkpoint":
 else:
     rollback(store, "bench")
 """
+# As it is once installed: with its bytecode, which a development environment may do without.
 ENVIRONMENT = {
-    **os.environ,
+    **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"},
     "RESTIC_PASSWORD": "bench",
     "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
     "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
@@ -193,19 +194,22 @@ def again(home: Path, files: int, runs: int) -> None:
     found = interleaved(runs, used, lambda tool, _run: tools.save(tool))
     report(f"no-change pass of {files} files", found, {RESTIC: 2.5, BORG: 2.5, RSYNC: 1.0})
 
-    # A tree of its own for restic: it may write every file anew, and the others would then read all of them again.
-    its = Tools(home, home / "tree-of-restic")
-    if RESTIC in used:
+    # A tree for each, at rest before it drifts: what the one has put back the next would else have to read again.
+    used = [tool for tool in (US, RSYNC, RESTIC) if tool in used]
+    own = {tool: Tools(home, home / f"tree-of-{tool}") for tool in used}
+    for tool, its in own.items():
         build(its.tree, files)
-        its.fresh(RESTIC)
-        its.save(RESTIC)
+    time.sleep(SETTLED)
+    for tool, its in own.items():
+        its.fresh(tool)
+        its.save(tool)
 
     def back(tool: str, run: int) -> Run:
-        mine = its if tool == RESTIC else tools
-        drift(mine.tree, files, run)
-        return mine.restore(tool)
+        if tool == US and run:
+            time.sleep(SETTLED)
+        drift(own[tool].tree, files, run)
+        return own[tool].restore(tool)
 
-    used = [tool for tool in (US, RSYNC, RESTIC) if tool in used]
     report(f"rollback of 1 % drift of {files} files", interleaved(runs, used, back), {RSYNC: 1.0, RESTIC: 3.0})
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple, overload
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -89,6 +90,7 @@ class Entry(NamedTuple):
         return " ".join(words) + _rest(self.sparse, self.flags, self.xattrs)
 
     @classmethod
+    @lru_cache(maxsize=4096)  # Few lines differ, but each of these is asked for several times.
     def parse(cls, line: str) -> Entry:
         """Raises Damaged for anything that ``line`` could not have written."""
         try:

@@ -15,12 +15,13 @@ import stat
 import sys
 from bisect import insort
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, UsageError
-from .._store.cache import NEVER, Cache, key_of
+from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
@@ -179,14 +180,21 @@ class _Walk:
                 self.fill(place, line, self.key(info, kind))
             else:
                 self.fill(place, known, key_of(info))
-            self.below(path, fd, kind)
+            self.below(path, fd, kind, place, known is not None)
         finally:
             os.close(fd)
 
-    def below(self, path: bytes, fd: int, kind: str) -> None:
+    def below(self, path: bytes, fd: int, kind: str, place: int, unchanged: bool) -> None:
+        """What is in the directory whose line has this ``place``; ``unchanged`` if the same names are as before."""
+        skipped, prefix, quoted = self.skipped.get(path, ()), path + b"/", quote(path + b"/")
+        cache = None if self.empty else self.cache
+        leaves = cache.leaves(path, quoted) if cache is not None and not skipped else None
+        # Where the names are those of before, none of them was left out then, nor is now.
+        if cache is not None and leaves is not None and (unchanged or sorted(os.listdir(fd)) == leaves.names):
+            if self.again(cache, prefix, leaves, fd, kind):
+                return
         # In the order of whole paths: a-b stands between the directory a and what is in it.
         todo: list[bytes] = []
-        skipped, prefix, quoted = self.skipped.get(path, ()), path + b"/", quote(path + b"/")
         folders: set[bytes] = set()
         plain: set[bytes] = set()
         places: dict[bytes, int] = {}
@@ -199,6 +207,7 @@ class _Walk:
                     or (self.paths is not _NOTHING and self.paths.match(prefix + name))
                 ):
                     self.holding.update([path, *ancestors(path)])
+                    self.fill(place, self.lines[place], NEVER)  # What is left out must be seen each time.
                     continue
                 todo.append(name)
                 if one.is_dir(follow_symlinks=False):
@@ -207,7 +216,6 @@ class _Walk:
                 elif self.empty and one.is_file(follow_symlinks=False):
                     plain.add(name)
         todo.sort()
-        cache = None if self.empty else self.cache
         simple = is_plain(b"".join(todo))
         start = 0
         while start < len(todo):
@@ -247,6 +255,33 @@ class _Walk:
                     insort(todo, name + b"/", start)
             except FileNotFoundError:
                 continue  # Gone since it was listed: then it is not part of this moment.
+
+    def again(self, cache: Cache, prefix: bytes, leaves: Leaves, fd: int, kind: str) -> bool:
+        """The leaves of a directory that has the same names as before; False, and nothing done, if it has not now."""
+        names, at = leaves.names, leaves.start
+        try:
+            found = [os.stat(name, dir_fd=fd, follow_symlinks=False) for name in names]
+        except FileNotFoundError:
+            return False
+        keys = keys_of(found)
+        lines = cache.still(at, found, keys)
+        if None not in lines and max([info.st_nlink for info in found], default=0) < 2:
+            self.lines += lines
+            self.keys += b"".join(keys)
+            cache.at = at + len(names)
+            return True
+        if any([stat.S_ISDIR(info.st_mode) for info in found]):
+            return False
+        for number, line in enumerate(lines):
+            if line is not None:
+                self.put(line, keys[number], found[number])
+                continue
+            cache.at = at + number
+            name = names[number].encode("ascii")
+            with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
+                self.put(*self.leaf(prefix + name, name, fd, kind, found[number]))
+        cache.at = at + len(names)
+        return True
 
     def leaf(
         self, path: bytes, name: bytes, parent: int, kind: str, info: os.stat_result

@@ -28,7 +28,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from .._resources.entry import TYPES, place_of
 from . import objects as contents
@@ -58,6 +58,15 @@ def key_of(info: os.stat_result) -> bytes:
         return b""
 
 
+def keys_of(found: Sequence[os.stat_result]) -> list[bytes]:
+    """``key_of`` each."""
+    pack = _KEY.pack
+    try:
+        return [pack(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+    except struct.error:
+        return [key_of(one) for one in found]
+
+
 def window() -> int | None:
     """Nanoseconds after which a change can no longer be followed by one that the times do not show; None for never."""
     waits = []
@@ -70,6 +79,13 @@ def window() -> int | None:
     expire, interval = waits
     # Two seconds are the coarsest times that there are; the writer of pages may just have slept when one expired.
     return 2 * _SECOND + (expire + 2 * interval) * (_SECOND // 100) if interval > 0 else None
+
+
+class Leaves(NamedTuple):
+    """The names in a directory, and where their lines begin."""
+
+    start: int
+    names: list[str]
 
 
 class Cache:
@@ -146,11 +162,40 @@ class Cache:
             not line.startswith(path, 2)
             or self._keys[at * _SIZE : at * _SIZE + _SIZE] != key
             or line[0] != TYPES.get(info.st_mode & _FORMAT)
-            or (line[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line))
+            or not self._there(line, info)
         ):
             return None
         self.at = at + 1
         return line
+
+    def leaves(self, path: bytes, quoted: str) -> Leaves | None:
+        """What was in the directory, if that was no directory and all names are plain. ``quoted``: its path and /."""
+        lines, start = self.lines, self.at
+        if start >= len(lines) or not lines[start].startswith(quoted, 2):
+            start = place_of(lines, path + b"/")
+        end, step = start, 1
+        while step:
+            if end + step <= len(lines) and lines[end + step - 1].startswith(quoted, 2):
+                end, step = end + step, step * 2
+            else:
+                step //= 2
+        part, skip = lines[start:end], len(quoted) + 2
+        if part and part[0][0] == "d" or "d" in {line[0] for line in part}:
+            return None
+        names = [line[skip : line.find(" ", skip)] for line in part]
+        return None if "%" in "".join(names) else Leaves(start, names)
+
+    def still(self, start: int, found: Sequence[os.stat_result], keys: Sequence[bytes]) -> Sequence[str | None]:
+        """The lines from ``start`` on of what has this status and these keys; None for one that is not true now."""
+        lines = self.lines[start : start + len(keys)]
+        before = self._keys[start * _SIZE : (start + len(keys)) * _SIZE]
+        small = self._whole and (not found or max([info.st_size for info in found]) <= contents.SMALL)
+        if small and b"".join(keys) == before:
+            return lines
+        return [
+            line if key == before[at : at + _SIZE] and (small or self._there(line, info)) else None
+            for at, key, line, info in zip(range(0, len(before), _SIZE), keys, lines, found)
+        ]
 
     def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
         """The line that begins with ``start`` (type and path) if it is still true of what has the ``info``."""
@@ -165,11 +210,12 @@ class Cache:
         if self._keys[at * _SIZE : at * _SIZE + _SIZE] != key_of(info):
             return None
         line = self.lines[at]
-        if start[0] == "f" and not (self._whole and info.st_size <= contents.SMALL) and not self._has(line):
-            return None
-        return line
+        return line if self._there(line, info) else None
 
-    def _has(self, line: str) -> bool:
+    def _there(self, line: str, info: os.stat_result) -> bool:
+        """Whether the store has the content, if the line names one."""
+        if line[0] != "f" or (self._whole and info.st_size <= contents.SMALL):
+            return True
         at = line.find(" sha256=")
         return at > 0 and self.objects.has(line[at + 8 : at + 72])
 

@@ -19,6 +19,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from typing import BinaryIO, Callable, NamedTuple
 
 from .._errors import Damaged
@@ -257,9 +258,8 @@ class Objects:
 
 def _places(pack: str, lines: str) -> Iterator[tuple[str, Place]]:
     """What the lines of an index say."""
-    for line in lines.splitlines():
-        sha, offset, length = line.split(" ")
-        yield sha, Place(pack, int(offset), int(length))
+    words = lines.split()
+    return zip(words[::3], map(Place, repeat(pack), map(int, words[1::3]), map(int, words[2::3])))
 
 
 def _pack_name(path: str) -> str:
