@@ -189,9 +189,9 @@ class _Walk:
         skipped, prefix, quoted = self.skipped.get(path, ()), path + b"/", quote(path + b"/")
         cache = None if self.empty else self.cache
         leaves = cache.leaves(path, quoted) if cache is not None and not skipped else None
-        # Where the names are those of before, none of them was left out then, nor is now.
-        if cache is not None and leaves is not None and (unchanged or sorted(os.listdir(fd)) == leaves.names):
-            if self.again(cache, prefix, leaves, fd, kind):
+        if cache is not None and leaves is not None:
+            names = leaves.names if unchanged else sorted(os.listdir(fd))
+            if self.again(cache, prefix, leaves, names, fd, kind):
                 return
         # In the order of whole paths: a-b stands between the directory a and what is in it.
         todo: list[bytes] = []
@@ -256,31 +256,40 @@ class _Walk:
             except FileNotFoundError:
                 continue  # Gone since it was listed: then it is not part of this moment.
 
-    def again(self, cache: Cache, prefix: bytes, leaves: Leaves, fd: int, kind: str) -> bool:
-        """The leaves of a directory that has the same names as before; False, and nothing done, if it has not now."""
-        names, at = leaves.names, leaves.start
+    def again(self, cache: Cache, prefix: bytes, leaves: Leaves, names: list[str], fd: int, kind: str) -> bool:
+        """The leaves of a directory that had no others before; False, and nothing done, where it takes a closer look.
+
+        ``names``: what is in it now. What is known of was not left out, nor is now.
+        """
+        numbers: Sequence[int] = range(leaves.start, leaves.start + len(names))
+        if names != leaves.names:
+            known = {name: number for number, name in enumerate(leaves.names, leaves.start)}
+            numbers = [known.get(name, -1) for name in names]
+            for raw in [os.fsencode(name) for name, number in zip(names, numbers) if number < 0]:
+                if not is_plain(raw) or self.names.match(raw) or self.paths.match(prefix + raw):
+                    return False
         try:
             found = [os.stat(name, dir_fd=fd, follow_symlinks=False) for name in names]
         except FileNotFoundError:
             return False
         keys = keys_of(found)
-        lines = cache.still(at, found, keys)
-        if None not in lines and max([info.st_nlink for info in found], default=0) < 2:
-            self.lines += lines
+        lines = cache.still(numbers, found, keys)
+        true = [line for line in lines if line is not None]
+        if len(true) == len(names) and max([info.st_nlink for info in found], default=0) < 2:
+            self.lines += true
             self.keys += b"".join(keys)
-            cache.at = at + len(names)
-            return True
-        if any([stat.S_ISDIR(info.st_mode) for info in found]):
+        elif any(stat.S_ISDIR(info.st_mode) for info in found):
             return False
-        for number, line in enumerate(lines):
-            if line is not None:
-                self.put(line, keys[number], found[number])
-                continue
-            cache.at = at + number
-            name = names[number].encode("ascii")
-            with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
-                self.put(*self.leaf(prefix + name, name, fd, kind, found[number]))
-        cache.at = at + len(names)
+        else:
+            for number, name, line, key, info in zip(numbers, names, lines, keys, found):
+                if line is not None:
+                    self.put(line, key, info)
+                    continue
+                cache.at = number if number >= 0 else cache.at
+                raw = name.encode("ascii")
+                with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
+                    self.put(*self.leaf(prefix + raw, raw, fd, kind, info))
+        cache.at = leaves.start + len(leaves.names)
         return True
 
     def leaf(

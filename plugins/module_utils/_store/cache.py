@@ -28,7 +28,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._resources.entry import TYPES, place_of
 from . import objects as contents
@@ -81,6 +81,10 @@ def window() -> int | None:
     return 2 * _SECOND + (expire + 2 * interval) * (_SECOND // 100) if interval > 0 else None
 
 
+# What the file holds: its head, the lines, their keys.
+Look = tuple[dict[str, Any], list[str], bytes]
+
+
 class Leaves(NamedTuple):
     """The names in a directory, and where their lines begin."""
 
@@ -110,34 +114,14 @@ class Cache:
             self.lines, self._keys, self.stale = (), b"", True
 
     def _load(self) -> None:
-        """In pieces: a copy of the whole text would be as large as the lines."""
-        digest, lines, rest = hashlib.sha256(), [], ""
+        """What is on disk, read once in the life of ``objects``: a rollback looks at the same trees twice."""
         with open(self.path, "rb") as stream:
-            left = os.fstat(stream.fileno()).st_size - _END
-            first, second = stream.readline(), stream.readline()
-            if first.decode("ascii") != _MAGIC + "\n":
-                raise ValueError("of another version or machine")
-            head = json.loads(second)
-            left -= len(first) + len(second) + head["count"] * _SIZE
-            if left < 0:
-                raise ValueError("torn")
-            keys = stream.read(head["count"] * _SIZE)
-            for part in (first, second, keys):
-                digest.update(part)
-            while left:
-                piece = stream.read(min(left, contents.CHUNK))
-                if not piece:
-                    raise ValueError("torn")
-                left -= len(piece)
-                digest.update(piece)
-                *whole, rest = (rest + piece.decode("ascii")).split("\n")
-                lines += whole
-            if digest.hexdigest().encode("ascii") + b"\n" != stream.read():
-                raise ValueError("torn")
-        if head["count"]:
-            lines.append(rest)
-        if len(lines) != head["count"]:
-            raise ValueError("torn")
+            info = os.fstat(stream.fileno())
+            mark = (info.st_ino, info.st_mtime_ns, info.st_size)
+            known = self.objects.looks.get(self.path)
+            if known is None or known[0] != mark:
+                known = self.objects.looks[self.path] = (mark, _read(stream, info.st_size))
+        head, lines, keys = known[1]
         if head["began"] > self.began:
             raise ValueError("the clock was set back")
         self.lines, self._keys = lines, keys
@@ -180,21 +164,28 @@ class Cache:
             else:
                 step //= 2
         part, skip = lines[start:end], len(quoted) + 2
-        if part and part[0][0] == "d" or "d" in {line[0] for line in part}:
+        if (part and part[0][0] == "d") or "d" in {line[0] for line in part}:
             return None
         names = [line[skip : line.find(" ", skip)] for line in part]
         return None if "%" in "".join(names) else Leaves(start, names)
 
-    def still(self, start: int, found: Sequence[os.stat_result], keys: Sequence[bytes]) -> Sequence[str | None]:
-        """The lines from ``start`` on of what has this status and these keys; None for one that is not true now."""
-        lines = self.lines[start : start + len(keys)]
-        before = self._keys[start * _SIZE : (start + len(keys)) * _SIZE]
-        small = self._whole and (not found or max([info.st_size for info in found]) <= contents.SMALL)
-        if small and b"".join(keys) == before:
-            return lines
+    def still(
+        self, numbers: Sequence[int], found: Sequence[os.stat_result], keys: Sequence[bytes]
+    ) -> Sequence[str | None]:
+        """The lines of these numbers of what has this status and these keys; None for one that is not true now (or has
+        no number, -1)."""
+        known, small = self._keys, self._whole and max([info.st_size for info in found], default=0) <= contents.SMALL
+        if isinstance(numbers, range):
+            start, end = numbers.start, numbers.stop
+            if small and b"".join(keys) == known[start * _SIZE : end * _SIZE]:
+                return self.lines[start:end]
         return [
-            line if key == before[at : at + _SIZE] and (small or self._there(line, info)) else None
-            for at, key, line, info in zip(range(0, len(before), _SIZE), keys, lines, found)
+            self.lines[at]
+            if at >= 0
+            and key == known[at * _SIZE : at * _SIZE + _SIZE]
+            and (small or self._there(self.lines[at], info))
+            else None
+            for at, key, info in zip(numbers, keys, found)
         ]
 
     def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
@@ -253,6 +244,37 @@ class Cache:
             paths = [os.path.join(folder, name) for name in names]
             for path in sorted(paths, key=lambda one: os.stat(one).st_mtime_ns)[:-_MOST]:
                 os.unlink(path)
+
+
+def _read(stream: BinaryIO, size: int) -> Look:
+    """The file, in pieces: a copy of the text would be as large as the lines. Raises ValueError where it is odd."""
+    digest, rest = hashlib.sha256(), ""
+    lines: list[str] = []
+    first, second = stream.readline(), stream.readline()
+    if first.decode("ascii") != _MAGIC + "\n":
+        raise ValueError("of another version or machine")
+    head = json.loads(second)
+    left = size - _END - len(first) - len(second) - head["count"] * _SIZE
+    if left < 0:
+        raise ValueError("torn")
+    keys = stream.read(head["count"] * _SIZE)
+    for part in (first, second, keys):
+        digest.update(part)
+    while left:
+        piece = stream.read(min(left, contents.CHUNK))
+        if not piece:
+            raise ValueError("torn")
+        left -= len(piece)
+        digest.update(piece)
+        *whole, rest = (rest + piece.decode("ascii")).split("\n")
+        lines += whole
+    if digest.hexdigest().encode("ascii") + b"\n" != stream.read():
+        raise ValueError("torn")
+    if head["count"]:
+        lines.append(rest)
+    if len(lines) != head["count"]:
+        raise ValueError("torn")
+    return head, lines, keys
 
 
 def _parts(head: dict[str, Any], lines: Sequence[str], keys: bytes | bytearray) -> Iterator[bytes]:

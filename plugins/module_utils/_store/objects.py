@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import repeat
-from typing import BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._errors import Damaged
 from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
@@ -43,6 +43,8 @@ class Objects:
     def __init__(self, root: str) -> None:
         self.root = root
         self._index: dict[str, Place] | None = None
+        # Of each stat cache that was read: which file it was, and what it held (see ``cache``).
+        self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
         """Where a large content lies."""

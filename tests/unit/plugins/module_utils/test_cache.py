@@ -201,6 +201,38 @@ def test_check_mode_leaves_it_alone_and_sees_the_same(store: Store, small: Path)
 
 
 @pytest.mark.usefixtures("settled")
+def test_what_is_left_out_is_seen_also_where_nothing_changed(store: Store, small: Path) -> None:
+    """A directory that holds something excluded must not be removed with what is in it."""
+    (small / "a" / "left.log").write_text("excluded")
+    declared = {"paths": [str(small)], "exclude": ["*.log"]}
+    checkpoint(store, "before", [{"files": declared}])
+    assert os.fsencode(small / "a") in files.scan(declared, Hasher(store.objects)).holding
+    (small / "a" / "left.log").unlink()
+    checkpoint(store, "before", [{"files": declared}])
+    (small / "a" / "came.log").write_text("excluded")
+    assert os.fsencode(small / "a") in files.scan(declared, Hasher(store.objects)).holding
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_directory_of_many_is_read_only_where_it_changed(
+    store: Store, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where names came and went: no file is opened, and no name looked up one by one, that is as it was."""
+    for number in range(50):
+        (small / "a" / f"{number:02}").write_text(str(number))
+    lie(store, small)
+    (small / "a" / "07").unlink()
+    (small / "a" / "05").write_text("changed")
+    (small / "a" / "new").write_text("new")
+    opened = []
+    real = files._Walk.file
+    monkeypatch.setattr(files._Walk, "file", lambda self, path, *rest: opened.append(path) or real(self, path, *rest))
+    found = look(store, small)
+    assert {os.path.basename(path) for path in opened} == {b"05", b"new"}
+    assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)
+
+
+@pytest.mark.usefixtures("settled")
 def test_which_name_of_an_inode_comes_first_is_seen_anew(store: Store, tmp_path: Path) -> None:
     tree = tmp_path / "linked"
     for name in ("a", "b", "c"):
@@ -235,8 +267,10 @@ def test_a_look_with_it_is_a_look_without_it(store: Store, tmp_path: Path, seed:
                 os.link(trees[1] / "b", path)
             else:
                 path.write_text(str(chance.random()))
-        found = files.scan(declared, Hasher(store.objects), [store.root]).lines()
-        assert found == files.scan(declared, Hasher(), [store.root]).lines()
+        scan, without = (files.scan(declared, Hasher(known), [store.root]) for known in (store.objects, None))
+        found = scan.lines()
+        assert found == without.lines()
+        assert scan.holding == without.holding
         paths = [path_of(line) for line in found]
         assert paths == sorted(set(paths))
         checkpoint(store, "before", [{"files": declared}])
