@@ -197,7 +197,7 @@ def again(home: Path, files: int, runs: int) -> None:
     # A tree for each, at rest before it drifts: what the one has put back the next would else have to read again.
     used = [tool for tool in (US, RSYNC, RESTIC) if tool in used]
     own = {tool: Tools(home, home / f"tree-of-{tool}") for tool in used}
-    for tool, its in own.items():
+    for its in own.values():
         build(its.tree, files)
     time.sleep(SETTLED)
     for tool, its in own.items():

@@ -203,6 +203,7 @@ class Tree(Sequence[Entry]):
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
+        self._linked: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -222,6 +223,12 @@ class Tree(Sequence[Entry]):
     def find(self, path: bytes) -> Entry | None:
         at = place_of(self.lines, path)
         return self[at] if at < len(self.lines) and path_of(self.lines[at]) == path else None
+
+    def linked(self) -> list[str]:
+        """The lines of names of an inode that has another name before them."""
+        if self._linked is None:
+            self._linked = [line for line in self.lines if " link=" in line]
+        return self._linked
 
     def below(self, path: bytes) -> str | None:
         """The first line about something that is there, below the path."""

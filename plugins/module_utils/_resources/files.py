@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, UsageError
+from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
@@ -89,9 +90,17 @@ class Scan:
 class _Walk:
     """``lines`` are sorted by path within each declared path; ``keys`` are theirs for the cache, end to end."""
 
-    def __init__(self, spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str], cache: Cache | None) -> None:
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        sink: Writer | Hasher,
+        skip: Sequence[str],
+        cache: Cache | None,
+        ahead: Ahead,
+    ) -> None:
         self.sink = sink
         self.cache = cache
+        self.ahead = ahead
         self.empty = cache is None or cache.empty
         self.lines: list[str] = []
         self.keys = bytearray()
@@ -261,35 +270,51 @@ class _Walk:
 
         ``names``: what is in it now. What is known of was not left out, nor is now.
         """
-        numbers: Sequence[int] = range(leaves.start, leaves.start + len(names))
-        if names != leaves.names:
-            known = {name: number for number, name in enumerate(leaves.names, leaves.start)}
+        start, end = leaves.start, leaves.start + len(leaves.names)
+        sure = self.ahead.marks[start:end]
+        same = names == leaves.names
+        if same and sure.count(1) == len(names):
+            self.lines += cache.lines[start:end]
+            self.keys += cache.keys(start, end)
+            cache.at = end
+            return True
+        numbers: Sequence[int] = range(start, end)
+        if not same:
+            known = dict(zip(leaves.names, numbers))
             numbers = [known.get(name, -1) for name in names]
+            sure = bytes(sure[number - start] if number >= 0 else 0 for number in numbers)
             for raw in [os.fsencode(name) for name, number in zip(names, numbers) if number < 0]:
                 if not is_plain(raw) or self.names.match(raw) or self.paths.match(prefix + raw):
                     return False
+        doubt = [at for at, mark in enumerate(sure) if not mark]
         try:
-            found = [os.stat(name, dir_fd=fd, follow_symlinks=False) for name in names]
+            found = [os.stat(names[at], dir_fd=fd, follow_symlinks=False) for at in doubt]
         except FileNotFoundError:
             return False
+        if any(stat.S_ISDIR(info.st_mode) for info in found):
+            return False
         keys = keys_of(found)
-        lines = cache.still(numbers, found, keys)
+        lines = cache.still(numbers if len(doubt) == len(names) else [numbers[at] for at in doubt], found, keys)
         true = [line for line in lines if line is not None]
         if len(true) == len(names) and max([info.st_nlink for info in found], default=0) < 2:
             self.lines += true
             self.keys += b"".join(keys)
-        elif any(stat.S_ISDIR(info.st_mode) for info in found):
-            return False
-        else:
-            for number, name, line, key, info in zip(numbers, names, lines, keys, found):
-                if line is not None:
-                    self.put(line, key, info)
-                    continue
-                cache.at = number if number >= 0 else cache.at
-                raw = name.encode("ascii")
-                with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
-                    self.put(*self.leaf(prefix + raw, raw, fd, kind, info))
-        cache.at = leaves.start + len(leaves.names)
+            cache.at = end
+            return True
+        answers = zip(found, keys, lines)
+        for name, number, mark in zip(names, numbers, sure):
+            if mark:
+                self.put(cache.lines[number], cache.keys(number, number + 1))
+                continue
+            info, key, line = next(answers)
+            if line is not None:
+                self.put(line, key, info)
+                continue
+            cache.at = number if number >= 0 else cache.at
+            raw = name.encode("ascii")
+            with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
+                self.put(*self.leaf(prefix + raw, raw, fd, kind, info))
+        cache.at = end
         return True
 
     def leaf(
@@ -375,7 +400,8 @@ def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) 
     """
     spec = check(spec)
     cache = Cache(sink.objects, spec) if sink.objects is not None else None
-    walk = _Walk(spec, sink, skip, cache)
+    ahead = Ahead(cache)
+    walk = _Walk(spec, sink, skip, cache, ahead)
     collects = gc.isenabled()
     gc.disable()  # There are no cycles in all that is made here, and looking for them takes a fifth of the time.
     try:
@@ -384,6 +410,7 @@ def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) 
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     finally:
+        ahead.close()
         if collects:
             gc.enable()
     if walk.gone:
@@ -489,12 +516,11 @@ def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) ->
             line = None if stays else then.below(path_of(scanned[live]))
             if line is not None:
                 refuse(line, "it lies below what is no directory")
-    for line in lines:
-        if " link=" in line:
-            entry = Entry.parse(line)
-            first = then.find(entry.link)
-            if first is None or first.type != entry.type or first.link or entry.type == "d":
-                refuse(line, "it is a hard link to what is not recorded")
+    for line in then.linked():
+        entry = Entry.parse(line)
+        first = then.find(entry.link)
+        if first is None or first.type != entry.type or first.link or entry.type == "d":
+            refuse(line, "it is a hard link to what is not recorded")
     return then
 
 
@@ -596,10 +622,8 @@ def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
 def _linked(then: Tree, pairs: dict[bytes, tuple[Entry | None, Entry | None]]) -> set[bytes]:
     """Paths that must be replaced because another name of their inode is: the names stay one inode."""
     groups: dict[bytes, list[bytes]] = {}
-    for line in then.lines:
-        if " link=" in line:
-            entry = Entry.parse(line)
-            groups.setdefault(entry.link, [entry.link]).append(entry.path)
+    for entry in map(Entry.parse, then.linked()):
+        groups.setdefault(entry.link, [entry.link]).append(entry.path)
     replaced: set[bytes] = set()
     for names in groups.values():
         unlike_ = [pairs[name] for name in names if name in pairs]

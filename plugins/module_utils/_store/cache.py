@@ -114,13 +114,12 @@ class Cache:
             self.lines, self._keys, self.stale = (), b"", True
 
     def _load(self) -> None:
-        """What is on disk, read once in the life of ``objects``: a rollback looks at the same trees twice."""
+        """What is on disk, read once in the life of ``objects``: a rollback looks twice."""
         with open(self.path, "rb") as stream:
             info = os.fstat(stream.fileno())
-            mark = (info.st_ino, info.st_mtime_ns, info.st_size)
             known = self.objects.looks.get(self.path)
-            if known is None or known[0] != mark:
-                known = self.objects.looks[self.path] = (mark, _read(stream, info.st_size))
+            if known is None or known[0] != _mark(info):
+                known = self.objects.looks[self.path] = (_mark(info), _read(stream, info.st_size))
         head, lines, keys = known[1]
         if head["began"] > self.began:
             raise ValueError("the clock was set back")
@@ -169,16 +168,19 @@ class Cache:
         names = [line[skip : line.find(" ", skip)] for line in part]
         return None if "%" in "".join(names) else Leaves(start, names)
 
+    def keys(self, start: int, end: int) -> bytes:
+        """Those of the lines from ``start`` to before ``end``, end to end."""
+        return self._keys[start * _SIZE : end * _SIZE]
+
     def still(
         self, numbers: Sequence[int], found: Sequence[os.stat_result], keys: Sequence[bytes]
     ) -> Sequence[str | None]:
         """The lines of these numbers of what has this status and these keys; None for one that is not true now (or has
         no number, -1)."""
-        known, small = self._keys, self._whole and max([info.st_size for info in found], default=0) <= contents.SMALL
-        if isinstance(numbers, range):
-            start, end = numbers.start, numbers.stop
-            if small and b"".join(keys) == known[start * _SIZE : end * _SIZE]:
-                return self.lines[start:end]
+        known = self._keys
+        small = self._whole and max([info.st_size for info in found], default=0) <= contents.SMALL
+        if isinstance(numbers, range) and small and b"".join(keys) == self.keys(numbers.start, numbers.stop):
+            return self.lines[numbers.start : numbers.stop]
         return [
             self.lines[at]
             if at >= 0
@@ -230,9 +232,11 @@ class Cache:
                     digest.update(part)
                     write_all(fd, part)
                 write_all(fd, digest.hexdigest().encode("ascii") + b"\n")
+                info = os.fstat(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, self.path)
+            self.objects.looks[self.path] = (_mark(info), (head, list(lines), bytes(keys)))
             self._forget()
         except OSError:
             return
@@ -244,6 +248,11 @@ class Cache:
             paths = [os.path.join(folder, name) for name in names]
             for path in sorted(paths, key=lambda one: os.stat(one).st_mtime_ns)[:-_MOST]:
                 os.unlink(path)
+
+
+def _mark(info: os.stat_result) -> tuple[int, int, int]:
+    """Which file it is, as it was written."""
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 def _read(stream: BinaryIO, size: int) -> Look:

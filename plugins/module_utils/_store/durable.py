@@ -14,12 +14,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 import stat
 import struct
 import sys
 from collections.abc import Iterable, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
 _RENAME_EXCHANGE = 2
 # Their numbers hold the size of a long, what they read and write is an int.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
@@ -113,6 +115,13 @@ def move_all(moves: Sequence[tuple[str, str]]) -> None:
         os.rename(source, target)
         folders |= {os.path.dirname(source), os.path.dirname(target)}
     sync_paths(sorted(folders))
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the process that forked this one, ``parent``, ends in whatever way."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import ahead, cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.ahead import Ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -40,6 +44,21 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written a moment ago counts as written long ago, on whatever file system the tests are."""
     monkeypatch.setattr(cache, "window", lambda: 0)
     monkeypatch.setattr(cache, "TIMED", Every())
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process looks at half of any tree, and is always there first."""
+    start = Ahead.__init__
+
+    def patient(self: Ahead, known: Cache | None) -> None:
+        start(self, known)
+        if self._pid:
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(ahead, "MANY", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(Ahead, "__init__", patient)
 
 
 def spec_of(tree: Path) -> dict[str, Any]:
@@ -246,9 +265,13 @@ def test_which_name_of_an_inode_comes_first_is_seen_anew(store: Store, tmp_path:
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("seed", range(8))
-def test_a_look_with_it_is_a_look_without_it(store: Store, tmp_path: Path, seed: int) -> None:
-    """Random trees with names around the slash, changed at random between checkpoints."""
+@pytest.mark.parametrize("seed", range(16))
+def test_a_look_with_it_is_a_look_without_it(
+    store: Store, tmp_path: Path, request: pytest.FixtureRequest, seed: int
+) -> None:
+    """Random trees with names around the slash, changed at random between checkpoints; by one process or two."""
+    if seed % 2:
+        request.getfixturevalue("two")
     chance = random.Random(seed)
     trees = [tmp_path / "live", tmp_path / "live-too", tmp_path / "live" / "a"]
     names = ["a", "a-", "a-b", "a.d", "a b", "a0", "b", "\n", "ä", "a!", "Z"]
@@ -275,6 +298,48 @@ def test_a_look_with_it_is_a_look_without_it(store: Store, tmp_path: Path, seed:
         assert paths == sorted(set(paths))
         checkpoint(store, "before", [{"files": declared}])
         assert files.recorded(found, declared).lines == found
+
+
+@pytest.mark.usefixtures("settled", "two")
+def test_a_second_process_marks_what_is_as_it_was(store: Store, small: Path) -> None:
+    (small / "z").mkdir()
+    for number in range(40):
+        (small / "a" / f"a{number:02}").write_text(f"a {number}")
+        (small / "z" / f"{number:02}").write_text(str(number))
+    os.link(small / "z" / "31", small / "other")
+    lie(store, small)
+    (small / "z" / "30").write_text("changed")
+    known = Cache(store.objects, spec_of(small))
+    looked = Ahead(known)
+    marked = {os.path.basename(path_of(known.lines[at])) for at, mark in enumerate(looked.marks[:]) if mark}
+    looked.close()
+    assert marked == {b"%02d" % number for number in range(40) if number not in (30, 31)}
+    found = look(store, small)
+    assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_second_process_ends_with_the_first(
+    store: Store, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has our locks open: a kill must set them free."""
+    lie(store, small)
+    known = Cache(store.objects, spec_of(small))
+    monkeypatch.setattr(ahead, "MANY", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(ahead, "_look", lambda *_args: time.sleep(60))
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        Ahead(known)
+        os.write(writing, b".")
+        time.sleep(60)
+    os.read(reading, 1)
+    os.close(writing)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert select.select([reading], [], [], 30)[0], "somebody has the pipe open still"
+    os.close(reading)
 
 
 def test_a_doctored_line_is_refused_whatever_is_there_now(store: Store, small: Path) -> None:
