@@ -243,9 +243,14 @@ def test_a_directory_of_many_is_read_only_where_it_changed(
     (small / "a" / "07").unlink()
     (small / "a" / "05").write_text("changed")
     (small / "a" / "new").write_text("new")
-    opened = []
+    opened: list[bytes] = []
     real = files._Walk.file
-    monkeypatch.setattr(files._Walk, "file", lambda self, path, *rest: opened.append(path) or real(self, path, *rest))
+
+    def file(self: files._Walk, path: bytes, *rest: Any) -> Any:
+        opened.append(path)
+        return real(self, path, *rest)
+
+    monkeypatch.setattr(files._Walk, "file", file)
     found = look(store, small)
     assert {os.path.basename(path) for path in opened} == {b"05", b"new"}
     assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)
