@@ -28,6 +28,8 @@ from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_a
 SMALL = 64 * 1024
 PACK_LIMIT = 32 * 1024 * 1024
 CHUNK = 1024 * 1024
+# From here on a thread that reads ahead pays.
+_LARGE = 16 * CHUNK
 _MAGIC = b"evenkeel-pack 1\n"
 
 
@@ -507,16 +509,31 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _hash_file(fd: int) -> tuple[str, int]:
-    """Name and size of an open file's content from its offset on; into one buffer that stays in the cache."""
+    """Name and size of an open file's content from its offset on; a thread reads on while a large one is hashed."""
     digest, size = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(CHUNK // 4))
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    while True:
-        count = os.readv(fd, [buffer])
-        if not count:
-            return digest.hexdigest(), size
-        digest.update(buffer[:count])
-        size += count
+    if os.fstat(fd).st_size < _LARGE:
+        buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
+        while True:
+            count = os.readv(fd, [buffer])
+            if not count:
+                return digest.hexdigest(), size
+            digest.update(buffer[:count])
+            size += count
+    from concurrent.futures import ThreadPoolExecutor
+
+    buffers = [memoryview(bytearray(4 * CHUNK)) for _turn in range(2)]
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(os.readv, fd, buffers[:1])
+        while True:
+            count = coming.result()
+            if not count:
+                return digest.hexdigest(), size
+            full = buffers[0][:count]
+            buffers.reverse()
+            coming = reader.submit(os.readv, fd, buffers[:1])
+            digest.update(full)
+            size += count
 
 
 def _hash(stream: Iterator[bytes]) -> tuple[str, int]:
