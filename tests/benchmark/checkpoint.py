@@ -6,7 +6,8 @@
 
 Each tool works on the same tree, in turn, in every run, so that a machine that gets slower slows all. Everything of
 ours is durable when it returns, and its start is counted. The peers neither compress nor (borg) encrypt; rsync is
-followed by ``sync`` where it writes. What is missing here is left out. Quote the ratios, not the seconds.
+followed by ``sync`` where it writes. They are those that PATH finds; what is missing is left out. Quote the ratios,
+not the seconds.
 """
 
 from __future__ import annotations
@@ -259,6 +260,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--dir", help="where to work (default: TMPDIR); its file system is what is measured")
     args = parser.parse_args()
+    for tool, word in ((RESTIC, "version"), (BORG, "--version"), (RSYNC, "--version")):
+        found = shutil.which(tool) and subprocess.run([tool, word], capture_output=True, text=True, check=True).stdout
+        print((found or f"{tool} is missing and left out").splitlines()[0])
     for size, what in ((args.first, first), (args.again, again), (args.large, large)):
         if size:
             with tempfile.TemporaryDirectory(dir=args.dir) as folder:
