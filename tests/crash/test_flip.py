@@ -59,7 +59,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     # Nothing here is about durability or about who has files open, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(_rollback, "holders", lambda paths: [])
+    monkeypatch.setattr(_rollback, "holders", lambda *_names: [])
     for module in (durable, transaction):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
     for module in (objects, files):
