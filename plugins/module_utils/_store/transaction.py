@@ -552,9 +552,10 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
                     except PermissionError:
                         _unpin(path, parents, ours)
                         _do(step, path, anchors, parents)
-                    touched.add(os.path.dirname(path))
                     if step["op"] == "meta":
                         in_place.append(path)
+                    else:
+                        touched.add(os.path.dirname(path))
             parents.forget()
             for entry in folders:
                 with _noting(doubtful, entry.path):
@@ -671,7 +672,7 @@ def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> Non
         synced.add(os.fstat(fd).st_dev)
     with Parents() as parents:
         # Where something was renamed there is a staging directory; where only attributes were set there may be none.
-        for path in in_place if many else [*touched, *in_place]:
+        for path in in_place if many else sorted({*touched, *in_place}):
             try:
                 fd, name = parents.of(path)
                 with _opened(fd, name or b".") as target:
