@@ -47,8 +47,9 @@ class Ahead:
 
     def close(self) -> None:
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # Where SIGCHLD is ignored nobody waits for it.
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
             self._pid = 0
 
 

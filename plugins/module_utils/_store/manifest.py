@@ -32,8 +32,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from .._errors import Damaged
 
@@ -41,6 +42,8 @@ _MAGIC = "evenkeel-manifest 1"
 LOG = "log"
 # Lines that are written at once.
 _BATCH = 8192
+# Bytes that are read at once.
+_PIECE = 1024 * 1024
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
 
 
@@ -138,49 +141,88 @@ class Manifest:
         return digest.hexdigest()
 
     @classmethod
-    def parse(cls, data: bytes, expected: str, whole: bool = True) -> Manifest:
+    def parse(cls, data: bytes, expected: str) -> Manifest:
         """The manifest with the id ``expected``; its hash is checked before anything of it is believed.
 
-        The sections of a record of kind log are what changed: see ``following``. Without ``whole`` the sections have
-        no lines, which is enough to list it.
+        The sections of a record of kind log are what changed: see ``following``.
         """
-        actual = hashlib.sha256(data).hexdigest()
-        if actual != expected:
-            raise Damaged(f"manifest {expected} is damaged: its SHA-256 is {actual}")
-        try:
+        _check(hashlib.sha256(data).hexdigest(), expected)
+        with _reading(expected):
             start = data.index(b"\n\n") + 2
-            lines = data[: start - 2].decode("ascii").split("\n")
-            fields = dict(line.split(" ", 1) for line in lines[1:])
-            if lines[0] != _MAGIC or tuple(fields) != _HEADER:
-                raise ValueError("its header is not that of version 1")
-            if fields["kind"] != LOG and hashlib.sha256(memoryview(data)[start:]).hexdigest() != fields["root"]:
-                raise ValueError("its root hash does not match its body")
+            root = hashlib.sha256(memoryview(data)[start:]).hexdigest()
             sections: list[Section] = []
             while start < len(data):
                 end = data.find(b"\nresource ", start)
                 end = len(data) if end < 0 else end + 1
-                if not data.startswith(b"resource ", start) or data[end - 1 : end] != b"\n":
-                    raise ValueError("it does not begin with a resource, or ends within a line")
+                if data[end - 1 : end] != b"\n":
+                    raise ValueError("it ends within a line")
                 first = data.index(b"\n", start)
-                _word, kind, spec = data[start:first].decode("ascii").split(" ", 2)
-                found = (
-                    str(memoryview(data)[first + 1 : end - 1], "ascii").split("\n") if whole and first + 1 < end else []
-                )
-                sections.append(Section(kind, json.loads(spec), found))
+                found = str(memoryview(data)[first + 1 : end - 1], "ascii").split("\n") if first + 1 < end else []
+                sections.append(replace(_section(data[start:first]), lines=found))
                 start = end
-        except (ValueError, IndexError, UnicodeDecodeError) as error:
-            raise Damaged(f"manifest {expected} cannot be read: {error}") from error
+            return cls._of_head(data[: data.index(b"\n\n")], root, sections, expected)
+
+    @classmethod
+    def skim(cls, stream: BinaryIO, expected: str) -> Manifest:
+        """The same of its file, in pieces and without the lines: enough to list it, and as well checked."""
+        digest, body = hashlib.sha256(), hashlib.sha256()
+        head: list[bytes] = []
+        found: list[bytes] = []
+        for line in iter(stream.readline, b""):
+            digest.update(line)
+            if line == b"\n":
+                break
+            head.append(line)
+        first = last = b""
+        for piece in iter(lambda: stream.read(_PIECE) + stream.readline(), b""):
+            digest.update(piece)
+            body.update(piece)
+            first, last = first or piece[:9], piece[-1:]
+            text = b"\n" + piece
+            at = text.find(b"\nresource ")
+            while at >= 0:
+                end = text.find(b"\n", at + 1)
+                found.append(text[at + 1 : end])
+                at = text.find(b"\nresource ", end) if end > 0 else -1
+        _check(digest.hexdigest(), expected)
+        with _reading(expected):
+            if (first, last) not in ((b"resource ", b"\n"), (b"", b"")):
+                raise ValueError("it does not begin with a resource, or ends within a line")
+            return cls._of_head(b"".join(head)[:-1], body.hexdigest(), [_section(line) for line in found], expected)
+
+    @classmethod
+    def _of_head(cls, head: bytes, root: str, sections: list[Section], expected: str) -> Manifest:
+        """With what the lines before the blank one say; ``root`` is the hash of all after it. ValueError if odd."""
+        lines = head.decode("ascii").split("\n")
+        fields = dict(line.split(" ", 1) for line in lines[1:])
+        if lines[0] != _MAGIC or tuple(fields) != _HEADER:
+            raise ValueError("its header is not that of version 1")
+        if fields["kind"] != LOG and root != fields["root"]:
+            raise ValueError("its root hash does not match its body")
         parent = None if fields["parent"] == "-" else fields["parent"]
-        return cls(
-            fields["created"],
-            fields["host"],
-            fields["name"],
-            sections,
-            fields["kind"],
-            parent,
-            fields["root"],
-            expected,
-        )
+        created, host, name, kind = (fields[key] for key in ("created", "host", "name", "kind"))
+        return cls(created, host, name, sections, kind, parent, fields["root"], expected)
+
+
+def _check(actual: str, expected: str) -> None:
+    if actual != expected:
+        raise Damaged(f"manifest {expected} is damaged: its SHA-256 is {actual}")
+
+
+@contextmanager
+def _reading(expected: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise Damaged(f"manifest {expected} cannot be read: {error}") from error
+
+
+def _section(line: bytes) -> Section:
+    """That of a first line, without the lines that follow. ValueError if odd."""
+    word, kind, spec = line.decode("ascii").split(" ", 2)
+    if word != "resource":
+        raise ValueError("it does not begin with a resource")
+    return Section(kind, json.loads(spec))
 
 
 def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:

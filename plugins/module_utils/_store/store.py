@@ -28,7 +28,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Callable
+from typing import BinaryIO, Callable
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
@@ -162,7 +162,10 @@ class Store:
 
         Without ``whole`` its sections have no lines.
         """
-        return Manifest.parse(self.record_data(checkpoint), checkpoint, whole)
+        if whole:
+            return Manifest.parse(self.record_data(checkpoint), checkpoint)
+        with self._record_file(checkpoint) as stream:
+            return Manifest.skim(stream, checkpoint)
 
     def has_record(self, checkpoint: str) -> bool:
         """Whether its own file is there and whole; what it follows may not be."""
@@ -172,11 +175,17 @@ class Store:
             return False
 
     def record_data(self, checkpoint: str) -> bytes:
+        with self._record_file(checkpoint) as stream:
+            return stream.read()
+
+    @contextmanager
+    def _record_file(self, checkpoint: str) -> Iterator[BinaryIO]:
+        """The open file; Damaged when it is missing, or while it cannot be read."""
         if not _ID.fullmatch(checkpoint):
             raise Damaged(f"{checkpoint!r} in {self.join('refs')} is no id of a checkpoint: the name is damaged")
         try:
             with open(self.join("manifests", checkpoint), "rb") as stream:
-                return stream.read()
+                yield stream
         except OSError as error:
             raise Damaged(f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}") from error
 

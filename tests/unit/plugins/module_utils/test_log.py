@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +273,50 @@ def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
         with pytest.raises(Damaged):
             _replica.receive(peer, "web1", log[1], str(path))
     assert _replica.have(peer, "web1")["ids"] == []
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])
+def test_a_manifest_that_is_skimmed_is_checked_as_one_that_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(manifests, "_PIECE", piece)
+    sections = [
+        Section("files", {"paths": ["/a"]}, ["f /resource 1", "f /b"]),
+        Section("services", {}, []),
+        Section("users", {"of": "x" * 100}, ["resources are no resource"]),
+    ]
+    whole, data = Manifest.of("1", "h", "n", sections, None)
+
+    def outcome(data: bytes, read: Callable[[bytes, str], Manifest]) -> Any:
+        try:
+            made = read(data, hashlib.sha256(data).hexdigest())
+        except Damaged:
+            return None
+        return replace(made, sections=[replace(section, lines=[]) for section in made.sections])
+
+    def skim(data: bytes, expected: str) -> Manifest:
+        return Manifest.skim(io.BytesIO(data), expected)
+
+    assert skim(data, whole.id).sections == [replace(section, lines=[]) for section in sections]
+    with pytest.raises(Damaged, match="its SHA-256 is"):
+        skim(data, "0" * 64)
+    body = data.index(b"\n\n") + 2
+    doctored = [data, b"", data[:body], data[: body - 1], *(data[:at] for at in range(body, len(data)))]
+    # With a root that is right, it is the form alone that is judged.
+    head = data[: data.index(b"root ")]
+    for rest in (
+        b"",
+        b"\n",
+        b"files {}\n",
+        b"resource files {}",
+        b"resource files {}\nx",
+        b"resource files {\n",
+        b"x\n",
+    ):
+        doctored.append(head + b"root " + hashlib.sha256(rest).hexdigest().encode() + b"\n\n" + rest)
+    parsed = [outcome(one, Manifest.parse) for one in doctored]
+    assert [outcome(one, skim) for one in doctored] == parsed
+    assert parsed.count(None) not in (0, len(parsed) - 1)
 
 
 def test_a_record_declares_what_it_follows() -> None:
