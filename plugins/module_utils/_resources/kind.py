@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Callable, Union
 
+from .._errors import UsageError
 from .._store.objects import Hasher, Objects, Writer
 from .._system import System
 from .step import Step
@@ -31,6 +32,17 @@ class Restore:
     changed: Sequence[str] = ()
     since: float = 0.0
     boot: bool = False
+
+
+def listed(kind: str, spec: Mapping[str, Any], key: str, what: str) -> list[str]:
+    """The list that is all there is to declare, under ``key``; ``what`` it holds, for the UsageError that it is not."""
+    unknown = set(spec) - {key}
+    if unknown:
+        raise UsageError(f"{kind}: unknown key {sorted(unknown)[0]!r}; it takes {key}")
+    value = spec.get(key)
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+        raise UsageError(f"{kind}: {key} must be a list of {what}, not {value!r}")
+    return value
 
 
 def no_trees(_spec: dict[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ from .._services import systemd
 from .._store.durable import exchange, fsync_dir, syncfs
 from .._store.objects import Hasher, tag
 from .._system import System
-from . import cluster, wal
+from . import cluster, own_line, wal
 from .kind import Kind, Restore, Sink
 from .step import Step
 
@@ -111,16 +111,16 @@ def _captured(spec: dict[str, Any], sink: Sink, system: System, renew: bool) -> 
     mine = tag(sink.objects.root) if sink.objects is not None else ""
     last = _last(server, mine)
     if last is not None and _is_as(server, last, seen):
-        return [_line(last)]
+        return [own_line.write("cluster", last)]
     if isinstance(sink, Hasher):
-        return [_line(dict(server.spec, point="to be made", lsn=seen["inserted"]))]
+        return [own_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
     base = _newest_base(server, seen, mine)
     if base is None or (renew and _outgrown(server, base, seen)):
         _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
         base = _take_base(server, mine)
     record = _restore_point(server, seen, base.name)
     _remember(server, record)
-    return [_line(record)]
+    return [own_line.write("cluster", record)]
 
 
 def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
@@ -129,11 +129,7 @@ def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     try:
         return _captured(spec, sink, system, renew=False)
     except EvenkeelError as error:
-        return ["kept " + json.dumps({"data": spec["data"], "why": error.message}, sort_keys=True)]
-
-
-def _line(record: dict[str, Any]) -> str:
-    return "cluster " + json.dumps(record, sort_keys=True)
+        return [own_line.write("kept", {"data": spec["data"], "why": error.message})]
 
 
 def _last(server: cluster.Server, mine: str) -> dict[str, Any] | None:
@@ -302,9 +298,7 @@ def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
 def _recorded(lines: Sequence[str]) -> dict[str, Any]:
     """The record; Damaged when the line is not one that ``capture`` writes."""
     for line in lines:
-        word, _blank, text = line.partition(" ")
-        try:
-            record = dict(json.loads(text))
+        with own_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
                     f"postgresql: {record['data']} could not be recorded then ({record['why']}): what it was is in a "
@@ -326,8 +320,6 @@ def _recorded(lines: Sequence[str]) -> dict[str, Any]:
             if not good:
                 raise ValueError("not a restore point of ours")
             return record
-        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed") from None
     raise Damaged("a manifest names no restore point of postgresql; nothing was changed")
 
 
@@ -712,11 +704,15 @@ def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -
 
 def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
     """The records among the lines, and the data directories that could not be recorded."""
-    records = [_recorded([line]) for line in lines if line.startswith("cluster ")]
-    try:
-        return records, {str(json.loads(line[5:])["data"]) for line in lines if line.startswith("kept ")}
-    except (ValueError, KeyError, TypeError):
-        raise Damaged("a line of a manifest does not say what is kept; nothing was removed") from None
+    records: list[dict[str, Any]] = []
+    kept: set[str] = set()
+    for line in lines:
+        if line.startswith("cluster "):
+            records.append(_recorded([line]))
+        elif line.startswith("kept "):
+            with own_line.read(line) as (_word, record):
+                kept.add(str(record["data"]))
+    return records, kept
 
 
 def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None:

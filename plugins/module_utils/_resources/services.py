@@ -7,7 +7,6 @@ what is on disk."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._services import process, systemd
 from .._services.state import ServiceState
 from .._system import System
+from . import own_line
 from .kind import Kind
 from .step import Step
 
@@ -71,10 +71,10 @@ def capture(spec: dict[str, Any], system: System) -> list[str]:
         known = {"name": state.name, "exists": state.exists, "enabled": state.enabled, "active": state.active}
         if _failed(state):
             known["failed"] = True
-        lines.append("unit " + json.dumps(known, sort_keys=True))
+        lines.append(own_line.write("unit", known))
     for definition in spec["processes"]:
         active = process.observe(definition, system).active
-        lines.append("process " + json.dumps({"active": active, "definition": definition}, sort_keys=True))
+        lines.append(own_line.write("process", {"active": active, "definition": definition}))
     return lines
 
 
@@ -88,11 +88,11 @@ def _failed(state: ServiceState) -> bool:
 
 
 def _recorded(then: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(units, processes) of the lines."""
+    """(units, processes) of the lines; Damaged when one is not of those that ``capture`` writes."""
     found: dict[str, list[dict[str, Any]]] = {"unit": [], "process": []}
     for line in then:
-        kind, _blank, text = line.partition(" ")
-        found[kind].append(json.loads(text))
+        with own_line.read(line) as (word, one):
+            found[word].append(one)
     return found["unit"], found["process"]
 
 

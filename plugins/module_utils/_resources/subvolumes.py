@@ -12,7 +12,6 @@ for it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -28,8 +27,9 @@ from .._store.durable import ensure_dir, exchange, syncfs
 from .._store.objects import Hasher, tag
 from .._store.tree import ancestors, check_path
 from .._system import System
+from . import own_line
 from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
-from .kind import Kind, Restore, Sink
+from .kind import Kind, Restore, Sink, listed
 from .step import Step
 
 _FOLDER = ".evenkeel-snapshots"
@@ -38,12 +38,7 @@ _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one. Looks at nothing."""
-    unknown = set(spec) - {"paths"}
-    if unknown:
-        raise UsageError(f"subvolumes: unknown key {sorted(unknown)[0]!r}; it takes paths")
-    paths = spec.get("paths")
-    if not isinstance(paths, list) or not paths or not all(isinstance(one, str) and one for one in paths):
-        raise UsageError(f"subvolumes: paths must be a list of absolute paths of btrfs subvolumes, not {paths!r}")
+    paths = listed("subvolumes", spec, "paths", "absolute paths of btrfs subvolumes")
     for path in paths:
         if check_path(os.fsencode(path)) == b"/":
             raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
@@ -120,13 +115,9 @@ def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
 def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
     return [
-        _line("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
+        own_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
         for path in spec["paths"]
     ]
-
-
-def _line(word: str, record: dict[str, Any]) -> str:
-    return f"{word} {json.dumps(record, sort_keys=True)}"
 
 
 def _captured(path: str, sink: Sink, system: System) -> str:
@@ -140,7 +131,7 @@ def _captured(path: str, sink: Sink, system: System) -> str:
         if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
-        return _line("subvolume", {"path": path, "snapshot": "to be made"})
+        return own_line.write("subvolume", {"path": path, "snapshot": "to be made"})
     ensure_dir(folder)
     name = f"{tag(store)}-{_stamp(system)}"
     btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
@@ -151,7 +142,7 @@ def _captured(path: str, sink: Sink, system: System) -> str:
 
 
 def _record(path: str, name: str, kept: Subvolume) -> str:
-    return _line("subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid})
+    return own_line.write("subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid})
 
 
 # -- putting back
@@ -161,27 +152,23 @@ def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
     """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
     found = []
     for line in then:
-        word, _blank, text = line.partition(" ")
-        try:
-            record = dict(json.loads(text))
+        with own_line.read(line) as (word, one):
             if word == "unrecorded":
                 raise Refused(
-                    f"subvolumes: {record['path']} was no subvolume then; nothing was changed. What was there, if "
-                    f"anything, is below {_folder(record['path'])} as kept-…; leave subvolumes out of this rollback "
+                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. What was there, if "
+                    f"anything, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
                     "(resources), or put it back by hand"
                 )
             good = (
                 word == "subvolume"
-                and check({"paths": [record["path"]]})
-                and _NAME.fullmatch(record["snapshot"])
-                and str(uuid.UUID(record["uuid"])) == record["uuid"]
-                and isinstance(record["transaction"], int)
+                and check({"paths": [one["path"]]})
+                and _NAME.fullmatch(one["snapshot"])
+                and str(uuid.UUID(one["uuid"])) == one["uuid"]
+                and isinstance(one["transaction"], int)
             )
             if not good:
                 raise ValueError("not a snapshot of ours")
-        except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed") from None
-        found.append(record)
+            found.append(one)
     return found
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from .._errors import Damaged, RestoreFailed, UsageError
 from .._store.durable import write_all
 from .entry import quote
-from .kind import Kind, Restore
+from .kind import Kind, Restore, listed
 from .step import Step
 
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
@@ -36,12 +36,7 @@ def kind(root: str = "/proc/sys") -> Kind:
 
 def check(spec: dict[str, Any], root: str) -> dict[str, Any]:
     """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
-    unknown = set(spec) - {"names"}
-    if unknown:
-        raise UsageError(f"sysctl: unknown key {sorted(unknown)[0]!r}; it takes names")
-    names = spec.get("names")
-    if not isinstance(names, list) or not names or not all(isinstance(one, str) and one for one in names):
-        raise UsageError(f"sysctl: names must be a list of keys such as vm.swappiness, not {names!r}")
+    names = listed("sysctl", spec, "names", "keys such as vm.swappiness")
     found = sorted({_canonical(one) for one in names})
     for name in found:
         _usable(name, root)

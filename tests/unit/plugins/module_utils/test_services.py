@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
     RestoreFailed,
     ServiceFailed,
     UsageError,
@@ -44,6 +45,13 @@ def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
     system = host.system()
     services.apply(services.plan(then, system, list(changed), BOOT + 500.0), system)
     return services.verify(then, system)
+
+
+@pytest.mark.parametrize("line", ["unit", "unit {", "unit []x", "machine {}", 'unit ["name"]'])
+def test_a_line_that_was_never_written_is_damage(line: str) -> None:
+    """Of a doctored manifest, whose hash may be right."""
+    with pytest.raises(Damaged, match="is refused.*nothing was changed"):
+        services.plan([line], machine().system(), [], BOOT)
 
 
 def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:

@@ -1,0 +1,29 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A line of a manifest in a kind's own words: a word of more than one letter, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .._errors import Damaged, UsageError
+
+
+def write(word: str, record: Mapping[str, Any]) -> str:
+    return f"{word} {json.dumps(record, sort_keys=True)}"
+
+
+@contextmanager
+def read(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(word, record) of a line, for as long as it is looked at: Damaged when what is done with it shows that it is
+    none that was written (by ValueError, KeyError, TypeError, AttributeError, UsageError)."""
+    try:
+        word, _blank, rest = text.partition(" ")
+        yield word, dict(json.loads(rest))
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError):
+        raise Damaged(f"this line of a manifest is refused: {text[:200]!r}; nothing was changed") from None
