@@ -85,7 +85,7 @@ def test_ssh_lets_root_and_ops_in_and_ops_becomes_root(fleet: Lab) -> None:
 
 
 def test_a_host_with_another_host_key_is_refused(fleet: Lab) -> None:
-    out(fleet, "web1", "cp -a /etc/ssh/ssh_host_ed25519_key /root/kept; rm /etc/ssh/ssh_host_ed25519_key")
+    out(fleet, "web1", "cp -a /etc/ssh/ssh_host_ed25519_key /etc/ssh/kept; rm /etc/ssh/ssh_host_ed25519_key")
     out(
         fleet, "web1", "ssh-keygen -qt ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key </dev/null; systemctl restart ssh"
     )
@@ -94,7 +94,7 @@ def test_a_host_with_another_host_key_is_refused(fleet: Lab) -> None:
         assert refused.returncode == 255
         assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in refused.stderr
     finally:
-        out(fleet, "web1", "mv /root/kept /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh")
+        out(fleet, "web1", "mv /etc/ssh/kept /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh")
     assert fleet.ssh("web1", ["true"]).returncode == 0
 
 
