@@ -25,7 +25,7 @@ import re
 import shutil
 import stat
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Callable
@@ -46,6 +46,7 @@ CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
 # Deletes what lies outside of a store, given the lines of the manifests that stay and of those that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
+_NOTHING: Mapping[str, Forget] = {}
 
 
 @dataclass(frozen=True)
@@ -405,7 +406,7 @@ class Store:
         return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
 
     def prune(
-        self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] | None = None
+        self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] = _NOTHING
     ) -> Pruning:
         """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises.
 
@@ -415,8 +416,8 @@ class Store:
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
         self.objects.take_back(made.needed)
-        for kind, forget in (forgetting or {}).items():
-            forget(*self._lines(kind, now - policy.grace))
+        for kind, (stay, go) in self._told(forgetting, now - policy.grace).items():
+            forgetting[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
             for one, ids in self.refs().items():
@@ -426,23 +427,30 @@ class Store:
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
-    def _lines(self, kind: str, before: float) -> tuple[list[str], list[str]]:
-        """What the manifests here and in the trash have of a kind: of all that stay, and of those thrown away before
-        that time. A record of a log tells what changed: what goes is told by the one that it follows, too."""
-        found: tuple[list[str], list[str]] = ([], [])
+    def _told(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
+        """For each of the kinds what the manifests here and in the trash tell of it: those that stay, and those thrown
+        away before that time. A record of a log tells what changed: what goes is told by the one that it follows, too.
+        """
+        found: dict[str, tuple[list[str], list[str]]] = {kind: ([], []) for kind in kinds}
         for folder in (self.join("manifests"), self.objects.in_trash(self.join("manifests"))):
-            for one in filter(_ID.fullmatch, os.listdir(folder) if os.path.isdir(folder) else []):
+            for one in filter(_ID.fullmatch, os.listdir(folder) if kinds and os.path.isdir(folder) else []):
                 path = os.path.join(folder, one)
                 with open(path, "rb") as stream:
                     data = stream.read()
-                if f"\nresource {kind} ".encode() not in data:
+                if not any(f"\nresource {kind} ".encode() in data for kind in kinds):
                     continue
                 goes = folder != self.join("manifests") and os.lstat(path).st_mtime < before
-                record = Manifest.parse(data, one)
+                try:
+                    record = Manifest.parse(data, one)
+                except Damaged as error:
+                    raise Damaged(
+                        f"nothing was deleted: {error.message}. What else needs what it names cannot be told; move "
+                        f"{path} out of the store"
+                    ) from error
                 for section in record.sections:
-                    if section.kind == kind:
+                    if section.kind in found:
                         lines = [line[1:] for line in section.lines] if record.kind == LOG else section.lines
-                        found[goes].extend(lines)
+                        found[section.kind][goes].extend(lines)
         return found
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:

@@ -492,6 +492,23 @@ def test_nothing_is_pruned_when_btrfs_does_not_delete(store: Store, data: Path) 
     assert os.listdir(trash) == [] and len(kept(data)) == 1
 
 
+def test_nothing_is_deleted_while_a_manifest_in_the_trash_is_damaged(store: Store, data: Path) -> None:
+    """What it names, somebody else may need: and it is said what to do."""
+    for number in range(2):
+        (data / "one").write_text(str(number))
+        checkpoint(store, "before", resources(data), retention={"last": 1, "grace": 0})
+    (manifest,) = Path(store.root, "trash", "manifests").iterdir()
+    manifest.chmod(0o600)
+    manifest.write_text(manifest.read_text().replace('"path"', '"Path"'))
+    (data / "one").write_text("again")
+    with pytest.raises(Damaged, match=f"nothing was deleted.*move {manifest} out of the store"):
+        checkpoint(later(store, 100), "before", resources(data), retention={"last": 1, "grace": 0})
+    assert manifest.exists() and len(kept(data)) == 3
+    manifest.unlink()
+    checkpoint(later(store, 200), "before", resources(data), retention={"last": 1, "grace": 0})
+    assert len(kept(data)) == 2
+
+
 def test_refusals_change_nothing(store: Store, disk: Path, data: Path, tmp_path: Path) -> None:
     def refused(path: Path, words: str, kind: type[EvenkeelError] = Refused) -> None:
         before = sorted(os.listdir(disk))
