@@ -41,17 +41,14 @@ from .durable import (
     write_all,
     write_file,
 )
-from .objects import SMALL
+from .preflight import preflight
 from .store import Store
-from .tree import Parents, ancestors, mount_points, open_dir
+from .tree import Parents, ancestors, mount_points, open_dir, opened
 
 # How the name of a staging directory begins; the name of its journal follows.
 STAGE = ".evenkeel-"
-_CAP_LINUX_IMMUTABLE = 9
 # What exchanging two names says where the file system cannot.
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-# File systems that can share data between files.
-_SHARING = {"btrfs", "xfs", "bcachefs"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def run(
     Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
     """
     with _nothing_changed():
-        _preflight(steps, directories)
+        preflight(steps, directories)
         ensure_dir(store.join("journal"))
         journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
         ensure_dir(journal)
@@ -157,7 +154,7 @@ def _remove(path: str) -> bool:
     if os.path.lexists(path):
         for _path, folders, names, fd in os.fwalk(path):
             for name in [b".", *map(os.fsencode, folders + names)]:
-                with _opened(fd, name) as target:
+                with opened(fd, name) as target:
                     if target is not None:
                         set_inode_flags(target, 0, PINNED)
         shutil.rmtree(path, ignore_errors=True)
@@ -175,106 +172,6 @@ def pending(store: Store) -> list[str]:
     """The folders of unfinished journals, oldest first."""
     folder = store.join("journal")
     return [os.path.join(folder, one) for one in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
-
-
-def _preflight(steps: Sequence[Step], directories: Sequence[str]) -> None:
-    """What would fail half-way is refused before anything changes: mount points, immutable files."""
-    mounts = set(mount_points())
-    made = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
-    ours = {Entry.parse(line).path for line in directories}
-    free = _may_unpin()
-    seen: set[bytes] = set()
-    with Parents() as parents:
-        for step in steps:
-            path = os.fsencode(step.target)
-            op, parent = step.detail["op"], os.path.dirname(path)
-            if (
-                op != "meta"
-                and step.action != "create"
-                and any(one == path or one.startswith(path + b"/") for one in mounts)
-            ):
-                raise Refused(
-                    f"{step.target} is a mount point or holds one, and cannot be replaced while it is mounted; "
-                    "nothing was changed. Unmount it, or exclude it"
-                )
-            if op != "meta" and parent not in seen and parent not in made:
-                seen.add(parent)
-                fd, _name = parents.of(path)
-                # Taken off on the way, and put back as recorded with the attributes of the directories.
-                if inode_flags(fd) & PINNED and not (free and parent in ours):
-                    raise Refused(_pinned(parent, " and is not part of the checkpoint" if free else ""))
-            if step.action != "create" and not free:
-                fd, name = parents.of(path)
-                with _opened(fd, name) as target:
-                    if target is not None and inode_flags(target) & PINNED:
-                        raise Refused(_pinned(path))
-        _check_room(steps, made)
-
-
-def _check_room(steps: Sequence[Step], made: set[bytes]) -> None:
-    """Old and new lie side by side until the end: what cannot fit is refused before it fills a disk."""
-    kinds = mount_points()
-    mounts = sorted(kinds, key=len, reverse=True)
-    needed: dict[bytes, list[int]] = {}
-    for step in steps:
-        path = os.fsencode(step.target)
-        while os.path.dirname(path) in made:
-            path = os.path.dirname(path)
-        mount = next(one for one in mounts if path.startswith(one.rstrip(b"/") + b"/"))
-        need = needed.setdefault(mount, [0, 0])
-        for line in [step.detail["line"], *step.detail.get("tree", ())] if step.detail["op"] in ("put", "swap") else ():
-            entry = Entry.parse(line)
-            # Where data can be shared, only a small file certainly takes room.
-            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds[mount] not in _SHARING):
-                need[0] += entry.size
-            need[1] += not entry.link
-    for mount, (size, count) in needed.items():
-        there = os.statvfs(mount)
-        free = there.f_frsize * (there.f_bfree if os.geteuid() == 0 else there.f_bavail)
-        where = os.fsdecode(mount)
-        if there.f_flag & os.ST_RDONLY:
-            raise Refused(f"{where} is mounted read-only; nothing was changed. Remount it writable, then run again")
-        if size > free:
-            raise Refused(
-                f"{where} has {free} bytes free, and what is to be put back takes {size}; nothing was changed. "
-                "Make room, then run again"
-            )
-        if there.f_files and count > there.f_ffree:
-            raise Refused(
-                f"{where} has {there.f_ffree} inodes free, and what is to be put back takes {count}; nothing was "
-                "changed. Make room, then run again"
-            )
-
-
-def _pinned(path: bytes, more: str = "") -> str:
-    return (
-        f"{os.fsdecode(path)} is immutable or append-only{more}; nothing was changed. "
-        "Take the flag off with chattr -i -a, then run again"
-    )
-
-
-def _may_unpin() -> bool:
-    """Whether this process may take immutable and append-only off."""
-    with open("/proc/self/status") as stream:
-        word = next((line.split()[1] for line in stream if line.startswith("CapEff:")), "0")
-    return bool(int(word, 16) >> _CAP_LINUX_IMMUTABLE & 1)
-
-
-@contextmanager
-def _opened(parent: int, name: bytes) -> Iterator[int | None]:
-    """The regular file or directory of that name, open; None for anything else, and for what we may not read."""
-    fd = None
-    try:
-        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except (PermissionError, FileNotFoundError):
-        pass
-    try:
-        yield fd
-    finally:
-        if fd is not None:
-            os.close(fd)
 
 
 # -- staging
@@ -571,7 +468,7 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             for path, flags in ((bytes.fromhex(path), flags) for path, flags in plan.get("pins", ())):
                 with _noting(doubtful, path):
                     fd, name = parents.of(path)
-                    with _opened(fd, name) as target:
+                    with opened(fd, name) as target:
                         if target is not None:
                             # Where it cannot be set, the proof says so.
                             set_inode_flags(target, flags, PINNED)
@@ -622,7 +519,7 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
         if entry.type == "d":
             return  # With the other directories, at the end.
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=fd, follow_symlinks=False)
-        with _opened(fd, name) as target:
+        with opened(fd, name) as target:
             if target is not None:
                 set_inode_flags(target, entry.flags & ~PINNED, FLAGS)
         return
@@ -651,7 +548,7 @@ def _unpin(path: bytes, parents: Parents, ours: set[bytes]) -> None:
     fd, name = parents.of(path)
     if os.path.dirname(path) in ours:
         set_inode_flags(fd, 0, PINNED)
-    with _opened(fd, name) as target:
+    with opened(fd, name) as target:
         if target is not None:
             set_inode_flags(target, 0, PINNED)
 
@@ -675,7 +572,7 @@ def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> Non
         for path in in_place if many else sorted({*touched, *in_place}):
             try:
                 fd, name = parents.of(path)
-                with _opened(fd, name or b".") as target:
+                with opened(fd, name or b".") as target:
                     # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
                     found = fd if target is None else target
                     if not many:

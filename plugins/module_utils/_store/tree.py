@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from .._errors import UsageError
@@ -60,6 +62,23 @@ def _link(name: bytes, fd: int) -> bytes | None:
         return os.readlink(name, dir_fd=fd)
     except OSError:
         return None
+
+
+@contextmanager
+def opened(parent: int, name: bytes) -> Iterator[int | None]:
+    """The regular file or directory of that name, open; None for anything else, and for what we may not read."""
+    fd = None
+    try:
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except (PermissionError, FileNotFoundError):
+        pass
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 class Parents:

@@ -249,7 +249,7 @@ def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path)
 def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[], None] = lambda: None) -> list[float]:
     """Let rollbacks be refused so often. When each was asked for."""
     asked: list[float] = []
-    stage = transaction._preflight
+    stage = transaction.preflight
 
     def preflight(*words: Any) -> None:
         asked.append(time.monotonic())
@@ -258,7 +258,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
             raise Refused("there is no room; nothing was changed")
         stage(*words)
 
-    monkeypatch.setattr(transaction, "_preflight", preflight)
+    monkeypatch.setattr(transaction, "preflight", preflight)
     monkeypatch.setattr(_agent, "_AGAIN", (0.3, 0.3))
     return asked
 
