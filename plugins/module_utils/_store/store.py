@@ -46,7 +46,6 @@ CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
 # Deletes what lies outside of a store, given the lines of the manifests that stay and of those that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
-_NOTHING: Mapping[str, Forget] = {}
 
 
 @dataclass(frozen=True)
@@ -406,7 +405,7 @@ class Store:
         return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
 
     def prune(
-        self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] = _NOTHING
+        self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] | None = None
     ) -> Pruning:
         """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises.
 
@@ -416,8 +415,9 @@ class Store:
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
         self.objects.take_back(made.needed)
-        for kind, (stay, go) in self._told(forgetting, now - policy.grace).items():
-            forgetting[kind](stay, go)
+        kinds = forgetting or {}
+        for kind, (stay, go) in self._told(kinds, now - policy.grace).items():
+            kinds[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
             for one, ids in self.refs().items():
