@@ -15,10 +15,9 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from . import _deadman, _quiesce
@@ -183,48 +182,50 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     writer = Writer(store.objects)
     chosen = [section.kind for section in _chosen(manifest, how.kinds)]
     locks.enter_context(held(chosen, store.system, how.insist))
+    with _keeping(store):
+        made = Plan(manifest, _chosen(manifest, how.kinds))
+        _look(store, made, writer, how.swap, Hasher(store.objects) if how.quiesce else writer)
+        _add_steps(store, made, how.boot)
+        made = _stopped(made, how.quiesce)
     undo = how.undo
-    try:
-        made = _stopped(_plan(store, manifest, how.kinds, writer, how.boot, how.swap), how.quiesce)
-        if made.steps and not undo:
-            undo = store.commit(writer, UNDO, manifest.host, made.before).id
-        else:
-            writer.discard()
-    except OSError as error:
-        raise Refused(
-            f"what is there now cannot be kept in {store.root}: {error}; nothing was changed. "
-            "Mend the cause, then run again"
-        ) from error
-    change = how.arm(undo) if how.arm is not None and undo else None
+    change: _deadman.Armed | None = None
     done: list[Step] = []
-    journal = None
+    note = {"checkpoint": manifest.id, "kinds": how.kinds, "held": chosen}
+    paths = transaction.Transaction(store, note)
     still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
     try:
-        later = {step.resource for step in made.late}
-        _verify(store, manifest, made.sections if made.early else _without_files(made.sections, later))
-        with ExitStack() as quiet:
-            hold = partial(quiet.enter_context, still)
-            if made.early or (made.late and not made.files):
-                hold()
-                _ask(store, manifest, how.kinds, undo)
-            if made.early:
-                locks.close()  # A package may bring its users.
-                done += _apply(EARLY, made.early, _restore(store, manifest, how.boot))
-                locks.enter_context(held(chosen, store.system, insist=True))
-                again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
-                made = replace(again, early=made.early, before=made.before)
-            if made.files:
-                note = {"checkpoint": manifest.id, "kinds": how.kinds, "held": chosen}
-                ready = (lambda: None) if made.early else hold
-                journal = transaction.run(store, made.files, made.directories, note, ready).journal
+        with paths:
+            with ExitStack() as quiet:
+                quiet.callback(writer.discard)
+                _prepare(store, made, paths)
+                if made.steps:
+                    quiet.enter_context(still)
+                if made.steps and how.quiesce:
+                    with _keeping(store):
+                        made = _again(store, made, how, writer)
+                    _prepare(store, made, paths)
+                if made.steps and not undo:
+                    with _keeping(store):
+                        undo = store.commit(writer, UNDO, manifest.host, made.before).id
+                change = how.arm(undo) if how.arm is not None and undo else None
+                if made.early or (made.late and not made.files):
+                    _ask(store, manifest, how.kinds, undo)
+                if made.early:
+                    locks.close()  # A package may bring its users.
+                    done += _apply(EARLY, made.early, _restore(store, manifest, how.boot))
+                    locks.enter_context(held(chosen, store.system, insist=True))
+                    again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
+                    made = replace(again, early=made.early, before=made.before)
+                    paths.stage(made.files, made.directories)
+                paths.commit()
                 done += made.files
-            locks.close()  # A service may make one as it starts.
-            if how.quiesce:
-                still.hand_over(_down(made.sections))
-            at = _restore(store, manifest, how.boot, [step.target for step in made.files])
-            done += _apply_late(made.late, made.sections, at)
-        if still.seconds:  # What it held has started again, a service perhaps.
-            done += _once_more(made.sections, at)
+                locks.close()  # A service may make one as it starts.
+                if how.quiesce:
+                    still.hand_over(_down(made.sections))
+                at = _restore(store, manifest, how.boot, [step.target for step in made.files])
+                done += _apply_late(made.late, made.sections, at)
+            if still.seconds:  # What it held has started again, a service perhaps.
+                done += _once_more(made.sections, at)
     except EvenkeelError as error:
         finished = [one.shown() for one in done] + error.result.get("done", [])
         ended = {"done": finished, "undo": undo, "changed": bool(finished), "pause": round(still.seconds, 3)}
@@ -235,16 +236,13 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
         else:
             error.result.update(_shown(change))
         raise
-    finally:
-        if journal is not None:
-            transaction.close(journal)
     remove_file(_resume(store))
     proved, left = prove(store, made.sections, how.boot)
     result = _result(made, done, proved)
     result.update(_shown(change), undo=undo, pause=round(still.seconds, 3))
     exchanged = {step.target: step.detail["held"] for step in done if step.resource == "subvolumes"}
-    if journal is not None or exchanged:
-        was = _was(os.path.basename(journal or ""), [step.target for step in made.files])
+    if made.files or exchanged:
+        was = _was(os.path.basename(paths.journal), [step.target for step in made.files])
         result["restart_needed"] = holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged)
     if left:
         raise RestoreFailed(
@@ -252,6 +250,36 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
             **dict(result, left=left),
         )
     return result
+
+
+@contextmanager
+def _keeping(store: Store) -> Iterator[None]:
+    """While nothing has changed yet, and what is there is read and kept: an error of the system is a refusal."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            f"what is there now cannot be kept in {store.root}: {error}; nothing was changed. "
+            "Mend the cause, then run again"
+        ) from error
+
+
+def _prepare(store: Store, made: Plan, paths: transaction.Transaction) -> None:
+    """All that can be done before anything changes. The paths are staged after the packages, which may change them."""
+    later = {step.resource for step in made.late}
+    _verify(store, made.manifest, made.sections if made.early else _without_files(made.sections, later))
+    if not made.early:
+        paths.stage(made.files, made.directories)
+
+
+def _again(store: Store, made: Plan, how: Options, writer: Writer) -> Plan:
+    """The plan anew where something was written before all stood still, or else the same: the undo holds that too."""
+    now = Plan(made.manifest, made.sections)
+    _look(store, now, writer, how.swap, writer, made.before)
+    if (now.files, now.before) == (made.files, made.before):
+        return made
+    _add_steps(store, now, how.boot)
+    return _stopped(now, how.quiesce)
 
 
 def _was(journal: str, paths: Sequence[str]) -> Callable[[bytes], bytes | None]:
@@ -353,7 +381,18 @@ def _plan(
     swap: bool = False,
 ) -> Plan:
     made = Plan(manifest, _chosen(manifest, kinds))
-    for section in made.sections:
+    _look(store, made, sink, swap, sink)
+    _add_steps(store, made, boot)
+    return made
+
+
+def _look(store: Store, made: Plan, sink: Sink, swap: bool, still: Sink, running: Sequence[Section] = ()) -> None:
+    """Fill in what is there now, and what puts back the paths.
+
+    ``still``: the sink of the kinds that are captured while all stands still. ``running``: what was there before it
+    did; what was stopped for that is kept as it was.
+    """
+    for number, section in enumerate(made.sections):
         spec, lines = tree_spec(section), []
         if spec is not None:
             scan = files.scan(spec, sink, [os.path.realpath(store.root)])
@@ -368,11 +407,18 @@ def _plan(
             lines += scan.lines()
         if section.kind != "files":
             kind = KINDS[section.kind]
-            lines += (kind.before or kind.capture)(section.spec, sink, store.system)
+            if running and not kind.still:
+                lines += own_lines(running[number])
+            else:
+                capture = kind.before or kind.capture
+                lines += capture(section.spec, still if kind.still else sink, store.system)
         made.before.append(replace(section, lines=lines))
-    at = _restore(store, manifest, boot, [step.target for step in made.files])
+
+
+def _add_steps(store: Store, made: Plan, boot: bool) -> None:
+    """Fill in what puts back all that is no path, given the paths that are."""
+    at = _restore(store, made.manifest, boot, [step.target for step in made.files])
     made.early, made.late = _steps(EARLY, made.sections, at), _steps(LATE, made.sections, at)
-    return made
 
 
 def _stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:

@@ -48,11 +48,11 @@ options:
         failed.
       - It is held once all that can be prepared is, just before the first thing changes, and let go in the reverse
         order when services have been put back, whatever happens, also when the module is killed. Nothing is held in
-        check mode, when nothing is to be done, or when the rollback is refused. Packages are put back while it is
-        held; those whose scripts restart a unit do so.
+        check mode, when nothing is to be done, or when the rollback is refused before. What was written until then is
+        in the checkpoint V(undo). Packages are put back while it is held; those whose scripts restart a unit do so.
       - A unit that the checkpoint records as not active is stopped and stays so. A frozen unit is thawed when the files
         are in place, before services are put back; it cannot be reloaded before.
-      - What programs write between the plan and the pause is not in the checkpoint V(undo).
+      - Without it, what programs write during the rollback to what is put back is in no checkpoint.
       - A rollback that was killed is finished without it, and so are those of the dead-man - name a unit in the
         checkpoint's C(services) to have it restarted then.
     type: list

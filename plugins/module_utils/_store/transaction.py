@@ -60,31 +60,53 @@ class Finished:
     paths: list[str]
 
 
-def run(
-    store: Store,
-    steps: Sequence[Step],
-    directories: Sequence[str],
-    note: dict[str, Any],
-    staged: Callable[[], object] = lambda: None,
-) -> Finished:
-    """Carry out the steps of ``files.compare``; to be followed by ``close``. ``staged`` is called when all is ready and
-    nothing live has changed; what it raises leaves it at that.
+class Transaction:
+    """Puts back the steps of ``files.compare``: ``stage``, then ``commit``, and at the end of a ``with`` all of its
+    traces go, unless something is left to be carried out by the next run."""
 
-    Raises Refused or Damaged with nothing changed; RestoreFailed, after COMMIT, with what is left to do.
-    """
-    with _nothing_changed():
-        preflight(steps, directories)
-        ensure_dir(store.join("journal"))
-        journal = store.join("journal", f"{int(store.system.now() * 1000):015d}-{os.getpid()}")
-        ensure_dir(journal)
-        try:
-            plan = _stage(store, journal, steps, directories, note)
-            staged()
-        except BaseException:
-            close(journal)
-            raise
-    write_file(os.path.join(journal, "COMMIT"), b"")
-    return _apply(journal, plan)
+    def __init__(self, store: Store, note: dict[str, Any]) -> None:
+        self.journal = ""
+        self._store = store
+        self._note = note
+        self._plan: dict[str, Any] | None = None
+        self._staged: tuple[Sequence[Step], Sequence[str]] = ((), ())
+        self._committing = False
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committing:
+            self._discard()
+
+    def stage(self, steps: Sequence[Step], directories: Sequence[str]) -> None:
+        """Make all of it ready, in the place of what else was staged before. Raises Refused or Damaged, with nothing
+        changed."""
+        if (steps, directories) == self._staged:
+            return
+        self._discard()
+        if not steps:
+            return
+        with _nothing_changed():
+            preflight(steps, directories)
+            ensure_dir(self._store.join("journal"))
+            self.journal = self._store.join("journal", f"{int(self._store.system.now() * 1000):015d}-{os.getpid()}")
+            ensure_dir(self.journal)
+            self._plan = _stage(self._store, self.journal, steps, directories, self._note)
+            self._staged = (steps, directories)
+
+    def commit(self) -> None:
+        """Carry out what was staged. Raises RestoreFailed with what is left to do."""
+        if self._plan is not None:
+            self._committing = True
+            write_file(os.path.join(self.journal, "COMMIT"), b"")
+            _apply(self.journal, self._plan)
+            self._committing = False
+
+    def _discard(self) -> None:
+        if self.journal and os.path.isdir(self.journal):
+            close(self.journal)
+        self._plan, self._staged = None, ((), ())
 
 
 @contextmanager
@@ -129,18 +151,18 @@ def close(journal: str) -> None:
     except FileNotFoundError:
         anchors = []
     whole = True
-    for path, before, after in anchors:
+    for path in anchors:
         if not os.path.basename(path).startswith(STAGE):
             continue
         parent = os.path.dirname(path)
         try:
-            now = os.stat(parent).st_mtime_ns
+            before = os.stat(parent).st_mtime_ns
         except FileNotFoundError:
             continue
         # What could not be removed keeps its journal: the next run tries again.
         whole = _remove(path) and whole
         # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
-        _set_mtime(parent, before if now == after else now)
+        _set_mtime(parent, before)
         # Gone for good before the journal is, which alone knows of it.
         fsync_dir(parent)
     if whole:
@@ -184,7 +206,6 @@ class _Anchors:
         self.journal = journal
         self.name = STAGE + os.path.basename(journal)
         self.paths: list[str] = []
-        self._notes: list[list[Any]] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}
         self._mounts = sorted(mount_points(), key=len, reverse=True)
@@ -198,20 +219,15 @@ class _Anchors:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
             if place not in self.paths:
                 above = os.path.dirname(place)
-                before = os.stat(above).st_mtime_ns
                 self.paths.append(place)
                 # Known to the journal before it exists, so that it is found after a kill.
-                self._note([place, before, before])
+                write_file(os.path.join(self.journal, "anchors"), json.dumps(self.paths).encode())
+                before = os.stat(above).st_mtime_ns
                 os.mkdir(place, 0o700)
+                _set_mtime(above, before)
                 self._fds.append(open_dir(os.fsencode(place)))
-                self._notes.pop()
-                self._note([place, before, os.stat(above).st_mtime_ns])
             self._of[parent] = self.paths.index(place)
         return self._of[parent]
-
-    def _note(self, note: list[Any]) -> None:
-        self._notes.append(note)
-        write_file(os.path.join(self.journal, "anchors"), json.dumps(self._notes).encode())
 
     def fd(self, number: int) -> int:
         return self._fds[number]

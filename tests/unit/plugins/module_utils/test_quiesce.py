@@ -166,6 +166,51 @@ def test_files_are_put_back_while_it_stands_still(store: Store, tree: Path, tmp_
     assert (tmp_path / "notes").read_text() == "changed\nfirst" and result["pause"] > 0.1
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_is_written_before_it_stands_still_is_in_the_undo(store: Store, tree: Path, swap: bool) -> None:
+    changed_since(store, tree)
+    late = f"echo -n ' late' >> {tree}/a; mkdir {tree}/more; echo late > {tree}/more/file"
+    result = rollback(store, "before", swap=swap, quiesce=[shell(late, "true")])
+    assert {f"{tree}/a", f"{tree}/more"} <= {step["target"] for step in result["done"]} or swap
+    assert (tree / "a").read_text() == "first" and not (tree / "more").exists() and result["left"] == []
+    rollback(store, result["undo"])
+    assert (tree / "a").read_text() == "changed late" and (tree / "more" / "file").read_text() == "late\n"
+
+
+@pytest.mark.parametrize(("write", "times"), [("true", 1), ("echo late > {}/a", 1), ("echo late > {}/b", 2)])
+def test_what_was_staged_stays_unless_more_has_to_be_put_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, write: str, times: int
+) -> None:
+    changed_since(store, tree)
+    stage, staged = transaction._stage, []
+
+    def counting(*given: Any) -> Any:
+        staged.append(1)
+        return stage(*given)
+
+    monkeypatch.setattr(transaction, "_stage", counting)
+    rollback(store, "before", quiesce=[shell(write.format(tree), "true")])
+    assert len(staged) == times and not transaction.pending(store)
+    assert (tree / "a").read_text() == "first"
+
+
+def test_a_unit_that_is_stopped_is_in_the_undo_as_it_was(tmp_path: Path, tree: Path) -> None:
+    host = machine(Unit("a.service"))
+    systemd = host.system()
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        if argv[1] == "stop":  # It says what it had in mind.
+            (tree / "late").write_text("late")
+        return systemd.run(argv, timeout)
+
+    store = Store(str(tmp_path / "store"), replace(systemd, run=run))
+    changed_since(store, tree, {"services": {"names": ["a"]}})
+    result = rollback(store, "before", quiesce=[{"stop": "a"}])
+    assert host.units["a.service"].active == "active" and result["left"] == [] and not (tree / "late").exists()
+    now = store.manifest(result["undo"]).sections
+    assert any(f"{tree}/late" in line for line in now[0].lines) and '"active": true' in now[1].lines[-1]
+
+
 def test_nothing_is_held_for_a_rollback_that_does_nothing(store: Store, tree: Path, tmp_path: Path) -> None:
     hooks = recording(tree, tmp_path / "notes")
     changed_since(store, tree)

@@ -680,12 +680,17 @@ def test_who_has_it_mounted_elsewhere_is_named(store: Store, data: Path) -> None
     assert again["changed"] and again["restart_needed"] == []
 
 
-def test_a_subvolume_is_captured_while_all_stands_still(store: Store, data: Path) -> None:
+def test_a_subvolume_is_captured_while_all_stands_still_for_the_undo_as_well(store: Store, data: Path) -> None:
     held = {"command": {"argv": ["touch", str(data / "held")], "after": ["rm", str(data / "held")]}}
     taken = checkpoint(store, "before", resources(data), quiesce=[held])
     assert taken["consistency"] == "quiesced" and not (data / "held").exists()
-    rollback(store, "before")
-    assert (data / "held").exists()
+    (data / "held").write_text("changed")
+    late = {"command": {"argv": ["touch", str(data / "late")], "after": ["true"]}}
+    rollback(store, "before", quiesce=[late])
+    assert (data / "held").read_text() == "" and not (data / "late").exists()
+    assert len(kept(data)) == 2, "the checkpoint and the undo alone"
+    rollback(store, "undo")
+    assert (data / "held").read_text() == "changed" and (data / "late").exists()
 
 
 def test_the_engine_is_told(store: Store, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
