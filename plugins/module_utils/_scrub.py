@@ -62,7 +62,7 @@ class Found:
     contents: dict[str, str] = field(default_factory=dict)
     packs: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, id)
-    outside: dict[tuple[str, str, str], str] = field(default_factory=dict)  # (name, id, path): not in the store
+    outside: dict[tuple[str, str, str, str], str] = field(default_factory=dict)  # (name, id, kind, path)
 
 
 def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class _Run:
                 continue
             # What a replica needs outside of it is on the host that it is a copy of, if anywhere.
             elsewhere = lost(manifest.sections) if not host else {}
-            found.outside.update({(name, one, path): problem for path, problem in elsewhere.items()})
+            found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
             gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
             for sha in gone - bad:
                 missing.setdefault(sha, set()).add((name, one))
@@ -259,9 +259,9 @@ class _Run:
         damaged = [_entry(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():
             damaged.append(_entry(host, "manifest", one, problem, [(name, one, "")]))
-        for (name, one, path), problem in found.outside.items():
+        for (name, one, kind, path), problem in found.outside.items():
             if (name, one) in held:
-                damaged.append(_entry(host, "snapshot", path, problem, [(name, one, path)]))
+                damaged.append(_entry(host, kind, path, problem, [(name, one, path)]))
         for sha, problem in sorted(found.contents.items()):
             damaged.append(_entry(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
         return damaged

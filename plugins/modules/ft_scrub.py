@@ -56,9 +56,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 damaged:
-  description: What is damaged or missing, each with C(kind) (V(object), V(pack), V(manifest), or V(snapshot) of a btrfs
-    subvolume), C(id), C(problem), the C(checkpoints) (C(name), C(id)) and the C(paths) that need it, and C(host), empty
-    or the host whose copy it is.
+  description: What is damaged or missing, each with C(kind) (V(object), V(pack) or V(manifest), and V(subvolumes) or
+    V(postgresql) for what they need outside of the store), C(id), C(problem), the C(checkpoints) (C(name), C(id)) and
+    the C(paths) that need it, and C(host), empty or the host whose copy it is.
   returned: always
   type: list
   elements: dict

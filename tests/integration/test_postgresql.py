@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System, run
 
@@ -292,8 +293,10 @@ def test_a_killed_rollback_is_finished_by_the_next(cluster: Cluster, point: str)
     )  # anything of ours
     assert cluster.rows() == ["1"] and not cluster.rollback()["changed"]
     assert not (cluster.home / "data.evenkeel-new").exists() and not (cluster.data / "evenkeel.staged").exists()
-    # Killed after the exchange of the directories, it only remained to start it.
-    assert [path.stat().st_ino for path in cluster.kept()] == [inode]
+    # Killed after the exchange of the directories, it only remained to start it. What was put aside goes with its undo.
+    (old,) = cluster.kept()
+    assert old.stat().st_ino == inode and cluster.record("undo")["point"] in (old / "evenkeel.undo").read_text()
+    assert not (cluster.data / "evenkeel.undo").exists()
 
 
 def test_old_data_is_never_taken_for_a_copy(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,11 +481,20 @@ def test_what_is_missing_or_damaged_is_found_before_anything_changes(cluster: Cl
         ),
     }
     before = cluster.tree()
+    # What is inside a base or a segment only its own tools know, and a rollback asks them.
+    beneath = ("incorrect resource manager data checksum", "PG_VERSION")
+    assert scrub(cluster.store)["damaged"] == []
     for what, (harm, mend) in undo.items():
         harm()
         try:
             with pytest.raises(Damaged, match=what):
                 cluster.rollback()
+            with nullcontext() if what in beneath else pytest.raises(Damaged) as caught:
+                scrub(cluster.store)
+            if caught is not None:
+                (found,) = caught.value.result["damaged"]
+                assert (found["kind"], found["paths"]) == ("postgresql", [str(cluster.data)])
+                assert re.search(what, found["problem"]) and found["checkpoints"][0]["name"] == "before"
         finally:
             mend()
         assert cluster.tree() == before and cluster.rows() == ["1"]

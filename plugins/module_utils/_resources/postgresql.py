@@ -347,47 +347,54 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
 
 def _verify(server: cluster.Server, record: dict[str, Any]) -> int:
     """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
+    try:
+        legs, names, text = _needed(server, record)
+        folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
+        commands = [["pg_verifybackup", "--no-parse-wal", "--quiet", folder]]
+        for leg in legs:
+            # A record that goes on in the next segment is there on the next timeline.
+            end = leg.end if leg is legs[-1] else leg.end - leg.end % size
+            if leg.start < end:
+                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
+                commands.append(["pg_waldump", "--quiet", "-p", server.log, *span])
+        for command in commands:
+            done = server.run(command, cluster.LONG)
+            if done.rc != 0:
+                raise Damaged(done.words)
+    except Damaged as error:
+        raise Damaged(
+            f"postgresql: {server.name} cannot be put back: {error.message}. Nothing was changed; roll back to another "
+            "checkpoint, or leave postgresql out"
+        ) from error
+    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
+    return len(names)
+
+
+def _needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg], list[str], bytes]:
+    """The way through the log to the restore point, its segments, and the manifest of the base; all of it is there.
+    Raises Damaged with what is not."""
     size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
     base = wal.Base.parse(record["base"])
     forks = server.history(timeline)
     legs = wal.route(base.timeline, base.start, forks, timeline, lsn) if base and forks is not None else None
     if base is None or legs is None:
-        raise Damaged(_lost(server, f"the history of timeline {timeline} is missing or does not lead to it"))
+        raise Damaged(f"the history of timeline {timeline} is missing or does not lead to it")
     if timeline > 1 and not os.path.exists(f"{server.log}/{timeline:08X}.history"):
-        raise Damaged(_lost(server, f"{timeline:08X}.history is not in {server.log}"))
+        raise Damaged(f"{timeline:08X}.history is not in {server.log}")
     names = wal.segments(legs, size)
     for name in names:
         problem = _segment_problem(f"{server.log}/{name}", name, record, size)
         if problem:
-            raise Damaged(_lost(server, f"{server.log}/{name}: {problem}"))
-    folder = f"{server.bases}/{base.name}"
+            raise Damaged(f"{server.log}/{name}: {problem}")
+    manifest = f"{server.bases}/{base.name}/backup_manifest"
     try:
-        with open(f"{folder}/backup_manifest", "rb") as stream:
+        with open(manifest, "rb") as stream:
             text = stream.read()
     except OSError as error:
-        raise Damaged(_lost(server, f"{folder}/backup_manifest: {error.strerror}")) from error
+        raise Damaged(f"{manifest}: {error.strerror}") from error
     if hashlib.sha256(text).hexdigest()[:16] != base.digest:
-        raise Damaged(_lost(server, f"{folder}/backup_manifest is not the one that was written"))
-    done = server.run(["pg_verifybackup", "--no-parse-wal", "--quiet", folder], cluster.LONG)
-    if done.rc != 0:
-        raise Damaged(_lost(server, done.words))
-    for leg in legs:
-        # A record that goes on in the next segment is there on the next timeline.
-        end = leg.end if leg is legs[-1] else leg.end - leg.end % size
-        if leg.start < end:
-            span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
-            done = server.run(["pg_waldump", "--quiet", "-p", server.log, *span], cluster.LONG)
-            if done.rc != 0:
-                raise Damaged(_lost(server, done.words))
-    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
-    return len(names)
-
-
-def _lost(server: cluster.Server, why: str) -> str:
-    return (
-        f"postgresql: {server.name} cannot be put back: {why}. Nothing was changed; roll back to another checkpoint, "
-        "or leave postgresql out"
-    )
+        raise Damaged(f"{manifest} is not the one that was written")
+    return legs, names, text
 
 
 def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
@@ -458,13 +465,15 @@ def _restored(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step
         _control(server, "stop", boot)
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name} does not stop, and it still has its old data")
+    _mark_undo(server, mine)
     try:
         _exchange(server)
     except OSError:
+        _unmark_undo(server)
         if running:
             _control(server, "start", boot)
         raise
-    old, undo = _put_aside(server), _last(server, mine)
+    old = _put_aside(server)
     _remember(server, record)
     said = f"{step.why}; the old data is kept in {old}"
     if replicas:
@@ -473,10 +482,22 @@ def _restored(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step
         _start_recovered(server, record, old)
     elif running:
         _control(server, "start", boot)
-    if undo is not None:
-        # Not earlier: a directory that is given back is nobody's to remove.
-        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", f"{old}/{_UNDO}"])
     return replace(step, why=said)
+
+
+def _mark_undo(server: cluster.Server, mine: str) -> None:
+    """Note in the data directory, which is about to be put aside, with which undo it may go."""
+    undo = _last(server, mine)
+    if undo is None:
+        _unmark_undo(server)
+    else:
+        words = f"{mine} {undo['point']}"
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", words, f"{server.data}/{_UNDO}"])
+
+
+def _unmark_undo(server: cluster.Server) -> None:
+    """What is live again is nobody's to remove."""
+    server.must(["rm", "-f", "--", f"{server.data}/{_UNDO}"])
 
 
 def _replicas(server: cluster.Server) -> list[str]:
@@ -625,6 +646,7 @@ def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
         os.rename(old, server.stage)
         server.must(["touch", "--", f"{server.data}/{_MARK}"])
         _exchange(server)
+        _unmark_undo(server)
         _control(server, "start")
     except (EvenkeelError, OSError) as error:
         raise EvenkeelError(f"{said}; and its old data, {old} or {server.stage}, not either: {error}") from error
@@ -676,7 +698,23 @@ def _differences(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     return []
 
 
-# -- forget
+# -- what the store does not hold
+
+
+def lost(then: Sequence[str]) -> dict[str, str]:
+    """data directory -> what of its base or its log is not there. What is in them a rollback verifies."""
+    found = {}
+    for line in then:
+        try:
+            record = _recorded([line])
+        except EvenkeelError:
+            continue  # It names none.
+        server = cluster.Server({key: record[key] for key in _KEYS}, System())
+        try:
+            _needed(server, record)
+        except Damaged as error:
+            found[server.data] = error.message
+    return found
 
 
 def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
@@ -759,6 +797,7 @@ KIND = Kind(
     verify=verify,
     trees=trees,
     before=before,
+    lost=lost,
     forget=forget,
     consistent=True,
 )

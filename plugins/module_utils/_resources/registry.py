@@ -168,10 +168,10 @@ def lacks(sections: Sequence[Section]) -> list[str]:
     ]
 
 
-def lost(sections: Sequence[Section]) -> dict[str, str]:
-    """What the sections need outside of the store and cannot have: path -> what is wrong with it."""
+def lost(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
+    """What the sections need outside of the store and cannot have: (kind, path) -> what is wrong with it."""
     return {
-        path: problem
+        (section.kind, path): problem
         for section in sections
         if section.kind in KINDS
         for path, problem in KINDS[section.kind].lost(own_lines(section)).items()

@@ -395,7 +395,7 @@ def test_a_snapshot_that_is_missing_or_was_changed_is_refused_and_found_by_a_scr
     with pytest.raises(Damaged, match="before") as caught:
         scrub(store)
     (found,) = [one for one in caught.value.result["damaged"] if one["paths"] == [str(data)]]
-    assert found["kind"] == "snapshot" and found["id"] == str(data)
+    assert found["kind"] == "subvolumes" and found["id"] == str(data)
     assert [one["name"] for one in found["checkpoints"]] == ["before"]
 
 
