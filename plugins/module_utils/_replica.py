@@ -164,7 +164,7 @@ def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
             f"Send it again, whole: {'; '.join(list(wrong.values())[:5])}"
         )
     for manifest, data in taken:
-        target.add_manifest(data, manifest)
+        target.add_manifest([data], manifest)
     return {"id": checkpoint, "state": "verified", "objects": received, "bytes": size}
 
 

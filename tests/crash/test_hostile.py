@@ -70,9 +70,9 @@ def doctor(work: Path, lines: list[str], spec: dict[str, Any] | None = None, kin
     kept = [line for line in section.lines if line.split(" ")[1] not in added]
     body = sorted(kept + lines, key=lambda line: line.split(" ")[1])
     evil = Section(kind, section.spec if spec is None else spec, body)
-    manifest, data = Manifest.of(honest.created, "host", "evil", [evil], None)
+    manifest, pieces = Manifest.of(honest.created, "host", "evil", [evil], None)
     with store.locked():
-        store.add_manifest(data, manifest)
+        store.add_manifest(pieces, manifest)
     return store
 
 

@@ -48,10 +48,16 @@ def fsync_dir(path: str) -> None:
 
 def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
     """Replace the file atomically and durably; when this returns, a power cut keeps the new content."""
+    write_pieces(path, [data], mode)
+
+
+def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
+    """The same of a content in pieces."""
     temporary = f"{path}.tmp-{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
-        write_all(fd, data)
+        for piece in pieces:
+            write_all(fd, piece)
         os.fsync(fd)
     finally:
         os.close(fd)

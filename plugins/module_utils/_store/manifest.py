@@ -44,6 +44,8 @@ LOG = "log"
 _BATCH = 8192
 # Bytes that are read at once.
 _PIECE = 1024 * 1024
+# How the first line of a section begins.
+_FIRST = b"resource "
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
 
 
@@ -85,8 +87,8 @@ class Manifest:
         sections: list[Section],
         parent: str | None,
         base: Manifest | None = None,
-    ) -> tuple[Manifest, bytes]:
-        """The manifest of these sections, with the bytes that are its file: with ``base`` a record that follows it.
+    ) -> tuple[Manifest, Iterator[bytes]]:
+        """The manifest of these sections, with what its file is, in pieces: with ``base`` a record that follows it.
 
         ``base`` is whole, and declares the same (see ``Manifest.can_follow``).
         """
@@ -98,14 +100,17 @@ class Manifest:
             written = [replace(after, lines=_changes(before.lines, after.lines)) for before, after in pairs]
         kind = "snapshot" if base is None else LOG
         fields = {"created": created, "host": host, "kind": kind, "name": name, "parent": parent or "-", "root": root}
-        head = "\n".join([_MAGIC, *(f"{key} {fields[key]}" for key in _HEADER)]).encode("ascii")
-        stream = io.BytesIO()
-        stream.write(head + b"\n\n")
-        for section in written:
-            stream.writelines(section.text())
-        data = stream.getvalue()
-        made = cls(created, host, name, sections, kind, parent, root, hashlib.sha256(data).hexdigest())
-        return made, data
+        head = "\n".join([_MAGIC, *(f"{key} {fields[key]}" for key in _HEADER)]).encode("ascii") + b"\n\n"
+
+        def text() -> Iterator[bytes]:
+            yield head
+            for section in written:
+                yield from section.text()
+
+        digest = hashlib.sha256()
+        for piece in text():
+            digest.update(piece)
+        return cls(created, host, name, sections, kind, parent, root, digest.hexdigest()), text()
 
     def can_follow(self, base: Manifest) -> bool:
         """Whether this can be recorded as what changed since ``base``."""
@@ -142,53 +147,44 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, expected: str) -> Manifest:
-        """The manifest with the id ``expected``; its hash is checked before anything of it is believed.
+        """``read`` of the bytes of its file."""
+        return cls.read(io.BytesIO(data), expected)
+
+    @classmethod
+    def read(cls, stream: BinaryIO, expected: str, whole: bool = True) -> Manifest:
+        """The manifest with the id ``expected``, in pieces: a copy of the text would be as large as the lines. Its hash
+        is checked before anything of it is believed. Without ``whole``, and as well checked, it has no lines.
 
         The sections of a record of kind log are what changed: see ``following``.
         """
-        _check(hashlib.sha256(data).hexdigest(), expected)
-        with _reading(expected):
-            start = data.index(b"\n\n") + 2
-            root = hashlib.sha256(memoryview(data)[start:]).hexdigest()
-            sections: list[Section] = []
-            while start < len(data):
-                end = data.find(b"\nresource ", start)
-                end = len(data) if end < 0 else end + 1
-                if data[end - 1 : end] != b"\n":
-                    raise ValueError("it ends within a line")
-                first = data.index(b"\n", start)
-                found = str(memoryview(data)[first + 1 : end - 1], "ascii").split("\n") if first + 1 < end else []
-                sections.append(replace(_section(data[start:first]), lines=found))
-                start = end
-            return cls._of_head(data[: data.index(b"\n\n")], root, sections, expected)
-
-    @classmethod
-    def skim(cls, stream: BinaryIO, expected: str) -> Manifest:
-        """The same of its file, in pieces and without the lines: enough to list it, and as well checked."""
         digest, body = hashlib.sha256(), hashlib.sha256()
         head: list[bytes] = []
-        found: list[bytes] = []
+        found: list[tuple[bytes, list[str]]] = []
+        odd = "it has a header alone"
         for line in iter(stream.readline, b""):
             digest.update(line)
             if line == b"\n":
+                odd = ""
                 break
             head.append(line)
-        first = last = b""
         for piece in iter(lambda: stream.read(_PIECE) + stream.readline(), b""):
             digest.update(piece)
             body.update(piece)
-            first, last = first or piece[:9], piece[-1:]
-            text = b"\n" + piece
-            at = text.find(b"\nresource ")
-            while at >= 0:
-                end = text.find(b"\n", at + 1)
-                found.append(text[at + 1 : end])
-                at = text.find(b"\nresource ", end) if end > 0 else -1
+            if not piece.isascii() or not piece.endswith(b"\n"):
+                odd = "it is not of ASCII, or ends within a line"
+            for first, lines in _split(piece):
+                if first:
+                    found.append((first, []))
+                if lines and not found:
+                    odd = "it does not begin with a resource"
+                elif lines and whole:
+                    found[-1][1].extend(lines[:-1].decode("latin-1").split("\n"))
         _check(digest.hexdigest(), expected)
         with _reading(expected):
-            if (first, last) not in ((b"resource ", b"\n"), (b"", b"")):
-                raise ValueError("it does not begin with a resource, or ends within a line")
-            return cls._of_head(b"".join(head)[:-1], body.hexdigest(), [_section(line) for line in found], expected)
+            if odd:
+                raise ValueError(odd)
+            sections = [replace(_section(line), lines=lines) for line, lines in found]
+            return cls._of_head(b"".join(head)[:-1], body.hexdigest(), sections, expected)
 
     @classmethod
     def _of_head(cls, head: bytes, root: str, sections: list[Section], expected: str) -> Manifest:
@@ -215,6 +211,19 @@ def _reading(expected: str) -> Iterator[None]:
         yield
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise Damaged(f"manifest {expected} cannot be read: {error}") from error
+
+
+def _split(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(first line of a section, lines below it) of what begins and ends with a line; the first may have none above."""
+    at = 0
+    while at < len(piece):
+        first = b""
+        if piece.startswith(_FIRST, at):
+            end = piece.find(b"\n", at) + 1 or len(piece)
+            first, at = piece[at : end - 1], end
+        end = piece.find(b"\n" + _FIRST, max(at - 1, 0)) + 1 or len(piece)
+        yield first, piece[at:end]
+        at = end
 
 
 def _section(line: bytes) -> Section:

@@ -25,7 +25,7 @@ import re
 import shutil
 import stat
 import urllib.parse
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Callable
@@ -33,7 +33,7 @@ from typing import BinaryIO, Callable
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
 from . import retention
-from .durable import ensure_dir, fsync_dir, move_all, write_file
+from .durable import ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .manifest import LOG, Manifest, Section
 from .objects import Hasher, Objects, Writer
 
@@ -162,10 +162,8 @@ class Store:
 
         Without ``whole`` its sections have no lines.
         """
-        if whole:
-            return Manifest.parse(self.record_data(checkpoint), checkpoint)
         with self._record_file(checkpoint) as stream:
-            return Manifest.skim(stream, checkpoint)
+            return Manifest.read(stream, checkpoint, whole)
 
     def has_record(self, checkpoint: str) -> bool:
         """Whether its own file is there and whole; what it follows may not be."""
@@ -301,9 +299,9 @@ class Store:
         check_name(name)
         newest = self._newest()
         text = self._next_time(newest).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        manifest, data = Manifest.of(text, host, name, sections, newest.id if newest else None, base)
+        manifest, pieces = Manifest.of(text, host, name, sections, newest.id if newest else None, base)
         writer.publish()
-        self.add_manifest(data, manifest)
+        self.add_manifest(pieces, manifest)
         return manifest
 
     def base_of(self, name: str, host: str, sections: list[Section]) -> Manifest | None:
@@ -339,12 +337,12 @@ class Store:
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
         return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1)) if newest else now
 
-    def add_manifest(self, data: bytes, manifest: Manifest) -> None:
-        """Keep a manifest whose objects are durable, and let its name mean it."""
+    def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest) -> None:
+        """Keep a manifest whose objects are durable, its file in pieces, and let its name mean it."""
         if self.objects.has_trash:
             self.objects.take_back(objects_of(manifest))
         if not self.has_record(manifest.id):
-            write_file(self.join("manifests", manifest.id), data, 0o400)
+            write_pieces(self.join("manifests", manifest.id), pieces, 0o400)
         ids = self.refs().get(manifest.name, [])
         if manifest.id not in ids:
             self._write_ref(manifest.name, [*ids, manifest.id])

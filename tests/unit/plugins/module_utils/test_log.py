@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -276,30 +275,26 @@ def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])
-def test_a_manifest_that_is_skimmed_is_checked_as_one_that_is_parsed(
-    monkeypatch: pytest.MonkeyPatch, piece: int
-) -> None:
+def test_a_manifest_is_checked_whether_its_lines_are_wanted_or_not(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(manifests, "_PIECE", piece)
     sections = [
         Section("files", {"paths": ["/a"]}, ["f /resource 1", "f /b"]),
         Section("services", {}, []),
         Section("users", {"of": "x" * 100}, ["resources are no resource"]),
     ]
-    whole, data = Manifest.of("1", "h", "n", sections, None)
+    made, pieces = Manifest.of("1", "h", "n", sections, None)
+    data = b"".join(pieces)
 
-    def outcome(data: bytes, read: Callable[[bytes, str], Manifest]) -> Any:
+    def read(data: bytes, whole: bool) -> list[Section] | None:
         try:
-            made = read(data, hashlib.sha256(data).hexdigest())
+            return Manifest.read(io.BytesIO(data), hashlib.sha256(data).hexdigest(), whole).sections
         except Damaged:
             return None
-        return replace(made, sections=[replace(section, lines=[]) for section in made.sections])
 
-    def skim(data: bytes, expected: str) -> Manifest:
-        return Manifest.skim(io.BytesIO(data), expected)
-
-    assert skim(data, whole.id).sections == [replace(section, lines=[]) for section in sections]
+    assert read(data, True) == sections and Manifest.parse(data, made.id) == made
+    assert read(data, False) == [replace(section, lines=[]) for section in sections]
     with pytest.raises(Damaged, match="its SHA-256 is"):
-        skim(data, "0" * 64)
+        Manifest.parse(data, "0" * 64)
     body = data.index(b"\n\n") + 2
     doctored = [data, b"", data[:body], data[: body - 1], *(data[:at] for at in range(body, len(data)))]
     # With a root that is right, it is the form alone that is judged.
@@ -312,21 +307,23 @@ def test_a_manifest_that_is_skimmed_is_checked_as_one_that_is_parsed(
         b"resource files {}\nx",
         b"resource files {\n",
         b"x\n",
+        b"\nresource files {}\n",
+        b"resource files {}\n\xe4\n",
     ):
         doctored.append(head + b"root " + hashlib.sha256(rest).hexdigest().encode() + b"\n\n" + rest)
-    parsed = [outcome(one, Manifest.parse) for one in doctored]
-    assert [outcome(one, skim) for one in doctored] == parsed
-    assert parsed.count(None) not in (0, len(parsed) - 1)
+    good = [one for one in doctored if one == data or one.endswith(hashlib.sha256().hexdigest().encode() + b"\n\n")]
+    for whole in (True, False):
+        assert [one for one in doctored if read(one, whole) is not None] == good and len(good) == 2
 
 
 def test_a_record_declares_what_it_follows() -> None:
-    before, _data = Manifest.of("1", "h", "n", [Section("files", {"paths": ["/a"]}, ["x"])], None)
-    after, data = Manifest.of("2", "h", "n", [Section("files", {"paths": ["/a"]}, ["x", "y"])], None, before)
-    record = Manifest.parse(data, after.id)
+    before, _pieces = Manifest.of("1", "h", "n", [Section("files", {"paths": ["/a"]}, ["x"])], None)
+    after, pieces = Manifest.of("2", "h", "n", [Section("files", {"paths": ["/a"]}, ["x", "y"])], None, before)
+    record = Manifest.parse(b"".join(pieces), after.id)
     assert record.sections[0].lines == ["=1", "+y"] and record.parent == before.id
     assert record.following(before).check_root() == after
-    other, _data = Manifest.of("1", "h", "n", [Section("files", {"paths": ["/b"]}, ["x"])], None)
-    later, _data = Manifest.of("3", "h", "n", [Section("files", {"paths": ["/a"]}, ["x"])], None)
+    other, _pieces = Manifest.of("1", "h", "n", [Section("files", {"paths": ["/b"]}, ["x"])], None)
+    later, _pieces = Manifest.of("3", "h", "n", [Section("files", {"paths": ["/a"]}, ["x"])], None)
     for wrong in (other, later):
         with pytest.raises(Damaged, match="follows another record"):
             record.following(wrong)
