@@ -19,11 +19,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import repeat
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
 from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
+from .index import Index, Place, line_of, places_of
 
 SMALL = 64 * 1024
 PACK_LIMIT = 32 * 1024 * 1024
@@ -33,18 +33,12 @@ _LARGE = 16 * CHUNK
 _MAGIC = b"evenkeel-pack 1\n"
 
 
-class Place(NamedTuple):
-    pack: str
-    offset: int
-    size: int
-
-
 class Objects:
     """The contents below ``root`` (the folders ``packs``, ``objects``, ``tmp``, ``trash`` and ``quarantine``)."""
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._index: dict[str, Place] | None = None
+        self._index: Index | None = None
         # Of each stat cache that was read: which file it was, and what it held (see ``cache``).
         self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
@@ -68,20 +62,20 @@ class Objects:
         trashed = self.in_trash(path)
         return trashed if os.path.exists(trashed) and not os.path.exists(path) else path
 
-    def index(self) -> dict[str, Place]:
-        """sha256 -> place, of all that is in packs."""
+    def index(self) -> Index:
+        """Of all that is in packs."""
         if self._index is None:
             folder = os.path.join(self.root, "packs")
-            found: dict[str, dict[str, Place]] = {folder: {}, self.in_trash(folder): {}}
+            found = Index()
             # Without the lock: what is moved either way while we look is still found.
             seen = set()
             for where in (folder, self.in_trash(folder), folder):
                 for entry in sorted(os.listdir(where)) if os.path.isdir(where) else []:
                     if entry.endswith(".pack") and entry not in seen:
                         with suppress(FileNotFoundError):
-                            found[where].update(self._index_of(os.path.join(where, entry)))
+                            found.add(_pack_name(entry), self._lines_of(os.path.join(where, entry)), where != folder)
                             seen.add(entry)
-            self._index = {**found[self.in_trash(folder)], **found[folder]}
+            self._index = found
         return self._index
 
     def packs(self) -> dict[str, list[int]]:
@@ -96,13 +90,16 @@ class Objects:
                     found[entry] = [size, index.st_size, index.st_mtime_ns, index.st_ctime_ns]
         return found
 
-    def _index_of(self, path: str) -> dict[str, Place]:
-        """What is in the pack at ``path``."""
-        places = self._read_index(path)
-        return dict(_scan_pack(path, _pack_name(path))) if places is None else places
+    def _lines_of(self, path: str) -> bytes:
+        """What is in the pack at ``path``, as the lines of its index."""
+        lines = self._read_index(path)
+        return b"".join(_scan_pack(path)) if lines is None else lines
 
-    def _read_index(self, path: str) -> dict[str, Place] | None:
-        """The index of the pack at ``path``; nothing of it is believed unless all is as it was written."""
+    def _index_of(self, path: str) -> dict[str, Place]:
+        return places_of(_pack_name(path), self._lines_of(path))
+
+    def _read_index(self, path: str) -> bytes | None:
+        """The lines of the index of the pack at ``path``; nothing is believed unless all is as it was written."""
         size = os.path.getsize(path)
         try:
             with open(_index_path(path), "rb") as stream:
@@ -111,24 +108,24 @@ class Objects:
             return None
         if b"end " + last != _index_end(body, size):
             return None
-        return dict(_places(_pack_name(path), body.decode("ascii")))
+        return body
 
-    def write_index(self, pack: str, lines: list[bytes]) -> None:
+    def write_index(self, pack: str, body: bytes) -> None:
         """Not synced: without its index, or with a torn one, the pack itself is read. ``pack`` is its path."""
         path = _index_path(pack)
         with open(path + ".tmp", "wb") as stream:
-            body = b"".join(lines)
-            stream.write(body + _index_end(body, os.path.getsize(pack)))
+            stream.write(body)
+            stream.write(_index_end(body, os.path.getsize(pack)))
         os.chmod(path + ".tmp", 0o400)
         os.rename(path + ".tmp", path)
 
     def drop(self, sha: str) -> None:
         """Let a damaged content of a pack count as missing, so that it can be stored again."""
-        place = self.index().pop(sha, None)
+        place = self.index().drop(sha)
         if place:
             pack = self._either(self.pack_path(place.pack))
-            rest = [(one, at) for one, at in self._index_of(pack).items() if one != sha]
-            self.write_index(pack, [b"%s %d %d\n" % (one.encode("ascii"), at.offset, at.size) for one, at in rest])
+            rest = [line for line in self._lines_of(pack).splitlines(True) if not line.startswith(sha.encode("ascii"))]
+            self.write_index(pack, b"".join(rest))
 
     def has(self, sha: str) -> bool:
         return sha in self.index() or self.has_loose(sha)
@@ -219,12 +216,11 @@ class Objects:
         return self._read_index(path) is not None
 
     def index_anew(self, path: str) -> None:
-        places = _scan_pack(path, "")
-        self.write_index(path, [b"%s %d %d\n" % (sha.encode("ascii"), at.offset, at.size) for sha, at in places])
+        self.write_index(path, b"".join(_scan_pack(path)))
 
     def forget_pack(self, pack: str) -> None:
         """Let all that is found in the pack count as missing, so that it can be stored again."""
-        self._index = {sha: place for sha, place in self.index().items() if place.pack != pack}
+        self.index().drop_pack(pack)
 
     def throw_away(self, paths: Iterable[str], now: float) -> None:
         """Move files of the store to the trash, each with the time; durable. Nothing may name them any more."""
@@ -242,8 +238,9 @@ class Objects:
         index = self.index()
         paths = set()
         for sha in needed:
-            if sha in index:
-                pack = self.pack_path(index[sha].pack)
+            place = index.get(sha)
+            if place:
+                pack = self.pack_path(place.pack)
                 paths |= {pack, _index_path(pack)}
             else:
                 paths.add(self.path(sha))
@@ -260,12 +257,6 @@ class Objects:
         self._index = None
 
 
-def _places(pack: str, lines: str) -> Iterator[tuple[str, Place]]:
-    """What the lines of an index say."""
-    words = lines.split()
-    return zip(words[::3], map(Place, repeat(pack), map(int, words[1::3]), map(int, words[2::3])))
-
-
 def _pack_name(path: str) -> str:
     return os.path.basename(path)[: -len(".pack")]
 
@@ -279,8 +270,8 @@ def _index_end(body: bytes, size: int) -> bytes:
     return b"end %d %s\n" % (size, hashlib.sha256(body).hexdigest().encode("ascii"))
 
 
-def _scan_pack(path: str, pack: str) -> Iterator[tuple[str, Place]]:
-    """The whole contents of a pack, read from the pack itself; a damaged one is passed over."""
+def _scan_pack(path: str) -> Iterator[bytes]:
+    """The lines of the index of a pack, read from the pack itself; a damaged content is passed over."""
     with open(path, "rb") as stream:
         if stream.readline() != _MAGIC:
             return
@@ -296,7 +287,7 @@ def _scan_pack(path: str, pack: str) -> Iterator[tuple[str, Place]]:
             if stream.read(1) != b"\n":
                 return
             if hashlib.sha256(data).hexdigest() == sha:
-                yield sha, Place(pack, offset, length)
+                yield line_of(sha, offset, length)
 
 
 def tag(root: str) -> str:
@@ -314,9 +305,9 @@ class Writer:
         self._objects = objects
         self._tmp = os.path.join(objects.root, "tmp")
         ensure_dir(self._tmp)
-        self._packs: list[tuple[str, str, list[tuple[str, int, int]]]] = []
+        self._packs: list[tuple[str, str, bytes]] = []  # where it is now, its name, the lines of its index
         self._pack: BinaryIO | None = None
-        self._places: list[tuple[str, int, int]] = []  # content, offset, size: of the pack that is being written
+        self._lines = bytearray()  # of the index of the pack that is being written
         self._digest = hashlib.sha256()
         self._offset = 0
         self._fresh: set[str] = set()
@@ -347,7 +338,7 @@ class Writer:
                 self._seal()
                 self._pack = open(self._temporary(), "wb", buffering=CHUNK)  # noqa: SIM115 - closed when sealed
                 self._put(_MAGIC)
-            self._places.append((sha, self._offset + len(head), len(data)))
+            self._lines += line_of(sha, self._offset + len(head), len(data))
             self._put(b"%s%s\n" % (head, data))
             self._fresh.add(sha)
             self.new_bytes += len(data)
@@ -405,23 +396,21 @@ class Writer:
     def publish(self) -> None:
         """Make durable and findable all that was added: data first, then the names (invariant I1)."""
         self._seal()
-        temporaries = [path for path, _name, _places in self._packs] + list(self._loose.values())
+        temporaries = [path for path, _name, _lines in self._packs] + list(self._loose.values())
         sync_paths(temporaries)
         folders = set()
-        for temporary, name, places in self._packs:
+        for temporary, name, lines in self._packs:
             path = self._objects.pack_path(name)
             ensure_dir(os.path.dirname(path))
             os.chmod(temporary, 0o400)
             os.rename(temporary, path)
-            self._objects.write_index(
-                path, [b"%s %d %d\n" % (sha.encode("ascii"), offset, size) for sha, offset, size in places]
-            )
+            self._objects.write_index(path, lines)
             folders.add(os.path.dirname(path))
             index = self._objects._index
-            if index is not None and len(index) < len(places):
+            if index is not None and len(index) < len(self._fresh):
                 self._objects._index = None  # Read when it is asked for again, which a first checkpoint does not.
             elif index is not None:
-                index.update((sha, Place(name, offset, size)) for sha, offset, size in places)
+                index.add(name, lines)
         for sha, temporary in self._loose.items():
             path = self._objects.path(sha)
             ensure_dir(os.path.dirname(os.path.dirname(path)))
@@ -448,7 +437,7 @@ class Writer:
             self._pack.close()
             os.unlink(self._pack.name)
             self._pack = None
-        for path in [path for path, _name, _places in self._packs] + list(self._loose.values()):
+        for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
             os.unlink(path)
         self._packs, self._loose, self._fresh = [], {}, set()
         self._end()
@@ -463,8 +452,8 @@ class Writer:
     def _seal(self) -> None:
         if self._pack is not None:
             self._pack.close()
-            self._packs.append((self._pack.name, self._digest.hexdigest(), self._places))
-        self._pack, self._places, self._digest, self._offset = None, [], hashlib.sha256(), 0
+            self._packs.append((self._pack.name, self._digest.hexdigest(), bytes(self._lines)))
+        self._pack, self._lines, self._digest, self._offset = None, bytearray(), hashlib.sha256(), 0
 
     def _temporary(self) -> str:
         self._count += 1

@@ -453,7 +453,7 @@ class Store:
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:
         """Files of packs and objects of which nothing is needed. A pack with one needed content stays whole."""
-        packs = {self.objects.index()[sha].pack for sha in needed if sha in self.objects.index()}
+        packs = {place.pack for place in map(self.objects.index().get, needed) if place}
         for entry in os.listdir(self.join("packs")):
             if entry.rpartition(".")[0] not in packs:
                 yield self.join("packs", entry)
