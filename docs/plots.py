@@ -18,6 +18,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -189,6 +190,10 @@ def growth() -> None:
                 values = [float(row[2 + 2 * at + offset]) for row in mine]
                 files, line = [int(row[0]) for row in mine], ("o-", "s--", "^:")[at]
                 axes.loglog(files, values, line, color=f"C{number}", label=f"{tool}, {operation}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(fontsize=7)
         save(name, figure, PERFORMANCE)
 
