@@ -202,8 +202,10 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
                     quiet.enter_context(still)
                 if made.steps and how.quiesce:
                     with _keeping(store):
-                        made = _again(store, made, how, writer)
-                    _prepare(store, made, paths)
+                        now = _again(store, made, how, writer)
+                    if now is not made:
+                        made = now
+                        _prepare(store, made, paths)
                 if made.steps and not undo:
                     with _keeping(store):
                         undo = store.commit(writer, UNDO, manifest.host, made.before).id
