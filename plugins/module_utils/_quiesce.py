@@ -8,7 +8,7 @@ again, whatever happens, also when this process is killed."""
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from ._errors import EvenkeelError, ServiceFailed, UsageError
 from ._services import systemd
-from ._system import System
+from ._system import System, detached
 
 _TIMEOUT = 90.0
 
@@ -97,7 +97,7 @@ class Quiesced:
     def __enter__(self) -> Quiesced:
         self._planned = _plan(self._hooks, self._system)
         if self._planned:
-            self._dismiss = _watch(self._planned, self._system)
+            self._dismiss = _watch(self._planned)
         self._started = self._system.monotonic()
         for hook in self._planned:
             done = self._system.run(hook.begin, _TIMEOUT)
@@ -152,35 +152,23 @@ def _stands(unit: str, system: System) -> list[str]:
     return [f"{state.name} is {shown}"] if shown in ("frozen", "freezing") else []
 
 
-def _watch(planned: Sequence[Hook], system: System) -> Callable[[], None]:
-    """A process that lets go when this one is killed. It holds nothing of ours open, our locks least of all.
+def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
+    """A process that lets go when this one is killed. It is a shell, detached: it holds nothing of ours open, our locks
+    least of all, and whoever kills what belongs to this run, by name or by mark, does not find it.
 
     Returns what dismisses it.
     """
+    ends = [f"$limit {shlex.join(hook.end)}" for hook in reversed(planned)]
+    limit = f'limit=$(command -v timeout) && limit="$limit {_TIMEOUT:g}"'
+    script = "\n".join(["trap '' TERM INT HUP", "read -r word && exit", limit, *ends])
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-            nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(reading, 3)
-            for fd in (0, 1, 2):
-                os.dup2(nothing, fd)
-            for name in os.listdir("/proc/self/fd"):
-                if int(name) > 3:
-                    os.closerange(int(name), int(name) + 1)  # One of them was the listing's own.
-            if os.read(3, 1) == b"":
-                _end(planned, system)
-        finally:
-            os._exit(0)
+    watcher = detached(["/bin/sh", "-c", script], stdin=reading)
     os.close(reading)
 
     def dismiss() -> None:
         with suppress(BrokenPipeError):  # It is gone already.
-            os.write(writing, b".")
+            os.write(writing, b".\n")
         os.close(writing)
-        os.waitpid(child, 0)
+        watcher.wait()
 
     return dismiss

@@ -53,7 +53,7 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
     return Completed(command, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
-def detached(argv: Sequence[str], cwd: str = "/") -> subprocess.Popen[bytes]:
+def detached(argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
 
     What a controller marks its own processes with (a session, a run) must not stick to a service.
@@ -63,7 +63,7 @@ def detached(argv: Sequence[str], cwd: str = "/") -> subprocess.Popen[bytes]:
         [str(word) for word in argv],
         cwd=cwd,
         env=kept,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

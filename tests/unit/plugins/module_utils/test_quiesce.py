@@ -116,7 +116,9 @@ def test_it_goes_on_when_we_are_killed(tmp_path: Path, tree: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert eventually(held.exists) and not ended.exists()
-        os.kill(process.pid, signal.SIGKILL)
+        # By what is on its command line, and all of its children with it, but for who does not belong to it.
+        subprocess.run(["pkill", "-KILL", "-f", f"Quiesced.*{tmp_path}"], check=True)
+        assert process.wait() == -signal.SIGKILL
         assert process.stdout is not None and process.stdout.read() == b""
         assert eventually(ended.exists)
 
