@@ -353,6 +353,22 @@ def test_a_recovery_that_fails_leaves_the_cluster_alone(cluster: Cluster) -> Non
     assert cluster.tree() == before and cluster.rows() == ["1"]
 
 
+def test_no_room_for_the_note_leaves_the_cluster_running(cluster: Cluster) -> None:
+    cluster.checkpoint()
+    cluster.sql("insert into t values (1)")
+
+    def full(argv: Sequence[str], timeout: float) -> Completed:
+        if str(argv[-1]).endswith("evenkeel.undo"):
+            return Completed(tuple(argv), 1, "", "No space left on device")
+        return run(argv, timeout)
+
+    with pytest.raises(RestoreFailed, match="No space left"):
+        Cluster(cluster.home, replace(SYSTEM, run=full)).rollback()
+    assert cluster.rows() == ["1"] and cluster.kept() == []
+    cluster.rollback()
+    assert cluster.rows() == []
+
+
 def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Cluster) -> None:
     cluster.checkpoint()
     cluster.sql("insert into t values (1)")

@@ -461,15 +461,14 @@ def _restored(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step
         raise
     replicas = _replicas(server)
     running = bool(cluster.postmaster(server.data))
+    _mark_undo(server, mine)  # While it still runs: where there is no room for it, nothing has happened yet.
     if running:
         _control(server, "stop", boot)
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name} does not stop, and it still has its old data")
-    _mark_undo(server, mine)
     try:
         _exchange(server)
     except OSError:
-        _unmark_undo(server)
         if running:
             _control(server, "start", boot)
         raise
@@ -486,18 +485,13 @@ def _restored(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step
 
 
 def _mark_undo(server: cluster.Server, mine: str) -> None:
-    """Note in the data directory, which is about to be put aside, with which undo it may go."""
-    undo = _last(server, mine)
+    """Note in the data directory, which is about to be put aside, with which undo it may go. One that stays live has
+    the note to no end: it is put aside with a note of that day, or with none."""
+    undo, path = _last(server, mine), f"{server.data}/{_UNDO}"
     if undo is None:
-        _unmark_undo(server)
+        server.must(["rm", "-f", "--", path])
     else:
-        words = f"{mine} {undo['point']}"
-        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", words, f"{server.data}/{_UNDO}"])
-
-
-def _unmark_undo(server: cluster.Server) -> None:
-    """What is live again is nobody's to remove."""
-    server.must(["rm", "-f", "--", f"{server.data}/{_UNDO}"])
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", path])
 
 
 def _replicas(server: cluster.Server) -> list[str]:
@@ -646,7 +640,6 @@ def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
         os.rename(old, server.stage)
         server.must(["touch", "--", f"{server.data}/{_MARK}"])
         _exchange(server)
-        _unmark_undo(server)
         _control(server, "start")
     except (EvenkeelError, OSError) as error:
         raise EvenkeelError(f"{said}; and its old data, {old} or {server.stage}, not either: {error}") from error
