@@ -154,7 +154,7 @@ def _stands(unit: str, system: System) -> list[str]:
 
 def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     """A process that lets go when this one is killed. It is a shell, detached: it holds nothing of ours open, our locks
-    least of all, and whoever kills what belongs to this run, by name or by mark, does not find it.
+    least of all, and whoever kills this one by its name does not find it. Its commands have the same environment.
 
     Returns what dismisses it.
     """
@@ -162,7 +162,7 @@ def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     limit = f'limit=$(command -v timeout) && limit="$limit {_TIMEOUT:g}"'
     script = "\n".join(["trap '' TERM INT HUP", "read -r word && exit", limit, *ends])
     reading, writing = os.pipe()
-    watcher = detached(["/bin/sh", "-c", script], stdin=reading)
+    watcher = detached(["/bin/sh", "-c", script], stdin=reading, environment=True)
     os.close(reading)
 
     def dismiss() -> None:

@@ -53,12 +53,15 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
     return Completed(command, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
-def detached(argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
+def detached(
+    argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL, environment: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives us: a session of its own, nothing of ours open, and none of our ``environment``.
 
     What a controller marks its own processes with (a session, a run) must not stick to a service.
     """
-    kept = {key: os.environ[key] for key in ("PATH", "HOME", "USER", "LANG", "TZ") if key in os.environ}
+    common = ("PATH", "HOME", "USER", "LANG", "TZ")
+    kept = {key: value for key, value in os.environ.items() if environment or key in common}
     return subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
         [str(word) for word in argv],
         cwd=cwd,

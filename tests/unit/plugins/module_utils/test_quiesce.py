@@ -112,9 +112,10 @@ def test_it_goes_on_when_we_are_killed(tmp_path: Path, tree: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
         f"from {library}._quiesce import Quiesced\nfrom {library}._system import System\nimport time\n"
-        f"with Quiesced([{shell(f'touch {held}', f'touch {ended}')!r}], System()):\n    time.sleep(60)"
+        f"with Quiesced([{shell(f'touch {held}', 'touch $ENDED')!r}], System()):\n    time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    environment = {**os.environ, "ENDED": str(ended)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
         assert eventually(held.exists) and not ended.exists()
         # By what is on its command line, and all of its children with it, but for who does not belong to it.
         subprocess.run(["pkill", "-KILL", "-f", f"Quiesced.*{tmp_path}"], check=True)
