@@ -534,6 +534,20 @@ def refused(store: Store, tree: Path, words: str) -> None:
     assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
 
 
+def test_staging_leaves_no_trace_in_the_time_of_the_directory_above(store: Store, tree: Path, mounted: Path) -> None:
+    """The top of a mount, which may be declared, and in which nothing else comes or goes."""
+    (mounted / "sub").mkdir()
+    (mounted / "sub" / "file").write_text("recorded")
+    os.utime(mounted, (1, 1))
+    checkpoint(store, "before", protect(tree))
+    (mounted / "sub" / "file").write_text("changed")
+    result = rollback(store, "before")
+    assert result["left"] == [] and mounted.stat().st_mtime == 1 and os.listdir(mounted) == ["sub"]
+    # Nor in the undo, which is taken while all is staged.
+    rollback(store, result["undo"])
+    assert (mounted / "sub" / "file").read_text() == "changed" and mounted.stat().st_mtime == 1
+
+
 def test_what_cannot_fit_beside_the_old_is_refused(store: Store, tree: Path, mounted: Path) -> None:
     (mounted / "big").write_bytes(os.urandom(200_000))
     checkpoint(store, "before", protect(tree))
