@@ -183,9 +183,8 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
     chosen = [section.kind for section in _chosen(manifest, how.kinds)]
     locks.enter_context(held(chosen, store.system, how.insist))
     with _keeping(store):
-        made = Plan(manifest, _chosen(manifest, how.kinds))
-        _look(store, made, writer, how.swap, Hasher(store.objects) if how.quiesce else writer)
-        _add_steps(store, made, how.boot)
+        still_to_come = Hasher(store.objects) if how.quiesce else None
+        made = _plan(store, manifest, how.kinds, writer, how.boot, how.swap, still_to_come)
         made = _stopped(made, how.quiesce)
     undo = how.undo
     change: _deadman.Armed | None = None
@@ -381,9 +380,10 @@ def _plan(
     sink: Sink,
     boot: bool = False,
     swap: bool = False,
+    still: Sink | None = None,
 ) -> Plan:
     made = Plan(manifest, _chosen(manifest, kinds))
-    _look(store, made, sink, swap, sink)
+    _look(store, made, sink, swap, still or sink)
     _add_steps(store, made, boot)
     return made
 

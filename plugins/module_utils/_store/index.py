@@ -81,9 +81,3 @@ def _key(sha: str) -> bytes:
 def line_of(sha: str, offset: int, size: int) -> bytes:
     """A line of an index."""
     return b"%s %d %d\n" % (sha.encode("ascii"), offset, size)
-
-
-def places_of(pack: str, lines: bytes) -> dict[str, Place]:
-    """The same, of one pack, as a dictionary."""
-    words = lines.decode("ascii").split()
-    return dict(zip(words[::3], map(Place, repeat(pack), map(int, words[1::3]), map(int, words[2::3]))))

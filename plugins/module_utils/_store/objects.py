@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
 from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
-from .index import Index, Place, line_of, places_of
+from .index import Index, line_of
 
 SMALL = 64 * 1024
 PACK_LIMIT = 32 * 1024 * 1024
@@ -94,9 +94,6 @@ class Objects:
         """What is in the pack at ``path``, as the lines of its index."""
         lines = self._read_index(path)
         return b"".join(_scan_pack(path)) if lines is None else lines
-
-    def _index_of(self, path: str) -> dict[str, Place]:
-        return places_of(_pack_name(path), self._lines_of(path))
 
     def _read_index(self, path: str) -> bytes | None:
         """The lines of the index of the pack at ``path``; nothing is believed unless all is as it was written."""
@@ -198,11 +195,11 @@ class Objects:
     def pack_contents(self, path: str) -> Iterator[tuple[str, bytes | None]]:
         """(name, content) of all that is known to be in the pack at ``path``; None for a content that is damaged."""
         with open(path, "rb") as stream:
-            for sha, place in self._index_of(path).items():
+            for sha, offset, size in map(str.split, self._lines_of(path).decode("ascii").splitlines()):
                 data = b""
                 with suppress(OSError):
-                    stream.seek(place.offset)
-                    data = stream.read(place.size)
+                    stream.seek(int(offset))
+                    data = stream.read(int(size))
                 yield sha, data if hashlib.sha256(data).hexdigest() == sha else None
 
     def forget_index(self) -> None:
