@@ -327,7 +327,8 @@ table inet filter { chain input { type filter hook input priority 0; policy drop
 locked = listed("ruleset")
 owner = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 owner.stdin.write("add table ip own { flags owner; }\\nadd chain ip own kept\\n"); owner.stdin.flush()
-while "own" not in listed("tables"): time.sleep(0.05)
+# The two are two transactions of nft's: the table is listed before its chain is.
+while "chain kept" not in listed("ruleset"): time.sleep(0.05)
 own = listed("table", "ip", "own")
 assert "flags owner" in own
 
