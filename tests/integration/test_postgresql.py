@@ -28,7 +28,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     RestoreFailed,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+    postgresql,
+    recovery,
+    restore_point,
+    wal,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.cluster import Server
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System, run
@@ -119,7 +125,7 @@ class Cluster:
 
     def record(self, name: str) -> dict[str, Any]:
         (section,) = self.store.manifest(self.store.resolve(name)).sections
-        return postgresql._recorded([line for line in section.lines if line.startswith("cluster ")])
+        return restore_point.read([line for line in section.lines if line.startswith("cluster ")])
 
     def rows(self) -> list[str]:
         return self.sql("select i from t order by i")
@@ -304,14 +310,14 @@ def test_old_data_is_never_taken_for_a_copy(cluster: Cluster, monkeypatch: pytes
     cluster.checkpoint()
     cluster.sql("insert into t values (2)")
     inode = cluster.data.stat().st_ino
-    exchanged = postgresql.exchange
+    exchanged = recovery.exchange
 
     def die(*args: Any) -> None:
         exchanged(*args)
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(postgresql, "exchange", die)
+        patched.setattr(recovery, "exchange", die)
         with pytest.raises(Killed):
             cluster.rollback()
     cluster.rollback()
@@ -323,7 +329,7 @@ def test_a_cluster_that_does_not_start_gets_its_old_data_back(
 ) -> None:
     cluster.checkpoint()
     cluster.sql("insert into t values (1)")
-    exchanged = postgresql.exchange
+    exchanged = recovery.exchange
     spoilt: list[str] = []
 
     def spoil(*args: Any) -> None:
@@ -333,7 +339,7 @@ def test_a_cluster_that_does_not_start_gets_its_old_data_back(
             os.rename(cluster.data / "pg_xact", cluster.data / "pg_xact.away")
 
     inode = cluster.data.stat().st_ino
-    monkeypatch.setattr(postgresql, "exchange", spoil)
+    monkeypatch.setattr(recovery, "exchange", spoil)
     with pytest.raises(RestoreFailed, match="runs with its old data again"):
         cluster.rollback()
     assert cluster.data.stat().st_ino == inode and cluster.rows() == ["1"]
@@ -569,7 +575,7 @@ def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Refused, match="is a standby"):
         cluster.rollback()
     (cluster.data / "standby.signal").unlink()
-    monkeypatch.setattr(postgresql.cluster.Server, "identifier", lambda _self: "7")
+    monkeypatch.setattr(Server, "identifier", lambda _self: "7")
     with pytest.raises(Refused, match="it is the cluster 7"):
         cluster.rollback()
 

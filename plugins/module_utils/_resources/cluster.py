@@ -245,3 +245,9 @@ def refuse_live(server: Server, seen: dict[str, Any]) -> None:
         decline(
             server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving"
         )
+
+
+def free(path: str) -> int:
+    """Bytes that are free on the file system of the path."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, wal
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, restore_point, wal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.wal import Leg
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import tag
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -139,23 +139,23 @@ def test_what_the_server_writes_by_itself_is_no_change() -> None:
 )
 def test_bad_declarations(spec: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        postgresql.check(spec)
+        restore_point.check(spec)
 
 
 def test_declarations_are_completed_and_name_the_configuration() -> None:
-    made = postgresql.check({"cluster": "15/main"})
-    assert made == postgresql.check(made)
+    made = restore_point.check({"cluster": "15/main"})
+    assert made == restore_point.check(made)
     assert (made["data"], made["archive"]) == ("/var/lib/postgresql/15/main", "/var/lib/postgresql/15/main.evenkeel")
     assert postgresql.trees(made) == [
         "/etc/postgresql/15/main",
         "/var/lib/postgresql/15/main/postgresql.auto.conf",
     ]
-    assert "/srv/pg/pg_hba.conf" in postgresql.trees(postgresql.check({"data": "/srv/pg"}))
+    assert "/srv/pg/pg_hba.conf" in postgresql.trees(restore_point.check({"data": "/srv/pg"}))
 
 
 def record(**other: Any) -> str:
     known = {
-        **postgresql.check({"data": "/srv/pg"}),
+        **restore_point.check({"data": "/srv/pg"}),
         "base": wal.Base(1, 1, 2, "0123456789abcdef", "f" * 16).name,
         "lsn": "0/3016098",
         "point": "evenkeel_20261125T131140_b17e9d8b",
@@ -169,7 +169,7 @@ def record(**other: Any) -> str:
 
 
 def test_only_records_of_ours_are_believed() -> None:
-    assert postgresql._recorded([record()])["timeline"] == 1
+    assert restore_point.read([record()])["timeline"] == 1
     wrong: list[dict[str, Any]] = [
         {"base": "../../etc"},
         {"point": "x'; drop"},
@@ -182,12 +182,12 @@ def test_only_records_of_ours_are_believed() -> None:
     ]
     for one in wrong:
         with pytest.raises(Damaged, match="is refused"):
-            postgresql._recorded([record(**one)])
+            restore_point.read([record(**one)])
     for line in ("cluster {}", "other " + record()[8:], "cluster []", "cluster {"):
         with pytest.raises(Damaged, match="is refused"):
-            postgresql._recorded([line])
+            restore_point.read([line])
     with pytest.raises(Refused, match="could not be recorded then"):
-        postgresql._recorded(['kept {"data": "/srv/pg", "why": "it was down"}'])
+        restore_point.read(['kept {"data": "/srv/pg", "why": "it was down"}'])
 
 
 # -- what is removed
