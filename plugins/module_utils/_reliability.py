@@ -143,6 +143,8 @@ def k_of_n(k: int, n: int, availability: Number, common_cause: Number = 0.0) -> 
     if down <= 0.5:
         return 1.0 - down
     alone = (1.0 - beta) * (1.0 - up)
+    if alone <= 0.5:  # mostly common causes: what is left is `up` but for what fails alone
+        return max(0.0, up + (alone - _binomial_tail(n - k + 1, n, alone, 1.0 - alone)))
     return max(0.0, _binomial_tail(k, n, up + beta * (1.0 - up), alone) - beta * (1.0 - up))
 
 
@@ -240,7 +242,7 @@ def attempts_needed(success: Number, target: Number, permanent: Number = 0.0) ->
     again = (1.0 - beta) * (1.0 - p)
     best = p + again if again > 0.0 else p
     # The best is a limit that no number of attempts attains; two units in the last place are rounding, not distance.
-    if again == 0.0 or p + beta == 0.0 or best - goal <= 2 * math.ulp(1.0):
+    if again == 0.0 or p + beta == 0.0 or best - goal <= 2 * math.ulp(best):
         raise UsageError(
             f"target is {target!r}: with success {success!r} and permanent {permanent!r} no number of attempts gets "
             f"there, the limit is {best if again < 1.0 else p:.9g}; make fewer failures permanent, or escalate"
@@ -291,7 +293,8 @@ def checkpoint_interval(cost: Number, mtbf: Number, restart: Number = 0.0, metho
             return m
         ratio = c / m / 2.0
         return first_order * (1.0 + math.sqrt(ratio) / 3.0 + ratio / 9.0) - c
-    return m * _one_plus_lambert_w(c / m)
+    # Where the ratio is lost below floating point the first order is exact.
+    return m * _one_plus_lambert_w(c / m) if c / m > 1e-290 else first_order
 
 
 def _one_plus_lambert_w(x: float) -> float:
@@ -358,7 +361,9 @@ def expected_time(work: Number, interval: Number, cost: Number, restart: Number,
         return math.inf
     overhead = (tau + c) / tau
     if exponent + r / m > 700.0:  # exp() raises above 709; the product may still fit, or is infinite
-        logarithm = math.log(w) + math.log(overhead) + exponent - math.log(exponent) + r / m
+        # log of (exp(x) - 1)/x
+        growth = exponent + math.log(-math.expm1(-exponent) / exponent) if exponent > 0.0 else 0.0
+        logarithm = math.log(w) + math.log(overhead) + growth + r / m
         return math.exp(logarithm) if logarithm < 709.0 else math.inf
     # M*(exp(x) - 1) = (tau+C)*(exp(x) - 1)/x, which neither overflows nor vanishes on the way.
     growth = math.expm1(exponent) / exponent if exponent > 0.0 else 1.0
@@ -390,9 +395,14 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
         return 0.0
     mean = rate * (window / YEAR)
     lost = _binomial_tail(t + 1, n, -math.expm1(-mean), math.exp(-mean))
-    if lost in (0.0, 1.0):
-        return lost
-    return 0.0 - math.expm1(math.log1p(-lost) * (YEAR / window))
+    if lost == 0.0:
+        return 0.0
+    if lost <= 0.5:
+        kept = math.log1p(-lost)
+    else:  # what is kept is the small one here, and summed itself
+        saved = _binomial_tail(n - t, n, math.exp(-mean), -math.expm1(-mean))
+        kept = math.log(saved) if saved > 0.0 else -(n - t) * mean
+    return 0.0 - math.expm1(kept * (YEAR / window))
 
 
 def mttdl(n: int, tolerated: int, mtbf: Number, mttr: Number, parallel_repair: bool = True) -> float:

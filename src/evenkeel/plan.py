@@ -250,17 +250,17 @@ def _plan_hosts(draft: _Draft) -> None:
 
     remedies = []
     enough = next((i for i in range(n + 1, n + 21) if _down(group, i) <= allowed), None)
-    if enough:
+    if allowed <= 0:
+        remedies.append("a target below 100 %: what can fail is not always up")
+    elif enough:
         remedies.append(f"{enough} hosts instead of {n}")
     elif floor > allowed:
-        remedies.append(
-            f"no number of hosts: common causes alone are down {nines_text(floor)} up, which is below target"
-        )
-    if _down(group, n, mttr=0.0) <= allowed < _down(group, n):
+        remedies.append(f"more than hosts: common causes alone leave {nines_text(floor)}, however many there are")
+    if allowed > 0 and _down(group, n, mttr=0.0) <= allowed < _down(group, n):
         remedies.append(
             f"repair within {at_most_text(_threshold(lambda t: _down(group, n, mttr=t) <= allowed, 0.0, group.mttr))}"
         )
-    if _down(group, n, common_cause=0.0) <= allowed < _down(group, n):
+    if allowed > 0 and _down(group, n, common_cause=0.0) <= allowed < _down(group, n):
         beta = _threshold(lambda b: _down(group, n, common_cause=b) <= allowed, 0.0, group.common_cause)
         remedies.append(f"at most {share_text(beta)} common causes (diversity)")
     draft.judge("availability", nines_text(allowed), nines_text(down), down <= allowed, remedies)
@@ -390,6 +390,10 @@ def _overhead(group: Group, interval: float) -> float:
     return reliability.expected_time(1.0, interval, group.checkpoint_cost, restart, group.mtbf) - 1.0
 
 
+def _fails(group: Group) -> str:
+    return "never fails" if math.isinf(group.mtbf) else f"fails every {time_text(group.mtbf)}"
+
+
 def _plan_interval(draft: _Draft) -> None:
     group, cost, rpo = draft.group, draft.group.checkpoint_cost, draft.group.targets.rpo
     transfer = group.size / group.bandwidth
@@ -413,8 +417,8 @@ def _plan_interval(draft: _Draft) -> None:
     }
     if min(exact, 86400.0) <= bound:
         why = (
-            f"a checkpoint takes {time_text(cost)} and a host fails every {time_text(group.mtbf)}: this loses the least"
-            f" time, {share_text(_overhead(group, interval))} in all"
+            f"a checkpoint takes {time_text(cost)} and a host {_fails(group)}: this loses the least time,"
+            f" {share_text(_overhead(group, interval))} in all"
         )
     elif bound < busy:
         why = (
@@ -443,10 +447,17 @@ def _plan_interval(draft: _Draft) -> None:
             )
     remedies = []
     if lost > rpo:
-        remedies.append(
-            f"checkpoint and copy within {at_most_text(rpo / 2)} instead of {time_text(late)} (less data, more"
-            " bandwidth, or a log of changes)"
-        )
+        # The interval is nine checkpoints long at least, so that eleven and a copy must fit.
+        takes = f"a checkpoint within {{}} instead of {time_text(cost)} (less data, or a log of changes)"
+        copied = f"a copy within {{}} instead of {time_text(transfer)} (less data, or more bandwidth)"
+        if rpo < 2:
+            remedies.append("synchronous replication: checkpoints are a second apart at least")
+        elif transfer >= rpo and 11 * cost >= rpo:
+            remedies.append(f"{takes.format(at_most_text(rpo / 22))} and {copied.format(at_most_text(rpo / 2))}")
+        elif transfer < rpo:
+            remedies.append(takes.format(at_most_text((rpo - transfer) / 11)))
+        if rpo >= 2 and 11 * cost < rpo:
+            remedies.append(copied.format(at_most_text(rpo - 11 * cost)))
     draft.judge("RPO", time_text(rpo), time_text(lost), lost <= rpo, remedies)
 
 

@@ -201,6 +201,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
         seen.add(key.value)
@@ -319,7 +321,11 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
     hosts, named = _hosts(name, section, reader)
     if section.has("measured"):
         measured = _rates(section.section("measured"), len(hosts), measured)
-        reader.measured = measured
+    now = _now(hosts, status)
+    if now.rolled_back:  # of none rolled back so few changes tell nothing
+        ended = now.confirmed + now.rolled_back
+        measured["bad changes"] = now.rolled_back / ended, f"{now.rolled_back} of the last {ended} changes rolled back"
+    reader.measured = measured
     needed = _needed(section, len(hosts), reader)
     targets = _targets(section.section("targets"), common, reader)
     checkpoint, store = section.section("checkpoint"), section.section("store")
@@ -366,15 +372,25 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
         host_price=cost.take("host", price) if cost.has("host") else None,
         gib_price=cost.take("gib", price) if cost.has("gib") else None,
         currency=cost.take("currency", word) if cost.has("currency") else "",
-        now=_now(hosts, status),
+        now=now,
         assumed=tuple(reader.assumed),
         measured=tuple(reader.used),
     )
     if group.mtbf <= 0:
         raise section.refuse("mtbf", "is no time at all; write the mean time between failures of one host, such as 60d")
-    for key in ("mttr", "detection"):
-        if math.isinf(getattr(group, key)):
-            raise section.refuse(key, "is for ever; write a time that ends")
+    for part, key, seconds in (
+        (section, "mttr", group.mttr),
+        (section, "detection", group.detection),
+        (checkpoint, "cost", group.checkpoint_cost),
+        (store, "repair", group.store_repair),
+        (attempts, "delay", group.delay),
+        (rolling, "time", group.roll_time),
+        (change, "time", group.change_time),
+        (change, "soak", group.soak),
+        (change, "deadline", group.deadline),
+    ):
+        if math.isinf(seconds):
+            raise part.refuse(key, "is for ever; write a time that ends")
     if group.domain_mtbf <= 0 or math.isinf(group.domain_mttr):
         raise section.refuse("domain", "does not fit; write the mtbf and mttr of a failure domain, such as 5y and 4h")
     for part in (section, checkpoint, store, attempts, rolling, change, cost, domain):

@@ -203,8 +203,8 @@ class Fleet:
     domains: the failure domain of each host, numbered from 0; empty for one that holds all. domain_mtbf, domain_mttr:
     of one domain.
     interval, cost: time between checkpoints, and that one takes. copies: other stores that hold them; each store is
-    lost annual_failure_rate times a year and replaced after repair; copy_common_cause of the losses take all stores
-    of a host at once.
+    lost annual_failure_rate times a year and replaced after repair; copy_common_cause of these losses take all
+    stores of a host at once.
     change_every: time between changes, which take each host out for change_time, `wave` hosts at a time, as long as
     the guard sees `needed` others healthy; a wave turns out bad with chance change_failure, is back after
     rollback_time more, and ends the change.
@@ -371,8 +371,10 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
         members[fleet.domains[host] if fleet.domains else 0].append(host)
     heap += [(every(fleet.domain_mtbf), domain_fails, domain) for domain in range(len(members))]
     heap.append((every(common_mtbf), all_fail, 0))
-    stores = n * (copies + 1)
-    store_mtbf = YEAR / fleet.annual_failure_rate / stores if fleet.annual_failure_rate else math.inf
+    # Of a store's losses a share strikes all stores of its host, and is one event of the host, not one of each store.
+    stores, shared = n * (copies + 1), n * fleet.copy_common_cause
+    struck = stores * (1 - fleet.copy_common_cause) + shared
+    store_mtbf = YEAR / fleet.annual_failure_rate / struck if fleet.annual_failure_rate else math.inf
     heap.append((every(store_mtbf), store_lost, 0))
     gone: list[set[int]] = [set() for _ in range(n)]
     lives = [0] * n  # repairs that were under way when all was lost are not to count afterwards
@@ -410,7 +412,7 @@ def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
         elif what == store_lost:
             push(heap, (now + soon(store_mtbf), store_lost, 0))
             host, store = divmod(int(rng.integers(stores)), copies + 1)
-            if rng.random() < fleet.copy_common_cause:
+            if rng.random() * struck < shared:
                 gone[host] = set(range(copies + 1))
             elif store not in gone[host]:  # what is lost cannot be lost again
                 gone[host].add(store)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -227,8 +228,35 @@ def test_remedies_do_what_they_say(tmp_path: Path) -> None:
     ).met
     shared = {**keys, "hosts": 4, "common_cause": "50%"}
     floor = verdict(plan.propose(group(tmp_path, **shared, targets={"availability": "99.99%"})), "availability")
-    assert any("no number of hosts" in text for text in floor.remedies)
+    assert floor.remedies[0] == "more than hosts: common causes alone leave 99.86 %, however many there are"
     assert any("common causes (diversity)" in text for text in floor.remedies)
+
+
+@pytest.mark.parametrize(("cost", "copy", "remedies"), [(40, 10, 1), (20, 200, 2), (1, 400, 1), (30, 400, 1)])
+def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float, copy: float, remedies: int) -> None:
+    """Also where the checkpoints alone are too slow, which must not take more than a tenth of the time."""
+
+    def judged(takes: float, copied: float) -> plan.Verdict:
+        checkpoint = {"cost": takes, "size": f"{copied * 100:.0f}MB"}
+        return verdict(plan.propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "5m"})), "RPO")
+
+    missed = judged(cost, copy)
+    assert not missed.met and len(missed.remedies) == remedies
+    for one in missed.remedies:
+        takes, copied = re.search(r"checkpoint within (\S+)", one), re.search(r"copy within (\S+)", one)
+        quicker = duration(takes[1]) if takes else cost, duration(copied[1]) if copied else copy
+        assert takes or copied
+        assert judged(*quicker).met, one
+        assert not judged(quicker[0] * (1.05 if takes else 1), quicker[1] * (1.05 if copied else 1)).met, one
+
+
+def test_what_no_plan_reaches_is_said(tmp_path: Path) -> None:
+    always = verdict(plan.propose(group(tmp_path, targets={"availability": 1})), "availability")
+    assert always.remedies == ("a target below 100 %: what can fail is not always up",)
+    at_once = verdict(plan.propose(group(tmp_path, targets={"rpo": "1s"})), "RPO")
+    assert at_once.remedies == ("synchronous replication: checkpoints are a second apart at least",)
+    steady = plan.propose(group(tmp_path, mtbf="never", targets={"rpo": "2d"}))
+    assert "and a host never fails" in choice(steady, "checkpoints").why
 
 
 @given(
@@ -322,7 +350,7 @@ def test_no_failure_seen_is_no_proof_that_there_is_none(tmp_path: Path) -> None:
 def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
     """What `evenkeel status --json` prints: intervals and copies as they are, and how the last changes ended."""
     stamps = ["2026-11-23T10:00:00.000000Z", "2026-11-23T12:00:00.000000Z", "2026-11-23T18:00:00.000000Z"]
-    told = {
+    told: dict[str, Any] = {
         "hosts": {
             "a": {
                 "state": "ok",
@@ -343,6 +371,12 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
     assert choice(proposal, "copies now").value == "0"
     assert choice(proposal, "changes now").value == "1 of 2 rolled back"
     assert plan.propose(read_plan(path)[0]).choices != proposal.choices
+    measured = read_plan(path, str(status))[0]
+    assert measured.change_failure == 0.5 and measured.measured == ("1 of the last 2 changes rolled back",)
+    told["hosts"]["a"]["last"] = {"outcome": "confirmed"}
+    status.write_text(json.dumps(told))
+    believed = read_plan(path, str(status))[0]
+    assert believed.change_failure == 0.05 and "bad changes 5%" in believed.assumed and not believed.measured
 
 
 # Bad files: what, where, what to do
@@ -368,6 +402,10 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {"web": {"hosts": 2, "mtbf": 0}}}, "groups.web.mtbf: 0 is no time at all"),
         ({"groups": {"web": {"hosts": 2, "domain": {"mttr": "never"}}}}, "groups.web.domain: .*does not fit; write"),
         ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
+        ({"groups": {"web": {"hosts": 2, "checkpoint": {"cost": "never"}}}}, "groups.web.checkpoint.cost: .*for ever"),
+        ({"groups": {"web": {"hosts": 2, "store": {"repair": "never"}}}}, "groups.web.store.repair: .*for ever"),
+        ({"groups": {"web": {"hosts": 2, "change": {"deadline": "never"}}}}, "groups.web.change.deadline: .*for ever"),
+        ("groups:\n  ? [1, 2]\n  : 3\n", "plan.yml: line 2, column 5: a key must be a plain text"),
         ({"groups": {"web": {"hosts": 2, "common_cause": 5}}}, "groups.web.common_cause: 5 is not between 0 and 1"),
         ({"groups": {"web": {"hosts": 2, "common_cause": "x%"}}}, "groups.web.common_cause: 'x%' is not a share"),
         ({"groups": {"web": {"hosts": 2, "checkpoint": {"size": "2 boxes"}}}}, "groups.web.checkpoint.size: .*2GiB"),

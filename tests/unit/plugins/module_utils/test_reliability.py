@@ -245,6 +245,25 @@ def test_loss_probability_is_exact(n: int, data: st.DataObject, rate: float, win
     assert r.loss_probability(n, t, rate, window) == close(float(exact), RELATIVE)
 
 
+@pytest.mark.parametrize(("n", "t", "rate", "years"), [(17, 15, 1.0, 32.0), (2, 1, 1.0, 32.0), (3, 2, 10.0, 32.0)])
+def test_loss_probability_is_exact_where_a_window_is_nearly_sure_to_lose(
+    n: int, t: int, rate: float, years: float
+) -> None:
+    with localcontext() as context:
+        context.prec = 600
+        p = 1 - (-Decimal(rate) * Decimal(years)).exp()
+        kept = sum((math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(t + 1)), start=Decimal(0))
+        exact = 1 - (kept.ln() / Decimal(years)).exp()
+    assert r.loss_probability(n, t, rate, years * r.YEAR) == close(float(exact), RELATIVE)
+
+
+def test_what_works_is_exact_where_nearly_all_fails_in_common() -> None:
+    """With beta = 1 all are one component, whose tiny availability is not to drown in the rest."""
+    assert r.k_of_n(1, 2, 1e-20, 1.0) == close(1e-20, RELATIVE)
+    assert r.k_of_n(1, 9, 1e-12, 1.0) == close(1e-12, RELATIVE)
+    assert r.k_of_n(2, 3, 1e-12, 1.0) == close(1e-12, RELATIVE)
+
+
 @pytest.mark.parametrize("ratio", [1e-18, 1e-12, 1e-6, 1e-3, 0.01, 0.1, 0.5, 0.999, 1.0, 1.001, 2.0, 10.0, 100.0])
 def test_exact_interval_solves_its_equation(ratio: float) -> None:
     """1 - z = exp(-z - C/M) with z = interval/M, in 80 digits."""
@@ -274,6 +293,13 @@ def test_expected_time_by_hand() -> None:
     work, tau, cost, restart, mtbf = 500 * HOUR, 117 * MINUTE, 5 * MINUTE, 10 * MINUTE, DAY
     by_hand = DAY * math.exp(10 / 1440) * (math.exp(122 / 1440) - 1) * (500 * 60 / 117)
     assert r.expected_time(work, tau, cost, restart, mtbf) == close(by_hand, 1e-12)
+    # Where exp() alone would overflow, by the restart and by the interval.
+    for tau, restart in ((1.0, 701e3), (690e3, 12e3)):
+        with localcontext() as context:
+            context.prec = 400
+            exact = 1000 * (Decimal(restart) / 1000).exp() * ((Decimal(tau) / 1000).exp() - 1) / Decimal(tau)
+        assert r.expected_time(1, tau, 0, restart, 1000) == close(float(exact), 1e-9)
+    tau = 117 * MINUTE
     # The optimum takes the derivative's place: 1 - tau/M = exp(-(tau+C)/M).
     tau = r.checkpoint_interval(cost, mtbf)
     assert 1 - tau / mtbf == close(math.exp(-(tau + cost) / mtbf), 1e-12)
@@ -348,6 +374,8 @@ def test_attempts_needed_at_its_limit() -> None:
     assert r.attempts_needed(0.2, 0.0) == 1
     assert r.attempts_needed(1.0, 1.0, 0.5) == 1
     assert r.attempts_needed(0.9, 0.9999) == 4
+    few = r.attempts_needed(1e-20, 1.05e-16, 1 - 2**-53)  # the limit is 1.11e-16
+    assert r.repeat_success(1e-20, few, 1 - 2**-53) >= 1.05e-16 > r.repeat_success(1e-20, few - 1, 1 - 2**-53)
     for arguments in ((0.5, 1.0), (0.0, 0.1), (0.9, 0.991, 0.1), (0.9, 0.99, 0.1), (0.5, 0.6, 1.0)):
         with pytest.raises(UsageError, match=r"target is .* no number of attempts"):
             r.attempts_needed(*arguments)
@@ -359,10 +387,12 @@ def test_limits_of_checkpoints() -> None:
     for method in ("exact", "daly", "young"):
         assert r.checkpoint_interval(60, math.inf, method=method) == math.inf
         assert r.checkpoint_interval(0, HOUR, method=method) == 0.0
+    assert r.checkpoint_interval(1e-300, 1e300) == close(math.sqrt(2), 1e-15)  # cost/mtbf is 0 in floating point
     assert r.checkpoint_interval(1e9, HOUR) == pytest.approx(HOUR)  # at most M, however long the checkpoint
     assert r.expected_time(1000, 100, 5, 60, math.inf) == pytest.approx(1050)
     assert r.expected_time(1000, 100, 0, 0, 1e15) == pytest.approx(1000)
     assert r.expected_time(0, 100, 5, 60, HOUR) == 0.0
+    assert r.expected_time(1, 1e-300, 0, 1e300, 1e290) == math.inf
     assert r.expected_time(1000, HOUR * 1e6, 5, 60, HOUR) == math.inf
 
 
