@@ -69,29 +69,29 @@ EXAMPLES = r"""
 RETURN = r"""
 state:
   description: V(pass), V(fail) or V(unknown).
-  returned: always
+  returned: unless it was refused
   type: str
 probes:
   description: The last round, each probe with C(kind), C(target), C(state), C(detail), C(seconds).
-  returned: always
+  returned: unless it was refused
   type: list
   elements: dict
 waited:
   description: Seconds that it took.
-  returned: always
+  returned: unless it was refused
   type: float
 soaked:
   description: Seconds for which all had been passing.
-  returned: always
+  returned: unless it was refused
   type: float
 restarts:
   description: Restarts of probed services that were seen meanwhile.
-  returned: always
+  returned: unless it was refused
   type: int
 host_state:
   description: Whether a change is under way, as M(evenkeel.fault_tolerance.ft_info) returns it (C(generation),
     C(armed), C(last), C(interrupted)).
-  returned: always
+  returned: unless it was refused
   type: dict
 planned:
   description: Empty, as this module only reads.

@@ -89,10 +89,13 @@ undo:
   returned: success
   type: str
 restart_needed:
-  description: Units outside the checkpoint that run with files that were replaced.
+  description:
+    - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
+      after a restart. Declared services have been restarted already.
   returned: success
   type: list
-  elements: str
+  elements: dict
+  sample: [{"unit": "php-fpm.service", "processes": ["php-fpm[812]"], "paths": ["/srv/www/app.php"]}]
 planned:
   description: What was to be done, in order.
   returned: always

@@ -133,11 +133,11 @@ generation:
   description:
     - Number of the rollback as a change to be confirmed, for M(evenkeel.fault_tolerance.ft_settle). Null when nothing
       was armed, because nothing was to be done, a change was ended, or O(confirm_within) was not given.
-  returned: always
+  returned: unless it was refused
   type: int
 armed:
   description: The rollback to be confirmed, with C(generation), C(until) (seconds since the epoch) and C(within).
-  returned: always
+  returned: unless it was refused
   type: dict
 planned:
   description: What was to be done, in order.
@@ -162,7 +162,7 @@ left:
   elements: str
 pause:
   description: Seconds for which what O(quiesce) names stood still; 0 when nothing was held.
-  returned: always
+  returned: unless it was refused
   type: float
 restart_needed:
   description:

@@ -59,7 +59,7 @@ damaged:
   description: What is damaged or missing, each with C(kind) (V(object), V(pack) or V(manifest), and V(subvolumes) or
     V(postgresql) for what they need outside of the store), C(id), C(problem), the C(checkpoints) (C(name), C(id)) and
     the C(paths) that need it, and C(host), empty or the host whose copy it is.
-  returned: always
+  returned: unless it was refused
   type: list
   elements: dict
   sample:
@@ -71,24 +71,24 @@ damaged:
       host: ""
 complete:
   description: Whether this run has read all.
-  returned: always
+  returned: unless it was refused
   type: bool
 oldest:
   description: When the part of the store was read that was read longest ago; null before all has been read once.
-  returned: always
+  returned: unless it was refused
   type: str
   sample: "2026-11-25T03:00:12Z"
 unverified:
   description: How many packs and folders of contents have never been read.
-  returned: always
+  returned: unless it was refused
   type: int
 last_pass:
   description: When the last pass over all that is stored ended, in however many runs; null before the first.
-  returned: always
+  returned: unless it was refused
   type: str
 stats:
   description: C(files) and C(bytes) that this run has read, and the C(seconds) it took.
-  returned: always
+  returned: unless it was refused
   type: dict
 planned:
   description: What was to be done, in order.

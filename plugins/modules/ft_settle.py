@@ -76,15 +76,15 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description: V(confirmed), V(rolled_back) or V(in_doubt).
-  returned: always
+  returned: unless it was refused
   type: str
 by:
   description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
-  returned: always
+  returned: unless it was refused
   type: str
 generation:
   description: Number of the change.
-  returned: always
+  returned: unless it was refused
   type: int
 health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.

@@ -29,6 +29,8 @@ _TABLE = re.compile(r"^table .*?^\}$", re.MULTILINE | re.DOTALL)
 _OWNED = re.compile(r"^\tflags [^\n]*\bowner\b", re.MULTILINE)
 _SET = re.compile(r"^\t(?:set|map) .*?^\t\}$", re.MULTILINE | re.DOTALL)
 _PASSING = re.compile(r"^\t\t(?:flags [^\n]*\bdynamic\b|timeout )", re.MULTILINE)
+# nft of newer versions says how many elements are in a set just now.
+_COUNT = re.compile(r"^(\t\tsize \d+)\t# count \d+$", re.MULTILINE)
 _ELEMENT = re.compile(r'(?:[^,"]|"[^"]*")+')
 _FOREIGN = re.compile(r"# Warning: table (\S+ \S+) is managed by (\S+),")
 _LINE = re.compile(r"ruleset sha256=([0-9a-f]{64})")
@@ -95,7 +97,7 @@ def _with_elements(listing: str, choose: Callable[[str, str, list[str]], list[st
     """The tables that nobody owns, each set with the elements that are chosen by table, declaration of the set and
     elements."""
     kept = []
-    for table in _TABLE.findall(listing):
+    for table in _TABLE.findall(_COUNT.sub(r"\1", listing)):
         if not _OWNED.search(table):
             name = table.partition("{")[0]
             kept.append(_SET.sub(partial(_set, name, choose), table) + "\n")

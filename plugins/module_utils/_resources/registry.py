@@ -61,20 +61,21 @@ def check(resources: Any) -> list[Section]:
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
-    """Two declarations of one tree could disagree on what is excluded; a subvolume goes back as a whole."""
-    seen: list[tuple[str, int, str]] = []
+    """Two declarations of one tree could disagree on what is excluded; a subvolume and a cluster go back as a whole."""
+    seen: list[tuple[str, int, str, bool]] = []
     for number, section in enumerate(sections):
-        spec, subvolume = section.spec, section.kind == "subvolumes"
+        spec = section.spec
         paths = spec.get("paths") or [spec[key] for key in ("data", "archive") if key in spec]
         added = KINDS[section.kind].trees(spec) if section.kind != "files" else []
         for path in [*paths, *added]:
-            for other, owner, kind in seen:
+            whole = section.kind in ("subvolumes", "postgresql") and path in paths
+            for other, owner, kind, entire in seen:
                 shorter, longer = sorted((path, other), key=len)
                 # What a kind adds may lie in declared files: it is covered by them.
-                matters = subvolume or kind == "subvolumes" or section.kind == kind == "files"
+                matters = whole or entire or section.kind == kind == "files"
                 if owner != number and matters and (longer + "/").startswith(shorter + "/"):
                     raise UsageError(f"{path} of {section.kind} and {other} of {kind} overlap; declare it once")
-            seen.append((path, number, section.kind))
+            seen.append((path, number, section.kind, whole))
 
 
 def _with_trees(sections: Sequence[Section]) -> list[Section]:

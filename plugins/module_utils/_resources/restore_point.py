@@ -40,6 +40,10 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
     made["data"] = made["data"] or f"/var/lib/postgresql/{made['cluster']}"
     made["archive"] = made["archive"] or made["data"] + ".evenkeel"
     _refuse_words(made)
+    if made["archive"].startswith(made["data"] + ".evenkeel-"):
+        raise UsageError(
+            f"postgresql: archive {made['archive']} has a name that a rollback uses itself; choose another"
+        )
     for one, other in (("data", "archive"), ("archive", "data")):
         if (made[one] + "/").startswith(made[other] + "/"):
             raise UsageError(f"postgresql: {one} {made[one]} lies in {other}; they must stand side by side")

@@ -29,7 +29,7 @@ def kind(root: str = "/proc/sys") -> Kind:
         check=lambda spec: check(spec, root),
         capture=lambda spec, _sink, _system: capture(spec["names"], root),
         plan=lambda then, at: plan(then, at, root),
-        apply=lambda steps, _at: apply(steps, root),
+        apply=lambda steps, at: apply(steps, root, at.boot),
         verify=lambda then, _system: verify(then, root),
     )
 
@@ -121,9 +121,12 @@ def plan(then: Sequence[str], at: Restore, root: str) -> list[Step]:
     return steps
 
 
-def apply(steps: Sequence[Step], root: str) -> list[Step]:
+def apply(steps: Sequence[Step], root: str, boot: bool = False) -> list[Step]:
     """Set what differs, again as long as that changes others; RestoreFailed names what could not be set."""
     wanted = {key: unquote_to_bytes(one) for step in steps for key, one in step.detail["wanted"].items()}
+    if boot:  # What is still to come has no step.
+        planned = {step.target for step in steps}
+        wanted = {key: one for key, one in wanted.items() if key in planned or _read(key, root) is not None}
     failed: dict[str, str] = {}
     for _pass in range(_PASSES):
         differing = [name for name, value in wanted.items() if _read(name, root) != value]

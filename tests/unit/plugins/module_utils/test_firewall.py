@@ -149,6 +149,10 @@ def test_what_comes_and_goes_by_itself_stays_as_it_is() -> None:
     kept = firewall.keeping(LASTING, OWNED + RULES)
     assert "elements = { 10.0.0.1, 10.0.0.2, 10.0.0.3 }" in kept
     assert 'elements = { 10.0.0.1 comment "no timeout, a } b", 10.0.0.3, 10.0.0.2 timeout 5m comment "x, y" }' in kept
+    # Newer versions of nft say how many elements there are just now.
+    counted = RULES.replace("\t\tsize 100\n", "\t\tsize 100\t# count 3\n")
+    assert counted != RULES and firewall.lasting(counted) == LASTING
+    assert firewall.keeping(LASTING, OWNED + counted) == kept
     # A set of another kind, or in another table, is another set.
     assert firewall.keeping(LASTING, RULES.replace("table inet filter", "table ip filter")) == LASTING
     assert "10.0.0.1, 10.0.0.2" not in firewall.keeping(LASTING, RULES.replace("ipv4_addr", "ipv6_addr"))

@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import postgresql, restore_point, wal
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+    postgresql,
+    registry,
+    restore_point,
+    wal,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.wal import Leg
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import tag
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -134,12 +139,33 @@ def test_what_the_server_writes_by_itself_is_no_change() -> None:
         ({"data": "/srv/pg%f"}, "absolute path"),
         ({"data": "/srv/pg", "archive": "/srv/pg/wal"}, "side by side"),
         ({"data": "/srv/pg", "archive": "/srv"}, "side by side"),
+        ({"data": "/srv/pg", "archive": "/srv/pg.evenkeel-gone"}, "a name that a rollback uses itself"),
+        ({"data": "/srv/pg", "archive": "/srv/pg.evenkeel-new/archive"}, "a name that a rollback uses itself"),
         ({"data": "/srv/pg", "base": "/srv/x"}, "unknown key 'base'"),
     ],
 )
 def test_bad_declarations(spec: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         restore_point.check(spec)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"files": {"paths": ["/srv"]}},
+        {"files": {"paths": ["/srv/pg/base"]}},
+        {"files": {"paths": ["/srv/pg.evenkeel"]}},
+        {"postgresql": {"data": "/srv/pg", "unit": "postgresql"}},
+        {"postgresql": {"data": "/srv/other", "archive": "/srv/pg.evenkeel"}},
+    ],
+)
+def test_nothing_else_may_lie_in_a_cluster_or_hold_it(other: dict[str, Any]) -> None:
+    """Files go back first: they would be put back under the running server, and what it keeps would be lost."""
+    mine = {"postgresql": {"data": "/srv/pg"}}
+    for declared in ([mine, other], [other, mine]):
+        with pytest.raises(UsageError, match="overlap; declare it once"):
+            registry.check(declared)
+    registry.check([mine, {"files": {"paths": ["/srv/pgbouncer"]}}])
 
 
 def test_declarations_are_completed_and_name_the_configuration() -> None:

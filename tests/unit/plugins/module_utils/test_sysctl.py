@@ -118,6 +118,10 @@ def test_at_boot_a_key_may_be_still_to_come(store: Store, values: Kind, root: Pa
     (root / NAMES[1]).unlink()
     assert values.plan(lines, Restore(store.system, store.objects, boot=True)) == []
     assert [step.why for step in values.plan(lines, Restore(store.system, store.objects))] == ["is not there"]
+    (root / "vm" / "swappiness").write_text("10\n")
+    early = Restore(store.system, store.objects, boot=True)
+    assert [step.target for step in values.apply(values.plan(lines, early), early)] == ["vm/swappiness"]
+    assert (root / "vm" / "swappiness").read_text() == "60\n"
 
 
 @pytest.mark.parametrize("line", ["value ../../etc/passwd =x", "value vm =1", "value vm/swappiness 1", "value x"])
