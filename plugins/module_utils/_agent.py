@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with store.locked(wait=600.0):
                 _put_back(store, args.generation, boot, last=wait is None)
             return 0
-        except EvenkeelError as error:
-            said = error.message
+        except (EvenkeelError, OSError) as error:
+            said = _words(error)
         change = _deadman.armed(store)
         if boot and change is not None:
             _deadman.fire(store)  # A boot waits for nothing.
@@ -112,11 +112,15 @@ def _put_back(store: Store, generation: int, boot: bool, last: bool) -> None:
         if not boot and change is not None and change.generation == generation:
             result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
             sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
-    except EvenkeelError as error:
+    except (EvenkeelError, OSError) as error:
         change = _deadman.armed(store)
         if last and not boot and change is not None and change.generation == generation:
-            _deadman.conclude(store, change, _deadman.IN_DOUBT, "deadline", [error.message])
+            _deadman.conclude(store, change, _deadman.IN_DOUBT, "deadline", [_words(error)])
         raise
+
+
+def _words(error: EvenkeelError | OSError) -> str:
+    return error.message if isinstance(error, EvenkeelError) else str(error)
 
 
 def _wait(store: Store, generation: int, within: float) -> bool:

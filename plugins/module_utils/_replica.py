@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from ._errors import Damaged, UsageError
@@ -140,7 +141,8 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
 def adopt(store: Store, host: str, checkpoint: str, path: str) -> dict[str, Any]:
     """On the host to be recovered: take the bundle into its own store, for a rollback to follow."""
     with store.locked():
-        finish(store)
+        with suppress(Damaged):  # What it lacks may be what is taken here.
+            finish(store)
         return _take(store, checkpoint, path)
 
 

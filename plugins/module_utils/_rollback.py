@@ -123,27 +123,52 @@ def _arming(store: Store, within: float | None) -> Arm | None:
 
 def finish(store: Store, boot: bool = False) -> list[str]:
     """Under the lock, before anything else: complete what a kill left, and what a missed deadline asks for."""
-    said = []
-    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
-        manifest = store.manifest(left.note["checkpoint"])
-        sections = _chosen(manifest, left.note["kinds"])
-        try:
-            at = _restore(store, manifest, boot, left.paths)
-            _apply_late(_steps(LATE, sections, at), sections, at)
-        finally:
-            transaction.close(left.journal)
-        said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
-    asked = _asked(store)
-    if asked is not None:
-        manifest = store.manifest(asked["checkpoint"])
-        _execute(store, manifest, Options(asked["kinds"], boot, insist=True, undo=asked.get("undo", "")))
-        said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
+    said, back = resume(store, boot)
     change = _deadman.armed(store)
     why = change.overdue(store.system) if change is not None else None
+    if change is not None and change.checkpoint in back:
+        why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
         execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
         said.append(f"rolled back the unconfirmed change {change.name} (generation {change.generation}): {why}")
     return said
+
+
+def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
+    """Complete the rollbacks that a kill left; what was done, in words, and the checkpoints that they were to."""
+    said: list[str] = []
+    back: set[str] = set()
+    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
+        manifest = store.manifest(left.note["checkpoint"])
+        sections = _chosen(manifest, left.note["kinds"])
+        with _never_confirmed(store, manifest):
+            try:
+                at = _restore(store, manifest, boot, left.paths)
+                _apply_late(_steps(LATE, sections, at), sections, at)
+            finally:
+                transaction.close(left.journal)
+        back.add(manifest.id)
+        said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
+    asked = _asked(store)
+    if asked is not None:
+        manifest = store.manifest(asked["checkpoint"])
+        with _never_confirmed(store, manifest):
+            _execute(store, manifest, Options(asked["kinds"], boot, insist=True, undo=asked.get("undo", "")))
+        back.add(manifest.id)
+        said.append(f"carried out an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
+    return said, back
+
+
+@contextmanager
+def _never_confirmed(store: Store, manifest: Manifest) -> Iterator[None]:
+    """A change that is half undone for good ends in doubt. At its deadline it is tried again instead."""
+    try:
+        yield
+    except EvenkeelError as error:
+        change = _deadman.armed(store)
+        if change is not None and change.checkpoint == manifest.id and change.overdue(store.system) is None:
+            _deadman.conclude(store, change, _deadman.IN_DOUBT, "operator", [error.message])
+        raise
 
 
 def execute(
@@ -218,7 +243,11 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
                     again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
                     made = replace(again, early=made.early, before=made.before)
                     paths.stage(made.files, made.directories)
-                paths.commit()
+                try:
+                    paths.commit()
+                except transaction.InDoubt as error:
+                    done += [step for step in made.files if step.target not in error.result["left"]]
+                    raise
                 done += made.files
                 locks.close()  # A service may make one as it starts.
                 if how.quiesce:

@@ -64,10 +64,11 @@ def settle(
         drain(store, DRAIN, _started(os.getpid()) - 0.5)
         enough = False
     with store.locked():
+        _said, back = _rollback.resume(store)  # Of an operator's, killed meanwhile.
         change = _deadman.armed(store)
         if change is None or change.generation != generation:
             return _ended(store, generation, health)
-        if enough and change.overdue(store.system) is None:
+        if enough and change.checkpoint not in back and change.overdue(store.system) is None:
             _deadman.conclude(store, change, _deadman.CONFIRMED, "settle")
             report = _report(generation, _deadman.CONFIRMED, "settle", health)
             return dict(report, changed=True, done=["confirmed"], proved=_passed(health))

@@ -47,6 +47,11 @@ def preflight(steps: Sequence[Step], directories: Sequence[str]) -> None:
                 # Taken off on the way, and put back as recorded with the attributes of the directories.
                 if inode_flags(fd) & PINNED and not (free and parent in ours):
                     raise Refused(_pinned(parent, " and is not part of the checkpoint" if free else ""))
+            if step.action == "create" and parent not in made and _occupied(path, parents):
+                raise Refused(
+                    f"{step.target} is in the way: it is no directory where one has to be put back, or was made since "
+                    "this was planned; nothing was changed. Move it away, then run again"
+                )
             if step.action != "create" and not free:
                 fd, name = parents.of(path)
                 with opened(fd, name) as target:
@@ -88,6 +93,16 @@ def _check_room(steps: Sequence[Step], made: set[bytes]) -> None:
                 f"{where} has {there.f_ffree} inodes free, and what is to be put back takes {count}; nothing was "
                 "changed. Make room, then run again"
             )
+
+
+def _occupied(path: bytes, parents: Parents) -> bool:
+    """Whether something has the name of what is to be made."""
+    fd, name = parents.of(path)
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _pinned(path: bytes, more: str = "") -> str:

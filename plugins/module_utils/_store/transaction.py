@@ -448,12 +448,18 @@ def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
 # -- after COMMIT
 
 
+class InDoubt(RestoreFailed):
+    """All but the paths that are ``left`` were put back."""
+
+
 def _apply(journal: str, plan: dict[str, Any]) -> Finished:
-    anchors = [_own(path) for path in plan["anchors"]]
+    anchors: list[int] = []
     doubtful: dict[bytes, str] = {}
     folders = [Entry.parse(line) for line in plan["directories"]]
     ours = {entry.path for entry in folders}
     try:
+        for anchor in plan["anchors"]:
+            anchors.append(_own(anchor, journal))
         touched: set[bytes] = set()
         in_place: list[bytes] = []
         with Parents() as parents:
@@ -495,7 +501,7 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             os.close(fd)
     if doubtful:
         problems = [f"{os.fsdecode(path)}: {why}" for path, why in doubtful.items()]
-        raise RestoreFailed(
+        raise InDoubt(
             f"{len(problems)} paths could not be put back and are in doubt: {'; '.join(problems[:10])}. "
             "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
             left=[os.fsdecode(path) for path in doubtful],
@@ -514,9 +520,16 @@ def _noting(doubtful: dict[bytes, str], path: bytes) -> Iterator[None]:
         doubtful.setdefault(path, error.message)
 
 
-def _own(path: str) -> int:
+def _own(path: str, journal: str) -> int:
     """The staging directory, if it is still ours alone."""
-    fd = open_dir(os.fsencode(path))
+    try:
+        fd = open_dir(os.fsencode(path))
+    except OSError as error:
+        raise RestoreFailed(
+            f"the staging directory {path} of an interrupted rollback cannot be opened: {error.strerror}. Mount its "
+            f"file system and run again; or give the rollback up for good: remove {journal}",
+            left=[path],
+        ) from error
     info = os.fstat(fd)
     if info.st_uid != os.geteuid() or info.st_mode & 0o077:
         os.close(fd)
@@ -548,9 +561,11 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
         try:
             exchange(stage, staged, fd, name)
         except OSError as error:
-            if error.errno not in _NO_EXCHANGE:
+            if error.errno not in (*_NO_EXCHANGE, errno.ENOENT):
                 raise
-            os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
+            # Gone already: by a kill between these two, or by somebody else since it was staged.
+            if _inode(fd, name) is not None:
+                os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
     elif op == "delete" and _inode(stage, staged) is None:
         try:

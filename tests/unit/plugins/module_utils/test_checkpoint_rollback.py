@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import stat
@@ -164,6 +166,85 @@ def test_directories_above_a_declared_path_come_back(store: Store, tree: Path) -
     rollback(store, "before")
     assert (tree / "sub" / "deep" / "c").read_text() == "deep"
     assert stat.S_IMODE(os.stat(tree / "sub" / "deep").st_mode) == 0o710
+
+
+def test_a_file_where_a_directory_has_to_be_put_back_is_refused_before_anything_changes(
+    store: Store, tree: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("first")
+    checkpoint(store, "before", protect(tree / "sub" / "deep" / "c", other))
+    shutil.rmtree(tree / "sub" / "deep")
+    (tree / "sub" / "deep").write_text("a file now")
+    other.write_text("second")
+    with pytest.raises(Refused, match="sub/deep is in the way.*Move it away"):
+        rollback(store, "before")
+    assert other.read_text() == "second" and (tree / "sub" / "deep").read_text() == "a file now"
+    (tree / "sub" / "deep").unlink()
+    rollback(store, "before")
+    assert other.read_text() == "first" and (tree / "sub" / "deep" / "c").read_text() == "deep"
+
+
+def test_a_name_that_goes_after_it_was_staged_comes_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill between the two renames, where names cannot be exchanged."""
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+    exchanged = transaction.exchange
+
+    def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
+        os.unlink(name, dir_fd=fd)
+        exchanged(stage, staged, fd, name)
+
+    monkeypatch.setattr(transaction, "exchange", gone)
+    rollback(store, "before")
+    assert (tree / "a").read_text() == "first"
+
+
+def test_what_was_put_back_is_said_when_something_could_not_be(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+    (tree / "sub" / "small").write_text("changed")
+    do = transaction._do
+
+    def failing(step: dict[str, Any], path: bytes, *more: Any) -> None:
+        if path.endswith(b"/a"):
+            raise OSError(errno.EIO, "Input/output error")
+        do(step, path, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_do", failing)
+        with pytest.raises(RestoreFailed, match="1 paths could not be put back and are in doubt") as failed:
+            rollback(store, "before")
+    assert failed.value.result["left"] == [str(tree / "a")] and failed.value.result["changed"]
+    done = [one["target"] for one in failed.value.result["done"]]
+    assert str(tree / "sub" / "small") in done and str(tree / "a") not in done
+
+
+def test_a_staging_directory_that_is_gone_is_named_with_a_way_out(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+
+    def die(*_args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_apply", die)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(store, "before")
+    (journal,) = transaction.pending(store)
+    (staged,) = json.loads(Path(journal, "plan").read_text())["anchors"]
+    os.rename(staged, tree.parent / "away")
+    with pytest.raises(RestoreFailed, match=f"{staged} .*cannot be opened: No such file.*remove {journal}"):
+        checkpoint(store, "later", protect(tree))
+    os.rename(tree.parent / "away", staged)
+    checkpoint(store, "later", protect(tree))
+    assert (tree / "a").read_text() == "first" and not transaction.pending(store)
 
 
 def test_a_symlink_on_the_way_is_refused_with_the_real_path(store: Store, tree: Path) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman, _rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     Refused,
+    RestoreFailed,
     Unhealthy,
     UsageError,
 )
@@ -285,6 +287,87 @@ def test_it_ends_in_doubt_when_it_is_refused_too_often(
     assert deadline(store) == 1 and len(asked) == 3 and (live / "file").read_text() == "after"
     assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "in_doubt"
     assert "no room" in info(store)["last"]["left"][0]
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
+    """Run it, and kill it after COMMIT."""
+
+    def die(*_args: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_apply", die)
+        with pytest.raises(Killed):
+            run()
+
+
+@pytest.mark.parametrize("verdict", ["probe", "roll_back"])
+def test_a_change_whose_rollback_had_begun_is_never_confirmed(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, verdict: str
+) -> None:
+    """Who settles it is killed, and run again within the deadline: the probes would pass on the old state."""
+    generation = begin(store, live)
+    killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
+    assert (live / "file").read_text() == "after" and transaction.pending(store)
+    with pytest.raises(Unhealthy, match="put itself back already, by operator"):
+        end(store, generation, verdict=verdict)
+    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
+
+
+def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = begin(store, live)
+
+    def interfere(_seconds: float) -> None:
+        if not transaction.pending(store):
+            killed(monkeypatch, lambda: rollback(Store(store.root, System()), "change"))
+
+    store.system = replace(store.system, sleep=interfere)
+    with pytest.raises(Unhealthy):
+        end(store, generation, [{"command": {"argv": ["true"]}}], soak=0.3)
+    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
+    assert not transaction.pending(store)
+
+
+def test_a_change_that_is_half_undone_for_good_is_in_doubt(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = begin(store, live)
+    killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
+
+    def fail(*_args: Any) -> Any:
+        raise RestoreFailed("nginx does not start")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_rollback, "_apply_late", fail)
+        with pytest.raises(RestoreFailed, match="nginx does not start"):
+            end(store, generation)
+    assert info(store)["last"]["outcome"] == "in_doubt" and info(store)["armed"] is None
+    with pytest.raises(RestoreFailed, match="in doubt"):
+        end(store, generation)
+
+
+def test_a_dead_man_whose_disk_is_full_tries_again(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(store, live)
+    lock, asked = Store.locked, []
+
+    def full(self: Store, **wait: Any) -> Any:
+        asked.append(wait)
+        if len(asked) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return lock(self, **wait)
+
+    monkeypatch.setattr(Store, "locked", full)
+    monkeypatch.setattr(_agent, "_AGAIN", (0.1,))
+    assert deadline(store) == 0 and len(asked) == 2 and (live / "file").read_text() == "before"
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: P
     _replica.adopt(store, "web1", found["id"], bundle)
     rollback(store, found["id"])
     assert differences(copy, tree) == ""
+
+
+def test_a_checkpoint_that_a_change_needs_comes_back_though_it_is_damaged_here(
+    store: Store, peer: Store, tree: Path, tmp_path: Path
+) -> None:
+    """Its change is overdue, and every module would undo it first."""
+    resources = [{"files": {"paths": [str(tree)]}}]
+    taken = checkpoint(store, "before", resources, host="web1", confirm_within=60.0)
+    send(store, peer, tmp_path)
+    (tree / "a").write_text("changed")
+    Path(store.join("manifests", taken["id"])).write_text("damaged")
+    rebooted = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with pytest.raises(Damaged):
+        checkpoint(rebooted, "later", resources)
+    bundle = str(tmp_path / "back")
+    _replica.export(peer, "web1", taken["id"], [], bundle, from_replica=True)
+    _replica.adopt(rebooted, "web1", taken["id"], bundle)
+    checkpoint(rebooted, "later", resources)
+    assert (tree / "a").read_text() == "first"
 
 
 def test_only_what_the_peer_lacks_travels(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
