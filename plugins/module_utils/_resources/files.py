@@ -431,6 +431,22 @@ def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) 
     return Scan(Tree(lines), walk.holding)
 
 
+def excludes(spec: dict[str, Any], path: str) -> bool:
+    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+    patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
+    names = _pattern([one for one in patterns if b"/" not in one])
+    paths = _pattern([one for one in patterns if b"/" in one])
+    raw = os.fsencode(path)
+    for root in map(os.fsencode, spec["paths"]):
+        if raw.startswith(root + b"/"):
+            at = root
+            for name in raw[len(root) + 1 :].split(b"/"):
+                at += b"/" + name
+                if names.match(name) or paths.match(at):
+                    return True
+    return False
+
+
 def _pattern(patterns: Sequence[bytes]) -> re.Pattern[bytes]:
     """One expression for what any of the patterns of fnmatch matches."""
     found = "|".join(f"(?:{fnmatch.translate(one.decode('latin-1'))})" for one in patterns)

@@ -86,6 +86,11 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
         if section.kind != "files":
             trees = []
             for path in KINDS[section.kind].trees(section.spec):
+                if any(other.kind == "files" and files.excludes(other.spec, path) for other in sections):
+                    raise UsageError(
+                        f"{path} belongs to {section.kind}, and files excludes it: take it out of exclude, or leave "
+                        f"{section.kind} out"
+                    )
                 if not any((path + "/").startswith(other + "/") for other in covered):
                     trees.append(path)
                     covered.append(path)

@@ -194,3 +194,13 @@ def test_it_is_the_lock_of_lckpwdf(tmp_path: Path) -> None:
             process.kill()
     with users.KIND.held(System()):
         assert not free(Path("/etc/.pwd.lock"))
+
+
+@pytest.mark.parametrize("pattern", ["passwd", "passwd*", "/etc/passwd", "/e*/pass*"])
+def test_files_must_not_exclude_what_belongs_to_it(pattern: str) -> None:
+    """It would be in neither of the two."""
+    declared = [{"users": {}}, {"files": {"paths": ["/etc"], "exclude": [pattern]}}]
+    with pytest.raises(UsageError, match="/etc/passwd belongs to users, and files excludes it"):
+        registry.check(declared)
+    registry.check([{"users": {}}, {"files": {"paths": ["/etc"], "exclude": ["*.dpkg-old", "/etc/x/passwd"]}}])
+    registry.check([{"users": {}}, {"files": {"paths": ["/srv"], "exclude": [pattern]}}])
