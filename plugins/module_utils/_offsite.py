@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from . import _replica
@@ -155,8 +155,9 @@ def _scratch(store: Store) -> Iterator[str]:
     place = store.join("offsite")
     ensure_dir(place)
     for old in os.listdir(place):
-        if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
-            shutil.rmtree(os.path.join(place, old), ignore_errors=True)
+        with suppress(FileNotFoundError):  # Of another run, which has just ended.
+            if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
+                shutil.rmtree(os.path.join(place, old), ignore_errors=True)
     folder = tempfile.mkdtemp(dir=place)
     try:
         yield folder
