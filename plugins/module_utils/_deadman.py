@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from ._system import System, detached
 CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
 _UNITS = "/etc/systemd/system"
 _DEFAULT = "/var/lib/evenkeel"
+# What stands for itself in every line of a unit file: no blank, quote, specifier, variable or wildcard.
+_PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,11 @@ def check_within(within: float | None) -> None:
 def prepare(store: Store, within: float, agent: str) -> None:
     """Put the units of the dead-man in place. Before the checkpoint is taken, so that they are part of no change.
 
-    ``agent`` is the path of the installed zipapp.
+    ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold as it is.
     """
     refuse_if_armed(store)
     if store.system.has_systemd():
+        _check_paths(store)
         _install_units(store, generation(store) + 1, within, agent)
 
 
@@ -189,11 +193,30 @@ def _unit(store: Store, kind: str = "deadman") -> str:
     """Unit name; stores elsewhere than the default have units of their own."""
     if store.root == _DEFAULT:
         return f"evenkeel-{kind}"
-    return f"evenkeel-{kind}-" + "".join(c if c.isalnum() else "-" for c in store.root.strip("/"))
+    # As systemd-escape --path does: no two paths have the same name.
+    path = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", store.root.strip("/"))
+    return f"evenkeel-{kind}-" + path.replace("/", "-")
+
+
+def _python() -> str:
+    return sys.executable or "/usr/bin/python3"
+
+
+def _check_paths(store: Store) -> None:
+    """Unit files would take other characters for something else, and fail when the time comes."""
+    for what, path, mend in (
+        ("the store path", store.root, "choose a store path"),
+        ("the path of Python", _python(), "choose an interpreter (ansible_python_interpreter) with a path"),
+    ):
+        if not _PLAIN.fullmatch(path):
+            raise UsageError(
+                f"the dead-man cannot be armed: {what} {path!r} cannot stand in a unit of systemd; {mend} of letters, "
+                "digits and / . _ - + @ :. Nothing was changed"
+            )
 
 
 def _install_units(store: Store, number: int, within: float, agent: str) -> None:
-    command = f"{sys.executable or '/usr/bin/python3'} {agent} --store {store.root}"
+    command = f"{_python()} {agent} --store {store.root}"
     # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
     service = (
         "[Unit]\nDescription=Put this host back: a change was not confirmed in time\n\n"

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -240,6 +241,67 @@ def test_arming_systemd_writes_its_units_before_the_checkpoint(tmp_path: Path, l
     assert "OnActiveSec=60000ms" in timer and "AccuracySec=100ms" in timer
     assert info(store)["armed"] is None
     assert json.dumps(info(store)["last"]) == "null"
+
+
+def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str], System]:
+    """A directory for units, what is asked of systemctl, and a system whose systemctl agrees to everything."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(_deadman, "_UNITS", str(units))
+    asked: list[str] = []
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(" ".join(argv[1:]))
+        return type("Done", (), {"rc": 0, "words": ""})
+
+    return units, asked, replace(System(), has_systemd=lambda: True, run=run)
+
+
+@pytest.mark.parametrize("name", ["a blank", "100%", "$HOME", "a;b", "gl*b", 'quo"te', "back\\slash", "é", "new\nline"])
+def test_a_store_path_that_a_unit_cannot_hold_is_refused(
+    tmp_path: Path, live: Path, monkeypatch: Any, name: str
+) -> None:
+    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    store = Store(str(tmp_path / name), system)
+    with pytest.raises(UsageError, match=r"the store path .* unit of systemd; choose a store path of letters"):
+        begin(store, live)
+    assert not asked and not list(units.iterdir()) and not os.listdir(store.join("manifests"))
+    # Without systemd the path is the word of a command, and any will do.
+    plain = Store(store.root, replace(System(), has_systemd=lambda: False))
+    assert begin(plain, live) == 1 and end(plain, 1)["outcome"] == "confirmed"
+
+
+def test_a_python_that_a_unit_cannot_hold_is_refused(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
+    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python3")
+    with pytest.raises(UsageError, match=r"the path of Python '/opt/my python/bin/python3' .*_interpreter"):
+        begin(Store(str(tmp_path / "store"), system), live)
+    assert not asked and not list(units.iterdir())
+
+
+def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
+    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    roots = [tmp_path / name for name in ("app-1", "app.1", "app/1", "app_1", "App-1", "app+1", ".app/1")]
+    for root in roots:
+        begin(Store(str(root), system), live)
+    assert len(list(units.glob("evenkeel-deadman-*.timer"))) == len(roots)
+    assert len({words for words in asked if words.startswith("start ")}) == len(roots)
+    services = [path.read_text() for path in units.glob("evenkeel-boot-*.service")]
+    assert all(sum(f"--store {root} " in text for text in services) == 1 for root in roots)
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("/var/lib/evenkeel", "evenkeel-deadman"),
+        ("/srv/app", "evenkeel-deadman-srv-app"),
+        # What systemd-escape --path makes of them.
+        ("/srv/app-1/.a.b", r"evenkeel-deadman-srv-app\x2d1-.a.b"),
+        ("/.srv/a+b@c:d_e", r"evenkeel-deadman-\x2esrv-a\x2bb\x40c:d_e"),
+    ],
+)
+def test_units_are_named_as_systemd_escapes_paths(root: str, name: str) -> None:
+    assert _deadman._unit(Store(root, System())) == name
 
 
 def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path) -> None:
