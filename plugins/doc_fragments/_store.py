@@ -10,7 +10,7 @@ options:
   store:
     description:
       - Directory on the host where Evenkeel keeps checkpoints, journals and replicas. Readable by its owner alone.
-      - Where systemd is to put the host back (C(confirm_within)), the path has letters, digits and C(/ . _ - + @ :) alone.
+      - Where systemd is to put the host back (C(confirm_within)), its path has letters, digits and C(/._-+@:) alone.
     type: path
     default: /var/lib/evenkeel
 """

@@ -19,6 +19,7 @@ from ._services import systemd
 from ._system import System, detached
 
 _TIMEOUT = 90.0
+_TAKES_ALONG = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,38 @@ def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
         (state,) = systemd.observe([what], system)
         if not state.exists:
             raise UsageError(f"quiesce: there is no unit {state.name} on this host; nothing was touched")
-        verbs = ("stop", "start") if kind == "stop" else ("freeze", "thaw")
-        if state.active:
-            begin, end = (["systemctl", verb, "--", state.name] for verb in verbs)
-            found.append(Hook(begin, end, state.name))
+        if state.active and kind == "stop":
+            # What its stop would take along stops before it, so that it is started again after it.
+            units = systemd.observe(_with_dependents(state.name, system), system)
+            hooked = [_hook("stop", "start", unit.name) for unit in units if unit.active]
+            found += [one for one in hooked if one not in found]
+        elif state.active:
+            found.append(_hook("freeze", "thaw", state.name))
     return found
+
+
+def _hook(begin: str, end: str, unit: str) -> Hook:
+    return Hook(["systemctl", begin, "--", unit], ["systemctl", end, "--", unit], unit)
+
+
+def _with_dependents(unit: str, system: System) -> list[str]:
+    """The unit after all that systemd stops with it, each after what depends on it."""
+    seen = {unit}
+    ordered: list[str] = []
+
+    def visit(name: str) -> None:
+        argv = ["systemctl", "show", f"--property={_TAKES_ALONG}", "--value", "--", name]
+        done = system.run(argv, _TIMEOUT)
+        if done.rc != 0:
+            raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")
+        for one in done.out.split():
+            if one not in seen:
+                seen.add(one)
+                visit(one)
+        ordered.append(name)
+
+    visit(unit)
+    return ordered
 
 
 def stopped(hooks: Sequence[dict[str, Any]]) -> set[str]:

@@ -70,8 +70,8 @@ options:
     description:
       - What is to stand still while files are read and snapshots made, in this order, each a mapping with one key.
       - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
-        alone. V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has
-        failed.
+        alone. What runs and requires a unit that is stopped is stopped before it and started after it.
+      - V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has failed.
       - All of it is let go in the reverse order, whatever happens, also when the module is killed. Nothing is held in
         check mode.
     type: list

@@ -44,8 +44,8 @@ options:
     description:
       - What is to stand still while things are put back, in this order, each a mapping with one key.
       - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
-        alone. V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has
-        failed.
+        alone. What runs and requires a unit that is stopped is stopped before it and started after it.
+      - V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has failed.
       - It is held once all that can be prepared is, just before the first thing changes, and let go in the reverse
         order when services have been put back, whatever happens, also when the module is killed. Nothing is held in
         check mode, when nothing is to be done, or when the rollback is refused before. What was written until then is

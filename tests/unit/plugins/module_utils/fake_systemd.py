@@ -16,7 +16,10 @@ BOOT = 1_000_000.0
 
 @dataclass
 class Unit:
-    """``links``: enabled by links, which may outlive the unit file. ``fails``: verbs that end with an error."""
+    """``links``: enabled by links, which may outlive the unit file. ``fails``: verbs that end with an error.
+
+    ``takes``: units that require this one, and are stopped with it.
+    """
 
     name: str
     file: bool = True
@@ -31,6 +34,7 @@ class Unit:
     fails: tuple[str, ...] = ()
     # Verbs that succeed and do nothing.
     deaf: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     log: str = ""
 
     @property
@@ -77,6 +81,8 @@ class Machine:
         if words[1] == "daemon-reload":
             return Completed(words, 0, "", "")
         names = words[words.index("--") + 1 :]
+        if words[1] == "show" and "RequiredBy" in words[2]:
+            return Completed(words, 0, " ".join(self.units[names[0]].takes) + "\n", "")
         if words[1] == "show":
             return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
         verb = next(word for word in words[1:] if not word.startswith("--"))
@@ -107,6 +113,9 @@ class Machine:
             unit.identity = f"id{len(self.calls)}"
         elif verb == "stop":
             unit.active, unit.sub, unit.identity = "inactive", "dead", ""
+            for one in (self.units[name] for name in unit.takes):
+                if one.active == "active":
+                    self.act(words, verb, one, queued)
         elif verb in ("enable", "disable", "mask"):
             unit.enabled = {"enable": "enabled", "disable": "disabled", "mask": "masked"}[verb]
         elif verb == "unmask" and ("--runtime" in words) == (unit.enabled == "masked-runtime"):

@@ -36,7 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 
 from evenkeel.collection import collections_path
 
-from .fake_systemd import Unit, machine
+from .fake_systemd import Machine, Unit, machine
 
 
 def files(tree: Path) -> list[dict[str, Any]]:
@@ -104,6 +104,50 @@ def test_a_frozen_unit_is_thawed_and_proved_to_be(thaws: bool) -> None:
     with nullcontext() if thaws else stuck, still:
         assert said == ["freeze"]
     assert said == ["freeze", "thaw"] and still.seconds > 0
+
+
+def family() -> Machine:
+    """Two that require a database, one of them by way of the other; and one that would, but does not run."""
+    return machine(
+        Unit("db.service", takes=("web.service", "idle.service", "proxy.service")),
+        Unit("idle.service", active="inactive", sub="dead", takes=("late.service",)),
+        Unit("web.service", takes=("proxy.service",)),
+        Unit("proxy.service"),
+        Unit("late.service", takes=("db.service",)),
+    )
+
+
+@pytest.mark.parametrize("hooks", [["db"], ["db", "web"], ["proxy", "db"]])
+def test_what_a_stop_takes_along_runs_again(hooks: list[str]) -> None:
+    host = family()
+    with Quiesced([{"stop": name} for name in hooks], host.system()):
+        assert {unit.active for unit in host.units.values()} == {"inactive"}
+        stops = host.acts()
+    down = ["proxy", "web", "late", "db"]
+    assert stops == [f"systemctl stop -- {name}.service" for name in down]
+    assert host.acts()[4:] == [f"systemctl start -- {name}.service" for name in reversed(down)]
+    assert [name for name, unit in host.units.items() if unit.active != "active"] == ["idle.service"]
+
+
+def test_what_was_taken_along_and_does_not_run_again_is_an_error() -> None:
+    host = family()
+    host.units["proxy.service"].deaf = ("start",)
+    stuck = pytest.raises(ServiceFailed, match=r"does not run again: proxy.service is inactive")
+    with stuck, Quiesced([{"stop": "db"}], host.system()):
+        pass
+
+
+def test_nothing_is_stopped_when_systemd_does_not_tell_what_goes_with_it() -> None:
+    host = family()
+    systemd = host.system()
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        silent = any("RequiredBy" in word for word in argv)
+        return Completed(tuple(argv), 1, "", "no bus") if silent else systemd.run(argv, timeout)
+
+    with pytest.raises(ServiceFailed, match=r"what depends on db.service: no bus; nothing was touched"):
+        Quiesced([{"stop": "db"}], replace(systemd, run=run)).__enter__()
+    assert host.acts() == []
 
 
 def test_it_goes_on_when_we_are_killed(tmp_path: Path, tree: Path) -> None:
