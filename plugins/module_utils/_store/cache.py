@@ -35,7 +35,7 @@ from . import objects as contents
 from .durable import write_all
 from .objects import Objects
 
-_MAGIC = "evenkeel-cache 2 " + sys.byteorder
+_MAGIC = "evenkeel-cache 3 " + sys.byteorder
 _KEY = struct.Struct("=2Q3q")
 _SIZE = _KEY.size
 # A key that no file has: what it stands for is read again.

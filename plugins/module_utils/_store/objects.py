@@ -81,13 +81,14 @@ class Objects:
     def packs(self) -> dict[str, list[int]]:
         """Name -> size, and size and time of its index: while these stay, so does what can be found in the pack."""
         found = {}
-        folder = os.path.join(self.root, "packs")
-        for entry in os.listdir(folder) if os.path.isdir(folder) else []:
-            if entry.endswith(".pack"):
-                with suppress(FileNotFoundError):
-                    index = os.stat(os.path.join(folder, entry[: -len(".pack")] + ".idx"))
-                    size = os.stat(os.path.join(folder, entry)).st_size
-                    found[entry] = [size, index.st_size, index.st_mtime_ns, index.st_ctime_ns]
+        place = os.path.join(self.root, "packs")
+        for folder, where in ((place, ""), (self.in_trash(place), "trash/")):
+            for entry in os.listdir(folder) if os.path.isdir(folder) else []:
+                if entry.endswith(".pack"):
+                    with suppress(FileNotFoundError):
+                        index = os.stat(os.path.join(folder, entry[: -len(".pack")] + ".idx"))
+                        size = os.stat(os.path.join(folder, entry)).st_size
+                        found[where + entry] = [size, index.st_size, index.st_mtime_ns, index.st_ctime_ns]
         return found
 
     def _lines_of(self, path: str) -> bytes:
@@ -436,6 +437,8 @@ class Writer:
             self._pack = None
         for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
             os.unlink(path)
+        if self.new_objects:
+            self._afterwards.clear()  # They count on contents that are thrown away here.
         self._packs, self._loose, self._fresh = [], {}, set()
         self._end()
 

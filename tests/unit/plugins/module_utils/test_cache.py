@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import ahead, cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import ahead, cache, objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.ahead import Ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -402,3 +402,39 @@ def test_it_is_written_anew_when_there_is_something_to_learn(store: Store, tmp_p
     (tree / "large").write_bytes(bytes(40_000_000))
     assert written()
     assert not written()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("limit", [objects.PACK_LIMIT, 64])
+def test_what_was_not_kept_is_read_again(
+    store: Store, small: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """A checkpoint that is refused throws away what it read, also that of packs which were full."""
+    monkeypatch.setattr(objects, "PACK_LIMIT", limit)
+    (small.parent / "link").symlink_to("small")
+    declared = [{"files": {"paths": [str(path)]}} for path in (small, small.parent / "link" / "a")]
+    with pytest.raises(UsageError, match="symlink"):
+        checkpoint(store, "before", declared)
+    made = checkpoint(store, "before", declared[:1])
+    assert store.verify(store.manifest(made["id"])) == {}
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_content_that_left_with_the_trash_is_stored_again(store: Store, small: Path, tmp_path: Path) -> None:
+    def take(name: str, path: Path, **retention: float) -> dict[str, Any]:
+        return checkpoint(store, name, [{"files": {"paths": [str(path)]}}], retention=retention or None)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    take("before", small / "zed")
+    (small / "zed").write_text("another")
+    take("kept", small / "zed")
+    take("before", small / "zed", last=1)  # The first content is in the trash now,
+    (small / "zed").write_text("content of zed")
+    take("before", small / "zed")  # and is taken back.
+    for number in range(3):
+        (other / "file").write_text(str(number))
+        take("before", other, last=1, grace=0.001)
+        time.sleep(0.1)
+    made = take("before", small / "zed")
+    assert store.verify(store.manifest(made["id"])) == {}
