@@ -22,6 +22,8 @@ options:
     description:
       - Name of the checkpoint. A name that is in use moves on to the new checkpoint; older ones stay, by their ids.
       - By default a name made of the time.
+      - Up to 120 printable ASCII characters without blanks, slashes and C(.tmp-), most of them letters and digits, and
+        not V(latest).
     type: str
   kind:
     description:

@@ -27,6 +27,8 @@ _RENAME_EXCHANGE = 2
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 
+# Stands in the name of a file that is being written, before the id of the process.
+TEMPORARY = ".tmp-"
 # Above this many files one syncfs is cheaper than an fsync each.
 _FEW = 16
 
@@ -53,7 +55,7 @@ def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
 
 def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
     """The same of a content in pieces."""
-    temporary = f"{path}.tmp-{os.getpid()}"
+    temporary = f"{path}{TEMPORARY}{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         for piece in pieces:

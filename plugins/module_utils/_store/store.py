@@ -33,7 +33,7 @@ from typing import BinaryIO, Callable
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
 from . import retention
-from .durable import ensure_dir, fsync_dir, move_all, write_file, write_pieces
+from .durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .manifest import LOG, Manifest, Section
 from .objects import Hasher, Objects, Writer
 
@@ -41,6 +41,8 @@ FORMAT = b"evenkeel-store 1 sha256\n"
 # The name under which a rollback keeps what it replaced.
 UNDO = "undo"
 RESERVED = ("latest",)
+# The longest name of a file, less what is added to it while it is written.
+_LONGEST = 255 - len(TEMPORARY) - 10
 # After so many records of a log the next checkpoint is whole again: what has to be read, and kept, stays bounded.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
@@ -152,7 +154,7 @@ class Store:
         folder = self.join("refs")
         found: dict[str, list[str]] = {}
         for entry in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-            if ".tmp-" not in entry:
+            if TEMPORARY not in entry:
                 with open(os.path.join(folder, entry), "rb") as stream:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
@@ -348,7 +350,7 @@ class Store:
             self._write_ref(manifest.name, [*ids, manifest.id])
 
     def _write_ref(self, name: str, ids: list[str]) -> None:
-        path = self.join("refs", urllib.parse.quote(name, safe=""))
+        path = self.join("refs", _ref_file(name))
         if ids:
             write_file(path, "".join(f"{one}\n" for one in ids).encode("ascii"))
         elif os.path.exists(path):
@@ -520,11 +522,22 @@ def objects_of(manifest: Manifest) -> set[str]:
     return found
 
 
+def _ref_file(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
+
+
 def check_name(name: str) -> str:
     """The name, if a checkpoint may have it."""
-    if not name or len(name) > 120 or name in RESERVED or not name.isprintable() or " " in name or "/" in name:
+    if (
+        not name
+        or len(name) > 120
+        or name in RESERVED
+        or not (name.isascii() and name.isprintable())
+        or any(part in name for part in (" ", "/", TEMPORARY))
+        or len(_ref_file(name)) > _LONGEST
+    ):
         raise UsageError(
-            f"{name!r} cannot name a checkpoint; use up to 120 printable characters without blanks and slashes, "
-            f"and not {' or '.join(RESERVED)}"
+            f"{name!r} cannot name a checkpoint; use up to 120 printable ASCII characters without blanks, slashes and "
+            f"{TEMPORARY!r}, most of them letters and digits, and not {' or '.join(RESERVED)}"
         )
     return name

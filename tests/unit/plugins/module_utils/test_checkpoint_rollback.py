@@ -288,6 +288,19 @@ def test_bad_declarations_are_named(store: Store, resources: Any, words: str) ->
     assert not os.path.exists(store.root)
 
 
+@pytest.mark.parametrize("name", ["a b", "a/b", "latest", "d\xe9but", "a.tmp-b", "%" * 90, "a" * 121, "\udcff"])
+def test_names_that_cannot_be_kept_are_refused(store: Store, tree: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot name a checkpoint.*ASCII.*'\.tmp-'"):
+        checkpoint(store, name, protect(tree))
+    assert not os.path.exists(store.root)
+
+
+def test_a_name_of_special_characters_is_kept(store: Store, tree: Path) -> None:
+    name = "%" * 60 + "a" * 60
+    checkpoint(store, name, protect(tree))
+    assert name in store.refs()
+
+
 def test_missing_content_stops_a_rollback_before_anything_changes(store: Store, tree: Path) -> None:
     checkpoint(store, "before", protect(tree))
     wreck(tree)
