@@ -102,7 +102,7 @@ class Entry(NamedTuple):
             mode, uid, gid, mtime, *words = rest
             more = dict(word.split("=", 1) for word in words)
             xattrs = tuple(
-                (unquote_to_bytes(key[2:]).decode(), base64.b64decode(more.pop(key)))
+                (os.fsdecode(unquote_to_bytes(key[2:])), base64.b64decode(more.pop(key), validate=True))
                 for key in list(more)
                 if key.startswith("x:")
             )
@@ -176,8 +176,13 @@ def _rest(sparse: bool, flags: int, xattrs: tuple[tuple[str, bytes], ...]) -> st
     words = [" sparse=1"] if sparse else []
     if flags:
         words.append(f" flags={flags:x}")
-    words += [f" x:{quote(name.encode())}={base64.b64encode(value).decode()}" for name, value in xattrs]
+    words += [f" x:{_key(name)}={base64.b64encode(value).decode()}" for name, value in xattrs]
     return "".join(words)
+
+
+def _key(name: str) -> str:
+    """The name of an xattr, which may be any bytes, as what stands before an equals sign."""
+    return quote(os.fsencode(name)).replace("=", "%3D")
 
 
 def path_of(line: str) -> bytes:

@@ -477,6 +477,16 @@ def test_every_line_of_a_manifest_reads_back(tree: Path) -> None:
         assert entry.line().isascii() and "\n" not in entry.line()
 
 
+def test_xattrs_of_any_name_come_back(store: Store, tree: Path) -> None:
+    wanted = {"user.a=b": b"x", "user.\udcff": b"", "user.a b%": b"\0="}
+    for name, value in wanted.items():
+        os.setxattr(tree / "a.log", name, value)
+    checkpoint(store, "before", protect(tree))
+    (tree / "a.log").unlink()
+    rollback(store, "before")
+    assert {name: os.getxattr(tree / "a.log", name) for name in os.listxattr(tree / "a.log")} == wanted
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -485,6 +495,7 @@ def test_every_line_of_a_manifest_reads_back(tree: Path) -> None:
         "d /etc 755 0 0 1 sha256=00",
         "d /etc",
         "d /etc 777777 0 0 1",
+        "d /etc 755 0 0 1 x:user.a=b=eA==",
         "",
     ],
 )
