@@ -356,6 +356,7 @@ class _Walk:
             finally:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
+                kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
                 return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "

@@ -438,3 +438,13 @@ def test_a_content_that_left_with_the_trash_is_stored_again(store: Store, small:
         time.sleep(0.1)
     made = take("before", small / "zed")
     assert store.verify(store.manifest(made["id"])) == {}
+
+
+def test_a_file_that_is_a_mount_point_is_judged_by_its_own_file_system(
+    store: Store, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = {b"/": "ext4", bytes(small / "a" / "one"): "tmpfs", bytes(small / "zed"): "tmpfs"}
+    monkeypatch.setattr(files, "mount_points", lambda: mounted)
+    monkeypatch.setattr(cache, "window", lambda: 0)
+    lie(store, small)
+    assert believed(look(store, small)) == {"two", "a-b", "large"}
