@@ -173,8 +173,12 @@ class _Walk:
             self.gone.append(place)
             raise
         except NotADirectoryError:  # Another thing than it was when it was listed.
-            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            line, key, info = self.leaf(path, name, parent, kind, info)
+            try:
+                info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                line, key, info = self.leaf(path, name, parent, kind, info)
+            except FileNotFoundError:
+                self.gone.append(place)
+                raise
             self.fill(place, line, key)
             if info.st_nlink > 1:
                 self.share(info, place)

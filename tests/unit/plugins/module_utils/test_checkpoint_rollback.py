@@ -517,6 +517,29 @@ def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree
         files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
 
 
+def test_a_directory_that_became_a_file_and_went_leaves_no_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_, stat_ = os.open, os.stat
+
+    def replaced(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        if path == b"empty" and (tree / "empty").is_dir():
+            os.rmdir(tree / "empty")
+            os.close(open_(tree / "empty", os.O_CREAT | os.O_WRONLY))
+        return open_(path, flags, *args, **more)
+
+    def removed(path: Any, **more: Any) -> os.stat_result:
+        if path == b"empty":
+            os.unlink(tree / "empty")
+        return stat_(path, **more)
+
+    declared = files.check({"paths": [str(tree)]})
+    whole = files.scan(declared, Hasher()).entries
+    monkeypatch.setattr(os, "open", replaced)
+    monkeypatch.setattr(os, "stat", removed)
+    found = files.scan(declared, Hasher()).entries
+    monkeypatch.undo()
+    assert {entry.path for entry in whole} - {entry.path for entry in found} == {os.fsencode(tree / "empty")}
+
+
 def test_a_mount_inside_a_tree_is_put_back_on_its_own_file_system(store: Store, tree: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "none", tree / "empty"], check=False).returncode:
         pytest.skip("this user cannot mount")
