@@ -50,6 +50,8 @@ _PSEUDO = {
     "securityfs",
 }
 _TRIES = 3
+# A file system without xattrs, one that is gone since it was listed, and a kernel without the calls.
+_NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENOSYS)
 # Bytes that are rather hashed once more than remembered.
 _MUCH = 32 * 1024 * 1024
 _ENCODING = sys.getfilesystemencoding()
@@ -135,7 +137,7 @@ class _Walk:
                 fd = open_dir(above, path)
                 try:
                     # Without its time, which changes with whatever else happens in it.
-                    entry = _entry(above, os.fstat(fd), ABOVE, _xattrs(fd))._replace(mtime=0)
+                    entry = _entry(above, os.fstat(fd), ABOVE, _xattrs(fd, above))._replace(mtime=0)
                     self.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
@@ -189,7 +191,7 @@ class _Walk:
             known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
             if known is None:
                 flags = inode_flags(fd) & FLAGS
-                line = _entry(path, info, "d", _xattrs(fd))._replace(flags=flags).line()
+                line = _entry(path, info, "d", _xattrs(fd, path))._replace(flags=flags).line()
                 self.fill(place, line, self.key(info, kind))
             else:
                 self.fill(place, known, key_of(info))
@@ -336,7 +338,7 @@ class _Walk:
             return self.file(path, name, parent, kind)
         target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
         # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
-        xattrs = _xattrs(f"/proc/self/fd/{parent}/".encode() + name)
+        xattrs = _xattrs(f"/proc/self/fd/{parent}/".encode() + name, path)
         return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
     def file(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
@@ -348,7 +350,7 @@ class _Walk:
                 before = os.fstat(fd)
                 if not stat.S_ISREG(before.st_mode):
                     continue
-                xattrs, word = _xattrs(fd), inode_flags(fd) & FLAGS
+                xattrs, word = _xattrs(fd, path), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
                     data = os.read(fd, before.st_size + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
@@ -476,13 +478,18 @@ def _moment(info: os.stat_result) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _xattrs(where: int | bytes) -> tuple[tuple[str, bytes], ...]:
-    """Name and value of all that can be read, ACLs among them; none where the file system has none."""
+def _xattrs(where: int | bytes, path: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Name and value of all, ACLs among them; none where the file system has none. UsageError names the ``path``."""
     follow = isinstance(where, int)
     try:
         names = os.listxattr(where, follow_symlinks=follow)
-    except OSError:
-        return ()
+    except OSError as error:
+        if error.errno in _NO_XATTRS:
+            return ()
+        # Recorded without them, they would be gone after a rollback.
+        raise UsageError(
+            f"{os.fsdecode(path)}: its extended attributes cannot be read: {error.strerror}; exclude it"
+        ) from error
     return tuple((name, os.getxattr(where, name, follow_symlinks=follow)) for name in sorted(names))
 
 

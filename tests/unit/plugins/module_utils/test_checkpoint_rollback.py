@@ -517,6 +517,22 @@ def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree
         files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
 
 
+@pytest.mark.parametrize("path", ["sub", "a", "link", "sub/deep"])
+def test_xattrs_that_cannot_be_read_are_reported_not_left_out(
+    store: Store, tree: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, bad = os.listxattr, (tree / path).lstat().st_ino
+
+    def too_many(where: int | bytes, follow_symlinks: bool = True) -> list[str]:
+        if os.stat(where, follow_symlinks=follow_symlinks).st_ino == bad:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return real(where, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "listxattr", too_many)
+    with pytest.raises(UsageError, match=rf"live/{path}: its extended attributes cannot be read: .*exclude it"):
+        checkpoint(store, "before", protect(tree))
+
+
 def test_a_directory_that_became_a_file_and_went_leaves_no_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_, stat_ = os.open, os.stat
 
