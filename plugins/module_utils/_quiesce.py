@@ -91,7 +91,8 @@ def _with_dependents(unit: str, system: System) -> list[str]:
         if done.rc != 0:
             raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")
         for one in done.out.split():
-            if one not in seen:
+            # A target has nothing to stand still, and its start would start what somebody has stopped.
+            if one not in seen and not one.endswith(".target"):
                 seen.add(one)
                 visit(one)
         ordered.append(name)

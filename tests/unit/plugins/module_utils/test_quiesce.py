@@ -129,6 +129,14 @@ def test_what_a_stop_takes_along_runs_again(hooks: list[str]) -> None:
     assert [name for name, unit in host.units.items() if unit.active != "active"] == ["idle.service"]
 
 
+def test_a_target_that_requires_it_is_left_alone() -> None:
+    """Its start would start all that somebody has stopped on purpose."""
+    host = machine(Unit("db.service", takes=("multi-user.target",)), Unit("multi-user.target"))
+    with Quiesced([{"stop": "db"}], host.system()):
+        pass
+    assert host.acts() == ["systemctl stop -- db.service", "systemctl start -- db.service"]
+
+
 def test_what_was_taken_along_and_does_not_run_again_is_an_error() -> None:
     host = family()
     host.units["proxy.service"].deaf = ("start",)
