@@ -3,13 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable
+from typing import IO, Callable
 
 
 @dataclass(frozen=True)
@@ -29,28 +31,49 @@ class Completed:
 
 
 def run(argv: Sequence[str], timeout: float) -> Completed:
-    """Run a command without a shell and without standard input; never raises for what the command does."""
+    """Run a command without a shell and without standard input; never raises for what the command does.
+
+    What it leaves running in the background is neither waited for nor killed.
+    """
     command = tuple(str(word) for word in argv)
     environment = dict(os.environ, LC_ALL="C.UTF-8")
-    try:
-        process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return Completed(command, 127, "", f"{command[0] if command else 'empty command'}: {error.strerror}")
-    try:
-        out, err = process.communicate(timeout=timeout)
-        rc = process.returncode
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        rc, err = 124, err + f"\nkilled after {timeout:g} s".encode()
-    return Completed(command, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+    # No pipes: these end with the last process that has them, not with the command.
+    with _output() as out, _output() as err:
+        try:
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Completed(command, 127, "", f"{command[0] if command else 'empty command'}: {error.strerror}")
+        killed = ""
+        try:
+            rc = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            rc, killed = 124, f"\nkilled after {timeout:g} s"
+        return Completed(command, rc, _said(out), _said(err) + killed)
+
+
+def _output() -> IO[bytes]:
+    """A file for what a command says; in memory where Python can, since a disk may be full or read-only."""
+    if not hasattr(os, "memfd_create"):
+        return tempfile.TemporaryFile("a+b")
+    stream = os.fdopen(os.memfd_create("evenkeel"), "w+b")
+    # Whoever opens /dev/stdout anew leaves no hole.
+    fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
+    return stream
+
+
+def _said(stream: IO[bytes]) -> str:
+    """All of it so far, without a seek: whoever still writes has the same position."""
+    number = stream.fileno()
+    return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
 
 
 def detached(
