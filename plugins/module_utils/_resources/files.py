@@ -50,6 +50,8 @@ _PSEUDO = {
     "securityfs",
 }
 _TRIES = 3
+# Characters of a path that a message shows.
+_SHOWN = 300
 # A file system without xattrs, one that is gone since it was listed, and a kernel without the calls.
 _NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENOSYS)
 # Bytes that are rather hashed once more than remembered.
@@ -376,6 +378,11 @@ class _Walk:
             self.learned_bytes += info.st_size
         return key
 
+    def last(self) -> str:
+        """The path that was looked at last, or the beginning of a long one."""
+        path = os.fsdecode(next((path_of(line) for line in reversed(self.lines) if line), b"/"))
+        return path if len(path) <= _SHOWN else path[:_SHOWN] + "..."
+
     def worth_saving(self) -> bool:
         """Whether the next look would be faster by more than it costs to write the cache anew."""
         return self.learned * 50 > len(self.lines) or self.learned_bytes > _MUCH
@@ -416,6 +423,16 @@ def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) 
             walk.root(os.fsencode(path))
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
+    except RecursionError as error:
+        raise UsageError(f"{walk.last()} lies too deep to be read; exclude what it is in") from error
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        # Each directory on the way down is open.
+        raise UsageError(
+            f"{walk.last()} lies too deep to be read with as many open files as are allowed; "
+            "exclude what it is in, or raise the limit (ulimit -n)"
+        ) from error
     finally:
         ahead.close()
         if collects:

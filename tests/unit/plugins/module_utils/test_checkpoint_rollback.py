@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -531,6 +532,34 @@ def test_xattrs_that_cannot_be_read_are_reported_not_left_out(
     monkeypatch.setattr(os, "listxattr", too_many)
     with pytest.raises(UsageError, match=rf"live/{path}: its extended attributes cannot be read: .*exclude it"):
         checkpoint(store, "before", protect(tree))
+
+
+def test_a_tree_that_is_too_deep_is_named(store: Store, tree: Path) -> None:
+    at = os.open(tree / "empty", os.O_RDONLY)
+    try:
+        for _level in range(1100):
+            os.mkdir("d", dir_fd=at)
+            at, above = os.open("d", os.O_RDONLY, dir_fd=at), at
+            os.close(above)
+    finally:
+        os.close(at)
+    try:
+        with pytest.raises(UsageError, match=r"live/empty/d/d/.* lies too deep to be read; exclude what it is in"):
+            checkpoint(store, "before", protect(tree))
+        checkpoint(store, "before", protect(tree, exclude=["empty"]))
+    finally:
+        subprocess.run(["rm", "-r", tree / "empty"], check=True)  # Too deep for pytest as well.
+
+
+def test_a_tree_that_needs_more_open_files_than_are_allowed_is_named(store: Store, tree: Path) -> None:
+    (tree / "empty" / "/".join(["d"] * 300)).mkdir(parents=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"live/empty/d/d/.* lies too deep .*ulimit -n"):
+            checkpoint(store, "before", protect(tree))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_directory_that_became_a_file_and_went_leaves_no_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
