@@ -119,26 +119,50 @@ def ancestors(path: bytes) -> Iterator[bytes]:
 
 
 class Mount(NamedTuple):
-    """``root``: which part of the file system on ``device`` is seen at ``point``. ``kind``: of the file system."""
+    """``root``: which part of the file system on ``device`` is seen at ``point``. ``kind``: of the file system.
+    ``parent``: the number of the mount whose directory it covers."""
 
     point: bytes
     root: bytes
     device: bytes
     kind: str
+    number: int
+    parent: int
 
 
 def mounts(process: str = "self") -> list[Mount]:
-    """What is mounted in the mount namespace of this process, or of one by its id, in the order of mounting."""
+    """What is mounted in the mount namespace of this process, or of one by its id, what was not moved in the order of
+    mounting."""
     found = []
     with open(f"/proc/{process}/mountinfo", "rb") as stream:
         for line in stream:
             fields = line.split()
             # The kernel writes blanks and backslashes as octal escapes.
             root, point = (one.decode("unicode_escape").encode("latin-1") for one in fields[3:5])
-            found.append(Mount(point, root, fields[2], fields[fields.index(b"-") + 1].decode()))
+            kind = fields[fields.index(b"-") + 1].decode()
+            found.append(Mount(point, root, fields[2], kind, int(fields[0]), int(fields[1])))
     return found
 
 
 def mount_points() -> dict[bytes, str]:
-    """Mount point -> file system type, of this process's mount namespace."""
-    return {one.point: one.kind for one in mounts()}
+    """Mount point -> file system type, of this process's mount namespace: of what no other mount hides."""
+    found = mounts()
+    placed = [one for one in found if one.parent != one.number]  # The very first one is its own parent.
+    known = {one.number: one for one in placed}
+    covered: dict[int, set[bytes]] = {}
+    for one in placed:
+        covered.setdefault(one.parent, set()).add(one.point)
+
+    def hidden(one: Mount) -> bool:
+        # By one on top of it, or by one on its parent, or on that one's, which covers a directory above.
+        if one.point in covered.get(one.number, ()):
+            return True
+        above: Mount | None = one
+        while above is not None:
+            beside = covered.get(above.parent, set())
+            if any(top in beside for top in ancestors(above.point) if top != above.point):
+                return True
+            above = known.get(above.parent)
+        return False
+
+    return {one.point: one.kind for one in found if not hidden(one)}
