@@ -12,8 +12,8 @@ any way is no cache. What the five cannot vouch for is never in it, and read aga
 - What changed shortly before the look, or in the future: a second change within the same tick shows in none of the
   five, and a page that is written through a mapping changes the times only after the kernel has written it out before
   (``vm.dirty_expire_centisecs`` and ``vm.dirty_writeback_centisecs``).
-- Anything on a file system whose times do not tell of each change (of a mapping on tmpfs, of another host on NFS) or
-  are in whole seconds.
+- Anything on a file system whose times do not tell of each change (of a mapping on tmpfs, or on an overlay that writes
+  to one, of another host on NFS) or are in whole seconds.
 - A file whose content the store has lost since.
 
 A clock that was set back since the look makes all of it void.
@@ -41,8 +41,9 @@ _SIZE = _KEY.size
 # A key that no file has: what it stands for is read again.
 NEVER = bytes(_SIZE)
 _END = 65
-# The file systems whose times tell of every change, mappings included.
-TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "overlay"}
+# The file systems whose times tell of every change, mappings included. An overlay has those of what is below it, which
+# can be a tmpfs.
+TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"}
 _FORMAT = 0o170000
 _SECOND = 1_000_000_000
 # Declarations that are remembered; the oldest go.
