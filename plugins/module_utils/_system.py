@@ -62,12 +62,15 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
 
 def _output() -> IO[bytes]:
     """A file for what a command says; in memory where Python can, since a disk may be full or read-only."""
-    if not hasattr(os, "memfd_create"):
-        return tempfile.TemporaryFile("a+b")
-    stream = os.fdopen(os.memfd_create("evenkeel"), "w+b")
+    make: Callable[[], IO[bytes]] = _memory if hasattr(os, "memfd_create") else tempfile.TemporaryFile
+    stream = make()
     # Whoever opens /dev/stdout anew leaves no hole.
     fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
     return stream
+
+
+def _memory() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("evenkeel"), "w+b")
 
 
 def _said(stream: IO[bytes]) -> str:
