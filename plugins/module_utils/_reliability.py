@@ -142,10 +142,12 @@ def k_of_n(k: int, n: int, availability: Number, common_cause: Number = 0.0) -> 
     down = unavailability(k, n, 1.0 - up, beta)
     if down <= 0.5:
         return 1.0 - down
-    alone = (1.0 - beta) * (1.0 - up)
-    if alone <= 0.5:  # mostly common causes: what is left is `up` but for what fails alone
-        return max(0.0, up + (alone - _binomial_tail(n - k + 1, n, alone, 1.0 - alone)))
-    return max(0.0, _binomial_tail(k, n, up + beta * (1.0 - up), alone) - beta * (1.0 - up))
+    alone, common = (1.0 - beta) * (1.0 - up), beta * (1.0 - up)
+    works, fails = _binomial_tail(k, n, up + common, alone), _binomial_tail(n - k + 1, n, alone, 1.0 - alone)
+    # Two ways to the same difference; that of the smaller numbers loses less of it.
+    if max(up, alone, fails) < max(works, common):
+        return max(0.0, up + (alone - fails))
+    return max(0.0, works - common)
 
 
 def unavailability(k: int, n: int, down: Number, common_cause: Number = 0.0) -> float:

@@ -257,6 +257,11 @@ def test_loss_probability_is_exact_where_a_window_is_nearly_sure_to_lose(
     assert r.loss_probability(n, t, rate, years * r.YEAR) == close(float(exact), RELATIVE)
 
 
+def test_what_works_is_exact_where_all_are_needed() -> None:
+    assert r.k_of_n(28, 28, 0.546875) == close(0.546875**28, RELATIVE)
+    assert r.k_of_n(30, 30, 0.5, 1e-300) == close(0.5**30, RELATIVE)
+
+
 def test_what_works_is_exact_where_nearly_all_fails_in_common() -> None:
     """With beta = 1 all are one component, whose tiny availability is not to drown in the rest."""
     assert r.k_of_n(1, 2, 1e-20, 1.0) == close(1e-20, RELATIVE)
