@@ -243,11 +243,7 @@ def _carry_out(store: Store, manifest: Manifest, how: Options, locks: ExitStack)
                     again = _plan(store, manifest, how.kinds, Hasher(store.objects), how.boot, how.swap)
                     made = replace(again, early=made.early, before=made.before)
                     paths.stage(made.files, made.directories)
-                try:
-                    paths.commit()
-                except transaction.InDoubt as error:
-                    done += [step for step in made.files if step.target not in error.result["left"]]
-                    raise
+                paths.commit()
                 done += made.files
                 locks.close()  # A service may make one as it starts.
                 if how.quiesce:

@@ -448,10 +448,6 @@ def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
 # -- after COMMIT
 
 
-class InDoubt(RestoreFailed):
-    """All but the paths that are ``left`` were put back."""
-
-
 def _apply(journal: str, plan: dict[str, Any]) -> Finished:
     anchors: list[int] = []
     doubtful: dict[bytes, str] = {}
@@ -501,10 +497,15 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             os.close(fd)
     if doubtful:
         problems = [f"{os.fsdecode(path)}: {why}" for path, why in doubtful.items()]
-        raise InDoubt(
+        raise RestoreFailed(
             f"{len(problems)} paths could not be put back and are in doubt: {'; '.join(problems[:10])}. "
             "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
             left=[os.fsdecode(path) for path in doubtful],
+            done=[
+                {"resource": "files", "action": step["op"], "target": os.fsdecode(bytes.fromhex(step["path"]))}
+                for step in plan["steps"]
+                if bytes.fromhex(step["path"]) not in doubtful
+            ],
         )
     return Finished(journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]])
 
