@@ -562,10 +562,11 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
         try:
             exchange(stage, staged, fd, name)
         except OSError as error:
-            if error.errno not in (*_NO_EXCHANGE, errno.ENOENT):
-                raise
             # Gone already: by a kill between these two, or by somebody else since it was staged.
-            if _inode(fd, name) is not None:
+            gone = _inode(fd, name) is None
+            if error.errno not in _NO_EXCHANGE and not (gone and error.errno == errno.ENOENT):
+                raise
+            if not gone:
                 os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
     elif op == "delete" and _inode(stage, staged) is None:

@@ -191,7 +191,8 @@ def test_a_name_that_goes_after_it_was_staged_comes_back(
 ) -> None:
     """As after a kill between the two renames, where names cannot be exchanged."""
     checkpoint(store, "before", protect(tree))
-    (tree / "a").write_text("changed")
+    os.rmdir(tree / "empty")
+    (tree / "empty").write_text("changed")
     exchanged = transaction.exchange
 
     def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
@@ -200,7 +201,25 @@ def test_a_name_that_goes_after_it_was_staged_comes_back(
 
     monkeypatch.setattr(transaction, "exchange", gone)
     rollback(store, "before")
-    assert (tree / "a").read_text() == "first"
+    assert (tree / "empty").is_dir()
+
+
+def test_what_is_live_stays_when_what_was_staged_is_gone(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", protect(tree))
+    os.rmdir(tree / "empty")
+    (tree / "empty").write_text("changed")
+    exchanged = transaction.exchange
+
+    def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
+        os.rmdir(staged, dir_fd=stage)
+        exchanged(stage, staged, fd, name)
+
+    monkeypatch.setattr(transaction, "exchange", gone)
+    with pytest.raises(RestoreFailed, match="in doubt"):
+        rollback(store, "before")
+    assert (tree / "empty").read_text() == "changed"
 
 
 def test_what_was_put_back_is_said_when_something_could_not_be(
