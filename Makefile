@@ -21,7 +21,7 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash integration molecule \
+.PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash integration molecule \
 	bench wheel galaxy clean
 
 help: ## show this
@@ -75,7 +75,7 @@ endif
 integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
 ifeq ($(LAB),yes)
 	$(BIN)/python tests/lab/lab.py build
-	$(CLEAN_ENV) $(BIN)/python -m pytest $(wildcard tests/lab tests/integration)
+	$(CLEAN_ENV) $(BIN)/python -m pytest -m 'not long' $(wildcard tests/lab tests/integration)
 else
 	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
 endif
@@ -83,6 +83,14 @@ endif
 crash: .venv/test.stamp $(COLLECTION) ## kills, faults and power cuts at a sample of the system calls
 	@$(TEST_TOOLS)
 	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
+
+test-long: test-crash ## what takes too long for make test: every crash point, storms, deadlines ten times
+ifeq ($(LAB),yes)
+	$(BIN)/python tests/lab/lab.py build
+	$(CLEAN_ENV) $(BIN)/python -m pytest -m long tests/integration
+else
+	@echo "Left out: the long tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
+endif
 
 test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them, half an hour
 	@$(TEST_TOOLS)
