@@ -24,7 +24,8 @@ class Restore:
     """What a plan may depend on, and its steps work with.
 
     ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: early at boot, where
-    jobs of systemd are queued and nothing of it can be waited for.
+    jobs of systemd are queued and nothing of it can be waited for. ``steps``: the steps of all other kinds that are
+    put back. ``patience``: seconds to wait for a lock that another program holds.
     """
 
     system: System
@@ -32,6 +33,8 @@ class Restore:
     changed: Sequence[str] = ()
     since: float = 0.0
     boot: bool = False
+    steps: Sequence[Step] = ()
+    patience: float = 300.0
 
 
 def listed(kind: str, spec: Mapping[str, Any], key: str, what: str) -> list[str]:
