@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import os
 import sys
 import time
@@ -25,8 +26,10 @@ from ._system import System
 
 _PACKAGE = "evenkeel_agent"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
-# How long to wait, in seconds, before what was refused with nothing touched is tried again: about an hour in all.
-_AGAIN = (10.0, 60.0, 300.0, 900.0, 2400.0)
+# The exit code when the change has ended in doubt: nothing is left to be tried.
+DOUBT = 3
+# How long to wait, in seconds, before what could not be put back is tried again; the last one over and over.
+_AGAIN = (10.0, 20.0, 60.0, 120.0, 300.0)
 # At the deadline nobody waits long for what a controller may have left running.
 _DRAIN = 3.0
 
@@ -82,41 +85,75 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.what != "boot":
         drain(store, _DRAIN, time.clock_gettime(time.CLOCK_BOOTTIME))
-    boot = args.what == "boot"
-    for wait in (*(() if boot else _AGAIN), None):
+    if args.what == "boot":
+        return _at_boot(store)
+    return _until_done(store, args.generation)
+
+
+def _at_boot(store: Store) -> int:
+    """Once, because a boot waits for nothing; what cannot be done yet is left to the dead-man."""
+    try:
+        with store.locked(wait=600.0):
+            _say(_rollback.finish(store, boot=True))
+        return 0
+    except (EvenkeelError, OSError) as error:
+        sys.stderr.write(f"not put back yet: {_words(error)}\n")
+        if _deadman.armed(store) is not None:
+            _deadman.fire(store)
+        return 1
+
+
+def _until_done(store: Store, generation: int) -> int:
+    """Put this change back, again and again, until it is done or the time for it is over: in doubt then."""
+    for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
         try:
             with store.locked(wait=600.0):
-                _put_back(store, args.generation, boot, last=wait is None)
-            return 0
-        except (EvenkeelError, OSError) as error:
-            said = _words(error)
+                pause = min(pause, _try(store, generation))
+        except (EvenkeelError, OSError) as error:  # The lock, or no room for a record.
+            sys.stderr.write(f"{_words(error)}\n")
         change = _deadman.armed(store)
-        if boot and change is not None:
-            _deadman.fire(store)  # A boot waits for nothing.
-        if wait is None or change is None or change.generation != args.generation:
+        if change is None or change.generation != generation:
             break
-        sys.stderr.write(f"not put back yet, tried again in {wait:g} s: {said}\n")
+        sys.stderr.write(f"not put back yet, tried again in {pause:g} s: {'; '.join(change.left[:10])}\n")
         # No longer than the change lasts: the next one needs this unit for its own dead-man.
-        if not _wait(store, args.generation, wait):
-            return 0
-    sys.stderr.write(f"in doubt: {said}\n")
-    return 1
+        if not _wait(store, generation, pause):
+            break
+    last = _deadman.last_event(store)
+    doubt = last is not None and last.generation == generation and last.outcome == _deadman.IN_DOUBT
+    return DOUBT if doubt else 0
 
 
-def _put_back(store: Store, generation: int, boot: bool, last: bool) -> None:
-    """Finish what was begun and undo what was not confirmed. ``last``: what is refused now is not tried again."""
+def _try(store: Store, generation: int) -> float:
+    """Under the lock: finish what was begun, and undo what was not confirmed. Seconds for which it is tried again."""
     try:
-        for line in _rollback.finish(store, boot=boot):
-            sys.stdout.write(f"{line}\n")
+        _say(_rollback.finish(store))
         change = _deadman.armed(store)
-        if not boot and change is not None and change.generation == generation:
+        if change is not None and change.generation == generation:
             result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
-            sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
+            _say([f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps"])
     except (EvenkeelError, OSError) as error:
-        change = _deadman.armed(store)
-        if last and not boot and change is not None and change.generation == generation:
-            _deadman.conclude(store, change, _deadman.IN_DOUBT, "deadline", [_words(error)])
-        raise
+        return _noted(store, generation, error)
+    return 0.0
+
+
+def _noted(store: Store, generation: int, error: EvenkeelError | OSError) -> float:
+    """Record what is left; seconds until the end of trying, which concludes it."""
+    sys.stderr.write(f"{_words(error)}\n")
+    change = _deadman.armed(store)
+    if change is None or change.generation != generation:
+        return 0.0
+    result = error.result if isinstance(error, EvenkeelError) else {}
+    left = [str(one) for one in result.get("left", [])] or [_words(error)]
+    change = _deadman.note_left(store, change, change.overdue(store.system) or "deadline", left)
+    seconds = change.tries_until - store.system.now()
+    if seconds <= 0:
+        _deadman.conclude(store, change, _deadman.IN_DOUBT, change.back, left)
+    return max(0.0, seconds)
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
 
 
 def _words(error: EvenkeelError | OSError) -> str:

@@ -7,7 +7,8 @@
 What the host remembers, below its store:
 
 - ``generation``: a counter, raised by every arming; what a run with an older number asks for is refused.
-- ``armed``: the change under way: its generation, checkpoint and deadline.
+- ``armed``: the change under way: its generation, checkpoint and deadline; once it goes back, by whom, what is left so
+  far, and until when that is tried again.
 - ``events``: one JSON line per outcome, appended and synced. An outcome counts from that moment: an ``armed`` of the
   same generation is then over, even if a kill left it lying there.
 """
@@ -19,7 +20,8 @@ import math
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ._errors import Refused, UsageError
@@ -29,6 +31,8 @@ from ._store.transaction import pending
 from ._system import System, detached
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
+# How long what could not be put back is tried again, in seconds from the first attempt.
+TRIES = 3600.0
 _UNITS = "/etc/systemd/system"
 _DEFAULT = "/var/lib/evenkeel"
 # What stands for itself in every line of a unit file: no blank, quote, specifier, variable or wildcard.
@@ -37,7 +41,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 
 @dataclass(frozen=True)
 class Armed:
-    """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides."""
+    """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
+
+    ``back``: who began to go back (settle, deadline, boot, operator); from then on it is never confirmed. ``left``:
+    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again.
+    """
 
     generation: int
     checkpoint: str
@@ -46,12 +54,19 @@ class Armed:
     within: float
     boot_id: str
     due: float
+    back: str = ""
+    left: list[str] = field(default_factory=list)
+    tries_until: float = 0.0
 
     def shown(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
+        shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
+        return {**shown, **{key: value for key in ("back", "left", "tries_until") if (value := getattr(self, key))}}
 
     def overdue(self, system: System) -> str | None:
-        """Why the time for a confirmation is over (``boot``, ``deadline``), or None while it runs."""
+        """Why the time for a confirmation is over (who began to go back, ``boot``, ``deadline``), or None while it
+        runs."""
+        if self.back:
+            return self.back
         if self.boot_id != system.boot_id():
             return "boot"
         return "deadline" if system.monotonic() >= self.due else None
@@ -97,7 +112,9 @@ def armed(store: Store) -> Armed | None:
     """The change that waits for its confirmation, if there is one."""
     try:
         with open(store.join("armed")) as stream:
-            record = Armed(**json.load(stream))
+            found = json.load(stream)
+        # A newer version may have written keys that this one does not know.
+        record = Armed(**{key: found[key] for key in (one.name for one in fields(Armed)) if key in found})
     except FileNotFoundError:
         return None
     last = last_event(store)
@@ -167,8 +184,7 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
         _systemctl(store, "start", _unit(store) + ".timer")
     else:
         _start_process(store, number, within, agent)
-    write_file(store.join("armed"), json.dumps(asdict(record)).encode())
-    return record
+    return _record(store, record)
 
 
 def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
@@ -181,9 +197,44 @@ def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str]
     return event
 
 
+def begin_return(store: Store, record: Armed, by: str) -> Armed:
+    """Mark, under the lock and before the first live change of its rollback, that this change goes back: it is never
+    confirmed then, and whoever comes next carries on. Durable once this returns; the first mark stays."""
+    known = _newest(store, record)
+    return known if known.back else _record(store, replace(known, back=by))
+
+
+def keep_trying(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
+    """Record, under the lock, what could not be put back, and let the dead-man try it again, now and with growing
+    pauses, for ``TRIES`` from the first time on; its end then is in doubt. Nothing is waited for."""
+    known = note_left(store, record, by, left)
+    fire(store)
+    return known
+
+
+def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
+    """Record, under the lock, what could not be put back so far."""
+    known = _newest(store, record)
+    tries_until = known.tries_until or store.system.now() + TRIES
+    return _record(store, replace(known, back=known.back or by, left=list(left), tries_until=tries_until))
+
+
+def _newest(store: Store, record: Armed) -> Armed:
+    """What is recorded of the same change by now."""
+    known = armed(store)
+    return known if known is not None and known.generation == record.generation else record
+
+
+def _record(store: Store, record: Armed) -> Armed:
+    write_file(store.join("armed"), json.dumps(asdict(record)).encode())
+    return record
+
+
 def fire(store: Store) -> None:
-    """Start what the timer would start, once the host has booted. Nothing is waited for."""
-    store.system.run(["systemctl", "start", "--no-block", _unit(store) + ".service"], 10.0)
+    """Start what the timer would start, once the host has booted. Nothing is waited for, and one that is at work
+    already goes on alone."""
+    if store.system.has_systemd():
+        store.system.run(["systemctl", "start", "--no-block", _unit(store) + ".service"], 10.0)
 
 
 # -- the two kinds of timer

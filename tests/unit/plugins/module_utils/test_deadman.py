@@ -345,10 +345,53 @@ def test_it_ends_in_doubt_when_it_is_refused_too_often(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(store, live)
-    asked = refusing(monkeypatch, 9)
-    assert deadline(store) == 1 and len(asked) == 3 and (live / "file").read_text() == "after"
+    asked = refusing(monkeypatch, 99)
+    monkeypatch.setattr(_deadman, "TRIES", 0.7)
+    assert deadline(store) == _agent.DOUBT and len(asked) >= 3 and (live / "file").read_text() == "after"
     assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "in_doubt"
     assert "no room" in info(store)["last"]["left"][0]
+
+
+def test_a_change_that_began_to_go_back_is_never_confirmed(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    change = _deadman.armed(store)
+    assert change is not None and not change.shown().keys() & {"back", "left", "tries_until"}
+    _deadman.begin_return(store, change, "settle")
+    assert _deadman.begin_return(store, change, "operator").back == "settle", "the first mark stays"
+    with pytest.raises(Unhealthy, match="put itself back already, by settle"):
+        end(store, generation)
+    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
+
+
+def test_what_is_left_is_tried_again_for_one_hour_and_no_more(store: Store, live: Path) -> None:
+    """A boot, another agent and another attempt do not begin a new hour; the dead-man is told at once."""
+    begin(store, live)
+    asked: list[Any] = []
+    clock = [1000.0]
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(argv)
+        return type("Done", (), {"rc": 0, "words": "", "out": ""})
+
+    timed = Store(store.root, replace(store.system, now=lambda: clock[0], has_systemd=lambda: True, run=run))
+    change = _deadman.armed(timed)
+    assert change is not None
+    _deadman.keep_trying(timed, change, "settle", ["/srv/a: is busy", "/srv/b: is busy"])
+    clock[0] = 3000.0
+    _deadman.keep_trying(timed, change, "boot", ["/srv/a: is busy"])  # With what was read before the first attempt.
+    shown = info(store)["armed"]
+    assert (shown["back"], shown["left"], shown["tries_until"]) == ("settle", ["/srv/a: is busy"], 4600.0)
+    assert len(asked) == 2 and all(words[:2] == ["systemctl", "start"] and "--no-block" in words for words in asked)
+
+
+def test_records_of_older_and_newer_versions_are_read(store: Store, live: Path) -> None:
+    begin(store, live)
+    path = Path(store.join("armed"))
+    record = json.loads(path.read_text())
+    older = {key: record[key] for key in record if key not in ("back", "left", "tries_until")}
+    for written in (older, dict(record, of_a_newer_version={"any": 1})):
+        path.write_text(json.dumps(written))
+        assert _deadman.armed(store) == _deadman.Armed(**older)
 
 
 class Killed(BaseException):
@@ -438,7 +481,7 @@ def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monke
     for pack in Path(store.join("packs")).glob("*.pack"):
         pack.unlink()
     started = time.monotonic()
-    assert deadline(store) == 1 and info(store)["last"]["outcome"] == "in_doubt"
+    assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
     assert time.monotonic() - started < 30
 
 
@@ -464,7 +507,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
         said.append(" ".join(argv))
         return type("Done", (), {"rc": 0, "words": ""})
 
-    booted = replace(store.system, boot_id=lambda: "another", run=run)
+    booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(_agent, "System", lambda: booted)
     assert _agent.main(["--store", store.root, "boot"]) == 1
     (started,) = [words for words in said if "evenkeel-deadman" in words]
