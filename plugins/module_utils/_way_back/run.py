@@ -28,10 +28,10 @@ from typing import Any
 
 from .. import _quiesce
 from .._deadman import Armed
-from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed
+from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from .._resources import files, services, subvolumes
 from .._resources.kind import Restore
-from .._resources.registry import KINDS, LATE, held, own_lines
+from .._resources.registry import EARLY, KINDS, LATE, held, own_lines
 from .._resources.step import Step
 from .._services.holders import holders
 from .._store import transaction
@@ -110,7 +110,8 @@ class Run:
         """The error with what was done so far. It will be reported, and is not tried again unasked; a kill is."""
         self._forget()
         done = [*self.done, *error.result.get("done", [])]
-        left = [*(words for cause in self._causes.values() for words in cause), *error.result.get("left", [])]
+        causes = [words for cause in self._causes.values() for words in cause]
+        left = [*self._left, *causes, *error.result.get("left", [])]
         error.result = {**self.result(), **error.result, "done": done, "left": left, "changed": bool(done)}
         return error
 
@@ -123,7 +124,7 @@ class Run:
                     self.access()
                 self.prepare(writer, paths)
                 if self._made.steps:
-                    quiet.enter_context(self._still)
+                    quiet.enter_context(self._standing_still())
                     self.hold(writer, paths)
                     self.put_back_files(paths)
                     self.put_back_packages()
@@ -250,6 +251,18 @@ class Run:
         if self._arm is not None and self._undo:
             self.change = self._arm(self._undo)
 
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Raises ServiceFailed with nothing changed; what cannot be let go again is left."""
+        self._still.__enter__()
+        try:
+            yield
+        finally:
+            try:
+                self._still.__exit__(None, None, None)
+            except ServiceFailed as error:
+                self._left += error.result["left"]
+
     def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
         """Where something was written before all stood still, put that back as well, and have it in the undo."""
         made = self._made
@@ -282,7 +295,9 @@ class Run:
 
     def put_back_packages(self) -> None:
         if self._made.early:
-            self._put_back("packages", self._made.sections)
+            for kind in EARLY:
+                self._causes.pop(kind, None)
+                self._put_back(kind, self._made.sections)
             self._files_again()
 
     def _files_again(self) -> None:
@@ -298,8 +313,7 @@ class Run:
         for kind in LATE:
             if kind != "services":
                 self._put_back(kind, self._made.sections)
-        if "packages" in self._causes:
-            del self._causes["packages"]
+        if any(kind in self._causes for kind in EARLY):
             self.put_back_packages()  # A script may have needed what is back only now.
 
     def start(self) -> None:
@@ -385,9 +399,12 @@ class Run:
 
     def _add(self, steps: Sequence[Step]) -> None:
         """Note what was done. Of what was taken down before, a start is the second half of a restart."""
+        restarts = {
+            one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
+        }
         for step in steps:
-            again = step.action == "start" and step.target in self._down.units
-            self.done.append((replace(step, action="restart") if again else step).shown())
+            again = step.action == "start" and step.resource == "services" and step.target in self._down.units
+            self.done.append((restarts.get(step.target, step) if again else step).shown())
             if step.resource != "files":
                 self._others.append(step)
             if "note" in step.detail:
