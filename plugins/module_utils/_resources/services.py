@@ -8,7 +8,7 @@ what is on disk."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
@@ -16,7 +16,7 @@ from .._services import process, systemd
 from .._services.state import ServiceState
 from .._system import System
 from . import own_line
-from .kind import Kind
+from .kind import Kind, Restore
 from .step import Step
 
 _UNIT_DIRECTORIES = (
@@ -223,3 +223,29 @@ KIND = Kind(
     verify=verify,
     trees=trees,
 )
+
+
+@dataclass
+class Down:
+    """``units`` that went down for an exchange of files, and have to be up again; ``left``: what could not be stopped,
+    in words."""
+
+    units: list[str]
+    left: list[str] = field(default_factory=list)
+
+
+def take_down(steps: Sequence[Step], at: Restore) -> Down:
+    """Stop what has to be restarted."""
+    down = Down([])
+    for step in steps:
+        try:
+            _one(step, "stop", at.system, at.boot)
+            down.units.append(step.target)
+        except EvenkeelError as error:
+            down.left.append(f"{step.target}: {error.message}")
+    return down
+
+
+def bring_up(down: Down, at: Restore) -> tuple[list[Step], list[str]]:
+    """Start what went down and is not up."""
+    return [], []

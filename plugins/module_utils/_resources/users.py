@@ -33,7 +33,9 @@ def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
         apply=lambda _steps, _at: [],
         verify=lambda _then, _system: [],
         trees=lambda _spec: [os.path.join(etc, name) for name in _FILES],
-        held=lambda system: held(os.path.join(etc, ".pwd.lock"), patience, system),
+        held=lambda system, limit: held(
+            os.path.join(etc, ".pwd.lock"), patience if limit is None else min(limit, patience), system
+        ),
     )
 
 
