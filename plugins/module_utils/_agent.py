@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import hashlib
 import importlib
 import io
@@ -42,6 +43,8 @@ _GRACE = 2.0
 _LOOK, _QUIET = 3.0, 12.0
 # Seconds that a change may take from its number to its record, while it is being armed.
 _ARMING = 120.0
+# Python loads these when they are used for the first time.
+_CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 
 
@@ -143,6 +146,9 @@ def _load_all() -> None:
         if name.startswith(_PACKAGE) and name.endswith(".py"):
             importlib.import_module(name[:-3].replace("/", ".").removesuffix(".__init__"))
     archive.close()
+    for codec in _CODECS:
+        codecs.lookup(codec)
+    importlib.import_module("concurrent.futures.thread")
 
 
 def _at_boot(store: Store) -> int:
