@@ -67,7 +67,7 @@ def _arming(store: Store, within: float | None) -> Arm | None:
     from ._agent import install  # It imports us.
 
     agent = install(store)
-    _deadman.prepare(store, within, agent)
+    _deadman.prepare(store, agent)
     return lambda undo: _deadman.arm(store, undo, UNDO, within, agent)
 
 

@@ -11,12 +11,11 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from . import _deadman, _rollback
+from . import _deadman, _jobs, _rollback
 from ._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
 from ._store.store import Store
-from ._system import start_time
 from ._way_back.plan import Options
 from ._way_back.run import Run
 
@@ -66,9 +65,8 @@ def settle(
         )
         enough = health.state == "pass" and soak <= max(left, 0.0)
     else:
-        # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
-        drain(store, DRAIN, _started(os.getpid()) - 0.5)
         enough = False
+    jobs = _jobs.Ended() if enough else _end_jobs(store, change)
     with store.locked():
         _said, back = _rollback.resume(store)  # Of an operator's, killed meanwhile.
         change = _deadman.armed(store)
@@ -87,6 +85,8 @@ def settle(
     # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
     again = wait(checked, 0.0, RETURN, interval, store.system) if checked else None
     result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
+    result["done"] = [f"ended a job of Ansible, {one}" for one in jobs.ended] + result["done"]
+    result["left"] = result["left"] + [f"a job of Ansible still runs, {one}" for one in jobs.running]
     result.update(changed=True, health_after=asdict(again) if again is not None else None)
     raise Unhealthy(f"rolled back to {manifest.name}: {reason}; {_health_now(again)}", **result)
 
@@ -111,37 +111,11 @@ def _in_doubt(error: EvenkeelError, generation: int, health: Health | None) -> E
     return error
 
 
-def drain(store: Store, limit: float, before: float) -> list[str]:
-    """Wait until no module that a controller started ``before`` (seconds after boot) still runs here.
-
-    Returns the command lines of what runs on after ``limit`` seconds.
-    """
-    end = store.system.monotonic() + limit
-    running = _remote_modules(before)
-    while running and store.system.monotonic() < end:
-        store.system.sleep(0.2)
-        running = _remote_modules(before)
-    return running
-
-
-def _started(pid: int) -> float:
-    """Seconds after boot at which the process started."""
-    return (start_time(pid) or 0) / os.sysconf("SC_CLK_TCK")
-
-
-def _remote_modules(before: float) -> list[str]:
-    """Command lines of Ansible's remote shells. Ansible ends each with ``&& sleep 0``, so that the shell stays."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    words = stream.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-            except OSError:
-                continue
-            if words.endswith("&& sleep 0") and " -c " in words and 0 < _started(int(entry)) < before:
-                found.append(words)
-    return found
+def _end_jobs(store: Store, change: _deadman.Armed) -> _jobs.Ended:
+    """What a killed controller, or the change itself, has left running would change the host once more."""
+    since = _jobs.boottime(store.system, change.due - change.within)
+    # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
+    return _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, DRAIN)
 
 
 def _ended(store: Store, generation: int, health: Health | None = None) -> dict[str, Any]:
@@ -168,6 +142,8 @@ def _still_back(store: Store, event: _deadman.Event, report: dict[str, Any]) -> 
         manifest = store.manifest(event.checkpoint)
     except EvenkeelError as error:
         return f". Whether tasks have changed it since is not known: {error.message}"
+    since = _jobs.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
+    _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, 0.0)
     try:
         done = Run(store, manifest, Options(insist=True)).carry_out()["done"]
     except EvenkeelError as error:

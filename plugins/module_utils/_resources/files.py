@@ -50,6 +50,11 @@ _OWN_NAMES = (
     b"evenkeel-deadman*.service",
     b"evenkeel-deadman*.timer",
     b"evenkeel-boot*.service",
+    b"evenkeel-watch*.timer",
+    b"evenkeel-deadman*.service.d",
+    b"evenkeel-deadman*.timer.d",
+    b"evenkeel-boot*.service.d",
+    b"evenkeel-watch*.timer.d",
 )
 # File systems that hold no data of their own; a mount of one is left out of a tree.
 _PSEUDO = {
