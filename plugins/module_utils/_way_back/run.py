@@ -343,7 +343,8 @@ class Run:
             # What lies in a directory that is not back needs no word of its own.
             if above in wrong and above in self._causes:
                 continue
-            self._left.append(f"{path}: {'; '.join(self._causes.get(path, [wrong[path]]))}")
+            why = "; ".join(self._causes.get(path, [wrong[path]]))
+            self._left.append(why if why.startswith(path) else f"{path}: {why}")
 
     def _prove_kinds(self) -> None:
         for section in self._made.sections:
