@@ -238,6 +238,7 @@ def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str]
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
     append_line(store.join("events"), event.line())
     remove_file(store.join("armed"))
+    remove_file(store.join("resume"))
     give_room(store)
     if store.system.has_systemd():
         _timers.rest(store)

@@ -85,14 +85,15 @@ class Run:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
         except EvenkeelError as error:
             raise self._ended(error)  # noqa: B904 - it is the same one
-        self._forget()
         result = self.result()
         if self._left:
+            self._forget()
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
             raise RestoreFailed(
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
                 **result,
             )
+        self._forget()
         return result
 
     def predicted(self) -> dict[str, Any]:
@@ -139,40 +140,49 @@ class Run:
 
     def access(self) -> None:
         """What fails here is tried again with the rest."""
+        writer = Writer(self.store.objects)
         walls = [section for section in self._made.sections if section.kind == "firewall"]
-        for section in walls:
-            with suppress(EvenkeelError):
-                self._first.append((section, replace(section, lines=self._captured(section))))
-        self._put_back("firewall", walls)
-        with self._trying("users"), ExitStack() as stack:
-            stack.enter_context(held(["users"], self.store.system, insist=True))
-            for section in self._made.sections:
-                narrow = access.narrowed(section)
-                if narrow is not None:
-                    with self._trying(section.kind):
-                        self._access_files(section, narrow)
+        try:
+            for section in walls:
+                with suppress(
+                    OSError, EvenkeelError
+                ):  # No room, or no nft: it has no undo, and goes back all the same.
+                    lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
+                    self._first.append((section, replace(section, lines=lines)))
+            self._put_back("firewall", walls)
+            with self._trying("users"), held(["users"], self.store.system, insist=True):
+                self._access_files(writer)
+        finally:
+            writer.discard()
         listening = [one for one in map(access.units, self._made.sections) if one is not None]
         if not self.how.boot:
             self._put_back("services", listening)
         self._causes.clear()
 
-    def _access_files(self, section: Section, narrow: Section) -> None:
+    def _access_files(self, writer: Writer) -> None:
         skip = [os.path.realpath(self.store.root)]
-        scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
-        then = plan.entries(narrow, narrow.spec, scan)
-        steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
-        if not steps:
-            return
-        writer = Writer(self.store.objects)
+        plans = []
+        for section in self._made.sections:
+            narrow = access.narrowed(section)
+            with self._trying(section.kind):
+                if narrow is None:
+                    continue
+                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
+                then = plan.entries(narrow, narrow.spec, scan)
+                steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
+                if steps:
+                    plans.append((section, narrow, steps, files.directories(then, steps)))
         try:
-            with suppress(OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
+            for section, narrow, _steps, _directories in plans:
                 lines = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False).lines()
                 self._first.append((section, replace(narrow, lines=lines)))
+            if self._first and self._keeps:
                 self.store.commit(writer, UNDO, self.manifest.host, [known for _section, known in self._first])
-        finally:
-            writer.discard()
-        self._ask()
-        self._commit(steps, files.directories(then, steps))
+        except (OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
+            self._first.clear()
+        for _section, _narrow, steps, directories in plans:
+            self._ask()
+            self._commit(steps, directories)
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
         with held(self._kinds(), self.store.system, self.how.insist):
@@ -411,10 +421,6 @@ class Run:
             if "note" in step.detail:
                 self._notes.append(str(step.detail["note"]))
 
-    def _captured(self, section: Section) -> list[str]:
-        kind = KINDS[section.kind]
-        return (kind.brief or kind.before or kind.capture)(section.spec, Hasher(), self.store.system)
-
     def _kinds(self) -> list[str]:
         return [section.kind for section in self._made.sections]
 
@@ -439,6 +445,11 @@ class Run:
                 raise
 
     def _forget(self) -> None:
+        """It is reported, and not tried again unasked. A host that goes back by itself does, and keeps the undo."""
+        if self.how.insist and self._undo and self._left:
+            self._changed, self._down = [], services.Down([])
+            self._ask()
+            return
         with suppress(OSError):
             remove_file(resume_path(self.store))
 
