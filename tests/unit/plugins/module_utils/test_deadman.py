@@ -22,7 +22,6 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
     _agent,
     _deadman,
-    _rollback,
     _timers,
     _watch,
 )
@@ -40,6 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
 @pytest.fixture
@@ -447,7 +447,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
     assert (live / "file").read_text() == "after" and transaction.pending(store)
-    with pytest.raises(Unhealthy, match="put itself back already, by operator"):
+    with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
 
@@ -468,7 +468,7 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     assert not transaction.pending(store)
 
 
-def test_a_change_that_is_half_undone_for_good_is_in_doubt(
+def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = begin(store, live)
@@ -478,12 +478,17 @@ def test_a_change_that_is_half_undone_for_good_is_in_doubt(
         raise RestoreFailed("nginx does not start")
 
     with monkeypatch.context() as patched:
-        patched.setattr(_rollback, "_apply_late", fail)
-        with pytest.raises(RestoreFailed, match="nginx does not start"):
+        patched.setattr(Run, "start", fail)
+        with pytest.raises(RestoreFailed, match="nginx does not start.*tries again until") as caught:
             end(store, generation)
-    assert info(store)["last"]["outcome"] == "in_doubt" and info(store)["armed"] is None
-    with pytest.raises(RestoreFailed, match="in doubt"):
+    assert caught.value.result["outcome"] == "in_doubt"
+    change = info(store)["armed"]
+    assert change["left"] == ["nginx does not start"] and change["tries_until"] > time.time()
+    told = json.loads(Path(store.join("events")).read_text().splitlines()[-1])
+    assert told["outcome"] == "in_doubt" and told["until"] == change["tries_until"] and info(store)["last"] is None
+    with pytest.raises(Unhealthy, match="put itself back already"):
         end(store, generation)
+    assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "rolled_back"
 
 
 def test_a_dead_man_whose_disk_is_full_tries_again(
@@ -505,15 +510,19 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(monkeypatch)
+    (live / "lost").write_bytes(os.urandom(100_000))
     begin(store, live)
-    monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
-    for pack in Path(store.join("packs")).glob("*.pack"):
-        pack.unlink()
-    started = time.monotonic()
+    (live / "lost").write_text("after")
+    monkeypatch.setattr(_agent, "_AGAIN", (0.2,))
+    monkeypatch.setattr(_deadman, "TRIES", 0.5)
+    for lost in Path(store.join("objects")).rglob("*"):
+        if lost.is_file():
+            lost.unlink()
     assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
-    assert time.monotonic() - started < 30
+    (left,) = info(store)["last"]["left"]
+    assert left.startswith(f"{live}/lost: ") and (live / "file").read_text() == "before"
 
 
 def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
