@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -272,17 +273,20 @@ def try_case(fleet: Fleet, trial: Trial) -> None:
     }
     name = fleet.playbook(f"{host}.yml", yaml.safe_dump([play]))
     inventory = f"inventory-{case.user}"
-    within = "45s" if case.end == "shut out" else "3m"
+    within = "90s" if case.end == "shut out" else "5m"
     words = ["change", name, "-i", inventory, "--limit", host, "--json", "--confirm-within", within]
-    trial.code, trial.said = fleet.evenkeel(*words, timeout=300)
+    trial.code, trial.said = fleet.evenkeel(*words, timeout=600)
     if "{\n" in trial.said:
         trial.result = json.JSONDecoder().raw_decode(trial.said[trial.said.index("{\n") :])[0]
-    fleet.disarmed(host, 60)
+    for _ in range(20):
+        if not fleet.armed(host):
+            break
+        time.sleep(3)
     trial.event = fleet.state(host)
     trial.after = whole(fleet, host)
     trial.login = fleet.lab.ssh(host, ["true"], user=case.user).returncode == 0
     if case.end == "well":
-        trial.back_code, said = fleet.evenkeel("rollback", "-i", inventory, "--limit", host, timeout=300)
+        trial.back_code, said = fleet.evenkeel("rollback", "-i", inventory, "--limit", host, timeout=600)
         trial.said += said
         trial.back = whole(fleet, host)
 
