@@ -257,6 +257,11 @@ def in_mounts_of(fleet: Fleet, host: str, script: str) -> None:
 def prepare(fleet: Fleet, host: str) -> None:
     """A host with a repository of its own, and with kernel values that can be written."""
     fleet.lab.exec(host, ["sh", "-s"], input=(ROLES / "prepare.sh").read_text())
+    make_values_writable(fleet, host)
+
+
+def make_values_writable(fleet: Fleet, host: str) -> None:
+    """Give a host the kernel values that are its own, those of its network, to write as well."""
     values = "/proc/sys/net"
     in_mounts_of(fleet, host, f"mount --bind {values} {values}; mount -o remount,bind,rw {values}")
 
@@ -321,7 +326,8 @@ def trials(lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     found = [Trial(role, case, host) for case, host in zip(role.cases, names, strict=True)]
     try:
         for host in names:
-            lab.recreate(host)
+            if fleet.on(host, "ls -d /var/lib/evenkeel /var/lib/pristine", check=False):
+                lab.recreate(host)
         with ThreadPoolExecutor(len(found)) as pool:
             for done in [pool.submit(try_case, fleet, trial) for trial in found]:
                 done.result()

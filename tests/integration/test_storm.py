@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .conftest import Fleet
-from .test_published_roles import in_mounts_of, prepare
+from .test_published_roles import in_mounts_of, make_values_writable
 
 HOST = "web6"
 WITHIN = 90
@@ -225,7 +225,7 @@ COMING_BACK = (
     kept("a socket that is new", "ls *.s 2>&1", change="python3 -c 'import socket; socket.socket(1).bind(\"a.s\")'"),
     kept("a file of eight terabytes, nearly all holes", "ls huge 2>&1", change="truncate -s 8T huge; echo x >>huge"),
     kept("a log that grows", "ls log 2>&1", change="(while :; do date; sleep 0.02; done >log) >/dev/null 2>&1 &"),
-    kept("a name that is not UTF-8", "ls -b", change="touch \"$(printf 'latin-\\351')\""),
+    kept("a name that is not UTF-8", "ls -b latin* 2>&1", change="touch \"$(printf 'latin-\\351')\""),
     kept(
         "a parent that became a symlink",
         "ls -ld /srv/parent | cut -c1; cat /srv/parent/child/file",
@@ -305,7 +305,11 @@ STARTED = "systemctl daemon-reload; systemctl start ek-fails ek-starter ek-port.
 @pytest.fixture
 def host(fleet: Fleet) -> Iterator[Fleet]:
     fleet.lab.recreate(HOST)
-    prepare(fleet, HOST)
+    make_values_writable(fleet, HOST)
+    rules = (
+        "table inet filter { chain input { type filter hook input priority filter; tcp dport { 22, 80 } accept; }; }"
+    )
+    fleet.on(HOST, f"echo '{rules}' >/etc/nftables.conf; systemctl enable --now --quiet nftables")
     yield fleet
     # What is mounted and immutable goes with the host, once nothing protects it.
     in_mounts_of(fleet, HOST, "chattr -i /srv/storm/immutable /srv/storm/closed 2>/dev/null || true")
@@ -319,9 +323,7 @@ def told(fleet: Fleet) -> str:
 
 def test_what_cannot_go_back_keeps_nothing_else_from_it(host: Fleet) -> None:
     fleet = host
-    things = NOT_COMING_BACK + COMING_BACK
-    if _immutable(fleet):
-        things += IMMUTABLE
+    things = [*NOT_COMING_BACK, *(IMMUTABLE if _immutable(fleet) else ()), *COMING_BACK]
     fleet.on(HOST, f"{TOOLS}\nmkdir -p /srv/storm; cd /srv/storm\n" + "\n".join(one.before for one in things))
     in_mounts_of(fleet, HOST, "\n".join(one.outside_before for one in things))
     fleet.on(HOST, STARTED)

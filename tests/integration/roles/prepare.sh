@@ -9,13 +9,6 @@ set -eu
 repo=/usr/share/packages
 mkdir -p $repo
 
-# The module apt of Ansible imports it; where the image has none, it comes from the image's own mirrors.
-python3 -c 'import apt' 2>/dev/null || {
-  apt-get -q -o Acquire::Languages=none update
-  apt-get -q install -y --no-install-recommends python3-apt
-  apt-get clean
-}
-
 # package NAME VERSION DEPENDS: of the tree in $work, which is emptied for the next one.
 work=$(mktemp -d)
 package() {
