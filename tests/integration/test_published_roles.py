@@ -195,7 +195,7 @@ TABLE = (
         ),
     ),
 )  # fmt: skip
-SHORT = ("nginx", "firewall")
+SHORT = ("nginx",)
 
 
 @dataclass(repr=False)
