@@ -368,7 +368,7 @@ class Wave:
 
     def _ended(self, host: str, answer: decide.Settled, why: str, *, halted: bool) -> None:
         one = self.hosts[host]
-        one.state, one.by, one.probes = answer.state, answer.by, answer.probes
+        one.state, one.by, one.probes, one.login = answer.state, answer.by, answer.probes, answer.login
         if halted and answer.state is State.ROLLED_BACK:
             # The playbook never ran there: rolling back only disarmed it.
             one.state = State.UNTOUCHED

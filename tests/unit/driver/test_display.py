@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from evenkeel.advice import after_change
 from evenkeel.display import Board, line, showing
+from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.summary import advice, headline, print_change, print_run, print_status
+from evenkeel.summary import headline, print_change, print_run, print_status
 
+INV = Options(inventory=("inv",))
 LONG = "unreachable in 'Load': ssh: connect to host 192.0.2.1 port 22: Connection timed out"
 
 
@@ -26,7 +29,7 @@ def result(code: Exit, *hosts: HostResult, reason: str = "") -> ChangeResult:
 
 def printed(found: ChangeResult, width: int = 80) -> str:
     stream = io.StringIO()
-    print_change(found, Console(file=stream, width=width), ["inv"])
+    print_change(found, Console(file=stream, width=width), INV)
     return stream.getvalue()
 
 
@@ -85,12 +88,12 @@ def test_a_host_that_put_itself_back_is_told_apart_from_one_that_was_put_back() 
 def test_doubt_comes_with_the_command_that_resolves_it() -> None:
     found = result(Exit.IN_DOUBT, HostResult("a", 1, State.IN_DOUBT, LONG), HostResult("b", 2))
     assert headline(found).startswith("IN DOUBT: 1 in doubt, 1 not begun")
-    assert any(one.strip() == "evenkeel status -i inv --limit a" for one in advice(found, ["inv"]))
+    assert any(one.strip() == "evenkeel status -i inv --limit a" for one in after_change(found, INV))
 
 
 def test_confirmed_hosts_of_a_failed_change_are_named_with_the_way_back() -> None:
     found = result(Exit.FAILED, HostResult("a", 1, State.CONFIRMED), HostResult("b", 2, State.ROLLED_BACK, "x"))
-    assert any("evenkeel rollback -i inv --limit a" in one for one in advice(found, ["inv"]))
+    assert any("evenkeel rollback -i inv --limit a" in one for one in after_change(found, INV))
 
 
 def test_many_hosts_that_never_came_share_a_line() -> None:
@@ -115,7 +118,7 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
     }
     stream = io.StringIO()
     rows: dict[str, dict[str, Any]] = {"web1": one, "web2": {"state": "unreachable", "msg": LONG}}
-    print_status(RunResult("status", Exit.IN_DOUBT, "", rows, [], 1.0), Console(file=stream, width=200))
+    print_status(RunResult("status", Exit.IN_DOUBT, "", rows, [], 1.0), Console(file=stream, width=200), INV)
     text = stream.getvalue()
     for word in ("generation 4", "rolled back by boot", "1, newest before-change", "web9 (2)", LONG):
         assert word in text

@@ -43,9 +43,7 @@ def chain(*names_and_starts: tuple[str, float]) -> list[Ancestor]:
         ([], "not shown"),
     ],
 )
-def test_the_login_that_a_process_came_over_is_told_from_older_ones(
-    above: list[tuple[str, float]], found: str
-) -> None:
+def test_the_login_that_a_process_came_over_is_told_from_older_ones(above: list[tuple[str, float]], found: str) -> None:
     assert age(20.0, chain(*above), 120.0) == found
 
 
@@ -62,7 +60,12 @@ def settled_over(login: str, store: Store, live: Path, monkeypatch: pytest.Monke
     begun = checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=60.0)
     live.write_text("after")
     asked: list[float] = []
-    monkeypatch.setattr(_settle._login, "age", lambda since: asked.append(since) or login)
+
+    def age(since: float) -> str:
+        asked.append(since)
+        return login
+
+    monkeypatch.setattr(_settle._login, "age", age)
     try:
         return settle(store, begun["generation"], [], 0.0, 1.0, 0.1)
     finally:
