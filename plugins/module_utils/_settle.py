@@ -91,7 +91,8 @@ def settle(
     reason = _reason(health) if health is not None else _OLD_LOGIN if verdict == "probe" else "as asked"
     # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
     again = wait(checked, 0.0, RETURN, interval, store.system)
-    reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
+    if checked:  # Without a probe nothing is measured.
+        reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
     result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
     result.update(changed=True, health_after=asdict(again), login=login)
     raise Unhealthy(f"rolled back to {manifest.name}: {reason}", **result)

@@ -64,8 +64,8 @@ def overdue(info: Mapping[str, Any], now: float) -> bool:
     armed = info.get("armed")
     if not isinstance(armed, Mapping) or going_on(info):
         return False
-    if "overdue" in armed:
-        return bool(armed["overdue"])
+    if "overdue" in armed:  # as the host's own clock has it
+        return isinstance(armed["overdue"], (int, float)) and armed["overdue"] > _LATE
     return float(armed.get("until") or now) + _LATE < now
 
 
@@ -73,6 +73,19 @@ def going_on(info: Mapping[str, Any]) -> bool:
     """Whether a host says that it is going back, and tries again what did not go well."""
     armed = info.get("armed") or {}
     return bool(armed.get("back") or armed.get("tries_until") or armed.get("left"))
+
+
+def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
+    """What the checkpoints of hosts could not bring back, said once for all hosts of which the same is true."""
+    same: dict[str, list[str]] = {}
+    for one in hosts:
+        for said in one.left:
+            same.setdefault(said, []).append(one.host)
+    lines = []
+    for said, names in same.items():
+        some = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        lines.append(f"a rollback could not bring back on {some}: {said}")
+    return lines
 
 
 def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:

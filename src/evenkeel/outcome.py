@@ -54,7 +54,8 @@ class HostResult:
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
-    login that confirmed it was shown to be newer than the change (new), or could not be (not shown).
+    login that confirmed it was shown to be newer than the change (new), or could not be (not shown). left: what its
+    checkpoint could not bring back.
     """
 
     host: str
@@ -67,6 +68,7 @@ class HostResult:
     checkpoint: str | None = None
     until: float | None = None
     login: str = ""
+    left: list[str] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
 
 
