@@ -168,5 +168,8 @@ def listing(
 
 def _point(text: str) -> str:
     """What an error of Ansible's says, without where in its own words it happened."""
-    flat = " ".join(text.split()).partition(" Origin: ")[0]
+    before, _traceback, after = text.partition("Traceback (most recent call last)")
+    if not before.strip():  # the error is what a traceback ends with
+        before = after.strip().rpartition("\n")[2]
+    flat = " ".join(before.split()).partition(" Origin: ")[0]
     return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evenkeel import session
+from evenkeel import configuration, session
 from evenkeel.collection import collections_path
 from evenkeel.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
 from evenkeel.events import AGAIN
@@ -212,3 +212,16 @@ def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, t
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
         word = one._limit(["wéb1", "日本", "odd\udcff"], "")[1]
         assert Path(word[1:]).read_bytes() == "wéb1\n日本\n".encode() + b"odd\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "point"),
+    [
+        ("ERROR: no such key\nOrigin: /etc/x:1\n\n1 - a", "ERROR: no such key"),
+        ("ERROR: not an int\nTraceback (most recent call last):\n  File x\nValueError: many\n", "ERROR: not an int"),
+        ("Traceback (most recent call last):\n  File x\nValueError: 100% {0}\n", "ValueError: 100% {0}"),
+        ("", ""),
+    ],
+)
+def test_of_what_an_error_of_ansible_says_the_point_is_kept(said: str, point: str) -> None:
+    assert configuration._point(said) == point
