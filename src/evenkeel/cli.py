@@ -161,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with display.showing(console) as report:
             result = _run(args, given, report=report, asked_to_stop=stop)
+        _print(result, args, given, console)
     except UsageError as error:
         if args.json:
             print(_refusal(args.command, Exit.USAGE, str(error)))
@@ -168,15 +169,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.USAGE
     except Exception as error:  # whatever it is, hosts may be armed: it must not look like "nothing"
         return _broken(args, given, error, console)
+    return result.exit_code
+
+
+def _print(
+    result: ChangeResult | RunResult, args: argparse.Namespace, given: options.Options, console: Console
+) -> None:
     if args.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(json.dumps(result.to_dict(), indent=2, default=str))
     elif isinstance(result, ChangeResult):
         summary.print_change(result, console, given)
     elif result.command == "status":
         summary.print_status(result, console, given)
     else:
         summary.print_run(result, console)
-    return result.exit_code
 
 
 def _refusal(command: str, code: Exit, reason: str) -> str:

@@ -44,7 +44,7 @@ _OWN = {
     "ANSIBLE_SKIP_TAGS": "",
 }
 # What sudo says where a host's sudoers has requiretty: it needs a terminal, which pipelining has no room for.
-NO_TERMINAL = re.compile(r"sudo: .*\b(tty|terminal)\b.*|you must have a tty to run sudo", re.IGNORECASE)
+NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

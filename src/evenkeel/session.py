@@ -141,7 +141,7 @@ class Session:
 
 @dataclass
 class _Seen:
-    """Of a run of ours: whether sudo wanted a terminal, and whether any module of ours did something."""
+    """Of a run of ours: whether sudo wanted a terminal, and whether any module of ours did more than look."""
 
     wants_terminal: bool = False
     did: bool = False
@@ -152,7 +152,7 @@ class _Seen:
             self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
         elif kind == "runner_on_ok":
             action = str(data.get("resolved_action") or data.get("task_action") or "")
-            self.did |= action.startswith(PREFIX) and action != f"{PREFIX}ft_guard"
+            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in ("ft_guard", "ft_info")
 
 
 @contextmanager

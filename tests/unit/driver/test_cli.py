@@ -129,6 +129,15 @@ def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
         assert json.loads(out)["exit_code"] == 4
 
 
+def test_nor_does_one_that_comes_when_the_result_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, dict[str, Any]] = {"web1": {"no": "state"}}
+    monkeypatch.setattr(fleet, "run", lambda *_words, **_how: RunResult("rollback", Exit.DONE, "", rows, [], 0.0))
+    assert cli.main(["rollback"]) == Exit.IN_DOUBT
+    assert "KeyError" in capsys.readouterr().out
+
+
 def asked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
