@@ -73,6 +73,15 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"evenkeel {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    _changing(commands)
+    _keeping(commands)
+    text = "propose how to tolerate faults, with numbers and reasons"
+    plan.add_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
+    return top
+
+
+def _changing(commands: Any) -> None:
+    """The commands that change hosts, and take changes back."""
     one = _command(commands, "change", "run a playbook in waves; confirm each by its health, or roll it back")
     one.add_argument("playbook", metavar="PLAYBOOK")
     waves = flow.DEFAULT_WAVES.replace("%", "%%")
@@ -100,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--confirm-within", metavar="TIME", help=within)
     options.add_arguments(one, playbook=False)
 
+
+def _keeping(commands: Any) -> None:
+    """The commands that keep hosts and their copies whole, and tell of them."""
     one = _command(commands, "protect", "take a checkpoint and keep copies of it on other hosts")
     one.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
     one.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
@@ -132,10 +144,6 @@ def parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
     options.add_arguments(one, playbook=False)
-
-    text = "propose how to tolerate faults, with numbers and reasons"
-    plan.add_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
-    return top
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
