@@ -92,7 +92,8 @@ def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], 
     started: list[str] = []
     left: list[str] = []
     # A socket refuses to start once its service runs.
-    names = sorted(down.units[::-1], key=lambda name: not name.endswith(".socket"))
+    names = list(reversed(down.units))
+    names.sort(key=lambda name: not name.endswith(".socket"))
     for state in systemd.observe(names, system):
         # A unit that was started meanwhile may have started it as well.
         (now,) = systemd.observe([state.name], system)

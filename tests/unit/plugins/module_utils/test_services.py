@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 
 from .fake_systemd import BOOT, Machine, Unit, machine
@@ -407,3 +409,207 @@ def test_a_mask_until_the_next_boot_goes_too() -> None:
     host = machine(Unit(WEB, enabled="masked-runtime", active="inactive"))
     assert put_back(old(Unit(WEB)), host) == []
     assert host.acts()[0] == "systemctl --quiet --runtime unmask -- web.service"
+
+
+# -- links, names, and what a unit permits
+
+
+def wants(etc: Path, target: str = "multi-user.target", unit: str = WEB) -> Path:
+    (etc / f"{target}.wants").mkdir(exist_ok=True)
+    path = etc / f"{target}.wants" / unit
+    path.symlink_to(f"/lib/systemd/system/{unit}")
+    return path
+
+
+def test_the_set_of_links_is_put_back_and_then_units_are_read_anew(etc: Path) -> None:
+    path = wants(etc)
+    host = machine(Unit(WEB))
+    then = services.capture(spec("web"), host.system())
+    path.unlink()
+    other = wants(etc, "graphical.target")
+    (etc / "www.service").symlink_to("/lib/systemd/system/web.service")
+    assert plan(then, host) == [
+        f"unlink {other}",
+        f"unlink {etc / 'www.service'}",
+        f"link {path}",
+        "daemon-reload systemd",
+    ]
+    assert len(services.verify(then, host.system())) == 3
+    assert put_back(then, host) == [] and plan(then, host) == []
+    assert path.is_symlink() and not other.parent.exists() and not (etc / "www.service").is_symlink()
+    # And the way forth again.
+    assert services.capture(spec("web"), host.system()) == then
+
+
+def test_a_link_that_cannot_be_made_does_not_keep_the_rest_back(etc: Path) -> None:
+    path = wants(etc)
+    host = machine(Unit(WEB))
+    then = services.capture(spec("web"), host.system())
+    path.unlink()
+    path.mkdir()
+    host.units[WEB].active = "inactive"
+    with pytest.raises(RestoreFailed, match=f"{path}: .*is no link any more"):
+        put_back(then, host)
+    assert host.units[WEB].active == "active"
+
+
+def test_a_unit_is_declared_by_its_own_name_whatever_alias_was_written() -> None:
+    system = machine(Unit("ssh.service", aliases=("sshd.service",))).system()
+    assert services.check({"names": ["sshd", "ssh"]}, system)["names"] == ["ssh.service"]
+    (line,) = services.capture({"names": ["sshd.service"], "processes": []}, system)
+    assert '"name": "ssh.service"' in line
+
+
+@pytest.mark.parametrize(("name", "words"), [("ek@*", "a pattern"), ("ek?", "a pattern"), ("ek@", "a template")])
+def test_what_is_no_unit_is_refused_by_name(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=f"services: '{re.escape(name)}' is {words}"):
+        spec(name)
+
+
+def test_what_was_recorded_by_an_alias_is_enabled_by_its_own_name() -> None:
+    recorded = old(Unit("sshd.service"))
+    host = machine(Unit("ssh.service", enabled="disabled", aliases=("sshd.service",)))
+    assert plan(recorded, host) == ["enable ssh.service"]
+    assert put_back(recorded, host) == []
+
+
+def test_whatever_is_put_back_concerns_what_runs() -> None:
+    then = captured(Unit(WEB))
+    quick, slow = Unit(WEB, entered=400.0), Unit(WEB, entered=400.0, can_reload=False)
+    for kind in ("packages", "users", "sysctl", "subvolumes"):
+        put = [Step(kind, "set", "x")]
+        assert plan(then, machine(quick), put=put) == ["daemon-reload systemd", "reload web.service"]
+        assert plan(then, machine(slow), put=put) == ["daemon-reload systemd", "restart web.service"]
+    # These are read by no service as it starts.
+    assert plan(then, machine(slow), put=[Step("firewall", "replace", "ruleset")]) == ["daemon-reload systemd"]
+    assert plan(then, machine(Unit(WEB, more={"NeedDaemonReload": "yes"}))) == ["daemon-reload systemd"]
+
+
+def test_a_program_that_came_after_the_start_is_started_also_when_nothing_is_put_back(tmp_path: Path) -> None:
+    program = tmp_path / "web"
+    program.touch()
+    came = program.stat().st_ctime
+    unit = Unit(WEB, more={"ExecStart": f"{{ path={program} ; argv[]={program} ; ignore_errors=no ; pid=0 }}"})
+    host = machine(unit)
+    then = captured(unit)
+    unit.entered = came - 100 - BOOT
+    assert plan(then, host, since=came - 50) == ["restart web.service"]
+    # It was so at the checkpoint already.
+    assert plan(then, host, since=came + 50) == []
+    unit.entered = came + 1 - BOOT
+    assert plan(then, host, since=came - 50) == []
+
+
+def test_what_refuses_to_be_stopped_is_reloaded_or_left_and_said_at_the_checkpoint() -> None:
+    more = {"RefuseManualStop": "yes", "FragmentPath": UNIT_FILE}
+    unit = Unit(WEB, entered=501.0, more=more)
+    assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", "reload web.service"]
+    assert services.lacks(captured(unit)) == [
+        "web.service: it refuses to be stopped by hand: it is reloaded, never restarted"
+    ]
+    unit = Unit(WEB, entered=501.0, more=more, can_reload=False)
+    host = machine(unit)
+    assert plan(captured(unit), host, UNIT_FILE) == ["daemon-reload systemd", "leave web.service"]
+    with pytest.raises(RestoreFailed, match="refuses to be restarted by hand: restart the host"):
+        put_back(captured(unit), host, UNIT_FILE)
+    assert host.acts() == ["systemctl daemon-reload"]
+    assert plan(captured(Unit(WEB, active="inactive")), host) == []
+    assert plan(captured(unit), machine(Unit(WEB, active="inactive", more={"RefuseManualStart": "yes"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        (Unit(WEB), ""),
+        (Unit(WEB, enabled="static", active="inactive"), ""),
+        (Unit(WEB, enabled="masked", active="inactive"), ""),
+        (Unit(WEB, file=False, enabled="", active="inactive"), "there is no such unit on this host"),
+        (Unit(WEB, enabled="masked"), "runs although it is masked"),
+        (Unit(WEB, more={"RefuseManualStart": "yes"}), "refuses to be started by hand"),
+        (Unit(WEB, more={"Transient": "yes"}), "is transient"),
+        (Unit(WEB, enabled="generated", more={"SourcePath": "/etc/fstab"}), "from /etc/fstab"),
+        (Unit(WEB, enabled="generated", more={"SourcePath": "/etc/init.d/web"}), "script of System V"),
+    ],
+)
+def test_what_cannot_be_put_back_is_known_at_the_checkpoint(unit: Unit, words: str) -> None:
+    said = services.lacks(captured(unit))
+    assert (words in said[0] and said[0].startswith("web.service: ")) if words else said == []
+    assert services.lacks(old(unit)) == []
+
+
+def test_what_is_started_on_demand_may_run_but_not_with_what_the_change_brought() -> None:
+    socket = Unit("web.socket", active="active")
+    then = captured(Unit(WEB, active="inactive"))
+    unit = Unit(WEB, triggered_by=("web.socket",))
+    assert plan(then, machine(unit, socket)) == [] and services.verify(then, machine(unit, socket).system()) == []
+    assert plan(then, machine(unit, socket), "/etc/x") == ["daemon-reload systemd", "stop web.service"]
+    socket.active = "inactive"
+    assert plan(then, machine(unit, socket)) == ["stop web.service"]
+
+
+def test_a_timer_or_a_mount_is_not_started_anew_for_files_of_others() -> None:
+    for name in ("web.timer", "web.mount", "web.socket"):
+        unit = Unit(name, entered=501.0, can_reload=False, more={"FragmentPath": f"/etc/systemd/system/{name}"})
+        assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd"]
+        own = plan(captured(unit), machine(unit), f"/etc/systemd/system/{name}")
+        assert own == ["daemon-reload systemd", f"restart {name}"]
+
+
+def test_a_login_is_reloaded_where_others_would_be_started_anew() -> None:
+    unit = Unit("ssh.service", entered=501.0)
+    assert plan(captured(unit), machine(unit), "/etc/ssh/sshd_config") == [
+        "daemon-reload systemd",
+        "reload ssh.service",
+    ]
+
+
+# -- down while files come back
+
+
+def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() -> None:
+    units = [
+        Unit(DB, entered=501.0, takes=("app.service", "idle.service"), triggered_by=("db.socket", "db.timer")),
+        Unit("app.service"),
+        Unit("idle.service", active="inactive"),
+        Unit("db.socket"),
+        Unit("db.timer", active="inactive"),
+        Unit(WEB, entered=400.0),
+        Unit("ssh.service", entered=501.0),
+    ]
+    host = machine(*units)
+    here = at(host, "/etc/x")
+    steps = services.plan(captured(Unit(DB), Unit(WEB), Unit("ssh.service")), here)
+    seen = services.foresee(steps, here)
+    assert host.acts() == [] and seen.units == ["db.socket", "app.service", DB]
+    down = services.take_down(steps, here)
+    assert down == seen and json.loads(json.dumps(asdict(down))) == asdict(down)
+    assert [name for name, unit in host.units.items() if unit.active == "active"] == [WEB, "ssh.service"]
+    done, left = services.bring_up(down, here)
+    assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == []
+    assert services.bring_up(down, here) == ([], [])
+
+
+def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
+    host = machine(Unit(WEB, entered=501.0, deaf=("stop",)), Unit(DB, entered=501.0))
+    here = at(host, "/etc/x")
+    down = services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
+    assert down.left == ["web.service could not be stopped: active (running)"]
+    assert host.units[DB].active == "inactive"
+
+
+def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> None:
+    units = [Unit(DB, entered=501.0, takes=("app.service",), fails=("start",)), Unit("app.service")]
+    host = machine(*units)
+    here = at(host, "/etc/x")
+    down = services.take_down(services.plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
+    assert (down.units, down.ends) == ([DB], ["app.service"])
+    done, left = services.bring_up(down, here)
+    assert done == [] and "systemctl start db.service: Job for db.service failed" in left[0]
+    assert host.units["app.service"].active == "inactive"
+
+
+def test_nothing_is_taken_down_early_at_boot() -> None:
+    host = machine(Unit(WEB, entered=501.0))
+    here = at(host, "/etc/x", boot=True)
+    assert services.take_down(services.plan(captured(Unit(WEB)), here), here) == Down()
+    assert not [act for act in host.acts() if "stop" in act]
