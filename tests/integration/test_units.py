@@ -65,7 +65,8 @@ def clear(fleet: Fleet) -> None:
         HOST,
         "systemctl stop 'ek*.socket' 'ek*.timer' 'ek*.path'; systemctl kill --signal=KILL 'ek*.service';"
         " systemctl stop 'ek*.service'; rm -rf /etc/systemd/system/ek* /etc/systemd/system/*/ek*"
-        " /run/systemd/system/ek* /run/systemd/system/*/ek* /etc/systemd/system.control/ek* /run/systemd/system.control/ek* /etc/rc?.d/*ek-*"
+        " /run/systemd/system/ek* /run/systemd/system/*/ek* /etc/systemd/system.control/ek*"
+        " /run/systemd/system.control/ek* /etc/rc?.d/*ek-*"
         " /etc/init.d/ek-* /srv/ek /run/ek*;"
         " rmdir /etc/systemd/system/graphical.target.*;"
         " systemctl daemon-reload; systemctl reset-failed; true",
