@@ -97,6 +97,9 @@ def capture(spec: dict[str, Any], system: System) -> list[str]:
             "active": state.active,
             "links": links.of(unit.id or state.name),
         }
+        triggers = [one.name for one in systemd.observe(_triggers(unit.triggered_by), system) if one.active]
+        if triggers:
+            known["triggers"] = sorted(triggers)
         if _failed(state):
             known["failed"] = True
         limits = _limits(state, unit)
@@ -107,6 +110,11 @@ def capture(spec: dict[str, Any], system: System) -> list[str]:
         active = process.observe(definition, system).active
         lines.append(own_line.write("process", {"active": active, "definition": definition}))
     return lines
+
+
+def _triggers(names: Sequence[str]) -> list[str]:
+    """Those that hand over something (a socket) or watch for it; a timer has a time of its own."""
+    return [name for name in names if name.endswith((".socket", ".path"))]
 
 
 def _limits(state: ServiceState, unit: Unit) -> list[str]:
@@ -173,20 +181,25 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
     linked = [step for unit in units for step in _links(unit)]
     for unit, live, known in zip(units, systemd.observe(names, at.system), described):
         steps = last if unit["active"] else first
+        for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
+            if not trigger.active:
+                last.append(Step("services", "start", trigger.name, f"it starts {unit['name']}"))
         steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
         mine = running.since_start(pids.get(known.id, ()), known.main)
         steps += _activity(live, unit["active"], known, mine, at, {})
         if _failed(live) and not unit["active"] and not unit.get("failed"):
             steps.append(Step("services", "reset-failed", live.name, "had not failed"))
-    for one in processes:
-        definition = one["definition"]
+    for recorded in processes:
+        definition = recorded["definition"]
         live = process.observe(definition, at.system)
-        steps = last if one["active"] else first
+        steps = last if recorded["active"] else first
         known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
-        steps += _activity(live, one["active"], known, (), at, {"process": definition})
+        steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
     why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
     why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
     again = [Step("services", "daemon-reload", "systemd", why)] if units and why else []
+    for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
+        steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
     return linked + again + first + last
 
 
@@ -343,6 +356,9 @@ def verify(then: Sequence[str], system: System) -> list[str]:
             wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
         if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
             wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
+        for trigger in systemd.observe(unit.get("triggers", ()), system):
+            if not trigger.active:
+                wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
         wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit)]
     for one in processes:
         state = process.observe(one["definition"], system)

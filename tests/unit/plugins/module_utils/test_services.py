@@ -547,6 +547,24 @@ def test_what_is_started_on_demand_may_run_but_not_with_what_the_change_brought(
     assert plan(then, machine(unit, socket)) == ["stop web.service"]
 
 
+def test_what_hands_a_socket_to_a_unit_is_up_before_it(etc: Path) -> None:
+    units = [Unit(WEB, triggered_by=("web.socket", "web.timer")), Unit("web.socket"), Unit("web.timer")]
+    host = machine(*units)
+    then = services.capture(spec("web"), host.system())
+    for unit in host.units.values():
+        unit.active = "inactive"
+    assert plan(then, host) == ["start web.socket", "start web.service"]
+    assert "web.socket, which starts web.service, is inactive" in services.verify(then, host.system())[1]
+    assert put_back(then, host) == []
+
+
+def test_a_socket_goes_before_its_service_down_and_up() -> None:
+    up = [Unit(WEB), Unit("web.socket")]
+    down = [Unit(WEB, active="inactive"), Unit("web.socket", active="inactive")]
+    assert plan(captured(*down), machine(*up)) == ["stop web.socket", "stop web.service"]
+    assert plan(captured(*up), machine(*down)) == ["start web.socket", "start web.service"]
+
+
 def test_a_timer_or_a_mount_is_not_started_anew_for_files_of_others() -> None:
     for name in ("web.timer", "web.mount", "web.socket"):
         unit = Unit(name, entered=501.0, can_reload=False, more={"FragmentPath": f"/etc/systemd/system/{name}"})
