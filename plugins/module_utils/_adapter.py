@@ -11,6 +11,7 @@ from typing import Any, Callable
 from ansible.module_utils.basic import AnsibleModule
 
 from ._errors import EvenkeelError
+from ._jobs import be_ours
 
 STORE = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -24,6 +25,7 @@ def run_module(
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
+    be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     try:
         result = work(module.params, module.check_mode)

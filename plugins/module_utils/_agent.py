@@ -7,28 +7,45 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import hashlib
+import importlib
 import io
+import itertools
+import marshal
 import os
+import re
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.machinery import ModuleSpec
+from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 
-from . import _deadman, _rollback
-from ._errors import EvenkeelError
-from ._settle import drain
+from . import _deadman, _jobs, _rollback, _timers, _watch
+from ._errors import Busy, EvenkeelError
 from ._store.durable import ensure_dir, write_file
 from ._store.store import Store
 from ._system import System
 
 _PACKAGE = "evenkeel_agent"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
-# How long to wait, in seconds, before what was refused with nothing touched is tried again: about an hour in all.
-_AGAIN = (10.0, 60.0, 300.0, 900.0, 2400.0)
+# The exit code when the change has ended in doubt: nothing is left to be tried. The unit knows it.
+DOUBT = 3
+# How long to wait, in seconds, before what could not be put back is tried again; the last one over and over.
+_AGAIN = (10.0, 20.0, 60.0, 120.0, 300.0)
 # At the deadline nobody waits long for what a controller may have left running.
-_DRAIN = 3.0
+_DRAIN = 2.0
+# Seconds after the deadline that the watcher leaves to the unit of systemd, whose words are in the journal.
+_GRACE = 2.0
+# Seconds between two looks of the watcher at the units, and how long before the deadline it looks no more.
+_LOOK, _QUIET = 3.0, 12.0
+# Seconds that a change may take from its number to its record, while it is being armed.
+_ARMING = 120.0
+# Python loads these when they are used for the first time.
+_CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
+_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 
 
 def install(store: Store) -> str:
@@ -36,12 +53,13 @@ def install(store: Store) -> str:
 
     Its name holds its hash: an agent that is waiting keeps the file it was started from, until no change is armed.
     """
-    data = _zipapp()
+    sources = _sources()
     folder = store.join("agent")
     ensure_dir(folder)
-    path = os.path.join(folder, f"evenkeel-{hashlib.sha256(data).hexdigest()[:12]}.pyz")
+    name = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
+    path = os.path.join(folder, f"evenkeel-{name.hexdigest()[:12]}.pyz")
     if not os.path.exists(path):
-        write_file(path, data, 0o400)
+        write_file(path, _zipapp(sources), 0o400)
     if _deadman.armed(store) is None:
         for other in os.listdir(folder):
             if other != os.path.basename(path):
@@ -49,86 +67,285 @@ def install(store: Store) -> str:
     return path
 
 
-def _zipapp() -> bytes:
-    """All modules of this library that are loaded; their own imports are among them, because they are relative."""
-    base = __name__.rpartition(".")[0]
+def _zipapp(sources: dict[str, str]) -> bytes:
+    """Each source, and what this Python makes of it, so that it starts at once; another Python takes the source."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": ""}
-        for name in sorted(sys.modules):
-            if name.startswith(base + ".") and not name.endswith("._adapter"):
-                spec = find_spec(name)
-                loader = getattr(spec, "loader", None)
-                source = loader.get_source(name) if loader is not None and hasattr(loader, "get_source") else None
-                inside = name[len(base) + 1 :].replace(".", "/")
-                is_package = spec is not None and spec.submodule_search_locations is not None
-                files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source or ""
-        for path, text in sorted(files.items()):
+        for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text)
+            # A .pyc that is never held against its source (PEP 552).
+            code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
+            archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
     return buffer.getvalue()
 
 
+def _sources() -> dict[str, str]:
+    """This module and all that it imports, directly or not; the same whatever else is loaded."""
+    base = __name__.rpartition(".")[0]
+    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": ""}
+    todo, seen = [__name__], {base}
+    while todo:
+        name = todo.pop()
+        if name in seen or not name.startswith(base + "."):
+            continue
+        seen.add(name)
+        spec = _spec(name)
+        if spec is None:
+            continue
+        is_package = spec.submodule_search_locations is not None
+        source = spec.loader.get_source(name) or ""  # type: ignore[union-attr]
+        inside = name[len(base) + 1 :].replace(".", "/")
+        files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source
+        todo += _imports(source, name if is_package else name.rpartition(".")[0])
+    return files
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """The modules that a source imports relatively, wherever in it, and what they stand in."""
+    for found in _IMPORT.finditer(source):
+        module = resolve_name(found[1], package)
+        parts = module.split(".")
+        yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
+        for one in found[2].strip("()").split(","):
+            name = one.split(" as ")[0].partition("#")[0].strip()
+            if name.isidentifier():
+                yield f"{module}.{name}"
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """None for a name within a module."""
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """``deadline`` when the timer fires, ``boot`` early at boot, ``watch`` where there is no systemd."""
+    """``deadline`` when a timer fires, ``watch`` to wait for it without systemd, ``boot`` early at boot, ``check``
+    whether this Python will do."""
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
-    parser.add_argument("what", choices=["deadline", "boot", "watch"])
-    parser.add_argument("--generation", type=int)
-    parser.add_argument("--within", type=float, default=0.0)
+    parser.add_argument("what", choices=["deadline", "boot", "watch", "check"])
+    parser.add_argument("--generation", type=int, default=0)
     args = parser.parse_args(argv)
-    system = System()
-    store = Store(args.store, system)
-    if args.what == "watch" and not _wait(store, args.generation, args.within):
+    if args.what == "check":
         return 0
-    if args.what != "boot":
-        drain(store, _DRAIN, time.clock_gettime(time.CLOCK_BOOTTIME))
-    boot = args.what == "boot"
-    for wait in (*(() if boot else _AGAIN), None):
-        try:
-            with store.locked(wait=600.0):
-                _put_back(store, args.generation, boot, last=wait is None)
-            return 0
-        except (EvenkeelError, OSError) as error:
-            said = _words(error)
-        change = _deadman.armed(store)
-        if boot and change is not None:
-            _deadman.fire(store)  # A boot waits for nothing.
-        if wait is None or change is None or change.generation != args.generation:
-            break
-        sys.stderr.write(f"not put back yet, tried again in {wait:g} s: {said}\n")
-        # No longer than the change lasts: the next one needs this unit for its own dead-man.
-        if not _wait(store, args.generation, wait):
-            return 0
-    sys.stderr.write(f"in doubt: {said}\n")
-    return 1
+    store = Store(args.store, System())
+    if args.what == "watch":
+        return _watch_over(store, args.generation)
+    os.environ.setdefault("LC_ALL", "C.UTF-8")
+    if args.what == "boot":
+        return _at_boot(store)
+    return _at_deadline(store, args.generation)
 
 
-def _put_back(store: Store, generation: int, boot: bool, last: bool) -> None:
-    """Finish what was begun and undo what was not confirmed. ``last``: what is refused now is not tried again."""
+def _load_all() -> None:
+    """Whatever may be needed later, from the zipapp and from Python: both may be gone by then."""
+    archive = zipfile.ZipFile(sys.argv[0])
+    for name in archive.namelist():
+        if name.startswith(_PACKAGE) and name.endswith(".py"):
+            importlib.import_module(name[:-3].replace("/", ".").removesuffix(".__init__"))
+    archive.close()
+    for codec in _CODECS:
+        codecs.lookup(codec)
+    importlib.import_module("concurrent.futures.thread")
+
+
+def _at_boot(store: Store) -> int:
+    """Once, because a boot waits for nothing; what cannot be done yet is left to the dead-man."""
     try:
-        for line in _rollback.finish(store, boot=boot):
-            sys.stdout.write(f"{line}\n")
-        change = _deadman.armed(store)
-        if not boot and change is not None and change.generation == generation:
-            result = _rollback.execute(store, store.manifest(change.checkpoint), change, "deadline")
-            sys.stdout.write(f"not confirmed in time: rolled back to {change.name}, {len(result['done'])} steps\n")
+        with store.locked(wait=600.0):
+            _say(_rollback.finish(store, boot=True))
+        code = 0
     except (EvenkeelError, OSError) as error:
+        sys.stderr.write(f"not put back yet: {_words(error)}\n")
+        code = 1
+    change = _deadman.armed(store)
+    if change is not None and change.overdue(store.system) is not None:
+        _deadman.fire(store, sys.argv[0])
+    elif change is not None:  # Everything was stopped and started anew, without a boot of the kernel.
+        with suppress(EvenkeelError, OSError):
+            _deadman.stand(store, change, sys.argv[0])
+    return code
+
+
+def _at_deadline(store: Store, generation: int) -> int:
+    """From the service: put the host back when it is time, and else see that there is a watcher."""
+    change = _deadman.armed(store)
+    if change is None or change.generation != generation:
+        if store.system.has_systemd() and change is None:
+            _timers.rest(store)
+        return 0
+    if change.overdue(store.system) is None:
+        with suppress(EvenkeelError, OSError):
+            _deadman.stand(store, change, sys.argv[0])
+        if change.due - store.system.monotonic() > _timers.TICK + 5.0:
+            return 0
+        # It may be over by when this unit is started the next time.
+        while change is not None and change.overdue(store.system) is None:
+            if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
+                return 0
+            change = _deadman.armed(store)
+    return _until_done(store, generation)
+
+
+def _watch_over(store: Store, generation: int) -> int:
+    """Wait for the deadline with all that it takes in memory, and see to it meanwhile that the units are in place."""
+    agent = os.path.abspath(sys.argv[0])
+    _watch.apart()
+    mine = _watch.take(agent, wait=10.0)  # That of the change before leaves within a second.
+    if mine is None:
+        return 0
+    _load_all()
+    _watch.ready()
+    system = store.system
+    looked, arming = system.monotonic(), system.monotonic() + _ARMING
+    while not _is_over(store, generation):
         change = _deadman.armed(store)
-        if last and not boot and change is not None and change.generation == generation:
-            _deadman.conclude(store, change, _deadman.IN_DOUBT, "deadline", [_words(error)])
-        raise
+        if change is None:
+            if system.monotonic() > arming:
+                return 0
+            system.sleep(0.5)
+            continue
+        left = change.due - system.monotonic() + (_GRACE if system.has_systemd() else 0.0)
+        if change.back or left <= 0:
+            system.sleep(_GRACE if change.back and system.has_systemd() else 0.0)
+            if not _is_over(store, generation):
+                return _until_done(store, generation)
+            return 0
+        if system.monotonic() >= looked + _LOOK and left > _QUIET:
+            with suppress(EvenkeelError, OSError):
+                if system.has_systemd():
+                    _timers.stand(store, generation, change.due, agent, patience=5.0)
+            looked = system.monotonic()
+        system.sleep(min(1.0, max(0.05, left)))
+    return 0
+
+
+def _is_over(store: Store, generation: int) -> bool:
+    last = _deadman.last_event(store)
+    ended = last is not None and last.generation >= generation
+    return ended or not os.path.isdir(store.root) or _deadman.generation(store) > generation
+
+
+@contextmanager
+def _hand(store: Store, generation: int) -> Iterator[bool]:
+    """Be the only one that puts this store back. Waits for the other hand, and takes over from it when it dies; False
+    when the change is over by then."""
+    while (fd := _watch.take(store.root)) is None:
+        _watch.wake(store.root)
+        if not _wait(store, generation, 1.0):
+            yield False
+            return
+    try:
+        yield not _is_over(store, generation)
+    finally:
+        os.close(fd)
+
+
+def _until_done(store: Store, generation: int) -> int:
+    """Put this change back, again and again, until it is done or the time for it is over: in doubt then."""
+    with _hand(store, generation) as mine:
+        if not mine:
+            return 0
+        for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
+            _make_room(store)
+            try:
+                with _locked(store):
+                    pause = min(pause, _try(store, generation))
+            except (EvenkeelError, OSError) as error:  # The lock, or no room for a record.
+                sys.stderr.write(f"{_words(error)}\n")
+            change = _deadman.armed(store)
+            if change is None or change.generation != generation:
+                break
+            sys.stderr.write(f"not put back yet, tried again in {pause:g} s: {'; '.join(change.left[:10])}\n")
+            # No longer than the change lasts: the next one needs this unit for its own dead-man.
+            if not _wait(store, generation, pause):
+                break
+    last = _deadman.last_event(store)
+    doubt = last is not None and last.generation == generation and last.outcome == _deadman.IN_DOUBT
+    return DOUBT if doubt else 0
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """The lock of the store; whoever holds it and was stopped goes on."""
+    with ExitStack() as held:
+        for last in [False] * 60 + [True]:
+            try:
+                held.enter_context(store.locked(wait=1.0))
+                break
+            except Busy:
+                if last:
+                    raise
+                _watch.wake(store.join("lock"))
+        yield
+
+
+def _make_room(store: Store) -> None:
+    """Let the end of the change be written down: on a disk that is full, or was made read-only."""
+    _deadman.give_room(store)
+    if os.path.isdir(store.root) and not os.access(store.root, os.W_OK):
+        place = store.root
+        while not os.path.ismount(place):
+            place = os.path.dirname(place)
+        done = store.system.run(["mount", "-o", "remount,rw", place], 10.0)
+        sys.stderr.write(f"{place} is read-only; mount -o remount,rw: {done.words if done.rc else 'done'}\n")
+
+
+def _try(store: Store, generation: int) -> float:
+    """Under the lock: finish what was begun, and undo what was not confirmed. Seconds for which it is tried again."""
+    try:
+        change = _deadman.armed(store)
+        if change is not None and change.generation == generation:
+            _say(_end_jobs(store, change))
+        _say(_rollback.finish(store))
+    except (EvenkeelError, OSError) as error:
+        return _noted(store, generation, error)
+    return 0.0
+
+
+def _noted(store: Store, generation: int, error: EvenkeelError | OSError) -> float:
+    """Record what is left; seconds until the end of trying, which concludes it."""
+    sys.stderr.write(f"{_words(error)}\n")
+    change = _deadman.armed(store)
+    if change is None or change.generation != generation:
+        return 0.0
+    result = error.result if isinstance(error, EvenkeelError) else {}
+    left = [str(one) for one in result.get("left", [])] or [_words(error)]
+    change = _deadman.note_left(store, change, change.overdue(store.system) or "deadline", left)
+    seconds = change.tries_until - store.system.now()
+    if seconds <= 0:
+        _deadman.conclude(store, change, _deadman.IN_DOUBT, change.back, left)
+    return max(0.0, seconds)
+
+
+def _end_jobs(store: Store, change: _deadman.Armed) -> list[str]:
+    """What the change has left running would change the host once more."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    since = (
+        _jobs.boottime(store.system, change.due - change.within) if change.boot_id == store.system.boot_id() else 0.0
+    )
+    jobs = _jobs.end(store.system, since, now, _DRAIN)
+    return [f"ended a job of Ansible, {one}" for one in jobs.ended] + [
+        f"a job of Ansible still runs, {one}" for one in jobs.running
+    ]
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
 
 
 def _words(error: EvenkeelError | OSError) -> str:
     return error.message if isinstance(error, EvenkeelError) else str(error)
 
 
-def _wait(store: Store, generation: int, within: float) -> bool:
-    """Sleep until the deadline; False as soon as the change has ended otherwise."""
-    end = store.system.monotonic() + within
+def _wait(store: Store, generation: int, seconds: float) -> bool:
+    """Sleep; False as soon as the change has ended otherwise."""
+    end = store.system.monotonic() + seconds
     while store.system.monotonic() < end:
         store.system.sleep(min(1.0, max(0.0, end - store.system.monotonic())))
-        last = _deadman.last_event(store)
-        if not os.path.isdir(store.root) or (last is not None and last.generation >= generation):
+        if _is_over(store, generation):
             return False
     return True

@@ -68,7 +68,7 @@ def checkpoint(
         agent = ""
         if confirm_within is not None:
             agent = _agent.install(store)
-            _deadman.prepare(store, confirm_within, agent)
+            _deadman.prepare(store, agent)
         started = store.system.monotonic()
         writer = Writer(store.objects)
         try:

@@ -7,7 +7,8 @@
 What the host remembers, below its store:
 
 - ``generation``: a counter, raised by every arming; what a run with an older number asks for is refused.
-- ``armed``: the change under way: its generation, checkpoint and deadline.
+- ``armed``: the change under way: its generation, checkpoint and deadline; once it goes back, by whom, what is left so
+  far, and until when that is tried again.
 - ``events``: one JSON line per outcome, appended and synced. An outcome counts from that moment: an ``armed`` of the
   same generation is then over, even if a kill left it lying there.
 """
@@ -15,29 +16,33 @@ What the host remembers, below its store:
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from . import _timers, _watch
 from ._errors import Refused, UsageError
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
 from ._store.transaction import pending
-from ._system import System, detached
+from ._system import System
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
-_UNITS = "/etc/systemd/system"
-_DEFAULT = "/var/lib/evenkeel"
-# What stands for itself in every line of a unit file: no blank, quote, specifier, variable or wildcard.
-_PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
+# How long what could not be put back is tried again, in seconds from the first attempt.
+TRIES = 3600.0
+# Kept free for the records of the end of a change: a disk that the change has filled must not stand in their way.
+_RESERVE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Armed:
-    """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides."""
+    """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
+
+    ``back``: who began to go back (settle, deadline, boot, operator); from then on it is never confirmed. ``left``:
+    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again.
+    """
 
     generation: int
     checkpoint: str
@@ -46,12 +51,19 @@ class Armed:
     within: float
     boot_id: str
     due: float
+    back: str = ""
+    left: list[str] = field(default_factory=list)
+    tries_until: float = 0.0
 
     def shown(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
+        shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
+        return {**shown, **{key: value for key in ("back", "left", "tries_until") if (value := getattr(self, key))}}
 
     def overdue(self, system: System) -> str | None:
-        """Why the time for a confirmation is over (``boot``, ``deadline``), or None while it runs."""
+        """Why the time for a confirmation is over (who began to go back, ``boot``, ``deadline``), or None while it
+        runs."""
+        if self.back:
+            return self.back
         if self.boot_id != system.boot_id():
             return "boot"
         return "deadline" if system.monotonic() >= self.due else None
@@ -59,7 +71,10 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds."""
+    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
+
+    ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then.
+    """
 
     generation: int
     outcome: str
@@ -67,6 +82,13 @@ class Event:
     at: float
     checkpoint: str
     left: list[str]
+    until: float = 0.0
+
+    def line(self) -> bytes:
+        found = asdict(self)
+        if not self.until:
+            del found["until"]
+        return json.dumps(found).encode()
 
 
 def generation(store: Store) -> int:
@@ -86,10 +108,10 @@ def last_event(store: Store) -> Event | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        try:
-            return Event(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+        with suppress(ValueError, TypeError):
+            event = Event(**json.loads(line))
+            if not event.until:
+                return event
     return None
 
 
@@ -97,7 +119,9 @@ def armed(store: Store) -> Armed | None:
     """The change that waits for its confirmation, if there is one."""
     try:
         with open(store.join("armed")) as stream:
-            record = Armed(**json.load(stream))
+            found = json.load(stream)
+        # A newer version may have written keys that this one does not know.
+        record = Armed(**{key: found[key] for key in (one.name for one in fields(Armed)) if key in found})
     except FileNotFoundError:
         return None
     last = last_event(store)
@@ -144,124 +168,114 @@ def check_within(within: float | None) -> None:
         raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
 
-def prepare(store: Store, within: float, agent: str) -> None:
-    """Put the units of the dead-man in place. Before the checkpoint is taken, so that they are part of no change.
+def prepare(store: Store, agent: str) -> None:
+    """Put the unit for the boot in place. Before the checkpoint is taken, so that it is part of no change.
 
     ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold as it is.
     """
     refuse_if_armed(store)
     if store.system.has_systemd():
-        _check_paths(store)
-        _install_units(store, generation(store) + 1, within, agent)
+        _timers.check_paths(store)
+        _timers.install_boot(store, agent)
 
 
 def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> Armed:
-    """Start the timer, then record the change: a record without a timer must not exist."""
+    """Start both hands, then record the change: a record without them must not exist."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
+    _keep_room(store)
+    _watch.start(store, number, agent)
     system = store.system
     record = Armed(
         number, checkpoint, name, system.now() + within, within, system.boot_id(), system.monotonic() + within
     )
     if system.has_systemd():
-        _systemctl(store, "start", _unit(store) + ".timer")
-    else:
-        _start_process(store, number, within, agent)
-    write_file(store.join("armed"), json.dumps(asdict(record)).encode())
-    return record
+        _timers.stand(store, number, record.due, agent)
+    return _record(store, record)
+
+
+def stand(store: Store, record: Armed, agent: str, patience: float = 10.0) -> None:
+    """See to it that both hands of the dead-man are there, whatever was done to them. Raises Refused, OSError."""
+    if not _watch.watching(agent):
+        _watch.start(store, record.generation, agent)
+    if store.system.has_systemd():
+        _timers.stand(store, record.generation, record.due, agent, patience)
+
+
+def fire(store: Store, agent: str) -> None:
+    """Let the dead-man act now, or once the host has booted. What is at work already goes on alone."""
+    change = armed(store)
+    if change is not None and agent:
+        with suppress(Refused, OSError):
+            stand(store, change, agent)
+        if store.system.has_systemd():
+            _timers.start(store)
+
+
+def agent_of(store: Store) -> str:
+    """The path of the zipapp that the last arming has installed, or nothing."""
+    folder = store.join("agent")
+    found = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    return max((path for path in found if path.endswith(".pyz")), key=os.path.getmtime, default="")
+
+
+def _keep_room(store: Store) -> None:
+    fd = os.open(store.join("reserve"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _RESERVE)
+    finally:
+        os.close(fd)
+
+
+def give_room(store: Store) -> None:
+    """Give up what was kept free for now: the change ends."""
+    with suppress(OSError):
+        os.unlink(store.join("reserve"))
 
 
 def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
-    append_line(store.join("events"), json.dumps(asdict(event)).encode())
+    append_line(store.join("events"), event.line())
     remove_file(store.join("armed"))
-    if store.system.has_systemd() and by != "deadline":
-        store.system.run(["systemctl", "stop", "--no-block", _unit(store) + ".timer"], 10.0)
+    give_room(store)
+    if store.system.has_systemd():
+        _timers.rest(store)
     return event
 
 
-def fire(store: Store) -> None:
-    """Start what the timer would start, once the host has booted. Nothing is waited for."""
-    store.system.run(["systemctl", "start", "--no-block", _unit(store) + ".service"], 10.0)
+def begin_return(store: Store, record: Armed, by: str) -> Armed:
+    """Mark, under the lock and before the first live change of its rollback, that this change goes back: it is never
+    confirmed then, and whoever comes next carries on. Durable once this returns; the first mark stays."""
+    known = _newest(store, record)
+    give_room(store)
+    return known if known.back else _record(store, replace(known, back=by))
 
 
-# -- the two kinds of timer
+def keep_trying(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
+    """Record, under the lock, what could not be put back, and let the dead-man try it again, now and with growing
+    pauses, for ``TRIES`` from the first time on; its end then is in doubt. Nothing is waited for."""
+    known = note_left(store, record, by, left)
+    fire(store, agent_of(store))
+    return known
 
 
-def _unit(store: Store, kind: str = "deadman") -> str:
-    """Unit name; stores elsewhere than the default have units of their own."""
-    if store.root == _DEFAULT:
-        return f"evenkeel-{kind}"
-    # As systemd-escape --path does: no two paths have the same name.
-    path = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", store.root.strip("/"))
-    return f"evenkeel-{kind}-" + path.replace("/", "-")
+def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
+    """Record, under the lock, what could not be put back so far."""
+    known = _newest(store, record)
+    tries_until = known.tries_until or store.system.now() + TRIES
+    if list(left) != known.left:
+        event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
+        append_line(store.join("events"), event.line())
+    return _record(store, replace(known, back=known.back or by, left=list(left), tries_until=tries_until))
 
 
-def _python() -> str:
-    return sys.executable or "/usr/bin/python3"
+def _newest(store: Store, record: Armed) -> Armed:
+    """What is recorded of the same change by now."""
+    known = armed(store)
+    return known if known is not None and known.generation == record.generation else record
 
 
-def _check_paths(store: Store) -> None:
-    """Unit files would take other characters for something else, and fail when the time comes."""
-    for what, path, mend in (
-        ("the store path", store.root, "choose a store path"),
-        ("the path of Python", _python(), "choose an interpreter (ansible_python_interpreter) with a path"),
-    ):
-        if not _PLAIN.fullmatch(path):
-            raise UsageError(
-                f"the dead-man cannot be armed: {what} {path!r} cannot stand in a unit of systemd; {mend} of letters, "
-                "digits and / . _ - + @ :. Nothing was changed"
-            )
-
-
-def _install_units(store: Store, number: int, within: float, agent: str) -> None:
-    command = f"{_python()} {agent} --store {store.root}"
-    # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
-    service = (
-        "[Unit]\nDescription=Put this host back: a change was not confirmed in time\n\n"
-        f"[Service]\nType=oneshot\nKillMode=process\nExecStart={command} deadline --generation {number}\n"
-    )
-    # AccuracySec: timers coalesce, by default within a minute.
-    timer = (
-        "[Unit]\nDescription=Deadline for the confirmation of a change\n\n"
-        f"[Timer]\nOnActiveSec={math.ceil(within * 1000)}ms\nAccuracySec=100ms\nRemainAfterElapse=no\n"
-    )
-    # Early: before what the change may have broken starts. The units it starts are queued, never waited for.
-    boot = (
-        "[Unit]\nDescription=Put this host back after a reboot in the middle of a change\n"
-        "DefaultDependencies=no\nAfter=local-fs.target systemd-remount-fs.service\n"
-        f"Before=sysinit.target shutdown.target\nConflicts=shutdown.target\nRequiresMountsFor={store.root}\n"
-        f"ConditionPathExistsGlob=|{store.root}/armed\nConditionPathExistsGlob=|{store.root}/journal/*\n"
-        f"ConditionPathExists=|{store.root}/resume\n\n"
-        f"[Service]\nType=oneshot\nKillMode=process\nExecStart={command} boot\n\n[Install]\nWantedBy=sysinit.target\n"
-    )
-    deadman, at_boot = _unit(store), _unit(store, "boot")
-    units = {deadman + ".service": service, deadman + ".timer": timer, at_boot + ".service": boot}
-    for name, text in units.items():
-        write_file(os.path.join(_UNITS, name), text.encode(), 0o644)
-    _systemctl(store, "stop", deadman + ".timer")
-    _systemctl(store, "daemon-reload")
-    _systemctl(store, "enable", "--quiet", at_boot + ".service")
-
-
-def _systemctl(store: Store, *words: str) -> None:
-    done = store.system.run(["systemctl", *words], 30.0)
-    if done.rc != 0:
-        raise Refused(f"the dead-man cannot be armed: systemctl {' '.join(words)}: {done.words}; nothing was changed")
-
-
-def _start_process(store: Store, number: int, within: float, agent: str) -> None:
-    """A process that sleeps until the deadline, or until the change has ended otherwise."""
-    argv = [
-        sys.executable,
-        agent,
-        "--store",
-        store.root,
-        "watch",
-        "--generation",
-        str(number),
-        "--within",
-        str(within),
-    ]
-    detached(argv)
+def _record(store: Store, record: Armed) -> Armed:
+    write_file(store.join("armed"), json.dumps(asdict(record)).encode())
+    return record

@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import asdict
 from typing import Any
 
-from . import _deadman, _rollback
+from . import _deadman, _jobs, _rollback
 from ._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
 from ._store.store import Store
-from ._system import start_time
+from ._way_back.plan import Options
+from ._way_back.run import Run
 
 # How long a rollback waits for what a killed controller has left running on this host.
 DRAIN = 10.0
@@ -46,7 +48,10 @@ def settle(
         change = _deadman.armed(store)
         return dict(_report(generation, "", "", None), changed=change is not None, planned=["confirm, or roll back"])
     with store.locked():
-        _rollback.finish(store)
+        try:
+            _rollback.finish(store)
+        except EvenkeelError as error:
+            raise _in_doubt(error, generation, None) from error
         _deadman.fence(store, generation)
         change = _deadman.armed(store)
     if change is None:
@@ -60,9 +65,8 @@ def settle(
         )
         enough = health.state == "pass" and soak <= max(left, 0.0)
     else:
-        # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
-        drain(store, DRAIN, _started(os.getpid()) - 0.5)
         enough = False
+    jobs = _jobs.Ended() if enough else _end_jobs(store, change)
     with store.locked():
         _said, back = _rollback.resume(store)  # Of an operator's, killed meanwhile.
         change = _deadman.armed(store)
@@ -76,53 +80,42 @@ def settle(
         try:
             result = _rollback.execute(store, manifest, change, "settle")
         except EvenkeelError as error:
-            error.result = {
-                **_report(generation, _deadman.IN_DOUBT, "settle", health),
-                **error.result,
-                "changed": True,
-            }
-            error.result["outcome"] = _deadman.IN_DOUBT
-            raise
+            raise _in_doubt(error, generation, health) from error
     reason = _reason(health) if health is not None else "as asked"
     # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
-    again = wait(checked, 0.0, RETURN, interval, store.system)
-    reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
+    again = wait(checked, 0.0, RETURN, interval, store.system) if checked else None
     result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
-    result.update(changed=True, health_after=asdict(again))
-    raise Unhealthy(f"rolled back to {manifest.name}: {reason}", **result)
+    result["done"] = [f"ended a job of Ansible, {one}" for one in jobs.ended] + result["done"]
+    result["left"] = result["left"] + [f"a job of Ansible still runs, {one}" for one in jobs.running]
+    result.update(changed=True, health_after=asdict(again) if again is not None else None)
+    raise Unhealthy(f"rolled back to {manifest.name}: {reason}; {_health_now(again)}", **result)
 
 
-def drain(store: Store, limit: float, before: float) -> list[str]:
-    """Wait until no module that a controller started ``before`` (seconds after boot) still runs here.
-
-    Returns the command lines of what runs on after ``limit`` seconds.
-    """
-    end = store.system.monotonic() + limit
-    running = _remote_modules(before)
-    while running and store.system.monotonic() < end:
-        store.system.sleep(0.2)
-        running = _remote_modules(before)
-    return running
+def _health_now(again: Health | None) -> str:
+    if again is None:
+        return "its health is not measured, because no probe is declared"
+    return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
 
 
-def _started(pid: int) -> float:
-    """Seconds after boot at which the process started."""
-    return (start_time(pid) or 0) / os.sysconf("SC_CLK_TCK")
+def _in_doubt(error: EvenkeelError, generation: int, health: Health | None) -> EvenkeelError:
+    """The error of a rollback that did not put back everything, as the end of this change for now."""
+    error.result = {
+        **_report(generation, _deadman.IN_DOUBT, "settle", health),
+        **error.result,
+        "outcome": _deadman.IN_DOUBT,
+        "changed": True,
+    }
+    until = (error.result.get("armed") or {}).get("tries_until")
+    if until:
+        error.message += f". The host tries again until {time.strftime('%H:%M:%S', time.localtime(until))} (its clock)"
+    return error
 
 
-def _remote_modules(before: float) -> list[str]:
-    """Command lines of Ansible's remote shells. Ansible ends each with ``&& sleep 0``, so that the shell stays."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    words = stream.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-            except OSError:
-                continue
-            if words.endswith("&& sleep 0") and " -c " in words and 0 < _started(int(entry)) < before:
-                found.append(words)
-    return found
+def _end_jobs(store: Store, change: _deadman.Armed) -> _jobs.Ended:
+    """What a killed controller, or the change itself, has left running would change the host once more."""
+    since = _jobs.boottime(store.system, change.due - change.within)
+    # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
+    return _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, DRAIN)
 
 
 def _ended(store: Store, generation: int, health: Health | None = None) -> dict[str, Any]:
@@ -135,8 +128,32 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> dict[
         return report
     report["left"] = event.left
     if event.outcome == _deadman.ROLLED_BACK:
-        raise Unhealthy(f"the host has put itself back already, by {event.by}: the change was not confirmed", **report)
+        again = _still_back(store, event, report)
+        raise Unhealthy(
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}", **report
+        )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **report)
+
+
+def _still_back(store: Store, event: _deadman.Event, report: dict[str, Any]) -> str:
+    """Measure whether what was rolled back is so still: tasks of the controller may have run on since. They are put
+    back as well, and RestoreFailed is raised where that cannot be done. What was found, in words."""
+    try:
+        manifest = store.manifest(event.checkpoint)
+    except EvenkeelError as error:
+        return f". Whether tasks have changed it since is not known: {error.message}"
+    since = _jobs.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
+    _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, 0.0)
+    try:
+        done = Run(store, manifest, Options(insist=True)).carry_out()["done"]
+    except EvenkeelError as error:
+        left = [str(one) for one in error.result.get("left", [])] or [error.message]
+        record = _deadman.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)
+        _deadman.conclude(store, record, _deadman.IN_DOUBT, "settle", left)
+        error.result = {**report, **error.result, "left": left, "outcome": _deadman.IN_DOUBT}
+        raise
+    report.update(done=done, changed=bool(done))
+    return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
 
 
 def _report(

@@ -32,7 +32,7 @@ TYPES = {
 FORMATS = {kind: form for form, kind in TYPES.items()}
 # Two more: a directory above a declared path, made if it is missing and otherwise left alone; a declared path that
 # was not there.
-ABOVE, ABSENT = "D", "-"
+ABOVE, ABSENT, SOCKET = "D", "-", "s"
 
 # Inode flags that chattr can set (linux/fs.h): s u c S i a d A, m j t D T, C. Not those that the file system sets
 # itself (extents, index, inline data), nor those that say where data lives (project, case folding, DAX).

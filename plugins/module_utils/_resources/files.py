@@ -14,7 +14,7 @@ import re
 import stat
 import sys
 from bisect import insort
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,22 @@ from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import ancestors, check_path, mount_points, open_dir
-from .entry import ABOVE, ABSENT, EARLY, FLAGS, PINNED, TYPES, Entry, Tree, file_line, is_plain, path_of, quote, unlike
+from .entry import (
+    ABOVE,
+    ABSENT,
+    EARLY,
+    FLAGS,
+    PINNED,
+    SOCKET,
+    TYPES,
+    Entry,
+    Tree,
+    file_line,
+    is_plain,
+    path_of,
+    quote,
+    unlike,
+)
 from .step import Step
 
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
@@ -35,6 +50,11 @@ _OWN_NAMES = (
     b"evenkeel-deadman*.service",
     b"evenkeel-deadman*.timer",
     b"evenkeel-boot*.service",
+    b"evenkeel-watch*.timer",
+    b"evenkeel-deadman*.service.d",
+    b"evenkeel-deadman*.timer.d",
+    b"evenkeel-boot*.service.d",
+    b"evenkeel-watch*.timer.d",
 )
 # File systems that hold no data of their own; a mount of one is left out of a tree.
 _PSEUDO = {
@@ -49,7 +69,15 @@ _PSEUDO = {
     "tracefs",
     "securityfs",
 }
+# The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
+MOUNTS = "mounts"
 _TRIES = 3
+# How deep a tolerant look goes: each level has a descriptor open.
+_DEPTH = 300
+# Bytes of holes in one file that a tolerant look does not read through.
+_HOLES = 16 * 1024**3
+# In place of the SHA-256 of a content that was not read: no content has it.
+_UNREAD = "0" * 64
 # Characters of a path that a message shows.
 _SHOWN = 300
 # A file system without xattrs, one that is gone since it was listed, and a kernel without the calls.
@@ -82,13 +110,22 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Scan:
-    """What is on disk now: entries sorted by path, and directories that hold something excluded."""
+    """Entries on disk now, sorted by path; directories that hold something excluded; and of a tolerant look what it
+    could not read whole: path -> why."""
 
     entries: Tree
     holding: set[bytes] = field(default_factory=set)
+    unread: dict[bytes, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        return self.entries.lines
+        """All that a checkpoint can record: no socket, and no content that was not read."""
+        if not self.unread:
+            return [line for line in self.entries.lines if line[0] != SOCKET]
+        return [
+            line
+            for line in self.entries.lines
+            if line[0] != SOCKET and (line.startswith("d ") or path_of(line) not in self.unread)
+        ]
 
 
 class _Walk:
@@ -101,8 +138,12 @@ class _Walk:
         skip: Sequence[str],
         cache: Cache | None,
         ahead: Ahead,
+        tolerant: bool,
     ) -> None:
         self.sink = sink
+        self.tolerant = tolerant
+        self.unread: dict[bytes, str] = {}
+        self.depth = 0
         self.cache = cache
         self.ahead = ahead
         self.empty = cache is None or cache.empty
@@ -136,10 +177,15 @@ class _Walk:
         kind = ""
         try:
             for above in ancestors(path):
-                fd = open_dir(above, path)
+                try:
+                    fd = open_dir(above, path)
+                except (NotADirectoryError, UsageError) as error:
+                    self.tolerate(error)
+                    self.in_place_of(above, str(error))
+                    return
                 try:
                     # Without its time, which changes with whatever else happens in it.
-                    entry = _entry(above, os.fstat(fd), ABOVE, _xattrs(fd, above))._replace(mtime=0)
+                    entry = _entry(above, os.fstat(fd), ABOVE, self.xattrs(fd, above))._replace(mtime=0)
                     self.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
@@ -154,11 +200,54 @@ class _Walk:
             if stat.S_ISDIR(info.st_mode):
                 self.directory(path, name, fd, kind, self.reserve())
             else:
-                self.put(*self.leaf(path, name, fd, self.mounts.get(path, kind), info))
+                self.look_at(path, name, fd, self.mounts.get(path, kind), info)
         except FileNotFoundError:
             self.put(Entry(path, ABSENT).line(), NEVER)
         finally:
             os.close(fd)
+
+    def tolerate(self, error: Exception) -> str:
+        """Why something cannot be read, in words; raises that again unless this look is a tolerant one.
+
+        Where the store has no room for what is read it is no matter of this path.
+        """
+        if not self.tolerant or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise error
+        return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
+
+    def in_place_of(self, above: bytes, why: str) -> None:
+        """Note another thing than the directory ``above``, which is wanted there: it is put aside for that one."""
+        fd = open_dir(os.path.dirname(above))
+        try:
+            self.stand_in(above, os.path.basename(above), fd, f"it is no directory, and is not kept: {why}")
+        finally:
+            os.close(fd)
+
+    def stand_in(self, path: bytes, name: bytes, parent: int, why: str, place: int | None = None) -> None:
+        """A line for what cannot be read: it is like nothing that was recorded."""
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        entry = _entry(path, info, TYPES[stat.S_IFMT(info.st_mode)], ())
+        if entry.type == "f":
+            entry = entry._replace(size=info.st_size, sha256=_UNREAD)
+        self.unread[path] = why
+        if place is None:
+            self.put(entry.line(), NEVER)
+        else:
+            self.fill(place, entry.line(), NEVER)
+
+    def look_at(self, path: bytes, name: bytes, parent: int, kind: str, info: os.stat_result | None) -> None:
+        """Put the line of what is no directory; ``info``: its status, where that is known."""
+        try:
+            if info is None:
+                self.put(*self.file(path, name, parent, kind))
+            else:
+                self.put(*self.leaf(path, name, parent, kind, info))
+        except (FileNotFoundError, IsADirectoryError):
+            raise
+        except (OSError, EvenkeelError) as error:
+            if info is None and isinstance(error, OSError) and error.errno == errno.ELOOP:
+                raise
+            self.stand_in(path, name, parent, self.tolerate(error))
 
     def reserve(self) -> int:
         """A place for the line of a directory, which is read when what is in it is."""
@@ -176,6 +265,9 @@ class _Walk:
         except FileNotFoundError:
             self.gone.append(place)
             raise
+        except PermissionError as error:
+            self.stand_in(path, name, parent, self.tolerate(error), place)
+            return
         except NotADirectoryError:  # Another thing than it was when it was listed.
             try:
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -187,19 +279,33 @@ class _Walk:
             if info.st_nlink > 1:
                 self.share(info, place)
             return
+        self.depth += 1
         try:
             kind = self.mounts.get(path, kind)
             info = os.fstat(fd)
             known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
             if known is None:
                 flags = inode_flags(fd) & FLAGS
-                line = _entry(path, info, "d", _xattrs(fd, path))._replace(flags=flags).line()
+                line = _entry(path, info, "d", self.xattrs(fd, path))._replace(flags=flags).line()
                 self.fill(place, line, self.key(info, kind))
             else:
                 self.fill(place, known, key_of(info))
-            self.below(path, fd, kind, place, known is not None)
+            if self.tolerant and self.depth > _DEPTH:
+                self.unread[path] = f"it lies {_DEPTH} levels deep"
+            else:
+                self.below(path, fd, kind, place, known is not None)
+        except (OSError, EvenkeelError, RecursionError) as error:
+            self.unread[path] = self.tolerate(error)
         finally:
+            self.depth -= 1
             os.close(fd)
+
+    def xattrs(self, where: int | bytes, path: bytes) -> tuple[tuple[str, bytes], ...]:
+        try:
+            return _xattrs(where, path)
+        except (OSError, EvenkeelError) as error:
+            self.unread[path] = self.tolerate(error)
+            return ()
 
     def below(self, path: bytes, fd: int, kind: str, place: int, unchanged: bool) -> None:
         """What is in the directory whose line has this ``place``; ``unchanged`` if the same names are as before."""
@@ -250,7 +356,7 @@ class _Walk:
                 if name in plain:
                     # Nothing is known of it: what it is now shows when it is open.
                     try:
-                        self.put(*self.file(prefix + name, name, fd, kind))
+                        self.look_at(prefix + name, name, fd, kind, None)
                         continue
                     except OSError as error:
                         if error.errno != errno.ELOOP:
@@ -266,7 +372,7 @@ class _Walk:
                         self.keys += key
                         continue
                 try:
-                    self.put(*self.leaf(prefix + name, name, fd, kind, info))
+                    self.look_at(prefix + name, name, fd, kind, info)
                 except IsADirectoryError:  # Since it was listed.
                     places[name] = self.reserve()
                     insort(todo, name + b"/", start)
@@ -321,7 +427,7 @@ class _Walk:
             cache.at = number if number >= 0 else cache.at
             raw = name.encode("ascii")
             with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
-                self.put(*self.leaf(prefix + raw, raw, fd, kind, info))
+                self.look_at(prefix + raw, raw, fd, kind, info)
         cache.at = end
         return True
 
@@ -340,7 +446,7 @@ class _Walk:
             return self.file(path, name, parent, kind)
         target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
         # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
-        xattrs = _xattrs(f"/proc/self/fd/{parent}/".encode() + name, path)
+        xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path)
         return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
     def file(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
@@ -352,7 +458,9 @@ class _Walk:
                 before = os.fstat(fd)
                 if not stat.S_ISREG(before.st_mode):
                     continue
-                xattrs, word = _xattrs(fd, path), inode_flags(fd) & FLAGS
+                if self.tolerant and before.st_size - before.st_blocks * 512 > _HOLES:
+                    raise EvenkeelError("it is a file of holes, too long to be read through")
+                xattrs, word = self.xattrs(fd, path), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
                     data = os.read(fd, before.st_size + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
@@ -366,6 +474,8 @@ class _Walk:
             if size == before.st_size and _moment(before) == _moment(after):
                 kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
                 return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
+            if self.tolerant and size > SMALL:
+                break
         raise EvenkeelError(
             f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
             "exclude it, or stop what writes it while the checkpoint is taken"
@@ -406,16 +516,20 @@ class _Walk:
         self.shared = {inode: [moved[at] for at in found if at in moved] for inode, found in self.shared.items()}
 
 
-def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) -> Scan:
+def scan(
+    spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = (), tolerant: bool = False, cached: bool = True
+) -> Scan:
     """Read the declared trees, contents into ``sink``; ``skip`` are paths that are never part of them (the store).
 
-    What the stat cache of the sink's store knows is not read again; a Writer's is brought up to date with it. Raises
-    UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for an unstable file.
+    What the stat cache of the sink's store knows is not read again; a Writer's is brought up to date with it, unless
+    ``cached`` is False. Raises UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for
+    an unstable file. A ``tolerant`` look notes all of that instead, and goes on: a host that goes back must not wait
+    for what only the undo wants.
     """
-    spec = check(spec)
-    cache = Cache(sink.objects, spec) if sink.objects is not None else None
+    spec = check(declared(spec))
+    cache = Cache(sink.objects, spec) if cached and sink.objects is not None else None
     ahead = Ahead(cache)
-    walk = _Walk(spec, sink, skip, cache, ahead)
+    walk = _Walk(spec, sink, skip, cache, ahead, tolerant)
     collects = gc.isenabled()
     gc.disable()  # There are no cycles in all that is made here, and looking for them takes a fifth of the time.
     try:
@@ -452,7 +566,52 @@ def scan(spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = ()) 
                 lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
     if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.worth_saving()):
         sink.afterwards(partial(cache.save, walk.lines, walk.keys))
-    return Scan(Tree(lines), walk.holding)
+    return Scan(Tree(lines), walk.holding, walk.unread)
+
+
+def declared(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration as a person wrote it, without what a checkpoint adds to it."""
+    return {key: value for key, value in spec.items() if key != MOUNTS}
+
+
+def mounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
+    """Those of the mount points (point -> kind) that decide what is seen below the declared paths. Pure."""
+    found = {}
+    for point, kind in mounts.items():
+        for path in spec["paths"]:
+            above = point != "/" and f"{path}/".startswith(f"{point}/")
+            if (above or f"{point}/".startswith(f"{path}/")) and kind not in _PSEUDO:
+                found[point] = kind
+    return dict(sorted(found.items()))
+
+
+def remounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
+    """Mount point -> why nothing at or below it can be put back: it is mounted now and was not, or the other way round.
+
+    Pure. Nothing is known of a checkpoint of version 0.1.0.
+    """
+    if MOUNTS not in spec:
+        return {}
+    now = mounted(declared(spec), mounts)
+    gone = {one: f"{one} was a mount point ({kind}) and is none now" for one, kind in spec[MOUNTS].items()}
+    come = {one: f"{one} was no mount point, and {kind} is mounted there now" for one, kind in now.items()}
+    return {one: why for one, why in {**gone, **come}.items() if (one in now) != (one in spec[MOUNTS])}
+
+
+def lacks(spec: dict[str, Any], lines: Sequence[str]) -> list[str]:
+    """What of the lines a rollback could not bring back, in words. Pure."""
+    found = [
+        f"{os.fsdecode(path_of(line))} does not exist: nothing is protected there"
+        for line in lines
+        if line.startswith(ABSENT)
+    ]
+    inside = [one for one in spec.get(MOUNTS, ()) if any(f"{one}/".startswith(f"{path}/") for path in spec["paths"])]
+    if inside:
+        found.append(
+            f"{len(inside)} mount points cannot be replaced while they are mounted, only what lies in them: "
+            f"{', '.join(inside[:10])}"
+        )
+    return found
 
 
 def excludes(spec: dict[str, Any], path: str) -> bool:
@@ -517,8 +676,8 @@ def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) ->
     for a hard link to what is not recorded: a doctored checkpoint reaches nothing that was not declared. A line that
     the scan ``now`` has written as well needs no look.
     """
-    declared = {os.fsencode(path) for path in check(spec)["paths"]}
-    above = {one for path in declared for one in ancestors(path)}
+    paths = {os.fsencode(path) for path in check(declared(spec))["paths"]}
+    above = {one for path in paths for one in ancestors(path)}
     then = Tree(lines)
     parents: dict[bytes, Entry | None] = {}
 
@@ -540,7 +699,7 @@ def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) ->
         if entry.type == ABOVE and path in above:
             if path != b"/" and (parent is None or parent.type not in ("d", ABOVE)):
                 return "it lies below what is no directory"
-        elif path not in declared and (entry.type in (ABOVE, ABSENT) or parent is None or parent.type == ABOVE):
+        elif path not in paths and (entry.type in (ABOVE, ABSENT) or parent is None or parent.type == ABOVE):
             return "it lies outside of the declared paths"
         elif entry.type != ABSENT and (parent is None or parent.type not in ("d", ABOVE)):
             return "it lies below what is no directory"
@@ -574,11 +733,17 @@ def compare(then: Tree, now: Scan) -> list[Step]:
 
     Each step's detail has ``op`` and the manifest line of what shall be: ``put`` a new object in place, ``swap`` it
     with one of another type, ``meta`` set attributes of what stays, ``delete``. In an order that can be carried out:
-    parents before children, deletions after, from the leaves up.
+    parents before children, deletions after, from the leaves up. ``blocked`` says why a step cannot be carried out.
+
+    A socket belongs to the program that listens: none is put back, and none is taken away.
     """
     pairs: dict[bytes, tuple[Entry | None, Entry | None]] = {}
     for one, two in unlike(then.lines, now.entries.lines):
         entry, found = None if one is None else then[one], None if two is None else now.entries[two]
+        if entry is not None and entry.type == SOCKET:
+            continue
+        if entry is None and found is not None and found.type == SOCKET:
+            continue
         for known in (entry, found):
             if known is not None:
                 pairs[known.path] = (entry, found)
@@ -610,10 +775,7 @@ def compare(then: Tree, now: Scan) -> list[Step]:
         elif found.type != entry.type:
             if found.type == "d":
                 if entry.path in now.holding:
-                    raise UsageError(
-                        f"{path} has become a directory that holds excluded files; nothing was changed. "
-                        "Move them away, then run again"
-                    )
+                    detail["blocked"] = "it has become a directory that holds excluded files; move them away"
                 gone.add(entry.path)
             op = "swap" if found.type == "d" or entry.type in ("d", ABOVE) else "put"
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op=op)))

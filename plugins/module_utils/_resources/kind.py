@@ -60,7 +60,7 @@ def lacks_nothing(_lines: Sequence[str]) -> list[str]:
     return []
 
 
-def nothing_held(_system: System) -> AbstractContextManager[None]:
+def nothing_held(_system: System, _patience: float | None) -> AbstractContextManager[None]:
     return nullcontext()
 
 
@@ -75,6 +75,7 @@ class Kind:
       its own.
     - ``before``: the same as ``capture`` for the undo, where that is not simply ``capture``: a state that cannot be
       recorded may be just what is to be rolled back.
+    - ``brief``: the same as ``before`` from what is at hand: a host that goes back by itself waits for no mirror.
     - ``plan``: what makes the state as the lines say. Pure but for looking. Its steps are for ``apply``.
     - ``apply``: carries out the steps, all of them, and returns those that were done. Raises RestoreFailed at the
       end, with ``done`` and with what is ``left``.
@@ -86,7 +87,7 @@ class Kind:
       checkpoints that stay, in the trash or not, and those of the ones that are about to be deleted for good.
     - ``consistent``: whether what records it knows a consistent moment by itself, while it is being written.
     - ``held``: holds off who else changes its trees, while they are captured and while they are put back. Raises
-      Refused when that cannot be had in time.
+      Refused when that cannot be had in time (seconds, or None for the usual time).
     """
 
     check: Callable[[dict[str, Any]], dict[str, Any]]
@@ -96,8 +97,9 @@ class Kind:
     verify: Callable[[Sequence[str], System], list[str]]
     trees: Callable[[dict[str, Any]], list[str]] = no_trees
     lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing
-    held: Callable[[System], AbstractContextManager[None]] = nothing_held
+    held: Callable[[System, float | None], AbstractContextManager[None]] = nothing_held
     before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
+    brief: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
     consistent: bool = False
     still: bool = False
     lost: Callable[[Sequence[str]], dict[str, str]] = loses_nothing

@@ -17,6 +17,7 @@ from typing import Any
 from .._errors import Refused, UsageError
 from .._store.manifest import Section
 from .._store.store import Forget, Store
+from .._store.tree import mount_points
 from .._system import System
 from . import files, firewall, packages, postgresql, services, subvolumes, sysctl, users
 from .kind import Kind, Sink
@@ -105,7 +106,10 @@ def tree_spec(section: Section) -> dict[str, Any] | None:
     if section.kind == "files":
         return section.spec
     trees = section.spec.get("trees")
-    return {"paths": trees, "exclude": []} if trees else None
+    if not trees:
+        return None
+    mounts = {files.MOUNTS: section.spec[files.MOUNTS]} if files.MOUNTS in section.spec else {}
+    return {"paths": trees, "exclude": [], **mounts}
 
 
 def path_lines(section: Section) -> list[str]:
@@ -120,12 +124,12 @@ def own_lines(section: Section) -> list[str]:
 
 @contextmanager
 def held(kinds: Iterable[str], system: System, insist: bool = False) -> Iterator[None]:
-    """Hold off who else changes the trees of these kinds. With ``insist`` one that cannot be had is done without: the
-    host must come back even where somebody has left an editor open."""
+    """Hold off who else changes the trees of these kinds. With ``insist`` one that cannot be had soon is done without:
+    the host must come back even where somebody has left an editor open."""
     with ExitStack() as locks:
         for kind in sorted(set(kinds) & set(KINDS)):
             try:
-                locks.enter_context(KINDS[kind].held(system))
+                locks.enter_context(KINDS[kind].held(system, 2.0 if insist else None))
             except Refused:
                 if not insist:
                     raise
@@ -155,8 +159,14 @@ def capture(
             lines = before + own(section, True)
             spec = tree_spec(section)
             scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
-            taken.append(replace(section, lines=scanned + lines))
+            known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
+            taken.append(replace(section, spec=known, lines=scanned + lines))
     return taken
+
+
+def seen_mounts() -> dict[str, str]:
+    """Mount point -> kind of file system."""
+    return {os.fsdecode(point): kind for point, kind in mount_points().items()}
 
 
 def consistent(sections: Sequence[Section]) -> bool:
@@ -166,12 +176,13 @@ def consistent(sections: Sequence[Section]) -> bool:
 
 def lacks(sections: Sequence[Section]) -> list[str]:
     """What a rollback to the sections could not bring back, in words."""
-    return [
-        words
-        for section in sections
-        if section.kind != "files"
-        for words in KINDS[section.kind].lacks(own_lines(section))
-    ]
+    found = []
+    for section in sections:
+        if section.kind == "files":
+            found += files.lacks(section.spec, section.lines)
+        else:
+            found += KINDS[section.kind].lacks(own_lines(section))
+    return found
 
 
 def lost(sections: Sequence[Section]) -> dict[tuple[str, str], str]:

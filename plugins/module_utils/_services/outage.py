@@ -18,7 +18,7 @@ from . import process, running, systemd
 from .unit import Unit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Down:
     """What went down, as plain JSON (``Down(**stored)`` is the inverse of ``asdict``).
 

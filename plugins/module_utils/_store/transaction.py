@@ -12,6 +12,9 @@
 
 Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
 process, as often as needed: every operation first looks whether it has been done.
+
+Which paths can go back is settled before COMMIT. One that fails all the same is named, and holds nothing else up: it is
+planned anew when the rollback is run again.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from .._errors import Damaged, Refused, RestoreFailed, UsageError
+from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._resources.entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 from .._resources.step import Step
 from .durable import (
@@ -35,34 +38,40 @@ from .durable import (
     exchange,
     fsync_dir,
     inode_flags,
+    project,
     remove_file,
     set_inode_flags,
     syncfs,
     write_all,
     write_file,
 )
-from .preflight import preflight
+from .preflight import NO_ROOM, below, preflight
 from .store import Store
 from .tree import Parents, ancestors, mount_points, open_dir, opened
 
 # How the name of a staging directory begins; the name of its journal follows.
 STAGE = ".evenkeel-"
 # What exchanging two names says where the file system cannot.
-_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
+
+
+# A disk that is full, for everybody or for one user.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A committed journal whose paths are all in place: what it is for, and the paths it changed."""
+    """A committed journal: what it is for, the paths it has put back, and those that it could not: path -> why."""
 
     journal: str
     note: dict[str, Any]
     paths: list[str]
+    left: dict[str, str]
 
 
 class Transaction:
     """Puts back the steps of ``files.compare``: ``stage``, then ``commit``, and at the end of a ``with`` all of its
-    traces go, unless something is left to be carried out by the next run."""
+    traces go."""
 
     def __init__(self, store: Store, note: dict[str, Any]) -> None:
         self.journal = ""
@@ -70,6 +79,7 @@ class Transaction:
         self._note = note
         self._plan: dict[str, Any] | None = None
         self._staged: tuple[Sequence[Step], Sequence[str]] = ((), ())
+        self._left: dict[str, str] = {}
         self._committing = False
 
     def __enter__(self) -> Transaction:
@@ -79,29 +89,49 @@ class Transaction:
         if not self._committing:
             self._discard()
 
-    def stage(self, steps: Sequence[Step], directories: Sequence[str]) -> None:
-        """Make all of it ready, in the place of what else was staged before. Raises Refused or Damaged, with nothing
-        changed."""
-        if (steps, directories) == self._staged:
-            return
-        self._discard()
-        if not steps:
-            return
-        with _nothing_changed():
-            preflight(steps, directories)
-            ensure_dir(self._store.join("journal"))
-            self.journal = self._store.join("journal", f"{int(self._store.system.now() * 1000):015d}-{os.getpid()}")
-            ensure_dir(self.journal)
-            self._plan = _stage(self._store, self.journal, steps, directories, self._note)
-            self._staged = (steps, directories)
+    def stage(
+        self,
+        steps: Sequence[Step],
+        directories: Sequence[str],
+        away: Mapping[str, str] | None = None,
+        partly: bool = False,
+    ) -> dict[str, str]:
+        """Make ready what can be put back, in the place of what else was staged before; target -> why of the others.
 
-    def commit(self) -> None:
-        """Carry out what was staged. Raises RestoreFailed with what is left to do."""
-        if self._plan is not None:
-            self._committing = True
-            write_file(os.path.join(self.journal, "COMMIT"), b"")
-            _apply(self.journal, self._plan)
-            self._committing = False
+        ``away``: mount points that are not as they were (see ``preflight``). Raises Refused or Damaged, with nothing
+        changed, where there is no room or the store is damaged; ``partly``: the paths in question are left out then.
+        """
+        if (steps, directories) == self._staged:
+            return self._left
+        self._discard()
+        self._left = {}
+        if not steps:
+            return {}
+        with _nothing_changed():
+            left = preflight(steps, directories, away or {})
+            short = [f"{path}: {why}" for path, why in left.items() if why.startswith(NO_ROOM)]
+            if short and not partly:
+                raise Refused(f"{'; '.join(short[:5])}; nothing was changed. Make room, then run again")
+            chosen = [step for step in steps if step.target not in left]
+            if chosen:
+                ensure_dir(self._store.join("journal"))
+                self.journal = self._store.join("journal", f"{int(self._store.system.now() * 1000):015d}-{os.getpid()}")
+                ensure_dir(self.journal)
+                made = _Staging(self._store, self.journal, partly)
+                self._plan = made.plan(chosen, directories, self._note)
+                left.update(made.left)
+        self._staged, self._left = (steps, directories), left
+        return left
+
+    def commit(self) -> Finished:
+        """Carry out what was staged."""
+        if self._plan is None:
+            return Finished(self.journal, self._note, [], {})
+        self._committing = True  # What ends this in the middle leaves it to the next run.
+        write_file(os.path.join(self.journal, "COMMIT"), b"")
+        finished = _apply(self.journal, self._plan)
+        self._committing = False
+        return finished
 
     def _discard(self) -> None:
         if self.journal and os.path.isdir(self.journal):
@@ -124,9 +154,10 @@ def _nothing_changed() -> Iterator[None]:
 def unfinished(
     store: Store, held: Callable[[dict[str, Any]], AbstractContextManager[None]] = lambda _note: nullcontext()
 ) -> Iterator[Finished]:
-    """Carry out every committed journal, each to be followed by ``close``; throw away the others.
+    """Carry out every committed journal and close it; throw away the others.
 
-    ``held`` gives what to hold meanwhile, by what the journal is for.
+    ``held`` gives what to hold meanwhile, by what the journal is for. What follows the paths is to be asked for
+    elsewhere before a journal is committed: it is not tried a second time.
     """
     for journal in pending(store):
         if os.path.exists(os.path.join(journal, "COMMIT")):
@@ -135,8 +166,7 @@ def unfinished(
             with held(plan["note"]):
                 finished = _apply(journal, plan)
             yield finished
-        else:
-            close(journal)
+        close(journal)
 
 
 def close(journal: str) -> None:
@@ -172,15 +202,44 @@ def close(journal: str) -> None:
 
 def _remove(path: str) -> bool:
     """Remove a staging directory with all that was moved into it, immutable things among it; whether it is gone."""
-    shutil.rmtree(path, ignore_errors=True)
+    with suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
-        for _path, folders, names, fd in os.fwalk(path):
-            for name in [b".", *map(os.fsencode, folders + names)]:
-                with opened(fd, name) as target:
+        with suppress(OSError, UsageError):
+            fd = open_dir(os.fsencode(path))
+            try:
+                _flatten(fd)
+                os.rmdir(path)
+            finally:
+                os.close(fd)
+    return not os.path.lexists(path)
+
+
+def _flatten(top: int) -> None:
+    """Empty the open directory, however deep it is: each directory in it comes up to it first, and goes then."""
+    count = 0
+    todo = os.listdir(top)
+    while todo:
+        name = os.fsencode(todo.pop())
+        with opened(top, name) as found:
+            if found is not None:
+                set_inode_flags(found, 0, PINNED)
+            if found is None or not stat.S_ISDIR(os.fstat(found).st_mode):
+                os.unlink(name, dir_fd=top)
+                continue
+            for below in os.listdir(found):
+                inner = os.fsencode(below)
+                with opened(found, inner) as target:
                     if target is not None:
                         set_inode_flags(target, 0, PINNED)
-        shutil.rmtree(path, ignore_errors=True)
-    return not os.path.lexists(path)
+                    if target is None or not stat.S_ISDIR(os.fstat(target).st_mode):
+                        os.unlink(inner, dir_fd=found)
+                        continue
+                count += 1
+                up = b"up-%d-%d" % (os.getpid(), count)
+                os.rename(inner, up, src_dir_fd=found, dst_dir_fd=top)
+                todo.append(os.fsdecode(up))
+        os.rmdir(name, dir_fd=top)
 
 
 def _set_mtime(path: str, mtime: int) -> None:
@@ -239,13 +298,14 @@ class _Anchors:
     def _highest(self, parent: bytes) -> bytes:
         fd = open_dir(parent)
         os.close(fd)
-        device = os.lstat(parent).st_dev
+        device, quota = os.lstat(parent).st_dev, _project(parent)
         mount = next(one for one in self._mounts if (parent + b"/").startswith(one.rstrip(b"/") + b"/"))
         usable: list[bytes] = []
         for above in [*ancestors(parent + b"/"), parent]:
             info = os.lstat(above)
             inside = (above + b"/").startswith(mount.rstrip(b"/") + b"/")
-            if inside and info.st_dev == device and os.access(above, os.W_OK | os.X_OK) and not _append_only(above):
+            near = inside and info.st_dev == device and _project(above) == quota
+            if near and os.access(above, os.W_OK | os.X_OK) and not _append_only(above):
                 # Best where nobody else can rename the staging directory away. It is checked again when it is used.
                 if info.st_uid == os.geteuid() and (not info.st_mode & 0o022 or info.st_mode & stat.S_ISVTX):
                     return above
@@ -254,8 +314,17 @@ class _Anchors:
             return usable[0]
         raise Refused(
             f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it "
-            "nor to a directory above it on the same file system; nothing was changed"
+            "nor to a directory above it on the same file system and of the same project"
         )
+
+
+def _project(path: bytes) -> int:
+    """The project whose quota the directory belongs to: nothing is renamed from one into another."""
+    fd = open_dir(path)
+    try:
+        return project(fd)
+    finally:
+        os.close(fd)
 
 
 def _append_only(path: bytes) -> bool:
@@ -267,68 +336,88 @@ def _append_only(path: bytes) -> bool:
         os.close(fd)
 
 
-def _stage(
-    store: Store, journal: str, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]
-) -> dict[str, Any]:
-    anchors = _Anchors(journal)
-    planned: list[dict[str, Any]] = []
-    staged: dict[bytes, tuple[int, bytes]] = {}
-    created = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
-    damaged: list[str] = []
-    try:
-        for number, step in enumerate(steps):
-            op, path = step.detail["op"], os.fsencode(step.target)
-            one: dict[str, Any] = {"op": op, "path": path.hex(), "name": str(number)}
-            if op != "meta":
-                one["anchor"] = anchors.of(path, created)
-            if op in ("put", "swap"):
-                entry = Entry.parse(step.detail["line"])
-                fd, name = anchors.fd(one["anchor"]), str(number).encode()
-                folders = []
-                for part in [entry, *map(Entry.parse, step.detail.get("tree", ()))]:
-                    where = name + part.path[len(path) :]
-                    try:
-                        _make(store, part, fd, where, staged)
-                    except Damaged as error:
-                        if part.sha256:
-                            store.quarantine(part.sha256)
-                        damaged.append(f"{os.fsdecode(part.path)}: {error.message}")
-                        continue
-                    except OSError as error:
-                        error.filename = os.fsdecode(part.path)
+class _Staging:
+    """Everything new, made ready in the staging directories. ``left``: target -> why, of what could not be.
+
+    ``partly``: what the store cannot give back, or what the disk has no room for, is left out as well.
+    """
+
+    def __init__(self, store: Store, journal: str, partly: bool) -> None:
+        self.left: dict[str, str] = {}
+        self._store = store
+        self._journal = journal
+        self._partly = partly
+        self._anchors = _Anchors(journal)
+        self._staged: dict[bytes, tuple[int, bytes]] = {}
+        self._damaged: list[str] = []
+
+    def plan(self, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]) -> dict[str, Any]:
+        """What to carry out after COMMIT; written to the journal, and all of it is durable."""
+        created = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
+        planned = []
+        try:
+            for number, step in enumerate(steps):
+                try:
+                    planned.append(self._ready(step, number, created))
+                except Damaged as error:
+                    self._damaged.append(f"{step.target}: {error.message}")
+                    self.left[step.target] = error.message
+                except OSError as error:
+                    if error.errno in _FULL and not self._partly:
+                        error.filename = step.target
                         raise
-                    staged[part.path] = (fd, where)
-                    if part.type == "d":
-                        folders.append((part, where))
-                if path not in staged:
-                    continue
-                if "tree" in step.detail:
-                    _check_exchange(fd, step.target)
-                    _finish_folders(folders, fd)
-                one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-            elif op == "meta":
-                one["line"] = step.detail["line"]
-            planned.append(one)
-        if damaged:
-            raise Damaged(
-                f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
-                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
-            )
-        for number in range(len(anchors.paths)):
-            syncfs(anchors.fd(number))
-    finally:
-        anchors.close()
-    lines = [Entry.parse(step.detail["line"]) for step in steps if "line" in step.detail]
-    pins = [[one.path.hex(), one.flags & PINNED] for one in lines if one.type == "f" and one.flags & PINNED]
-    plan = {
-        "note": note,
-        "anchors": anchors.paths,
-        "steps": planned,
-        "directories": list(directories),
-        "pins": pins,
-    }
-    write_file(os.path.join(journal, "plan"), json.dumps(plan).encode())
-    return plan
+                    self.left[step.target] = error.strerror or str(error)
+                except EvenkeelError as error:
+                    self.left[step.target] = error.message
+            if self._damaged and not self._partly:
+                raise Damaged(
+                    f"the store cannot give back {len(self._damaged)} of the paths; nothing was changed. "
+                    f"Recover the checkpoint from a replica (ft_recover). {'; '.join(self._damaged[:20])}"
+                )
+            for number in range(len(self._anchors.paths)):
+                syncfs(self._anchors.fd(number))
+        finally:
+            self._anchors.close()
+        self.left.update(below(steps, self.left))
+        missing = {os.fsencode(one) for one in self.left}
+        lines = [Entry.parse(step.detail["line"]) for step in steps if "line" in step.detail]
+        pins = [[one.path.hex(), one.flags & PINNED] for one in lines if one.type == "f" and one.flags & PINNED]
+        plan = {
+            "note": note,
+            "anchors": self._anchors.paths,
+            "steps": [one for one in planned if bytes.fromhex(one["path"]) not in missing],
+            "directories": [line for line in directories if Entry.parse(line).path not in missing],
+            "pins": [pin for pin in pins if bytes.fromhex(str(pin[0])) not in missing],
+        }
+        write_file(os.path.join(self._journal, "plan"), json.dumps(plan).encode())
+        return plan
+
+    def _ready(self, step: Step, number: int, created: set[bytes]) -> dict[str, Any]:
+        op, path = step.detail["op"], os.fsencode(step.target)
+        one: dict[str, Any] = {"op": op, "path": path.hex(), "name": str(number)}
+        if op == "meta":
+            return dict(one, line=step.detail["line"])
+        one["anchor"] = self._anchors.of(path, created)
+        if op != "delete":
+            fd, name = self._anchors.fd(one["anchor"]), str(number).encode()
+            folders = []
+            entry = Entry.parse(step.detail["line"])
+            for part in [entry, *map(Entry.parse, step.detail.get("tree", ()))]:
+                where = name + part.path[len(path) :]
+                try:
+                    _make(self._store, part, fd, where, self._staged)
+                except Damaged:
+                    if part.sha256:
+                        self._store.quarantine(part.sha256)
+                    raise
+                self._staged[part.path] = (fd, where)
+                if part.type == "d":
+                    folders.append((part, where))
+            if "tree" in step.detail:
+                _check_exchange(fd, step.target)
+                _finish_folders(folders, fd)
+            one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
+        return one
 
 
 def _check_exchange(stage: int, path: str) -> None:
@@ -449,13 +538,13 @@ def attributes(entry: Entry, fd: int, name: bytes | None = None) -> None:
 
 
 def _apply(journal: str, plan: dict[str, Any]) -> Finished:
-    anchors: list[int] = []
+    anchors: list[int | None] = []
     doubtful: dict[bytes, str] = {}
     folders = [Entry.parse(line) for line in plan["directories"]]
     ours = {entry.path for entry in folders}
     try:
         for anchor in plan["anchors"]:
-            anchors.append(_own(anchor, journal))
+            anchors.append(_own(anchor))
         touched: set[bytes] = set()
         in_place: list[bytes] = []
         with Parents() as parents:
@@ -491,23 +580,14 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
                             # Where it cannot be set, the proof says so.
                             set_inode_flags(target, flags, PINNED)
                     in_place.append(path)
-        _sync(anchors, touched, in_place)
+        _sync([fd for fd in anchors if fd is not None], touched, in_place)
     finally:
-        for fd in anchors:
-            os.close(fd)
-    if doubtful:
-        problems = [f"{os.fsdecode(path)}: {why}" for path, why in doubtful.items()]
-        raise RestoreFailed(
-            f"{len(problems)} paths could not be put back and are in doubt: {'; '.join(problems[:10])}. "
-            "Mend the cause; the next run of any evenkeel module, or the next boot, finishes the rollback",
-            left=[os.fsdecode(path) for path in doubtful],
-            done=[
-                {"resource": "files", "action": step["op"], "target": os.fsdecode(bytes.fromhex(step["path"]))}
-                for step in plan["steps"]
-                if bytes.fromhex(step["path"]) not in doubtful
-            ],
-        )
-    return Finished(journal, plan["note"], [os.fsdecode(bytes.fromhex(step["path"])) for step in plan["steps"]])
+        for held in anchors:
+            if held is not None:
+                os.close(held)
+    done = [bytes.fromhex(step["path"]) for step in plan["steps"]]
+    left = {os.fsdecode(path): why for path, why in doubtful.items()}
+    return Finished(journal, plan["note"], [os.fsdecode(path) for path in done if path not in doubtful], left)
 
 
 @contextmanager
@@ -521,26 +601,20 @@ def _noting(doubtful: dict[bytes, str], path: bytes) -> Iterator[None]:
         doubtful.setdefault(path, error.message)
 
 
-def _own(path: str, journal: str) -> int:
-    """The staging directory, if it is still ours alone."""
+def _own(path: str) -> int | None:
+    """The staging directory, if it is there and still ours alone."""
     try:
         fd = open_dir(os.fsencode(path))
-    except OSError as error:
-        raise RestoreFailed(
-            f"the staging directory {path} of an interrupted rollback cannot be opened: {error.strerror}. Mount its "
-            f"file system and run again; or give the rollback up for good: remove {journal}",
-            left=[path],
-        ) from error
+    except (OSError, UsageError):
+        return None
     info = os.fstat(fd)
     if info.st_uid != os.geteuid() or info.st_mode & 0o077:
         os.close(fd)
-        raise RestoreFailed(
-            f"the staging directory {path} is not ours any more; nothing was taken from it", left=[path]
-        )
+        return None
     return fd
 
 
-def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents) -> None:
+def _do(step: dict[str, Any], path: bytes, anchors: Sequence[int | None], parents: Parents) -> None:
     """One operation, if it has not been done yet."""
     op, staged = step["op"], step["name"].encode()
     fd, name = parents.of(path)
@@ -554,6 +628,8 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
                 set_inode_flags(target, entry.flags & ~PINNED, FLAGS)
         return
     stage = anchors[step["anchor"]]
+    if stage is None:
+        raise OSError(errno.ENOENT, "what was staged for it is gone, or is not ours any more")
     if op == "put" and _inode(stage, staged) == step["ino"]:
         os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
     elif op == "swap" and _inode(fd, name) != step["ino"]:
@@ -567,13 +643,43 @@ def _do(step: dict[str, Any], path: bytes, anchors: list[int], parents: Parents)
             if error.errno not in _NO_EXCHANGE and not (gone and error.errno == errno.ENOENT):
                 raise
             if not gone:
-                os.rename(name, staged + b".old", src_dir_fd=fd, dst_dir_fd=stage)
+                _put_aside(fd, name, stage, staged + b".old")
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
     elif op == "delete" and _inode(stage, staged) is None:
         try:
-            os.rename(name, staged, src_dir_fd=fd, dst_dir_fd=stage)
+            _put_aside(fd, name, stage, staged)
         except FileNotFoundError:
             return
+
+
+def _put_aside(fd: int, name: bytes, stage: int, aside: bytes) -> None:
+    """Move what goes to the staging directory. A directory of a lower layer of an overlay cannot be moved as a whole:
+    it is emptied, and goes."""
+    try:
+        os.rename(name, aside, src_dir_fd=fd, dst_dir_fd=stage)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            raise
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            for _path, folders, names, inner in os.fwalk(b".", topdown=False, dir_fd=folder):
+                for one in names:
+                    os.unlink(one, dir_fd=inner)
+                for one in folders:
+                    _rmdir(one, inner)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=fd)
+
+
+def _rmdir(name: bytes, fd: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=fd)
+    except NotADirectoryError:  # A symlink to one.
+        os.unlink(name, dir_fd=fd)
 
 
 def _unpin(path: bytes, parents: Parents, ours: set[bytes]) -> None:

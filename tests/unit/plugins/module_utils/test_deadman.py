@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman, _rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
+    _agent,
+    _deadman,
+    _rollback,
+    _timers,
+    _watch,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -53,6 +59,19 @@ def begin(store: Store, live: Path, within: float = 60.0) -> int:
 def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe", **times: float) -> dict[str, Any]:
     soak, deadline = times.get("soak", 0.0), times.get("deadline", 5.0)
     return settle(store, generation, list(probes), soak, deadline, 0.1, verdict)
+
+
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No watcher: what the agent does is done by this test."""
+    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    monkeypatch.setattr(_watch, "watching", lambda _agent: True)
+
+
+def make_due(store: Store) -> None:
+    """Let the time for the confirmation of what is armed be over."""
+    path = Path(store.join("armed"))
+    if path.exists():
+        path.write_text(json.dumps(dict(json.loads(path.read_text()), due=0.0)))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
@@ -212,33 +231,31 @@ def test_check_mode_does_not_arm(store: Store, live: Path) -> None:
     assert result["changed"] and not os.path.exists(store.root)
 
 
-def test_the_agent_needs_nothing_of_ours(store: Store, live: Path) -> None:
+def test_the_agent_needs_nothing_of_ours(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch)
     begin(store, live)
+    make_due(store)
     (agent,) = Path(store.join("agent")).iterdir()
     environment = {"PATH": os.environ["PATH"]}
     argv = ["/usr/bin/env", "python3", "-I", str(agent), "--store", store.root, "deadline", "--generation", "1"]
     done = subprocess.run(argv, env=environment, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "rolled back to change" in done.stdout and (live / "file").read_text() == "before"
+    assert "rolled back the unconfirmed change" in done.stdout and (live / "file").read_text() == "before"
 
 
-def test_arming_systemd_writes_its_units_before_the_checkpoint(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
-    """The units of the dead-man are in place before the tree is read, and a timer that fails refuses the change."""
-    units = tmp_path / "units"
-    units.mkdir()
-    monkeypatch.setattr(_deadman, "_UNITS", str(units))
-    asked: list[str] = []
+def test_a_timer_that_does_not_start_refuses_the_change(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
+    """The unit for the boot is in place before the tree is read."""
+    _units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    agrees = system.run
 
     def run(argv: Any, timeout: float) -> Any:
-        asked.append(" ".join(argv[1:]))
-        return type("Done", (), {"rc": 1 if argv[1] == "start" else 0, "words": "no bus"})
+        done = agrees(argv, timeout)
+        return type("Done", (), {"rc": 1, "words": "no bus"}) if argv[1] == "start" else done
 
-    store = Store(str(tmp_path / "store"), replace(System(), has_systemd=lambda: True, run=run))
+    store = Store(str(tmp_path / "store"), replace(system, run=run))
     with pytest.raises(Refused, match=r"cannot be armed: systemctl start .*no bus; nothing was changed"):
         begin(store, live)
-    assert asked[1] == "daemon-reload" and asked[-1].startswith("start evenkeel-deadman")
-    timer = next(units.glob("*.timer")).read_text()
-    assert "OnActiveSec=60000ms" in timer and "AccuracySec=100ms" in timer
+    assert asked[-2] == "daemon-reload" and asked[-1].startswith("start evenkeel-deadman")
     assert info(store)["armed"] is None
     assert json.dumps(info(store)["last"]) == "null"
 
@@ -247,12 +264,15 @@ def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str]
     """A directory for units, what is asked of systemctl, and a system whose systemctl agrees to everything."""
     units = tmp_path / "units"
     units.mkdir()
-    monkeypatch.setattr(_deadman, "_UNITS", str(units))
+    monkeypatch.setattr(_timers, "_ETC", str(units / "etc"))
+    monkeypatch.setattr(_timers, "_RUN", str(units / "run"))
+    monkeypatch.setattr(_timers, "_BEFORE", (str(units / "control"), str(units / "etc")))
+    alone(monkeypatch)
     asked: list[str] = []
 
     def run(argv: Any, timeout: float) -> Any:
         asked.append(" ".join(argv[1:]))
-        return type("Done", (), {"rc": 0, "words": ""})
+        return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
     return units, asked, replace(System(), has_systemd=lambda: True, run=run)
 
@@ -284,10 +304,10 @@ def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatc
     roots = [tmp_path / name for name in ("app-1", "app.1", "app/1", "app_1", "App-1", "app+1", ".app/1")]
     for root in roots:
         begin(Store(str(root), system), live)
-    assert len(list(units.glob("evenkeel-deadman-*.timer"))) == len(roots)
+    assert len(list(units.glob("run/evenkeel-deadman-*.timer"))) == len(roots)
     assert len({words for words in asked if words.startswith("start ")}) == len(roots)
-    services = [path.read_text() for path in units.glob("evenkeel-boot-*.service")]
-    assert all(sum(f"--store {root} " in text for text in services) == 1 for root in roots)
+    services = [path.read_text() for path in units.glob("etc/evenkeel-boot-*.service")]
+    assert all(sum(f"--store {root} boot" in text for text in services) == 1 for root in roots)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +321,7 @@ def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatc
     ],
 )
 def test_units_are_named_as_systemd_escapes_paths(root: str, name: str) -> None:
-    assert _deadman._unit(Store(root, System())) == name
+    assert _timers.unit(Store(root, System())) == name
 
 
 def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path) -> None:
@@ -315,12 +335,12 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
     asked: list[float] = []
     stage = transaction.preflight
 
-    def preflight(*words: Any) -> None:
+    def preflight(*words: Any) -> Any:
         asked.append(time.monotonic())
         if len(asked) <= times:
             and_then()
             raise Refused("there is no room; nothing was changed")
-        stage(*words)
+        return stage(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
     monkeypatch.setattr(_agent, "_AGAIN", (0.3, 0.3))
@@ -328,12 +348,14 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
 
 
 def deadline(store: Store, generation: int = 1) -> int:
+    make_due(store)
     return _agent.main(["--store", store.root, "deadline", "--generation", str(generation)])
 
 
 def test_a_dead_man_that_was_refused_tries_again(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    alone(monkeypatch)
     begin(store, live)
     asked = refusing(monkeypatch, 2)
     assert deadline(store) == 0 and (live / "file").read_text() == "before"
@@ -344,11 +366,61 @@ def test_a_dead_man_that_was_refused_tries_again(
 def test_it_ends_in_doubt_when_it_is_refused_too_often(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    alone(monkeypatch)
     begin(store, live)
-    asked = refusing(monkeypatch, 9)
-    assert deadline(store) == 1 and len(asked) == 3 and (live / "file").read_text() == "after"
+    asked = refusing(monkeypatch, 99)
+    monkeypatch.setattr(_deadman, "TRIES", 0.7)
+    assert deadline(store) == _agent.DOUBT and len(asked) >= 2 and (live / "file").read_text() == "after"
     assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "in_doubt"
     assert "no room" in info(store)["last"]["left"][0]
+
+
+def test_a_change_that_began_to_go_back_is_never_confirmed(store: Store, live: Path) -> None:
+    generation = begin(store, live)
+    change = _deadman.armed(store)
+    assert change is not None and not change.shown().keys() & {"back", "left", "tries_until"}
+    _deadman.begin_return(store, change, "settle")
+    assert _deadman.begin_return(store, change, "operator").back == "settle", "the first mark stays"
+    with pytest.raises(Unhealthy, match="put itself back already, by settle"):
+        end(store, generation)
+    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
+
+
+def test_what_is_left_is_tried_again_for_one_hour_and_no_more(
+    store: Store, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot, another agent and another attempt do not begin a new hour; the dead-man is told at once."""
+    alone(monkeypatch)
+    begin(store, live)
+    asked: list[Any] = []
+    clock = [1000.0]
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(argv)
+        return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
+
+    for name in ("_ETC", "_RUN"):
+        monkeypatch.setattr(_timers, name, str(tmp_path / name))
+    timed = Store(store.root, replace(store.system, now=lambda: clock[0], has_systemd=lambda: True, run=run))
+    change = _deadman.armed(timed)
+    assert change is not None
+    _deadman.keep_trying(timed, change, "settle", ["/srv/a: is busy", "/srv/b: is busy"])
+    clock[0] = 3000.0
+    _deadman.keep_trying(timed, change, "boot", ["/srv/a: is busy"])  # With what was read before the first attempt.
+    shown = info(store)["armed"]
+    assert (shown["back"], shown["left"], shown["tries_until"]) == ("settle", ["/srv/a: is busy"], 4600.0)
+    fired = [words for words in asked if words[1] == "start" and words[-1].endswith(".service")]
+    assert len(fired) == 2 and all("--no-block" in words for words in fired)
+
+
+def test_records_of_older_and_newer_versions_are_read(store: Store, live: Path) -> None:
+    begin(store, live)
+    path = Path(store.join("armed"))
+    record = json.loads(path.read_text())
+    older = {key: record[key] for key in record if key not in ("back", "left", "tries_until")}
+    for written in (older, dict(record, of_a_newer_version={"any": 1})):
+        path.write_text(json.dumps(written))
+        assert _deadman.armed(store) == _deadman.Armed(**older)
 
 
 class Killed(BaseException):
@@ -417,6 +489,7 @@ def test_a_change_that_is_half_undone_for_good_is_in_doubt(
 def test_a_dead_man_whose_disk_is_full_tries_again(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    alone(monkeypatch)
     begin(store, live)
     lock, asked = Store.locked, []
 
@@ -433,16 +506,18 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
 
 
 def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch)
     begin(store, live)
     monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
     for pack in Path(store.join("packs")).glob("*.pack"):
         pack.unlink()
     started = time.monotonic()
-    assert deadline(store) == 1 and info(store)["last"]["outcome"] == "in_doubt"
+    assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
     assert time.monotonic() - started < 30
 
 
 def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone(monkeypatch)
     begin(store, live)
     change = _deadman.armed(store)
     assert change is not None
@@ -454,20 +529,23 @@ def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monk
 
 
 def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_boot(
-    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    alone(monkeypatch)
     begin(store, live)
     refusing(monkeypatch, 1)
+    for name in ("_ETC", "_RUN"):
+        monkeypatch.setattr(_timers, name, str(tmp_path / name))
     said: list[str] = []
 
     def run(argv: Any, timeout: float) -> Any:
         said.append(" ".join(argv))
-        return type("Done", (), {"rc": 0, "words": ""})
+        return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
-    booted = replace(store.system, boot_id=lambda: "another", run=run)
+    booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(_agent, "System", lambda: booted)
     assert _agent.main(["--store", store.root, "boot"]) == 1
-    (started,) = [words for words in said if "evenkeel-deadman" in words]
+    (started,) = [words for words in said if words.endswith(".service")]
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
     assert info(store)["last"]["by"] == "boot" and (live / "file").read_text() == "before"

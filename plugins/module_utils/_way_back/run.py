@@ -1,0 +1,492 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A rollback as it is carried out, phase by phase. Kinds, and paths, go back independently: what fails is named, and
+holds up nothing but itself.
+
+1. ``access`` (of a host that goes back by itself): the firewall, accounts, sshd and the network.
+2. ``prepare``: look, stage, verify, plan. Until here nothing has changed, and whoever asked for it may be refused.
+3. ``hold``: what has to be restarted stops, and what the undo wants is read while it stands still.
+4. ``put_back_files``: one journalled transaction.
+5. ``put_back_packages``: their scripts find the configuration that they knew; what they change in files is put back
+   once more.
+6. ``put_back_rest``: values of the kernel, the firewall, databases; packages that failed, once more.
+7. ``start``: the paths are proved, then services start.
+
+A file ``resume`` in the store, written before the first change, has a killed rollback carried out again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from .. import _quiesce
+from .._deadman import Armed
+from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
+from .._resources import files, services, subvolumes
+from .._resources.kind import Restore
+from .._resources.registry import EARLY, KINDS, LATE, held, own_lines
+from .._resources.step import Step
+from .._services.holders import holders
+from .._store import transaction
+from .._store.durable import remove_file, write_file
+from .._store.manifest import Manifest, Section
+from .._store.objects import Hasher, Writer
+from .._store.preflight import NO_ROOM, preflight
+from .._store.store import UNDO, Store
+from . import access, plan
+from .plan import Options, Plan
+
+# Programs and libraries lie here; those that a package has replaced are known by their place.
+_PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
+
+
+class Run:
+    """One rollback, under the lock of its store. ``arm``: arms the dead-man with the undo as its target."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, how: Options, arm: Callable[[str], Armed] | None = None
+    ) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.how = how
+        self.change: Armed | None = None
+        self.done: list[dict[str, str]] = []
+        self._arm = arm
+        self._undo = how.undo
+        self._keeps = not how.undo
+        self._notes: list[str] = []
+        self._causes: dict[str, list[str]] = {}
+        self._proved: list[str] = []
+        self._left: list[str] = []
+        self._changed = list(how.changed)
+        self._others: list[Step] = []
+        self._down = services.Down(list(how.down))
+        self._first: list[tuple[Section, Section]] = []
+        self._restart_needed: list[dict[str, Any]] = []
+        self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
+        plan.check_paths(manifest, how.paths)
+        self._made = Plan(manifest, plan.chosen(manifest, how.kinds))
+
+    def carry_out(self) -> dict[str, Any]:
+        """All phases; the result as ``ft_rollback`` documents it.
+
+        Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
+        """
+        try:
+            self._carry_out()
+        except OSError as error:
+            raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
+        except EvenkeelError as error:
+            raise self._ended(error)  # noqa: B904 - it is the same one
+        self._forget()
+        result = self.result()
+        if self._left:
+            number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
+            raise RestoreFailed(
+                f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
+                **result,
+            )
+        return result
+
+    def predicted(self) -> dict[str, Any]:
+        """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing."""
+        made, hasher = self._made, Hasher(self.store.objects)
+        plan.look(self.store, made, self.how, hasher, hasher, undo=False)
+        left = preflight(made.files, made.directories, made.away)
+        made.files = [step for step in made.files if step.target not in left]
+        plan.add_steps(self.store, made, self.how)
+        self._made = plan.stopped(made, self.how.quiesce)
+        self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items()]
+        return self.result()
+
+    def _ended(self, error: EvenkeelError) -> EvenkeelError:
+        """The error with what was done so far. It will be reported, and is not tried again unasked; a kill is."""
+        self._forget()
+        done = [*self.done, *error.result.get("done", [])]
+        causes = [words for cause in self._causes.values() for words in cause]
+        left = [*self._left, *causes, *error.result.get("left", [])]
+        error.result = {**self.result(), **error.result, "done": done, "left": left, "changed": bool(done)}
+        return error
+
+    def _carry_out(self) -> None:
+        writer = Writer(self.store.objects)
+        with transaction.Transaction(self.store, self._note()) as paths:
+            with ExitStack() as quiet:
+                quiet.callback(writer.discard)
+                if self.how.insist:
+                    self.access()
+                self.prepare(writer, paths)
+                if self._made.steps:
+                    quiet.enter_context(self._standing_still())
+                    self.hold(writer, paths)
+                    self.put_back_files(paths)
+                    self.put_back_packages()
+                    self.put_back_rest()
+                self.start()
+            if self._still.seconds:  # What it held has started again, a service perhaps.
+                self._once_more()
+        self._prove_kinds()
+        self._restart_needed = self._holders(os.path.basename(paths.journal))
+
+    # -- the phases
+
+    def access(self) -> None:
+        """What fails here is tried again with the rest."""
+        walls = [section for section in self._made.sections if section.kind == "firewall"]
+        for section in walls:
+            with suppress(EvenkeelError):
+                self._first.append((section, replace(section, lines=self._captured(section))))
+        self._put_back("firewall", walls)
+        with self._trying("users"), ExitStack() as stack:
+            stack.enter_context(held(["users"], self.store.system, insist=True))
+            for section in self._made.sections:
+                narrow = access.narrowed(section)
+                if narrow is not None:
+                    with self._trying(section.kind):
+                        self._access_files(section, narrow)
+        listening = [one for one in map(access.units, self._made.sections) if one is not None]
+        if not self.how.boot:
+            self._put_back("services", listening)
+        self._causes.clear()
+
+    def _access_files(self, section: Section, narrow: Section) -> None:
+        skip = [os.path.realpath(self.store.root)]
+        scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
+        then = plan.entries(narrow, narrow.spec, scan)
+        steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
+        if not steps:
+            return
+        writer = Writer(self.store.objects)
+        try:
+            with suppress(OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
+                lines = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False).lines()
+                self._first.append((section, replace(narrow, lines=lines)))
+                self.store.commit(writer, UNDO, self.manifest.host, [known for _section, known in self._first])
+        finally:
+            writer.discard()
+        self._ask()
+        self._commit(steps, files.directories(then, steps))
+
+    def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
+        with held(self._kinds(), self.store.system, self.how.insist):
+            self._look(writer)
+            self._stage(paths)
+        plan.add_steps(self.store, self._made, self._how())
+        self._made = plan.stopped(self._made, self.how.quiesce)
+        self._verify()
+        for what, why in self._made.left.items():
+            self._causes.setdefault(what, []).append(why)
+
+    def _look(self, writer: Writer) -> None:
+        made, still = self._made, Hasher(self.store.objects) if self.how.quiesce else writer
+        try:
+            plan.look(self.store, made, self.how, writer, still, undo=self._keeps)
+        except OSError as error:
+            self._no_undo(error)
+            writer.discard()
+            hasher = Hasher(self.store.objects)
+            self._made = Plan(made.manifest, made.sections)
+            plan.look(self.store, self._made, self.how, hasher, hasher, undo=False)
+
+    def _no_undo(self, error: OSError) -> None:
+        """Whoever asked for a rollback is refused; a host that goes back by itself does so without an undo."""
+        if not self.how.insist:
+            raise Refused(
+                f"what is there now cannot be kept in {self.store.root}: {error}; nothing was changed. "
+                "Mend the cause, then run again"
+            ) from error
+        self._keeps = False
+        self._notes.append(f"what was replaced is not kept: {error}")
+
+    def _stage(self, paths: transaction.Transaction) -> None:
+        """Make ready what can go back, and keep that alone in the plan."""
+        made = self._made
+        left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
+        if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
+            # What came since goes first, and makes room for what was.
+            coming = [step for step in made.files if step.detail["op"] == "delete" and step.target not in left]
+            gone = self._commit(coming, [])
+            made.files = [step for step in made.files if step.target not in gone]
+            left = paths.stage(made.files, made.directories, made.away, partly=True)
+        self._cause(left)
+        made.files = [step for step in made.files if step.target not in left]
+
+    def _verify(self) -> None:
+        """The contents that are not in the transaction of the files, which verifies its own (I3)."""
+        kinds = {step.resource for step in (*self._made.early, *self._made.late)}
+        wrong = {}
+        for section in self._made.sections:
+            if section.kind in kinds:
+                only = replace(self.manifest, sections=[replace(section, lines=own_lines(section))])
+                found = self.store.verify(only)
+                wrong.update(found)
+                if found and self.how.insist:
+                    self._causes[section.kind] = list(found.values())
+        if wrong and not self.how.insist:
+            raise Damaged(
+                f"the store cannot give back {len(wrong)} contents of {self.manifest.name}; nothing was changed. "
+                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(list(wrong.values())[:20])}"
+            )
+
+    def hold(self, writer: Writer, paths: transaction.Transaction) -> None:
+        mine = [step for step in self._made.late if step.resource == "services"]
+        restarts = [step.target for step in mine if step.action == "restart"]
+        if restarts and not self.how.boot:
+            coming = services.foresee(mine, self._at()).units + restarts
+            self._down.units += [unit for unit in dict.fromkeys(coming) if unit not in self._down.units]
+            self._ask()  # What is down has to come up again, whatever happens.
+            self._notes += services.take_down(mine, self._at()).left
+        if self.how.quiesce or restarts:
+            self._look_again(writer, paths)
+        if self._keeps:
+            self._keep(writer)
+        self._ask()
+        if self._arm is not None and self._undo:
+            self.change = self._arm(self._undo)
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Raises ServiceFailed with nothing changed; what cannot be let go again is left."""
+        self._still.__enter__()
+        try:
+            yield
+        finally:
+            try:
+                self._still.__exit__(None, None, None)
+            except ServiceFailed as error:
+                self._left += error.result["left"]
+
+    def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
+        """Where something was written before all stood still, put that back as well, and have it in the undo."""
+        made = self._made
+        now = Plan(made.manifest, made.sections, early=made.early, late=made.late)
+        sink = writer if self._keeps else Hasher(self.store.objects)
+        with held(self._kinds(), self.store.system, self.how.insist):
+            try:
+                plan.look(self.store, now, self.how, sink, sink, made.before, undo=self._keeps)
+            except OSError as error:
+                self._no_undo(error)
+                return
+            self._made = now
+            self._stage(paths)
+
+    def _keep(self, writer: Writer) -> None:
+        """Take the undo: what is there now, and at what gives access what was there before."""
+        before = self._made.before
+        for section, known in self._first:
+            before = [access.as_it_was(one, section, known) for one in before]
+        self._notes += [f"not in the undo: {one}" for one in self._made.unkept]
+        try:
+            self._undo = self.store.commit(writer, UNDO, self.manifest.host, before).id
+        except OSError as error:
+            self._no_undo(error)
+
+    def put_back_files(self, paths: transaction.Transaction) -> None:
+        with self._trying("files"), held(self._kinds(), self.store.system, self.how.insist):
+            self._take(self._made.files, paths.commit())
+        self._ask()
+
+    def put_back_packages(self) -> None:
+        if self._made.early:
+            for kind in EARLY:
+                self._causes.pop(kind, None)
+                self._put_back(kind, self._made.sections)
+            self._files_again()
+
+    def _files_again(self) -> None:
+        """What the scripts of packages have written to paths that were put back already."""
+        now, hasher = Plan(self.manifest, self._made.sections), Hasher(self.store.objects)
+        with self._trying("files"), held(self._kinds(), self.store.system, insist=True):
+            plan.look(self.store, now, replace(self.how, swap=False), hasher, hasher, undo=False)
+            self._commit(now.files, now.directories, now.away)
+
+    def put_back_rest(self) -> None:
+        if self.how.quiesce:
+            self._still.hand_over(plan.recorded_down(self._made.sections))
+        for kind in LATE:
+            if kind != "services":
+                self._put_back(kind, self._made.sections)
+        if any(kind in self._causes for kind in EARLY):
+            self.put_back_packages()  # A script may have needed what is back only now.
+
+    def start(self) -> None:
+        """What a service writes as it starts is no difference: paths are proved before."""
+        self._prove_paths()
+        if not self._made.steps:
+            return
+        self._put_back("services", self._made.sections)
+        started, left = services.bring_up(self._down, self._at())
+        self._add(started)
+        self._notes += left
+        if any(one["resource"] == "services" for one in self.done):
+            self._once_more()
+
+    def _once_more(self) -> None:
+        """A service may set values of the kernel and rules of the firewall of its own as it starts."""
+        for kind in ("sysctl", "firewall"):
+            self._causes.pop(kind, None)
+            self._put_back(kind, self._made.sections)
+
+    # -- the proof
+
+    def _prove_paths(self) -> None:
+        self._proved, wrong = plan.prove_files(self.store, self._made.sections, self.how)
+        for path in sorted(wrong):
+            above = path.rpartition("/")[0]
+            # What lies in a directory that is not back needs no word of its own.
+            if above in wrong and above in self._causes:
+                continue
+            why = "; ".join(self._causes.get(path, [wrong[path]]))
+            self._left.append(why if why.startswith(path) else f"{path}: {why}")
+
+    def _prove_kinds(self) -> None:
+        for section in self._made.sections:
+            if own_lines(section):
+                proved, wrong = plan.prove_kind(self.store, section, self.how.boot)
+                self._proved += proved
+                causes = self._causes.get(section.kind, [])
+                # A cause counts where it had an effect, or where nothing can be measured yet.
+                late = self.how.boot and section.kind in LATE
+                told = [one for one in wrong if not any(one.split(" ")[0] in cause for cause in causes)]
+                self._left += dict.fromkeys([*(causes if wrong or late else []), *told])
+
+    # -- what the phases share
+
+    @contextmanager
+    def _trying(self, what: str) -> Iterator[None]:
+        """What fails is noted as the cause, should ``what`` turn out not to be as recorded."""
+        try:
+            yield
+        except EvenkeelError as error:
+            self.done += error.result.get("done", [])
+            self._causes.setdefault(what, []).extend(error.result.get("left") or [error.message])
+        except OSError as error:
+            self._causes.setdefault(what, []).append(str(error))
+
+    def _put_back(self, kind: str, sections: Sequence[Section]) -> None:
+        """One kind, as far as it can be."""
+        with self._trying(kind):
+            at = self._at()
+            steps = plan.steps_of({kind: KINDS[kind]}, sections, at)
+            if steps:
+                self._ask()
+                self._add(KINDS[kind].apply(steps, at))
+
+    def _commit(
+        self, steps: Sequence[Step], directories: Sequence[str], away: dict[str, str] | None = None
+    ) -> list[str]:
+        """Put back some paths by a transaction of their own; those that were."""
+        with transaction.Transaction(self.store, self._note()) as paths:
+            self._cause(paths.stage(steps, directories, away, partly=True))
+            finished = paths.commit()
+            self._take(steps, finished)
+        return finished.paths
+
+    def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
+        self._cause(finished.left)
+        back = set(finished.paths)
+        self._changed += [path for path in finished.paths if path not in self._changed]
+        self._add([step for step in steps if step.target in back])
+
+    def _cause(self, left: dict[str, str]) -> None:
+        self._causes.update({path: [why] for path, why in left.items()})
+
+    def _add(self, steps: Sequence[Step]) -> None:
+        """Note what was done. Of what was taken down before, a start is the second half of a restart."""
+        restarts = {
+            one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
+        }
+        for step in steps:
+            again = step.action == "start" and step.resource == "services" and step.target in self._down.units
+            self.done.append((restarts.get(step.target, step) if again else step).shown())
+            if step.resource != "files":
+                self._others.append(step)
+            if "note" in step.detail:
+                self._notes.append(str(step.detail["note"]))
+
+    def _captured(self, section: Section) -> list[str]:
+        kind = KINDS[section.kind]
+        return (kind.brief or kind.before or kind.capture)(section.spec, Hasher(), self.store.system)
+
+    def _kinds(self) -> list[str]:
+        return [section.kind for section in self._made.sections]
+
+    def _how(self) -> Options:
+        return replace(self.how, changed=self._changed)
+
+    def _at(self) -> Restore:
+        return replace(plan.restore(self.store, self.manifest, self.how, self._changed), steps=self._others)
+
+    def _note(self) -> dict[str, Any]:
+        """What a journal says that it is for."""
+        return {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "held": self._kinds()}
+
+    def _ask(self) -> None:
+        """From here on a kill is followed by the whole rollback."""
+        wanted = {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "paths": list(self.how.paths)}
+        so_far = {"undo": self._undo, "changed": self._changed, "down": self._down.units}
+        try:
+            write_file(resume_path(self.store), json.dumps({**wanted, **so_far}).encode())
+        except OSError:
+            if not self.how.insist:  # Its change is armed, and asks for the same.
+                raise
+
+    def _forget(self) -> None:
+        with suppress(OSError):
+            remove_file(resume_path(self.store))
+
+    def _holders(self, journal: str) -> list[dict[str, Any]]:
+        """Who still works with what was replaced."""
+        exchanged = {step.target: step.detail["held"] for step in self._others if step.resource == "subvolumes"}
+        programs = any(step.resource == "packages" for step in self._others)
+        if not self._changed and not exchanged and not programs:
+            return []
+        was = _was(journal, [step.target for step in self._made.files], programs)
+        return holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged)
+
+    def result(self) -> dict[str, Any]:
+        made = self._made
+        return {
+            "changed": bool(made.steps) or bool(self.done),
+            "id": self.manifest.id,
+            "undo": self._undo,
+            "pause": round(self._still.seconds, 3),
+            "generation": self.change.generation if self.change else None,
+            "armed": self.change.shown() if self.change else None,
+            "planned": [step.shown() for step in made.steps],
+            "done": self.done,
+            "proved": self._proved,
+            "left": self._left,
+            "notes": self._notes,
+            "restart_needed": self._restart_needed,
+            "diff": made.diff,
+        }
+
+
+def resume_path(store: Store) -> str:
+    """The file that asks for an interrupted rollback to be carried out."""
+    return store.join("resume")
+
+
+def _was(journal: str, paths: Sequence[str], programs: bool) -> Callable[[bytes], bytes | None]:
+    """For the name under which a file was removed, the path that it had; None for all but those that this rollback
+    replaced: by its journal, or (``programs``) by packages."""
+    replaced = {os.fsencode(path) for path in paths}
+    staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
+    stage = os.fsencode(f"/{transaction.STAGE}{journal}/")
+
+    def was(path: bytes) -> bytes | None:
+        if path in replaced or (programs and path.startswith(_PROGRAMS)):
+            return path
+        _above, found, rest = path.partition(stage)
+        number, slash, below = rest.partition(b"/")
+        return staged[number] + slash + below if found and number in staged else None
+
+    return was

@@ -1,0 +1,138 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The agent is the whole library, whatever was loaded where it was made, and needs nothing once it is loaded."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _timers, _watch
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+HERE = Path(_agent.__file__ or "").parent
+# Refuses every import of what is not loaded or built in, as where Python was moved away.
+_BLOCKED = """
+import sys, _frozen_importlib
+agent, root = sys.argv[1:3]
+sys.argv = [agent]
+sys.path.insert(0, agent)
+from evenkeel_agent import _agent
+_agent._load_all()
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        raise ModuleNotFoundError(f"not loaded: {name}")
+sys.meta_path[:] = [_frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter, Nothing()]
+sys.path[:] = []
+raise SystemExit(_agent._until_done(_agent.Store(root, _agent.System()), 1))
+"""
+
+
+def closure(name: str) -> set[str]:
+    """The files that a module of ours imports relatively, directly or not, as Python reads them."""
+    todo, found = [HERE / name], set()
+    while todo:
+        path = todo.pop()
+        if str(path.relative_to(HERE)) in found:
+            continue
+        found.add(str(path.relative_to(HERE)))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                for one in [base, *(base / alias.name for alias in node.names)]:
+                    todo += [file for file in (one.with_suffix(".py"), one / "__init__.py") if file.is_file()]
+    return found
+
+
+def test_the_agent_holds_all_that_it_imports() -> None:
+    inside = {path.partition("/")[2] for path in _agent._sources() if "/" in path}
+    assert inside == closure("_agent.py") | {"__init__.py"}
+
+
+def test_the_agent_is_the_same_whatever_else_is_loaded() -> None:
+    script = """
+import hashlib, importlib, sys
+base = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils."
+for name in sys.argv[1:]:
+    importlib.import_module(base + name)
+agent = importlib.import_module(base + "_agent")
+print(hashlib.sha256(agent._zipapp(agent._sources())).hexdigest())
+"""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", script, *names], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for names in ([], ["_replica", "_scrub", "_offsite", "_restart", "_info"])
+    }
+    assert len(made) == 1
+
+
+def test_a_loaded_agent_needs_no_python_any_more(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    live = tmp_path / "live"
+    live.mkdir()
+    (live / "file").write_text("before")
+    checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=60.0)
+    (live / "file").write_text("after")
+    (live / "new").write_text("after")
+    armed = Path(store.join("armed"))
+    armed.write_text(json.dumps(dict(json.loads(armed.read_text()), due=0.0)))
+    (agent,) = Path(store.join("agent")).iterdir()
+    argv = ["/usr/bin/env", "python3", "-I", "-c", _BLOCKED, str(agent), store.root]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (live / "file").read_text() == "before" and not (live / "new").exists()
+
+
+def test_another_python_takes_the_source(tmp_path: Path) -> None:
+    """What this Python was made into is for it alone; a broken one is passed over."""
+    sources = _agent._sources()
+    path = tmp_path / "agent.pyz"
+    path.write_bytes(_agent._zipapp(sources))
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        other = {name: archive.read(name) for name in names}
+    assert {name + "c" for name in sources} | set(sources) == names
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in other.items():
+            archive.writestr(name, data if name.endswith(".py") else b"\0\0\r\n" + data[4:])
+    argv = ["/usr/bin/env", "python3", "-I", str(path), "--store", str(tmp_path), "check"]
+    assert subprocess.run(argv, cwd="/", check=False).returncode == 0
+
+
+def run_unit(
+    store: Store, agent: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> subprocess.CompletedProcess[str]:
+    """Run what the unit of the service would run, with this Python as the one that armed."""
+    monkeypatch.setattr(_timers, "python", lambda: python)
+    words = _timers._command(store, str(agent), "check")
+    script = words.partition("-c '")[2].removesuffix("'").replace("$$", "$").replace("%%", "%")
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.write_bytes(_agent._zipapp(_agent._sources()))
+    other = tmp_path / "python3.99"
+    other.write_text(f'#!/bin/sh\necho tried >>{tmp_path}/tried; exec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    os.makedirs(store.root)
+    Path(store.join("armed")).write_text("{}")
+    monkeypatch.setattr(_timers, "_PYTHONS", f"/bin/false {other}")
+    assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0
+    assert (tmp_path / "tried").read_text().count("tried") == 2  # Asked, then run.
+    monkeypatch.setattr(_timers, "_PYTHONS", "/bin/false")
+    done = run_unit(store, agent, "/nowhere/python3", monkeypatch)
+    assert done.returncode == 1 and "no Python on this host runs" in done.stdout
+    os.unlink(store.join("armed"))
+    assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0, "nothing is started over and over"
