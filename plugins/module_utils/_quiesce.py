@@ -16,10 +16,9 @@ from typing import Any, Callable
 
 from ._errors import EvenkeelError, ServiceFailed, UsageError
 from ._services import systemd
-from ._system import System, detached
+from ._system import Completed, System, detached
 
 _TIMEOUT = 90.0
-_TAKES_ALONG = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
             raise UsageError(f"quiesce: there is no unit {state.name} on this host; nothing was touched")
         if state.active and kind == "stop":
             # What its stop would take along stops before it, so that it is started again after it.
-            units = systemd.observe(_with_dependents(state.name, system), system)
+            units = systemd.observe(systemd.with_dependents(state.name, system), system)
             hooked = [_hook("stop", "start", unit.name) for unit in units if unit.active]
             found += [one for one in hooked if one not in found]
         elif state.active:
@@ -78,27 +77,6 @@ def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
 
 def _hook(begin: str, end: str, unit: str) -> Hook:
     return Hook(["systemctl", begin, "--", unit], ["systemctl", end, "--", unit], unit)
-
-
-def _with_dependents(unit: str, system: System) -> list[str]:
-    """The unit after all that systemd stops with it, each after what depends on it."""
-    seen = {unit}
-    ordered: list[str] = []
-
-    def visit(name: str) -> None:
-        argv = ["systemctl", "show", f"--property={_TAKES_ALONG}", "--value", "--", name]
-        done = system.run(argv, _TIMEOUT)
-        if done.rc != 0:
-            raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")
-        for one in done.out.split():
-            # A target has nothing to stand still, and its start would start what somebody has stopped.
-            if one not in seen and not one.endswith(".target"):
-                seen.add(one)
-                visit(one)
-        ordered.append(name)
-
-    visit(unit)
-    return ordered
 
 
 def stopped(hooks: Sequence[dict[str, Any]]) -> set[str]:
@@ -129,7 +107,7 @@ class Quiesced:
             self._dismiss = _watch(self._planned)
         self._started = self._system.monotonic()
         for hook in self._planned:
-            done = self._system.run(hook.begin, _TIMEOUT)
+            done = _do(hook, hook.begin, self._system)
             if done.rc != 0:
                 why = f"{' '.join(hook.begin)}: {done.words}; {self._so}"
                 try:
@@ -168,8 +146,16 @@ class Quiesced:
 
 def _end(planned: Sequence[Hook], system: System) -> list[str]:
     """Let go of all of it; which commands failed, in words. For a unit it is its state that counts."""
-    ends = [(hook, system.run(hook.end, _TIMEOUT)) for hook in reversed(planned)]
+    ends = [(hook, _do(hook, hook.end, system)) for hook in reversed(planned)]
     return [f"{' '.join(hook.end)}: {done.words}" for hook, done in ends if done.rc != 0 and not hook.unit]
+
+
+def _do(hook: Hook, argv: list[str], system: System) -> Completed:
+    """A unit takes the time that it allows itself."""
+    if not hook.unit:
+        return system.command(argv, _TIMEOUT)
+    (unit,) = systemd.describe([hook.unit], system)
+    return system.run(argv, unit.patience(argv[1]))
 
 
 def _stands(unit: str, system: System) -> list[str]:
@@ -183,7 +169,7 @@ def _stands(unit: str, system: System) -> list[str]:
 
 def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     """A process that lets go when this one is killed. It is a shell, detached: it holds nothing of ours open, our locks
-    least of all, and whoever kills this one by its name does not find it. Its commands have the same environment.
+    least of all, and whoever kills this one by its name does not find it.
 
     Returns what dismisses it.
     """
@@ -191,7 +177,7 @@ def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     limit = f'limit=$(command -v timeout) && limit="$limit {_TIMEOUT:g}"'
     script = "\n".join(["trap '' TERM INT HUP", "read -r word && exit", limit, *ends])
     reading, writing = os.pipe()
-    watcher = detached(["/bin/sh", "-c", script], stdin=reading, environment=True)
+    watcher = detached(["/bin/sh", "-c", script], stdin=reading)
     os.close(reading)
 
     def dismiss() -> None:

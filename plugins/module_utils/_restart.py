@@ -13,6 +13,7 @@ from ._errors import ServiceFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import CRASH_LOOP, wait
 from ._services import process, systemd
+from ._services.reload import ASKED, reload
 from ._services.state import ServiceState
 from ._system import System
 
@@ -56,8 +57,13 @@ def restart(
     if check_mode:
         return dict(result, after=asdict(before), done=[], proved=[], left=[])
     try:
+        words = ASKED
+        shown = False
         if definition is not None:
             after = process.act(verb, definition, system)
+        elif verb == "reload":
+            reloaded = reload(before.name, system)
+            after, shown, words = reloaded.state, bool(reloaded.shown), reloaded.words
         else:
             after = systemd.act(verb, before.name, system)
     except ServiceFailed as error:
@@ -76,10 +82,14 @@ def restart(
             f"{before.name} was restarted ({mode}), but is not healthy: {why or 'it did not hold for the soak'}{log}",
             **dict(result, left=[before.name]),
         )
-    proof = f"{before.name}: {before.identity or 'not running'} became {after.identity}"
-    if verb == "reload":
-        proof = f"{before.name} was reloaded and kept its processes' identity {after.identity}"
-    return dict(result, proved=[proof], left=[])
+    if verb != "reload":
+        return dict(
+            result, proved=[f"{before.name}: {before.identity or 'not running'} became {after.identity}"], left=[]
+        )
+    proved = [f"{before.name} was told to reload, and kept its processes' identity {after.identity}"]
+    if shown:
+        return dict(result, proved=[*proved, f"{before.name} took it: {words}"], left=[])
+    return dict(result, proved=proved, left=[], warnings=[f"{before.name}: the reload was {words}"])
 
 
 def _observe(name: str | None, definition: dict[str, Any] | None, system: System) -> ServiceState:

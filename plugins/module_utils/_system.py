@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import re
+import shlex
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Callable
 
@@ -30,26 +34,68 @@ class Completed:
         return " / ".join(said[-3:]) or f"exit code {self.rc}"
 
 
-def run(argv: Sequence[str], timeout: float) -> Completed:
-    """Run a command without a shell and without standard input; never raises for what the command does.
+# What is ours alone: an interpreter's, a controller's and a linker's settings would change what a command does.
+_OURS = ("PYTHON", "ANSIBLE", "LD_", "VIRTUAL_ENV", "CONDA", "_MEIPASS")
+_PLACES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_LOCALES = ("/etc/default/locale", "/etc/locale.conf")
 
-    What it leaves running in the background is neither waited for nor killed.
+
+def run(argv: Sequence[str], timeout: float) -> Completed:
+    """Run a command whose output is parsed: in our environment without what is ours alone, in the locale C.UTF-8.
+
+    Never raises for what the command does. What it leaves running in the background is neither waited for nor killed.
     """
-    command = tuple(str(word) for word in argv)
-    environment = dict(os.environ, LC_ALL="C.UTF-8")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
+    return _run(argv, timeout, dict(kept, PATH=_path(), LC_ALL="C.UTF-8"))
+
+
+def command(argv: Sequence[str], timeout: float) -> Completed:
+    """Run a command of somebody else's (a hook, a probe) as the host would: in its own environment and locale."""
+    return _run(argv, timeout, environment())
+
+
+def environment(locales: Sequence[str] = _LOCALES) -> dict[str, str]:
+    """The environment that this host gives to a command, whoever calls us: nothing of a login's or a controller's."""
+    try:
+        entry = pwd.getpwuid(os.geteuid())
+        who = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": "/bin/sh"}
+    except KeyError:
+        who = {"HOME": "/"}
+    kept = {key: os.environ[key] for key in ("TZ",) if key in os.environ}
+    return {"PATH": _path(), **who, **kept, **_locale(locales)}
+
+
+def _path() -> str:
+    """Ours, and after it where a system keeps its commands: a login that is not root's lacks some."""
+    own = [one for one in os.environ.get("PATH", "").split(os.pathsep) if one]
+    return os.pathsep.join([*own, *(one for one in _PLACES if one not in own)])
+
+
+def _locale(paths: Sequence[str]) -> dict[str, str]:
+    for path in paths:
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+            pairs = [line.partition("=") for line in shlex.split(stream.read(), comments=True)]
+            return {key: value for key, _sign, value in pairs if re.fullmatch("LANG|LANGUAGE|LC_[A-Z]+", key)}
+    return {"LANG": "C.UTF-8"}
+
+
+def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Completed:
+    """Without a shell and without standard input; under the umask of a system, since ours is 077 in places."""
+    words = tuple(str(word) for word in argv)
     # No pipes: these end with the last process that has them, not with the command.
     with _output() as out, _output() as err:
         try:
             process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
-                command,
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment,
+                env=variables,
                 start_new_session=True,
+                umask=0o022,
             )
         except OSError as error:
-            return Completed(command, 127, "", f"{command[0] if command else 'empty command'}: {error.strerror}")
+            return Completed(words, 127, "", f"{words[0] if words else 'empty command'}: {error.strerror}")
         killed = ""
         try:
             rc = process.wait(timeout)
@@ -57,7 +103,7 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             rc, killed = 124, f"\nkilled after {timeout:g} s"
-        return Completed(command, rc, _said(out), _said(err) + killed)
+        return Completed(words, rc, _said(out), _said(err) + killed)
 
 
 def _output() -> IO[bytes]:
@@ -79,19 +125,15 @@ def _said(stream: IO[bytes]) -> str:
     return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
 
 
-def detached(
-    argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL, environment: bool = False
-) -> subprocess.Popen[bytes]:
-    """Start a process that outlives us: a session of its own, nothing of ours open, and none of our ``environment``.
+def detached(argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
 
     What a controller marks its own processes with (a session, a run) must not stick to a service.
     """
-    common = ("PATH", "HOME", "USER", "LANG", "TZ")
-    kept = {key: value for key, value in os.environ.items() if environment or key in common}
     return subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
         [str(word) for word in argv],
         cwd=cwd,
-        env=kept,
+        env=environment(),
         stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -128,6 +170,7 @@ class System:
     """The effects that the library needs, as plain callables: a test passes its own, nothing is patched."""
 
     run: Callable[[Sequence[str], float], Completed] = run
+    command: Callable[[Sequence[str], float], Completed] = command
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep

@@ -57,7 +57,9 @@ options:
         Reading files changes their times of access, and with them the subvolume, unless it is mounted with
         C(noatime).
       - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
-        Unit files and drop-ins of the units below /etc are part of it.
+        The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. Units
+        are recorded under their own names, whatever alias is written; a pattern or a template is refused. What a
+        rollback could not do for a unit is said in C(left).
       - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read
         and put back as one set under the lock of useradd and its like.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are

@@ -208,7 +208,7 @@ def _command(spec: dict[str, Any], timeout: float) -> Probe:
     argv, wanted = [str(word) for word in spec["argv"]], _number("rc", spec.get("rc", 0))
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
-        done = system.run(argv, timeout)
+        done = system.command(argv, timeout)
         if done.rc in (124, 127) and done.rc != wanted:
             return UNKNOWN, done.words, None
         said = f"exit code {done.rc}" + (f", wanted {wanted}: {done.words}" if done.rc != wanted else "")

@@ -8,29 +8,30 @@ what is on disk."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
-from .._services import process, systemd
+from .._services import links, outage, process, running, systemd
+from .._services.outage import Down
+from .._services.reload import reload
 from .._services.state import ServiceState
+from .._services.unit import Unit
 from .._system import System
 from . import own_line
 from .kind import Kind, Restore
 from .step import Step
 
-_UNIT_DIRECTORIES = (
-    "/etc/systemd/system/",
-    "/etc/systemd/system.control/",
-    "/usr/local/lib/systemd/system/",
-    "/usr/lib/systemd/system/",
-    "/lib/systemd/system/",
-)
-# Unit-file states that can be put back; the others (static, generated, …) follow from the files.
+# Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
+# Kinds that a service does not read as it starts, or that see to their own server.
+_APART = ("services", "firewall", "network", "postgresql")
+# What every login goes through, and reads all of its configuration anew when it is reloaded.
+_ACCESS = ("ssh.service", "sshd.service")
 
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
+def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
     unknown = set(spec) - {"names", "processes"}
     if unknown:
@@ -43,39 +44,110 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"services: processes must be a list of mappings, not {processes!r}")
     if not names and not processes:
         raise UsageError("services: name at least one unit in names, or one process in processes")
+    for name in names:
+        if set(name) & set("*?["):
+            raise UsageError(f"services: {name!r} is a pattern, and stands for other units later on; name each of them")
+        if systemd.unit_name(name).partition("@")[2].startswith("."):
+            raise UsageError(f"services: {name!r} is a template, which cannot run; name its instances")
     return {
-        "names": sorted({systemd.unit_name(name) for name in names}),
+        "names": _own_names([systemd.unit_name(name) for name in names], system),
         "processes": [process.check(one) for one in processes],
     }
 
 
-def trees(spec: dict[str, Any]) -> list[str]:
-    """What an administrator makes of the units: unit files, drop-ins, and what ``systemctl set-property`` keeps. Those
-    of an instance's template as well."""
-    found = []
+def _own_names(units: list[str], system: System) -> list[str]:
+    """The units' own names, whatever aliases they were asked for: links, drop-ins and proof go by these."""
+    with suppress(ServiceFailed):  # The capture will say that systemd does not answer.
+        units = [unit.id for unit in systemd.describe(units, system)] if system.has_systemd() else units
+    return sorted(set(units))
+
+
+def trees(spec: dict[str, Any], system: System) -> list[str]:
+    """What an administrator makes of the units: unit files, drop-ins (by any name of the unit, and those for all units
+    of its prefix and kind), what ``systemctl set-property`` keeps, and scripts of System V. Those of an instance's
+    template as well."""
+    found: set[str] = set()
     for unit in spec["names"]:
-        stem, dot, kind = unit.rpartition(".")
-        template = stem.partition("@")[0] + "@" + dot + kind if "@" in stem else unit
-        for name in sorted({unit, template}):
-            found += [f"/etc/systemd/system/{name}", f"/etc/systemd/system/{name}.d"]
-            found.append(f"/etc/systemd/system.control/{name}.d")
-    return found
+        known = links.names(unit)
+        for name in known:
+            stem, _dot, kind = name.rpartition(".")
+            parts = stem.split("-")
+            prefixes = ["-".join(parts[:end]) + f"-.{kind}" for end in range(1, len(parts))]
+            for one in (name, *prefixes, kind):
+                found |= {f"/etc/systemd/system/{one}.d", f"/run/systemd/system/{one}.d"}
+        for name in {unit, links.template(unit)}:
+            found |= {f"/etc/systemd/system/{name}", f"/etc/systemd/system.control/{name}.d"}
+            found.add(f"/run/systemd/system.control/{name}.d")
+    with suppress(ServiceFailed):
+        described = systemd.describe(spec["names"], system) if system.has_systemd() else []
+        found |= {unit.source for unit in described if unit.source.startswith("/etc/init.d/")}
+    return sorted(found)
 
 
 def capture(spec: dict[str, Any], system: System) -> list[str]:
     """A line for each service, without anything that changes by itself: equal states give equal lines."""
     lines = []
-    for seen in systemd.observe(spec["names"], system):
+    for seen, unit in zip(systemd.observe(spec["names"], system), systemd.describe(spec["names"], system)):
         # Not what it happens to be on the way to another state.
         state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
-        known = {"name": state.name, "exists": state.exists, "enabled": state.enabled, "active": state.active}
+        known: dict[str, Any] = {
+            "name": unit.id or state.name,
+            "exists": state.exists,
+            "enabled": state.enabled,
+            "active": state.active,
+            "links": links.of(unit.id or state.name),
+        }
+        triggers = [one.name for one in systemd.observe(_triggers(unit.triggered_by), system) if one.active]
+        if triggers:
+            known["triggers"] = sorted(triggers)
         if _failed(state):
             known["failed"] = True
+        limits = _limits(state, unit)
+        if limits:
+            known["limits"] = limits
         lines.append(own_line.write("unit", known))
     for definition in spec["processes"]:
         active = process.observe(definition, system).active
         lines.append(own_line.write("process", {"active": active, "definition": definition}))
     return lines
+
+
+def _triggers(names: Sequence[str]) -> list[str]:
+    """Those that hand over something (a socket) or watch for it; a timer has a time of its own."""
+    return [name for name in names if name.endswith((".socket", ".path"))]
+
+
+def _limits(state: ServiceState, unit: Unit) -> list[str]:
+    """What a rollback cannot do for the unit, in words."""
+    if not state.exists:
+        return ["there is no such unit on this host: what a change makes of it is stopped and taken away, no more"]
+    if unit.load == "masked":
+        return ["it runs although it is masked: once it is stopped it cannot be started again"] if state.active else []
+    found = []
+    if unit.load not in ("loaded", ""):
+        found.append(f"systemd cannot read its unit file ({unit.load})")
+    if unit.transient:
+        found.append("it is transient: once it is stopped nothing of it is left to be started again")
+    if not unit.starts:
+        found.append("it refuses to be started by hand: where a change stops it, it stays down")
+    if not unit.stops:
+        found.append(
+            "it refuses to be stopped by hand: it is "
+            + ("reloaded, never restarted" if unit.reloads else "not restarted when its files come back")
+        )
+    if unit.source.startswith("/etc/init.d/"):
+        found.append("it is a script of System V: systemd does not know whether what it started still runs")
+    elif unit.enabled == "generated":
+        source = unit.source or "files that systemd does not tell"
+        found.append(f"it is made by a generator from {source}: it comes back as far as that is declared in files")
+    if systemd.passing(state):
+        found.append(f"it was {state.text}: it is recorded as not active")
+    return found
+
+
+def lacks(then: Sequence[str]) -> list[str]:
+    """What a rollback to the lines could not bring back, or do."""
+    return [f"{unit['name']}: {words}" for unit in _recorded(then)[0] for words in unit.get("limits", ())]
 
 
 def down(then: Sequence[str]) -> set[str]:
@@ -96,39 +168,57 @@ def _recorded(then: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str,
     return found["unit"], found["process"]
 
 
-def plan(then: Sequence[str], system: System, changed: Sequence[str], since: float) -> list[Step]:
-    """What makes the services as recorded, and run what is on disk.
-
-    ``changed``: paths that were put back. ``since``: epoch seconds of the checkpoint; a service that was started
-    after it may hold more of the change than a reload undoes, and is restarted.
-    """
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    """What makes the services as recorded, and run what is on disk: pure but for looking, and the same at any time
+    while other kinds are put back."""
     units, processes = _recorded(then)
+    names = [unit["name"] for unit in units]
+    described = systemd.describe(names, at.system)
+    pids = running.processes([unit.id for unit in described]) if not at.boot else {}
     # What did not run goes first, so that a port or a lock is free for what had it.
     first: list[Step] = []
     last: list[Step] = []
-    if units and any(_holds_units(path) for path in changed):
-        first.append(Step("services", "daemon-reload", "systemd", "unit files changed"))
-    for unit, live in zip(units, systemd.observe([unit["name"] for unit in units], system)):
+    linked = [step for unit in units for step in _links(unit)]
+    for unit, live, known in zip(units, systemd.observe(names, at.system), described):
         steps = last if unit["active"] else first
-        steps += _enablement(unit, live)
-        steps += _activity(unit["name"], unit["active"], live, changed, since, {})
+        for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
+            if not trigger.active:
+                last.append(Step("services", "start", trigger.name, f"it starts {unit['name']}"))
+        steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
+        mine = running.since_start(pids.get(known.id, ()), known.main)
+        steps += _activity(live, unit["active"], known, mine, at, {})
         if _failed(live) and not unit["active"] and not unit.get("failed"):
             steps.append(Step("services", "reset-failed", live.name, "had not failed"))
-    for one in processes:
-        definition = one["definition"]
-        live = process.observe(definition, system)
-        steps = last if one["active"] else first
-        steps += _activity(definition["name"], one["active"], live, changed, since, {"process": definition})
-    return first + last
+    for recorded in processes:
+        definition = recorded["definition"]
+        live = process.observe(definition, at.system)
+        steps = last if recorded["active"] else first
+        known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
+        steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
+    why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
+    why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
+    again = [Step("services", "daemon-reload", "systemd", why)] if units and why else []
+    for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
+        steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
+    return linked + again + first + last
 
 
-def _holds_units(path: str) -> bool:
-    """Whether the path is a unit file's, or a directory's that holds some and was put back as a whole."""
-    return any(path.startswith(one) or one.startswith(path + "/") for one in _UNIT_DIRECTORIES)
+def _links(unit: dict[str, Any]) -> list[Step]:
+    """What makes the set of the unit's links as it was."""
+    then: dict[str, str] = unit.get("links", {})
+    live = links.of(unit["name"]) if "links" in unit else {}
+    gone = [Step("services", "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]
+    back = [
+        Step("services", "link", path, f"{unit['name']} was enabled so", {"to": to})
+        for path, to in then.items()
+        if live.get(path) != to
+    ]
+    return gone + back
 
 
 def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
-    """Files come first: a unit that is gone now will be back, and one that did not exist may be gone."""
+    """For what was recorded without its links. Files come first: a unit that is gone now will be back, and one that did
+    not exist may be gone."""
     wanted = unit["enabled"] if unit["exists"] else "disabled"
     if live.enabled == wanted:
         return []
@@ -143,38 +233,85 @@ def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
 
 
 def _activity(
-    name: str, active: bool, live: ServiceState, changed: Sequence[str], since: float, detail: dict[str, Any]
+    live: ServiceState, active: bool, unit: Unit, pids: Sequence[int], at: Restore, detail: dict[str, Any]
 ) -> list[Step]:
+    """Stopped, started, reloaded or restarted, by verbs that systemd does not refuse; what these cannot do is left."""
+    name = live.name
+    why, anew = _concern(live, unit, pids, at)
     if not active:
         # At boot what the change enabled is queued, and would start once its link is gone.
         up = live.active or live.queued or systemd.passing(live)
-        return [Step("services", "stop", name, "was not active", detail)] if up else []
+        # What is started on demand may run, but not with what the change brought.
+        wanted = up and (bool(why) or not outage.on_demand(unit, at.system))
+        return [Step("services", "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
-        return [Step("services", "start", name, f"is {live.text}", detail)]
-    if not changed:
+        return [Step("services", "start", name, f"is {live.text}", detail)] if unit.starts else []
+    if not why:
         return []
-    if live.can_reload and live.started is not None and live.started <= since:
-        return [Step("services", "reload", name, "files changed", detail)]
-    return [Step("services", "restart", name, "files changed", detail)]
+    if unit.reloads and (not anew or not unit.stops):
+        return [Step("services", "reload", name, why, detail)]
+    if unit.stops:
+        return [Step("services", "restart", name, why, detail)]
+    return [Step("services", "leave", name, why, detail)] if anew else []
 
 
-def apply(steps: Sequence[Step], system: System, boot: bool = False) -> list[Step]:
+def _concern(live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore) -> tuple[str, bool]:
+    """(why the running service has to do with what is put back, whether a reload is not enough)."""
+    if not live.active:
+        return "", False
+    started = live.started or 0.0
+    own = running.touches(unit.files, at.changed) or running.newer(unit.files, max(at.since, started))
+    mapped = "" if own else running.replaced(pids, at.changed, at.since)
+    if own or mapped:
+        return f"{own or mapped} is not what it was started with", True
+    others = [step.resource for step in at.steps if step.resource not in (*_APART, "files")]
+    why = "files changed" if at.changed else f"{others[0]} were put back" if others else ""
+    if not why or not unit.is_service:
+        return "", False
+    if (not started or started > at.since) and live.name not in _ACCESS:
+        return why, True  # It may hold more of the change than a reload undoes.
+    held = running.writes(pids, at.changed)
+    return (f"it writes {held}", True) if held else (why, False)
+
+
+def take_down(steps: Sequence[Step], at: Restore) -> Down:
+    """Before files are exchanged: stop what is to be restarted, so that nothing writes over what comes back."""
+    return outage.take_down(foresee(steps, at), at.system)
+
+
+def foresee(steps: Sequence[Step], at: Restore) -> Down:
+    """What ``take_down`` will stop. Only looks: it can be noted before, for who has to finish what a kill leaves."""
+    mine = [step for step in steps if step.resource == "services"]
+    if at.boot:
+        return Down()  # Nothing of it runs yet.
+    names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
+    ends = {step.target for step in mine if step.action == "stop"}
+    definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
+    return outage.foresee([name for name in names if name not in _ACCESS], definitions, ends, at.system)
+
+
+def bring_up(down: Down, at: Restore) -> tuple[list[Step], list[str]]:
+    """Start what went down and is not up: (what was started, what could not be)."""
+    started, left = outage.bring_up(down, at.system, wait=not at.boot)
+    return [Step("services", "start", name, "was stopped while files came back") for name in started], left
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     """Carry out the steps, all of them; those that were done. A reload that fails becomes a restart.
 
-    ``boot``: early at boot, where jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with
-    what is ``left``.
+    Early at boot jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with what is ``left``.
     """
     done: list[Step] = []
     left: list[str] = []
     for step in steps:
         try:
             try:
-                _one(step, step.action, system, boot)
-                done.append(step)
+                words = _one(step, step.action, at)
+                done.append(replace(step, why=f"{step.why}; {words}") if words else step)
             except ServiceFailed as error:
                 if step.action != "reload":
                     raise
-                _one(step, "restart", system, boot)
+                _one(step, "restart", at)
                 done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
         except EvenkeelError as error:
             left.append(f"{step.target}: {error.message}")
@@ -187,27 +324,42 @@ def apply(steps: Sequence[Step], system: System, boot: bool = False) -> list[Ste
     return done
 
 
-def _one(step: Step, verb: str, system: System, boot: bool) -> None:
+def _one(step: Step, verb: str, at: Restore) -> str:
+    """Carry it out; what is to be said of it."""
     if "process" in step.detail:
-        process.act(verb, step.detail["process"], system)
+        process.act(verb, step.detail["process"], at.system)
     elif verb == "daemon-reload":
-        systemd.daemon_reload(system)
-    elif boot and verb == "reload":
-        systemd.act("reload-or-restart", step.target, system, wait=False)
+        systemd.daemon_reload(at.system)
+    elif verb == "link":
+        links.make(step.target, step.detail["to"])
+    elif verb == "unlink":
+        links.remove(step.target)
+    elif verb == "leave":
+        raise ServiceFailed(f"{step.why}, and it refuses to be restarted by hand: restart the host when that suits")
+    elif at.boot and verb == "reload":
+        systemd.act("reload-or-restart", step.target, at.system, wait=False)
+    elif verb == "reload":
+        return reload(step.target, at.system).words
     else:
-        systemd.act(verb, step.target, system, wait=not boot)
+        systemd.act(verb, step.target, at.system, wait=not at.boot)
+    return ""
 
 
 def verify(then: Sequence[str], system: System) -> list[str]:
     """What is not as recorded, in words."""
     units, processes = _recorded(then)
     wrong = []
-    for unit in units:
+    described = systemd.describe([unit["name"] for unit in units], system)
+    for unit, known in zip(units, described):
         live = systemd.settled(unit["name"], system)
-        if unit["active"] != live.active:
+        if unit["active"] != live.active and (unit["active"] or not outage.on_demand(known, system)):
             wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
         if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
             wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
+        for trigger in systemd.observe(unit.get("triggers", ()), system):
+            if not trigger.active:
+                wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
+        wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit)]
     for one in processes:
         state = process.observe(one["definition"], system)
         if one["active"] != state.active:
@@ -215,37 +367,17 @@ def verify(then: Sequence[str], system: System) -> list[str]:
     return wrong
 
 
-KIND = Kind(
-    check=check,
-    capture=lambda spec, _sink, system: capture(spec, system),
-    plan=lambda then, at: plan(then, at.system, at.changed, at.since),
-    apply=lambda steps, at: apply(steps, at.system, at.boot),
-    verify=verify,
-    trees=trees,
-)
+def kind(system: System) -> Kind:
+    """The kind. ``system`` tells the units' own names for the check of a declaration."""
+    return Kind(
+        check=lambda spec: check(spec, system),
+        capture=lambda spec, _sink, here: capture(spec, here),
+        plan=plan,
+        apply=apply,
+        verify=verify,
+        trees=lambda spec: trees(spec, system),
+        lacks=lacks,
+    )
 
 
-@dataclass
-class Down:
-    """``units`` that went down for an exchange of files, and have to be up again; ``left``: what could not be stopped,
-    in words."""
-
-    units: list[str]
-    left: list[str] = field(default_factory=list)
-
-
-def take_down(steps: Sequence[Step], at: Restore) -> Down:
-    """Stop what has to be restarted."""
-    down = Down([])
-    for step in steps:
-        try:
-            _one(step, "stop", at.system, at.boot)
-            down.units.append(step.target)
-        except EvenkeelError as error:
-            down.left.append(f"{step.target}: {error.message}")
-    return down
-
-
-def bring_up(down: Down, at: Restore) -> tuple[list[Step], list[str]]:
-    """Start what went down and is not up."""
-    return [], []
+KIND = kind(System())

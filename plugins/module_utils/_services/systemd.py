@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._errors import ServiceFailed
-from .._system import System
+from .._system import Completed, System
+from . import unit as facts
 from .state import ServiceState
+from .unit import Unit
 
 _PROPERTIES = (
     "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,ActiveEnterTimestampMonotonic"
 )
 _TIMEOUT = 120.0
+_TAKES_ALONG = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
 _ALIVE = 0.3
 # What a program says as it ends reaches the journal a little later.
@@ -30,8 +33,7 @@ _PASSING = ("activating", "deactivating", "reloading", "refreshing")
 
 def unit_name(name: str) -> str:
     """``nginx`` means ``nginx.service``."""
-    known = (".service", ".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap")
-    return name if name.endswith(known) else name + ".service"
+    return name if name.endswith((".service", *facts.OTHERS)) else name + ".service"
 
 
 def observe(names: Sequence[str], system: System) -> list[ServiceState]:
@@ -39,12 +41,52 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
     if not names:
         return []
     units = [unit_name(name) for name in names]
-    done = system.run(["systemctl", "show", f"--property={_PROPERTIES}", "--", *units], 30.0)
+    blocks = [dict(line.split("=", 1) for line in block) for block in _show(_PROPERTIES, units, system)]
+    return [_state(unit, block, system) for unit, block in zip(units, blocks)]
+
+
+def describe(names: Sequence[str], system: System) -> list[Unit]:
+    """What is known of the units besides their states, in the order asked. Raises ServiceFailed as ``observe`` does."""
+    if not names:
+        return []
+    found = []
+    for block in _show(facts.PROPERTIES, [unit_name(name) for name in names], system):
+        values: dict[str, list[str]] = {}
+        for line in block:
+            key, _sign, value = line.partition("=")
+            values.setdefault(key, []).append(value)
+        found.append(facts.read(values))
+    return found
+
+
+def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:
+    """For each unit the lines that systemd tells of it."""
+    done = system.run(["systemctl", "show", f"--property={properties}", "--", *units], 30.0)
     found = done.out.strip().split("\n\n")
     if done.rc != 0 or len(found) != len(units):
         raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in found]
-    return [_state(unit, block, system) for unit, block in zip(units, blocks)]
+    return [[line for line in block.splitlines() if "=" in line] for block in found]
+
+
+def with_dependents(unit: str, system: System) -> list[str]:
+    """The unit after all that systemd stops with it, each after what depends on it."""
+    seen = {unit}
+    ordered: list[str] = []
+
+    def visit(name: str) -> None:
+        argv = ["systemctl", "show", f"--property={_TAKES_ALONG}", "--value", "--", name]
+        done = system.run(argv, 30.0)
+        if done.rc != 0:
+            raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")
+        for one in done.out.split():
+            # A target has nothing to stand still, and its start would start what somebody has stopped.
+            if one not in seen and not one.endswith(".target"):
+                seen.add(one)
+                visit(one)
+        ordered.append(name)
+
+    visit(unit)
+    return ordered
 
 
 def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
@@ -88,27 +130,50 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
     if verb in ("start", "restart"):
         # A unit that failed too often refuses to start until this is forgotten.
         system.run(["systemctl", "reset-failed", "--", unit], 30.0)
-    (before,) = observe([unit], system)
+    (before,), (permits,) = observe([unit], system), describe([unit], system)
     options = ["--quiet"] if verb in _UNIT_FILES else []
     if verb == "unmask" and before.enabled == "masked-runtime":
         options.append("--runtime")
     if not wait and verb not in (*_UNIT_FILES, "reset-failed"):
         options.append("--no-block")
-    done = system.run(["systemctl", *options, verb, "--", unit], _TIMEOUT)
-    if not wait and done.rc == 0:
-        return before
+    services = _make_way(permits, system) if verb in ("start", "restart") and wait else []
+    try:
+        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
+        if not wait and done.rc == 0:
+            return before
+        return _proved(verb, unit, permits, before, done, system)
+    finally:
+        for one in services:
+            system.run(["systemctl", "start", "--", one.id], one.patience("start"))
+
+
+def _make_way(unit: Unit, system: System) -> list[Unit]:
+    """A socket refuses to start while its service runs: stop that. What has to be started again."""
+    names = unit.triggers if unit.id.endswith(".socket") else ()
+    running = [one.name for one in observe(names, system) if one.active]
+    services = describe(running, system)
+    for one in services:
+        system.run(["systemctl", "stop", "--", one.id], one.patience("stop"))
+    return services
+
+
+def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Completed, system: System) -> ServiceState:
+    """The state after the verb. Raises ServiceFailed when it did not do what it is for."""
     after = settled(unit, system) if done.rc == 0 else observe([unit], system)[0]
     if done.rc == 0 and after.active and verb in ("start", "restart"):
         system.sleep(_ALIVE)
         (later,) = observe([unit], system)
         if not later.active:
-            raise ServiceFailed(f"{unit} started and ended at once: it is {later.text}{last_words(unit, system)}")
+            log = last_words(permits.id, system)
+            raise ServiceFailed(f"{unit} started and ended at once: it is {later.text}{log}")
     holds = _holds(verb, before, after)
     if holds and (done.rc == 0 or verb in _TO_A_STATE):
         return after
-    if done.rc != 0:
-        raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{last_words(unit, system)}")
-    raise ServiceFailed(f"systemctl {verb} {unit} ended well, but the unit is {after.text}{last_words(unit, system)}")
+    if done.rc == 0:
+        why = f"ended well, but the unit is {after.text}"
+        raise ServiceFailed(f"systemctl {verb} {unit} {why}{last_words(permits.id, system)}")
+    why = permits.waited(verb) if done.rc == 124 else done.words
+    raise ServiceFailed(f"systemctl {verb} {unit}: {why}{last_words(permits.id, system)}")
 
 
 def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:

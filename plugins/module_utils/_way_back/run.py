@@ -246,13 +246,13 @@ class Run:
             )
 
     def hold(self, writer: Writer, paths: transaction.Transaction) -> None:
-        restarts = [step for step in self._made.late if step.resource == "services" and step.action == "restart"]
+        mine = [step for step in self._made.late if step.resource == "services"]
+        restarts = [step.target for step in mine if step.action == "restart"]
         if restarts and not self.how.boot:
-            self._down.units += [step.target for step in restarts if step.target not in self._down.units]
+            coming = services.foresee(mine, self._at()).units + restarts
+            self._down.units += [unit for unit in dict.fromkeys(coming) if unit not in self._down.units]
             self._ask()  # What is down has to come up again, whatever happens.
-            down = services.take_down(restarts, self._at())
-            self._down.units += [unit for unit in down.units if unit not in self._down.units]
-            self._notes += down.left
+            self._notes += services.take_down(mine, self._at()).left
         if self.how.quiesce or restarts:
             self._look_again(writer, paths)
         if self._keeps:

@@ -18,7 +18,7 @@ BOOT = 1_000_000.0
 class Unit:
     """``links``: enabled by links, which may outlive the unit file. ``fails``: verbs that end with an error.
 
-    ``takes``: units that require this one, and are stopped with it.
+    ``takes``: units that require this one, and are stopped with it. ``aliases``: other names of it.
     """
 
     name: str
@@ -36,6 +36,12 @@ class Unit:
     deaf: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     log: str = ""
+    aliases: tuple[str, ...] = ()
+    # What starts it on demand, and what it starts.
+    triggered_by: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    # Further properties, as systemctl shows them.
+    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def load(self) -> str:
@@ -48,11 +54,14 @@ class Machine:
     clock: float = 1000.0
     calls: list[str] = field(default_factory=list)
     broken: str = ""
+    # What the journal has of a unit since a reload.
+    said: str = ""
 
     def system(self) -> System:
         return replace(
             System(),
             run=self.run,
+            command=self.run,
             now=lambda: BOOT + self.clock,
             monotonic=lambda: self.clock,
             sleep=self.sleep,
@@ -77,29 +86,39 @@ class Machine:
         if words[0] == "journalctl":
             own = words[1].startswith("_SYSTEMD_UNIT=")
             name = words[1].partition("=")[2]
+            if any(word.startswith("--since=@") for word in words):
+                return Completed(words, 0, self.said, "")
             return Completed(words, 0, self.units[name].log if own else "systemd's own words\n", "")
         if words[1] == "daemon-reload":
             return Completed(words, 0, "", "")
         names = words[words.index("--") + 1 :]
         if words[1] == "show" and "RequiredBy" in words[2]:
-            return Completed(words, 0, " ".join(self.units[names[0]].takes) + "\n", "")
+            return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")
         if words[1] == "show":
             return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
         verb = next(word for word in words[1:] if not word.startswith("--"))
-        return self.act(words, verb, self.units[names[0]], "--no-block" in words)
+        return [self.act(words, verb, self.unit(name), "--no-block" in words) for name in names][-1]
+
+    def unit(self, name: str) -> Unit:
+        found = (unit for unit in self.units.values() if name == unit.name or name in unit.aliases)
+        return next(found, Unit(name, file=False, enabled="", active="inactive", sub="dead", identity=""))
 
     def show(self, name: str) -> str:
-        unit = self.units.get(name) or Unit(name, file=False, enabled="", active="inactive", sub="dead", identity="")
+        unit = self.unit(name)
         up = unit.active in ("active", "reloading")
         return (
-            f"NRestarts={unit.restarts}\nId={name}\nLoadState={unit.load}\nActiveState={unit.active}\n"
+            f"NRestarts={unit.restarts}\nId={unit.name}\nLoadState={unit.load}\nActiveState={unit.active}\n"
             f"SubState={unit.sub}\nUnitFileState={unit.enabled if unit.file else ''}\n"
             f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
             f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
-            f"Job={'7' if unit.queued else ''}\n"
+            f"Job={'7' if unit.queued else ''}\nTriggeredBy={' '.join(unit.triggered_by)}\n"
+            f"Triggers={' '.join(unit.triggers)}\nTimeoutStartUSec=1min 30s\nTimeoutStopUSec=1min 30s\n"
+            + "".join(f"{key}={value}\n" for key, value in unit.more.items())
         )
 
     def act(self, words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Completed:
+        if verb in {"yes": ("stop", "restart")}.get(unit.more.get("RefuseManualStop", ""), ()):
+            return Completed(words, 1, "", f"Operation refused, unit {unit.name} may be requested by dependency only")
         if verb in unit.fails:
             return Completed(words, 1, "", f"Job for {unit.name} failed.")
         if verb == "disable" and not unit.file and unit.enabled != "enabled":

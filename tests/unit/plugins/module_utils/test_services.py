@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +22,91 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import services
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 
 from .fake_systemd import BOOT, Machine, Unit, machine
 
 WEB, DB = "web.service", "db.service"
 UNIT_FILE = "/etc/systemd/system/web.service"
+PYTHON = "{ path=/usr/bin/python3 ; argv[]=/usr/bin/python3 /opt/web.py --port 80 ; ignore_errors=no ; pid=0 }"
+
+
+@pytest.fixture(autouse=True)
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the links of the units are, instead of this machine's own."""
+    for name in ("KEPT", "RUNTIME"):
+        monkeypatch.setattr(links, name, str(tmp_path / name.lower()))
+        (tmp_path / name.lower()).mkdir()
+    monkeypatch.setattr(links, "_SHIPPED", ())
+    monkeypatch.setattr(links, "_LEVELS", [str(tmp_path / "rc3.d")])
+    (tmp_path / "rc3.d").mkdir()
+    return tmp_path / "kept"
 
 
 def spec(*names: str) -> dict[str, Any]:
-    return services.check({"names": list(names)})
+    return services.check({"names": list(names)}, machine().system())
 
 
 def captured(*units: Unit) -> list[str]:
     return services.capture(spec(*[unit.name for unit in units]), machine(*units).system())
 
 
-def plan(then: Sequence[str], host: Machine, *changed: str, since: float = BOOT + 500.0) -> list[str]:
-    steps = services.plan(then, host.system(), list(changed), since)
+def old(*units: Unit) -> list[str]:
+    """The lines as the version without links wrote them."""
+    found = []
+    for line in captured(*units):
+        record = {key: value for key, value in json.loads(line[5:]).items() if key not in ("links", "limits")}
+        found.append(f"unit {json.dumps(record, sort_keys=True)}")
+    return found
+
+
+def at(
+    host: Machine, *changed: str, since: float = BOOT + 500.0, steps: Sequence[Step] = (), boot: bool = False
+) -> Restore:
+    return Restore(host.system(), Objects("/nowhere"), changed, since, boot, steps)
+
+
+def plan(
+    then: Sequence[str], host: Machine, *changed: str, since: float = BOOT + 500.0, put: Sequence[Step] = ()
+) -> list[str]:
+    steps = services.plan(then, at(host, *changed, since=since, steps=put))
     return [f"{step.action} {step.target}" for step in steps]
 
 
 def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
     """Plan and apply; what is not as recorded afterwards."""
-    system = host.system()
-    services.apply(services.plan(then, system, list(changed), BOOT + 500.0), system)
-    return services.verify(then, system)
+    here = at(host, *changed)
+    services.apply(services.plan(then, here), here)
+    return services.verify(then, host.system())
 
 
 @pytest.mark.parametrize("line", ["unit", "unit {", "unit []x", "machine {}", 'unit ["name"]'])
 def test_a_line_that_was_never_written_is_damage(line: str) -> None:
     """Of a doctored manifest, whose hash may be right."""
     with pytest.raises(Damaged, match="is refused.*nothing was changed"):
-        services.plan([line], machine().system(), [], BOOT)
+        services.plan([line], at(machine()))
 
 
 def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
-    assert services.trees(spec("web")) == [
-        "/etc/systemd/system/web.service",
-        "/etc/systemd/system/web.service.d",
-        "/etc/systemd/system.control/web.service.d",
+    system = machine().system()
+    assert services.trees(spec("web-one"), system) == [
+        "/etc/systemd/system.control/web-one.service.d",
+        "/etc/systemd/system/service.d",
+        "/etc/systemd/system/web-.service.d",
+        "/etc/systemd/system/web-one.service",
+        "/etc/systemd/system/web-one.service.d",
+        "/run/systemd/system.control/web-one.service.d",
+        "/run/systemd/system/service.d",
+        "/run/systemd/system/web-.service.d",
+        "/run/systemd/system/web-one.service.d",
     ]
-    assert "/etc/systemd/system/web@.service.d" in services.trees(spec("web@one"))
-    assert services.trees(services.check({"processes": [{"name": "a", "pidfile": "/run/a", "argv": ["/bin/a"]}]})) == []
+    assert "/etc/systemd/system/web@.service.d" in services.trees(spec("web@one"), system)
+    process = {"name": "a", "pidfile": "/run/a", "argv": ["/bin/a"]}
+    assert services.trees(services.check({"processes": [process]}, system), system) == []
     with pytest.raises(UsageError, match="names must be a list of units"):
         spec("../../passwd")
 
@@ -101,12 +146,27 @@ def test_nothing_is_planned_where_nothing_changed() -> None:
         (Unit(WEB, entered=0.0), ["/etc/web.conf"], ["restart web.service"]),
         (Unit(WEB, entered=499.0, can_reload=False), ["/etc/web.conf"], ["restart web.service"]),
         (Unit(WEB, entered=501.0), [], []),
-        (Unit(WEB, entered=499.0), [UNIT_FILE], ["daemon-reload systemd", "reload web.service"]),
-        (Unit(WEB, entered=501.0), [UNIT_FILE + ".d/x.conf"], ["daemon-reload systemd", "restart web.service"]),
+        # What a reload does not read anew.
+        (
+            Unit(WEB, entered=499.0, more={"FragmentPath": UNIT_FILE}),
+            [UNIT_FILE],
+            ["restart web.service"],
+        ),
+        (
+            Unit(WEB, entered=499.0, more={"EnvironmentFiles": "/etc/default/web (ignore_errors=yes)"}),
+            ["/etc/default/web"],
+            ["restart web.service"],
+        ),
+        (
+            Unit(WEB, entered=499.0, more={"ExecStart": PYTHON}),
+            ["/opt/web.py"],
+            ["restart web.service"],
+        ),
+        (Unit(WEB, entered=501.0), [UNIT_FILE + ".d/x.conf"], ["restart web.service"]),
         (
             Unit(WEB, entered=501.0),
             ["/etc/systemd/system.control/web.service.d/50-MemoryMax.conf"],
-            ["daemon-reload systemd", "restart web.service"],
+            ["restart web.service"],
         ),
         (Unit(WEB, active="failed"), [], ["start web.service"]),
         (Unit(WEB, active="inactive"), ["/etc/web.conf"], ["start web.service"]),
@@ -116,12 +176,13 @@ def test_nothing_is_planned_where_nothing_changed() -> None:
         (
             Unit(WEB, file=False, enabled="", active="inactive"),
             [UNIT_FILE],
-            ["daemon-reload systemd", "enable web.service", "start web.service"],
+            ["enable web.service", "start web.service"],
         ),
     ],
 )
 def test_an_enabled_and_active_unit_is_put_back(unit: Unit, changed: list[str], expected: list[str]) -> None:
-    assert plan(captured(Unit(WEB)), machine(unit), *changed) == expected
+    again = ["daemon-reload systemd"] if changed else []
+    assert plan(old(Unit(WEB)), machine(unit), *changed) == again + expected
 
 
 @pytest.mark.parametrize(
@@ -156,11 +217,11 @@ def test_an_enabled_and_active_unit_is_put_back(unit: Unit, changed: list[str], 
     ],
 )
 def test_other_states_are_put_back_too(then: Unit, now: Unit, expected: list[str]) -> None:
-    assert sorted(plan(captured(then), machine(now))) == sorted(expected)
+    assert sorted(plan(old(then), machine(now))) == sorted(expected)
 
 
 def test_a_plan_carried_out_makes_it_as_recorded_and_the_next_plan_empty() -> None:
-    then = captured(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
+    then = old(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
     host = machine(Unit(WEB, enabled="masked", active="failed"), Unit(DB))
     assert len(services.verify(then, host.system())) == 4
     assert put_back(then, host) == []
@@ -174,9 +235,9 @@ def test_a_plan_carried_out_makes_it_as_recorded_and_the_next_plan_empty() -> No
 def test_a_unit_whose_file_is_gone_by_now_needs_no_disabling() -> None:
     then = captured(Unit(WEB, file=False, enabled="", active="inactive", identity=""))
     host = machine(Unit(WEB))
-    steps = services.plan(then, host.system(), [UNIT_FILE], 0.0)
+    steps = services.plan(then, at(host, UNIT_FILE, since=0.0))
     host.units[WEB].file, host.units[WEB].enabled = False, ""  # the files are put back first
-    services.apply(steps, host.system())
+    services.apply(steps, at(host))
     assert services.verify(then, host.system()) == []
 
 
@@ -192,8 +253,8 @@ def test_units_are_read_anew_before_anything_is_started() -> None:
 
 def test_a_reload_that_fails_becomes_a_restart_and_is_reported_as_one() -> None:
     host = machine(Unit(WEB, fails=("reload",)))
-    steps = services.plan(captured(Unit(WEB)), host.system(), ["/etc/web.conf"], BOOT + 500.0)
-    (done,) = services.apply(steps, host.system())
+    steps = services.plan(captured(Unit(WEB)), at(host, "/etc/web.conf", since=BOOT + 500.0))
+    _again, done = services.apply(steps, at(host))
     assert (done.action, done.target) == ("restart", WEB) and "Job for web.service failed" in done.why
     assert host.units[WEB].identity != "id0"
 
@@ -203,19 +264,18 @@ def test_all_are_tried_and_left_says_what_failed() -> None:
     for unit in host.units.values():
         unit.entered = 400.0 if unit.name != DB else 900.0
     then = captured(Unit(DB), Unit("mid.service"), Unit(WEB))
-    steps = services.plan(then, host.system(), ["/etc/x"], BOOT + 500.0)
+    steps = services.plan(then, at(host, "/etc/x", since=BOOT + 500.0))
     with pytest.raises(RestoreFailed) as error:
-        services.apply(steps, host.system())
+        services.apply(steps, at(host))
     assert sorted(one.split(":")[0] for one in error.value.result["left"]) == [DB, "mid.service"]
-    assert error.value.result["done"] == [
-        {"resource": "services", "action": "reload", "target": WEB, "why": "files changed"}
-    ]
+    _again, done = error.value.result["done"]
+    assert (done["action"], done["target"]) == ("reload", WEB)
     assert "db.service: systemctl restart db.service: Job for db.service failed" in error.value.message
 
 
 def test_a_failure_to_read_units_anew_does_not_keep_the_rest_from_being_started() -> None:
     host = machine(Unit(WEB, active="inactive"))
-    steps = services.plan(captured(Unit(WEB)), host.system(), [UNIT_FILE], 0.0)
+    steps = services.plan(captured(Unit(WEB)), at(host, UNIT_FILE, since=0.0))
     run = host.run
 
     def broken(argv: Sequence[str], timeout: float) -> Any:
@@ -224,19 +284,21 @@ def test_a_failure_to_read_units_anew_does_not_keep_the_rest_from_being_started(
 
     host.run = broken  # type: ignore[method-assign]
     with pytest.raises(RestoreFailed, match="systemd: systemctl daemon-reload: no"):
-        services.apply(steps, host.system())
+        services.apply(steps, at(host))
     assert host.units[WEB].active == "active"
 
 
 def test_early_at_boot_jobs_are_queued_and_links_set_at_once() -> None:
     host = machine(Unit(WEB, entered=400.0, enabled="disabled"), Unit(DB, active="inactive", identity=""))
     system = host.system()
-    steps = services.plan(captured(Unit(WEB), Unit(DB)), system, ["/etc/x"], BOOT + 500.0)
-    services.apply(steps, system, boot=True)
+    early = Restore(system, Objects("/nowhere"), ["/etc/x"], BOOT + 500.0, boot=True)
+    steps = services.plan(old(Unit(WEB), Unit(DB)), early)
+    services.apply(steps, early)
     assert sorted(host.acts()) == [
         "systemctl --no-block reload-or-restart -- web.service",
         "systemctl --no-block start -- db.service",
         "systemctl --quiet enable -- web.service",
+        "systemctl daemon-reload",
     ]
     assert host.units[DB].active == "inactive" and host.clock < 1001.0
 
@@ -256,18 +318,22 @@ def test_verify_says_what_is_not_as_it_was(now: Unit, expected: str) -> None:
 
 def test_processes_are_captured_put_back_and_verified(tmp_path: Path) -> None:
     made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": ["/bin/sleep", "600"]}
-    declared = services.check({"processes": [made]})
+    declared = services.check({"processes": [made]}, machine().system())
     real = replace(machine().system(), now=time.time, monotonic=time.monotonic, sleep=time.sleep)
     down = services.capture(declared, real)
+
+    def here(*changed: str) -> Restore:
+        return Restore(real, Objects("/nowhere"), changed)
+
     try:
         up = [down[0].replace('"active": false', '"active": true')]
         assert services.verify(up, real) == ["p is not running, and was running"]
-        services.apply(services.plan(up, real, [], 0.0), real)
+        services.apply(services.plan(up, here()), here())
         assert services.capture(declared, real) == up and services.verify(up, real) == []
-        assert [step.action for step in services.plan(up, real, ["/x"], 0.0)] == ["restart"]
+        assert [step.action for step in services.plan(up, here("/x"))] == ["restart"]
         assert "p is running" in services.verify(down, real)[0]
     finally:
-        services.apply(services.plan(down, real, [], 0.0), real)
+        services.apply(services.plan(down, here()), here())
     assert services.verify(down, real) == []
 
 
@@ -276,11 +342,11 @@ def test_a_process_that_cannot_be_started_does_not_keep_the_others_down(tmp_path
     blocked = tmp_path / "file"
     blocked.write_text("")
     made = {"name": "p", "pidfile": str(blocked / "pid"), "argv": ["/bin/sleep", "600"]}
-    declared = services.check({"names": ["web"], "processes": [made]})
+    declared = services.check({"names": ["web"], "processes": [made]}, host.system())
     then = [line.replace('"active": false', '"active": true') for line in services.capture(declared, host.system())]
-    steps = services.plan(then, host.system(), [], 0.0)
+    steps = services.plan(then, at(host, since=0.0))
     with pytest.raises(RestoreFailed, match="^services are not as they were: p: "):
-        services.apply(list(reversed(steps)), host.system())
+        services.apply(list(reversed(steps)), at(host))
     assert host.units[WEB].active == "active"
 
 
@@ -290,7 +356,7 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
     host.broken = "no bus"
     calls: list[Callable[[], Any]] = [
         lambda: services.capture(spec("web"), host.system()),
-        lambda: services.plan(then, host.system(), [], 0.0),
+        lambda: services.plan(then, at(host, since=0.0)),
         lambda: services.verify(then, host.system()),
     ]
     for call in calls:
@@ -312,7 +378,7 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
 )
 def test_a_bad_declaration_is_named(declared: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        services.check(declared)
+        services.check(declared, machine().system())
 
 
 def test_a_unit_named_twice_is_one() -> None:
@@ -320,13 +386,13 @@ def test_a_unit_named_twice_is_one() -> None:
 
 
 def test_what_did_not_run_gives_up_its_port_before_anything_starts() -> None:
-    then = captured(Unit("a.service"), Unit("b.service", enabled="disabled", active="inactive"))
+    then = old(Unit("a.service"), Unit("b.service", enabled="disabled", active="inactive"))
     host = machine(Unit("a.service", enabled="disabled", active="inactive"), Unit("b.service"))
     assert plan(then, host) == ["disable b.service", "stop b.service", "enable a.service", "start a.service"]
 
 
 def test_what_the_change_enabled_is_not_left_in_the_queue_of_the_boot() -> None:
-    then = captured(Unit(WEB, enabled="disabled", active="inactive"))
+    then = old(Unit(WEB, enabled="disabled", active="inactive"))
     assert plan(then, machine(Unit(WEB, active="inactive", queued=True))) == ["disable web.service", "stop web.service"]
 
 
@@ -341,5 +407,227 @@ def test_a_failure_that_came_with_the_change_is_forgotten_and_an_older_one_is_no
 
 def test_a_mask_until_the_next_boot_goes_too() -> None:
     host = machine(Unit(WEB, enabled="masked-runtime", active="inactive"))
-    assert put_back(captured(Unit(WEB)), host) == []
+    assert put_back(old(Unit(WEB)), host) == []
     assert host.acts()[0] == "systemctl --quiet --runtime unmask -- web.service"
+
+
+# -- links, names, and what a unit permits
+
+
+def wants(etc: Path, target: str = "multi-user.target", unit: str = WEB) -> Path:
+    (etc / f"{target}.wants").mkdir(exist_ok=True)
+    path = etc / f"{target}.wants" / unit
+    path.symlink_to(f"/lib/systemd/system/{unit}")
+    return path
+
+
+def test_the_set_of_links_is_put_back_and_then_units_are_read_anew(etc: Path) -> None:
+    path = wants(etc)
+    host = machine(Unit(WEB))
+    then = services.capture(spec("web"), host.system())
+    path.unlink()
+    other = wants(etc, "graphical.target")
+    (etc / "www.service").symlink_to("/lib/systemd/system/web.service")
+    assert plan(then, host) == [
+        f"unlink {other}",
+        f"unlink {etc / 'www.service'}",
+        f"link {path}",
+        "daemon-reload systemd",
+    ]
+    assert len(services.verify(then, host.system())) == 3
+    assert put_back(then, host) == [] and plan(then, host) == []
+    assert path.is_symlink() and not other.parent.exists() and not (etc / "www.service").is_symlink()
+    # And the way forth again.
+    assert services.capture(spec("web"), host.system()) == then
+
+
+def test_a_link_that_cannot_be_made_does_not_keep_the_rest_back(etc: Path) -> None:
+    path = wants(etc)
+    host = machine(Unit(WEB))
+    then = services.capture(spec("web"), host.system())
+    path.unlink()
+    path.mkdir()
+    host.units[WEB].active = "inactive"
+    with pytest.raises(RestoreFailed, match=f"{path}: .*is no link any more"):
+        put_back(then, host)
+    assert host.units[WEB].active == "active"
+
+
+def test_a_unit_is_declared_by_its_own_name_whatever_alias_was_written() -> None:
+    system = machine(Unit("ssh.service", aliases=("sshd.service",))).system()
+    assert services.check({"names": ["sshd", "ssh"]}, system)["names"] == ["ssh.service"]
+    (line,) = services.capture({"names": ["sshd.service"], "processes": []}, system)
+    assert '"name": "ssh.service"' in line
+
+
+@pytest.mark.parametrize(("name", "words"), [("ek@*", "a pattern"), ("ek?", "a pattern"), ("ek@", "a template")])
+def test_what_is_no_unit_is_refused_by_name(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=f"services: '{re.escape(name)}' is {words}"):
+        spec(name)
+
+
+def test_what_was_recorded_by_an_alias_is_enabled_by_its_own_name() -> None:
+    recorded = old(Unit("sshd.service"))
+    host = machine(Unit("ssh.service", enabled="disabled", aliases=("sshd.service",)))
+    assert plan(recorded, host) == ["enable ssh.service"]
+    assert put_back(recorded, host) == []
+
+
+def test_whatever_is_put_back_concerns_what_runs() -> None:
+    then = captured(Unit(WEB))
+    quick, slow = Unit(WEB, entered=400.0), Unit(WEB, entered=400.0, can_reload=False)
+    for kind in ("packages", "users", "sysctl", "subvolumes"):
+        put = [Step(kind, "set", "x")]
+        assert plan(then, machine(quick), put=put) == ["daemon-reload systemd", "reload web.service"]
+        assert plan(then, machine(slow), put=put) == ["daemon-reload systemd", "restart web.service"]
+    # These are read by no service as it starts.
+    assert plan(then, machine(slow), put=[Step("firewall", "replace", "ruleset")]) == ["daemon-reload systemd"]
+    assert plan(then, machine(Unit(WEB, more={"NeedDaemonReload": "yes"}))) == ["daemon-reload systemd"]
+
+
+def test_a_program_that_came_after_the_start_is_started_also_when_nothing_is_put_back(tmp_path: Path) -> None:
+    program = tmp_path / "web"
+    program.touch()
+    came = program.stat().st_ctime
+    unit = Unit(WEB, more={"ExecStart": f"{{ path={program} ; argv[]={program} ; ignore_errors=no ; pid=0 }}"})
+    host = machine(unit)
+    then = captured(unit)
+    unit.entered = came - 100 - BOOT
+    assert plan(then, host, since=came - 50) == ["restart web.service"]
+    # It was so at the checkpoint already.
+    assert plan(then, host, since=came + 50) == []
+    unit.entered = came + 1 - BOOT
+    assert plan(then, host, since=came - 50) == []
+
+
+def test_what_refuses_to_be_stopped_is_reloaded_or_left_and_said_at_the_checkpoint() -> None:
+    more = {"RefuseManualStop": "yes", "FragmentPath": UNIT_FILE}
+    unit = Unit(WEB, entered=501.0, more=more)
+    assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", "reload web.service"]
+    assert services.lacks(captured(unit)) == [
+        "web.service: it refuses to be stopped by hand: it is reloaded, never restarted"
+    ]
+    unit = Unit(WEB, entered=501.0, more=more, can_reload=False)
+    host = machine(unit)
+    assert plan(captured(unit), host, UNIT_FILE) == ["daemon-reload systemd", "leave web.service"]
+    with pytest.raises(RestoreFailed, match="refuses to be restarted by hand: restart the host"):
+        put_back(captured(unit), host, UNIT_FILE)
+    assert host.acts() == ["systemctl daemon-reload"]
+    assert plan(captured(Unit(WEB, active="inactive")), host) == []
+    assert plan(captured(unit), machine(Unit(WEB, active="inactive", more={"RefuseManualStart": "yes"}))) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        (Unit(WEB), ""),
+        (Unit(WEB, enabled="static", active="inactive"), ""),
+        (Unit(WEB, enabled="masked", active="inactive"), ""),
+        (Unit(WEB, file=False, enabled="", active="inactive"), "there is no such unit on this host"),
+        (Unit(WEB, enabled="masked"), "runs although it is masked"),
+        (Unit(WEB, more={"RefuseManualStart": "yes"}), "refuses to be started by hand"),
+        (Unit(WEB, more={"Transient": "yes"}), "is transient"),
+        (Unit(WEB, enabled="generated", more={"SourcePath": "/etc/fstab"}), "from /etc/fstab"),
+        (Unit(WEB, enabled="generated", more={"SourcePath": "/etc/init.d/web"}), "script of System V"),
+    ],
+)
+def test_what_cannot_be_put_back_is_known_at_the_checkpoint(unit: Unit, words: str) -> None:
+    said = services.lacks(captured(unit))
+    assert (words in said[0] and said[0].startswith("web.service: ")) if words else said == []
+    assert services.lacks(old(unit)) == []
+
+
+def test_what_is_started_on_demand_may_run_but_not_with_what_the_change_brought() -> None:
+    socket = Unit("web.socket", active="active")
+    then = captured(Unit(WEB, active="inactive"))
+    unit = Unit(WEB, triggered_by=("web.socket",))
+    assert plan(then, machine(unit, socket)) == [] and services.verify(then, machine(unit, socket).system()) == []
+    assert plan(then, machine(unit, socket), "/etc/x") == ["daemon-reload systemd", "stop web.service"]
+    socket.active = "inactive"
+    assert plan(then, machine(unit, socket)) == ["stop web.service"]
+
+
+def test_what_hands_a_socket_to_a_unit_is_up_before_it(etc: Path) -> None:
+    units = [Unit(WEB, triggered_by=("web.socket", "web.timer")), Unit("web.socket"), Unit("web.timer")]
+    host = machine(*units)
+    then = services.capture(spec("web"), host.system())
+    for unit in host.units.values():
+        unit.active = "inactive"
+    assert plan(then, host) == ["start web.socket", "start web.service"]
+    assert "web.socket, which starts web.service, is inactive" in services.verify(then, host.system())[1]
+    assert put_back(then, host) == []
+
+
+def test_a_socket_goes_before_its_service_down_and_up() -> None:
+    up = [Unit(WEB), Unit("web.socket")]
+    down = [Unit(WEB, active="inactive"), Unit("web.socket", active="inactive")]
+    assert plan(captured(*down), machine(*up)) == ["stop web.socket", "stop web.service"]
+    assert plan(captured(*up), machine(*down)) == ["start web.socket", "start web.service"]
+
+
+def test_a_timer_or_a_mount_is_not_started_anew_for_files_of_others() -> None:
+    for name in ("web.timer", "web.mount", "web.socket"):
+        unit = Unit(name, entered=501.0, can_reload=False, more={"FragmentPath": f"/etc/systemd/system/{name}"})
+        assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd"]
+        own = plan(captured(unit), machine(unit), f"/etc/systemd/system/{name}")
+        assert own == ["daemon-reload systemd", f"restart {name}"]
+
+
+def test_a_login_is_reloaded_where_others_would_be_started_anew() -> None:
+    unit = Unit("ssh.service", entered=501.0)
+    assert plan(captured(unit), machine(unit), "/etc/ssh/sshd_config") == [
+        "daemon-reload systemd",
+        "reload ssh.service",
+    ]
+
+
+# -- down while files come back
+
+
+def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() -> None:
+    units = [
+        Unit(DB, entered=501.0, takes=("app.service", "idle.service"), triggered_by=("db.socket", "db.timer")),
+        Unit("app.service"),
+        Unit("idle.service", active="inactive"),
+        Unit("db.socket"),
+        Unit("db.timer", active="inactive"),
+        Unit(WEB, entered=400.0),
+        Unit("ssh.service", entered=501.0),
+    ]
+    host = machine(*units)
+    here = at(host, "/etc/x")
+    steps = services.plan(captured(Unit(DB), Unit(WEB), Unit("ssh.service")), here)
+    seen = services.foresee(steps, here)
+    assert host.acts() == [] and seen.units == ["db.socket", "app.service", DB]
+    down = services.take_down(steps, here)
+    assert down == seen and json.loads(json.dumps(asdict(down))) == asdict(down)
+    assert [name for name, unit in host.units.items() if unit.active == "active"] == [WEB, "ssh.service"]
+    done, left = services.bring_up(down, here)
+    assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == []
+    assert services.bring_up(down, here) == ([], [])
+
+
+def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
+    host = machine(Unit(WEB, entered=501.0, deaf=("stop",)), Unit(DB, entered=501.0))
+    here = at(host, "/etc/x")
+    down = services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
+    assert down.left == ["web.service could not be stopped: active (running)"]
+    assert host.units[DB].active == "inactive"
+
+
+def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> None:
+    units = [Unit(DB, entered=501.0, takes=("app.service",), fails=("start",)), Unit("app.service")]
+    host = machine(*units)
+    here = at(host, "/etc/x")
+    down = services.take_down(services.plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
+    assert (down.units, down.ends) == ([DB], ["app.service"])
+    done, left = services.bring_up(down, here)
+    assert done == [] and "systemctl start db.service: Job for db.service failed" in left[0]
+    assert host.units["app.service"].active == "inactive"
+
+
+def test_nothing_is_taken_down_early_at_boot() -> None:
+    host = machine(Unit(WEB, entered=501.0))
+    here = at(host, "/etc/x", boot=True)
+    assert services.take_down(services.plan(captured(Unit(WEB)), here), here) == Down()
+    assert not [act for act in host.acts() if "stop" in act]

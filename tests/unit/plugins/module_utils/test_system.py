@@ -13,7 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import run, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import (
+    command,
+    environment,
+    run,
+    start_time,
+)
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -64,3 +69,35 @@ def test_there_is_no_input_and_what_is_not_there_is_said() -> None:
     assert run(["cat"], 5.0).out == ""
     done = run(["/nowhere/command"], 5.0)
     assert done.rc == 127 and done.words == "/nowhere/command: No such file or directory"
+
+
+_SEEN = ["sh", "-c", "umask; env"]
+
+
+def test_what_is_ours_alone_reaches_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = ("PYTHONPATH", "PYTHONHOME", "ANSIBLE_CONFIG", "LD_PRELOAD", "VIRTUAL_ENV")
+    for name in ours:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RESTIC_REPOSITORY", "given")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    before = os.umask(0o077)
+    try:
+        parsed, foreign = run(_SEEN, 5.0).out.splitlines(), command(_SEEN, 5.0).out.splitlines()
+    finally:
+        os.umask(before)
+    for seen in (parsed, foreign):
+        assert seen[0] == "0022"
+        assert not [line for line in seen if line.partition("=")[0] in ours]
+    # Of what is parsed the language is known, and who calls may give more.
+    assert "LC_ALL=C.UTF-8" in parsed and "RESTIC_REPOSITORY=given" in parsed
+    assert not [line for line in foreign if line.startswith(("LC_ALL", "RESTIC"))]
+
+
+def test_a_command_of_others_speaks_the_language_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/opt/bin")
+    one, two = tmp_path / "locale", tmp_path / "locale.conf"
+    two.write_text('# of the host\nLANG="de_DE.UTF-8"\nLC_TIME=C\nPATH=/evil\n')
+    found = environment([str(one), str(two)])
+    assert (found["LANG"], found["LC_TIME"]) == ("de_DE.UTF-8", "C") and found["HOME"]
+    assert found["PATH"].startswith("/opt/bin:") and found["PATH"].endswith(":/usr/sbin:/usr/bin:/sbin:/bin")
+    assert environment([str(one)])["LANG"] == "C.UTF-8"

@@ -1,0 +1,170 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The links by which a unit is enabled: in directories of ``.wants``, ``.requires`` and ``.upholds``, as its aliases,
+and in those of the run levels. One word of systemd (``enabled``) stands for many sets of them; the set is the state."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from .._errors import EvenkeelError
+from .._store.tree import open_dir
+
+# What an administrator sets: for good, and until the next boot.
+KEPT, RUNTIME = "/etc/systemd/system", "/run/systemd/system"
+_SHIPPED = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+_PULLING = (".wants", ".requires", ".upholds")
+_LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
+# Our own unit at boot is never part of what is recorded.
+_OURS = "evenkeel-"
+
+
+def template(unit: str) -> str:
+    """``a@.service`` of ``a@one.service``; the unit itself where it is no instance."""
+    stem, dot, kind = unit.rpartition(".")
+    return stem.partition("@")[0] + "@" + dot + kind if "@" in stem else unit
+
+
+def names(unit: str) -> set[str]:
+    """All names of the unit: its own, and those that links make aliases of it (of its template, for an instance)."""
+    aliases = [
+        (name, os.path.basename(to))
+        for folder in (KEPT, RUNTIME, *_SHIPPED)
+        for name, to in _entries(folder)
+        if to is not None and name != os.path.basename(to)
+    ]
+    found = {unit, template(unit)}
+    instance = unit.rpartition(".")[0].partition("@")[2]
+    while True:
+        more = {name for name, to in aliases if to in found}
+        more |= {name.replace("@.", f"@{instance}.") for name in more if instance and "@." in name}
+        if more <= found:
+            return found
+        found |= more
+
+
+def of(unit: str) -> dict[str, str]:
+    """Path -> where it leads, of all links that belong to the unit. Empty for a file without content, which does the
+    same in a directory of dependencies. The unit's own file is none of them, be it a link or not."""
+    known = names(unit)
+    own = {unit, template(unit)}
+    found = {}
+    for folder in (KEPT, RUNTIME):
+        for name, to in _entries(folder):
+            path = f"{folder}/{name}"
+            stem, pulling = os.path.splitext(name)
+            if to is not None:
+                # For the next boot's sake the file below /etc is kept with the files.
+                if name in known and (folder == RUNTIME or name not in own):
+                    found[path] = to
+            elif pulling in _PULLING:
+                for entry, target in _entries(path, files=True):
+                    if (stem in known or entry in known) and not entry.startswith(_OURS):
+                        found[f"{path}/{entry}"] = target or ""
+    scripts = "|".join(re.escape(name[: -len(".service")]) for name in known if name.endswith(".service"))
+    for folder in _LEVELS:
+        for name, to in _entries(folder):
+            if to is not None and re.fullmatch(rf"[SK]\d\d(?:{scripts})", name):
+                found[f"{folder}/{name}"] = to
+    return found
+
+
+def _entries(folder: str, files: bool = False) -> list[tuple[str, str | None]]:
+    """(name, where it leads) of what is in the directory; None for what is no link. ``files``: empty ones as well, and
+    no directories."""
+    found: list[tuple[str, str | None]] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    found.append((entry.name, os.readlink(entry.path)))
+                elif not files or (entry.is_file() and entry.stat().st_size == 0):
+                    found.append((entry.name, None))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return sorted(found)
+
+
+def make(path: str, to: str) -> None:
+    """Let the path lead there, at once: what was there goes in the same moment. Raises EvenkeelError."""
+    with _parent(path, made=True) as (folder, name):
+        if folder is None:
+            return
+        if _is_link(folder, name, path) and _leads(folder, name) == to:
+            return
+        new = f".{name}.evenkeel"
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        if to:
+            os.symlink(to, new, dir_fd=folder)
+        else:
+            os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder))
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+
+
+def remove(path: str) -> None:
+    """Take the link away, and its directory when that held nothing else, as systemctl does."""
+    with _parent(path) as (folder, name):
+        if folder is None or not _is_link(folder, name, path):
+            return
+        os.unlink(name, dir_fd=folder)
+        os.fsync(folder)
+    above = os.path.dirname(path)
+    if above.endswith(_PULLING):
+        with _parent(above) as (folder, name), suppress(OSError):
+            if folder is not None:
+                os.rmdir(name, dir_fd=folder)
+
+
+@contextmanager
+def _parent(path: str, made: bool = False) -> Iterator[tuple[int | None, str]]:
+    """(descriptor of its directory, its name), reached without following a link; None where there is no directory."""
+    above, name = os.path.split(path)
+    fd = None
+    try:
+        try:
+            fd = open_dir(os.fsencode(above))
+        except FileNotFoundError:
+            if made:
+                outer = open_dir(os.fsencode(os.path.dirname(above)))
+                try:
+                    os.mkdir(os.path.basename(above), 0o755, dir_fd=outer)
+                    os.chmod(os.path.basename(above), 0o755, dir_fd=outer)
+                    os.fsync(outer)
+                finally:
+                    os.close(outer)
+                fd = open_dir(os.fsencode(above))
+        yield fd, name
+    except OSError as error:
+        raise EvenkeelError(f"{path}: {error.strerror}") from error
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _is_link(folder: int, name: str, path: str) -> bool:
+    """Whether there is such a link, or an empty file in its place. Raises EvenkeelError for anything else."""
+    try:
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISLNK(info.st_mode) and not (stat.S_ISREG(info.st_mode) and info.st_size == 0):
+        raise EvenkeelError(f"{path} is no link any more, and has a content: look at it, and remove it")
+    return True
+
+
+def _leads(folder: int, name: str) -> str:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return ""

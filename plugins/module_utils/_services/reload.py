@@ -1,0 +1,114 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A reload that the service itself shows. The command of a reload is a signal mostly, and ends well whatever the
+service makes of it: nginx keeps its old configuration where a port is taken, and says so in its log alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .._errors import ServiceFailed
+from .._system import System
+from . import running, systemd
+from .state import ServiceState
+from .unit import Unit
+
+ASKED = "asked, not shown"
+# How long the service may take to show it; nginx tries for 2.5 s to get a port.
+_LIMIT = 4.0
+_TAIL = 1 << 16
+# Words count after a while: those that go wrong come last.
+_WORDS = 1.0
+# A service that says this has not taken it. What else goes wrong in these seconds may be a request's.
+_WRONG = re.compile(
+    r"\[(?:emerg|alert|crit)|fatal|address already in use|(?:could|can) ?not bind|config.*(?:fail|error)", re.I
+)
+_FAILED = re.compile(r"\b(?:error|failed|failure|invalid|cannot|can't|unable|denied|refused)\b", re.I)
+_TAKEN = re.compile(r"re-?load|re-?read|re-?start|re-?exec|\bHUP|SIGHUP|listening on|configur", re.I)
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """``shown``: how the service has shown that it took it, in words; empty when it was only asked. ``said``: what it
+    says instead."""
+
+    state: ServiceState
+    shown: str
+    said: str = ""
+
+    @property
+    def words(self) -> str:
+        """For a report: never more than was seen."""
+        return self.shown or ASKED + (f"; it says: {self.said}" if self.said else "")
+
+
+@dataclass(frozen=True)
+class _Before:
+    workers: Mapping[int, int]
+    logs: Mapping[str, int]
+    moment: float
+
+
+def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
+    """Reload the unit. Raises ServiceFailed when that fails, or when the service says that it did."""
+    (unit,) = systemd.describe([name], system)
+    before = _Before(running.children(unit.main, proc), running.logs(unit.main, proc), system.now())
+    state = systemd.act("reload", name, system)
+    if unit.type == "notify-reload":
+        return Reloaded(state, "it told systemd that it is ready again")
+    if not unit.main and not running.processes([unit.id], proc)[unit.id]:
+        return Reloaded(state, "its command ended well, and nothing else of it runs")
+    began = system.monotonic()
+    while True:
+        shown = _workers(unit, before, proc)
+        if shown:
+            return Reloaded(state, shown)
+        said = _said(unit, before, system)
+        wrong = [line for line in said if _WRONG.search(line) or (_TAKEN.search(line) and _FAILED.search(line))]
+        taken = [line for line in said if _TAKEN.search(line) and line not in wrong]
+        passed = system.monotonic() - began
+        if taken and not wrong and passed >= _WORDS:
+            return Reloaded(state, f"it says: {taken[-1][:200]}")
+        if passed >= _LIMIT:
+            break
+        system.sleep(0.2)
+    if wrong:
+        raise ServiceFailed(
+            f"{unit.id} was told to reload, and goes on with what it had: {' / '.join(dict.fromkeys(wrong[-3:]))}"
+        )
+    return Reloaded(state, "", next((line[:200] for line in reversed(said) if _FAILED.search(line)), ""))
+
+
+def _workers(unit: Unit, before: _Before, proc: str) -> str:
+    """New workers in the place of the old ones. One more than before may be a request's."""
+    if not before.workers:
+        return ""
+    now = running.children(unit.main, proc)
+    new = [pid for pid, started in now.items() if before.workers.get(pid) != started]
+    stay = len(now) - len(new)
+    if new and (not stay or len(new) >= len(before.workers)):
+        return f"{len(new)} new worker{'s' if len(new) > 1 else ''}"
+    return ""
+
+
+def _said(unit: Unit, before: _Before, system: System) -> list[str]:
+    """What the service has written since: into the files that it appends to, and into the journal."""
+    lines: list[str] = []
+    for path, length in before.logs.items():
+        if "access" in os.path.basename(path):
+            continue  # Words of requests.
+        try:
+            with open(path, "rb") as stream:
+                stream.seek(max(length, os.fstat(stream.fileno()).st_size - _TAIL))
+                lines += stream.read(_TAIL).decode("utf-8", "replace").splitlines()
+        except OSError:
+            continue
+    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"--since=@{before.moment:.6f}", "--output=cat", "--no-pager"]
+    done = system.run([*argv, "--quiet", "--lines=50"], 10.0)
+    lines += done.out.splitlines() if done.rc == 0 else []
+    return [line.strip() for line in lines if line.strip()]

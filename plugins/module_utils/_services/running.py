@@ -1,0 +1,143 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the processes of a service are made of and hold, compared with what is on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from .._store.transaction import STAGE
+from .._system import start_time
+
+_GONE = " (deleted)"
+
+
+def processes(units: Iterable[str], proc: str = "/proc") -> dict[str, list[int]]:
+    """Unit -> its processes. Those of a user's own service manager are never taken for the system's."""
+    found: dict[str, list[int]] = {unit: [] for unit in units}
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        for line in _read(f"{proc}/{pid}/cgroup").splitlines():
+            parts = line.split(":", 2)[-1].split("/")
+            if any(part.startswith("user@") for part in parts):
+                continue
+            for unit in found.keys() & set(parts):
+                found[unit].append(int(pid))
+            if found.keys() & set(parts):
+                break
+    return found
+
+
+def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: str = "/proc") -> str:
+    """A program or library that one of the processes runs, and that is another one on disk, or is put back; empty when
+    there is none. ``since``: what was replaced before is no concern."""
+    mapped = set().union(*(_mapped(pid, proc) for pid in pids))
+    for path, gone in sorted(mapped):
+        if touches([path], changed) or (gone and (f"/{STAGE}" in path or _is_newer(path, since))):
+            return path
+    return ""
+
+
+def newer(files: Iterable[str], than: float) -> str:
+    """The first of the files that came to where it is, or was changed, after ``than`` (epoch seconds); or empty.
+    What lies below /run is made anew at each reload of systemd, or by the service itself."""
+    return next((path for path in files if not path.startswith("/run/") and _is_newer(path, than)), "")
+
+
+def touches(files: Iterable[str], changed: Sequence[str]) -> str:
+    """The first of the files that is put back, by itself or with a directory that is put back as a whole; or empty.
+    A directory with paths below it among the changed ones is there for its attributes."""
+    roots = set(changed)
+    for path in files:
+        for one in {path, os.path.realpath(path)}:
+            if one in roots:
+                return path
+            above = os.path.dirname(one)
+            while above not in ("", "/"):
+                if above in roots and not any(other.startswith(above + "/") for other in roots):
+                    return path
+                above = os.path.dirname(above)
+    return ""
+
+
+def writes(pids: Iterable[int], changed: Sequence[str], proc: str = "/proc") -> str:
+    """A file that one of the processes has open for writing at or below the paths; empty when there is none."""
+    for pid in pids:
+        for number in _list(f"{proc}/{pid}/fd"):
+            try:
+                path = os.readlink(f"{proc}/{pid}/fd/{number}")
+            except OSError:
+                continue
+            if touches([path], changed) and _flags(f"{proc}/{pid}/fdinfo/{number}") & os.O_ACCMODE:
+                return path
+    return ""
+
+
+def children(pid: int, proc: str = "/proc") -> dict[int, int]:
+    """The children of the process, each with the clock tick at which it started."""
+    found = {}
+    for one in filter(str.isdigit, os.listdir(proc)):
+        fields = _read(f"{proc}/{one}/stat").rpartition(")")[2].split()
+        if fields and fields[0] not in "ZX" and int(fields[1]) == pid:
+            found[int(one)] = int(fields[19])
+    return found
+
+
+def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
+    """The regular files that the process appends to, each with its length."""
+    found = {}
+    for number in _list(f"{proc}/{pid}/fd"):
+        try:
+            path = os.readlink(f"{proc}/{pid}/fd/{number}")
+            if path.startswith("/") and _flags(f"{proc}/{pid}/fdinfo/{number}") & os.O_APPEND and os.path.isfile(path):
+                found[path] = os.stat(path).st_size
+        except OSError:
+            continue
+    return found
+
+
+def since_start(pids: Iterable[int], main: int) -> list[int]:
+    """Those processes that are as young as the main one: older ones survived a stop, and survive the next."""
+    first = start_time(main) if main else None
+    return [pid for pid in pids if first is None or (start_time(pid) or 0) >= first]
+
+
+def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
+    """(path, whether it has lost this name) of what the process has mapped to execute it, its program among it."""
+    found = set()
+    for line in _read(f"{proc}/{pid}/maps").splitlines():
+        fields = line.split(None, 5)
+        if len(fields) == 6 and "x" in fields[1] and fields[5].startswith("/"):
+            found.add((fields[5].removesuffix(_GONE), fields[5].endswith(_GONE)))
+    return found
+
+
+def _is_newer(path: str, than: float) -> bool:
+    try:
+        return max(os.stat(path).st_ctime, os.lstat(path).st_ctime) > than
+    except OSError:
+        return False
+
+
+def _flags(path: str) -> int:
+    for line in _read(path).splitlines():
+        if line.startswith("flags:"):
+            return int(line.split()[1], 8)
+    return 0
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return ""

@@ -1,0 +1,126 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What systemd knows of a unit besides its state: where it comes from, what it permits, how long it may take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+PROPERTIES = (
+    "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
+    "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
+    "TimeoutStopUSec,ExecStart,EnvironmentFiles"
+)
+OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
+# How long is waited for a unit that sets no limit of its own.
+CAP = 600.0
+# What systemctl needs itself, and the queue of jobs.
+_MARGIN = 30.0
+# A stop is at the most: its commands, its signal, and KILL, each with the time that the unit allows.
+_STOPS = 3
+_INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?")
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``id``: its own name, whatever alias was asked for. ``files``: what its processes were made of: unit file,
+    drop-ins, environment files, programs. ``source``: what a generator made it of. ``starts``, ``stops``, ``reloads``:
+    whether systemd does that when asked. ``begin``, ``end``: seconds that it may take; None for no limit."""
+
+    id: str
+    load: str = "loaded"
+    enabled: str = ""
+    files: tuple[str, ...] = ()
+    source: str = ""
+    transient: bool = False
+    starts: bool = True
+    stops: bool = True
+    reloads: bool = False
+    outdated: bool = False
+    triggered_by: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    main: int = 0
+    type: str = ""
+    kill_mode: str = ""
+    begin: float | None = None
+    end: float | None = None
+
+    @property
+    def is_service(self) -> bool:
+        """Whether programs of it run, with what they have read as they started."""
+        return not self.id.endswith(OTHERS)
+
+    def patience(self, verb: str) -> float:
+        """Seconds to wait for the verb: as long as the unit itself allows, and a margin."""
+        begin, end = (CAP if one is None else one for one in (self.begin, self.end))
+        return _MARGIN + {
+            "reload": begin,
+            "stop": _STOPS * end,
+            "start": begin + _STOPS * end,  # It may be on its way down still.
+            "restart": begin + _STOPS * end,
+        }.get(verb, 90.0)
+
+    def waited(self, verb: str) -> str:
+        """In words, how long was waited."""
+        limits = {"reload": [self.begin], "stop": [self.end]}.get(verb, [self.begin, self.end])
+        own = "the unit sets no limit of its own" if None in limits else "longer than the unit's own limit"
+        return f"it is not done after {self.patience(verb):g} s, {own}"
+
+
+def read(block: Mapping[str, Sequence[str]]) -> Unit:
+    """The unit of a block that ``systemctl show`` has printed, as property -> its values."""
+
+    def one(key: str) -> str:
+        return (block.get(key) or [""])[0]
+
+    return Unit(
+        id=one("Id"),
+        load=one("LoadState"),
+        enabled=one("UnitFileState"),
+        files=tuple(dict.fromkeys([*_own_files(block), *_programs(block.get("ExecStart", ()))])),
+        source=one("SourcePath"),
+        transient=one("Transient") == "yes",
+        starts=one("RefuseManualStart") != "yes",
+        stops=one("RefuseManualStop") != "yes" and one("CanStop") != "no",
+        reloads=one("CanReload") == "yes",
+        outdated=one("NeedDaemonReload") == "yes",
+        triggered_by=tuple(one("TriggeredBy").split()),
+        triggers=tuple(one("Triggers").split()),
+        main=int(one("MainPID") or 0),
+        type=one("Type"),
+        kill_mode=one("KillMode"),
+        begin=span(one("TimeoutStartUSec")),
+        end=span(one("TimeoutStopUSec")),
+    )
+
+
+def span(text: str) -> float | None:
+    """Seconds of a time as systemd prints it, ``1min 30s``; None for no limit."""
+    found = _SPAN.findall(text)
+    total = sum(float(number) * _UNITS.get(unit, 31557600) for number, unit in found)
+    return total or None
+
+
+def _own_files(block: Mapping[str, Sequence[str]]) -> list[str]:
+    found = [path for key in ("FragmentPath", "SourcePath") for path in block.get(key, ()) if path]
+    found += [path for line in block.get("DropInPaths", ()) for path in line.split()]
+    return found + [line.partition(" (ignore_errors=")[0] for line in block.get("EnvironmentFiles", ()) if line]
+
+
+def _programs(lines: Sequence[str]) -> list[str]:
+    """The programs of the ExecStart lines; of an interpreter its script as well, which it has not mapped."""
+    found = []
+    for line in lines:
+        path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line)
+        if path is not None:
+            found.append(path.group(1))
+            words = path.group(2).split(" ")[1:2]
+            if _INTERPRETER.fullmatch(path.group(1).rpartition("/")[2]):
+                found += [word for word in words if word.startswith("/")]
+    return found

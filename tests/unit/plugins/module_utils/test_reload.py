@@ -1,0 +1,125 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A reload is shown by the service, or called asked; the systemd is a fake, the processes are real."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.reload import ASKED, reload
+
+from .fake_systemd import Machine, Unit, machine
+
+WEB = "web.service"
+# Begins a worker for each line that it reads, and ends those before; writes to its log what follows "say ".
+DAEMON = """
+import subprocess, sys
+log, workers = open(sys.argv[1], "a"), []
+for line in sys.stdin:
+    if line.startswith("say "):
+        print(line[4:], end="", file=log, flush=True)
+    else:
+        old, workers = workers, [subprocess.Popen(["sleep", "60"]) for _ in range(int(line))]
+        for one in old:
+            one.kill(); one.wait()
+    print(flush=True)
+"""
+
+
+class Daemon:
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        argv = [sys.executable, "-c", DAEMON, str(log)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.do("2")
+
+    def do(self, words: str) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(words, file=self.process.stdin, flush=True)
+        self.process.stdout.readline()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    found = Daemon(tmp_path / "error.log")
+    yield found
+    found.do("0")
+    found.process.kill()
+    found.process.communicate()
+
+
+def host(daemon: Daemon | None, on_reload: Callable[[], None] = lambda: None, **more: str) -> Machine:
+    made = machine(Unit(WEB, more={"MainPID": str(daemon.process.pid) if daemon else "0", **more}))
+    act = made.act
+
+    def acts(words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> object:
+        if verb == "reload":
+            on_reload()
+        return act(words, verb, unit, queued)
+
+    made.act = acts  # type: ignore[assignment,method-assign]
+    return made
+
+
+def test_new_workers_in_the_place_of_the_old_ones_show_it(daemon: Daemon) -> None:
+    daemon.log.write_text("[emerg] of long ago\n")
+    found = reload("web", host(daemon, lambda: daemon.do("2")).system())
+    assert found.shown == found.words == "2 new workers"
+
+
+def test_a_service_that_goes_on_with_what_it_had_has_failed(daemon: Daemon) -> None:
+    made = host(daemon, lambda: daemon.do("say [emerg] bind() to 0.0.0.0:8443 failed (98: Address already in use)"))
+    with pytest.raises(ServiceFailed, match=r"web.service was told .* goes on with what it had: \[emerg\] bind"):
+        reload("web", made.system())
+
+
+def test_a_silent_service_was_asked(daemon: Daemon) -> None:
+    found = reload("web", host(daemon).system())
+    assert (found.shown, found.words) == ("", ASKED)
+    found = reload("web", host(daemon, lambda: daemon.do("say [error] upstream failed")).system())
+    assert (found.shown, found.words) == ("", f"{ASKED}; it says: [error] upstream failed")
+
+
+def test_requests_are_no_words_of_the_service(tmp_path: Path) -> None:
+    served = Daemon(tmp_path / "access.log")
+    try:
+        found = reload("web", host(served, lambda: served.do("say GET /reload 200 [emerg]")).system())
+        assert found.words == ASKED
+    finally:
+        served.do("0")
+        served.process.kill()
+        served.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Received SIGHUP; restarting.\nServer listening on 0.0.0.0 port 22.", "it says: Server listening on 0.0.0.0"),
+        ("Accepted publickey for root", ""),
+    ],
+)
+def test_its_own_words_show_it(daemon: Daemon, said: str, shown: str) -> None:
+    made = host(daemon)
+    made.said = said + "\n"
+    assert reload("web", made.system()).shown.startswith(shown) and bool(shown) == bool(
+        reload("web", made.system()).shown
+    )
+
+
+def test_words_that_say_that_it_failed_do_not(daemon: Daemon) -> None:
+    made = host(daemon)
+    made.said = "reloading configuration\nreloading configuration failed: file not found\n"
+    with pytest.raises(ServiceFailed, match="goes on with what it had: reloading configuration failed"):
+        reload("web", made.system())
+
+
+def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon: Daemon) -> None:
+    assert reload("web", host(daemon, Type="notify-reload").system()).shown == "it told systemd that it is ready again"
+    assert reload("web", host(None).system()).shown == "its command ended well, and nothing else of it runs"
