@@ -30,7 +30,7 @@ from ._store.store import Store
 from ._store.transaction import pending
 from ._system import System, detached
 
-CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
+CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # How long what could not be put back is tried again, in seconds from the first attempt.
 TRIES = 3600.0
 _UNITS = "/etc/systemd/system"
@@ -74,7 +74,8 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds."""
+    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds. ``rollback``: the
+    generation of the rollback that made good what was in doubt, where that is to be confirmed itself."""
 
     generation: int
     outcome: str
@@ -82,6 +83,7 @@ class Event:
     at: float
     checkpoint: str
     left: list[str]
+    rollback: int | None = None
 
 
 def generation(store: Store) -> int:
@@ -123,12 +125,15 @@ def armed(store: Store) -> Armed | None:
 
 def host_state(root: str, system: System | None = None) -> dict[str, Any]:
     """What a guard or a status asks of a host; reads only."""
+    from ._doubt import in_doubt  # It imports us.
+
     store = Store(root, system or System())
-    change, last = armed(store), last_event(store)
+    change, last, doubt = armed(store), last_event(store), in_doubt(store)
     return {
         "generation": generation(store),
         "armed": change.shown() if change else None,
         "last": asdict(last) if last else None,
+        "doubt": asdict(doubt) if doubt else None,
         "interrupted": bool(pending(store)) or os.path.exists(store.join("resume")),
     }
 
