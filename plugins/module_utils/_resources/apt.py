@@ -63,7 +63,7 @@ def transact(changes: Sequence[Change], at: Restore) -> dict[str, str]:
         able = [key for key in work.open() if key not in left and not work.is_configuring(key)]
         chosen, refused = most(able, work.refusal)
         failed = work.carry_out(chosen) if chosen else {}
-        still = dict.fromkeys(work.open(), "dpkg cannot configure it")
+        still = {key: cause(work.said, key.partition(":")[0]) or reason(work.said) for key in work.open()}
         left = {**still, **refused, **{key: why for key, why in failed.items() if key in still}, **left}
         left.update(_mark([one for one in changes if one[1].key not in left], folder, at))
     os.sync()
@@ -81,12 +81,13 @@ def lacking(changes: Sequence[Change], at: Restore) -> list[str]:
 
 @dataclass
 class Work:
-    """What is to be done, with the package files, by name and architecture, that there are."""
+    """What is to be done, and the package files that there are, by name and architecture; ``said`` by apt and dpkg."""
 
     changes: Sequence[Change]
     files: Mapping[str, str]
     folder: str
     at: Restore
+    said: str = ""
 
     def open(self) -> list[str]:
         """The keys of what is not as it should be yet."""
@@ -121,9 +122,8 @@ class Work:
         lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
         # What somebody deleted of a package that stayed installed does not come back with it, unless it fails without.
         missing = any(key not in live for key in lost)
-        said = ""
         for _turn in range(_TURNS):
-            said += run([*self.argv(keys, missing), "--yes"], self.folder, self.at).out
+            self._run([*self.argv(keys, missing), "--yes"])
             # Those whose scripts went well are not to wait for one whose did not.
             self.configure()
             still = set(self.open())
@@ -131,7 +131,7 @@ class Work:
             if not keys:
                 break
             missing = missing or not lost.isdisjoint(keys)
-        return {key: cause(said, key.partition(":")[0]) or reason(said) for key in keys}
+        return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
 
     def _lost_conffiles(self, key: str) -> bool:
         listed = self.at.system.run(["dpkg-deb", "--info", self.files[key], "conffiles"], 60.0)
@@ -139,7 +139,10 @@ class Work:
         return any(path.startswith("/") and not os.path.lexists(path) for path in paths)
 
     def configure(self) -> None:
-        run(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"], self.folder, self.at)
+        self._run(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"])
+
+    def _run(self, argv: Sequence[str]) -> None:
+        self.said += run(argv, self.folder, self.at).out
 
     def repair(self) -> None:
         """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells.
@@ -154,9 +157,9 @@ class Work:
         for key, package in look(self.at.system).items():
             partial = package.status.startswith("half-installed") or package.status.endswith("reinstreq")
             if partial and key in gone:
-                run(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key], self.folder, self.at)
+                self._run(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key])
             elif partial and key in self.files:
-                run(["dpkg", "--force-depends", "--force-breaks", "--unpack", self.files[key]], self.folder, self.at)
+                self._run(["dpkg", "--force-depends", "--force-breaks", "--unpack", self.files[key]])
 
 
 def _is_open(action: str, wanted: Package, now: Package | None) -> bool:
@@ -203,8 +206,8 @@ def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[
         if package.sha256:
             try:
                 files[package.key] = _take_out(package, folder, at)
-            except EvenkeelError as error:
-                left[package.key] = error.message
+            except (EvenkeelError, OSError) as error:
+                left[package.key] = str(error)
     without = [one for one in installs if not one.sha256]
     files.update(fetch(without, folder, at.system, not at.boot))
     for one in without:

@@ -272,7 +272,14 @@ def _some(words: Sequence[str]) -> str:
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     """As many as can be; RestoreFailed names the others, each with its cause."""
     changes = _changes(steps)
-    left = (apt if changes[0][1].manager == "deb" else rpm).transact(changes, at)
+    try:
+        left = (apt if changes[0][1].manager == "deb" else rpm).transact(changes, at)
+    except OSError as error:
+        raise RestoreFailed(
+            f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
+            done=[],
+            left=[f"packages: {error}"],
+        ) from error
     done = [step for step, (_action, package) in zip(steps, changes) if package.key not in left]
     if left:
         words = [f"{key}: {why}" for key, why in left.items()]

@@ -159,8 +159,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
                     work[f"+{_nevra(one)}"] = ("install", _take_out(one, folder, at))
                 elif action == "remove":
                     work[f"-{_nevra(one)}"] = ("erase", one.ident)
-            except EvenkeelError as error:
-                left[one.key] = error.message
+            except (EvenkeelError, OSError) as error:
+                left[one.key] = str(error)
         keys = {sign + _nevra(one): one.key for _action, one in changes for sign in "+-"}
         chosen, refused = most(list(work), lambda names: _run([work[name] for name in names], folder, at, test=True))
         failed = _run([work[name] for name in chosen], folder, at) if chosen else ""
