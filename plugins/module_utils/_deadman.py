@@ -195,11 +195,18 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
 def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
-    append_line(store.join("events"), json.dumps(asdict(event)).encode())
+    record_event(store, event)
     remove_file(store.join("armed"))
     if store.system.has_systemd() and by != "deadline":
         store.system.run(["systemctl", "stop", "--no-block", _unit(store) + ".timer"], 10.0)
     return event
+
+
+def record_event(store: Store, event: Event) -> None:
+    """Append the event. Durable once this returns."""
+    # Without the key that version 0.1.0 does not know, where that says nothing.
+    told = {key: value for key, value in asdict(event).items() if value is not None}
+    append_line(store.join("events"), json.dumps(told).encode())
 
 
 def begin_return(store: Store, record: Armed, by: str) -> Armed:

@@ -4,8 +4,9 @@
 
 """A host in doubt: a change ended there without all being back. It takes no other one until that is over.
 
-It is over with a good rollback to the checkpoint of that change, or to another one with all its kinds; or when somebody
-accepts the host as it is. Both are events, as the ends of changes are.
+It is over with a good rollback of all the kinds of a checkpoint, that of the change or another one; or when somebody
+accepts the host as it is. Both are events, as the ends of changes are. A change that goes back, and of which something
+is left that is tried again, is in doubt as well, for as long as that takes.
 """
 
 from __future__ import annotations
@@ -15,14 +16,30 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from ._deadman import ACCEPTED, IN_DOUBT, ROLLED_BACK, Event, fence, generation, refuse_if_armed
+from ._deadman import (
+    ACCEPTED,
+    IN_DOUBT,
+    ROLLED_BACK,
+    TRIES,
+    Event,
+    armed,
+    conclude,
+    fence,
+    generation,
+    record_event,
+    refuse_if_armed,
+)
 from ._errors import Refused
-from ._store.durable import append_line
 from ._store.store import Store
 
 
 def in_doubt(store: Store) -> Event | None:
     """The end in doubt that nothing has made good since, or None."""
+    change = armed(store)
+    if change is not None and change.left:
+        return Event(
+            change.generation, IN_DOUBT, change.back, change.tries_until - TRIES, change.checkpoint, change.left
+        )
     doubt: Event | None = None
     taken: dict[int, Event | None] = {}
     for event in _events(store):
@@ -84,17 +101,21 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return _accepted(store, asked)
     with store.locked():
         result = _accepted(store, asked)
-        doubt = in_doubt(store)
-        if doubt is not None:
+        doubt, change = in_doubt(store), armed(store)
+        if doubt is not None and change is not None:
+            conclude(store, change, ACCEPTED, "operator", doubt.left)
+        elif doubt is not None:
             _append(store, replace(doubt, outcome=ACCEPTED, by="operator"))
+        if doubt is not None:
             result["done"] = [f"accepted what was in doubt since generation {doubt.generation}"]
         return result
 
 
 def _accepted(store: Store, asked: int | None) -> dict[str, Any]:
     fence(store, asked)
-    refuse_if_armed(store)
-    doubt = in_doubt(store)
+    doubt, change = in_doubt(store), armed(store)
+    if change is not None and not change.left:
+        refuse_if_armed(store)
     planned = [f"accept what is in doubt since generation {doubt.generation}"] if doubt is not None else []
     return {
         "changed": doubt is not None,
@@ -108,8 +129,7 @@ def _accepted(store: Store, asked: int | None) -> dict[str, Any]:
 
 
 def _append(store: Store, event: Event) -> None:
-    """Durable once this returns."""
-    append_line(store.join("events"), json.dumps(asdict(replace(event, at=store.system.now()))).encode())
+    record_event(store, replace(event, at=store.system.now()))
 
 
 def _some(left: list[str]) -> str:

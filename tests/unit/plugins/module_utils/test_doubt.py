@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._doubt import accept, cleared, in_doubt
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._doubt import (
+    accept,
+    cleared,
+    in_doubt,
+    refuse_if_in_doubt,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
@@ -95,6 +100,19 @@ def test_a_host_is_accepted_as_it_is(store: Store, live: Path) -> None:
     assert not accept(store)["changed"] and begin(store, live)["generation"] == 4
     with pytest.raises(Refused, match="another change is under way"):
         accept(store)
+
+
+def test_what_is_still_tried_again_is_in_doubt_and_can_be_accepted(store: Store, live: Path) -> None:
+    assert begin(store, live)["generation"] == 4
+    change = _deadman.armed(store)
+    assert change is not None
+    with store.locked():
+        _deadman.note_left(store, change, "settle", ["app: no package file"])
+    with pytest.raises(Refused, match="in doubt since the change of generation 4: app: no package file"):
+        refuse_if_in_doubt(store)
+    assert info(store)["doubt"]["left"] == ["app: no package file"] and info(store)["doubt"]["by"] == "settle"
+    assert accept(store)["changed"] and info(store)["armed"] is None and in_doubt(store) is None
+    assert info(store)["last"]["outcome"] == "accepted"
 
 
 def test_nothing_to_accept_leaves_no_store(tmp_path: Path, store: Store) -> None:
