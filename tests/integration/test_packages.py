@@ -173,7 +173,7 @@ $4
 }
 for version in 1 2; do make ek-a $version; make ek-lost $version; done
 make ek-b 1 '' 'echo "$(umask) $LANG" > /run/ek-script
-test -e /srv/ek/good || { echo "ek-b: no good" >\&2; exit 1; }'
+test -e /srv/ek/good || { echo "ek-b: no good" >&2; exit 1; }'
 make ek-b 2
 make ek-c 1 'Depends: ek-lost (= 1)
 '; make ek-c 2

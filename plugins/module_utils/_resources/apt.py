@@ -364,4 +364,4 @@ def reason(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     unmet = [line for line in lines if re.match(r"\S+ : (Pre)?(Depends|Breaks|Conflicts|Recommends)", line)]
     errors = [line for line in lines if re.match(r"(E: |dpkg: error)", line) and "returned an error code" not in line]
-    return " / ".join((unmet + errors)[:3] or lines[-3:]) or "it said nothing"
+    return " / ".join((unmet or errors or lines[-3:])[:3]) or "it said nothing"

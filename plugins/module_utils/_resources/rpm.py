@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._errors import Damaged, EvenkeelError, RestoreFailed
@@ -148,26 +148,25 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     """Install and erase, by (action of the step, package as recorded), in one transaction; then the marks.
 
     What cannot be is left out, with what depends on it, and returned: name and architecture -> why. Each transaction is
-    tested first.
+    tested first. The versions of one package go together: its newer one is not erased where the older one is missing.
     """
     left: dict[str, str] = {}
+    work: dict[str, list[tuple[str, Any]]] = {}
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
-        work: dict[str, tuple[str, Any]] = {}
         for action, one in changes:
+            if action not in ("install", "remove"):
+                continue
             try:
-                if action == "install":
-                    work[f"+{_nevra(one)}"] = ("install", _take_out(one, folder, at))
-                elif action == "remove":
-                    work[f"-{_nevra(one)}"] = ("erase", one.ident)
+                what = ("install", _take_out(one, folder, at)) if action == "install" else ("erase", one.ident)
+                work.setdefault(one.key, []).append(what)
             except (EvenkeelError, OSError) as error:
                 left[one.key] = str(error)
-        keys = {sign + _nevra(one): one.key for _action, one in changes for sign in "+-"}
-        chosen, refused = most(list(work), lambda names: _run([work[name] for name in names], folder, at, test=True))
-        failed = _run([work[name] for name in chosen], folder, at) if chosen else ""
-        left.update({keys[name]: f"rpm refuses: {why}" for name, why in refused.items()})
-        if failed:
-            left.update(dict.fromkeys((keys[name] for name in chosen), failed))
-            left = {key: why for key, why in left.items() if key in _open(changes, at)}
+        able = [key for key in work if key not in left]
+        chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
+        failed = _run(work, chosen, folder, at) if chosen else ""
+    left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
+    still = _open(changes, at) if failed else set()
+    left.update({key: failed for key in chosen if key in still})
     left.update(_mark([one for one in changes if one[1].key not in left], at))
     os.sync()
     if at.boot and at.system.has_systemd():
@@ -188,11 +187,14 @@ def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
     return {one.key for install, one in wanted if install != (one.ident in live)}
 
 
-def _run(work: Sequence[tuple[str, Any]], folder: str, at: Restore, test: bool = False) -> str:
-    """Carry out the transaction, or only test it; why it cannot be, "" when it could."""
+def _run(
+    work: Mapping[str, Sequence[tuple[str, Any]]], keys: Sequence[str], folder: str, at: Restore, test: bool = False
+) -> str:
+    """Carry out what these packages need, or only test it; why it cannot be, "" when it could."""
+    todo = [one for key in keys for one in work[key]]
     plan = os.path.join(folder, "work.json")
     with open(plan, "w", encoding="utf-8") as stream:
-        json.dump({kind: [what for one, what in work if one == kind] for kind in ("install", "erase")}, stream)
+        json.dump({kind: [what for one, what in todo if one == kind] for kind in ("install", "erase")}, stream)
     done = at.system.run([*_command(at), plan, *(["test"] if test else [])], _CHANGE)
     return ("; ".join(done.out.split("\n")[:10]).rstrip("; ") or done.words) if done.rc else ""
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -209,6 +210,28 @@ def test_versions_of_rpm_are_a_set() -> None:
     assert plan_rpm([old.line(), "rpm * -"], old, other) == ["remove other:noarch 0:1.0-1: was not installed"]
     assert plan_rpm([old.line()], old._replace(auto=True)) == ["manual web:noarch: is marked auto"]
     assert "not in the store" in plan_rpm([old._replace(sha256="").line()])[0]
+
+
+def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: Path) -> None:
+    """Of a host whose rpm does all that it is told."""
+    tested: list[dict[str, list[Any]]] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        if argv[-1].endswith("work.json") or argv[-1] == "test":
+            plan = argv[-2] if argv[-1] == "test" else argv[-1]
+            tested.append(json.loads(Path(plan).read_text()))
+        listed = "web\tnoarch\t0:2.0-1\nnew\tnoarch\t0:1.0-1\n" if argv[0] == "rpm" else ""
+        return Completed(tuple(argv), 0, listed, "")
+
+    at = Restore(replace(SYSTEM, run=run), Store(str(tmp_path), SYSTEM).objects)
+    (tmp_path / "tmp").mkdir()
+    then = ["rpm web:noarch 0:1.0-1 manual", "rpm * -"]
+    with pytest.raises(RestoreFailed, match="web:noarch: the store has no package file of version 0:1.0-1") as failed:
+        packages.apply(packages.plan(then, at.system), at)
+    assert (
+        tested[-1] == {"install": [], "erase": [["new", "noarch", "0:1.0-1"]]} and len(failed.value.result["left"]) == 1
+    )
+    assert packages.lacking(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
