@@ -144,7 +144,7 @@ def lab() -> Iterator[Lab]:
     reason = unavailable()
     if reason:
         pytest.skip(reason)
-    with Lab(os.environ.get("EVENKEEL_LAB", "flows"), hosts=int(os.environ.get("EVENKEEL_HOSTS", "6"))) as started:
+    with Lab(os.environ.get("EVENKEEL_LAB", "flows"), hosts=6) as started:
         yield started
 
 

@@ -158,16 +158,10 @@ set -e
 rm -rf /srv/ek/lost; mkdir /srv/ek/lost; cd /srv/ek/lost
 make() {
   mkdir -p tree/DEBIAN tree/etc/$1
-  printf "Package: $1
-Version: $2
-Architecture: all
-Maintainer: A <a@example.org>
-$3Description: x
-" > tree/DEBIAN/control
+  printf "Package: $1\nVersion: $2\nArchitecture: all\nMaintainer: A <a@example.org>\n$3Description: x\n" \
+    > tree/DEBIAN/control
   echo $1 > tree/etc/$1/conf; echo /etc/$1/conf > tree/DEBIAN/conffiles
-  printf "#!/bin/sh
-$4
-" > tree/DEBIAN/postinst; chmod 755 tree/DEBIAN/postinst
+  printf "#!/bin/sh\n$4\n" > tree/DEBIAN/postinst; chmod 755 tree/DEBIAN/postinst
   dpkg-deb --root-owner-group --build tree $1_$2_all.deb > /dev/null
   rm -r tree
 }
@@ -175,8 +169,7 @@ for version in 1 2; do make ek-a $version; make ek-lost $version; done
 make ek-b 1 '' 'echo "$(umask) $LANG" > /run/ek-script
 test -e /srv/ek/good || { echo "ek-b: no good" >&2; exit 1; }'
 make ek-b 2
-make ek-c 1 'Depends: ek-lost (= 1)
-'; make ek-c 2
+make ek-c 1 'Depends: ek-lost (= 1)\n'; make ek-c 2
 cp ek-[abc]_1_all.deb /var/cache/apt/archives/
 touch /srv/ek/good
 echo LANG=de_DE.UTF-8 > /etc/default/locale
@@ -215,6 +208,35 @@ def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> No
     )
     result = module(host, "ft_rollback", to="before")
     assert not result["failed"] and host.on(HOST, STATE) == before, result
+
+
+# A file that moved from ek-demo to a package of its own, as an upgrade splits them: the older one declares nothing.
+MOVED = r"""
+set -e
+cd /srv/ek; rm -rf moved; mkdir moved; cd moved
+make() {
+  mkdir -p tree/DEBIAN tree/usr/share/ek-moved
+  printf "Package: $1\nVersion: $2\nArchitecture: all\nMaintainer: A <a@example.org>\n$3Description: x\n" \
+    > tree/DEBIAN/control
+  [ -z "$4" ] || echo "$1" > tree/usr/share/ek-moved/file
+  dpkg-deb --root-owner-group --build tree $1_$2_all.deb > /dev/null
+  rm -r tree
+}
+make ek-a 1 '' file; make ek-a 2 'Depends: ek-b\n' ''; make ek-b 2 'Replaces: ek-a (<< 2)\n' file
+cp ek-a_1_all.deb /var/cache/apt/archives/
+dpkg --install ek-a_1_all.deb
+"""
+
+
+def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
+    host.on(HOST, MOVED)
+    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-a", "ek-b"]}}])
+    before = host.on(HOST, STATE)
+    host.on(HOST, "cd /srv/ek/moved; dpkg --install ek-b_2_all.deb ek-a_2_all.deb")
+    assert host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-b\n"
+    result = module(host, "ft_rollback", to="before")
+    assert not result["failed"], result
+    assert host.on(HOST, STATE) == before and host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-a\n"
 
 
 def test_data_of_what_was_not_there_before_stay_or_are_purged_as_declared(host: Fleet) -> None:

@@ -101,9 +101,9 @@ class Work:
         wanted = set(keys)
         return [one for action, one in self.changes if action in actions and one.key in wanted]
 
-    def argv(self, keys: Sequence[str], missing: bool = False) -> list[str]:
+    def argv(self, keys: Sequence[str], force: Sequence[str] = ()) -> list[str]:
         paths = [self.files[one.key] for one in self._of(keys, INSTALLS)]
-        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), missing, self.at.patience)
+        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), force, self.at.patience)
 
     def refusal(self, keys: Sequence[str]) -> str:
         """Why apt does not do this, or not this alone; "" when it would."""
@@ -121,17 +121,24 @@ class Work:
         live = look(self.at.system)
         lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
         # What somebody deleted of a package that stayed installed does not come back with it, unless it fails without.
-        missing = any(key not in live for key in lost)
+        force = ["--force-confmiss"] if any(key not in live for key in lost) else []
         for _turn in range(_TURNS):
-            self._run([*self.argv(keys, missing), "--yes"])
+            self._run([*self.argv(keys, force), "--yes"])
             # Those whose scripts went well are not to wait for one whose did not.
             self.configure()
             still = set(self.open())
             keys = [key for key in keys if key in still]
             if not keys:
                 break
-            missing = missing or not lost.isdisjoint(keys)
+            # A file that moved to a newer package belongs to that until this one goes, too.
+            moved = set(re.findall(r"trying to overwrite .* also in package (\S+) ", self.said))
+            force = ["--force-confmiss"] if force or not lost.isdisjoint(keys) else []
+            force += ["--force-overwrite"] if moved and moved <= self._names() else []
         return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
+
+    def _names(self) -> set[str]:
+        """As dpkg says them, of all that is changed."""
+        return {name for _action, one in self.changes for name in (one.name, one.key)}
 
     def _lost_conffiles(self, key: str) -> bool:
         listed = self.at.system.run(["dpkg-deb", "--info", self.files[key], "conffiles"], 60.0)
@@ -171,11 +178,15 @@ def _is_open(action: str, wanted: Package, now: Package | None) -> bool:
 
 
 def apt_install(
-    paths: Sequence[str], removes: Sequence[Package], purge: bool = False, missing: bool = False, wait: float = 300.0
+    paths: Sequence[str],
+    removes: Sequence[Package],
+    purge: bool = False,
+    force: Sequence[str] = (),
+    wait: float = 300.0,
 ) -> list[str]:
     """The command that installs these files and removes these packages, and nothing else. ``purge``: with their data;
-    ``missing``: with the configuration files that somebody deleted."""
-    options = [*_KEEP_CONFIG, *(["--force-confmiss"] if missing else [])]
+    ``force``: more options for dpkg."""
+    options = [*_KEEP_CONFIG, *force]
     return [
         *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={wait:.0f}", "-o", "Dpkg::Use-Pty=0"),
         *(word for one in options for word in ("-o", f"Dpkg::Options::={one}")),
@@ -274,10 +285,12 @@ def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
     while True:
         done = at.system.run(["sh", "-c", script, "sh", log, *command], _CHANGE)
         said = _read(log) or done.err
-        if done.rc == 0 or not _is_locked(said):
+        over = at.system.monotonic() >= end
+        holder = locked() if over else ""
+        if done.rc and holder and _is_locked(said):
+            raise _held(holder)
+        if done.rc == 0 or over or not _is_locked(said):
             return Completed(done.argv, done.rc, said, "")
-        if at.system.monotonic() >= end:
-            raise _held(locked() or reason(said))
         at.system.sleep(1.0)
 
 
