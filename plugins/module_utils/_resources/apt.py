@@ -122,6 +122,7 @@ class Work:
         lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
         # What somebody deleted of a package that stayed installed does not come back with it, unless it fails without.
         force = ["--force-confmiss"] if any(key not in live for key in lost) else []
+        torn = self._torn(keys, live)
         for _turn in range(_TURNS):
             self._run([*self.argv(keys, force), "--yes"])
             # Those whose scripts went well are not to wait for one whose did not.
@@ -134,7 +135,18 @@ class Work:
             moved = set(re.findall(r"trying to overwrite .* also in package (\S+) ", self.said))
             force = ["--force-confmiss"] if force or not lost.isdisjoint(keys) else []
             force += ["--force-overwrite"] if moved and moved <= self._names() else []
+        torn = [key for key in torn if key not in keys]
+        if torn:
+            self._run([*self.argv(torn), "--yes", "--reinstall"])
         return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
+
+    def _torn(self, keys: Sequence[str], live: Mapping[str, Package]) -> list[str]:
+        """Those that have to be installed twice. Where a newer package says that it replaces them, dpkg leaves out the
+        files that moved to it, and takes them away with it."""
+        names = [live[key].name if live[key].arch == "all" else key for key in keys if key in live]
+        seen = self.at.system.run(["dpkg-query", "-W", "-f", "${Replaces}, ", *names], 60.0) if names else None
+        replaced = {one.split()[0] for one in seen.out.split(",") if one.strip()} if seen is not None else set()
+        return [key for key in keys if key in self.files and key.partition(":")[0] in replaced]
 
     def _names(self) -> set[str]:
         """As dpkg says them, of all that is changed."""

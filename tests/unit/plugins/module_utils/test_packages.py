@@ -257,6 +257,7 @@ class Debian:
     fails: dict[str, str] = field(default_factory=dict)
     commands: list[list[str]] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
+    replaces: str = ""
 
     def store(self, root: Path) -> Store:
         return Store(str(root / "store"), replace(SYSTEM, run=self.run))
@@ -277,6 +278,8 @@ class Debian:
                     if f"{one.key}={one.version}" in argv:
                         Path(folder, f"{one.name}.deb").write_text(" ".join(one[:3]))
                 return Completed(tuple(argv), 0 if self.reachable else 100, "", "")
+        if words[:4] == ["dpkg-query", "-W", "-f", "${Replaces}, "]:
+            return Completed(tuple(argv), 0, self.replaces, "")
         if words[0] == "dpkg-query":
             lines = [
                 f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\t{one.status or 'installed'}\n" for one in self.installed
@@ -439,6 +442,16 @@ def test_a_script_that_fails_is_named_by_its_cause_and_the_others_are_configured
     assert "confmiss" not in asked[0] and "confmiss" in asked[1]
     host.fails = {}
     assert not rollback(store, "before")["left"]
+
+
+def test_a_package_that_a_newer_one_replaces_is_installed_again_when_that_is_gone(tmp_path: Path) -> None:
+    host = Debian([OLD, LIB], [OLD, LIB], replaces=", web (<< 2), other, ")
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed = [*newer(OLD, LIB), OTHER]
+    assert not rollback(store, "before")["left"]
+    (again,) = [one for one in host.commands if "--reinstall" in one]
+    assert any("web_" in word for word in again) and not any("lib_" in word for word in again)
 
 
 def test_programs_that_change_packages_get_nothing_of_our_environment(
