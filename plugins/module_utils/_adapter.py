@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._errors import EvenkeelError
 from ._jobs import be_ours
+from ._text import escape, escaped, named
 
 STORE = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -28,16 +29,16 @@ def run_module(
     be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     try:
-        result = work(module.params, module.check_mode)
+        result = work(named(module.params), module.check_mode)
     except EvenkeelError as error:
-        module.fail_json(msg=error.message, error=type(error).__name__, **report(error.result))
+        module.fail_json(msg=escape(error.message), error=type(error).__name__, **report(error.result))
     except OSError as error:
-        module.fail_json(msg=f"{error}; nothing more was done", error="OSError", **report({}))
+        module.fail_json(msg=escape(f"{error}; nothing more was done"), error="OSError", **report({}))
     if not module._diff:
         result.pop("diff", None)
     module.exit_json(**report(result))
 
 
 def report(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with all the keys that every module promises."""
-    return {"changed": False, **{key: [] for key in REPORT}, **result}
+    """The result with all the keys that every module promises, and every name in it as valid UTF-8."""
+    return dict(escaped({"changed": False, **{key: [] for key in REPORT}, **result}))

@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from . import _agent, _deadman, _quiesce
-from ._errors import Damaged, EvenkeelError
+from . import _agent, _deadman, _doubt, _quiesce
+from ._errors import Damaged, EvenkeelError, Refused
 from ._resources import registry
 from ._rollback import finish
 from ._store import retention as keeping
@@ -31,11 +31,12 @@ def checkpoint(
     check_mode: bool = False,
     kind: str = "snapshot",
     quiesce: Any = None,
+    require_restorable: bool = False,
 ) -> dict[str, Any]:
     """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
 
     A state that the newest checkpoint of this name holds already is not recorded twice. Of ``kind`` log is only what
-    changed since that one, if it can be built on.
+    changed since that one, if it can be built on. With ``require_restorable`` what could not be put back refuses it.
     """
     declared = registry.check(resources)
     name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
@@ -45,11 +46,15 @@ def checkpoint(
     _deadman.check_within(confirm_within)
     if check_mode:
         store.check_format()
+        if confirm_within is not None:
+            _doubt.refuse_if_in_doubt(store)
         hasher = Hasher(store.objects)
         sections = registry.capture(declared, hasher, store.system, store.root)
+        lacking = _lacking(sections, require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, name, root, sections)
         result = _result(known, name, root, known is None or confirm_within is not None)
+        result["left"] = lacking
         base = store.base_of(name, host, sections) if known is None and kind == LOG else None
         if base is not None:
             result["kind"] = LOG
@@ -67,6 +72,7 @@ def checkpoint(
         said = finish(store)
         agent = ""
         if confirm_within is not None:
+            _doubt.refuse_if_in_doubt(store)
             agent = _agent.install(store)
             _deadman.prepare(store, agent)
         started = store.system.monotonic()
@@ -75,6 +81,7 @@ def checkpoint(
             still = _quiesce.Quiesced(hooks, store.system)
             with registry.held([section.kind for section in declared], store.system):
                 sections = registry.capture(declared, writer, store.system, store.root, still)
+            lacking = _lacking(sections, require_restorable)
         except EvenkeelError:
             writer.discard()
             raise
@@ -108,9 +115,21 @@ def checkpoint(
             result["kept"] = made.kept
             result["done"] += [f"forgot checkpoint {one[:12]}" for one in made.gone]
             result["changed"] = result["changed"] or bool(made.gone)
-        result["left"] = registry.lacks(sections)
+        result["left"] = lacking
         result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+
+def _lacking(sections: list[Section], refuse: bool) -> list[str]:
+    """What a rollback to the sections could not put back, in words; Refused for it, where that is asked for."""
+    found = registry.lacks(sections)
+    if found and refuse:
+        raise Refused(
+            f"a rollback could not put back all of it, and that is required (require_restorable): {'; '.join(found)}. "
+            "Nothing was recorded or armed. Mend it, or declare what can be put back",
+            left=found,
+        )
+    return found
 
 
 def _needed(store: Store, manifest: Manifest | None) -> set[str]:

@@ -29,7 +29,7 @@ from ._store.store import Store
 from ._store.transaction import pending
 from ._system import System
 
-CONFIRMED, ROLLED_BACK, IN_DOUBT = "confirmed", "rolled_back", "in_doubt"
+CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # How long what could not be put back is tried again, in seconds from the first attempt.
 TRIES = 3600.0
 # Kept free for the records of the end of a change: a disk that the change has filled must not stand in their way.
@@ -73,7 +73,8 @@ class Armed:
 class Event:
     """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
 
-    ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then.
+    ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then. ``rollback``: the
+    generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
     """
 
     generation: int
@@ -83,11 +84,13 @@ class Event:
     checkpoint: str
     left: list[str]
     until: float = 0.0
+    rollback: int | None = None
 
     def line(self) -> bytes:
         found = asdict(self)
-        if not self.until:
-            del found["until"]
+        for key in ("until", "rollback"):
+            if not found[key]:
+                del found[key]
         return json.dumps(found).encode()
 
 
@@ -130,12 +133,15 @@ def armed(store: Store) -> Armed | None:
 
 def host_state(root: str, system: System | None = None) -> dict[str, Any]:
     """What a guard or a status asks of a host; reads only."""
+    from ._doubt import in_doubt  # It imports us.
+
     store = Store(root, system or System())
-    change, last = armed(store), last_event(store)
+    change, last, doubt = armed(store), last_event(store), in_doubt(store)
     return {
         "generation": generation(store),
         "armed": dict(change.shown(), overdue=_late(change, store.system)) if change else None,
         "last": asdict(last) if last else None,
+        "doubt": asdict(doubt) if doubt else None,
         "interrupted": bool(pending(store)) or os.path.exists(store.join("resume")),
     }
 
@@ -243,13 +249,18 @@ def give_room(store: Store) -> None:
 def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
-    append_line(store.join("events"), event.line())
+    record_event(store, event)
     remove_file(store.join("armed"))
     remove_file(store.join("resume"))
     give_room(store)
     if store.system.has_systemd():
         _timers.rest(store)
     return event
+
+
+def record_event(store: Store, event: Event) -> None:
+    """Append the event. Durable once this returns."""
+    append_line(store.join("events"), event.line())
 
 
 def begin_return(store: Store, record: Armed, by: str) -> Armed:
@@ -274,7 +285,7 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
     tries_until = known.tries_until or store.system.now() + TRIES
     if list(left) != known.left:
         event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
-        append_line(store.join("events"), event.line())
+        record_event(store, event)
     return _record(store, replace(known, back=known.back or by, left=list(left), tries_until=tries_until))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import _deadman, _quiesce
+from . import _deadman, _doubt, _quiesce
 from ._errors import EvenkeelError, RestoreFailed
 from ._resources.registry import held
 from ._store import transaction
@@ -57,6 +57,7 @@ def rollback(
         result = execute(store, manifest, change, "operator", how, arm)
         result["done"] = [*said, *result["done"]]
         result["changed"] = result["changed"] or bool(said)
+        _doubt.cleared(store, manifest.id, not kinds and not paths, result["generation"])
         return result
 
 

@@ -11,6 +11,8 @@ description:
   - Records the declared resources of the host, complete and durable, under a name.
   - With O(confirm_within) the host arms itself; unless the change is confirmed by
     M(evenkeel.fault_tolerance.ft_settle) in time, or when the host boots before that, it rolls itself back.
+  - A host in doubt (RV(evenkeel.fault_tolerance.ft_info#module:doubt)) is not armed, until it was rolled back, or
+    accepted as it is with M(evenkeel.fault_tolerance.ft_accept).
   - A state that the newest checkpoint of the name holds already is not recorded again.
 version_added: 0.1.0
 author:
@@ -41,12 +43,13 @@ options:
     description:
       - What is to be protected, each a mapping with one key, the kind.
       - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
-        otherwise against each name).
+        otherwise against each name). A byte of a name that is not UTF-8 is written C(\xe9), here as in all results,
+        and a backslash that would read so C(\x5c).
       - V(packages) takes C(names), or nothing for all packages, of dpkg or rpm (with rpm's Python module; locks of
         dnf are files). Versions, holds and the marks auto and manual are recorded, and the package files are kept in
-        the store, from the cache of apt or dnf or else the mirror. What
-        was not installed is removed again, but its data stay; purge it before it is installed anew with its
-        configuration files. Packages are put back before files.
+        the store, from the cache of apt or dnf or else the mirror. What was not installed is removed again, but its
+        configuration and data stay, unless C(purge) is V(true) (dpkg alone). As many are put back as can be; each of
+        the others is named with its cause.
       - V(postgresql) takes C(cluster) (of Debian's, such as V(15/main)), or C(data) (a data directory) and C(unit); and
         C(archive), the directory of its archived log and base backups, by default C(data) with C(.evenkeel) behind it.
         The role C(postgresql) sets it up.
@@ -64,9 +67,12 @@ options:
         and put back as one set under the lock of useradd and its like.
       - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
         files.
-      - V(firewall) takes nothing. It is the nftables ruleset of the running kernel, without the values of counters. The
-        elements of sets that packets add or that expire are no part of it and stay as they are, and so do the tables
-        that a program owns. Refused where iptables keeps rules that nft cannot load again.
+      - V(firewall) takes nothing, or C(except). It is the nftables ruleset of the running kernel, without the values of
+        counters. The elements of sets that packets add or that expire are no part of it and stay as they are. So do the
+        tables, chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others),
+        the elements of sets that only shut out and that no file of the configuration fills, and what C(except) names,
+        each a table such as V(inet mine) or a set such as V(inet filter banned), with V(*) and V(?). RV(left) names
+        them. Refused where iptables keeps rules of nobody known that nft cannot load again.
     type: list
     elements: dict
     required: true
@@ -100,6 +106,13 @@ options:
     description:
       - Host name to record. By default the node name.
     type: str
+  require_restorable:
+    description:
+      - Refuse, with nothing recorded or armed, where a rollback could not put back all that O(resources) declares.
+        What that is is named in RV(left), with this option or without.
+    type: bool
+    default: false
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -215,7 +228,7 @@ proved:
   type: list
   elements: str
 left:
-  description: What is not as it should be, such as package files that could not be had.
+  description: What a rollback to this checkpoint could not put back, such as packages whose files could not be had.
   returned: always
   type: list
   elements: str
@@ -241,6 +254,7 @@ ARGUMENTS = {
     "confirm_within": {"type": "str"},
     "retention": {"type": "dict"},
     "host": {"type": "str"},
+    "require_restorable": {"type": "bool", "default": False},
 }
 
 
@@ -256,6 +270,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         check_mode,
         params["kind"],
         params["quiesce"],
+        params["require_restorable"],
     )
 
 

@@ -90,7 +90,7 @@ restarts:
   type: int
 host_state:
   description: Whether a change is under way, as M(evenkeel.fault_tolerance.ft_info) returns it (C(generation),
-    C(armed), C(last), C(interrupted)).
+    C(armed), C(last), C(doubt), C(interrupted)).
   returned: unless it was refused
   type: dict
 planned:

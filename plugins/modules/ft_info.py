@@ -55,7 +55,15 @@ armed:
   returned: success
   type: dict
 last:
-  description: How the last change ended, with C(generation), C(outcome), C(by), C(at), C(checkpoint), C(left).
+  description: How the last change ended, with C(generation), C(outcome) (V(confirmed), V(rolled_back), V(in_doubt) or
+    V(accepted)), C(by), C(at), C(checkpoint), C(left).
+  returned: success
+  type: dict
+doubt:
+  description:
+    - The end in doubt that nothing has made good since, as in RV(last); null when there is none. What RV(doubt.left)
+      names is not as it was before that change. Until it is rolled back, or accepted with
+      M(evenkeel.fault_tolerance.ft_accept), the host takes no other change.
   returned: success
   type: dict
 interrupted:

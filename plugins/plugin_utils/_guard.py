@@ -53,7 +53,11 @@ def measured(result: Mapping[str, Any]) -> Measured:
 
 
 def _flight(told: Mapping[str, Any]) -> str:
-    armed = told.get("armed")
+    armed, doubt = told.get("armed"), told.get("doubt")
+    if armed and doubt:
+        left = "; ".join(str(one) for one in (doubt.get("left") or [])[:5])
+        which = f"its change of generation {armed.get('generation')} is in doubt, and still tried again ({left})"
+        return f"{which}; roll it back, or accept it as it is (evenkeel accept)"
     if armed:
         until = armed.get("until")
         if isinstance(until, (int, float)):

@@ -17,7 +17,7 @@ from .conftest import Fleet
 from .test_restart import module
 
 HOST = "web1"
-NAMES = "ek-demo ek-lib ek-new"
+NAMES = "ek-demo ek-lib ek-new ek-a ek-b ek-c ek-lost"
 SLOW = "/run/ek-slow"  # the maintainer script of version 1 that it names does not end while it is there
 
 # Version 1 of ek-demo, version 2 that needs the new ek-lib, and ek-new; `publish FILE…` makes them the repository.
@@ -78,7 +78,8 @@ apt-mark -q unhold {NAMES} 2>/dev/null
 dpkg --purge --force-all {NAMES} 2>/dev/null
 [ ! -e /etc/apt/sources.list.before ] || mv /etc/apt/sources.list.before /etc/apt/sources.list
 rm -rf /run/ek-* /var/lib/systemd/deb-systemd-helper-enabled/*/ek-* /var/lib/systemd/deb-systemd-helper-enabled/ek-*
-rm -rf /srv/ek /usr/local/bin/ek-publish /var/lib/apt/lists/*srv_ek* /var/lib/ek-* /etc/ek-*
+rm -rf /srv/ek /usr/local/bin/ek-publish /var/cache/apt/archives/ek-*
+rm -rf /var/lib/apt/lists/*srv_ek* /var/lib/ek-* /etc/ek-*
 true
 """
 UPGRADE = """
@@ -148,6 +149,107 @@ def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
     refused = module(host, "ft_rollback", to="before")
     assert refused["failed"] and "ek-demo (Remv)" in refused["msg"] and refused["done"] == []
     assert host.on(HOST, STATE) == after and host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
+
+
+# Version 1 of these: ek-b's script wants what version 2 was content without, and shows what a script is given; ek-c
+# depends on the version 1 of ek-lost, whose package file nobody has; ek-a is like all the others.
+LOST = r"""
+set -e
+rm -rf /srv/ek/lost; mkdir /srv/ek/lost; cd /srv/ek/lost
+make() {
+  mkdir -p tree/DEBIAN tree/etc/$1
+  printf "Package: $1\nVersion: $2\nArchitecture: all\nMaintainer: A <a@example.org>\n$3Description: x\n" \
+    > tree/DEBIAN/control
+  echo $1 > tree/etc/$1/conf; echo /etc/$1/conf > tree/DEBIAN/conffiles
+  printf "#!/bin/sh\n$4\n" > tree/DEBIAN/postinst; chmod 755 tree/DEBIAN/postinst
+  dpkg-deb --root-owner-group --build tree $1_$2_all.deb > /dev/null
+  rm -r tree
+}
+for version in 1 2; do make ek-a $version; make ek-lost $version; done
+make ek-b 1 '' 'echo "$(umask) $LANG" > /run/ek-script
+test -e /srv/ek/good || { echo "ek-b: no good" >&2; exit 1; }'
+make ek-b 2
+make ek-c 1 'Depends: ek-lost (= 1)\n'; make ek-c 2
+cp ek-[abc]_1_all.deb /var/cache/apt/archives/
+touch /srv/ek/good
+echo LANG=de_DE.UTF-8 > /etc/default/locale
+dpkg --install ek-lost_1_all.deb; dpkg --install ek-[abc]_1_all.deb
+rm ek-lost_1_all.deb
+"""
+
+
+def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> None:
+    host.on(HOST, LOST)
+    names = ["ek-a", "ek-b", "ek-c", "ek-lost"]
+    taken = module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": names}}])
+    assert "package files of 1 packages" in taken["left"][0] and "ek-lost 1" in taken["left"][0]
+    before = host.on(HOST, STATE)
+    host.on(HOST, "cd /srv/ek/lost; dpkg --install ek-lost_2_all.deb ek-[abc]_2_all.deb; rm /srv/ek/good")
+    # Removed with the configuration file that it brought.
+    host.on(HOST, "dpkg --remove ek-a; rm -r /etc/ek-a")
+    result = module(host, "ft_rollback", to="before")
+    assert result["failed"], result
+    assert any(one.startswith("ek-lost:all: nobody has the package file of version 1") for one in result["left"]), (
+        result
+    )
+    assert any(one.startswith("ek-c:all: apt refuses: ek-c : Depends: ek-lost (= 1)") for one in result["left"]), result
+    assert any(one.startswith("ek-b:all: ek-b: no good; installed ek-b package post") for one in result["left"]), result
+    assert [one["target"] for one in result["done"]] == ["ek-a:all 1"]
+    assert host.on(HOST, "cat /etc/ek-a/conf /run/ek-script") == "ek-a\n0022 de_DE.UTF-8\n"
+    # Its cause is gone: the same again does the rest.
+    host.on(HOST, "touch /srv/ek/good")
+    result = module(host, "ft_rollback", to="before")
+    assert [one["target"] for one in result["done"]] == ["ek-b:all 1"] and len(result["left"]) >= 2, result
+    host.on(HOST, "sed -i 's/^/#/' /etc/default/locale")
+    host.on(
+        HOST,
+        "cd /srv/ek/lost; mkdir -p x; dpkg-deb -R ek-lost_2_all.deb x; sed -i 's/^Version: 2/Version: 1/' "
+        "x/DEBIAN/control; dpkg-deb -b x /var/cache/apt/archives/ek-lost_1_all.deb",
+    )
+    result = module(host, "ft_rollback", to="before")
+    assert not result["failed"] and host.on(HOST, STATE) == before, result
+
+
+# A file that moved from ek-demo to a package of its own, as an upgrade splits them: the older one declares nothing.
+MOVED = r"""
+set -e
+cd /srv/ek; rm -rf moved; mkdir moved; cd moved
+make() {
+  mkdir -p tree/DEBIAN tree/usr/share/ek-moved
+  printf "Package: $1\nVersion: $2\nArchitecture: all\nMaintainer: A <a@example.org>\n$3Description: x\n" \
+    > tree/DEBIAN/control
+  [ -z "$4" ] || echo "$1" > tree/usr/share/ek-moved/file
+  dpkg-deb --root-owner-group --build tree $1_$2_all.deb > /dev/null
+  rm -r tree
+}
+make ek-a 1 '' file; make ek-a 2 'Depends: ek-b\n' ''; make ek-b 2 'Replaces: ek-a (<< 2)\n' file
+cp ek-a_1_all.deb /var/cache/apt/archives/
+dpkg --install ek-a_1_all.deb
+"""
+
+
+def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
+    host.on(HOST, MOVED)
+    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-a", "ek-b"]}}])
+    before = host.on(HOST, STATE)
+    host.on(HOST, "cd /srv/ek/moved; dpkg --install ek-b_2_all.deb ek-a_2_all.deb")
+    assert host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-b\n"
+    result = module(host, "ft_rollback", to="before")
+    assert not result["failed"], result
+    assert host.on(HOST, STATE) == before and host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-a\n"
+
+
+def test_data_of_what_was_not_there_before_stay_or_are_purged_as_declared(host: Fleet) -> None:
+    names = ["ek-demo", "ek-lib", "ek-new"]
+    module(host, "ft_checkpoint", name="kept", resources=[{"packages": {"names": names}}])
+    module(host, "ft_checkpoint", name="purged", resources=[{"packages": {"names": names, "purge": True}}])
+    host.on(HOST, UPGRADE)
+    assert not module(host, "ft_rollback", to="kept")["failed"]
+    assert "ek-new" in host.on(HOST, "dpkg -l | grep ^rc; ls /etc")
+    host.on(HOST, UPGRADE)
+    result = module(host, "ft_rollback", to="purged")
+    assert not result["failed"] and "purge ek-new:all" in [f"{one['action']} {one['target']}" for one in result["done"]]
+    assert "ek-new" not in host.on(HOST, "dpkg -l | grep ^rc; ls /etc; true")
 
 
 @pytest.mark.parametrize("script", ["preinst", "postinst"])  # while it is unpacked, while it is configured

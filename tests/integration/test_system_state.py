@@ -63,6 +63,31 @@ def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: 
     assert fleet.state(HOST)["outcome"] == "confirmed" and "dport" not in fleet.on(HOST, "nft list ruleset")
 
 
+def test_a_table_that_locks_us_out_goes_and_what_programs_keep_stays(fleet: Fleet) -> None:
+    fleet.on(
+        HOST,
+        """nft 'flush ruleset
+        table inet bans { set banned { type ipv4_addr; elements = { 192.0.2.20 }; }
+          chain in { type filter hook input priority -1; ip saddr @banned drop; }; }
+        table inet f2b-table { chain in { type filter hook input priority -1; tcp dport 7 drop; }; }'""",
+    )
+    begun = fleet.module(HOST, "ft_checkpoint", name="before", resources=[{"firewall": {}}], confirm_within="12s")
+    assert "inet bans banned" in begun["left"][0] and "inet f2b-table (fail2ban)" in begun["left"][0], begun
+    fleet.on(
+        HOST,
+        """nft 'delete element inet bans banned { 192.0.2.20 }; add element inet bans banned { 192.0.2.10 }
+        add rule inet f2b-table in tcp dport 8 drop
+        table inet docker-bridges { chain c { tcp dport 6 accept; }; }
+        table inet lock { chain in { type filter hook input priority -5; tcp flags & (syn | ack) == syn drop; }; }'""",
+    )
+    assert not open_to_us(fleet)
+    assert fleet.eventually(lambda: open_to_us(fleet), 60) and fleet.disarmed(HOST)
+    assert fleet.state(HOST)["outcome"] == "rolled_back", fleet.state(HOST)
+    rules = fleet.on(HOST, "nft list ruleset")
+    assert "table inet lock" not in rules and "192.0.2.20" not in rules
+    assert all(words in rules for words in ("192.0.2.10", "dport 8", "table inet docker-bridges"))
+
+
 def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet: Fleet) -> None:
     firewall: list[dict[str, dict[str, str]]] = [{"firewall": {}}]
     fleet.on(HOST, f"nft '{OPEN}'")

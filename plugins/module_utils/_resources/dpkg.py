@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Packages of Debian: what dpkg and apt know, where package files come from, one transaction that puts them back."""
+"""Packages of Debian: what dpkg and apt know, and where package files come from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 
-from .._errors import Damaged, EvenkeelError, RestoreFailed
-from .._services import systemd
-from .._store.durable import write_all
+from .._errors import EvenkeelError
 from .._store.objects import SMALL, Hasher
-from .._system import Completed, System
-from .kind import Restore, Sink
+from .._system import System
+from .kind import Sink
 from .package import LATER, Ident, Package
 
 _ARCHIVES = "/var/cache/apt/archives"
@@ -27,19 +25,8 @@ _FORMAT = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Want}\\t${db:
 _GONE = ("not-installed", "config-files")
 _WHOLE = ("installed", "triggers-awaited", "triggers-pending")
 _LOOK = 60.0
-# A transaction is only ever stopped by what must not happen; dpkg killed in the middle is worse than a late end.
-_CHANGE = 3600.0
-# Seconds to wait for another apt or dpkg.
-_LOCK = 300
-_WAIT = ("-o", f"DPkg::Lock::Timeout={_LOCK}")
 # Seconds that a download may take: for the connection, and for each package. A rollback may be waiting.
 _CONNECT, _EACH = 20.0, 2.0
-# Everything apt knows is what is installed and what it is given: it can neither download nor choose anything else.
-_OFFLINE = (
-    *("-o", "Dir::Etc::sourcelist=/dev/null", "-o", "Dir::Etc::sourceparts=/dev/null"),
-    *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
-)
-_KEEP_CONFIG = ("--force-confdef", "--force-confold")
 
 
 def look(system: System) -> dict[str, Package]:
@@ -75,6 +62,13 @@ def packages_of(listed: str, marks: str) -> dict[str, Package]:
     return found
 
 
+def with_data(system: System) -> list[str]:
+    """The keys of what is not installed, and has left its configuration and data."""
+    seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
+    words = [line.split("\t") for line in seen.out.splitlines()] if seen.rc == 0 else []
+    return sorted(f"{one[0]}:{one[1]}" for one in words if one[5:] == ["config-files"])
+
+
 def auto_marked(text: str) -> set[tuple[str, str]]:
     """(name, architecture) of what apt installed because something else needed it."""
     found = set()
@@ -99,23 +93,25 @@ def older(one: str, other: str, system: System) -> bool:
 # -- package files
 
 
-def keep(packages: Sequence[Package], sink: Sink, system: System) -> dict[Ident, str]:
+def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
     """ident -> name of the package file in the sink, for those of which one can be had.
 
     In this order: apt's cache, the mirror, a file made anew by dpkg-repack. With a Hasher nothing is downloaded or
-    made: the name is that of the file which a Writer would get.
+    made: the name is that of the file which a Writer would get. Without ``fetch`` apt's cache is all that is asked.
     """
     if not packages:
         return {}
-    offered = _offered(packages, system)
+    offered = _offered(packages, system) if fetch else {}
     found = {}
     for package in packages:
-        path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
-        if os.path.isfile(path) and identity(path, system) == package.ident:
+        path = _cached(package, system)
+        if path:
             sha = add_file(path, sink)
             if sha and sha == offered.get(package.ident, sha):
                 found[package.ident] = sha
     missing = [package for package in packages if package.ident not in found]
+    if not fetch:
+        return found
     if isinstance(sink, Hasher):
         last = LATER if shutil.which("dpkg-repack") else ""
         return {**{one.ident: offered.get(one.ident, last) for one in missing}, **found}
@@ -141,19 +137,43 @@ def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
     return found
 
 
+def _cached(package: Package, system: System) -> str:
+    """The package file in apt's cache; "" when there is none."""
+    path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
+    return path if os.path.isfile(path) and identity(path, system) == package.ident else ""
+
+
+def fetch(packages: Sequence[Package], folder: str, system: System, download: bool) -> dict[str, str]:
+    """key -> package file, from apt's cache or, into ``folder``, from the mirror."""
+    found = {one.key: path for one in packages for path in [_cached(one, system)] if path}
+    missing = [one for one in packages if one.key not in found]
+    if missing and download:
+        idents = {one.ident: one.key for one in missing}
+        for path in _downloaded(missing, folder, system):
+            key = idents.get(identity(path, system))
+            if key is not None:
+                found[key] = path
+    return found
+
+
 def _download(
     packages: Sequence[Package], offered: Mapping[Ident, str], folder: str, sink: Sink, system: System
 ) -> dict[Ident, str]:
     if not packages:
         return {}
-    options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
-    argv = ["env", "-C", folder, "apt-get", "-q", *(word for one in options for word in ("-o", one)), "download"]
-    argv += [f"{package.key}={package.version}" for package in packages]
-    # Some may fail: what came is in the folder, under the name that apt gives it, and is known by its hash.
-    system.run(argv, _CONNECT + _EACH * len(packages))
+    # Some may fail: what came is known by its hash.
     idents = {offered[package.ident]: package.ident for package in packages}
-    came = [add_file(os.path.join(folder, name), sink) for name in sorted(os.listdir(folder)) if name.endswith(".deb")]
+    came = [add_file(path, sink) for path in _downloaded(packages, folder, system)]
     return {idents[sha]: sha for sha in came if sha in idents}
+
+
+def _downloaded(packages: Sequence[Package], folder: str, system: System) -> list[str]:
+    """What came of these from the mirror, in a folder of its own, under the names that apt gives it."""
+    inside = tempfile.mkdtemp(dir=folder)
+    options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
+    argv = ["env", "-C", inside, "apt-get", "-q", *(word for one in options for word in ("-o", one)), "download"]
+    system.run([*argv, *(f"{one.key}={one.version}" for one in packages)], _CONNECT + _EACH * len(packages))
+    return [os.path.join(inside, name) for name in sorted(os.listdir(inside)) if name.endswith(".deb")]
 
 
 def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[Ident, str]:
@@ -186,158 +206,3 @@ def identity(path: str, system: System) -> Ident:
     words = system.run(["dpkg-deb", "--show", "--showformat=${Package}\\t${Architecture}\\t${Version}", path], _LOOK)
     name, arch, version = (words.out.split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version
-
-
-# -- putting back
-
-
-def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
-    """Make the packages as given, by (action of the step, package as recorded), in one transaction of apt.
-
-    It is simulated first: RestoreFailed with nothing changed when a package file is missing, when apt refuses, or
-    when it would change more than was asked for.
-    """
-    installs = [one for action, one in changes if action in ("install", "upgrade", "downgrade", "reinstall")]
-    removes = [one for action, one in changes if action == "remove"]
-    without = [f"{one.key} {one.version}" for one in installs if not one.sha256]
-    if without:
-        raise RestoreFailed(
-            f"the store has no package file of {', '.join(without)}; no package was changed. Install these versions "
-            "by hand, if a mirror still has them, then run the rollback again",
-            left=without,
-        )
-    with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
-        paths = {one.key: _take_out(one, folder, at) for one in installs}
-        _repair(paths, removes, folder, at)
-        left = look(at.system)
-        removes = [one for one in removes if one.key in left]
-        if installs or removes:
-            argv = apt_install(list(paths.values()), removes)
-            simulated = at.system.run([*argv, "--simulate"], _CHANGE)
-            more = beyond(simulated.out, installs, removes)
-            if simulated.rc or more:
-                why = f"apt would also change {', '.join(more)}" if more else f"apt refuses: {simulated.words}"
-                raise RestoreFailed(
-                    f"the packages cannot be put back as recorded: {why}; none was changed. Declare all packages "
-                    "(packages: {}) so that what belongs together is put back together, or resolve it by hand",
-                    left=[one.key for one in [*installs, *removes]],
-                )
-            _change([*argv, "--yes"], folder, at)
-        _mark(changes, folder, at)
-    os.sync()
-    if at.boot and at.system.has_systemd():
-        systemd.daemon_reload(at.system)
-
-
-def apt_install(paths: Sequence[str], removes: Sequence[Package]) -> list[str]:
-    """The command that installs these files and removes these packages, and nothing else."""
-    return [
-        *("apt-get", "-q", *_OFFLINE, *_WAIT, "-o", "Dpkg::Use-Pty=0"),
-        *(word for one in _KEEP_CONFIG for word in ("-o", f"Dpkg::Options::={one}")),
-        *("-o", "APT::Get::AutomaticRemove=false", "--no-install-recommends"),
-        *("--allow-downgrades", "--allow-change-held-packages", "install"),
-        *paths,
-        *(f"{one.key}-" for one in removes),
-    ]
-
-
-def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Package]) -> list[str]:
-    """What a simulated transaction would do beyond what was asked for, in words."""
-    # apt names the architecture of what is foreign alone.
-    asked = {("Inst", name) for one in installs for name in (one.name, one.key)}
-    asked |= {("Remv", name) for one in removes for name in (one.name, one.key)}
-    found = re.findall(r"^(Inst|Remv|Purg) (\S+)", simulated, re.MULTILINE)
-    return [f"{name} ({verb})" for verb, name in found if (verb, name) not in asked]
-
-
-def _take_out(package: Package, folder: str, at: Restore) -> str:
-    """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
-    path = os.path.join(folder, f"{package.name}_{package.arch}.deb")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        for chunk in at.objects.read(package.sha256):
-            write_all(fd, chunk)
-    finally:
-        os.close(fd)
-    held = identity(path, at.system)
-    if held != package[:3]:
-        raise Damaged(
-            f"object {package.sha256} is recorded as the package {package.key} {package.version}, and is "
-            f"{' '.join(held).strip() or 'no package'}; no package was changed"
-        )
-    return path
-
-
-def _repair(paths: Mapping[str, str], removes: Sequence[Package], folder: str, at: Restore) -> None:
-    """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells.
-
-    A package of which a kill left only a part has no archive that apt could go on from: it gets the recorded one.
-    """
-    _change(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"], folder, at, strict=False)
-    gone = {package.key for package in removes}
-    for key, package in look(at.system).items():
-        partial = package.status.startswith("half-installed") or package.status.endswith("reinstreq")
-        if partial and key in gone:
-            _change(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key], folder, at, strict=False)
-        elif partial and key in paths:
-            _change(["dpkg", "--force-depends", "--force-breaks", "--unpack", paths[key]], folder, at, strict=False)
-
-
-def _mark(changes: Sequence[tuple[str, Package]], folder: str, at: Restore) -> None:
-    """Hold and mark all that was changed; a transaction marks what it installs as manual."""
-    live = look(at.system)
-    wanted: dict[str, list[str]] = {}
-    for action, package in changes:
-        now = live.get(package.key)
-        if now is None or action in ("remove", "configure"):
-            continue
-        name = package.name if package.arch == "all" else package.key
-        if package.auto != now.auto:
-            wanted.setdefault("auto" if package.auto else "manual", []).append(name)
-        if package.hold != now.hold:
-            wanted.setdefault("hold" if package.hold else "unhold", []).append(name)
-    for verb, names in wanted.items():
-        _change(["apt-mark", *_OFFLINE, *_WAIT, verb, *sorted(set(names))], folder, at)
-
-
-def _change(argv: Sequence[str], folder: str, at: Restore, strict: bool = True) -> None:
-    log = os.path.join(folder, "log")
-    command = ["env", *_environment(at), *argv]
-    end = at.system.monotonic() + _LOCK
-    while True:
-        # Into a file, not a pipe of ours: when we are killed, it goes on and ends well.
-        done = at.system.run(["sh", "-c", 'log=$1; shift; exec "$@" >"$log" 2>&1', "sh", log, *command], _CHANGE)
-        said = _read(log)
-        if done.rc == 0 or not _locked(said) or at.system.monotonic() >= end:
-            break
-        at.system.sleep(1.0)
-    if done.rc and (strict or _locked(said)):
-        words = Completed(done.argv, done.rc, "", said or done.err).words
-        raise RestoreFailed(
-            f"{argv[0]} failed in the middle of putting packages back: {words}. Run the rollback again when its cause "
-            "is gone; it goes on from there",
-            left=[words],
-        )
-
-
-def _environment(at: Restore) -> list[str]:
-    words = [
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "DEBIAN_FRONTEND=noninteractive",
-        "APT_LISTCHANGES_FRONTEND=none",
-        "NEEDRESTART_SUSPEND=1",
-    ]
-    # Early at boot a maintainer script that waits for a service would wait for us.
-    return [*words, "SYSTEMD_OFFLINE=1"] if at.boot else words
-
-
-def _locked(said: str) -> bool:
-    return "lock" in said and ("another process" in said or "held by process" in said)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return ""

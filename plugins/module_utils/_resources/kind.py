@@ -81,6 +81,7 @@ class Kind:
       end, with ``done`` and with what is ``left``.
     - ``verify``: what is not as the lines say, in words.
     - ``lacks``: what a rollback to the lines could not bring back, in words: it is said when they are recorded.
+    - ``lacking``: what cannot be put back now, or has to be waited for, in words: it is said beforehand.
     - ``still``: captured while what is quiesced stands still, as files are.
     - ``lost``: for what it keeps outside of the store, path -> what is wrong with it. Only looks.
     - ``forget``: deletes what it keeps outside of the store. It is given the root of the store, the lines of all
@@ -97,6 +98,7 @@ class Kind:
     verify: Callable[[Sequence[str], System], list[str]]
     trees: Callable[[dict[str, Any]], list[str]] = no_trees
     lacks: Callable[[Sequence[str]], list[str]] = lacks_nothing
+    lacking: Callable[[Sequence[str], Restore], list[str]] | None = None
     held: Callable[[System, float | None], AbstractContextManager[None]] = nothing_held
     before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
     brief: Callable[[dict[str, Any], Sink, System], list[str]] | None = None

@@ -2,12 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One installed package, and its line in the manifest."""
+"""One installed package and its line in the manifest; what dpkg and rpm have in common when packages are put back."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Callable, NamedTuple
 
 _LINE = re.compile(
     r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
@@ -79,3 +80,63 @@ class Package(NamedTuple):
 
 
 LATER = "later"
+INSTALLS = ("install", "upgrade", "downgrade", "reinstall")
+REMOVES = ("remove", "purge")
+_LOCALES = ("/etc/default/locale", "/etc/locale.conf")
+
+
+def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tuple[list[str], dict[str, str]]:
+    """(as many of them as can be had together, what each other one is refused for). ``refusal`` says why what it is
+    given is impossible, or "" when it can be. All together come first, then halves."""
+    chosen: list[str] = []
+    refused: dict[str, str] = {}
+
+    def add(more: Sequence[str]) -> None:
+        words = refusal([*chosen, *more]) if more else ""
+        if not words:
+            chosen.extend(more)
+        elif len(more) == 1:
+            refused[more[0]] = words
+        else:
+            add(more[: len(more) // 2])
+            add(more[len(more) // 2 :])
+
+    add(wanted)
+    # What needed one that came later.
+    before = -1
+    while refused and len(chosen) != before:
+        before, again = len(chosen), list(refused)
+        refused.clear()
+        for one in again:
+            add([one])
+    return chosen, refused
+
+
+def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:
+    """All of the environment for programs that change packages: nothing of ours, and the host's own language. Their
+    messages are in English, for we read them."""
+    found = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "SHELL": "/bin/sh",
+        "LANG": _language(),
+        "LC_MESSAGES": "C.UTF-8",
+        **more,
+    }
+    # Early at boot a script that waits for a service would wait for us.
+    return {**found, "SYSTEMD_OFFLINE": "1"} if boot else found
+
+
+def _language() -> str:
+    for path in _LOCALES:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                text = stream.read()
+        except OSError:
+            continue
+        found = dict(re.findall(r"""^\s*(LC_ALL|LANG)=["']?([A-Za-z0-9_.@-]+)""", text, re.MULTILINE))
+        if found:
+            return str(found.get("LC_ALL") or found["LANG"])
+    return "C.UTF-8"

@@ -17,11 +17,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple
 
-from .._errors import Damaged, UsageError
+from .._errors import Damaged, RestoreFailed, UsageError
 from .._store.manifest import Manifest
 from .._store.objects import Hasher, Objects
 from .._system import System
-from . import dpkg, rpm
+from . import apt, dpkg, rpm
 from .kind import Kind, Restore, Sink
 from .package import Ident, Package
 from .step import Step
@@ -29,14 +29,21 @@ from .step import Step
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
+# What was not installed is removed with its data; but the data of what is named so were there before.
+_PURGE = "purge"
+_DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
 NO_FILE = "; its package file is not in the store"
 
 
 class Recorded(NamedTuple):
-    """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``."""
+    """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``.
+
+    ``data``: keys of what was not installed, and had left data; None where nothing is to be purged.
+    """
 
     present: list[Package]
     absent: set[str]
+    data: set[str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -44,18 +51,24 @@ class Recorded(NamedTuple):
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; ``names`` is None for all packages. UsageError names what is bad."""
-    unknown = set(spec) - {"names"}
+    unknown = set(spec) - {"names", "purge"}
     if unknown:
-        raise UsageError(f"packages: unknown key {sorted(unknown)[0]!r}; it takes names, or nothing for all packages")
-    names = spec.get("names")
+        raise UsageError(
+            f"packages: unknown key {sorted(unknown)[0]!r}; it takes names, or nothing for all packages, and purge"
+        )
+    names, purge = spec.get("names"), spec.get("purge", False)
+    if not isinstance(purge, bool):
+        raise UsageError(f"packages: purge must be true or false, not {purge!r}")
+    # A key that says what holds without it would make another declaration of the same.
+    more = {"purge": True} if purge else {}
     if names is None:
-        return {"names": None}
+        return {"names": None, **more}
     if not isinstance(names, list) or not names:
         raise UsageError(f"packages: names must be a list of packages, not {names!r}; leave it out for all packages")
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
-    return {"names": sorted(set(names))}
+    return {"names": sorted(set(names)), **more}
 
 
 def look(system: System) -> list[Package]:
@@ -66,7 +79,12 @@ def look(system: System) -> list[Package]:
     return sorted(found)
 
 
-def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+def at_hand(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same as ``capture``, with the package files that are on this host: no mirror is waited for."""
+    return capture(spec, sink, system, fetch=False)
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System, fetch: bool = True) -> list[str]:
     """A line for each package, with the name of its file in the sink as far as one can be had."""
     live = look(system)
     names = spec["names"]
@@ -76,10 +94,11 @@ def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
     settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
     unknown = [one for one in chosen if one.ident not in settled]
     manager = live[0].manager
-    found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system)
+    found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system, fetch)
     lines = [one._replace(sha256=known.get(one.ident) or found.get(one.ident, "")).line() for one in chosen]
     have = {one.key for one in chosen} | {one.name for one in chosen}
-    return lines + [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+    lines += [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+    return lines + ([_PURGE, *(f"data {key}" for key in dpkg.with_data(system))] if spec.get("purge") else [])
 
 
 def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident, str]:
@@ -107,8 +126,14 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
 
 def parse(lines: Sequence[str]) -> Recorded:
     """Raises Damaged for what ``capture`` could not have written."""
-    recorded = Recorded([], set())
+    recorded = Recorded([], set(), set() if _PURGE in lines else None)
     for line in lines:
+        left = _DATA.fullmatch(line)
+        if line == _PURGE:
+            continue
+        if left is not None and recorded.data is not None:
+            recorded.data.add(left[1])
+            continue
         word, _blank, rest = line.partition(" ")
         name = rest[: -len(" -")]
         if word in ("deb", "rpm") and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
@@ -138,7 +163,7 @@ def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], 
         if key in present or key in replaced:
             continue
         if then.covers(one):
-            steps.append(_step("remove", key, "was not installed", one))
+            steps.append(_removal(then, one))
         elif one.status:
             steps.append(_step("configure", key, f"is {one.status}", one))
     return steps
@@ -166,6 +191,16 @@ def compare_versions(then: Recorded, now: Sequence[Package]) -> list[Step]:
 
 def _step(action: str, target: str, why: str, package: Package) -> Step:
     return Step("packages", action, target, why, {"package": list(package)})
+
+
+def _removal(then: Recorded, one: Package) -> Step:
+    if then.data is not None and one.key not in then.data:
+        return _step("purge", one.key, "was not installed", one)
+    why = "was not installed; its configuration and data stay (state rc)"
+    step = _step("remove", one.key, why, one)
+    hint = ": with packages: {purge: true} they are removed too" if then.data is None else ", as they were there before"
+    step.detail["note"] = f"{one.key} was removed, and its configuration and data stay (state rc){hint}"
+    return step
 
 
 def _other_architecture(live: Mapping[str, Package], wanted: Package) -> Package | None:
@@ -240,9 +275,36 @@ def _some(words: Sequence[str]) -> str:
 
 
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    packages = [(step.action, Package.of(step.detail["package"])) for step in steps]
-    (dpkg if packages[0][1].manager == "deb" else rpm).transact(packages, at)
-    return list(steps)
+    """As many as can be; RestoreFailed names the others, each with its cause."""
+    changes = _changes(steps)
+    try:
+        left = (apt if changes[0][1].manager == "deb" else rpm).transact(changes, at)
+    except OSError as error:
+        raise RestoreFailed(
+            f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
+            done=[],
+            left=[f"packages: {error}"],
+        ) from error
+    done = [step for step, (_action, package) in zip(steps, changes) if package.key not in left]
+    if left:
+        words = [f"{key}: {why}" for key, why in left.items()]
+        raise RestoreFailed(
+            f"{len(left)} packages cannot be put back: {'; '.join(words[:10])}",
+            done=[step.shown() for step in done],
+            left=words,
+            notes=[step.detail["note"] for step in done if "note" in step.detail],
+        )
+    return done
+
+
+def _changes(steps: Sequence[Step]) -> list[tuple[str, Package]]:
+    return [(step.action, Package.of(step.detail["package"])) for step in steps]
+
+
+def lacking(then: Sequence[str], at: Restore) -> list[str]:
+    """What a rollback to the lines could not put back now, or what it would have to wait for, in words."""
+    changes = _changes(plan(then, at.system))
+    return (apt if changes[0][1].manager == "deb" else rpm).lacking(changes, at) if changes else []
 
 
 KIND = Kind(
@@ -252,4 +314,6 @@ KIND = Kind(
     apply=apply,
     verify=verify,
     lacks=lacks,
+    lacking=lacking,
+    brief=at_hand,
 )

@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .._errors import Damaged, EvenkeelError, RestoreFailed
 from .._services import systemd
@@ -23,7 +24,7 @@ from .._store.objects import Hasher
 from .._system import System
 from .dpkg import add_file
 from .kind import Restore, Sink
-from .package import LATER, Ident, Package
+from .package import LATER, Ident, Package, environment, most
 
 _CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
 _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
@@ -94,16 +95,16 @@ def packages_of(listed: str, wanted: str | None) -> list[Package]:
     return found
 
 
-def keep(packages: Sequence[Package], sink: Sink, system: System) -> dict[Ident, str]:
+def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
     """ident -> name of the package file in the sink, from dnf's cache or else its repositories.
 
-    With a Hasher nothing is downloaded: what dnf may have is LATER.
+    With a Hasher nothing is downloaded: what dnf may have is LATER. Without ``fetch`` the cache is all that is asked.
     """
     missing = {package.ident: package for package in packages}
     folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
     found = _taken(missing, folders, sink, system)
     left = [package for ident, package in missing.items() if ident not in found]
-    if not left or not shutil.which("dnf"):
+    if not fetch or not left or not shutil.which("dnf"):
         return found
     if isinstance(sink, Hasher):
         return {**dict.fromkeys((package.ident for package in left), LATER), **found}
@@ -143,56 +144,82 @@ def identity(path: str, system: System) -> Ident:
     return name, arch, version
 
 
-def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
+def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
     """Install and erase, by (action of the step, package as recorded), in one transaction; then the marks.
 
-    It is tested first: RestoreFailed with nothing changed when a package file is missing, or when rpm refuses.
+    What cannot be is left out, with what depends on it, and returned: name and architecture -> why. Each transaction is
+    tested first. The versions of one package go together: its newer one is not erased where the older one is missing.
     """
-    installs = [one for action, one in changes if action == "install"]
-    erases = [one for action, one in changes if action == "remove"]
-    without = [f"{one.key} {one.version}" for one in installs if not one.sha256]
-    if without:
-        raise RestoreFailed(
-            f"the store has no package file of {', '.join(without)}; no package was changed. Install these versions "
-            "by hand, if a repository still has them, then run the rollback again",
-            left=without,
-        )
-    if installs or erases:
-        with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
-            work = {"install": [_take_out(one, folder, at) for one in installs], "erase": [one.ident for one in erases]}
-            plan = os.path.join(folder, "work.json")
-            with open(plan, "w", encoding="utf-8") as stream:
-                json.dump(work, stream)
-            for test in (["test"], []):
-                done = at.system.run([*_command(at), plan, *test], _CHANGE)
-                if done.rc:
-                    said = "; ".join(done.out.split("\n")[:10]).rstrip("; ") or done.words
-                    happened = "none was changed" if test else "run the rollback again when the cause is gone"
-                    raise RestoreFailed(
-                        f"rpm does not put the packages back: {said}; {happened}",
-                        left=[one.key for one in [*installs, *erases]],
-                    )
-    _mark(changes, at)
+    left: dict[str, str] = {}
+    work: dict[str, list[tuple[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
+        for action, one in changes:
+            if action not in ("install", "remove"):
+                continue
+            try:
+                what = ("install", _take_out(one, folder, at)) if action == "install" else ("erase", one.ident)
+                work.setdefault(one.key, []).append(what)
+            except (EvenkeelError, OSError) as error:
+                left[one.key] = str(error)
+        able = [key for key in work if key not in left]
+        chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
+        failed = _run(work, chosen, folder, at) if chosen else ""
+    left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
+    still = _open(changes, at) if failed else set()
+    left.update({key: failed for key in chosen if key in still})
+    left.update(_mark([one for one in changes if one[1].key not in left], at))
     os.sync()
     if at.boot and at.system.has_systemd():
         systemd.daemon_reload(at.system)
+    return left
+
+
+def lacking(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
+    """What stands against it now, in words, as far as that can be told without a package file being taken out."""
+    gone = [one for action, one in changes if action == "install" and not one.sha256]
+    return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+
+
+def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
+    """The keys of what is not as it should be yet."""
+    live = {one.ident for one in look(at.system)}
+    wanted = [(action == "install", one) for action, one in changes if action in ("install", "remove")]
+    return {one.key for install, one in wanted if install != (one.ident in live)}
+
+
+def _run(
+    work: Mapping[str, Sequence[tuple[str, Any]]], keys: Sequence[str], folder: str, at: Restore, test: bool = False
+) -> str:
+    """Carry out what these packages need, or only test it; why it cannot be, "" when it could."""
+    todo = [one for key in keys for one in work[key]]
+    plan = os.path.join(folder, "work.json")
+    with open(plan, "w", encoding="utf-8") as stream:
+        json.dump({kind: [what for one, what in todo if one == kind] for kind in ("install", "erase")}, stream)
+    done = at.system.run([*_command(at), plan, *(["test"] if test else [])], _CHANGE)
+    return ("; ".join(done.out.split("\n")[:10]).rstrip("; ") or done.words) if done.rc else ""
 
 
 def _command(at: Restore) -> list[str]:
     """The Python that has rpm's library, at work on the transaction."""
-    # Early at boot a scriptlet that waits for a service would wait for us.
-    environment = ["env", "SYSTEMD_OFFLINE=1"] if at.boot else []
+    words = [f"{key}={value}" for key, value in environment({}, at.boot).items()]
     for python in _PYTHONS:
         if at.system.run([python, "-c", "import rpm"], _LOOK).rc == 0:
-            return [*environment, python, "-c", _TRANSACTION]
+            clean = ["env", "-i", *words, "sh", "-c", 'umask 022; exec "$@"', "sh"]
+            return [*clean, python, "-c", _TRANSACTION]
     raise RestoreFailed(
         "no Python on this host has the module rpm; no package was changed. Install python3-rpm, then run it again",
-        left=["packages"],
+        done=[],
+        left=["packages: no Python has the module rpm"],
     )
 
 
 def _take_out(package: Package, folder: str, at: Restore) -> str:
     """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
+    if not package.sha256:
+        raise Damaged(
+            f"the store has no package file of version {package.version}. Install this version by hand, if a "
+            "repository still has it, then run the rollback again"
+        )
     path = os.path.join(folder, f"{_nevra(package)}.rpm")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -201,19 +228,17 @@ def _take_out(package: Package, folder: str, at: Restore) -> str:
     finally:
         os.close(fd)
     if identity(path, at.system) != package.ident:
-        raise Damaged(
-            f"object {package.sha256} is recorded as the package {_nevra(package)}, and is another; "
-            "no package was changed"
-        )
+        raise Damaged(f"object {package.sha256} is recorded as the package {_nevra(package)}, and is another")
     return path
 
 
-def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
-    """Mark all that was changed; rpm's library tells dnf nothing of why it installs."""
+def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
+    """Mark all that was changed; rpm's library tells dnf nothing of why it installs. key -> why it could not."""
     live = {one.key: one.auto for one in look(at.system)}
     verbs = {False: "install", True: "remove"}
     if at.system.run(["dnf", "--version"], _LOOK).out.startswith("dnf5"):
         verbs = {False: "user", True: "dependency"}
+    left = {}
     for auto, verb in verbs.items():
         keys = {
             one.key for action, one in changes if action != "remove" and one.auto == auto != live.get(one.key, auto)
@@ -222,4 +247,5 @@ def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
             names = [".".join(key.split(":")) for key in sorted(keys)]
             done = at.system.run(["dnf", "-q", "-y", "-C", *_ALONE, "mark", verb, *names], _LOOK)
             if done.rc:
-                raise RestoreFailed(f"packages cannot be marked {verb}: {done.words}", left=names)
+                left.update(dict.fromkeys(keys, f"cannot be marked {verb}: {done.words}"))
+    return left

@@ -105,6 +105,10 @@ class Run:
         plan.add_steps(self.store, made, self.how)
         self._made = plan.stopped(made, self.how.quiesce)
         self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items()]
+        for section in made.sections:
+            lacking = KINDS[section.kind].lacking if section.kind in KINDS else None
+            if lacking is not None and any(step.resource == section.kind for step in made.steps):
+                self._left += lacking(own_lines(section), self._at())
         return self.result()
 
     def _ended(self, error: EvenkeelError) -> EvenkeelError:

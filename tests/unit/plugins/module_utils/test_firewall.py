@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import firewall, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import firewall, registry, ruleset
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.ruleset import Keep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
@@ -98,6 +100,7 @@ table inet filter {
     }
 }
 """)
+TABLE = re.compile(r"^table .*?^\}\n", re.MULTILINE | re.DOTALL)
 SIMPLE = "table inet filter {\n\tchain c {\n\t}\n}\n"
 
 
@@ -108,21 +111,25 @@ class Nft:
     rules: str = SIMPLE
     warnings: str = ""
     broken: str = ""
+    ipsets: str = ""
     loads: list[str] = field(default_factory=list)
 
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words = tuple(argv)
+        if words[0] == "ipset":
+            return Completed(words, 0 if self.ipsets else 127, self.ipsets, "")
         assert words[0] == "nft"
         if self.broken:
             return Completed(words, 1, "", self.broken)
         if words[-1] == "ruleset":
             return Completed(words, 0, self.rules, self.warnings)
         text = Path(words[-1]).read_text()
-        assert text.startswith("flush ruleset\n")
-        if "bogus" in text:
+        if any("bogus" in table for table in TABLE.findall(text)):
             return Completed(words, 1, "", "Error: syntax error, bogus")
         if "--check" not in words:
-            self.rules = text.partition("\n")[2]
+            gone = re.findall(r"^delete table (.*)$", text, re.MULTILINE)
+            kept = [one for one in TABLE.findall(self.rules) if not any(one.startswith(f"table {g} ") for g in gone)]
+            self.rules = "".join(kept + TABLE.findall(text))
             self.loads.append(self.rules)
         return Completed(words, 0, "", "")
 
@@ -130,6 +137,8 @@ class Nft:
 @pytest.fixture
 def nft(store: Store, monkeypatch: pytest.MonkeyPatch) -> Nft:
     nft = Nft()
+    monkeypatch.setattr(firewall, "_LEGACY", ())
+    monkeypatch.setattr(firewall, "_CONFIGURED", ())
     store.system = replace(store.system, run=nft.run)
     kind = firewall.kind(store.system)
     monkeypatch.setitem(registry.LATE, "firewall", kind)
@@ -137,25 +146,36 @@ def nft(store: Store, monkeypatch: pytest.MonkeyPatch) -> Nft:
     return nft
 
 
+def lasting(listing: str) -> str:
+    return ruleset.recording(ruleset.tables(listing).values(), Keep())
+
+
+def loaded(text: str, live: str, keep: Keep | None = None, same: Collection[str] = ()) -> str:
+    """The tables that one transaction makes of the live ones."""
+    made = ruleset.transaction(ruleset.tables(text), ruleset.tables(live), keep or Keep(), same)
+    return "".join(TABLE.findall(made))
+
+
 def test_what_comes_and_goes_by_itself_is_not_part_of_it() -> None:
-    assert firewall.lasting("# Warning: x\n" + OWNED + RULES + OWNED) == LASTING
-    assert firewall.lasting(LASTING) == LASTING
-    assert firewall.lasting("") == ""
+    assert lasting("# Warning: x\n" + OWNED + RULES + OWNED) == LASTING
+    assert lasting(LASTING) == LASTING
+    assert lasting("") == ""
 
 
 def test_what_comes_and_goes_by_itself_stays_as_it_is() -> None:
-    assert firewall.keeping(LASTING, "") == LASTING and firewall.keeping("", RULES) == ""
-    assert firewall.lasting(firewall.keeping(LASTING, RULES)) == LASTING
-    kept = firewall.keeping(LASTING, OWNED + RULES)
+    changed = RULES.replace("policy accept", "policy drop")
+    assert loaded(LASTING, "") == LASTING and loaded("", RULES) == "" and loaded(LASTING, RULES) == ""
+    kept = loaded(LASTING, OWNED + changed)
+    assert lasting(kept) == LASTING
     assert "elements = { 10.0.0.1, 10.0.0.2, 10.0.0.3 }" in kept
     assert 'elements = { 10.0.0.1 comment "no timeout, a } b", 10.0.0.3, 10.0.0.2 timeout 5m comment "x, y" }' in kept
     # Newer versions of nft say how many elements there are just now.
-    counted = RULES.replace("\t\tsize 100\n", "\t\tsize 100\t# count 3\n")
-    assert counted != RULES and firewall.lasting(counted) == LASTING
-    assert firewall.keeping(LASTING, OWNED + counted) == kept
+    counted = changed.replace("\t\tsize 100\n", "\t\tsize 100\t# count 3\n")
+    assert counted != changed and lasting(counted.replace("policy drop", "policy accept")) == LASTING
+    assert loaded(LASTING, OWNED + counted) == kept
     # A set of another kind, or in another table, is another set.
-    assert firewall.keeping(LASTING, RULES.replace("table inet filter", "table ip filter")) == LASTING
-    assert "10.0.0.1, 10.0.0.2" not in firewall.keeping(LASTING, RULES.replace("ipv4_addr", "ipv6_addr"))
+    assert loaded(LASTING, changed.replace("table inet filter", "table ip filter")) == LASTING
+    assert "10.0.0.1, 10.0.0.2" not in loaded(LASTING, changed.replace("ipv4_addr", "ipv6_addr"))
 
 
 def test_an_element_that_stands_in_the_way_is_given_up(store: Store, nft: Nft) -> None:
@@ -221,7 +241,7 @@ def test_a_ruleset_that_is_refused_leaves_the_one_that_is_there(store: Store, nf
     checkpoint(store, "before", FIREWALL)
     nft.rules = "table ip bogus {\n}\n"
     rollback(store, "before")
-    with pytest.raises(RestoreFailed, match="as it was before the rollback.*syntax error"):
+    with pytest.raises(RestoreFailed, match="firewall: Error: syntax error"):
         rollback(store, "undo")
     assert nft.rules == SIMPLE
 
@@ -263,7 +283,7 @@ def test_a_service_that_sets_up_its_own_rules_does_not_have_the_last_word(
     service = Kind(
         check=lambda spec: spec,
         capture=lambda _spec, _sink, _system: ["running"],
-        plan=lambda _then, _at: [] if started else [Step("services", "restart", "nftables.service")],
+        plan=lambda _then, _at: [] if started else [Step("services", "start", "nftables.service")],
         apply=start,
         verify=lambda _then, _system: [],
     )
@@ -276,7 +296,82 @@ def test_a_service_that_sets_up_its_own_rules_does_not_have_the_last_word(
     assert [one["resource"] for one in result["done"]] == ["firewall", "services", "firewall"]
 
 
-@pytest.mark.parametrize("line", ["ruleset sha256=../../x", "ruleset", "rules sha256=" + "0" * 64])
+def test_a_record_of_version_0_1_0_comes_back_with_all_its_tables(store: Store, nft: Nft) -> None:
+    bans = SIMPLE.replace("filter", "f2b-table")
+    checkpoint(store, "any", FIREWALL)
+    writer = Writer(store.objects)
+    line = f"ruleset sha256={writer.add((bans + LASTING).encode())}"
+    writer.publish()
+    at = Restore(store.system, store.objects)
+    nft.rules = LASTING + bans + SIMPLE.replace("filter", "new")
+    steps = firewall.plan([line], at)
+    assert firewall.apply(steps, at) == steps and nft.rules == bans + LASTING
+    assert firewall.plan([line], at) == [] and firewall.verify([line], store.system) == []
+    assert firewall.lacks([line]) == []
+
+
+def test_what_filters_beside_nftables_is_said(store: Store, nft: Nft, monkeypatch: Any, tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("filter\n")
+    monkeypatch.setattr(firewall, "_LEGACY", [("iptables", str(tmp_path / "names")), ("ip6tables", "/nowhere")])
+    nft.ipsets = "banned\n"
+    assert "what iptables and ipset filters beside nftables" in checkpoint(store, "a", FIREWALL)["left"][0]
+
+
+def test_a_set_that_a_file_fills_is_the_administrator_s(
+    store: Store, nft: Nft, monkeypatch: Any, tmp_path: Path
+) -> None:
+    nft.rules = tabs("""\
+table inet site {
+    set banned {
+        type ipv4_addr
+        elements = { 10.0.0.1 }
+    }
+
+    chain in {
+        ip saddr @banned drop
+    }
+}
+""")
+    (tmp_path / "site.nft").write_text("table inet site { set banned { type ipv4_addr; elements = { 10.0.0.1 }\n}\n}")
+    assert "inet site banned" in checkpoint(store, "a", FIREWALL)["left"][0]
+    monkeypatch.setattr(firewall, "_CONFIGURED", [str(tmp_path / "*")])
+    assert checkpoint(store, "b", FIREWALL)["left"] == []
+    before = nft.rules
+    nft.rules = before.replace("10.0.0.1", "10.0.0.2")
+    assert not rollback(store, "a")["changed"]
+    rollback(store, "b")
+    assert nft.rules == before
+
+
+@pytest.mark.parametrize(
+    ("rules", "shut"),
+    [
+        (["ip saddr @s drop"], True),
+        (["ip saddr @s counter reject"], True),
+        (["ip saddr != @s drop"], False),
+        (["ip saddr @s accept"], False),
+        (["ip saddr @s jump allowed"], False),
+        (["ip saddr @s drop", "ip daddr @s accept"], False),
+        (['ip saddr @s accept comment "drop"'], False),
+        (["ip saddr @s2 drop"], False),
+        ([], False),
+    ],
+)
+def test_a_set_that_lets_in_is_never_a_program_s(rules: list[str], shut: bool) -> None:
+    body = "".join(f"\t\t{rule}\n" for rule in rules)
+    found = ruleset.tables(f"table ip t {{\n\tset s {{\n\t\ttype ipv4_addr\n\t}}\n\n\tchain c {{\n{body}\t}}\n}}\n")
+    assert bool(ruleset.plain_sets(found.values(), Keep(), "")) is shut
+
+
+@pytest.mark.parametrize("bad", ["inet", "a b c d", "inet x; flush", "", 1])
+def test_what_is_excepted_is_typed(nft: Nft, bad: Any) -> None:
+    with pytest.raises(UsageError, match="except must be a list of tables and sets"):
+        registry.check([{"firewall": {"except": [bad]}}])
+
+
+@pytest.mark.parametrize(
+    "line", ["ruleset sha256=../../x", "ruleset", "rules sha256=" + "0" * 64, "alone set x", "alone", "except x"]
+)
 def test_a_doctored_line_is_refused(store: Store, nft: Nft, line: str) -> None:
     with pytest.raises(Damaged, match="refused"):
         firewall.plan([line], Restore(store.system, store.objects))
@@ -285,13 +380,13 @@ def test_a_doctored_line_is_refused(store: Store, nft: Nft, line: str) -> None:
 def test_a_memory_file_is_not_left_open(store: Store, nft: Nft) -> None:
     before = len(os.listdir("/proc/self/fd"))
     firewall.check({}, store.system)
-    firewall.capture(Hasher(), store.system)
+    firewall.capture({}, Hasher(), store.system)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 _REAL = (
     """
-import subprocess, sys, time
+import re, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
@@ -302,7 +397,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 store = Store(sys.argv[2], System(has_systemd=lambda: False))
 def nft(text): subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
-def listed(*words): return subprocess.check_output(["nft", "-s", "list", *words], text=True)
+def listed(*words):
+    out = subprocess.check_output(["nft", "-s", "list", *words], text=True)
+    return "".join(sorted(re.findall(r"(?ms)^table .*?^}\\n", out)))
 """
     + '''
 nft("""
@@ -358,11 +455,69 @@ assert "9.9.9.9" in listed("ruleset") and "dport 9" not in listed("ruleset")
 nft("flush set inet filter learned")
 assert listed("ruleset") == before
 
+# What programs own stays as it is now, and is named; what shuts us out beside it goes.
+nft("""flush ruleset
+table inet site {
+  set banned { type ipv4_addr; elements = { 192.0.2.20 } }
+  set trusted { type ipv4_addr; elements = { 192.0.2.1 } }
+  set f2b-sshd { type ipv4_addr; elements = { 198.51.100.1 } }
+  chain in { type filter hook input priority 0; policy accept;
+    ip saddr @banned drop
+    ip saddr @f2b-sshd drop
+    ip saddr @trusted accept
+    tcp dport 1 drop
+  }
+}
+table inet f2b-table { chain c { tcp dport 7 drop; }; }
+table ip mine { set m { type ipv4_addr; }; chain c { ip saddr @m accept; }; }
+""")
+taken = checkpoint(store, "programs", [{"firewall": {"except": ["ip mi*"]}}])
+for words in ("inet f2b-table (fail2ban)", "fail2ban in the table inet site", "inet site banned", "ip mine (except)"):
+    assert words in taken["left"][0], (words, taken["left"])
+assert "trusted" not in taken["left"][0]
+nft("""delete element inet site banned { 192.0.2.20 }
+add element inet site banned { 192.0.2.10 }
+delete element inet site trusted { 192.0.2.1 }
+add element inet site f2b-sshd { 198.51.100.2 }
+insert rule inet site in tcp dport 22 drop
+flush chain inet f2b-table c
+add element ip mine m { 192.0.2.9 }
+table inet lock { chain c { type filter hook input priority -5; tcp dport 22 drop; }; }
+table ip docker-bridges { chain c { tcp dport 8 accept; }; }
+""")
+planned = rollback(store, "programs", check_mode=True)["planned"]
+assert rollback(store, "programs")["done"] == planned
+now = listed("ruleset")
+for words in ("{ 192.0.2.10 }", "{ 192.0.2.1 }", "{ 198.51.100.1, 198.51.100.2 }", "dport 8", "192.0.2.9"):
+    assert words in now, (words, now)
+for words in ("dport 22", "inet lock", "dport 7", "192.0.2.20"):
+    assert words not in now, (words, now)
+assert not rollback(store, "programs")["changed"]
+nft("flush set inet site banned")
+assert not rollback(store, "programs")["changed"]
+
+# A change that flushes all of it has taken away what programs had there.
+nft("flush ruleset; table inet site { set banned { type ipv4_addr; elements = { 192.0.2.30 }; }; }")
+rollback(store, "programs")
+now = listed("ruleset")
+for words in ("192.0.2.20", "192.0.2.30", "{ 192.0.2.1 }", "198.51.100.1", "saddr @f2b-sshd drop"):
+    assert words in now, (words, now)
+nft("flush ruleset")
+
 foreign = "iptables-nft -A INPUT -m string --algo bm --string x -j DROP"
 if subprocess.call(foreign, shell=True) == 0:
     try: checkpoint(store, "foreign", [{"firewall": {}}])
     except UsageError as error: assert "ip filter of iptables-nft" in error.message, error.message
     else: raise AssertionError("recorded")
+    checkpoint(store, "foreign", [{"firewall": {"except": ["ip filter"]}}])
+    subprocess.check_call(["iptables-nft", "-N", "DOCKER"])
+    subprocess.check_call(["iptables-nft", "-A", "INPUT", "-j", "DOCKER"])
+    left = checkpoint(store, "docker", [{"firewall": {}}])["left"]
+    assert "ip filter (docker, by iptables-nft, with whatever else is in it)" in left[0], left
+    before = listed("ruleset")
+    nft("table inet lock { chain c { type filter hook input priority -5; tcp dport 22 drop; }; }")
+    rollback(store, "docker")
+    assert listed("ruleset") == before, listed("ruleset")
 print("all of it")
 '''
 )

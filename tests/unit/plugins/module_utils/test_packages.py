@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +23,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import dpkg, packages, rpm
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+    apt,
+    dpkg,
+    package,
+    packages,
+    rpm,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -136,14 +146,15 @@ def test_each_kind_of_difference_has_its_step() -> None:
         "hold web:amd64: is not held",
         "auto web:amd64: is marked manual",
     ]
-    assert plan(then, now, Package("new", "all", "1")) == ["remove new:all: was not installed"]
+    stays = "was not installed; its configuration and data stay (state rc)"
+    assert plan(then, now, Package("new", "all", "1")) == [f"remove new:all: {stays}"]
     assert "not in the store" in plan([now.line()])[0]
 
 
 def test_only_what_was_declared_is_removed() -> None:
     then = [WEB.line(), "deb extra -"]
     live = [WEB, Package("extra", "amd64", "1"), Package("other", "amd64", "1")]
-    assert plan(then, *live) == ["remove extra:amd64: was not installed"]
+    assert [one.partition(":")[0] for one in plan(then, *live)] == ["remove extra"]
     assert plan(["deb extra:i386 -"], *live) == []
 
 
@@ -162,10 +173,10 @@ def test_a_package_that_changed_its_architecture_is_replaced_not_removed() -> No
 def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
     said = "Inst web [2] (1 local-deb [amd64])\nRemv lib [1]\nRemv other:i386 [1]\nConf web (1 local-deb [amd64])\n"
     lib = Package("lib", "amd64", "1")
-    assert dpkg.beyond(said, [WEB], [lib]) == ["other:i386 (Remv)"]
-    assert dpkg.beyond(said, [lib], [WEB]) == ["web (Inst)", "lib (Remv)", "other:i386 (Remv)"]
-    assert dpkg.beyond("Remv lib:i386 [1]", [], [lib]) == ["lib:i386 (Remv)"]
-    argv = dpkg.apt_install(["/tmp/web.deb"], [lib])
+    assert apt.beyond(said, [WEB], [lib]) == ["other:i386 (Remv)"]
+    assert apt.beyond(said, [lib], [WEB]) == ["web (Inst)", "lib (Remv)", "other:i386 (Remv)"]
+    assert apt.beyond("Remv lib:i386 [1]", [], [lib]) == ["lib:i386 (Remv)"]
+    argv = apt.apt_install(["/tmp/web.deb"], [lib])
     assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
 
 
@@ -201,6 +212,28 @@ def test_versions_of_rpm_are_a_set() -> None:
     assert "not in the store" in plan_rpm([old._replace(sha256="").line()])[0]
 
 
+def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: Path) -> None:
+    """Of a host whose rpm does all that it is told."""
+    tested: list[dict[str, list[Any]]] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        if argv[-1].endswith("work.json") or argv[-1] == "test":
+            plan = argv[-2] if argv[-1] == "test" else argv[-1]
+            tested.append(json.loads(Path(plan).read_text()))
+        listed = "web\tnoarch\t0:2.0-1\nnew\tnoarch\t0:1.0-1\n" if argv[0] == "rpm" else ""
+        return Completed(tuple(argv), 0, listed, "")
+
+    at = Restore(replace(SYSTEM, run=run), Store(str(tmp_path), SYSTEM).objects)
+    (tmp_path / "tmp").mkdir()
+    then = ["rpm web:noarch 0:1.0-1 manual", "rpm * -"]
+    with pytest.raises(RestoreFailed, match="web:noarch: the store has no package file of version 0:1.0-1") as failed:
+        packages.apply(packages.plan(then, at.system), at)
+    assert (
+        tested[-1] == {"install": [], "erase": [["new", "noarch", "0:1.0-1"]]} and len(failed.value.result["left"]) == 1
+    )
+    assert packages.lacking(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
+
+
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
     store = Debian([OLD]).store(tmp_path)
     with pytest.raises(UsageError, match="packages of rpm were recorded, and this host has those of deb"):
@@ -219,38 +252,69 @@ class Debian:
     reachable: bool = True
     refuses: str = ""
     ran: list[str] = field(default_factory=list)
+    # What cannot be installed without another one, and what fails to be configured until its cause is gone.
+    needs: dict[str, str] = field(default_factory=dict)
+    fails: dict[str, str] = field(default_factory=dict)
+    commands: list[list[str]] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
+    replaces: str = ""
 
     def store(self, root: Path) -> Store:
         return Store(str(root / "store"), replace(SYSTEM, run=self.run))
 
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words = list(argv)
+        log = Path(words[4]) if words[0] == "sh" else Path(os.devnull)
         if words[0] == "sh":
+            self.commands.append(words[5:])
             words = words[5:]
         if words[0] == "env":
             folder = words[2]
             words = [word for word in words[1:] if "=" not in word or word.startswith("Dpkg")]
-            words = words[2:] if words[0] == "-C" else words
+            words = words[2:] if words[0] == "-C" else words[1:]
             if "download" in words:
                 self.ran.append("download")
                 for one in self.offered if self.reachable else []:
                     if f"{one.key}={one.version}" in argv:
                         Path(folder, f"{one.name}.deb").write_text(" ".join(one[:3]))
                 return Completed(tuple(argv), 0 if self.reachable else 100, "", "")
+        if words[:4] == ["dpkg-query", "-W", "-f", "${Replaces}, "]:
+            return Completed(tuple(argv), 0, self.replaces, "")
         if words[0] == "dpkg-query":
-            lines = [f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\tinstalled\n" for one in self.installed]
+            lines = [
+                f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\t{one.status or 'installed'}\n" for one in self.installed
+            ]
+            lines += [f"{name}\tamd64\t1.0\tdeinstall\tok\tconfig-files\n" for name in self.remains]
             return Completed(tuple(argv), 0, "".join(lines), "")
         if words[:2] == ["apt-cache", "show"]:
             return Completed(tuple(argv), 0, "\n\n".join(map(record, self.offered)), "")
+        if words[:2] == ["dpkg-deb", "--info"]:
+            return Completed(tuple(argv), 0, "/etc/none\n" if "web" in words[2] else "", "")
         if words[0] == "dpkg-deb":
             return Completed(tuple(argv), 0, Path(words[-1]).read_text().replace(" ", "\t"), "")
         if words[0] == "apt-get" and "--simulate" in words:
-            return Completed(tuple(argv), 100 if self.refuses else 0, "", self.refuses)
+            names = [Path(word).read_text().split()[0] for word in words if word.endswith(".deb")]
+            unmet = [f" {one} : Depends: {self.needs[one]}" for one in names if self.needs.get(one, one) not in names]
+            return Completed(tuple(argv), 100 if self.refuses or unmet else 0, "\n".join(unmet), self.refuses)
         self.ran.append(words[0])
+        if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
+            self.installed = [one if one.name in self.fails else one._replace(status="") for one in self.installed]
         if words[0] == "apt-get":
+            said, names = "", [word[:-1] for word in words if word.endswith("-")]
+            self.installed = [one for one in self.installed if one.key not in names]
             for path in (word for word in words if word.endswith(".deb")):
                 name, arch, version = Path(path).read_text().split()
-                self.installed = [one for one in self.installed if one.name != name] + [Package(name, arch, version)]
+                state = "half-configured" if name in self.fails else ""
+                made = Package(name, arch, version, status=state)
+                self.installed = [one for one in self.installed if one.name != name] + [made]
+                said += f"Setting up {name} ({version}) ...\n"
+                if state:
+                    said += (
+                        f"{self.fails[name]}\ndpkg: error processing package {name} (--configure):\n its script failed"
+                    )
+                    said += "\n"
+            log.write_text(said + "E: Sub-process /usr/bin/dpkg returned an error code (1)\n")
+            return Completed(tuple(argv), 100 if self.fails else 0, "", "")
         return Completed(tuple(argv), 0, "", "")
 
 
@@ -271,6 +335,7 @@ ALL: list[dict[str, Any]] = [{"packages": {}}]
 def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
+    monkeypatch.setattr(apt, "_LOCKS", ())
     monkeypatch.setattr(dpkg.shutil, "which", lambda _name: None)
     (tmp_path / "archives").mkdir()
 
@@ -307,7 +372,7 @@ def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -
     assert checkpoint(store, "before", ALL, check_mode=True)["changed"] is False
     assert checkpoint(store, "before", ALL)["changed"] is False
     host.installed = [NEW]
-    with pytest.raises(RestoreFailed, match=r"no package file of web:amd64 1.0; no package was changed"):
+    with pytest.raises(RestoreFailed, match=r"web:amd64: nobody has the package file of version 1.0"):
         rollback(store, "before")
     assert host.installed == [NEW] and not os.path.exists(store.join("resume"))
     host.installed, host.reachable = [OLD], True
@@ -334,9 +399,153 @@ def test_what_apt_refuses_changes_nothing(tmp_path: Path) -> None:
     store = host.store(tmp_path)
     checkpoint(store, "before", ALL)
     host.installed = [NEW]
-    with pytest.raises(RestoreFailed, match="apt refuses: E: Unable to correct problems; none was changed"):
+    with pytest.raises(RestoreFailed, match="web:amd64: apt refuses: E: Unable to correct problems"):
         rollback(store, "before")
     assert host.installed == [NEW] and "apt-get" not in host.ran
+
+
+LIB, OTHER = Package("lib", "amd64", "1.0"), Package("other", "amd64", "1.0")
+
+
+def newer(*packages: Package) -> list[Package]:
+    return [one._replace(version="2.0") for one in packages]
+
+
+def test_what_nobody_has_any_more_keeps_nothing_else_back(tmp_path: Path) -> None:
+    host = Debian([OLD, LIB, OTHER], [OLD, OTHER], needs={"web": "lib"})
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed, host.offered = newer(OLD, LIB, OTHER), []
+    with pytest.raises(RestoreFailed) as failed:
+        rollback(store, "before")
+    assert sorted(host.installed) == sorted([*newer(OLD, LIB), OTHER])
+    lost, depends = failed.value.result["left"]
+    assert lost.startswith("lib:amd64: nobody has the package file of version 1.0")
+    assert depends.startswith("web:amd64: apt refuses: web : Depends: lib")
+    assert [one["target"] for one in failed.value.result["done"]] == ["other:amd64 1.0"]
+    # A mirror has it again.
+    host.offered = [LIB]
+    assert not rollback(store, "before")["left"] and sorted(host.installed) == sorted([OLD, LIB, OTHER])
+
+
+def test_a_script_that_fails_is_named_by_its_cause_and_the_others_are_configured(tmp_path: Path) -> None:
+    host = Debian([OLD, OTHER], [OLD, OTHER], fails={"web": "grep: /etc/web: No such file"})
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed = newer(OLD, OTHER)
+    with pytest.raises(RestoreFailed) as failed:
+        rollback(store, "before")
+    assert failed.value.result["left"] == ["web:amd64: grep: /etc/web: No such file; its script failed"]
+    assert OTHER in host.installed and [one["target"] for one in failed.value.result["done"]] == ["other:amd64 1.0"]
+    # It failed without the configuration file that somebody deleted: then, and only then, that comes back with it.
+    asked = [" ".join(one) for one in host.commands if "install" in one]
+    assert "confmiss" not in asked[0] and "confmiss" in asked[1]
+    host.fails = {}
+    assert not rollback(store, "before")["left"]
+
+
+def test_a_package_that_a_newer_one_replaces_is_installed_again_when_that_is_gone(tmp_path: Path) -> None:
+    host = Debian([OLD, LIB], [OLD, LIB], replaces=", web (<< 2), other, ")
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed = [*newer(OLD, LIB), OTHER]
+    assert not rollback(store, "before")["left"]
+    (again,) = [one for one in host.commands if "--reinstall" in one]
+    assert any("web_" in word for word in again) and not any("lib_" in word for word in again)
+
+
+def test_programs_that_change_packages_get_nothing_of_our_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locale").write_text('LANG="de_DE.UTF-8"\n')
+    monkeypatch.setattr(package, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed = [NEW]
+    rollback(store, "before")
+    command = next(one for one in host.commands if "install" in one)
+    assert command[:2] == ["env", "-i"] and "LANG=de_DE.UTF-8" in command and "LC_MESSAGES=C.UTF-8" in command
+    assert "NEEDRESTART_SUSPEND=1" in command and not any(word.startswith("LC_ALL=") for word in command)
+
+
+def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = tmp_path / "free", tmp_path / "held"
+    free.touch()
+    monkeypatch.setattr(apt, "_LOCKS", [str(tmp_path / "none"), str(free), str(held)])
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    taken = checkpoint(store, "before", ALL)
+    lines = store.manifest(taken["id"]).sections[0].lines
+    host.installed = [NEW]
+    waited: list[float] = []
+    now = replace(store.system, sleep=waited.append, monotonic=lambda: float(len(waited)))
+    at = Restore(now, store.objects, patience=2.0)
+    holder = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(held)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        words = f"{held} is held by process {process.pid} (python"
+        assert words in packages.lacking(lines, at)[0]
+        with pytest.raises(RestoreFailed) as failed:
+            packages.apply(packages.plan(lines, at.system), at)
+        process.kill()
+    assert words in failed.value.result["left"][0] and failed.value.result["done"] == [] and len(waited) == 2
+    assert packages.lacking(lines, at) == [] and packages.apply(packages.plan(lines, at.system), at)
+
+
+def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD], remains=["other"])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    checkpoint(store, "clean", [{"packages": {"purge": True}}])
+    host.installed, host.remains = [OLD, LIB, OTHER], []
+    at = Restore(store.system, store.objects)
+
+    def planned(name: str) -> dict[str, str]:
+        lines = store.manifest(store.resolve(name)).sections[0].lines
+        return {f"{one.action} {one.target}": one.detail.get("note", "") for one in packages.plan(lines, at.system)}
+
+    assert set(planned("before")) == {"remove lib:amd64", "remove other:amd64"}
+    assert "state rc): with packages: {purge: true} they are" in planned("before")["remove lib:amd64"]
+    # The data of what was removed once before were there before.
+    assert set(planned("clean")) == {"purge lib:amd64", "remove other:amd64"}
+    assert (
+        planned("clean")["purge lib:amd64"] == ""
+        and "as they were there before" in planned("clean")["remove other:amd64"]
+    )
+
+
+def test_as_many_as_can_be_had_together() -> None:
+    def refusal(names: Sequence[str]) -> str:
+        unmet = {"a": "d", "b": "x"}
+        return "; ".join(f"{one} needs {unmet[one]}" for one in names if unmet.get(one, one) not in names)
+
+    assert package.most(["a", "b", "c", "d"], refusal) == (["c", "d", "a"], {"b": "b needs x"})
+    assert package.most([], refusal) == ([], {})
+
+
+SAID = """\
+Setting up lib (1.0) ...
+Setting up web (1.0) ...
+web: the port is in use
+dpkg: error processing package web (--configure):
+ installed web package post-installation script subprocess returned error exit status 1
+dpkg: error processing archive /x/other_amd64.deb (--unpack):
+ trying to overwrite '/usr/x', which is also in package y 1
+Errors were encountered while processing:
+ web
+E: Sub-process /usr/bin/dpkg returned an error code (1)
+"""
+
+
+def test_the_line_that_names_the_cause_is_kept() -> None:
+    script = "installed web package post-installation script subprocess returned error exit status 1"
+    assert apt.cause(SAID, "web") == f"web: the port is in use; {script}"
+    assert apt.cause(SAID, "other").startswith("trying to overwrite '/usr/x'") and apt.cause(SAID, "lib") == ""
+    assert apt.reason("x\nE: Unable to lock\nE: Sub-process y returned an error code (1)") == "E: Unable to lock"
+    assert apt.reason("hook: no room\nE: Sub-process /usr/bin/x returned an error code (1)").startswith("hook: no room")
 
 
 def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> None:
@@ -350,7 +559,7 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
         assert not isinstance(writer, Hasher)
         store.commit(writer, "doctored", "h", sections)
     host.installed = [NEW]
-    with pytest.raises(Damaged, match=r"recorded as the package web:amd64 1.1, and is web amd64 1.0"):
+    with pytest.raises(RestoreFailed, match=r"recorded as the package web:amd64 1.1, and is web amd64 1.0"):
         rollback(store, "doctored")
     assert host.installed == [NEW]
 

@@ -168,6 +168,9 @@ def test_a_host_in_flight_says_since_when_and_until_when() -> None:
     flight = measured({"state": "pass", "host_state": armed}).flight
     assert flight == "its change of generation 4 is armed until 1970-01-01 00:00:00 UTC"
     assert measured({"state": "pass", "host_state": {**IDLE, "interrupted": True}}).flight
+    doubt = {**armed, "doubt": {"generation": 4, "left": ["app: no package file"]}}
+    flight = measured({"state": "pass", "host_state": doubt}).flight
+    assert "is in doubt, and still tried again (app: no package file); roll it back, or accept it" in flight
 
 
 def test_earlier_batches_follow_the_order_of_the_play() -> None:

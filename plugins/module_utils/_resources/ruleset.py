@@ -1,0 +1,362 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A listing of nftables as tables, their blocks and what is in these; whose each of them is; how two are merged.
+
+Pure. A program owns what it puts in and takes out while it runs: a table, chains and sets in somebody else's table, the
+rules that lead there, the elements of a set. That stays as it is when the rest is put back (docs/firewall.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    """Patterns of the names that a program gives to its tables, to its chains and sets, and to its interfaces."""
+
+    name: str
+    tables: str
+    parts: str
+    interfaces: str = "(?!)"
+
+
+_NOTHING = "(?!)"
+# As the programs name them themselves; docs/firewall.md says where each does. firewalld and ufw are not here: what they
+# hold is the administrator's own policy, and what can lock one out.
+PROGRAMS = (
+    Program("fail2ban", "f2b-table|fail2ban", "f2b-.*|addr6?-set-.*"),
+    Program("docker", "docker-bridges", "DOCKER.*", r"docker0|docker_gwbridge|br-[0-9a-f]{12}"),
+    Program("podman", "netavark", "NETAVARK.*|nv_[0-9a-f]+_.*", r"podman\d+"),
+    Program("cni", "cni|cni_hostport", "CNI-.*|cni-.*", r"cni\d+|cni-podman\d+"),
+    Program("kubernetes", "kube-proxy|kube-network-policies|kindnet.*", "KUBE-.*", r"kube-ipvs0|kube-bridge"),
+    Program("calico", "calico", "cali-.*", r"cali[0-9a-f]{11}"),
+    Program("cilium", "cilium", "(OLD_)?CILIUM_.*", r"cilium_.*|lxc[0-9a-f]+"),
+    Program("flannel", "flannel-ipv[46]", "FLANNEL-.*", r"flannel[.-].*"),
+    Program("weave", _NOTHING, "WEAVE.*", "weave"),
+    Program("antrea", "antrea", "ANTREA-.*", r"antrea-gw\d+"),
+    Program("libvirt", "libvirt_network", "LIBVIRT_.*", r"virbr\d+"),
+    Program("lxd", "lxd", "lxd_.*", r"lxdbr\d+"),
+    Program("incus", "incus", "incus_.*", r"incusbr\d+"),
+    Program("lxc", "lxc", _NOTHING, r"lxcbr\d+"),
+    Program("crowdsec", "crowdsec6?", "crowdsec6?-.*|CROWDSEC_CHAIN|crowdsec-.*"),
+    Program("sshguard", "sshguard", "sshguard"),
+    Program("tailscale", "tailscale", "ts-.*", r"tailscale\d+"),
+    Program("wg-quick", "wg-quick-.*", _NOTHING),
+    Program("NetworkManager", "nm-shared-.*", "nm-sh-.*"),
+    Program("systemd", r"io\.systemd\.nat", _NOTHING),
+    Program("miniupnpd", "miniupnpd", "(pre|post)?(routing_)?miniupnpd.*|MINIUPNPD.*"),
+)
+_COMMENT = re.compile(r" # handle \d+$", re.MULTILINE)
+_TABLE = re.compile(r"^table (\S+) (\S+) \{([^\n]*)\n(.*?)^\}$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^\t(\S[^\n]*?) (\S+) \{([^\n]*)\n(.*?)^\t\}\n?", re.MULTILINE | re.DOTALL)
+_OWNED = re.compile(r"^\tflags [^\n]*\bowner\b", re.MULTILINE)
+_PASSING = re.compile(r"^\t\t(?:flags [^\n]*\bdynamic\b|timeout )", re.MULTILINE)
+# nft of newer versions says how many elements are in a set just now.
+_COUNT = re.compile(r"^(\t\tsize \d+)\t# count \d+$", re.MULTILINE)
+_ELEMENT = re.compile(r'(?:[^,"]|"[^"]*")+')
+_RULE = re.compile(r"^\t\t\S.*?(?=^\t\t\S|\Z)", re.MULTILINE | re.DOTALL)
+_QUOTED = re.compile(r'"[^"]*"')
+# What iptables makes by itself as soon as it looks at a table.
+_BUILT_IN = ("filter", "nat", "mangle", "raw", "security")
+_BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A chain with its rules, a set or map with its elements, or another object of a table, all of it head."""
+
+    kind: str
+    name: str
+    head: str
+    items: tuple[str, ...] = ()
+    handle: str = ""
+
+    @property
+    def is_set(self) -> bool:
+        return self.kind in ("set", "map")
+
+    def text(self) -> str:
+        if self.is_set:
+            inside = f"\t\telements = {{ {', '.join(self.items)} }}\n" if self.items else ""
+        else:
+            inside = "".join(self.items)
+        return f"\t{self.kind} {self.name} {{\n{self.head}{inside}\t}}\n"
+
+
+@dataclass(frozen=True)
+class Table:
+    family: str
+    name: str
+    head: str
+    blocks: tuple[Block, ...]
+    handle: str = ""
+    owner: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.family, self.name
+
+    def text(self) -> str:
+        parts = ([self.head] if self.head else []) + [block.text() for block in self.blocks]
+        return f"table {self.family} {self.name} {{\n" + "\n".join(parts) + "}\n"
+
+    def find(self, block: Block) -> Block | None:
+        return next((one for one in self.blocks if (one.kind, one.name) == (block.kind, block.name)), None)
+
+
+def tables(listing: str) -> dict[Key, Table]:
+    """The tables of a listing, with handles or without."""
+    found = {}
+    for family, name, about, body in _TABLE.findall(_COUNT.sub(r"\1", listing)):
+        blocks = tuple(_block(*one) for one in _BLOCK.findall(body))
+        head = "".join(line for line in _BLOCK.sub("", body).splitlines(True) if line.strip())
+        handle = re.search(r"\bhandle (\d+)", about)
+        number = handle[1] if handle else ""
+        found[family, name] = Table(family, name, head, blocks, number, _OWNED.search(body) is not None)
+    return found
+
+
+def _block(kind: str, name: str, about: str, body: str) -> Block:
+    number = re.search(r"\bhandle (\d+)", about)
+    handle = number[1] if number else ""
+    if kind in ("set", "map"):
+        head, _found, rest = body.partition("\t\telements = {")
+        elements = [one.strip() for one in _ELEMENT.findall(rest.rpartition("}")[0]) if one.strip()]
+        return Block(kind, name, head, tuple(re.sub(r"\s*\n\s*", " ", one) for one in elements), handle)
+    if kind != "chain":
+        return Block(kind, name, _COMMENT.sub("", body), (), handle)
+    lines = _RULE.findall(_COMMENT.sub("", body))
+    heads = [line for line in lines if re.match(r'\t\t(type .* hook .*;$|comment ")', line)]
+    return Block(kind, name, "".join(heads), tuple(line for line in lines if line not in heads), handle)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is left as it is. ``tables`` and ``sets`` as recorded; ``excepts`` as declared, each two or three words.
+
+    With ``known`` also what bears the name that a known program gives.
+    """
+
+    excepts: Collection[tuple[str, ...]] = ()
+    tables: Collection[Key] = ()
+    sets: Collection[tuple[str, str, str]] = ()
+    known: bool = True
+
+    def table(self, table: Table) -> str:
+        """Who owns the whole table; "" when nobody does."""
+        if table.owner:
+            return "the program that made it"
+        if self._excepted(table.key):
+            return "except"
+        if table.key in self.tables:
+            return "another program"
+        return next((one.name for one in PROGRAMS if re.fullmatch(one.tables, table.name)), "") if self.known else ""
+
+    def part(self, name: str) -> str:
+        """Which known program gives such names to its chains and sets in tables of others."""
+        return next((one.name for one in PROGRAMS if re.fullmatch(one.parts, name)), "") if self.known else ""
+
+    def elements(self, table: Table, block: Block) -> bool:
+        """Whether all elements of the set stay as they are."""
+        path = (*table.key, block.name)
+        return block.kind == "set" and (path in self.sets or self._excepted(path))
+
+    def rule(self, rule: str, table: Table, chain: Block) -> bool:
+        """Whether the rule is a program's: it leads to its chain or set; or, among the chains that iptables makes for
+        all, passes on what comes from its interface or goes there."""
+        bare = _QUOTED.sub('""', rule)
+        names = re.findall(r"\b(?:jump|goto) (\S+)", bare) + re.findall(r"@(\S+)", bare)
+        if any(self.part(name.rstrip(",}")) for name in names):
+            return True
+        shared = table.name in _BUILT_IN and chain.name in ("FORWARD", "PREROUTING", "POSTROUTING")
+        if not self.known or not shared:
+            return False
+        passing = re.findall(r'\b[io]ifname (?:!= )?"([^"]*)"', rule)
+        return any(re.fullmatch(one.interfaces, name) for name in passing for one in PROGRAMS)
+
+    def _excepted(self, path: tuple[str, ...]) -> bool:
+        return any(len(one) == len(path) and all(map(fnmatchcase, path, one)) for one in self.excepts)
+
+
+def form(found: Iterable[Table], keep: Keep) -> str:
+    """What of the tables is put back, in an order of its own: equal where nothing is to be done."""
+    formed = (_form(table, keep) for table in found)
+    return "".join(sorted(one.text() for one in formed if one is not None))
+
+
+def _form(table: Table, keep: Keep) -> Table | None:
+    if keep.table(table):
+        return None
+    blocks = []
+    for block in table.blocks:
+        if keep.part(block.name):
+            continue
+        if block.is_set:
+            block = replace(block, items=() if keep.elements(table, block) else tuple(lasting(block)))
+        elif block.kind == "chain":
+            block = replace(block, items=tuple(one for one in block.items if not keep.rule(one, table, block)))
+            if not block.items and _made_by_looking(table, block):
+                continue
+        blocks.append(replace(block, handle=""))
+    of_programs = bool(table.blocks) and all(keep.part(block.name) for block in table.blocks)
+    if not blocks and (table.name in _BUILT_IN or of_programs):
+        return None
+    return replace(table, blocks=tuple(blocks), handle="")
+
+
+def _made_by_looking(table: Table, chain: Block) -> bool:
+    """Whether it is an empty chain such as iptables makes whenever it looks at a table: as good as none."""
+    accepts = re.search(r"policy (?!accept)", chain.head) is None
+    return table.name in _BUILT_IN and chain.name in _BUILT_IN_CHAINS and accepts
+
+
+def lasting(block: Block) -> list[str]:
+    """The elements but for those that packets add or that expire: they come and go by themselves."""
+    return [one for one in block.items if not _passes(block.head, one)]
+
+
+def _passes(head: str, element: str) -> bool:
+    return _PASSING.search(head) is not None or _expires(element)
+
+
+def _expires(element: str) -> bool:
+    return re.search(r"\btimeout\b", _QUOTED.sub("", element)) is not None
+
+
+def recording(found: Iterable[Table], keep: Keep) -> str:
+    """The text to be kept: what is put back, and what programs have in it just now, should a change take that away."""
+    kept = []
+    for table in found:
+        if not keep.table(table):
+            blocks = [replace(one, items=tuple(lasting(one))) if one.is_set else one for one in table.blocks]
+            kept.append(replace(table, blocks=tuple(blocks)).text())
+    return "".join(kept)
+
+
+def transaction(
+    then: Mapping[Key, Table], now: Mapping[Key, Table], keep: Keep, same: Collection[str], whole: bool = False
+) -> str:
+    """What makes the tables as they were then, for one transaction; nothing of those that are so already.
+
+    ``same``: handles, of tables and of sets (``table.set``), that the record has: such a one has stayed since, and what
+    is missing in it a program has taken out. ``whole``: make all anew, in the order of then.
+    """
+    text = ""
+    for key in [*then, *(key for key in now if key not in then)]:
+        was, live = then.get(key), now.get(key)
+        if any(one is not None and keep.table(one) for one in (was, live)):
+            continue
+        if not whole and form([was] if was else [], keep) == form([live] if live else [], keep):
+            continue
+        if live is not None:
+            text += "add table {0} {1}\ndelete table {0} {1}\n".format(*key)
+        merged = _merged(was, live, keep, same)
+        text += merged.text() if merged is not None else ""
+    return text
+
+
+def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
+    """The table as it was, with what programs have in it now."""
+    if live is None:
+        return was
+    if was is None:
+        blocks = [_of_programs(live, one, keep) for one in live.blocks]
+        left = tuple(one for one in blocks if one is not None)
+        return replace(live, blocks=left) if left else None
+    stayed = live.handle in same
+    merged = []
+    for block in was.blocks:
+        there = live.find(block)
+        if keep.part(block.name):
+            if there is not None or not stayed:
+                merged.append(there or block)
+        elif block.is_set and there is not None:
+            merged.append(replace(block, items=_elements(was, block, live, there, keep, same)))
+        elif block.kind == "chain" and there is not None:
+            merged.append(replace(block, items=_rules(was, block, there, keep, stayed)))
+        else:
+            merged.append(block)
+    for block in live.blocks:
+        mine = _of_programs(live, block, keep) if was.find(block) is None else None
+        merged += [mine] if mine is not None else []
+    return replace(was, blocks=tuple(merged))
+
+
+def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
+    """What of the block a program has made."""
+    if keep.part(block.name):
+        return block
+    rules = tuple(one for one in block.items if block.kind == "chain" and keep.rule(one, table, block))
+    return replace(block, items=rules) if rules else None
+
+
+def _elements(
+    was: Table, block: Block, live: Table, there: Block, keep: Keep, same: Collection[str]
+) -> tuple[str, ...]:
+    if keep.elements(was, block):
+        if f"{live.handle}.{there.handle}" in same:
+            return there.items
+        return (*there.items, *(one for one in block.items if one not in there.items))
+    passing = [one for one in there.items if there.head == block.head and _passes(block.head, one)]
+    return (*block.items, *(one for one in passing if one not in block.items))
+
+
+def _rules(table: Table, block: Block, there: Block, keep: Keep, stayed: bool) -> tuple[str, ...]:
+    """The rules as they were; those of programs as they are now, before them or behind, as they stand now."""
+    mine = [rule for rule in block.items if not keep.rule(rule, table, block)]
+    first: list[str] = []
+    last: list[str] = []
+    seen = False
+    for rule in there.items:
+        if keep.rule(rule, table, there):
+            (last if seen else first).append(rule)
+        else:
+            seen = True
+    gone = [] if stayed else [one for one in block.items if keep.rule(one, table, block) and one not in there.items]
+    return (*first, *gone, *mine, *last)
+
+
+def only_shuts_out(table: Table, name: str) -> bool:
+    """Whether rules use the set, and none does anything else with what is in it than to shut it out."""
+    used = False
+    for chain in table.blocks:
+        for rule in chain.items if chain.kind == "chain" else ():
+            bare = _QUOTED.sub('""', rule)
+            if re.search(rf"@{re.escape(name)}(?!\S)", bare) is None:
+                continue
+            used = True
+            shuts = re.search(r"\b(drop|reject)\b", bare) is not None
+            if not shuts or re.search(rf"!= @{re.escape(name)}(?!\S)", bare) is not None:
+                return False
+    return used
+
+
+def plain_sets(found: Iterable[Table], keep: Keep, configured: str) -> list[tuple[Table, Block]]:
+    """The sets whose elements a running program puts there: no text of the configuration has any, and rules only shut
+    out what is in them. A set that lets in is never one: what a change took out of it must come back."""
+    kept = []
+    for table in found:
+        for block in table.blocks if not keep.table(table) else ():
+            plain = block.kind == "set" and _PASSING.search(block.head) is None and not keep.part(block.name)
+            if plain and not _has_elements(configured, block.name) and only_shuts_out(table, block.name):
+                kept.append((table, block))
+    return kept
+
+
+def _has_elements(configured: str, name: str) -> bool:
+    word = re.escape(name)
+    inside = rf"\bset\s+{word}\s*\{{[^{{}}]*\belements\b"
+    return re.search(rf"{inside}|\belement\s+\S+\s+\S+\s+{word}\b", configured) is not None
+
+
+def programs_in(table: Table, keep: Keep) -> Sequence[str]:
+    """The known programs that have chains or sets in a table of somebody else."""
+    return sorted({keep.part(block.name) for block in table.blocks} - {""})

@@ -1,0 +1,159 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host in doubt takes no change until it was rolled back or accepted; what cannot be put back is said beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._doubt import (
+    accept,
+    cleared,
+    in_doubt,
+    refuse_if_in_doubt,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+DOUBT = _deadman.Event(3, "in_doubt", "deadline", 1.0, "a" * 64, ["app: its script failed"])
+
+
+def write(store: Store, *events: _deadman.Event) -> None:
+    lines = [json.dumps({key: value for key, value in asdict(one).items() if value is not None}) for one in events]
+    Path(store.join("events")).write_text("".join(f"{line}\n" for line in lines) + '{"torn')
+
+
+@pytest.fixture
+def live(store: Store, tmp_path: Path) -> Path:
+    path = tmp_path / "live"
+    path.mkdir()
+    (path / "file").write_text("before")
+    checkpoint(store, "other", [{"files": {"paths": [str(path)]}}])
+    Path(store.join("generation")).write_text("3\n")
+    return path
+
+
+def begin(store: Store, live: Path, **options: Any) -> dict[str, Any]:
+    return checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], 60.0, **options)
+
+
+def test_the_next_change_is_refused_with_what_is_left(store: Store, live: Path) -> None:
+    write(store, DOUBT)
+    for check_mode in (True, False):
+        with pytest.raises(
+            Refused, match="in doubt since the change of generation 3: app: its script failed"
+        ) as refused:
+            begin(store, live, check_mode=check_mode)
+        assert refused.value.result["left"] == DOUBT.left
+    assert info(store)["doubt"]["left"] == DOUBT.left and info(store)["armed"] is None
+    # A checkpoint alone changes nothing.
+    assert checkpoint(store, "nightly", [{"files": {"paths": [str(live)]}}])["generation"] is None
+
+
+@pytest.mark.parametrize(
+    ("later", "open_still"),
+    [
+        ([], True),
+        ([replace(DOUBT, outcome="rolled_back", left=[])], False),  # tried again, by the dead-man
+        ([replace(DOUBT, generation=4, outcome="rolled_back", left=[])], False),  # back to its checkpoint
+        ([replace(DOUBT, generation=4, outcome="rolled_back", checkpoint="b" * 64)], True),
+        ([replace(DOUBT, generation=4, outcome="confirmed", checkpoint="b" * 64)], True),
+        ([replace(DOUBT, outcome="accepted")], False),
+        ([replace(DOUBT, outcome="accepted"), replace(DOUBT, generation=4)], True),
+        # By a rollback that was confirmed, and by one that was not: the host is as it was before that.
+        ([replace(DOUBT, outcome="rolled_back", rollback=4)], False),
+        (
+            [
+                replace(DOUBT, outcome="rolled_back", rollback=4),
+                replace(DOUBT, generation=4, outcome="rolled_back", checkpoint="c" * 64),
+            ],
+            True,
+        ),
+    ],
+)
+def test_what_ends_a_doubt(store: Store, live: Path, later: list[_deadman.Event], open_still: bool) -> None:
+    write(store, DOUBT, *later)
+    found = in_doubt(store)
+    assert (found is not None) is open_still
+
+
+def test_a_host_is_accepted_as_it_is(store: Store, live: Path) -> None:
+    write(store, DOUBT)
+    assert accept(store, check_mode=True)["changed"] and in_doubt(store) is not None
+    with pytest.raises(Refused, match="this run has generation 2, the host is at 3"):
+        accept(store, 2)
+    result = accept(store, 3)
+    assert result["changed"] and result["accepted"]["left"] == result["left"] == DOUBT.left
+    assert in_doubt(store) is None and info(store)["last"]["outcome"] == "accepted"
+    assert not accept(store)["changed"] and begin(store, live)["generation"] == 4
+    with pytest.raises(Refused, match="another change is under way"):
+        accept(store)
+
+
+def test_what_is_still_tried_again_is_in_doubt_and_can_be_accepted(store: Store, live: Path) -> None:
+    assert begin(store, live)["generation"] == 4
+    change = _deadman.armed(store)
+    assert change is not None
+    with store.locked():
+        _deadman.note_left(store, change, "settle", ["app: no package file"])
+    with pytest.raises(Refused, match="in doubt since the change of generation 4: app: no package file"):
+        refuse_if_in_doubt(store)
+    assert info(store)["doubt"]["left"] == ["app: no package file"] and info(store)["doubt"]["by"] == "settle"
+    assert accept(store)["changed"] and info(store)["armed"] is None and in_doubt(store) is None
+    assert info(store)["last"]["outcome"] == "accepted"
+
+
+def test_nothing_to_accept_leaves_no_store(tmp_path: Path, store: Store) -> None:
+    nowhere = Store(str(tmp_path / "nowhere"), store.system)
+    assert not accept(nowhere)["changed"] and not nowhere.exists
+
+
+def test_a_good_rollback_of_all_kinds_makes_it_good(store: Store, live: Path) -> None:
+    write(store, DOUBT)
+    cleared(store, DOUBT.checkpoint, whole=False)
+    assert in_doubt(store) is not None
+    rollback(store, "other", kinds=["files"])
+    assert in_doubt(store) is not None
+    rollback(store, "other")
+    assert in_doubt(store) is None and info(store)["last"]["outcome"] == "rolled_back"
+    assert begin(store, live)["armed"]
+
+
+def test_a_rollback_that_is_to_be_confirmed_is_no_change_that_is_refused(store: Store, live: Path) -> None:
+    write(store, DOUBT)
+    (live / "file").write_text("after")
+    result = rollback(store, "other", confirm_within=60.0)
+    assert result["generation"] == 4 and in_doubt(store) is None and info(store)["armed"]["generation"] == 4
+    change = _deadman.armed(store)
+    assert change is not None
+    _deadman.conclude(store, change, _deadman.ROLLED_BACK, "deadline")
+    assert in_doubt(store) == replace(DOUBT, rollback=None)
+
+
+def test_what_could_not_be_put_back_is_said_and_refused_where_that_is_asked_for(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(_sections: Sequence[Any]) -> list[str]:
+        return ["the package file of app"]
+
+    monkeypatch.setattr(registry, "lacks", lacks)
+    assert begin(store, live, check_mode=True)["left"] == ["the package file of app"]
+    before = store.refs()
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=r"require_restorable.*the package file of app") as refused:
+            begin(store, live, require_restorable=True, check_mode=check_mode)
+        assert refused.value.result["left"] == ["the package file of app"]
+    assert store.refs() == before and info(store)["armed"] is None and info(store)["generation"] == 3
+    assert begin(store, live)["left"] == ["the package file of app"]
