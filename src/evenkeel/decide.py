@@ -152,6 +152,17 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
+def sick(record: Record, hosts: Sequence[str]) -> dict[str, str]:
+    """Which of ``hosts`` do not pass their probes now, and why; one that does not say so does not."""
+    found = {}
+    for host in hosts:
+        result = record.of(host, "ft_health")
+        if result is None or result.status != "ok":
+            told = message(result.result) if result is not None else ""
+            found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
+    return found
+
+
 def time_to_change(armed: Sequence[Armed]) -> float:
     """Until when the user's playbook may run, in epoch seconds: the first dead-man, less the time to settle."""
     return min(one.earliest - min(30.0, one.within / 4) for one in armed)

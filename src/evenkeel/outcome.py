@@ -40,7 +40,8 @@ class HostResult:
     """One host of a change.
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
-    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock.
+    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. rescued: what failed
+    on it and was caught by the playbook. sick: its probes failed after it was confirmed, while others changed.
     """
 
     host: str
@@ -53,11 +54,17 @@ class HostResult:
     checkpoint: str | None = None
     until: float | None = None
     probes: list[dict[str, Any]] = field(default_factory=list)
+    rescued: list[str] = field(default_factory=list)
+    sick: bool = False
 
 
 @dataclass
 class ChangeResult:
-    """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not."""
+    """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not.
+
+    touched_outside: hosts on which tasks ran by delegation from a wave that is not theirs; they are not protected.
+    left_out: hosts added while the playbook ran, on which its plays did not run.
+    """
 
     playbook: str
     exit_code: Exit
@@ -66,6 +73,8 @@ class ChangeResult:
     hosts: list[HostResult]
     notes: list[str]
     seconds: float
+    touched_outside: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as it is printed by ``--json``."""

@@ -24,6 +24,7 @@ from evenkeel.configuration import OWN, Ansible, program
 from evenkeel.options import Options, Secrets
 from evenkeel.runner import Ended, Event, Job, execute
 from evenkeel.targets import chosen_hosts
+from evenkeel.wrapper import wrapped
 
 _PREFIX = "evenkeel-"
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
@@ -54,29 +55,68 @@ class Session:
         limit: str = "",
         timeout: int | None = None,
         fresh: bool = False,
+        facts: bool = False,
     ) -> Ended:
         """Run our playbook ``name``; ``hosts`` or else ``limit`` narrows it.
 
         timeout: of connecting, seconds. fresh: use no connection of an earlier run, so that reaching a host proves
-        that it still lets one in.
+        that it still lets one in. facts: keep what it gathers for the user's playbook.
         """
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(variables))}"]
         argv += ["--timeout", str(timeout)] if timeout else []
-        argv += [*self._limit(hosts, limit), str(self._beside(name))]
-        return self._execute(argv, OWN, on_event, stop, "fresh" if fresh else "shared")
+        argv += [*self._limit(hosts, limit), str(self._own(name))]
+        env = {**OWN, **(self._facts() if facts else {})}
+        return self._execute(argv, env, on_event, stop, "fresh" if fresh else "shared")
 
     def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
-        return chosen_hosts(str(self._beside(name)), limit, self.options, self.ansible, self.secrets, extra)
+        return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
     def run_users(
-        self, playbook: str, hosts: Sequence[str], on_event: Callable[[Event], None], stop: Callable[[], str]
+        self,
+        playbook: str,
+        limit: Sequence[str],
+        hosts: Sequence[str],
+        mark: str,
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
     ) -> Ended:
-        """Run the user's playbook, unmodified, on ``hosts``."""
+        """Run the user's playbook, unmodified, within ``limit``; those of ``hosts`` that Ansible has not given up at
+        its end report the task ``mark``.
+        """
+        path = os.path.join(self.ansible.cwd, playbook)
+        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a name of a collection's
+        around = self._beside() / ".evenkeel-around.yml"
+        around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
+        (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
+        (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
+        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), f"{FQCN}.witness"]
+        env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
+        for host in hosts:  # a host that changes tells its facts itself
+            (self.scratch / "facts" / host).unlink(missing_ok=True)
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        return self._execute([*argv, *self._limit(hosts, ""), playbook], {}, on_event, stop, "shared")
+        argv += [*self._limit(limit, ""), str(around)]
+        return self._execute(argv, {**env, **self._facts()}, on_event, stop, "shared")
+
+    def seen(self) -> dict[str, Any]:
+        """What the last run of the user's playbook saw beyond its hosts: ``touched`` and ``left_out`` ones."""
+        try:
+            return dict(json.loads((self.scratch / "witness" / "seen.json").read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def _facts(self) -> dict[str, str]:
+        """Facts outlive a run for the waves to come, in a cache of ours where the user has configured none."""
+        if self.ansible.settings.get("CACHE_PLUGIN", "memory") not in ("memory", "ansible.builtin.memory"):
+            return {}
+        return {
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.scratch / "facts"),
+            "ANSIBLE_CACHE_PLUGIN_PREFIX": "",
+            "ANSIBLE_CACHE_PLUGIN_TIMEOUT": "0",
+        }
 
     def _execute(
         self,
@@ -107,21 +147,22 @@ class Session:
             stream.write(text)
         return path
 
-    def _beside(self, name: str) -> Path:
-        """A playbook that is ours and yet sees the group_vars, host_vars and plugins beside the user's playbook.
+    def _own(self, name: str) -> Path:
+        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook."""
+        path = self._beside() / f".evenkeel-{name}.yml"
+        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
+        path.write_bytes(ours.read_bytes())
+        return path
 
-        Ansible looks for those in the directory of the play that runs: here a directory of links, with a copy of it.
-        """
+    def _beside(self) -> Path:
+        """A directory of links to what lies beside the user's playbook: Ansible looks where the play that runs lies."""
         directory = self.scratch / "beside"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():
                 with contextlib.suppress(OSError):
                     (directory / entry.name).symlink_to(entry.resolve())
-        path = directory / f".evenkeel-{name}.yml"
-        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
-        path.write_bytes(ours.read_bytes())
-        return path
+        return directory
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def detail(one: HostResult) -> str:
     """What there is to say of one host besides its outcome."""
     by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(one.by, "")
     if one.state is State.CONFIRMED:
-        return one.why or ("changed" if one.changed else "nothing to change")
+        caught = [f"rescued: {text}" for text in one.rescued]
+        return "; ".join([one.why or ("changed" if one.changed else "nothing to change"), *caught])
     if one.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, one.why) if part)
@@ -85,7 +86,7 @@ def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
 
 
 def _story(one: HostResult) -> tuple[object, ...]:
-    return one.state, one.why, one.by, one.changed, one.wave if one.state is not State.NOT_BEGUN else 0
+    return one.state, one.why, one.by, one.changed, *one.rescued, one.wave if one.state is not State.NOT_BEGUN else 0
 
 
 def advice(result: ChangeResult, inventory: Sequence[str]) -> list[str]:
@@ -97,6 +98,9 @@ def advice(result: ChangeResult, inventory: Sequence[str]) -> list[str]:
 
     of = {state: [one for one in result.hosts if one.state is state] for state in State}
     lines = []
+    if result.touched_outside:
+        names = ", ".join(result.touched_outside)
+        lines.append(f"Touched outside of the waves, neither protected nor confirmed: {names}")
     if of[State.IN_DOUBT]:
         lines.append("Ask the hosts in doubt, once they answer, what became of them:")
         lines.append("  " + command("status", of[State.IN_DOUBT]))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -114,6 +115,12 @@ def resolve(
         raise UsageError(f"{playbook} matches no host of the inventory: {', '.join(name for name, _ in plays)}")
     if not chosen:
         raise UsageError(f"--limit {limit} leaves {playbook} without any fleet host")
+    odd = next((host for host in chosen if not usable(host)), "")
+    if odd:
+        raise UsageError(
+            f"{odd!r} is no host name that a wave can name: give it one of letters, digits, dots, dashes and"
+            " underscores, and what it is now in ansible_host"
+        )
     ambiguous = [host for host in chosen if host in inventory.groups]
     if ambiguous:
         raise UsageError(f"{ambiguous[0]} is the name of a host and of a group: no wave can name the host alone")
@@ -126,6 +133,15 @@ def resolve(
         inventory=inventory,
         notes=tuple(notes),
     )
+
+
+def usable(host: str) -> bool:
+    """Whether Ansible takes the name for this host alone, in --limit and in the pattern of a play."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]*", host) is not None
+    return True
 
 
 def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
