@@ -92,8 +92,10 @@ class CallbackModule(CallbackBase):
 
     def _note(self, result: Any) -> None:
         task = getattr(result, "task", None) or result._task
-        if task.delegate_to and task.action.rpartition(".")[2] not in IDLE:
-            self._touched.setdefault(str(task.delegate_to))
+        # A loop is told item by item; its sum may still have the template.
+        host = str(task.delegate_to or "")
+        if host and "{{" not in host and task.action.rpartition(".")[2] not in IDLE:
+            self._touched.setdefault(host)
 
     def _restore(self, inventory: Any) -> None:
         """What earlier waves left in memory, as a single run would find it now."""

@@ -153,7 +153,8 @@ def _why(record: Record, host: str, strict: bool) -> str:
     if _counted(record, "failures", host):
         return record.failures.get(host, "failed")
     if host not in record.reached:
-        other = next((one for one in _troubled(record) if one != host), "")
+        rescued_there = [one for one in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", one)]
+        other = next((one for one in [*_troubled(record), *rescued_there] if one != host), "")
         after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
         said = record.messages()
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
