@@ -99,7 +99,7 @@ def rollback(
         made = _stopped(made, hooks)
         return _result(made, [], [])
     with store.locked():
-        finish(store)
+        finished = finish(store)
         _deadman.fence(store, generation)
         manifest = _manifest(store, to)
         change = _deadman.armed(store)
@@ -107,7 +107,10 @@ def rollback(
             _deadman.refuse_if_armed(store)
         arm = _arming(store, confirm_within) if change is None else None
         how = Options(kinds, swap=swap, arm=arm, quiesce=hooks)
-        return execute(store, manifest, change, "operator", how)
+        result = execute(store, manifest, change, "operator", how)
+        if finished:
+            result.update(done=[*finished, *result["done"]], changed=True)
+        return result
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:

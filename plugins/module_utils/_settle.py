@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from . import _deadman, _rollback
+from . import _deadman, _login, _rollback
 from ._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
@@ -21,6 +21,10 @@ from ._system import start_time
 DRAIN = 10.0
 # How long after a rollback the services may take to answer again, before the report says that they do not.
 RETURN = 10.0
+_OLD_LOGIN = (
+    "the login that was to confirm it is older than the change, so nobody has shown that a new one is let in; "
+    "confirm over a connection that nothing shares (ssh: ControlPath=none)"
+)
 
 
 def settle(
@@ -52,7 +56,8 @@ def settle(
     if change is None:
         return _ended(store, generation)
     health: Health | None = None
-    if verdict == "probe":
+    login = _login.age(store.system.monotonic() - (change.due - change.within))
+    if verdict == "probe" and login != _login.OLD:
         # Not under the lock: at the deadline the dead-man must get through.
         left = change.due - store.system.monotonic() - 1.0
         health = wait(
@@ -71,7 +76,7 @@ def settle(
         if enough and change.checkpoint not in back and change.overdue(store.system) is None:
             _deadman.conclude(store, change, _deadman.CONFIRMED, "settle")
             report = _report(generation, _deadman.CONFIRMED, "settle", health)
-            return dict(report, changed=True, done=["confirmed"], proved=_passed(health))
+            return dict(report, changed=True, done=["confirmed"], proved=_passed(health), login=login)
         manifest = store.manifest(change.checkpoint)
         try:
             result = _rollback.execute(store, manifest, change, "settle")
@@ -83,12 +88,13 @@ def settle(
             }
             error.result["outcome"] = _deadman.IN_DOUBT
             raise
-    reason = _reason(health) if health is not None else "as asked"
+    reason = _reason(health) if health is not None else _OLD_LOGIN if verdict == "probe" else "as asked"
     # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
     again = wait(checked, 0.0, RETURN, interval, store.system)
-    reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
+    if checked:  # Without a probe nothing is measured.
+        reason += "; healthy again" if again.state == "pass" else f"; still not healthy: {_reason(again)}"
     result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
-    result.update(changed=True, health_after=asdict(again))
+    result.update(changed=True, health_after=asdict(again), login=login)
     raise Unhealthy(f"rolled back to {manifest.name}: {reason}", **result)
 
 

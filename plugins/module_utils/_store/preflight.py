@@ -39,7 +39,7 @@ def preflight(steps: Sequence[Step], directories: Sequence[str]) -> None:
             ):
                 raise Refused(
                     f"{step.target} is a mount point or holds one, and cannot be replaced while it is mounted; "
-                    "nothing was changed. Unmount it, or exclude it"
+                    "nothing was changed. Unmount it, then run again"
                 )
             if op != "meta" and parent not in seen and parent not in made:
                 seen.add(parent)
