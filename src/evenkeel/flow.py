@@ -25,7 +25,7 @@ from evenkeel.options import Options, Secrets, ask
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
-from evenkeel.session import Session, open_session
+from evenkeel.session import WITNESS, Session, open_session
 from evenkeel.targets import Targets, find_targets
 
 DEFAULT_WAVES = "1,25%,100%"
@@ -189,7 +189,8 @@ class Change:
             strict=self.strict,
         )
         reason, usage = run.run()
-        seen = self.session.seen() if run.changed else {}
+        witnessed = self.session.seen() if run.changed else None
+        seen = witnessed or {}
         self.touched.update(seen.get("touched", []))
         if not self.request.options.limit:  # which is the user's word for leaving hosts out
             known = {*self.targets.group, *self.targets.local}
@@ -197,6 +198,8 @@ class Change:
         unsettled = [one for one in run.hosts.values() if one.state is not State.CONFIRMED]
         if unsettled and not reason:
             reason = f"{unsettled[0].host}: {unsettled[0].why}"
+        if not reason and witnessed is None:
+            reason = f"what the playbook left out was not seen: the callback {WITNESS} did not run"
         for host, play in self.left_out.items():
             reason = reason or (
                 f"{host} was added while the playbook ran, and is protected by nothing: play {play!r} was left out"

@@ -27,6 +27,7 @@ from evenkeel.runner import Ended, Event, Job, execute
 from evenkeel.targets import chosen_hosts
 from evenkeel.wrapper import wrapped
 
+WITNESS = f"{FQCN}.witness"
 _PREFIX = "evenkeel-"
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
 _LONGEST_SOCKET_DIRECTORY = 70
@@ -109,7 +110,7 @@ class Session:
         around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
-        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), f"{FQCN}.witness"]
+        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
         for host in hosts:  # a host that changes tells its facts itself
             (self.scratch / "facts" / host).unlink(missing_ok=True)
@@ -117,12 +118,15 @@ class Session:
         argv += [*self._limit(limit, ""), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop, "shared")
 
-    def seen(self) -> dict[str, Any]:
-        """What the last run of the user's playbook saw beyond its hosts: ``touched`` and ``left_out`` ones."""
+    def seen(self) -> dict[str, Any] | None:
+        """What the last run of the user's playbook saw beyond its hosts: ``touched`` and ``left_out`` ones.
+
+        None when it did not come to its recap.
+        """
         try:
             return dict(json.loads((self.scratch / "witness" / "seen.json").read_text()))
         except FileNotFoundError:
-            return {}
+            return None
 
     def _facts(self) -> dict[str, str]:
         """Facts outlive a run for the waves to come, in a cache of ours where the user has configured none."""

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from evenkeel.cli import parser
+from evenkeel.collection import collections_path
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, feed, judge
 from evenkeel.options import Secrets, from_arguments
@@ -273,6 +274,21 @@ def test_a_rescued_failure_is_left_to_the_probes_where_there_are_any(
     assert states(result) == end and (code == 0) == ("rolled_back" not in end)
     assert [len(one["rescued"]) for one in result["hosts"]] == [0, 1, 0]
     assert "broken" in result["hosts"][1]["rescued"][0]
+
+
+@pytest.mark.parametrize(
+    ("extra", "end"),
+    [({}, ["confirmed"] * 3), ({"evenkeel_rescued": "fail"}, ["confirmed", "rolled_back", "confirmed"])],
+)
+def test_the_role_has_the_same_answer(folders: Folders, extra: Mapping[str, Any], end: list[str]) -> None:
+    (folders.home / "tasks.yml").write_text(f"- {RESCUE}\n- {LAST}\n")
+    extra = {"evenkeel_hosts": "web", "evenkeel_waves": "100%", "evenkeel_tasks": "tasks.yml", **extra}
+    argv = [str(BIN / "ansible-playbook"), "evenkeel.fault_tolerance.change", "-i", "inventory.yml"]
+    env = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path())}
+    done = subprocess.run([*argv, "-e", json.dumps(extra)], cwd=folders.home, env=env, timeout=550, check=False)
+    assert (done.returncode == 0) == ("rolled_back" not in end)
+    events = [(folders.home / host / "store" / "events").read_text().splitlines()[-1] for host in NAMES]
+    assert [json.loads(event)["outcome"] for event in events] == end
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class Script:
 
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    saw: dict[str, Any] = field(default_factory=dict)
+    saw: dict[str, Any] | None = field(default_factory=dict)
 
     def run_own(
         self,
@@ -106,7 +106,7 @@ class Script:
         ended = self._play("users", {"limit": list(limit)}, marked)
         return Ended(ended.rc, stop())
 
-    def seen(self) -> dict[str, Any]:
+    def seen(self) -> dict[str, Any] | None:
         return self.saw
 
     def _play(self, name: str, variables: dict[str, Any], on_event: Callable[[Event], None]) -> Ended:
@@ -347,3 +347,9 @@ def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_na
 def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:
     one = change(*alone("web1"), hosts=1, limit="web1", left_out={"fresh1": "Set up"})
     assert one.run(gather=False) == ("", False) and one.left_out == {}
+
+
+def test_what_was_left_out_and_could_not_be_seen_is_no_success_either() -> None:
+    one = change(*alone("web1"), hosts=1)
+    cast(Script, one.session).saw = None
+    assert "was not seen" in one.run(gather=False)[0]
