@@ -36,12 +36,10 @@ class Inventory:
 class Targets:
     """What a playbook is about.
 
-    plays: for each play, in order, its hosts under the user's --limit. hosts: the fleet hosts that change, in the
-    order of the plays and within one of the inventory. group: the same without --limit, for the guard. local: the
-    names under which plays run on the controller.
+    hosts: the fleet hosts that change under the user's --limit, in the order of the plays and within one of the
+    inventory. group: the same without --limit, for the guard. local: the names under which plays run on the controller.
     """
 
-    plays: tuple[frozenset[str], ...]
     hosts: tuple[str, ...]
     group: tuple[str, ...]
     local: tuple[str, ...]
@@ -125,7 +123,6 @@ def resolve(
         raise UsageError(f"{ambiguous[0]} is the name of a host and of a group: no wave can name the host alone")
     notes = [f"play {name} matches no host" for name, hosts in plays if not hosts]
     return Targets(
-        plays=tuple(hosts for _, hosts in limited),
         hosts=chosen,
         group=group,
         local=tuple(sorted(LOCAL & frozenset().union(*(hosts for _, hosts in limited)))),

@@ -152,8 +152,7 @@ def wave(*runs: tuple[str, list[Event], int | None], stops: Sequence[int] = ()) 
             last.value = left.pop(0)
         return int(last.value)
 
-    everyone = frozenset(HOSTS)
-    targets = Targets((everyone,), HOSTS, HOSTS, ("localhost",), Inventory(HOSTS, {}, {}))
+    targets = Targets(HOSTS, HOSTS, ("localhost",), Inventory(HOSTS, {}, {}))
     request = Request("site.yml", Options())
     hosts = {host: HostResult(host, 1) for host in HOSTS}
     variables = {"evenkeel_confirm_within": "10m"}
@@ -285,7 +284,7 @@ def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: st
     script = Script(list(runs), saw=saw)
     names = tuple(f"web{number}" for number in range(1, hosts + 1))
     inventory = Inventory(names, {}, {name: {"evenkeel_probes": [{"tcp": {"port": 80}}]} for name in names})
-    targets = Targets((frozenset(names),), names, names, (), inventory)
+    targets = Targets(names, names, (), inventory)
     results = {name: HostResult(name, number) for number, name in enumerate(names, 1)}
     plan = [(name,) for name in names]
     request = Request("site.yml", Options(limit=limit))

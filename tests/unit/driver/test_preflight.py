@@ -20,7 +20,7 @@ PROBES = [{"tcp": {"port": 80}}]
 def fleet(**variables: Mapping[str, Any]) -> Targets:
     names = tuple(variables)
     protected = {name: {"evenkeel_resources": [{"files": {}}], **one} for name, one in variables.items()}
-    return Targets((frozenset(names),), names, names, (), Inventory(names, {}, protected))
+    return Targets(names, names, (), Inventory(names, {}, protected))
 
 
 def twins(targets: Targets) -> bool:
