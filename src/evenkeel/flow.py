@@ -239,7 +239,7 @@ class Change:
             return "no answer in time" if time.time() > give_up or self.asked_to_stop() > 1 else ""
 
         self.session.run_own("health", wanted, lambda event: feed(record, event), stop, hosts=confirmed)
-        sick = decide.sick(record, confirmed)
+        sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
         for host, why in sick.items():
             self.hosts[host].sick = True
             self.hosts[host].why = f"fell ill after it was confirmed: {why}"

@@ -9,6 +9,7 @@ one that is encrypted, an import whose name is a template) is left to the run.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from evenkeel.outcome import UsageError
 
 _IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
 _GATHERS = ("setup", "gather_facts")
+_SETUP = re.compile(r"^[ -]*(ansible\.(builtin|legacy)\.)?(setup|(?<=\.)gather_facts)\s*:", re.MULTILINE)
 _BLOCKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 
 
@@ -62,14 +64,19 @@ def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[s
 
 
 def gathers(path: Path, gathering: str) -> bool:
-    """Whether a play gathers facts. gathering: the setting, which decides where a play does not."""
+    """Whether a play gathers facts, or a task of it, of a role or of a file beside it.
+
+    gathering: the setting, which decides where a play does not.
+    """
 
     def one(play: Mapping[str, Any]) -> bool:
         said = play.get("gather_facts", gathering != "explicit")
         return str(said).lower() not in ("false", "no", "off", "0", "none") or any(map(_gathers, _tasks(play)))
 
     found = list(plays(path))
-    return any(map(one, found)) if found else gathering != "explicit"
+    if not found:
+        return gathering != "explicit"
+    return any(map(one, found)) or _beside_gathers(path.parent)
 
 
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
@@ -120,6 +127,11 @@ def _tasks(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _gathers(task: Mapping[str, Any]) -> bool:
     return any(str(key).rpartition(".")[2] in _GATHERS for key in task)
+
+
+def _beside_gathers(directory: Path) -> bool:
+    files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
+    return any(_SETUP.search(path.read_text(encoding="utf-8", errors="replace")) for path in files if path.is_file())
 
 
 def _split(text: str) -> list[str]:

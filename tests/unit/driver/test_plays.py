@@ -79,3 +79,18 @@ def test_a_playbook_that_imports_itself_ends(tmp_path: Path) -> None:
     path = tmp_path / "site.yml"
     path.write_text("- import_playbook: site.yml\n- hosts: web\n")
     assert gathers(path, "implicit")
+
+
+def test_a_role_beside_the_playbook_may_gather_them(tmp_path: Path) -> None:
+    path, role = tmp_path / "site.yml", tmp_path / "roles" / "base" / "tasks" / "main.yml"
+    path.write_text("- hosts: web\n  gather_facts: false\n  roles: [base]\n")
+    role.parent.mkdir(parents=True)
+    for text, found in {
+        "- command: setup: x": False,
+        "- name: Facts\n  setup:\n": True,
+        "- ansible.builtin.setup: {filter: x}": True,
+        "- ansible.builtin.gather_facts:": True,
+        "- debug: msg=hi": False,
+    }.items():
+        role.write_text(text + "\n")
+        assert gathers(path, "implicit") is found, text
