@@ -155,7 +155,7 @@ def judge(
     strict: the hosts on which a failure counts although the playbook rescued it.
     """
     if stopped or rc is None or record.stats is None:
-        said = record.messages() or f"ansible-playbook ended with {rc}"
+        said = _line(record.messages()) or f"ansible-playbook ended with {rc}"
         why = stopped or ("ansible-playbook was killed" if rc is None else said)
         return {host: _own(record, host) or why for host in hosts}
     # A failure on the controller is one of every host's change.
@@ -183,7 +183,7 @@ def _why(record: Record, host: str, strict: bool) -> str:
         rescued_there = [one for one in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", one)]
         other = next((one for one in [*_troubled(record), *rescued_there] if one != host), "")
         after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
-        said = record.messages()
+        said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
     if strict and (found := rescued(record, host)):
         return f"{found[-1]} (rescued by the playbook, and here nothing else can tell whether the host is well)"
@@ -199,6 +199,10 @@ def _troubled(record: Record) -> list[str]:
 
 def _counted(record: Record, key: str, host: str) -> int:
     return (record.stats or {}).get(key, {}).get(host, 0)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:400]
 
 
 def _own(record: Record, host: str) -> str:
