@@ -36,6 +36,11 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         lines.append(
             "On the hosts that were rolled back, what is protected is as before; repair the playbook and run it again."
         )
+    if result.touched_outside:
+        names = ", ".join(result.touched_outside)
+        lines.append(
+            f"Tasks of a wave also ran on hosts outside of it, where nothing protected or confirmed them: {names}"
+        )
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
         some = f"{', '.join(unseen[:3])}{' …' if len(unseen) > 3 else ''}"

@@ -153,6 +153,27 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
+def sick(record: Record, confirmed: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+    """Which of the ``confirmed`` hosts (with the probes that confirmed each) are not well now, and why.
+
+    One that does not say so is not; neither is one whose service has crashed since, though it is up just now.
+    """
+    found = {}
+    for host, before in confirmed.items():
+        result = record.of(host, "ft_health")
+        if result is None or result.status != "ok":
+            told = message(result.result) if result is not None else ""
+            found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
+            continue
+        restarts = {(one.get("kind"), one.get("target")): one.get("restarts") or 0 for one in before}
+        for one in result.result.get("probes") or []:
+            crashes = (one.get("restarts") or 0) - restarts.get((one.get("kind"), one.get("target")), 0)
+            if crashes > 0:
+                times = "once" if crashes == 1 else f"{crashes} times"
+                found[host] = f"{one.get('target')} ended and was started anew {times} since"
+    return found
+
+
 def time_to_change(armed: Sequence[Armed]) -> float:
     """Until when the user's playbook may run, in epoch seconds: the first dead-man, less the time to settle."""
     return min(one.earliest - min(30.0, one.within / 4) for one in armed)

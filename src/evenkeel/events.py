@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the events of a run say: a fold over them, without I/O.
 
-Neither Ansible's exit code nor its recap tells whether a host is done: a rescued failure counts as success, a
-host that ``serial`` or a failed ``run_once`` left out counts as nothing at all. So each host is judged play by play.
+Neither Ansible's exit code nor its recap tells whether a host is done: one that ``any_errors_fatal``, ``serial`` or a
+failed ``run_once`` left behind counts as nothing at all. So Ansible is asked: after the user's playbook comes a play
+of ours (wrapper.py), and a host that Ansible has given up does not reach it.
 """
 
 from __future__ import annotations
@@ -27,22 +28,6 @@ _PREAMBLE = re.compile(
 _LOOSE = ("verbose", "error", "warning", "system_warning")
 
 
-@dataclass
-class PlayRun:
-    """One play as it ran, all its ``serial`` batches together.
-
-    reached: host -> number of the last task that reported from it. failed: numbers of the tasks in which some
-    host failed or was lost, by batch; batch: host -> its batch.
-    """
-
-    name: str
-    pattern: str = ""
-    reached: dict[str, int] = field(default_factory=dict)
-    batch: dict[str, int] = field(default_factory=dict)
-    failed: dict[int, int] = field(default_factory=dict)
-    batches: int = 1
-
-
 @dataclass(frozen=True)
 class Result:
     """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: epoch seconds."""
@@ -55,18 +40,23 @@ class Result:
 
 @dataclass
 class Record:
-    """What is known of a run so far."""
+    """What is known of a run so far.
 
-    plays: list[PlayRun] = field(default_factory=list)
+    mark: the name of the task that ends the run; reached: the hosts that came to it. failures: why a host failed
+    last; caught: every failure of a host, in order, those that the playbook rescued among them.
+    """
+
+    mark: str = ""
+    began: bool = False
     task: str = ""
-    number: int = 0
+    reached: set[str] = field(default_factory=set)
     results: dict[str, list[Result]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    caught: dict[str, list[str]] = field(default_factory=dict)
     unreachable: dict[str, str] = field(default_factory=dict)
     stats: Mapping[str, Mapping[str, int]] | None = None
     asked: str = ""
     loose: list[str] = field(default_factory=list)
-    _play: str = ""
 
     def of(self, host: str, task: str) -> Result | None:
         """The last result of our task ``task`` (as ``ft_settle``) on ``host``."""
@@ -83,12 +73,12 @@ def feed(record: Record, event: Mapping[str, Any]) -> None:
     kind = event.get("event", "")
     data: Mapping[str, Any] = event.get("event_data") or {}
     if kind == AGAIN:
-        vars(record).update(vars(Record()))
+        vars(record).update(vars(Record(mark=record.mark)))
     elif kind == "playbook_on_play_start":
-        _play_started(record, data)
+        record.began = True
     elif kind == "playbook_on_task_start":
-        record.number += 1
-        record.task = str(data.get("name", ""))
+        if data.get("name") != record.mark:
+            record.task = str(data.get("name", ""))
     elif kind == "playbook_on_stats":
         record.stats = {key: value for key, value in data.items() if isinstance(value, dict)}
     elif kind == "playbook_on_vars_prompt":
@@ -99,31 +89,17 @@ def feed(record: Record, event: Mapping[str, Any]) -> None:
         record.loose.append(_COLOUR.sub("", str(event.get("stdout", ""))).rstrip())
 
 
-def _play_started(record: Record, data: Mapping[str, Any]) -> None:
-    # Every batch of a serial play starts it again; the runner then appends _2 to the id it had.
-    ident = str(data.get("uuid", ""))
-    again = bool(record._play) and ident.startswith(record._play)
-    if again and record.plays:
-        record.plays[-1].batches += 1
-    else:
-        record._play = ident
-        record.plays.append(PlayRun(str(data.get("name", "")), str(data.get("pattern", ""))))
-
-
 def _task_ended(record: Record, status: str, data: Mapping[str, Any]) -> None:
     host = str(data.get("host", ""))
     res: Mapping[str, Any] = data.get("res") or {}
-    if record.plays:
-        play = record.plays[-1]
-        play.reached[host] = record.number
-        play.batch[host] = play.batches
-        if status == "unreachable" or (status == "failed" and not data.get("ignore_errors")):
-            play.failed[play.batches] = record.number
     name = str(data.get("task") or "")
     if status == "unreachable":
         record.unreachable[host] = f"unreachable in {name!r}: {message(res)}"
     elif status == "failed" and not data.get("ignore_errors"):
         record.failures[host] = f"failed in {name!r}: {message(res)}"
+        record.caught.setdefault(host, []).append(record.failures[host])
+    elif status == "ok" and record.mark and name == record.mark:
+        record.reached.add(host)
     action = str(data.get("resolved_action") or data.get("task_action") or "")
     if action.startswith(PREFIX) and status != "skipped":
         record.results.setdefault(host, []).append(
@@ -172,60 +148,62 @@ def _last_line(res: Mapping[str, Any], *keys: str) -> str:
 
 
 def judge(
-    record: Record,
-    hosts: Sequence[str],
-    plays: Sequence[Collection[str]],
-    *,
-    rc: int | None,
-    stopped: str = "",
+    record: Record, hosts: Sequence[str], *, rc: int | None, stopped: str = "", strict: Collection[str] = ()
 ) -> dict[str, str]:
     """For each of ``hosts``: why the user's playbook did not run on it to its end and well; empty when it did.
 
-    plays: the hosts of each play of the playbook, in order, as Ansible listed them beforehand. When anything
-    failed, a host counts as done only if it reported from a later task than the one that failed: a failure under
-    ``any_errors_fatal`` or ``run_once`` leaves the other hosts behind half-way, without a word.
+    strict: the hosts on which a failure counts although the playbook rescued it.
     """
     if stopped or rc is None or record.stats is None:
-        said = record.messages() or f"ansible-playbook ended with {rc}"
+        said = _line(record.messages()) or f"ansible-playbook ended with {rc}"
         why = stopped or ("ansible-playbook was killed" if rc is None else said)
         return {host: _own(record, host) or why for host in hosts}
-    stats = record.stats
-    elsewhere = sorted(
-        host for key in ("failures", "dark", "rescued") for host in stats.get(key, {}) if host not in hosts
-    )
-    whys = {}
+    # A failure on the controller is one of every host's change.
+    elsewhere = next((host for host in _troubled(record) if host not in hosts), "")
+    whys = {host: _why(record, host, host in strict) for host in hosts}
     for host in hosts:
-        why = ""
-        if stats.get("dark", {}).get(host):
-            why = record.unreachable.get(host, "unreachable")
-        elif stats.get("failures", {}).get(host):
-            why = record.failures.get(host, "failed")
-        elif stats.get("rescued", {}).get(host):
-            why = f"{record.failures.get(host, 'failed')} (rescued: the playbook caught it)"
-        else:
-            why = _left_out(record, host, plays, failed=rc != 0)
-        if not why and elsewhere:
-            why = f"the playbook failed on {elsewhere[0]}: {_own(record, elsewhere[0])}"
-        whys[host] = why
+        if elsewhere and not whys[host]:
+            whys[host] = f"the playbook failed on {elsewhere}: {_own(record, elsewhere) or 'no reason given'}"
     return whys
+
+
+def rescued(record: Record, host: str) -> list[str]:
+    """What failed on ``host`` and was rescued by the playbook."""
+    count = _counted(record, "rescued", host)
+    return record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
+
+
+def _why(record: Record, host: str, strict: bool) -> str:
+    if _counted(record, "dark", host):
+        return record.unreachable.get(host, "unreachable")
+    # Also where meta clear_host_errors took the host back.
+    if _counted(record, "failures", host):
+        return record.failures.get(host, "failed")
+    if host not in record.reached:
+        rescued_there = [one for one in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", one)]
+        other = next((one for one in [*_troubled(record), *rescued_there] if one != host), "")
+        after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
+        said = _line(record.messages())
+        return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
+    if strict and (found := rescued(record, host)):
+        return f"{found[-1]} (rescued by the playbook, and here nothing else can tell whether the host is well)"
+    return ""
+
+
+def _troubled(record: Record) -> list[str]:
+    """The hosts that failed or were lost, by the recap."""
+    stats = record.stats or {}
+    found = [host for key in ("failures", "dark") for host, count in stats.get(key, {}).items() if count]
+    return sorted(set(found))
+
+
+def _counted(record: Record, key: str, host: str) -> int:
+    return (record.stats or {}).get(key, {}).get(host, 0)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:400]
 
 
 def _own(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host, "")
-
-
-def _left_out(record: Record, host: str, plays: Sequence[Collection[str]], *, failed: bool) -> str:
-    for index, expected in enumerate(plays):
-        if host not in expected:
-            continue
-        if index >= len(record.plays):
-            return f"play {index + 1} should have run on it and never did"
-        play = record.plays[index]
-        if not play.reached and not failed:
-            continue  # tags left nothing of this play, for any host
-        if host not in play.reached:
-            return f"play {play.name!r} should have run on it and never did"
-        broke = play.failed.get(play.batch[host])
-        if failed and broke is not None and play.reached[host] <= broke:
-            return f"play {play.name!r} was not seen to finish on it after another host failed"
-    return ""

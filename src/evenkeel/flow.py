@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel import decide, waves
+from evenkeel import decide, plays, preflight, waves
 from evenkeel.advice import cannot_bring_back
 from evenkeel.configuration import ask_ansible
-from evenkeel.events import Record, feed, judge
+from evenkeel.events import Record, feed, judge, rescued
 from evenkeel.options import Options, Secrets, ask
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
-from evenkeel.session import Session, open_session
-from evenkeel.targets import Targets, find_targets, unprotected
+from evenkeel.session import WITNESS, Session, open_session
+from evenkeel.targets import Targets, find_targets
 
 DEFAULT_WAVES = "1,25%,100%"
 DEFAULT_CONFIRM_WITHIN = "10m"
 # How long after its dead-man is due a host may take to be put back and to answer again.
 GRACE = 30.0
+# How long a measurement of confirmed hosts may take besides.
+_MEASURE = 60.0
 # Connecting, when a host is asked again: it either answers at once or is not back yet.
 _SHORT = 5
 
@@ -86,86 +89,162 @@ def change(
     started = time.monotonic()
     ansible = ask_ansible(cwd or os.getcwd())
     options = request.options.with_configuration(dict(ansible.settings))
+    path = Path(os.path.join(ansible.cwd, request.playbook))
+    plays.no_prompts(request.playbook, path, options.common)
+    if options.tags(ansible.settings) is None:
+        raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = ask(options) if secrets is None else secrets
     targets = find_targets(request.playbook, options, ansible, secrets)
-    plan = waves.split(targets.hosts, waves.parse(_said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)))
-    if request.failure_domain is not None:
-        plan = waves.by_domain(plan, _domains(request.failure_domain, targets))
-    notes = list(targets.notes) + _check(request, targets)
-    variables = request.variables()
-    variables["evenkeel_confirm_within"] = _said(
-        request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets
-    )
-    if asked_to_stop():
-        raise UsageError("stopped before anything was touched")
-    total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
-    report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {len(plan)} {'wave' if len(plan) == 1 else 'waves'}"))
-    for note in notes:
-        report(Progress(Kind.NOTE, note))
-
-    hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
-    base = Path(os.path.join(ansible.cwd, request.playbook)).resolve().parent
-    reason, usage = "", False
-    with open_session(ansible, options, secrets, base) as session:
-        for number, wave in enumerate(plan, 1):
-            report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(plan)))
-            mine = {host: hosts[host] for host in wave}
-            run = Wave(session, request, targets, variables, mine, report, asked_to_stop)
-            reason, usage = run.run()
-            unsettled = [one for one in run.hosts.values() if one.state is not State.CONFIRMED]
-            if unsettled and not reason:
-                reason = f"{unsettled[0].host}: {unsettled[0].why}"
-            if not reason and asked_to_stop() and number < len(plan):
-                reason = "stopped by the user between two waves"
-            if reason:
-                break
-    code = exit_code([one.state for one in hosts.values()], complete=not reason)
+    with open_session(ansible, options, secrets, path.resolve().parent) as session:
+        run = _prepare(session, request, targets, report, asked_to_stop)
+        reason, usage = run.run(gather=plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))))
+    code = exit_code([one.state for one in run.hosts.values()], complete=not reason)
     if code is Exit.REFUSED and usage:
         code = Exit.USAGE
     return ChangeResult(
         playbook=request.playbook,
         exit_code=code,
         reason=reason,
-        waves=[list(wave) for wave in plan],
-        hosts=list(hosts.values()),
-        notes=notes,
+        waves=[list(wave) for wave in run.plan],
+        hosts=list(run.hosts.values()),
+        notes=run.notes,
         seconds=time.monotonic() - started,
+        touched_outside=sorted(run.touched),
+        left_out=sorted(run.left_out),
     )
 
 
-def _said(given: str | None, variable: str, default: str, targets: Targets) -> str:
-    """A value that holds for the whole run: given here, or by the hosts' variables, which then must agree."""
-    if given is not None:
-        return given
-    variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
-    found = {str(one[variable]) for one in variables if variable in one}
-    if len(found) > 1:
-        raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
-    return found.pop() if found else default
+def _prepare(
+    session: Session, request: Request, targets: Targets, report: Report, asked_to_stop: Callable[[], int]
+) -> Change:
+    """All that can be known before a host is armed. Raises UsageError."""
+    domain = request.failure_domain
+    targets = preflight.resolved(session, targets, *([domain] if domain else []))
+    sizes = preflight.said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
+    plan = waves.split(targets.hosts, waves.parse(sizes))
+    if domain is not None:
+        plan = waves.by_domain(plan, preflight.domains(domain, targets))
+    notes = [*targets.notes, *preflight.check(request.probes, request.protect, targets)]
+    strict = preflight.strict(request.probes, targets)
+    variables = request.variables()
+    within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
+    variables["evenkeel_confirm_within"] = within
+    if asked_to_stop():
+        raise UsageError("stopped before anything was touched")
+    total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
+    report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {len(plan)} {'wave' if len(plan) == 1 else 'waves'}"))
+    for note in notes:
+        report(Progress(Kind.NOTE, note))
+    hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
+    return Change(session, request, targets, variables, strict, plan, hosts, notes, report, asked_to_stop)
 
 
-def _domains(variable: str, targets: Targets) -> dict[str, str]:
-    """Host -> failure domain. Raises UsageError naming the hosts that have none."""
-    variables = targets.inventory.variables
-    without = [host for host in targets.hosts if variable not in variables.get(host, {})]
-    if without:
-        raise UsageError(f"--failure-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
-    return {host: str(variables[host][variable]) for host in targets.hosts}
+@dataclass
+class Change:
+    """All waves, one after the other. touched: hosts outside of their wave; left_out: host -> the play it missed."""
 
+    session: Session
+    request: Request
+    targets: Targets
+    variables: Mapping[str, Any]
+    strict: Sequence[str]
+    plan: Sequence[tuple[str, ...]]
+    hosts: dict[str, HostResult]
+    notes: list[str]
+    report: Report
+    asked_to_stop: Callable[[], int]
+    touched: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
 
-def _check(request: Request, targets: Targets) -> list[str]:
-    """What a change needs besides its hosts. Returns what a person should know."""
-    if request.protect is None:
-        bare = unprotected(targets.hosts, targets.inventory)
-        if bare:
-            raise UsageError(
-                f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
-                " services in the variable evenkeel_resources or in --protect FILE"
+    def run(self, *, gather: bool) -> tuple[str, bool]:
+        """Returns why it stopped (or nothing) and whether that was usage. gather: the playbook gathers facts."""
+        later = [host for wave in self.plan[1:] for host in wave]
+        if gather and later:
+            self._gather(later)
+        reason, usage = "", False
+        for number, wave in enumerate(self.plan, 1):
+            reason = self._sick() if number > 1 else ""
+            if reason:
+                break
+            self.report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(self.plan)))
+            reason, usage = self._wave(wave)
+            if not reason and self.asked_to_stop() and number < len(self.plan):
+                reason = "stopped by the user between two waves"
+            if reason:
+                break
+        if len(self.plan) > 1 and not self.asked_to_stop():
+            reason = reason or self._sick()
+        return reason, usage
+
+    def _wave(self, wave: Sequence[str]) -> tuple[str, bool]:
+        mine = {host: self.hosts[host] for host in wave}
+        run = Wave(
+            self.session,
+            self.request,
+            self.targets,
+            self.variables,
+            mine,
+            self.report,
+            self.asked_to_stop,
+            strict=self.strict,
+        )
+        reason, usage = run.run()
+        witnessed = self.session.seen() if run.changed else None
+        seen = witnessed or {}
+        self.touched.update(seen.get("touched", []))
+        if not self.request.options.limit:  # which is the user's word for leaving hosts out
+            known = {*self.targets.group, *self.targets.local}
+            self.left_out.update({host: play for host, play in seen.get("left_out", {}).items() if host not in known})
+        unsettled = [one for one in run.hosts.values() if one.state is not State.CONFIRMED]
+        if unsettled and not reason:
+            reason = f"{unsettled[0].host}: {unsettled[0].why}"
+        if not reason and witnessed is None:
+            reason = f"what the playbook left out was not seen: the callback {WITNESS} did not run"
+        for host, play in self.left_out.items():
+            reason = reason or (
+                f"{host} was added while the playbook ran, and is protected by nothing: play {play!r} was left out"
+                " there. Add it to the inventory, or configure it in a run of its own"
             )
-    variables = targets.inventory.variables
-    if request.probes is None and not all(variables.get(host, {}).get("evenkeel_probes") for host in targets.hosts):
-        return ["no probes for some hosts (evenkeel_probes, --probes): a new login alone confirms them"]
-    return []
+        return reason, usage
+
+    def _gather(self, hosts: Sequence[str]) -> None:
+        """The facts of hosts of later waves, for templates of earlier ones; a host that has none to give is told."""
+        record = Record()
+        lost: dict[str, str] = {}
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            lost.update(record.unreachable | record.failures)
+
+        def stop() -> str:
+            return "stopped by the user" if self.asked_to_stop() else ""
+
+        wanted = {**self.variables, "evenkeel_hosts": list(hosts)}
+        self.session.run_own("facts", wanted, on_event, stop, hosts=hosts, facts=True)
+        for host, why in lost.items():
+            self.notes.append(f"no facts of {host} for the waves before its own: {why}")
+            self.report(Progress(Kind.NOTE, self.notes[-1]))
+
+    def _sick(self) -> str:
+        """Measure the hosts confirmed so far; what is wrong with the first that fell ill, or nothing."""
+        can_tell = preflight.probed(self.request.probes, self.targets)
+        confirmed = [host for host in can_tell if self.hosts[host].state is State.CONFIRMED]
+        if not confirmed:
+            return ""
+        record = Record()
+        wanted = {**self.variables, "evenkeel_hosts": confirmed}
+        give_up = time.time() + GRACE + _MEASURE
+
+        def stop() -> str:
+            return "no answer in time" if time.time() > give_up or self.asked_to_stop() > 1 else ""
+
+        self.session.run_own("health", wanted, lambda event: feed(record, event), stop, hosts=confirmed)
+        sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
+        for host, why in sick.items():
+            self.hosts[host].sick = True
+            self.hosts[host].why = f"fell ill after it was confirmed: {why}"
+            self.report(Progress(Kind.HOST, self.hosts[host].why, (host,), Phase.FAILED))
+        return next((f"{host} fell ill after it was confirmed: {why}" for host, why in sick.items()), "")
 
 
 @dataclass
@@ -179,7 +258,9 @@ class Wave:
     hosts: dict[str, HostResult]
     report: Report
     asked_to_stop: Callable[[], int]
+    strict: Sequence[str] = ()
     armed: dict[str, decide.Armed] = field(default_factory=dict)
+    changed: bool = False
 
     def run(self) -> tuple[str, bool]:
         """Begin, change, settle. Returns why the change must stop here (or nothing) and whether that was usage."""
@@ -192,6 +273,7 @@ class Wave:
         whys: Mapping[str, str] = {}
         halt = begun.halt or ("stopped by the user" if self.asked_to_stop() else "")
         if not halt:
+            self.changed = True
             whys = self._change()
         mine = [host for host in self.hosts if host in self.armed]
         self._settle(decide.verdicts(mine, whys, halted=bool(halt)), whys, halted=bool(halt))
@@ -234,7 +316,7 @@ class Wave:
             one.left = [str(said) for said in taken.result.get("left") or []] if taken else []
         for note in cannot_bring_back(self.hosts.values()):
             self.report(Progress(Kind.NOTE, note))
-        if begun.halt and not record.plays and ended.errors:
+        if begun.halt and not record.began and ended.errors:
             self.report(Progress(Kind.NOTE, ended.errors))
         return begun
 
@@ -268,16 +350,17 @@ class Wave:
 
     def _change(self) -> Mapping[str, str]:
         """Run the user's playbook; why each host failed, empty for those that did not."""
-        record = Record()
+        record = Record(mark=f"evenkeel: done {uuid.uuid4().hex}")
         failed: set[str] = set()
         latest = decide.time_to_change(list(self.armed.values()))
 
         def on_event(event: Event) -> None:
             feed(record, event)
-            self._output(event)
-            if event.get("event") == "playbook_on_task_start":
-                self.report(Progress(Kind.TASK, record.task, phase=Phase.CHANGE))
             host, res = _about(event)
+            if record.mark not in str(event.get("stdout", "")) and host not in record.reached:
+                self._output(event)
+            if event.get("event") == "playbook_on_task_start" and not record.reached:
+                self.report(Progress(Kind.TASK, record.task, phase=Phase.CHANGE))
             if host in self.hosts and event.get("event") == "runner_on_ok" and res.get("changed"):
                 self.hosts[host].changed = True
             why = record.unreachable.get(host) or record.failures.get(host, "")
@@ -297,11 +380,12 @@ class Wave:
 
         self._tell(Phase.CHANGE, *self.hosts)
         names = [*self.hosts, *self.targets.local]
-        ended = self.session.run_users(self.request.playbook, names, on_event, stop)
+        ended = self.session.run_users(self.request.playbook, names, list(self.hosts), record.mark, on_event, stop)
         if ended.stopped:
             self.report(Progress(Kind.NOTE, ended.stopped))
-        plays = [hosts & set(self.hosts) for hosts in self.targets.plays]
-        return judge(record, list(self.hosts), plays, rc=ended.rc, stopped=ended.stopped)
+        for host, one in self.hosts.items():
+            one.rescued = rescued(record, host)
+        return judge(record, list(self.hosts), rc=ended.rc, stopped=ended.stopped, strict=self.strict)
 
     def _settle(self, verdicts: dict[str, str], whys: Mapping[str, str], *, halted: bool) -> None:
         """Ask every armed host to settle, until each has answered or had time enough to put itself back."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import getpass
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.outcome import UsageError
+from evenkeel.wrapper import tags_that_run
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
 _FLAG: dict[str, Any] = {"action": "store_true"}
@@ -95,6 +96,15 @@ class Options:
                 continue
             words.append(word)
         return words, missing
+
+    def tags(self, settings: Mapping[str, Any]) -> list[str] | None:
+        """Tags with which a task of ours runs in the user's playbook; None when none could (see wrapper)."""
+
+        def said(flag: str, setting: str) -> set[str]:
+            words = [word.partition("=")[2] for word in self.users if word.startswith(f"{flag}=")]
+            return {tag.strip() for word in [*words, *(settings.get(setting) or [])] for tag in word.split(",")} - {""}
+
+        return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
 
     def with_configuration(self, settings: dict[str, Any]) -> Options:
         """The same, with the passwords that the user's configuration makes Ansible ask for."""

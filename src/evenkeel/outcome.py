@@ -55,7 +55,8 @@ class HostResult:
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), or could not be (not shown). left: what its
-    checkpoint could not bring back.
+    checkpoint could not bring back. rescued: what failed on it and was caught by the playbook. sick: its probes failed
+    after it was confirmed, while others changed.
     """
 
     host: str
@@ -70,11 +71,17 @@ class HostResult:
     login: str = ""
     left: list[str] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
+    rescued: list[str] = field(default_factory=list)
+    sick: bool = False
 
 
 @dataclass
 class ChangeResult:
-    """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not."""
+    """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not.
+
+    touched_outside: hosts on which tasks ran by delegation from a wave that is not theirs; they are not protected.
+    left_out: hosts added while the playbook ran, on which its plays did not run.
+    """
 
     playbook: str
     exit_code: Exit
@@ -83,6 +90,8 @@ class ChangeResult:
     hosts: list[HostResult]
     notes: list[str]
     seconds: float
+    touched_outside: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as it is printed by ``--json``."""

@@ -25,7 +25,9 @@ from evenkeel.events import AGAIN, PREFIX
 from evenkeel.options import Options, Secrets
 from evenkeel.runner import Ended, Event, Job, execute
 from evenkeel.targets import chosen_hosts
+from evenkeel.wrapper import wrapped
 
+WITNESS = f"{FQCN}.witness"
 _PREFIX = "evenkeel-"
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
 _LONGEST_SOCKET_DIRECTORY = 70
@@ -56,16 +58,17 @@ class Session:
         limit: str = "",
         timeout: int | None = None,
         fresh: bool = False,
+        facts: bool = False,
     ) -> Ended:
         """Run our playbook ``name``; ``hosts`` or else ``limit`` narrows it.
 
         timeout: of connecting, seconds. fresh: use no connection of an earlier run, so that reaching a host proves
-        that it still lets one in.
+        that it still lets one in. facts: keep what it gathers for the user's playbook.
         """
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(variables))}"]
         argv += ["--timeout", str(timeout)] if timeout else []
-        argv += [*self._limit(hosts, limit), str(self._beside(name))]
+        argv += [*self._limit(hosts, limit), str(self._own(name))]
         seen = _Seen()
 
         def watch(event: Event) -> None:
@@ -73,25 +76,68 @@ class Session:
             on_event(event)
 
         connections = "fresh" if fresh else "shared"
-        ended = self._execute(argv, self.ansible.own(pipelining=self._pipelining), watch, stop, connections)
+        cache = self._facts() if facts else {}
+        env = self.ansible.own(pipelining=self._pipelining) | cache
+        ended = self._execute(argv, env, watch, stop, connections)
         if self._pipelining and self.ansible.pipelining is None and seen.wants_terminal and not seen.did:
             # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
-            ended = self._execute(argv, self.ansible.own(pipelining=False), on_event, stop, connections)
+            env = self.ansible.own(pipelining=False) | cache
+            ended = self._execute(argv, env, on_event, stop, connections)
         return ended
 
     def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
-        return chosen_hosts(str(self._beside(name)), limit, self.options, self.ansible, self.secrets, extra)
+        return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
     def run_users(
-        self, playbook: str, hosts: Sequence[str], on_event: Callable[[Event], None], stop: Callable[[], str]
+        self,
+        playbook: str,
+        limit: Sequence[str],
+        hosts: Sequence[str],
+        mark: str,
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
     ) -> Ended:
-        """Run the user's playbook, unmodified, on ``hosts``."""
+        """Run the user's playbook, unmodified, within ``limit``; those of ``hosts`` that Ansible has not given up at
+        its end report the task ``mark``.
+        """
+        path = os.path.join(self.ansible.cwd, playbook)
+        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a name of a collection's
+        around = self._beside() / ".evenkeel-around.yml"
+        around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
+        (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
+        (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
+        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
+        env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
+        for host in hosts:  # a host that changes tells its facts itself
+            (self.scratch / "facts" / host).unlink(missing_ok=True)
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        return self._execute([*argv, *self._limit(hosts, ""), playbook], {}, on_event, stop, "shared")
+        argv += [*self._limit(limit, ""), str(around)]
+        return self._execute(argv, {**env, **self._facts()}, on_event, stop, "shared")
+
+    def seen(self) -> dict[str, Any] | None:
+        """What the last run of the user's playbook saw beyond its hosts: ``touched`` and ``left_out`` ones.
+
+        None when it did not come to its recap.
+        """
+        try:
+            return dict(json.loads((self.scratch / "witness" / "seen.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def _facts(self) -> dict[str, str]:
+        """Facts outlive a run for the waves to come, in a cache of ours where the user has configured none."""
+        if self.ansible.settings.get("CACHE_PLUGIN", "memory") not in ("memory", "ansible.builtin.memory"):
+            return {}
+        return {
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.scratch / "facts"),
+            "ANSIBLE_CACHE_PLUGIN_PREFIX": "",
+            "ANSIBLE_CACHE_PLUGIN_TIMEOUT": "0",
+        }
 
     def _execute(
         self,
@@ -122,21 +168,22 @@ class Session:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
-    def _beside(self, name: str) -> Path:
-        """A playbook that is ours and yet sees the group_vars, host_vars and plugins beside the user's playbook.
+    def _own(self, name: str) -> Path:
+        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook."""
+        path = self._beside() / f".evenkeel-{name}.yml"
+        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
+        path.write_bytes(ours.read_bytes())
+        return path
 
-        Ansible looks for those in the directory of the play that runs: here a directory of links, with a copy of it.
-        """
+    def _beside(self) -> Path:
+        """A directory of links to what lies beside the user's playbook: Ansible looks where the play that runs lies."""
         directory = self.scratch / "beside"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():
                 with contextlib.suppress(OSError):
                     (directory / entry.name).symlink_to(entry.resolve())
-        path = directory / f".evenkeel-{name}.yml"
-        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
-        path.write_bytes(ours.read_bytes())
-        return path
+        return directory
 
 
 @dataclass

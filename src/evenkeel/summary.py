@@ -99,7 +99,9 @@ def detail(one: HostResult, told: Told | None = None) -> str:
     told = told or Told()
     by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(one.by, "")
     if one.state is State.CONFIRMED:
-        return told.once(text(one.why)) or ("changed" if one.changed else "nothing to change")
+        caught = [f"rescued: {text(one_of)}" for one_of in one.rescued]
+        said = told.once(text(one.why)) or ("changed" if one.changed else "nothing to change")
+        return "; ".join([said, *caught])
     if one.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, told.once(text(one.why))) if part)
@@ -121,7 +123,7 @@ def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
 
 
 def _story(one: HostResult) -> tuple[object, ...]:
-    return one.state, one.why, one.by, one.changed, one.wave if one.state is not State.NOT_BEGUN else 0
+    return one.state, one.why, one.by, one.changed, *one.rescued, one.wave if one.state is not State.NOT_BEGUN else 0
 
 
 def print_run(result: RunResult, console: Console) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +36,10 @@ class Inventory:
 class Targets:
     """What a playbook is about.
 
-    plays: for each play, in order, its hosts under the user's --limit. hosts: the fleet hosts that change, in the
-    order of the plays and within one of the inventory. group: the same without --limit, for the guard. local: the
-    names under which plays run on the controller.
+    hosts: the fleet hosts that change under the user's --limit, in the order of the plays and within one of the
+    inventory. group: the same without --limit, for the guard. local: the names under which plays run on the controller.
     """
 
-    plays: tuple[frozenset[str], ...]
     hosts: tuple[str, ...]
     group: tuple[str, ...]
     local: tuple[str, ...]
@@ -113,18 +112,32 @@ def resolve(
         raise UsageError(f"{playbook} matches no host of the inventory: {', '.join(name for name, _ in plays)}")
     if not chosen:
         raise UsageError(f"--limit {limit} leaves {playbook} without any fleet host")
+    odd = next((host for host in chosen if not usable(host)), "")
+    if odd:
+        raise UsageError(
+            f"{odd!r} is no host name that a wave can name: give it one of letters, digits, dots, dashes and"
+            " underscores, and what it is now in ansible_host"
+        )
     ambiguous = [host for host in chosen if host in inventory.groups]
     if ambiguous:
         raise UsageError(f"{ambiguous[0]} is the name of a host and of a group: no wave can name the host alone")
     notes = [f"play {name} matches no host" for name, hosts in plays if not hosts]
     return Targets(
-        plays=tuple(hosts for _, hosts in limited),
         hosts=chosen,
         group=group,
         local=tuple(sorted(LOCAL & frozenset().union(*(hosts for _, hosts in limited)))),
         inventory=inventory,
         notes=tuple(notes),
     )
+
+
+def usable(host: str) -> bool:
+    """Whether Ansible takes the name for this host alone, in --limit and in the pattern of a play."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]*", host) is not None
+    return True
 
 
 def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:

@@ -207,23 +207,9 @@ def test_an_unreachable_host_stops_the_later_waves(fleet: Fleet, when: str) -> N
     assert fleet.differs("web2") == ""
 
 
-RESCUED = """
-- hosts: site
-  gather_facts: false
-  tasks:
-    - block:
-        - name: Fail
-          ansible.builtin.command: "false"
-      rescue:
-        - name: Pretend
-          ansible.builtin.debug: {msg: all is well}
-"""
-
-
 @pytest.mark.parametrize(
     ("playbook", "words", "code"),
     [
-        (RESCUED, [], 2),
         (GOOD.replace("hosts: site", "hosts: nobody"), [], 1),
         (GOOD, ["--limit", "wbe1"], 1),
         (GOOD.replace("hosts: site", "hosts: site:&none"), [], 1),

@@ -139,3 +139,22 @@ def test_time_to_change_leaves_time_to_settle_before_the_first_dead_man() -> Non
 )
 def test_exit_codes(states: list[State], complete: bool, code: Exit) -> None:
     assert exit_code(states, complete=complete) is code
+
+
+@pytest.mark.parametrize(
+    ("measured", "why"),
+    [
+        (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 2}]}), ""),
+        (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 0}]}), ""),  # by hand
+        (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3}]}), "nginx ended and was started"),
+        (("failed", {"msg": "not healthy: tcp 80"}), "not healthy: tcp 80"),
+        (("unreachable", {"msg": "timed out"}), "timed out"),
+        (None, "it was not measured"),
+    ],
+)
+def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
+    measured: tuple[str, dict[str, Any]] | None, why: str
+) -> None:
+    seen = record(*([("w", "ft_health", *measured)] if measured else []))
+    found = decide.sick(seen, {"w": [{"kind": "service", "target": "nginx", "restarts": 2}]})
+    assert why in found["w"] if why else found == {}

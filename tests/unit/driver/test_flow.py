@@ -15,7 +15,7 @@ import pytest
 
 from evenkeel import flow
 from evenkeel.events import PREFIX
-from evenkeel.flow import Request, Wave
+from evenkeel.flow import Change, Request, Wave
 from evenkeel.options import Options
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import ignore
@@ -67,6 +67,7 @@ class Script:
 
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    saw: dict[str, Any] | None = field(default_factory=dict)
 
     def run_own(
         self,
@@ -78,15 +79,35 @@ class Script:
         hosts: Sequence[str] = (),
         timeout: int | None = None,
         fresh: bool = False,
+        facts: bool = False,
     ) -> Ended:
+        assert facts == (name == "facts")
         assert fresh == (name == "settle"), "what confirms a change is a login after it"
         return self._play(name, dict(variables), on_event)
 
     def run_users(
-        self, playbook: str, hosts: Sequence[str], on_event: Callable[[Event], None], stop: Callable[[], str]
+        self,
+        playbook: str,
+        limit: Sequence[str],
+        hosts: Sequence[str],
+        mark: str,
+        on_event: Callable[[Event], None],
+        stop: Callable[[], str],
     ) -> Ended:
-        ended = self._play("users", {"hosts": list(hosts)}, on_event)
+        """A run that came to its recap came to our play, on the hosts that did not fail."""
+
+        def marked(event: Event) -> None:
+            if event["event"] == "playbook_on_stats":
+                failed = event["event_data"]["failures"]
+                for host in set(hosts) - set(failed):
+                    on_event({"event": "runner_on_ok", "event_data": {"host": host, "task": mark, "res": {}}})
+            on_event(event)
+
+        ended = self._play("users", {"limit": list(limit)}, marked)
         return Ended(ended.rc, stop())
+
+    def seen(self) -> dict[str, Any] | None:
+        return self.saw
 
     def _play(self, name: str, variables: dict[str, Any], on_event: Callable[[Event], None]) -> Ended:
         self.asked.append((name, variables))
@@ -131,8 +152,7 @@ def wave(*runs: tuple[str, list[Event], int | None], stops: Sequence[int] = ()) 
             last.value = left.pop(0)
         return int(last.value)
 
-    everyone = frozenset(HOSTS)
-    targets = Targets((everyone,), HOSTS, HOSTS, ("localhost",), Inventory(HOSTS, {}, {}))
+    targets = Targets(HOSTS, HOSTS, ("localhost",), Inventory(HOSTS, {}, {}))
     request = Request("site.yml", Options())
     hosts = {host: HostResult(host, 1) for host in HOSTS}
     variables = {"evenkeel_confirm_within": "10m"}
@@ -152,7 +172,7 @@ def test_a_good_change_is_confirmed_by_the_probes_of_every_host() -> None:
     assert one.run() == ("", False)
     assert states(one) == [State.CONFIRMED] * 2
     assert [one.hosts[host].changed for host in HOSTS] == [True, False]
-    assert script.asked[1][1]["hosts"] == ["web1", "web2", "localhost"]
+    assert script.asked[1][1]["limit"] == ["web1", "web2", "localhost"]
     assert script.asked[2][1]["evenkeel_generations"] == {"web1": 3, "web2": 3}
     assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"probe"}
 
@@ -242,3 +262,93 @@ def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
     one.run()
     assert states(one) == [State.IN_DOUBT] * 2
     assert all("dead-man" in one.hosts[host].why for host in HOSTS)
+
+
+# -- several waves
+
+
+def alone(host: str, outcome: str = "confirmed") -> list[tuple[str, list[Event], int | None]]:
+    """The runs of a wave of one host."""
+    return [
+        ("begin", [*play(), armed(host), stats()], 0),
+        ("users", [*play(), ended(host, "command", changed=True), stats()], 0),
+        ("settle", [settled(host, outcome)], 0),
+    ]
+
+
+def measured(host: str, status: str = "ok", **res: Any) -> Event:
+    return ended(host, PREFIX + "ft_health", status, **res)
+
+
+def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: str = "", **saw: Any) -> Change:
+    script = Script(list(runs), saw=saw)
+    names = tuple(f"web{number}" for number in range(1, hosts + 1))
+    inventory = Inventory(names, {}, {name: {"evenkeel_probes": [{"tcp": {"port": 80}}]} for name in names})
+    targets = Targets(names, names, (), inventory)
+    results = {name: HostResult(name, number) for number, name in enumerate(names, 1)}
+    plan = [(name,) for name in names]
+    request = Request("site.yml", Options(limit=limit))
+    variables = {"evenkeel_confirm_within": "10m"}
+    return Change(cast(Session, script), request, targets, variables, [], plan, results, [], ignore, lambda: 0)
+
+
+def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> None:
+    one = change(
+        *alone("web1"),
+        ("health", [measured("web1")], 0),
+        *alone("web2"),
+        ("health", [measured("web1", "failed", msg="tcp 80: fail"), measured("web2")], 2),
+        ("health", [measured("web1", "failed", msg="tcp 80: fail"), measured("web2")], 2),
+    )
+    reason, _ = one.run(gather=False)
+    assert reason == "web1 fell ill after it was confirmed: tcp 80: fail"
+    assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.CONFIRMED, State.NOT_BEGUN]
+    assert [host.sick for host in one.hosts.values()] == [True, False, False]
+
+
+@pytest.mark.parametrize("last", [[measured("web1", "unreachable", msg="timed out")], []])
+def test_a_change_that_ends_with_a_host_ill_or_unmeasured_is_no_success(last: list[Event]) -> None:
+    one = change(
+        *alone("web1"),
+        ("health", [measured("web1")], 0),
+        *alone("web2"),
+        ("health", [measured("web2"), *last], 4),
+        hosts=2,
+    )
+    reason, _ = one.run(gather=False)
+    assert reason.startswith("web1 fell ill after it was confirmed: ")
+    assert one.hosts["web1"].sick and not one.hosts["web2"].sick
+
+
+def test_the_facts_of_later_waves_are_gathered_first_and_one_that_has_none_is_no_hindrance() -> None:
+    lost = ended("web2", "ansible.builtin.gather_facts", "unreachable", msg="no route")
+    one = change(
+        ("facts", [*play(), lost, stats()], 4),
+        *alone("web1"),
+        ("health", [measured("web1")], 0),
+        *alone("web2"),
+        ("health", [measured("web1"), measured("web2")], 0),
+        hosts=2,
+    )
+    assert one.run(gather=True) == ("", False)
+    assert cast(Script, one.session).asked[0][1]["evenkeel_hosts"] == ["web2"]
+    assert "web2" in one.notes[0] and "no route" in one.notes[0]
+
+
+def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_named() -> None:
+    one = change(*alone("web1"), hosts=1, left_out={"fresh1": "Set up"}, touched=["lb"])
+    reason, _ = one.run(gather=False)
+    assert "fresh1" in reason and "'Set up'" in reason
+    assert one.hosts["web1"].state is State.CONFIRMED
+    assert one.touched == {"lb"} and list(one.left_out) == ["fresh1"]
+
+
+def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:
+    one = change(*alone("web1"), hosts=1, limit="web1", left_out={"fresh1": "Set up"})
+    assert one.run(gather=False) == ("", False) and one.left_out == {}
+
+
+def test_what_was_left_out_and_could_not_be_seen_is_no_success_either() -> None:
+    one = change(*alone("web1"), hosts=1)
+    cast(Script, one.session).saw = None
+    assert "was not seen" in one.run(gather=False)[0]

@@ -93,7 +93,7 @@ def test_our_playbook_lies_among_what_lies_beside_the_users(root: Path, tmp_path
     (base / "group_vars").mkdir(parents=True)
     (base / "group_vars" / "all.yml").write_text("a: 1\n")
     with open_session(Ansible(str(base), {}, ""), Options(), Secrets(), base) as one:
-        playbook = one._beside("status")
+        playbook = one._own("status")
         assert (playbook.parent / "group_vars" / "all.yml").read_text() == "a: 1\n"
         assert "ft_info" in playbook.read_text()
         assert session.chosen_hosts(

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: witness
+type: aggregate
+short_description: Notes for the driver what a wave saw beyond itself
+version_added: 0.2.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+description:
+  - The driver evenkeel runs a playbook wave by wave, each wave a run of Ansible that is limited to its hosts. This
+    callback keeps what a single run with C(serial) would keep in memory - variables that tasks set on hosts of earlier
+    waves, and the groups they put them into - and notes which hosts outside of the wave were touched or left out.
+  - It does nothing unless the driver says where to note it.
+options:
+  directory:
+    description: Private directory of the driver.
+    type: path
+    env:
+      - name: EVENKEEL_WITNESS
+"""
+
+import json
+import os
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+# Tasks that run no code on the host that they name.
+IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "include_vars", "meta", "pause", "set_fact",
+        "set_stats", "setup")  # fmt: skip
+
+
+class CallbackModule(CallbackBase):
+    """carried.json: host -> its variables and groups, from wave to wave. seen.json: what this run saw."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "evenkeel.fault_tolerance.witness"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._manager: Any = None
+        self._touched: dict[str, None] = {}
+        self._left_out: dict[str, str] = {}
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        if not self.get_option("directory"):
+            self.disabled = True
+            return
+        inventory = play.get_variable_manager()._inventory
+        if self._manager is None:
+            self._manager = play.get_variable_manager()
+            self._restore(inventory)
+        ours = _names(inventory.get_hosts(ignore_restrictions=True))
+        meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
+        self._left_out.update({host: play.get_name() for host in _names(meant) if host not in (*ours, *LOCAL)})
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        self._note(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        self._note(result)
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        self._note(result)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        self._note(result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self._manager is None:
+            return
+        inventory = self._manager._inventory
+        ours = _names(inventory.get_hosts(ignore_restrictions=True))
+        touched = [host for host in self._touched if host not in (*ours, *LOCAL)]
+        self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out}))
+        carried = self._carried()
+        # Tasks set variables and groups on others as well (delegate_facts, add_host).
+        for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:
+            before = carried.get(host.name, {}).get("vars", {})
+            carried[host.name] = {
+                "vars": {**before, **_variables(self._manager, host.name)},
+                "groups": [group.name for group in host.get_groups()],
+            }
+        self._write("carried.json", json.dumps(carried))
+
+    def _note(self, result: Any) -> None:
+        task = getattr(result, "task", None) or result._task
+        # A loop is told item by item; its sum may still have the template.
+        host = str(task.delegate_to or "")
+        if host and "{{" not in host and task.action.rpartition(".")[2] not in IDLE:
+            self._touched.setdefault(host)
+
+    def _restore(self, inventory: Any) -> None:
+        """What earlier waves left in memory, as a single run would find it now."""
+        for host, one in self._carried().items():
+            known = inventory.get_host(host)
+            if known is None:
+                continue
+            if one["vars"]:
+                self._manager.set_nonpersistent_facts(host, one["vars"])
+            for group in one["groups"]:
+                if group not in inventory.groups:
+                    inventory.add_group(group)
+                inventory.groups[group].add_host(known)
+        inventory.reconcile_inventory()
+
+    def _carried(self) -> dict[str, Any]:
+        try:
+            with open(os.path.join(self.get_option("directory"), "carried.json"), encoding="utf-8") as stream:
+                return dict(json.load(stream))
+        except FileNotFoundError:
+            return {}
+
+    def _write(self, name: str, text: str) -> None:
+        path = os.path.join(self.get_option("directory"), name)
+        with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(text)
+        os.replace(path + ".new", path)
+
+
+def _names(hosts: Any) -> list[str]:
+    return [host.name for host in hosts]
+
+
+def _variables(manager: Any, host: str) -> dict[str, Any]:
+    """What tasks set on a host (register, set_fact, include_vars), as far as it can be written down."""
+    found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
+    plain = {}
+    for name, value in found.items():
+        try:
+            plain[str(name)] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            continue
+    return plain

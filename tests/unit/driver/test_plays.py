@@ -1,0 +1,96 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a playbook says of itself before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evenkeel.outcome import UsageError
+from evenkeel.plays import Prompt, extra_names, gathers, no_prompts, prompts
+
+ASKS = """
+- hosts: web
+  vars_prompt:
+    - name: version
+      private: false
+    - {name: password}
+"""
+
+
+@pytest.fixture
+def playbook(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "asks.yml").write_text(ASKS)
+    path = tmp_path / "site.yml"
+    path.write_text("- import_playbook: in/asks.yml\n- hosts: db\n  vars: {secret: !vault abc}\n")
+    return path
+
+
+def test_prompts_of_imported_playbooks_are_found_less_what_was_given(playbook: Path) -> None:
+    assert prompts(playbook, []) == [Prompt("version", False), Prompt("password", True)]
+    assert prompts(playbook, ["--extra-vars=version=2"]) == [Prompt("password", True)]
+
+
+def test_who_would_be_asked_is_told_what_to_give_and_how(playbook: Path) -> None:
+    with pytest.raises(UsageError, match="version, password.*-e version=….*-e @FILE"):
+        no_prompts("site.yml", playbook, [])
+    no_prompts("site.yml", playbook, ["--extra-vars={version: 2}", "--extra-vars=password=x y=z"])
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("--extra-vars=a=1 b='x y'", {"a", "b"}),
+        ('--extra-vars={"a": 1}', {"a"}),
+        ("--extra-vars=@VARS", {"c"}),
+        ("--extra-vars=a='1", {"a"}),
+        ("--vault-id=a=1", set()),
+    ],
+)
+def test_extra_variables_are_read_in_all_their_forms(tmp_path: Path, word: str, names: set[str]) -> None:
+    (tmp_path / "vars.yml").write_text("c: 1\n")
+    assert extra_names([word.replace("VARS", str(tmp_path / "vars.yml"))]) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "gathering", "found"),
+    [
+        ("- hosts: web", "implicit", True),
+        ("- hosts: web", "smart", True),
+        ("- hosts: web", "explicit", False),
+        ("- hosts: web\n  gather_facts: true", "explicit", True),
+        ("- hosts: web\n  gather_facts: false", "implicit", False),
+        ("- hosts: web\n  gather_facts: false\n- hosts: db", "implicit", True),
+        ("- hosts: web\n  gather_facts: false\n  tasks: [{block: [{ansible.builtin.setup: }]}]", "implicit", True),
+        ("$ANSIBLE_VAULT;1.1;AES256", "implicit", True),  # cannot be read here
+    ],
+)
+def test_whether_facts_are_gathered(tmp_path: Path, text: str, gathering: str, found: bool) -> None:
+    path = tmp_path / "site.yml"
+    path.write_text(text + "\n")
+    assert gathers(path, gathering) is found
+
+
+def test_a_playbook_that_imports_itself_ends(tmp_path: Path) -> None:
+    path = tmp_path / "site.yml"
+    path.write_text("- import_playbook: site.yml\n- hosts: web\n")
+    assert gathers(path, "implicit")
+
+
+def test_a_role_beside_the_playbook_may_gather_them(tmp_path: Path) -> None:
+    path, role = tmp_path / "site.yml", tmp_path / "roles" / "base" / "tasks" / "main.yml"
+    path.write_text("- hosts: web\n  gather_facts: false\n  roles: [base]\n")
+    role.parent.mkdir(parents=True)
+    for text, found in {
+        "- command: setup: x": False,
+        "- name: Facts\n  setup:\n": True,
+        "- ansible.builtin.setup: {filter: x}": True,
+        "- ansible.builtin.gather_facts:": True,
+        "- debug: msg=hi": False,
+    }.items():
+        role.write_text(text + "\n")
+        assert gathers(path, "implicit") is found, text

@@ -1,0 +1,76 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked before any host is armed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from evenkeel import preflight
+from evenkeel.outcome import UsageError
+from evenkeel.targets import Inventory, Targets, usable
+
+PROBES = [{"tcp": {"port": 80}}]
+
+
+def fleet(**variables: Mapping[str, Any]) -> Targets:
+    names = tuple(variables)
+    protected = {name: {"evenkeel_resources": [{"files": {}}], **one} for name, one in variables.items()}
+    return Targets(names, names, (), Inventory(names, {}, protected))
+
+
+def twins(targets: Targets) -> bool:
+    try:
+        preflight.check(PROBES, None, targets)
+    except UsageError as error:
+        assert "one host" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {}, False),
+        ({"ansible_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1"}, True),
+        ({"ansible_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1", "ansible_port": 22}, True),
+        ({"ansible_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1", "ansible_port": 2222}, False),
+        ({"ansible_host": "web2"}, {}, True),
+        ({"ansible_ssh_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1"}, True),
+        ({"ansible_connection": "local"}, {"ansible_connection": "local"}, True),
+        ({"ansible_connection": "local"}, {"ansible_connection": "local", "evenkeel_store": "/s"}, False),
+        # The same private address behind two gateways.
+        (
+            {"ansible_host": "10.0.0.1", "ansible_ssh_common_args": "-J a"},
+            {"ansible_host": "10.0.0.1", "ansible_ssh_common_args": "-J b"},
+            False,
+        ),
+    ],
+)
+def test_two_names_of_one_host_are_refused(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    assert twins(fleet(web1=one, web2=other)) is same
+
+
+def test_a_rescued_failure_counts_where_it_is_said_to_and_where_there_are_no_probes() -> None:
+    targets = fleet(web1={"evenkeel_probes": PROBES}, web2={}, web3={"evenkeel_rescued": "fail"})
+    assert preflight.strict(None, targets) == ["web2", "web3"]
+    assert preflight.strict(PROBES, targets) == ["web3"]
+    with pytest.raises(UsageError, match="web1: evenkeel_rescued is 'ignore'"):
+        preflight.strict(PROBES, fleet(web1={"evenkeel_rescued": "ignore"}))
+
+
+@pytest.mark.parametrize("name", ["web1", "web_1.example.org", "10.0.0.1", "fe80::1", "root@web1"])
+def test_names_that_can_be_used(name: str) -> None:
+    assert usable(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["web 1", "w\u00e9b1", "web,1", "web:1", "web[1]", "!web", "&web", "~web", "@web", "web*", "-web", "a/b", ""],
+)
+def test_names_that_ansible_would_take_for_something_else(name: str) -> None:
+    assert not usable(name)
