@@ -192,7 +192,7 @@ def test_it_is_the_lock_of_lckpwdf(tmp_path: Path) -> None:
                 pass
         finally:
             process.kill()
-    with users.KIND.held(System()):
+    with users.KIND.held(System(), None):
         assert not free(Path("/etc/.pwd.lock"))
 
 

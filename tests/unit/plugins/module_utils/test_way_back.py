@@ -140,7 +140,12 @@ def test_an_operators_rollback_puts_the_firewall_back_under_its_dead_man_alone(
     (tree / "a").write_text("new")
     armed: list[bool] = []
     arm = _deadman.arm
-    monkeypatch.setattr(_deadman, "arm", lambda *words: (armed.append(wall.now == "new"), arm(*words))[1])
+
+    def arming(*words: Any) -> _deadman.Armed:
+        armed.append(wall.now == "new")
+        return arm(*words)
+
+    monkeypatch.setattr(_deadman, "arm", arming)
     rollback(store, "before", confirm_within=60.0)
     assert armed == [True] and wall.now == "old" and log.index("a") < log.index("firewall")
 
@@ -246,9 +251,6 @@ def test_a_kill_in_a_return_keeps_its_undo_and_what_it_put_back(
         patched.setattr(Run, "put_back_rest", die)
         rollback(store, "before")
     undo = store.refs()["undo"]
-    seen: list[list[str]] = []
-    at = Run._at
-    monkeypatch.setattr(Run, "_at", lambda run: (seen.append(list(run._changed)), at(run))[1])
     rollback(store, "before")
     assert store.refs()["undo"] == undo, "no second undo, of what was half done"
     rollback(store, "undo")

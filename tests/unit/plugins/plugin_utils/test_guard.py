@@ -169,7 +169,7 @@ def test_a_host_in_flight_says_since_when_and_until_when() -> None:
     assert flight == "its change of generation 4 is armed until 1970-01-01 00:00:00 UTC"
     assert measured({"state": "pass", "host_state": {**IDLE, "interrupted": True}}).flight
     doubt = {**armed, "doubt": {"generation": 4, "left": ["app: no package file"]}}
-    flight = measured({"state": "pass", "host_state": doubt}).flight
+    flight = measured({"state": "pass", "host_state": doubt}).flight or ""
     assert "is in doubt, and still tried again (app: no package file); roll it back, or accept it" in flight
 
 
