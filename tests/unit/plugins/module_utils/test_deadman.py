@@ -335,12 +335,12 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
     asked: list[float] = []
     stage = transaction.preflight
 
-    def preflight(*words: Any) -> None:
+    def preflight(*words: Any) -> Any:
         asked.append(time.monotonic())
         if len(asked) <= times:
             and_then()
             raise Refused("there is no room; nothing was changed")
-        stage(*words)
+        return stage(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
     monkeypatch.setattr(_agent, "_AGAIN", (0.3, 0.3))
