@@ -71,7 +71,10 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds."""
+    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
+
+    ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then.
+    """
 
     generation: int
     outcome: str
@@ -79,6 +82,13 @@ class Event:
     at: float
     checkpoint: str
     left: list[str]
+    until: float = 0.0
+
+    def line(self) -> bytes:
+        found = asdict(self)
+        if not self.until:
+            del found["until"]
+        return json.dumps(found).encode()
 
 
 def generation(store: Store) -> int:
@@ -98,10 +108,10 @@ def last_event(store: Store) -> Event | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        try:
-            return Event(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+        with suppress(ValueError, TypeError):
+            event = Event(**json.loads(line))
+            if not event.until:
+                return event
     return None
 
 
@@ -226,8 +236,9 @@ def give_room(store: Store) -> None:
 def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
     event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
-    append_line(store.join("events"), json.dumps(asdict(event)).encode())
+    append_line(store.join("events"), event.line())
     remove_file(store.join("armed"))
+    remove_file(store.join("resume"))
     give_room(store)
     if store.system.has_systemd():
         _timers.rest(store)
@@ -254,6 +265,9 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
     """Record, under the lock, what could not be put back so far."""
     known = _newest(store, record)
     tries_until = known.tries_until or store.system.now() + TRIES
+    if list(left) != known.left:
+        event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
+        append_line(store.join("events"), event.line())
     return _record(store, replace(known, back=known.back or by, left=list(left), tries_until=tries_until))
 
 

@@ -16,7 +16,7 @@ import re
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from ._errors import Damaged, UsageError
+from ._errors import Damaged, EvenkeelError, UsageError
 from ._rollback import finish
 from ._store import retention as keeping
 from ._store.durable import ensure_dir
@@ -141,7 +141,7 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
 def adopt(store: Store, host: str, checkpoint: str, path: str) -> dict[str, Any]:
     """On the host to be recovered: take the bundle into its own store, for a rollback to follow."""
     with store.locked():
-        with suppress(Damaged):  # What it lacks may be what is taken here.
+        with suppress(EvenkeelError):  # What it lacks may be what is taken here.
             finish(store)
         return _take(store, checkpoint, path)
 

@@ -16,7 +16,7 @@ from . import _deadman, _quiesce
 from ._errors import EvenkeelError, RestoreFailed
 from ._resources.registry import held
 from ._store import transaction
-from ._store.durable import write_file
+from ._store.durable import remove_file, write_file
 from ._store.manifest import Manifest
 from ._store.store import UNDO, Store
 from ._way_back.plan import Options
@@ -112,7 +112,11 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         changed=asked.get("changed", ()),
         down=asked.get("down", ()),
     )
-    Run(store, manifest, how).carry_out()
+    try:
+        Run(store, manifest, how).carry_out()
+    except EvenkeelError:
+        remove_file(resume_path(store))  # It is reported now, and not tried again unasked.
+        raise
     said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     return said, {manifest.id}
 

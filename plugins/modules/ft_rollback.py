@@ -8,8 +8,9 @@ DOCUMENTATION = r"""
 module: ft_rollback
 short_description: Put a host back to a checkpoint
 description:
-  - Verifies all that it needs in the store, records what it is about to replace, then puts it all back in an
-    order that holds - packages, files and accounts, values of the kernel, the firewall, services.
+  - Verifies what it needs in the store, records what it is about to replace, then puts it back in an order that
+    holds - files and accounts, packages, values of the kernel, the firewall, services.
+  - Kinds, and paths, go back independently. What cannot go back is named in RV(left), and the module fails.
   - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
     finished it.
   - Ends a change under way when O(to) is its checkpoint.
@@ -156,8 +157,13 @@ proved:
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: What is not as recorded, and why.
   returned: always
+  type: list
+  elements: str
+notes:
+  description: What else is to be known, for example what RV(undo) does not hold.
+  returned: unless it was refused
   type: list
   elements: str
 pause:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .._errors import Refused, UsageError
@@ -25,6 +25,10 @@ _FLOCK = "hhqqi4x"
 
 def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
     """The kind for the files in ``etc``; ``patience`` in seconds, by default that of lckpwdf(3)."""
+
+    def hold(system: System, limit: float | None = None) -> AbstractContextManager[None]:
+        return held(os.path.join(etc, ".pwd.lock"), patience if limit is None else min(limit, patience), system)
+
     return Kind(
         check=check,
         # All of it is files.
@@ -33,9 +37,7 @@ def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
         apply=lambda _steps, _at: [],
         verify=lambda _then, _system: [],
         trees=lambda _spec: [os.path.join(etc, name) for name in _FILES],
-        held=lambda system, limit: held(
-            os.path.join(etc, ".pwd.lock"), patience if limit is None else min(limit, patience), system
-        ),
+        held=hold,
     )
 
 

@@ -182,8 +182,10 @@ def _capture(
 def add_steps(store: Store, made: Plan, how: Options) -> None:
     """Fill in what puts back all that is no path, given the paths that are."""
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
-    with _noting(made.left, "packages"):
-        made.early = steps_of(EARLY, made.sections, at)
+    made.early = []
+    for kind in EARLY:
+        with _noting(made.left, kind):
+            made.early += steps_of({kind: EARLY[kind]}, made.sections, at)
     made.late = []
     for kind in LATE:
         with _noting(made.left, kind):

@@ -28,10 +28,10 @@ from typing import Any
 
 from .. import _quiesce
 from .._deadman import Armed
-from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed
+from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from .._resources import files, services, subvolumes
 from .._resources.kind import Restore
-from .._resources.registry import KINDS, LATE, held, own_lines
+from .._resources.registry import EARLY, KINDS, LATE, held, own_lines
 from .._resources.step import Step
 from .._services.holders import holders
 from .._store import transaction
@@ -85,14 +85,15 @@ class Run:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
         except EvenkeelError as error:
             raise self._ended(error)  # noqa: B904 - it is the same one
-        self._forget()
         result = self.result()
         if self._left:
+            self._forget()
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
             raise RestoreFailed(
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
                 **result,
             )
+        self._forget()
         return result
 
     def predicted(self) -> dict[str, Any]:
@@ -110,7 +111,8 @@ class Run:
         """The error with what was done so far. It will be reported, and is not tried again unasked; a kill is."""
         self._forget()
         done = [*self.done, *error.result.get("done", [])]
-        left = [*(words for cause in self._causes.values() for words in cause), *error.result.get("left", [])]
+        causes = [words for cause in self._causes.values() for words in cause]
+        left = [*self._left, *causes, *error.result.get("left", [])]
         error.result = {**self.result(), **error.result, "done": done, "left": left, "changed": bool(done)}
         return error
 
@@ -123,7 +125,7 @@ class Run:
                     self.access()
                 self.prepare(writer, paths)
                 if self._made.steps:
-                    quiet.enter_context(self._still)
+                    quiet.enter_context(self._standing_still())
                     self.hold(writer, paths)
                     self.put_back_files(paths)
                     self.put_back_packages()
@@ -138,40 +140,49 @@ class Run:
 
     def access(self) -> None:
         """What fails here is tried again with the rest."""
+        writer = Writer(self.store.objects)
         walls = [section for section in self._made.sections if section.kind == "firewall"]
-        for section in walls:
-            with suppress(EvenkeelError):
-                self._first.append((section, replace(section, lines=self._captured(section))))
-        self._put_back("firewall", walls)
-        with self._trying("users"), ExitStack() as stack:
-            stack.enter_context(held(["users"], self.store.system, insist=True))
-            for section in self._made.sections:
-                narrow = access.narrowed(section)
-                if narrow is not None:
-                    with self._trying(section.kind):
-                        self._access_files(section, narrow)
+        try:
+            for section in walls:
+                with suppress(
+                    OSError, EvenkeelError
+                ):  # No room, or no nft: it has no undo, and goes back all the same.
+                    lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
+                    self._first.append((section, replace(section, lines=lines)))
+            self._put_back("firewall", walls)
+            with self._trying("users"), held(["users"], self.store.system, insist=True):
+                self._access_files(writer)
+        finally:
+            writer.discard()
         listening = [one for one in map(access.units, self._made.sections) if one is not None]
         if not self.how.boot:
             self._put_back("services", listening)
         self._causes.clear()
 
-    def _access_files(self, section: Section, narrow: Section) -> None:
+    def _access_files(self, writer: Writer) -> None:
         skip = [os.path.realpath(self.store.root)]
-        scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
-        then = plan.entries(narrow, narrow.spec, scan)
-        steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
-        if not steps:
-            return
-        writer = Writer(self.store.objects)
+        plans = []
+        for section in self._made.sections:
+            narrow = access.narrowed(section)
+            with self._trying(section.kind):
+                if narrow is None:
+                    continue
+                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
+                then = plan.entries(narrow, narrow.spec, scan)
+                steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
+                if steps:
+                    plans.append((section, narrow, steps, files.directories(then, steps)))
         try:
-            with suppress(OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
+            for section, narrow, _steps, _directories in plans:
                 lines = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False).lines()
                 self._first.append((section, replace(narrow, lines=lines)))
+            if self._first and self._keeps:
                 self.store.commit(writer, UNDO, self.manifest.host, [known for _section, known in self._first])
-        finally:
-            writer.discard()
-        self._ask()
-        self._commit(steps, files.directories(then, steps))
+        except (OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
+            self._first.clear()
+        for _section, _narrow, steps, directories in plans:
+            self._ask()
+            self._commit(steps, directories)
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
         with held(self._kinds(), self.store.system, self.how.insist):
@@ -250,6 +261,18 @@ class Run:
         if self._arm is not None and self._undo:
             self.change = self._arm(self._undo)
 
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Raises ServiceFailed with nothing changed; what cannot be let go again is left."""
+        self._still.__enter__()
+        try:
+            yield
+        finally:
+            try:
+                self._still.__exit__(None, None, None)
+            except ServiceFailed as error:
+                self._left += error.result["left"]
+
     def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
         """Where something was written before all stood still, put that back as well, and have it in the undo."""
         made = self._made
@@ -282,7 +305,9 @@ class Run:
 
     def put_back_packages(self) -> None:
         if self._made.early:
-            self._put_back("packages", self._made.sections)
+            for kind in EARLY:
+                self._causes.pop(kind, None)
+                self._put_back(kind, self._made.sections)
             self._files_again()
 
     def _files_again(self) -> None:
@@ -298,8 +323,7 @@ class Run:
         for kind in LATE:
             if kind != "services":
                 self._put_back(kind, self._made.sections)
-        if "packages" in self._causes:
-            del self._causes["packages"]
+        if any(kind in self._causes for kind in EARLY):
             self.put_back_packages()  # A script may have needed what is back only now.
 
     def start(self) -> None:
@@ -329,7 +353,8 @@ class Run:
             # What lies in a directory that is not back needs no word of its own.
             if above in wrong and above in self._causes:
                 continue
-            self._left.append(f"{path}: {'; '.join(self._causes.get(path, [wrong[path]]))}")
+            why = "; ".join(self._causes.get(path, [wrong[path]]))
+            self._left.append(why if why.startswith(path) else f"{path}: {why}")
 
     def _prove_kinds(self) -> None:
         for section in self._made.sections:
@@ -385,17 +410,16 @@ class Run:
 
     def _add(self, steps: Sequence[Step]) -> None:
         """Note what was done. Of what was taken down before, a start is the second half of a restart."""
+        restarts = {
+            one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
+        }
         for step in steps:
-            again = step.action == "start" and step.target in self._down.units
-            self.done.append((replace(step, action="restart") if again else step).shown())
+            again = step.action == "start" and step.resource == "services" and step.target in self._down.units
+            self.done.append((restarts.get(step.target, step) if again else step).shown())
             if step.resource != "files":
                 self._others.append(step)
             if "note" in step.detail:
                 self._notes.append(str(step.detail["note"]))
-
-    def _captured(self, section: Section) -> list[str]:
-        kind = KINDS[section.kind]
-        return (kind.brief or kind.before or kind.capture)(section.spec, Hasher(), self.store.system)
 
     def _kinds(self) -> list[str]:
         return [section.kind for section in self._made.sections]
@@ -421,6 +445,11 @@ class Run:
                 raise
 
     def _forget(self) -> None:
+        """It is reported, and not tried again unasked. A host that goes back by itself does, and keeps the undo."""
+        if self.how.insist and self._undo and self._left:
+            self._changed, self._down = [], services.Down([])
+            self._ask()
+            return
         with suppress(OSError):
             remove_file(resume_path(self.store))
 

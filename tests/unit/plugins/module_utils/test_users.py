@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
@@ -24,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 # Takes the lock as shadow's programs do, adds a user to one file, and to the other a while later.
 _ADD = """
@@ -160,13 +160,13 @@ def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, mo
 def test_the_lock_is_not_held_while_services_start(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", [{"users": {}}])
     (etc / "passwd").write_text("changed\n")
-    apply, seen = _rollback._apply, []
+    start, seen = Run.start, []
 
-    def look(*words: object) -> list[object]:
+    def look(run: Run) -> None:
         seen.append(free(etc / ".pwd.lock"))
-        return list(apply(*words))  # type: ignore[arg-type]
+        start(run)
 
-    monkeypatch.setattr(_rollback, "_apply", look)
+    monkeypatch.setattr(Run, "start", look)
     rollback(store, "before")
     assert seen == [True]
 
