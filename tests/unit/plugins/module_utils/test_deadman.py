@@ -22,7 +22,6 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
     _agent,
     _deadman,
-    _rollback,
     _timers,
     _watch,
 )
@@ -40,6 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
 @pytest.fixture
@@ -468,22 +468,25 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     assert not transaction.pending(store)
 
 
-def test_a_change_that_is_half_undone_for_good_is_in_doubt(
+def test_what_could_not_be_put_back_is_tried_again_by_the_dead_man(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    alone(monkeypatch)
     generation = begin(store, live)
-    killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
 
-    def fail(*_args: Any) -> Any:
-        raise RestoreFailed("nginx does not start")
+    def fail(_self: Run) -> Any:
+        raise RestoreFailed("nginx does not start", left=["services nginx: does not start"])
 
     with monkeypatch.context() as patched:
-        patched.setattr(_rollback, "_apply_late", fail)
+        patched.setattr(Run, "carry_out", fail)
+        with pytest.raises(RestoreFailed, match="nginx does not start"):
+            end(store, generation, verdict="roll_back")
         with pytest.raises(RestoreFailed, match="nginx does not start"):
             end(store, generation)
-    assert info(store)["last"]["outcome"] == "in_doubt" and info(store)["armed"] is None
-    with pytest.raises(RestoreFailed, match="in doubt"):
-        end(store, generation)
+    shown = info(store)["armed"]
+    assert shown["back"] == "settle" and shown["left"] == ["services nginx: does not start"] and shown["tries_until"]
+    assert _agent.main(["--store", store.root, "deadline", "--generation", str(generation)]) == 0
+    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
 
 
 def test_a_dead_man_whose_disk_is_full_tries_again(
@@ -505,15 +508,14 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_is_in_doubt_at_once(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_ends_in_doubt(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(monkeypatch)
     begin(store, live)
-    monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
+    monkeypatch.setattr(_agent, "_AGAIN", (0.2,))
+    monkeypatch.setattr(_deadman, "TRIES", 0.5)
     for pack in Path(store.join("packs")).glob("*.pack"):
         pack.unlink()
-    started = time.monotonic()
     assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
-    assert time.monotonic() - started < 30
 
 
 def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
