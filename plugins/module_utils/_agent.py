@@ -193,7 +193,7 @@ def _watch_over(store: Store, generation: int) -> int:
     """Wait for the deadline with all that it takes in memory, and see to it meanwhile that the units are in place."""
     agent = os.path.abspath(sys.argv[0])
     _watch.apart()
-    mine = _watch.take(agent, wait=10.0)  # That of the change before leaves within a second.
+    mine = _watch.take(agent, wait=30.0)  # That of the change before leaves within a second.
     if mine is None:
         return 0
     _load_all()

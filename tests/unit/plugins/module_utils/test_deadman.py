@@ -447,7 +447,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
     assert (live / "file").read_text() == "after" and transaction.pending(store)
-    with pytest.raises(Unhealthy, match="put itself back already, by operator"):
+    with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
 
@@ -547,7 +547,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
     booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(_agent, "System", lambda: booted)
     assert _agent.main(["--store", store.root, "boot"]) == 1
-    (started,) = [words for words in said if words.endswith(".service")]
+    (started,) = {words for words in said if words.endswith(".service")}
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
     assert info(store)["last"]["by"] == "boot" and (live / "file").read_text() == "before"
