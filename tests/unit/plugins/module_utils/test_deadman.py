@@ -468,25 +468,27 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     assert not transaction.pending(store)
 
 
-def test_what_could_not_be_put_back_is_tried_again_by_the_dead_man(
+def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone(monkeypatch)
     generation = begin(store, live)
+    killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
 
-    def fail(_self: Run) -> Any:
-        raise RestoreFailed("nginx does not start", left=["services nginx: does not start"])
+    def fail(*_args: Any) -> Any:
+        raise RestoreFailed("nginx does not start")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "carry_out", fail)
-        with pytest.raises(RestoreFailed, match="nginx does not start"):
-            end(store, generation, verdict="roll_back")
-        with pytest.raises(RestoreFailed, match="nginx does not start"):
+        patched.setattr(Run, "start", fail)
+        with pytest.raises(RestoreFailed, match="nginx does not start.*tries again until") as caught:
             end(store, generation)
-    shown = info(store)["armed"]
-    assert shown["back"] == "settle" and shown["left"] == ["services nginx: does not start"] and shown["tries_until"]
-    assert _agent.main(["--store", store.root, "deadline", "--generation", str(generation)]) == 0
-    assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
+    assert caught.value.result["outcome"] == "in_doubt"
+    change = info(store)["armed"]
+    assert change["left"] == ["nginx does not start"] and change["tries_until"] > time.time()
+    told = json.loads(Path(store.join("events")).read_text().splitlines()[-1])
+    assert told["outcome"] == "in_doubt" and told["until"] == change["tries_until"] and info(store)["last"] is None
+    with pytest.raises(Unhealthy, match="put itself back already"):
+        end(store, generation)
+    assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "rolled_back"
 
 
 def test_a_dead_man_whose_disk_is_full_tries_again(
@@ -508,14 +510,19 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_ends_in_doubt(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(monkeypatch)
+    (live / "lost").write_bytes(os.urandom(100_000))
     begin(store, live)
+    (live / "lost").write_text("after")
     monkeypatch.setattr(_agent, "_AGAIN", (0.2,))
     monkeypatch.setattr(_deadman, "TRIES", 0.5)
-    for pack in Path(store.join("packs")).glob("*.pack"):
-        pack.unlink()
+    for lost in Path(store.join("objects")).rglob("*"):
+        if lost.is_file():
+            lost.unlink()
     assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
+    (left,) = info(store)["last"]["left"]
+    assert left.startswith(f"{live}/lost: ") and (live / "file").read_text() == "before"
 
 
 def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,7 +554,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
     booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(_agent, "System", lambda: booted)
     assert _agent.main(["--store", store.root, "boot"]) == 1
-    (started,) = {words for words in said if words.endswith(".service")}
+    (started,) = [words for words in said if words.endswith(".service")]
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
     assert info(store)["last"]["by"] == "boot" and (live / "file").read_text() == "before"
