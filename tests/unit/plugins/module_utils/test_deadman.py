@@ -553,7 +553,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
 
     booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(_agent, "System", lambda: booted)
-    assert _agent.main(["--store", store.root, "boot"]) == 1
+    assert _agent.main(["--store", store.root, "boot"]) == _agent.DOUBT
     (started,) = [words for words in said if words.endswith(".service")]
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
