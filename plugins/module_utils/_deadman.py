@@ -134,10 +134,17 @@ def host_state(root: str, system: System | None = None) -> dict[str, Any]:
     change, last = armed(store), last_event(store)
     return {
         "generation": generation(store),
-        "armed": change.shown() if change else None,
+        "armed": dict(change.shown(), overdue=_late(change, store.system)) if change else None,
         "last": asdict(last) if last else None,
         "interrupted": bool(pending(store)) or os.path.exists(store.join("resume")),
     }
+
+
+def _late(change: Armed, system: System) -> float | None:
+    """For how many seconds the host should have been going back; None while a confirmation is waited for."""
+    why = change.overdue(system)
+    # The monotonic clock begins at the boot that ended the wait.
+    return None if why is None else system.monotonic() - (change.due if why == "deadline" else 0.0)
 
 
 def fence(store: Store, asked: int | None) -> None:

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from . import _deadman, _jobs, _rollback
+from . import _deadman, _jobs, _login, _rollback
 from ._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from ._health import probes as probing
 from ._health.wait import Health, wait
@@ -23,6 +23,10 @@ from ._way_back.run import Run
 DRAIN = 10.0
 # How long after a rollback the services may take to answer again, before the report says that they do not.
 RETURN = 10.0
+_OLD_LOGIN = (
+    "the login that was to confirm it is older than the change, so nobody has shown that a new one is let in; "
+    "confirm over a connection that nothing shares (ssh: ControlPath=none)"
+)
 
 
 def settle(
@@ -57,7 +61,8 @@ def settle(
     if change is None:
         return _ended(store, generation)
     health: Health | None = None
-    if verdict == "probe":
+    login = _login.age(store.system.monotonic() - (change.due - change.within))
+    if verdict == "probe" and login != _login.OLD:
         # Not under the lock: at the deadline the dead-man must get through.
         left = change.due - store.system.monotonic() - 1.0
         health = wait(
@@ -75,19 +80,19 @@ def settle(
         if enough and change.checkpoint not in back and change.overdue(store.system) is None:
             _deadman.conclude(store, change, _deadman.CONFIRMED, "settle")
             report = _report(generation, _deadman.CONFIRMED, "settle", health)
-            return dict(report, changed=True, done=["confirmed"], proved=_passed(health))
+            return dict(report, changed=True, done=["confirmed"], proved=_passed(health), login=login)
         manifest = store.manifest(change.checkpoint)
         try:
             result = _rollback.execute(store, manifest, change, "settle")
         except EvenkeelError as error:
             raise _in_doubt(error, generation, health) from error
-    reason = _reason(health) if health is not None else "as asked"
+    reason = _reason(health) if health is not None else _OLD_LOGIN if verdict == "probe" else "as asked"
     # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
     again = wait(checked, 0.0, RETURN, interval, store.system) if checked else None
     result.update(_report(generation, _deadman.ROLLED_BACK, "settle", health, result))
     result["done"] = [f"ended a job of Ansible, {one}" for one in jobs.ended] + result["done"]
     result["left"] = result["left"] + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-    result.update(changed=True, health_after=asdict(again) if again is not None else None)
+    result.update(changed=True, health_after=asdict(again) if again is not None else None, login=login)
     raise Unhealthy(f"rolled back to {manifest.name}: {reason}; {_health_now(again)}", **result)
 
 

@@ -49,8 +49,9 @@ generation:
   returned: success
   type: int
 armed:
-  description: The change that waits for its confirmation, with C(generation), C(name), C(checkpoint), C(until),
-    C(within).
+  description:
+    - The change that waits for its confirmation, with C(generation), C(name), C(checkpoint), C(until), C(within).
+    - C(overdue) tells for how many seconds the host should have been going back, null while there is time.
   returned: success
   type: dict
 last:

@@ -31,6 +31,11 @@ options:
       - Put back only these kinds of resource, for example V(files).
     type: list
     elements: str
+  paths:
+    description:
+      - Put back only these files and trees, absolute paths that the checkpoint holds or that lie in what it holds.
+    type: list
+    elements: str
   strategy:
     description:
       - V(paths) puts back each path that differs, one after the other; each is old or new at every instant.
@@ -107,6 +112,11 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_rollback:
     to: latest
     resources: [files]
+
+- name: Only one tree of it
+  evenkeel.fault_tolerance.ft_rollback:
+    to: before-upgrade
+    paths: [/etc/nginx]
 
 - name: Back to an older firewall, if we can still get in then
   evenkeel.fault_tolerance.ft_rollback:
@@ -195,6 +205,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 ARGUMENTS = {
     "to": {"type": "str", "default": "latest"},
     "resources": {"type": "list", "elements": "str"},
+    "paths": {"type": "list", "elements": "str"},
     "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
     "quiesce": {"type": "list", "elements": "dict"},
     "generation": {"type": "int"},
@@ -214,6 +225,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         params["strategy"] == "swap",
         None if within is None else seconds(within, "confirm_within"),
         params["quiesce"],
+        **({"paths": params["paths"]} if params["paths"] else {}),
     )
     result["warnings"] = [
         f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "

@@ -11,6 +11,9 @@ description:
   - Measures the health of the host. When all probes pass for the whole soak, the change that
     M(evenkeel.fault_tolerance.ft_checkpoint) began with C(confirm_within) is confirmed and stays.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
+  - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
+    whether that login is newer than the change. One that lay open before does not show that new ones are let in, so
+    the host is rolled back.
   - A host that has put itself back already, at its deadline or at a boot, says so.
 version_added: 0.1.0
 author:
@@ -86,6 +89,13 @@ generation:
   description: Number of the change.
   returned: unless it was refused
   type: int
+login:
+  description:
+    - V(new) when the SSH login over which this was asked began after the change did, V(old) when it lay open before,
+      which confirms nothing, V(not shown) where the host sees no SSH server above the module, as with C(local) and
+      with connections to containers.
+  returned: when the change was confirmed or rolled back by this task
+  type: str
 health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured

@@ -48,7 +48,9 @@ class Host:
         result: dict[str, Any] = self._action._execute_module(
             module_name=f"{COLLECTION}.{name}", module_args=arguments, task_vars=self._variables
         )
-        return result
+        died = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
+        # Ansible says that there was no result; why is the last thing that was said instead of one.
+        return dict(result, msg=f"the module died: {died[-1].strip()}") if died and result.get("failed") else result
 
     def directory(self) -> str:
         """A temporary directory of the login user's on the host; ``close`` removes it."""

@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-from evenkeel import __version__, display, fleet, flow, options, plan, summary
-from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
+from evenkeel import __version__, advice, display, fleet, flow, options, plan, summary
+from evenkeel.outcome import EXIT_CODES, ChangeResult, Exit, RunResult, UsageError
 from evenkeel.targets import read_specs
 
 _STOPPING = (
@@ -45,9 +48,16 @@ class Stop:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse leaves with 2 on a wrong option, which here means that a change was rolled back."""
+    """argparse leaves with 2 on a wrong option, which here means that a change was rolled back.
+
+    words: what is parsed, to know whether the error is wanted as JSON.
+    """
+
+    words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
+        if "--json" in Parser.words:
+            print(_refusal(self.prog.partition(" ")[2], Exit.USAGE, message))
         self.print_usage(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {message}\nNothing was touched.\n")
 
@@ -57,15 +67,25 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="evenkeel",
         description="Changes that undo themselves, over a fleet. Nothing is kept unless it is confirmed.",
-        epilog="Exit codes: 0 confirmed; 1 usage or preflight, nothing touched; 2 failed and rolled back;"
-        " 3 refused, nothing touched; 4 something is in doubt, named host by host.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"evenkeel {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    _changing(commands)
+    _keeping(commands)
+    text = "propose how to tolerate faults, with numbers and reasons"
+    plan.add_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
+    return top
+
+
+def _changing(commands: Any) -> None:
+    """The commands that change hosts, and take changes back."""
     one = _command(commands, "change", "run a playbook in waves; confirm each by its health, or roll it back")
     one.add_argument("playbook", metavar="PLAYBOOK")
-    one.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({flow.DEFAULT_WAVES})")
+    waves = flow.DEFAULT_WAVES.replace("%", "%%")
+    one.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({waves})")
     one.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
     one.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
     one.add_argument("--failure-domain", metavar="VAR", help="inventory variable that names what fails together")
@@ -79,11 +99,19 @@ def parser() -> argparse.ArgumentParser:
     options.add_arguments(one, playbook=True)
 
     one = _command(commands, "rollback", "put hosts back to a checkpoint of their own")
-    one.add_argument("--to", metavar="CHECKPOINT", help="latest (the default), a name or an id")
+    to = "latest (the default), a name or an id; or one for each host: HOST=ID,… or @FILE with lines 'HOST ID'"
+    one.add_argument("--to", metavar="CHECKPOINT", help=to)
+    kinds = "put back only these kinds of resource, such as files,packages"
+    one.add_argument("--kinds", action="append", metavar="KINDS", help=kinds)
+    paths = "put back only these files and trees, absolute paths"
+    one.add_argument("--paths", nargs="+", action="extend", metavar="PATH", help=paths)
     within = "undo it unless a new connection confirms it in this time (5m)"
     one.add_argument("--confirm-within", metavar="TIME", help=within)
     options.add_arguments(one, playbook=False)
 
+
+def _keeping(commands: Any) -> None:
+    """The commands that keep hosts and their copies whole, and tell of them."""
     one = _command(commands, "protect", "take a checkpoint and keep copies of it on other hosts")
     one.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
     one.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
@@ -110,12 +138,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--share", type=int, metavar="N", help="percentage of the time to spend reading (50)")
     options.add_arguments(one, playbook=False)
 
-    one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
+    one = _command(commands, "accept", "take hosts that are in doubt as they are, so that they may be changed again")
+    one.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and well")
     options.add_arguments(one, playbook=False)
 
-    text = "propose how to tolerate faults, with numbers and reasons"
-    plan.add_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
-    return top
+    one = _command(commands, "status", "what hosts are in the middle of, and what they could go back to")
+    options.add_arguments(one, playbook=False)
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -126,6 +154,10 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code (see outcome.Exit)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without these letters still shows the rest
+    Parser.words = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
     if args.command == "plan":
         return plan.run(args)
@@ -133,27 +165,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = Stop(console)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop.handle)
+    given = options.from_arguments(args)
     try:
         with display.showing(console) as report:
-            result = _run(args, report=report, asked_to_stop=stop)
+            result = _run(args, given, report=report, asked_to_stop=stop)
+        _print(result, args, given, console)
     except UsageError as error:
         if args.json:
-            print(json.dumps({"command": args.command, "exit_code": int(Exit.USAGE), "reason": str(error)}))
-        console.print(f"{error}\nNothing was touched.", style="red", markup=False)
+            print(_refusal(args.command, Exit.USAGE, str(error)))
+        console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
         return Exit.USAGE
-    if args.json:
-        print(json.dumps(result.to_dict(), indent=2))
-    elif isinstance(result, ChangeResult):
-        summary.print_change(result, console, args.inventory)
-    elif result.command == "status":
-        summary.print_status(result, console)
-    else:
-        summary.print_run(result, console)
+    except Exception as error:  # whatever it is, hosts may be armed: it must not look like "nothing"
+        return _broken(args, given, error, console)
     return result.exit_code
 
 
-def _run(args: argparse.Namespace, **how: Any) -> ChangeResult | RunResult:
-    given = options.from_arguments(args)
+def _print(
+    result: ChangeResult | RunResult, args: argparse.Namespace, given: options.Options, console: Console
+) -> None:
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=2, default=str))
+    elif isinstance(result, ChangeResult):
+        summary.print_change(result, console, given)
+    elif result.command == "status":
+        summary.print_status(result, console, given)
+    else:
+        summary.print_run(result, console)
+
+
+def _refusal(command: str, code: Exit, reason: str) -> str:
+    return json.dumps({"command": command, "exit_code": int(code), "reason": reason})
+
+
+def _broken(args: argparse.Namespace, given: options.Options, error: Exception, console: Console) -> int:
+    """An error of our own: what hosts were in the middle of is not known here, and they take care of themselves."""
+    reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+    if args.json:
+        print(_refusal(args.command, Exit.IN_DOUBT, reason))
+    console.print("".join(traceback.format_exception(error)), style="dim", markup=False, highlight=False)
+    console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
+    console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
+    reach, _missing = given.again()
+    console.print("  " + shlex.join(["evenkeel", "status", *reach]), markup=False, soft_wrap=True)
+    return Exit.IN_DOUBT
+
+
+def _run(args: argparse.Namespace, given: options.Options, **how: Any) -> ChangeResult | RunResult:
     if args.command == "change":
         if args.check:
             raise UsageError("a dry run changes nothing that would have to be undone: use ansible-playbook --check")
@@ -175,8 +232,23 @@ def _said(**variables: Any) -> dict[str, Any]:
     return {f"evenkeel_{name}": value for name, value in variables.items() if value is not None}
 
 
+def _rollback(args: argparse.Namespace) -> dict[str, Any]:
+    if args.to == "":
+        raise UsageError("--to: say latest, a name or an id")
+    kinds = [one.strip() for said in args.kinds for one in said.split(",")] if args.kinds else None
+    if kinds is not None and not all(kinds):
+        raise UsageError("--kinds: name kinds of resource, separated by commas, as in files,packages")
+    wrong = next((path for path in args.paths or [] if not path.startswith("/")), None)
+    if wrong is not None:
+        raise UsageError(f"--paths {wrong}: give the absolute path on the hosts")
+    each = advice.read_checkpoints(args.to) if args.to else None
+    to = fleet.FOR_EACH if each else args.to
+    return _said(to=to, checkpoints=each, kinds=kinds, paths=args.paths, confirm_within=args.confirm_within)
+
+
 _VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "rollback": lambda args: _said(to=args.to, confirm_within=args.confirm_within),
+    "rollback": _rollback,
+    "accept": lambda args: _said(hosts=args.hosts),
     "protect": lambda args: _said(
         copies=args.copies,
         peers=args.peers,

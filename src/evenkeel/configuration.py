@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,25 +22,42 @@ from evenkeel.outcome import UsageError
 
 # A connection that a firewall silently drops is noticed after fifteen seconds.
 KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+# What is run for what it says, says that and little else.
+_QUIET = {
+    "ANSIBLE_NOCOLOR": "True",
+    "ANSIBLE_FORCE_COLOR": "False",
+    "ANSIBLE_VERBOSITY": "0",
+    "ANSIBLE_DEBUG": "False",
+    "ANSIBLE_DEPRECATION_WARNINGS": "False",
+    "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
+}
 # What our own playbooks rely on, whatever the user's configuration says about theirs.
-OWN: dict[str, str] = {
+_OWN = {
+    **_QUIET,
     "ANSIBLE_ANY_ERRORS_FATAL": "False",
     "ANSIBLE_STRATEGY": "linear",
     "ANSIBLE_TASK_TIMEOUT": "0",
     "ANSIBLE_NO_LOG": "False",
-    "ANSIBLE_PIPELINING": "True",
     "ANSIBLE_GATHERING": "explicit",
     "ANSIBLE_SSH_RETRIES": "0",
+    "ANSIBLE_RUN_TAGS": "all",
+    "ANSIBLE_SKIP_TAGS": "",
 }
+# What sudo says where a host's sudoers has requiretty: it needs a terminal, which pipelining has no room for.
+NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Ansible:
-    """settings: name -> value of the user's configuration, in the directory where they called us."""
+    """settings: name -> value of the user's configuration, in the directory where they called us.
+
+    pipelining: None where the user says nothing of it.
+    """
 
     cwd: str
     settings: Mapping[str, Any]
     ssh_args: str
+    pipelining: bool | None = None
 
     def environment(self) -> dict[str, str]:
         """What every run of ansible-playbook gets in addition to the user's own environment.
@@ -56,6 +74,10 @@ class Ansible:
         if callbacks:
             env["ANSIBLE_CALLBACK_PLUGINS"] = os.pathsep.join(callbacks)
         return env
+
+    def own(self, *, pipelining: bool = True) -> dict[str, str]:
+        """What our own playbooks get besides, among it ``pipelining`` where the user's configuration is silent."""
+        return _OWN if self.pipelining is not None else {**_OWN, "ANSIBLE_PIPELINING": str(pipelining)}
 
     def collections(self) -> str:
         """Our collection first, so that driver and collection fit, then what the user's configuration names."""
@@ -74,15 +96,39 @@ def program(name: str) -> str:
 def ask_ansible(cwd: str) -> Ansible:
     """Read the user's configuration as Ansible itself resolves it in ``cwd``. Raises UsageError when it cannot."""
     done = listing([program("ansible-config"), "dump", "--type", "all", "--format", "json"], cwd, {})
-    settings: dict[str, Any] = {}
-    ssh_args = ""
-    for entry in json.loads(done.stdout):
-        if "name" in entry:
-            settings[entry["name"]] = entry.get("value")
-        else:
-            for plugin in entry.get("CONNECTION_PLUGINS", []):
-                ssh_args = next((str(o["value"]) for o in plugin.get("ssh", []) if o["name"] == "ssh_args"), ssh_args)
-    return Ansible(cwd, settings, ssh_args)
+    entries = document(done.stdout, list)
+    base = [entry for entry in entries if "name" in entry]
+    ssh: list[dict[str, Any]] = []
+    for entry in entries:
+        for plugin in entry.get("CONNECTION_PLUGINS", []):
+            ssh += plugin.get("ssh", [])
+    said = [o for o in [*base, *ssh] if o["name"].lower().endswith("pipelining") and o.get("origin") != "default"]
+    return Ansible(
+        cwd,
+        {entry["name"]: entry.get("value") for entry in base},
+        next((str(option["value"]) for option in ssh if option["name"] == "ssh_args"), ""),
+        bool(said[-1]["value"]) if said else None,
+    )
+
+
+def document(text: str, kind: type[Any]) -> Any:
+    """The JSON document (of type ``kind``) in what a program printed, among whatever else it or a plugin said.
+
+    Raises UsageError where there is none.
+    """
+    decoder = json.JSONDecoder()
+    found: list[tuple[int, Any]] = []
+    at = 0
+    for start in re.finditer(r"^[\[{]", text, re.MULTILINE):
+        if start.start() < at:
+            continue  # within the one before
+        with contextlib.suppress(ValueError):
+            value, at = decoder.raw_decode(text, start.start())
+            if isinstance(value, kind):
+                found.append((at - start.start(), value))
+    if not found:
+        raise UsageError(f"Ansible did not answer in JSON but with: {_point(text)[:400] or 'nothing'}")
+    return max(found, key=lambda one: one[0])[1]
 
 
 def listing(
@@ -104,10 +150,10 @@ def listing(
         done = subprocess.run(
             words,
             cwd=cwd,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "True", "ANSIBLE_FORCE_COLOR": "False", **env},
+            env={**os.environ, **env, **_QUIET},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             pass_fds=ends,
             check=False,
@@ -122,5 +168,8 @@ def listing(
 
 def _point(text: str) -> str:
     """What an error of Ansible's says, without where in its own words it happened."""
-    flat = " ".join(text.split()).partition(" Origin: ")[0]
+    before, _traceback, after = text.partition("Traceback (most recent call last)")
+    if not before.strip():  # the error is what a traceback ends with
+        before = after.strip().rpartition("\n")[2]
+    flat = " ".join(before.split()).partition(" Origin: ")[0]
     return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat)

@@ -52,6 +52,7 @@ class Settled:
     by: str
     why: str
     probes: list[dict[str, Any]] = field(default_factory=list)
+    login: str = ""
 
 
 def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed | None:
@@ -137,7 +138,7 @@ def settled(record: Record, host: str) -> Settled | None:
     probes = [probe for probe in health.get("probes", []) if isinstance(probe, dict)]
     if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if outcome == State.CONFIRMED else message(found)
-        return Settled(State(outcome), str(found.get("by") or ""), why, probes)
+        return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
     if found.get("error") in ("Refused", "UsageError"):
         # Another run has changed the host since, or it forgot: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)

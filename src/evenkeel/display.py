@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -36,6 +36,37 @@ _DOING = {
 _ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 
 
+# Ansible checks the arguments of a role in a task that nobody wrote.
+_INTERNAL = "Validating arguments against arg spec"
+_OURS = "evenkeel.fault_tolerance."
+# How often a host that is waited for is mentioned in a log, in seconds.
+_MENTION = 60.0
+# More of a text of others than this is not read by anybody in a table or a line.
+_LONGEST = 2000
+
+
+def text(said: object, limit: int = _LONGEST) -> str:
+    """What a host, a playbook or a file says, as one line that can only be read.
+
+    The one place where text of others is made fit for a terminal: whatever would move, colour, hide or reverse it
+    is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
+    with ``markup=False``, so that no bracket in it is markup.
+    """
+    whole = str(said)
+    cut = whole[: limit - 1] + "…" if len(whole) > limit else whole
+    return "".join(one if one.isprintable() else " " if one in "\t\n\r" else _escaped(one) for one in cut)
+
+
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape", "surrogatepass").decode()
+
+
+def task_name(name: str) -> str:
+    """The name of a task as a person may know it: without our roles', and empty for what no playbook holds."""
+    role, _colon, task = name.rpartition(" : ")
+    return "" if task.startswith(_INTERNAL) else task if role.startswith(_OURS) else name
+
+
 @dataclass
 class Row:
     phase: Phase = Phase.BEGIN
@@ -56,14 +87,14 @@ class Board:
     def take(self, progress: Progress) -> None:
         """Take one fact into the state."""
         if progress.kind is Kind.PLAN:
-            self.title = progress.text
+            self.title = text(progress.text)
         elif progress.kind is Kind.WAVE:
             if self.rows:
                 self.past.append(Text(f"{self.wave}: {counts(self.rows)}", style="green"))
             self.rows = {host: Row() for host in progress.hosts}
             self.wave = f"wave {progress.wave} of {progress.waves}"
         elif progress.kind is Kind.TASK:
-            self.task = progress.text
+            self.task = task_name(progress.text) or self.task
         elif progress.kind is Kind.HOST and progress.phase is not None:
             self.task = ""
             for host in progress.hosts:
@@ -86,7 +117,8 @@ class Board:
             row = self.rows[host]
             doing = row.text or (self.task if row.phase in (Phase.CHANGE, Phase.RUN) else _DOING.get(row.phase, ""))
             style = STYLES.get(row.phase, "")
-            table.add_row(host, Text(row.phase, style), Text(doing, "" if row.text else "dim"), left(row.until, now))
+            cells = Text(row.phase, style), Text(text(doing), "" if row.text else "dim"), left(row.until, now)
+            table.add_row(Text(text(host)), *cells)
         rest = {host: self.rows[host] for host in order[room:]}
         lines: list[RenderableType] = [Text(self.title, style="bold"), *self.past[-5:]]
         if self.wave:
@@ -112,28 +144,50 @@ def left(until: float | None, now: float) -> str:
 
 def line(progress: Progress) -> str:
     """One fact as a line; empty when it is not worth one."""
+    hosts = text(", ".join(progress.hosts))
     if progress.kind is Kind.WAVE:
-        return f"wave {progress.wave} of {progress.waves}: {', '.join(progress.hosts)}"
+        return f"wave {progress.wave} of {progress.waves}: {hosts}"
     if progress.kind is Kind.TASK:
-        return f"  task: {progress.text}" if progress.phase in (Phase.CHANGE, Phase.RUN) else ""
+        name = text(task_name(progress.text))
+        return f"  task: {name}" if name and progress.phase in (Phase.CHANGE, Phase.RUN) else ""
     if progress.kind is Kind.HOST and progress.phase is not None:
-        text = progress.text or (_DOING.get(progress.phase, "") if progress.phase is not Phase.ARMED else "")
+        said = text(progress.text) or (_DOING.get(progress.phase, "") if progress.phase is not Phase.ARMED else "")
         if progress.until is not None and progress.phase in (Phase.ARMED, Phase.WAIT):
             due = time.strftime("%H:%M:%S", time.localtime(progress.until))
-            text = f"{text}, dead-man due at {due}" if text else f"dead-man due at {due}"
-        return f"  {', '.join(progress.hosts)}: {progress.phase}{f' ({text})' if text else ''}"
-    return progress.text
+            said = f"{said}, dead-man due at {due}" if said else f"dead-man due at {due}"
+        return f"  {hosts}: {progress.phase}{f' ({said})' if said else ''}"
+    return "\n".join(text(one) for one in progress.text.splitlines())
+
+
+@dataclass
+class Log:
+    """Progress as lines. A host that is waited for is mentioned once, and then once a minute."""
+
+    waited: dict[str, float] = field(default_factory=dict)
+
+    def take(self, progress: Progress, now: float) -> str:
+        """The line that is due for one fact at ``now``, or nothing."""
+        if progress.kind is not Kind.HOST:
+            return line(progress)
+        if progress.phase is not Phase.WAIT:
+            for host in progress.hosts:
+                self.waited.pop(host, None)
+            return line(progress)
+        due = tuple(host for host in progress.hosts if now - self.waited.get(host, -_MENTION) >= _MENTION)
+        self.waited.update(dict.fromkeys(due, now))
+        return line(replace(progress, hosts=due)) if due else ""
 
 
 @contextmanager
 def showing(console: Console) -> Iterator[Report]:
     """Show progress on ``console`` for as long as this lasts."""
     if not console.is_terminal:
+        lines = Log()
 
         def log(progress: Progress) -> None:
-            text = line(progress)
-            if text:
-                console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+            said = lines.take(progress, time.monotonic())
+            if said:
+                console.print(f"{time.strftime('%H:%M:%S')} {said}", markup=False, highlight=False, soft_wrap=True)
 
         yield log
         return
@@ -147,7 +201,7 @@ def showing(console: Console) -> Iterator[Report]:
 
         def update(progress: Progress) -> None:
             if progress.kind in (Kind.NOTE, Kind.OUTPUT):
-                live.console.print(Text(progress.text, style="yellow" if progress.kind is Kind.NOTE else ""))
+                live.console.print(Text(line(progress), style="yellow" if progress.kind is Kind.NOTE else ""))
             board.take(progress)
 
         yield update

@@ -16,6 +16,8 @@ from datetime import datetime
 from typing import Any
 
 PREFIX = "evenkeel.fault_tolerance."
+# No event of Ansible's: the run begins anew, and what it said until now does not count.
+AGAIN = "again"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # What Ansible says before it comes to the point.
 _PREAMBLE = re.compile(
@@ -80,7 +82,9 @@ def feed(record: Record, event: Mapping[str, Any]) -> None:
     """Take one event of ansible-runner into the record."""
     kind = event.get("event", "")
     data: Mapping[str, Any] = event.get("event_data") or {}
-    if kind == "playbook_on_play_start":
+    if kind == AGAIN:
+        vars(record).update(vars(Record()))
+    elif kind == "playbook_on_play_start":
         _play_started(record, data)
     elif kind == "playbook_on_task_start":
         record.number += 1
@@ -135,13 +139,36 @@ def _epoch(text: object) -> float | None:
 
 
 def message(res: Mapping[str, Any]) -> str:
-    """The reason in a task's result, in one line."""
-    text = res.get("msg") or res.get("stderr") or res.get("reason") or res.get("censored") or ""
-    if not text and isinstance(res.get("results"), list):
-        failed = [item for item in res["results"] if isinstance(item, dict) and item.get("failed")]
-        text = message(failed[0]) if failed else ""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
+    lines = [line.strip() for line in _reason(res).splitlines() if line.strip()]
     return _PREAMBLE.sub("", " ".join(lines))[:400] or "no reason given"
+
+
+def _reason(res: Mapping[str, Any]) -> str:
+    items = res.get("results")
+    bad = [one for one in items if isinstance(one, dict) and one.get("failed")] if isinstance(items, list) else []
+    if bad and items:
+        first = bad[0]
+        label = first.get("_ansible_item_label", first.get(str(first.get("ansible_loop_var") or "item"), ""))
+        more = f" ({len(bad)} of {len(items)} items failed)" if len(bad) > 1 else ""
+        return f"{f'item {str(label)[:80]}: ' if label != '' else ''}{_reason(first)}{more}"
+    said = str(res.get("msg") or res.get("reason") or res.get("censored") or "")
+    if res.get("module_stderr") or res.get("module_stdout"):
+        said = f"the module died: {_last_line(res, 'module_stderr', 'module_stdout')} (exit code {res.get('rc', '?')})"
+    elif said == "non-zero return code":
+        said = f"exit code {res.get('rc', '?')}: {_last_line(res, 'stderr', 'stdout') or 'it said nothing'}"
+    elif not said:
+        why = "" if not res.get("failed_when_result") else "failed_when calls it failed"
+        why = "what until waits for did not come" if "attempts" in res else why
+        last = _last_line(res, "stderr", "stdout")
+        return "; it said: ".join(part for part in (why, last) if part)
+    return f"{said} (the last attempt)" if "attempts" in res else said
+
+
+def _last_line(res: Mapping[str, Any], *keys: str) -> str:
+    """The last line of the first of these that says anything; of a traceback that is the error."""
+    said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "").splitlines()))
+    return next((line for line in said if line), "")
 
 
 def judge(

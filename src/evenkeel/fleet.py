@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands that are one run of one of our playbooks: rollback, protect, recover, restart, scrub, status."""
+"""The commands that are one run of one of our playbooks: rollback, accept, protect, recover, restart, scrub, status."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from typing import Any
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, Result, feed, message
 from evenkeel.options import Options, Secrets, ask
-from evenkeel.outcome import Exit, RunResult
+from evenkeel.outcome import Exit, RunResult, UsageError
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
 from evenkeel.session import open_session
 from evenkeel.targets import LOCAL, Inventory, find_inventory
 
 # What leaves a host in doubt when it is lost on the way: its state is half moved, or what was asked is not known.
-_DOUBTFUL = ("rollback", "recover", "scrub", "status")
+_DOUBTFUL = ("rollback", "accept", "recover", "scrub", "status")
+# The checkpoint of each host, from the variable evenkeel_checkpoints.
+FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
 _USAGE = ("UsageError", "NotFound")
 _REFUSALS = ("Refused", "Busy")
 
@@ -47,6 +49,12 @@ def run(
     record = Record()
     with open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
         hosts = session.list_own(command, variables, options.limit)
+        each = variables.get("evenkeel_checkpoints")
+        without = [host for host in hosts if each is not None and host not in each]
+        if without:
+            raise UsageError(
+                f"--to names no checkpoint for {', '.join(without[:5])}: name it, or leave it out by --limit"
+            )
         if command == "protect":
             variables = {**peers(find_inventory(options, ansible, secrets, ansible.cwd), hosts), **variables}
         report(Progress(Kind.PLAN, f"{command} on {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
@@ -55,7 +63,7 @@ def run(
         def on_event(event: Event) -> None:
             feed(record, event)
             if event.get("event") == "playbook_on_task_start":
-                report(Progress(Kind.TASK, record.task.rpartition(" : ")[2], phase=Phase.RUN))
+                report(Progress(Kind.TASK, record.task, phase=Phase.RUN))
             if options.output and event.get("stdout"):
                 report(Progress(Kind.OUTPUT, str(event["stdout"])))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evenkeel import decide, waves
+from evenkeel.advice import cannot_bring_back
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, feed, judge
 from evenkeel.options import Options, Secrets, ask
@@ -228,6 +229,11 @@ class Wave:
         if killed and not ended.stopped:
             self._adopt(began)
         begun = decide.begun(record, names, self.armed, ended.stopped or killed)
+        for host, one in self.hosts.items():
+            taken = record.of(host, "ft_checkpoint")
+            one.left = [str(said) for said in taken.result.get("left") or []] if taken else []
+        for note in cannot_bring_back(self.hosts.values()):
+            self.report(Progress(Kind.NOTE, note))
         if begun.halt and not record.plays and ended.errors:
             self.report(Progress(Kind.NOTE, ended.errors))
         return begun
@@ -368,7 +374,7 @@ class Wave:
 
     def _ended(self, host: str, answer: decide.Settled, why: str, *, halted: bool) -> None:
         one = self.hosts[host]
-        one.state, one.by, one.probes = answer.state, answer.by, answer.probes
+        one.state, one.by, one.probes, one.login = answer.state, answer.by, answer.probes, answer.login
         if halted and answer.state is State.ROLLED_BACK:
             # The playbook never ran there: rolling back only disarmed it.
             one.state = State.UNTOUCHED

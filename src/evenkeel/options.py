@@ -53,6 +53,10 @@ _USERS_ONLY: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 _LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
 
 
+# An extra variable that says how a host is reached or where its store is, and holds no secret.
+_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|evenkeel)_\w+=\S+", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Options:
     """What is passed on to Ansible, as it stands on a command line.
@@ -75,6 +79,22 @@ class Options:
 
     def inventories(self) -> list[str]:
         return [word for source in self.inventory for word in ("-i", source)]
+
+    def again(self) -> tuple[list[str], bool]:
+        """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
+
+        Of extra variables only files and what names no secret: a value of the user's own may be one.
+        """
+        words, missing = self.inventories(), False
+        for word in self.common:
+            name, _equals, value = word.partition("=")
+            if name.startswith("-v"):
+                continue
+            if name == "--extra-vars" and not (value.startswith("@") or _REACHING.fullmatch(value)):
+                missing = True
+                continue
+            words.append(word)
+        return words, missing
 
     def with_configuration(self, settings: dict[str, Any]) -> Options:
         """The same, with the passwords that the user's configuration makes Ansible ask for."""

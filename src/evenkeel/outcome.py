@@ -20,9 +20,22 @@ class Exit(IntEnum):
 
     DONE = 0  # changed or nothing to do, and confirmed
     USAGE = 1  # usage or preflight; nothing touched
-    FAILED = 2  # a change failed and was rolled back, verified; another command failed, leaving nothing in doubt
+    FAILED = 2  # it failed, and nothing that failed was kept: rolled back, or stopped before it was begun
     REFUSED = 3  # refused by the guard or by a host; nothing touched
     IN_DOUBT = 4  # something is in doubt or could not be put back
+    PARTLY = 5  # part was kept: some hosts are confirmed, others were rolled back
+
+
+# For people, at the end of --help.
+EXIT_CODES = """\
+exit codes, the same for every command:
+  0  done: changed, or nothing to do, and confirmed
+  1  usage or preflight; nothing was touched
+  2  it failed; what had been begun on the hosts that failed was rolled back, or nothing was begun there
+  3  refused by the guard or by a host; nothing was touched
+  4  something is in doubt, or could not be put back: named, host by host
+  5  part was kept: some hosts are confirmed and keep the change, others were rolled back
+"""
 
 
 class State(StrEnum):
@@ -40,7 +53,9 @@ class HostResult:
     """One host of a change.
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
-    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock.
+    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
+    login that confirmed it was shown to be newer than the change (new), or could not be (not shown). left: what its
+    checkpoint could not bring back.
     """
 
     host: str
@@ -52,6 +67,8 @@ class HostResult:
     generation: int | None = None
     checkpoint: str | None = None
     until: float | None = None
+    login: str = ""
+    left: list[str] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -102,4 +119,6 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
         return Exit.IN_DOUBT
     if complete and seen == {State.CONFIRMED}:
         return Exit.DONE
+    if {State.CONFIRMED, State.ROLLED_BACK} <= seen:
+        return Exit.PARTLY
     return Exit.FAILED if seen & {State.CONFIRMED, State.ROLLED_BACK} else Exit.REFUSED

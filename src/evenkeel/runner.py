@@ -152,7 +152,9 @@ def _child() -> None:
     order = json.loads(sys.stdin.buffer.readline())
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing else may write between the events
-    threading.Thread(target=_die_with_parent, args=(order,), daemon=True).start()
+    orphaned = threading.Event()
+    watcher = threading.Thread(target=_die_with_parent, args=(order, orphaned), daemon=True)
+    watcher.start()
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
     writer = threading.Thread(target=_write, args=(events, pipe))
     writer.start()
@@ -163,6 +165,8 @@ def _child() -> None:
         events.put({"end": rc})
         events.put(None)
         writer.join()
+        if orphaned.is_set():  # Ansible has ended because the watcher ended it, and it has still to clean up
+            watcher.join()
 
 
 def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> int | None:
@@ -212,10 +216,11 @@ def _write(events: queue.SimpleQueue[Event | None], pipe: Any) -> None:
         pipe.flush()
 
 
-def _die_with_parent(order: Mapping[str, Any]) -> None:
+def _die_with_parent(order: Mapping[str, Any], orphaned: threading.Event) -> None:
     """When the parent's end of our standard input closes, end Ansible, clean up, and go."""
     while os.read(0, 4096):
         pass
+    orphaned.set()
     end_all(order["ident"], grace=0)
     shutil.rmtree(order["session"], ignore_errors=True)
     os._exit(1)

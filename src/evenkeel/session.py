@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 
 from evenkeel.collection import FQCN, collections_path
-from evenkeel.configuration import OWN, Ansible, program
+from evenkeel.configuration import NO_TERMINAL, Ansible, program
+from evenkeel.events import AGAIN, PREFIX
 from evenkeel.options import Options, Secrets
 from evenkeel.runner import Ended, Event, Job, execute
 from evenkeel.targets import chosen_hosts
@@ -42,6 +43,7 @@ class Session:
     scratch: Path
     base: Path
     _count: int = field(default=0)
+    _pipelining: bool = field(default=True)
 
     def run_own(
         self,
@@ -64,7 +66,20 @@ class Session:
         argv += ["-e", f"@{self._write('vars.json', json.dumps(variables))}"]
         argv += ["--timeout", str(timeout)] if timeout else []
         argv += [*self._limit(hosts, limit), str(self._beside(name))]
-        return self._execute(argv, OWN, on_event, stop, "fresh" if fresh else "shared")
+        seen = _Seen()
+
+        def watch(event: Event) -> None:
+            seen.take(event)
+            on_event(event)
+
+        connections = "fresh" if fresh else "shared"
+        ended = self._execute(argv, self.ansible.own(pipelining=self._pipelining), watch, stop, connections)
+        if self._pipelining and self.ansible.pipelining is None and seen.wants_terminal and not seen.did:
+            # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
+            self._pipelining = False
+            on_event({"event": AGAIN})
+            ended = self._execute(argv, self.ansible.own(pipelining=False), on_event, stop, connections)
+        return ended
 
     def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
@@ -103,8 +118,8 @@ class Session:
     def _write(self, name: str, text: str) -> Path:
         self._count += 1
         path = self.scratch / f"{self._count}-{name}"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(text)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
     def _beside(self, name: str) -> Path:
@@ -122,6 +137,22 @@ class Session:
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
         path.write_bytes(ours.read_bytes())
         return path
+
+
+@dataclass
+class _Seen:
+    """Of a run of ours: whether sudo wanted a terminal, and whether any module of ours did more than look."""
+
+    wants_terminal: bool = False
+    did: bool = False
+
+    def take(self, event: Event) -> None:
+        kind, data = event.get("event", ""), event.get("event_data") or {}
+        if kind in ("runner_on_failed", "runner_on_unreachable"):
+            self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
+        elif kind == "runner_on_ok":
+            action = str(data.get("resolved_action") or data.get("task_action") or "")
+            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in ("ft_guard", "ft_info")
 
 
 @contextmanager

@@ -5,29 +5,64 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.display import STYLES
+from evenkeel.advice import after_change, after_status, going_on, overdue
+from evenkeel.display import STYLES, text
+from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Phase
 
-_STYLE = {Exit.DONE: "bold green", Exit.FAILED: "bold yellow", Exit.IN_DOUBT: "bold red"}
+_STYLE = {
+    Exit.DONE: "bold green",
+    Exit.FAILED: "bold yellow",
+    Exit.PARTLY: "bold yellow",
+    Exit.IN_DOUBT: "bold red",
+}
 # More hosts than this that ended alike share a line.
 _ALIKE = 12
 
 
-def print_change(result: ChangeResult, console: Console, inventory: Sequence[str]) -> None:
+class Told:
+    """What a report has said: a sentence stands in it once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def once(self, *sentences: str) -> str:
+        """Those of the sentences that are new, or that they stand above."""
+        some = [one for one in dict.fromkeys(sentences) if one]
+        new = [one for one in some if one not in self.said]
+        self.said.update(some)
+        return "; ".join(new) if new or not some else "as above"
+
+
+def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) -> None:
+    """Say why, and remember what was said of which host."""
+    if reason:
+        console.print(Text(f"Why: {text(reason)}"))
+        told.once(text(reason))
+        for host in hosts:
+            if reason.startswith(f"{host}: "):
+                told.once(text(reason.removeprefix(f"{host}: ")))
+
+
+def _print_advice(lines: Iterable[str], console: Console) -> None:
+    for one in lines:  # not wrapped: a command is to be pasted
+        console.print(Text(text(one, 10_000)), soft_wrap=one.startswith("  "))
+
+
+def print_change(result: ChangeResult, console: Console, options: Options) -> None:
     """Say what became of a change, host by host, and what to do next."""
+    told = Told()
     console.print(Text(headline(result), style=_STYLE.get(result.exit_code, "bold")))
-    if result.reason:
-        console.print(Text(f"Why: {result.reason}"))
+    _print_why(result.reason, (one.host for one in result.hosts), console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("host", "wave", "outcome"):
         table.add_column(name, no_wrap=name != "host")
@@ -37,15 +72,14 @@ def print_change(result: ChangeResult, console: Console, inventory: Sequence[str
         state = one.state.replace("_", " ")
         outcome = Text(state, style="dim" if one.state is State.NOT_BEGUN else STYLES.get(Phase(state), ""))
         names = one.host if len(hosts) == 1 else f"{one.host} … {hosts[-1].host} ({len(hosts)})"
-        table.add_row(names, str(one.wave), outcome, detail(one))
+        table.add_row(Text(text(names)), str(one.wave), outcome, Text(detail(one, told)))
     console.print(table)
-    for text in advice(result, inventory):
-        console.print(Text(text))
+    _print_advice(after_change(result, options), console)
 
 
 def headline(result: ChangeResult) -> str:
     """What happened, in one line."""
-    took = f"{result.playbook}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
+    took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
     number = {state: sum(1 for one in result.hosts if one.state is state) for state in State}
     if result.exit_code is Exit.DONE:
         changed = sum(one.changed for one in result.hosts)
@@ -53,20 +87,22 @@ def headline(result: ChangeResult) -> str:
     if result.exit_code in (Exit.REFUSED, Exit.USAGE):
         return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
     parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
-    start = "IN DOUBT" if result.exit_code is Exit.IN_DOUBT else "FAILED"
+    starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
+    start = starts.get(result.exit_code, "FAILED")
     if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
         start = "FAILED AND ROLLED BACK"
     return f"{start}: {', '.join(parts)} ({took})"
 
 
-def detail(one: HostResult) -> str:
-    """What there is to say of one host besides its outcome."""
+def detail(one: HostResult, told: Told | None = None) -> str:
+    """What there is to say of one host besides its outcome, and was not ``told`` before."""
+    told = told or Told()
     by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(one.by, "")
     if one.state is State.CONFIRMED:
-        return one.why or ("changed" if one.changed else "nothing to change")
+        return told.once(text(one.why)) or ("changed" if one.changed else "nothing to change")
     if one.state is State.NOT_BEGUN:
         return "its wave never came"
-    return "; ".join(part for part in (by, one.why) if part)
+    return "; ".join(part for part in (by, told.once(text(one.why))) if part)
 
 
 def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
@@ -88,26 +124,6 @@ def _story(one: HostResult) -> tuple[object, ...]:
     return one.state, one.why, one.by, one.changed, one.wave if one.state is not State.NOT_BEGUN else 0
 
 
-def advice(result: ChangeResult, inventory: Sequence[str]) -> list[str]:
-    """What a person can do next."""
-
-    def command(name: str, hosts: Sequence[HostResult]) -> str:
-        words = ["evenkeel", name, *(word for source in inventory for word in ("-i", source))]
-        return shlex.join([*words, "--limit", ",".join(one.host for one in hosts[:20])])
-
-    of = {state: [one for one in result.hosts if one.state is state] for state in State}
-    lines = []
-    if of[State.IN_DOUBT]:
-        lines.append("Ask the hosts in doubt, once they answer, what became of them:")
-        lines.append("  " + command("status", of[State.IN_DOUBT]))
-    if of[State.CONFIRMED] and result.exit_code is not Exit.DONE:
-        lines.append("Confirmed hosts keep the change. To take it back there as well:")
-        lines.append("  " + command("rollback", of[State.CONFIRMED]))
-    if result.exit_code is Exit.FAILED and of[State.ROLLED_BACK]:
-        lines.append("The hosts that were rolled back are as before the change; repair it and run it again.")
-    return lines
-
-
 def print_run(result: RunResult, console: Console) -> None:
     """Say what became of a run of one of our playbooks, host by host."""
     ok = sum(1 for one in result.hosts.values() if one["state"] == "ok")
@@ -115,22 +131,26 @@ def print_run(result: RunResult, console: Console) -> None:
     start = words.get(result.exit_code, "IN DOUBT")
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
     console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
-    if result.reason:
-        console.print(Text(f"Why: {result.reason}"))
+    told = Told()
+    _print_why(result.reason, result.hosts, console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     table.add_column("outcome", no_wrap=True)
     table.add_column("", ratio=1, overflow="fold")
     for host, one in result.hosts.items():
-        style = "green" if one["state"] == "ok" else "red"
-        table.add_row(host, Text(one["state"], style=style), _told(one))
+        well, said = one["state"] == "ok", text(_done(one))
+        outcome = Text(one["state"], style="green" if well else "red")
+        table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
     console.print(table)
 
 
-def _told(one: dict[str, Any]) -> str:
+def _done(one: dict[str, Any]) -> str:
     idle = one.get("proved", []) if one.get("task") == "ft_scrub" else ["nothing to do"]
     said = one.get("done") or ([] if one.get("changed") else idle)
-    return one.get("msg") or "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4])
+    if one.get("msg"):
+        return str(one["msg"])
+    more = f" and {len(said) - 4} more" if len(said) > 4 else ""
+    return "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4]) + more
 
 
 def _step(step: dict[str, Any]) -> str:
@@ -141,45 +161,70 @@ def _hosts(number: int) -> str:
     return f"{number} host" if number == 1 else f"{number} hosts"
 
 
-def print_status(result: RunResult, console: Console) -> None:
-    """What hosts are in the middle of, and what they could go back to."""
+def print_status(result: RunResult, console: Console, options: Options) -> None:
+    """What hosts are in the middle of, what they could go back to, and what is to be done about it."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     for name in ("now", "last change", "checkpoints", "holds copies for"):
         table.add_column(name, overflow="fold")
     for host, one in result.hosts.items():
         if one["state"] != "ok":
-            table.add_row(host, Text(f"{one['state']}: {one['msg']}", style="red"), "", "", "")
+            table.add_row(Text(text(host)), Text(f"{one['state']}: {text(one['msg'])}", style="red"), "", "", "")
             continue
-        table.add_row(host, *status_cells(one))
+        table.add_row(Text(text(host)), *status_cells(one, time.time()))
     console.print(table)
+    _print_advice(after_status({h: one for h, one in result.hosts.items() if one["state"] == "ok"}, options), console)
 
 
-def status_cells(one: dict[str, Any]) -> tuple[Text, Text, str, str]:
-    """The cells of one host: now, last change, checkpoints, replicas."""
-    armed, last = one.get("armed"), one.get("last")
-    now = Text("at rest", style="dim")
-    if one.get("interrupted"):
-        now = Text("a rollback was interrupted: the next run finishes it", style="bold red")
-    elif armed:
-        now = Text(f"armed until {_clock(armed.get('until'))} (generation {armed.get('generation')})", style="yellow")
+def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+    """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
+    last = one.get("last")
     ended = Text("none", style="dim")
     if last:
-        state = str(last.get("outcome", "")).replace("_", " ")
-        known = state in [phase.value for phase in Phase]
-        ended = Text(
-            f"{state} by {last.get('by')}, {_clock(last.get('at'))}", STYLES.get(Phase(state), "") if known else ""
-        )
+        state = text(last.get("outcome", "")).replace("_", " ")
+        style = STYLES.get(Phase(state), "") if state in [phase.value for phase in Phase] else ""
+        ended = Text(f"{state} by {text(last.get('by'))}, {_clock(last.get('at'))}", style)
     found = one.get("checkpoints") or []
     newest = found[-1] if found else {}
     names = ", ".join(newest.get("names") or [newest.get("name") or ""]) if newest else ""
-    checkpoints = f"{len(found)}{f', newest {names}' if names else ''}"
-    copies = ", ".join(f"{host} ({len(ids)})" for host, ids in (one.get("replicas") or {}).items())
-    return now, ended, checkpoints, copies
+    lost = newest.get("left") or one.get("left") or []
+    checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
+    checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
+    copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (one.get("replicas") or {}).items())
+    return _now(one, at), ended, Text(checkpoints), Text(copies)
+
+
+def _now(one: dict[str, Any], at: float) -> Text:
+    """What a host is in the middle of."""
+    armed, doubt = one.get("armed"), one.get("doubt")
+    if one.get("interrupted"):
+        return Text("a rollback was interrupted: the next run finishes it", style="bold red")
+    if armed and going_on(one):
+        until = f", tried again until {_clock(armed['tries_until'])}" if armed.get("tries_until") else ""
+        left = f"; not back yet: {_some(armed['left'])}" if armed.get("left") else ""
+        return Text(f"going back{until}{left} (generation {text(armed.get('generation'))})", style="yellow")
+    if armed and overdue(one, at):
+        since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
+        return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
+    if armed:
+        until = f"armed until {_clock(armed.get('until'))}"
+        return Text(f"{until} (generation {text(armed.get('generation'))})", style="yellow")
+    if doubt:
+        left = f": {_some(doubt['left'])}" if doubt.get("left") else ""
+        return Text(f"in doubt since {_clock(doubt.get('at'))}{left}", style="bold red")
+    return Text("at rest", style="dim")
+
+
+def _some(said: Any) -> str:
+    """The first of what a host names, and how much more there is."""
+    items = said if isinstance(said, list) else [said]
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return "; ".join(text(one, 200) for one in items[:5]) + more
 
 
 def _clock(epoch: Any) -> str:
-    if not epoch:
+    try:
+        then, now = time.localtime(float(epoch)), time.localtime()
+    except (TypeError, ValueError, OverflowError, OSError):
         return "?"
-    then, now = time.localtime(float(epoch)), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel.configuration import Ansible, listing, program
+from evenkeel.configuration import Ansible, document, listing, program
 from evenkeel.options import Options, Secrets
 from evenkeel.outcome import UsageError
 
@@ -155,7 +154,7 @@ def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: s
     """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``."""
     argv = [program("ansible-inventory"), "--list", "--playbook-dir", base]
     argv += [*options.inventories(), *_without_prompts(options.listing)]
-    return parse_inventory(json.loads(listing(argv, ansible.cwd, ansible.environment(), secrets.vault).stdout))
+    return parse_inventory(document(listing(argv, ansible.cwd, ansible.environment(), secrets.vault).stdout, dict))
 
 
 def parse_inventory(document: Mapping[str, Any]) -> Inventory:

@@ -20,7 +20,7 @@ from .tree import Parents, ancestors, mount_points, opened
 _CAP_LINUX_IMMUTABLE = 9
 # File systems that can share data between files.
 _SHARING = {"btrfs", "xfs", "bcachefs"}
-MOUNTED = "it is a mount point or holds one, and cannot be replaced while it is mounted; unmount it, or exclude it"
+MOUNTED = "it is a mount point or holds one, and cannot be replaced while it is mounted; unmount it"
 NO_ROOM = "no room"
 
 

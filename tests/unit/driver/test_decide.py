@@ -130,7 +130,10 @@ def test_time_to_change_leaves_time_to_settle_before_the_first_dead_man() -> Non
         ([State.ROLLED_BACK, State.NOT_BEGUN], False, Exit.FAILED),
         ([State.UNTOUCHED, State.NOT_BEGUN], False, Exit.REFUSED),
         ([State.CONFIRMED, State.UNTOUCHED], False, Exit.FAILED),
+        ([State.CONFIRMED, State.ROLLED_BACK], False, Exit.PARTLY),
+        ([State.CONFIRMED, State.ROLLED_BACK, State.NOT_BEGUN], False, Exit.PARTLY),
         ([State.CONFIRMED, State.IN_DOUBT], True, Exit.IN_DOUBT),
+        ([State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT], False, Exit.IN_DOUBT),
         ([], True, Exit.REFUSED),
     ],
 )

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evenkeel.display import Board, line, showing
+from evenkeel.advice import after_change
+from evenkeel.display import Board, Log, line, showing, task_name, text
+from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.summary import advice, headline, print_change, print_run, print_status
+from evenkeel.summary import headline, print_change, print_run, print_status
 
+INV = Options(inventory=("inv",))
 LONG = "unreachable in 'Load': ssh: connect to host 192.0.2.1 port 22: Connection timed out"
 
 
@@ -26,7 +29,7 @@ def result(code: Exit, *hosts: HostResult, reason: str = "") -> ChangeResult:
 
 def printed(found: ChangeResult, width: int = 80) -> str:
     stream = io.StringIO()
-    print_change(found, Console(file=stream, width=width), ["inv"])
+    print_change(found, Console(file=stream, width=width), INV)
     return stream.getvalue()
 
 
@@ -85,12 +88,12 @@ def test_a_host_that_put_itself_back_is_told_apart_from_one_that_was_put_back() 
 def test_doubt_comes_with_the_command_that_resolves_it() -> None:
     found = result(Exit.IN_DOUBT, HostResult("a", 1, State.IN_DOUBT, LONG), HostResult("b", 2))
     assert headline(found).startswith("IN DOUBT: 1 in doubt, 1 not begun")
-    assert any(one.strip() == "evenkeel status -i inv --limit a" for one in advice(found, ["inv"]))
+    assert any(one.strip() == "evenkeel status -i inv --limit a" for one in after_change(found, INV))
 
 
 def test_confirmed_hosts_of_a_failed_change_are_named_with_the_way_back() -> None:
     found = result(Exit.FAILED, HostResult("a", 1, State.CONFIRMED), HostResult("b", 2, State.ROLLED_BACK, "x"))
-    assert any("evenkeel rollback -i inv --limit a" in one for one in advice(found, ["inv"]))
+    assert any("evenkeel rollback -i inv --limit a" in one for one in after_change(found, INV))
 
 
 def test_many_hosts_that_never_came_share_a_line() -> None:
@@ -115,7 +118,7 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
     }
     stream = io.StringIO()
     rows: dict[str, dict[str, Any]] = {"web1": one, "web2": {"state": "unreachable", "msg": LONG}}
-    print_status(RunResult("status", Exit.IN_DOUBT, "", rows, [], 1.0), Console(file=stream, width=200))
+    print_status(RunResult("status", Exit.IN_DOUBT, "", rows, [], 1.0), Console(file=stream, width=200), INV)
     text = stream.getvalue()
     for word in ("generation 4", "rolled back by boot", "1, newest before-change", "web9 (2)", LONG):
         assert word in text
@@ -137,3 +140,162 @@ def test_a_scrub_says_what_it_has_read() -> None:
     rows = {"a": {"state": "ok", "task": "ft_scrub", "changed": False, "done": [], "proved": ["7 files were read"]}}
     print_run(RunResult("scrub", Exit.DONE, "", rows, [], 1.0), Console(file=stream, width=80))
     assert "7 files were read" in stream.getvalue() and "nothing to do" not in stream.getvalue()
+
+
+HOSTILE = "[/x] [bold red]{0} %s %(a)s 100%\x1b[2J\x1b]0;t\x07\x08\x9b1m\u202egnp\u200b\udcff\n second"
+
+
+def test_text_of_others_can_only_be_read() -> None:
+    shown = text(HOSTILE)
+    assert shown.isprintable()
+    assert shown.startswith("[/x] [bold red]{0} %s %(a)s 100%") and shown.endswith(" second")
+    assert "\\x1b[2J" in shown and "\\u202e" in shown and "\\udcff" in shown
+    assert text("wéb1 — 日本 €") == "wéb1 — 日本 €"
+    assert text(7) == "7"
+    assert len(text("x" * 10_000_000)) <= 2000 and text("x" * 10_000)[-1] == "…"
+
+
+def seen_of(show: Any, width: int = 100, terminal: bool = False) -> str:
+    stream = io.StringIO()
+    show(Console(file=stream, width=width, force_terminal=terminal, color_system=None))
+    return stream.getvalue()
+
+
+def test_no_place_of_a_report_takes_text_of_others_for_more_than_text() -> None:
+    """Names, reasons, paths and everything else that a host, an inventory or a playbook says."""
+    bad = HostResult(HOSTILE, 1, State.ROLLED_BACK, HOSTILE, by=HOSTILE)
+    doubt = HostResult("b" + HOSTILE, 1, State.IN_DOUBT, "b" + HOSTILE)
+    change = result(Exit.IN_DOUBT, bad, doubt, HostResult("c", 1, State.CONFIRMED, HOSTILE), reason=HOSTILE)
+    change.playbook = HOSTILE
+    run_row = {"state": "failed", "msg": HOSTILE, "done": [HOSTILE, {"action": HOSTILE}]}
+    rows: dict[str, dict[str, Any]] = {
+        HOSTILE: run_row,
+        "w": {
+            "state": "ok",
+            "changed": True,
+            "done": [HOSTILE, {"action": HOSTILE, "target": HOSTILE}, {"x": HOSTILE}],
+        },
+    }
+    info: dict[str, Any] = {
+        "state": "ok",
+        "armed": {"generation": HOSTILE, "until": HOSTILE, "back": HOSTILE, "left": [HOSTILE], "tries_until": HOSTILE},
+        "last": {"outcome": HOSTILE, "by": HOSTILE, "at": HOSTILE},
+        "checkpoints": [{"name": HOSTILE, "left": [HOSTILE]}],
+        "replicas": {HOSTILE: ["x"]},
+    }
+    doubtful = {"state": "ok", "doubt": {"left": [HOSTILE], "at": HOSTILE, "checkpoint": HOSTILE}}
+    status = RunResult("status", Exit.DONE, "", {"a": info, HOSTILE: doubtful, "c": run_row}, [], 1.0)
+
+    def progress(console: Console) -> None:
+        with showing(console) as report:
+            report(Progress(Kind.PLAN, HOSTILE))
+            report(Progress(Kind.WAVE, hosts=(HOSTILE,), wave=1, waves=1))
+            for phase in Phase:
+                report(Progress(Kind.HOST, HOSTILE, (HOSTILE,), phase, until=1000.0))
+                report(Progress(Kind.TASK, HOSTILE, phase=phase))
+            report(Progress(Kind.NOTE, HOSTILE))
+            report(Progress(Kind.OUTPUT, HOSTILE))
+
+    def board(console: Console) -> None:
+        drawn = Board()
+        drawn.take(Progress(Kind.PLAN, HOSTILE))
+        drawn.take(Progress(Kind.WAVE, hosts=(HOSTILE,), wave=1, waves=1))
+        drawn.take(Progress(Kind.TASK, HOSTILE, phase=Phase.CHANGE))
+        drawn.take(Progress(Kind.HOST, HOSTILE, (HOSTILE,), Phase.WAIT, until=1000.0))
+        console.print(drawn.draw(100, 30, 900.0))
+
+    reports = [
+        seen_of(lambda console: print_change(change, console, INV)),
+        seen_of(lambda console: print_run(RunResult("rollback", Exit.FAILED, HOSTILE, rows, [], 1.0), console)),
+        seen_of(lambda console: print_status(status, console, INV)),
+        seen_of(progress),
+        seen_of(board),
+    ]
+    for report in reports:
+        assert "[/x]" in report
+        assert all(one.isprintable() or one == "\n" for one in report), ascii(report)
+
+
+def test_a_sentence_stands_in_a_report_once() -> None:
+    why = "failed in 'Write': there is no room on the disk"
+    hosts = [HostResult(f"h{n}", 1, State.ROLLED_BACK, why) for n in range(3)]
+    shown = " ".join(printed(result(Exit.FAILED, *hosts, reason=f"h0: {why}"), width=200).split())
+    assert shown.count("there is no room on the disk") == 1
+    assert shown.count("as above") == 3
+    rows: dict[str, dict[str, Any]] = {f"h{n}": {"state": "failed", "msg": why} for n in range(3)}
+    run = RunResult("protect", Exit.FAILED, f"h0: {why}", rows, [], 1.0)
+    assert seen_of(lambda console: print_run(run, console), 200).count("there is no room") == 1
+
+
+def test_what_was_rolled_back_is_told_no_further_than_it_is_protected() -> None:
+    shown = printed(result(Exit.FAILED, HostResult("a", 1, State.ROLLED_BACK, "x")))
+    assert "what is protected is as before" in " ".join(shown.split())
+
+
+def test_a_confirmation_without_a_new_login_says_so() -> None:
+    shown = printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, login="not shown")), 200)
+    assert "a new login is let in was not shown on a" in shown
+    assert "not shown" not in printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, login="new")), 200)
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_a_command_is_never_wrapped(width: int) -> None:
+    found = result(
+        Exit.PARTLY, HostResult("a", 1, State.CONFIRMED, checkpoint="c" * 64), HostResult("b", 2, State.ROLLED_BACK)
+    )
+    lines = printed(found, width).splitlines()
+    assert f"  evenkeel rollback -i inv --limit a --to {'c' * 64}" in lines
+
+
+def test_a_part_that_was_kept_is_told_from_all_that_is_back() -> None:
+    hosts = [HostResult("a", 1, State.CONFIRMED), HostResult("b", 2, State.ROLLED_BACK, "x")]
+    assert headline(result(Exit.PARTLY, *hosts)).startswith("FAILED, AND KEPT IN PART: 1 rolled back, 1 confirmed")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("evenkeel.fault_tolerance.rollback : Go back to the checkpoint", "Go back to the checkpoint"),
+        ("evenkeel.fault_tolerance.rollback : Validating arguments against arg spec 'main' - Put a host back", ""),
+        ("Validating arguments against arg spec 'main'", ""),
+        ("nginx : Validating arguments against arg spec 'main'", ""),
+        ("nginx : Install nginx", "nginx : Install nginx"),
+        ("Write : this", "Write : this"),
+        ("", ""),
+    ],
+)
+def test_progress_names_the_tasks_that_somebody_wrote(name: str, shown: str) -> None:
+    assert task_name(name) == shown
+    assert line(Progress(Kind.TASK, name, phase=Phase.RUN)) == (f"  task: {shown}" if shown else "")
+
+
+def test_in_a_log_a_host_that_is_waited_for_is_mentioned_once_a_minute_and_when_the_wait_is_over() -> None:
+    log, said = Log(), []
+    for second in range(0, 130, 5):
+        one = log.take(Progress(Kind.HOST, LONG, ("web1",), Phase.WAIT, until=1000.0), float(second))
+        said += [second] if one else []
+    assert said == [0, 60, 120]
+    assert "rolled back" in log.take(Progress(Kind.HOST, "", ("web1",), Phase.ROLLED_BACK), 130.0)
+    assert "web2" in log.take(Progress(Kind.HOST, "", ("web2",), Phase.WAIT, until=1.0), 131.0)
+    assert "web1" in log.take(Progress(Kind.HOST, "", ("web1",), Phase.WAIT, until=1.0), 132.0)
+
+
+@pytest.mark.parametrize(
+    ("info", "shown"),
+    [
+        ({"armed": {"generation": 3, "until": 10.0, "overdue": 90.0}}, "OVERDUE since"),
+        ({"armed": {"generation": 3, "until": 10.0, "overdue": None}}, "armed until"),
+        (
+            {"armed": {"generation": 3, "until": 10.0, "overdue": 90.0, "tries_until": 4000.0}},
+            "going back, tried again until",
+        ),
+        ({"armed": {"generation": 3, "until": 10.0, "left": ["p 1.0"]}}, "going back; not back yet: p 1.0"),
+        ({"armed": None, "doubt": {"left": ["the package p"], "at": 10.0}}, "in doubt since 1970-01-01"),
+        ({"armed": None, "doubt": {"left": [f"x{n}" for n in range(9)], "at": 10.0}}, "x4 and 4 more"),
+        ({"armed": None, "doubt": None}, "at rest"),
+        ({"interrupted": True}, "a rollback was interrupted"),
+    ],
+)
+def test_status_says_what_a_host_is_in_the_middle_of(info: dict[str, Any], shown: str) -> None:
+    result_of = RunResult("status", Exit.DONE, "", {"web1": {"state": "ok", **info}}, [], 1.0)
+    assert shown in seen_of(lambda console: print_status(result_of, console, INV), 250)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from evenkeel.events import Record, feed, judge, message
+from evenkeel.events import AGAIN, Record, feed, judge, message
 
 WEB = ["web1", "web2", "web3", "web4"]
 HERE = Path(__file__).parent
@@ -102,6 +102,72 @@ def test_every_prefix_of_a_run_without_its_recap_vouches_for_no_host() -> None:
         for event in lines[:cut]:
             feed(record, event)
         assert all(judge(record, WEB, [set(WEB)], rc=0).values()), f"cut after {cut} events"
+
+
+@pytest.mark.parametrize(
+    ("res", "said"),
+    [
+        # As ansible-core 2.19 reports them.
+        (
+            {
+                "msg": "One or more items failed",
+                "results": [
+                    {"failed": False, "msg": "", "_ansible_item_label": 0},
+                    {"failed": True, "msg": "non-zero return code", "rc": 3, "stderr": "a\nbad 3", "item": 3},
+                    {"failed": True, "msg": "non-zero return code", "rc": 4, "stderr": "bad 4", "item": 4},
+                ],
+            },
+            "item 3: exit code 3: bad 3 (2 of 3 items failed)",
+        ),
+        (
+            {
+                "msg": "One or more items failed",
+                "results": [{"failed": True, "msg": "no b", "item": {"secret": 1}, "_ansible_item_label": "b"}],
+            },
+            "item b: no b",
+        ),
+        (
+            {"msg": "non-zero return code", "rc": 7, "stderr": "sorry", "attempts": 1},
+            "exit code 7: sorry (the last attempt)",
+        ),
+        (
+            {"msg": "", "rc": 0, "stdout": "not yet", "attempts": 1},
+            "what until waits for did not come; it said: not yet",
+        ),
+        ({"msg": "", "stdout": "hello", "failed_when_result": True}, "failed_when calls it failed; it said: hello"),
+        (
+            {"include": "nope.yml", "reason": "Could not find or access 'nope.yml'"},
+            "Could not find or access 'nope.yml'",
+        ),
+        (
+            {
+                "msg": "Module result deserialization failed: No start of json char found",
+                "module_stdout": "some words\n",
+                "module_stderr": "Traceback (most recent call last):\n  File x\nRuntimeError: the module broke\n",
+                "rc": 1,
+            },
+            "the module died: RuntimeError: the module broke (exit code 1)",
+        ),
+        (
+            {"msg": "Module result deserialization failed", "module_stderr": "Killed\n", "rc": 137},
+            "the module died: Killed (exit code 137)",
+        ),
+        ({"censored": "the output has been hidden"}, "the output has been hidden"),
+        ({"results": [{"failed": True, "censored": "hidden", "item": "a"}]}, "item a: hidden"),
+        ({"msg": ["a", {"b": 1}]}, "['a', {'b': 1}]"),
+        ({"results": "no list", "msg": "m"}, "m"),
+        ({}, "no reason given"),
+    ],
+)
+def test_the_reason_is_the_one_that_helps(res: dict[str, Any], said: str) -> None:
+    assert message(res) == said
+
+
+def test_a_run_that_begins_anew_has_said_nothing() -> None:
+    seen = Record()
+    feed(seen, {"event": "runner_on_failed", "event_data": {"host": "web1", "task": "t", "res": {"msg": "m"}}})
+    feed(seen, {"event": AGAIN})
+    assert seen == Record()
 
 
 def test_messages_are_one_line_and_never_empty() -> None:

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 
+from evenkeel import fleet
+from evenkeel.configuration import Ansible
 from evenkeel.events import PREFIX, Record, feed
 from evenkeel.fleet import exit_code, peers, row
-from evenkeel.outcome import Exit
+from evenkeel.options import Options, Secrets
+from evenkeel.outcome import Exit, UsageError
 from evenkeel.targets import Inventory
 
 OK: dict[str, Any] = {"state": "ok"}
@@ -80,3 +84,19 @@ def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
     assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
+
+
+def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Session:
+        def list_own(self, *_words: Any) -> tuple[str, ...]:
+            return ("web1", "web2", "web3")
+
+        def run_own(self, *_words: Any, **_how: Any) -> Any:
+            pytest.fail("a host was asked")
+
+    monkeypatch.setattr(fleet, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
+    monkeypatch.setattr(fleet, "open_session", lambda *_words: contextlib.nullcontext(Session()))
+    with pytest.raises(UsageError, match="no checkpoint for web2, web3"):
+        fleet.run("rollback", Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, secrets=Secrets())

@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evenkeel import session
+from evenkeel import configuration, session
 from evenkeel.collection import collections_path
-from evenkeel.configuration import KEEP_ALIVE, Ansible, ask_ansible, listing, program
+from evenkeel.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
+from evenkeel.events import AGAIN
 from evenkeel.options import Options, Secrets
 from evenkeel.outcome import UsageError
+from evenkeel.runner import Ended, Event, Job
 from evenkeel.session import open_session
 
 
@@ -94,3 +99,129 @@ def test_our_playbook_lies_among_what_lies_beside_the_users(root: Path, tmp_path
         assert session.chosen_hosts(
             str(playbook), "", Options(inventory=("web1,web2,",)), ask_ansible(str(base)), Secrets()
         ) == ("web1", "web2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": {"b": [1]}}',
+        'Using /etc/ansible/ansible.cfg as config file\n{"a": {"b": [1]}}\n',
+        ' 8928 1795835085.7: starting run\n[WARNING]: odd\n{not json\n{"x": 1}\n{\n"a": {\n"b": [\n1\n]}}\nbye {\n',
+        '[1, 2]\n{"a": {"b": [1]}}',
+    ],
+)
+def test_a_document_is_read_whatever_else_was_printed(text: str) -> None:
+    assert document(text, dict) == {"a": {"b": [1]}}
+
+
+@pytest.mark.parametrize("text", ["", "no", "[1]", "{broken", "\x1b[31mERROR! %s {0}\x1b[0m"])
+def test_no_document_is_a_usage_error_with_what_was_said(text: str) -> None:
+    with pytest.raises(UsageError, match="did not answer in JSON"):
+        document(text, dict)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "environment", "pipelining"),
+    [
+        ("", {}, None),
+        ("[defaults]\nverbosity = 4\n[ssh_connection]\npipelining = False\n", {}, False),
+        ("[connection]\npipelining = True\n", {"ANSIBLE_DEBUG": "1", "ANSIBLE_VERBOSITY": "3"}, True),
+        ("", {"ANSIBLE_PIPELINING": "0"}, False),
+        ("", {"ANSIBLE_SSH_PIPELINING": "1"}, True),
+    ],
+)
+def test_pipelining_is_ours_to_choose_only_where_the_user_does_not(
+    configuration: str,
+    environment: dict[str, str],
+    pipelining: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ANSIBLE_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "ansible.cfg").write_text(configuration)
+    ansible = ask_ansible(str(tmp_path))
+    assert ansible.pipelining is pipelining
+    assert ansible.own().get("ANSIBLE_PIPELINING") == (None if pipelining is not None else "True")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("sudo: sorry, you must have a tty to run sudo", True),
+        ("sudo: no tty present and no askpass program specified", True),
+        ("sudo: a terminal is required to read the password", True),
+        ("sudo: a password is required", False),
+        ("the tty subsystem", False),
+    ],
+)
+def test_what_sudo_says_when_it_wants_a_terminal_is_known(said: str, found: bool) -> None:
+    assert bool(NO_TERMINAL.search(json.dumps({"module_stderr": f"{said}\r\n"}))) is found
+
+
+def failing(task: str = "ft_guard", said: str = "sudo: sorry, you must have a tty to run sudo") -> Event:
+    action = f"evenkeel.fault_tolerance.{task}"
+    data = {"host": "web1", "task": "t", "resolved_action": action, "res": {"module_stderr": said}}
+    return {"event": "runner_on_failed", "event_data": data}
+
+
+DONE: Event = {
+    "event": "runner_on_ok",
+    "event_data": {"host": "web2", "resolved_action": "evenkeel.fault_tolerance.ft_checkpoint"},
+}
+
+
+@pytest.mark.parametrize(
+    ("events", "pipelining", "runs"),
+    [
+        ([failing()], None, ["True", "False"]),
+        ([failing()], True, [None]),  # the user's own word
+        ([failing(said="no room")], None, ["True"]),
+        ([DONE, failing("ft_checkpoint")], None, ["True"]),  # a host was armed: that run counts
+    ],
+)
+def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_without_pipelining(
+    events: list[Event],
+    pipelining: bool | None,
+    runs: list[str | None],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str | None] = []
+
+    def execute(job: Job, on_event: Callable[[Event], None], _stop: Any) -> Ended:
+        seen.append(job.env.get("ANSIBLE_PIPELINING"))
+        for event in events if len(seen) == 1 else []:
+            on_event(event)
+        return Ended(2)
+
+    monkeypatch.setattr(session, "execute", execute)
+    told: list[Event] = []
+    with open_session(Ansible("/", {}, "", pipelining), Options(), Secrets(), tmp_path) as one:
+        one.run_own("begin", {}, told.append, lambda: "", hosts=["web1"])
+        assert seen == runs
+        assert ({"event": AGAIN} in told) is (len(runs) == 2)
+        one.run_own("settle", {}, told.append, lambda: "", hosts=["web1"])
+        assert seen == [*runs, runs[-1]], "and so are the runs that follow"
+
+
+def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        word = one._limit(["wéb1", "日本", "odd\udcff"], "")[1]
+        assert Path(word[1:]).read_bytes() == "wéb1\n日本\n".encode() + b"odd\xff\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "point"),
+    [
+        ("ERROR: no such key\nOrigin: /etc/x:1\n\n1 - a", "ERROR: no such key"),
+        ("ERROR: not an int\nTraceback (most recent call last):\n  File x\nValueError: many\n", "ERROR: not an int"),
+        ("Traceback (most recent call last):\n  File x\nValueError: 100% {0}\n", "ValueError: 100% {0}"),
+        ("", ""),
+    ],
+)
+def test_of_what_an_error_of_ansible_says_the_point_is_kept(said: str, point: str) -> None:
+    assert configuration._point(said) == point

@@ -1,0 +1,24 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+# ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
+_NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
+
+
+class ActionModule(ActionBase):
+    """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        connection = self._connection
+        if connection.has_option("ssh_args"):
+            theirs = connection.get_option("ssh_args") or ""
+            connection.set_option("ssh_args", f"{_NEW_LOGIN} {theirs}".strip())
+        result: dict[str, Any] = self._execute_module(task_vars=task_vars)
+        return result

@@ -1,0 +1,154 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The next step of a person, as a command line that can be pasted where the last one was typed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evenkeel.options import Options
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+
+# More hosts than this are named in a file: no terminal takes a line of a thousand names.
+_IN_LINE = 20
+# How long after its deadline a host may take to put itself back, in seconds; the clocks of two machines differ too.
+_LATE = 10.0
+
+
+def after_change(result: ChangeResult, options: Options) -> list[str]:
+    """What a person can do after a change: each command on a line of its own, after the sentence that says why."""
+    of = {state: [one for one in result.hosts if one.state is state] for state in State}
+    lines = []
+    if of[State.IN_DOUBT]:
+        lines.append("Ask the hosts in doubt, once they answer, what became of them:")
+        lines += _shown("status", options, [one.host for one in of[State.IN_DOUBT]])
+    if of[State.CONFIRMED] and result.exit_code is not Exit.DONE:
+        lines.append("Confirmed hosts keep the change. To take it back there as well:")
+        lines += going_back(of[State.CONFIRMED], options)
+    if result.exit_code in (Exit.FAILED, Exit.PARTLY) and of[State.ROLLED_BACK]:
+        lines.append(
+            "On the hosts that were rolled back, what is protected is as before; repair the playbook and run it again."
+        )
+    unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
+    if unseen:
+        some = f"{', '.join(unseen[:3])}{' …' if len(unseen) > 3 else ''}"
+        lines.append(f"That a new login is let in was not shown on {some}: no SSH server is above what ran there.")
+    return lines
+
+
+def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
+    """What to do about the hosts that a status shows overdue, or in doubt."""
+    lines = []
+    late = {host: one for host, one in rows.items() if overdue(one, time.time())}
+    if late:
+        lines.append("Overdue: nothing has put these hosts back in time. This does:")
+        lines += _back({host: str(one["armed"].get("checkpoint") or "") for host, one in late.items()}, options)
+    doubt = {host: one["doubt"] for host, one in rows.items() if one.get("doubt") and host not in late}
+    if doubt:
+        lines.append("In doubt: the next change is refused until such a host was put back,")
+        lines += _back({host: str(one.get("checkpoint") or "") for host, one in doubt.items()}, options)
+        lines.append("or is accepted as it is:")
+        lines += _shown("accept", options, list(doubt), positional=True)
+    return lines
+
+
+def overdue(info: Mapping[str, Any], now: float) -> bool:
+    """Whether a host should have put itself back by ``now`` (epoch seconds), from what ft_info says of it."""
+    armed = info.get("armed")
+    if not isinstance(armed, Mapping) or going_on(info):
+        return False
+    if "overdue" in armed:  # as the host's own clock has it
+        return isinstance(armed["overdue"], (int, float)) and armed["overdue"] > _LATE
+    return float(armed.get("until") or now) + _LATE < now
+
+
+def going_on(info: Mapping[str, Any]) -> bool:
+    """Whether a host says that it is going back, and tries again what did not go well."""
+    armed = info.get("armed") or {}
+    return bool(armed.get("back") or armed.get("tries_until") or armed.get("left"))
+
+
+def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
+    """What the checkpoints of hosts could not bring back, said once for all hosts of which the same is true."""
+    same: dict[str, list[str]] = {}
+    for one in hosts:
+        for said in one.left:
+            same.setdefault(said, []).append(one.host)
+    lines = []
+    for said, names in same.items():
+        some = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        lines.append(f"a rollback could not bring back on {some}: {said}")
+    return lines
+
+
+def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:
+    """The command that takes a change back on its ``hosts``, to the very checkpoints that it took."""
+    return _back({one.host: one.checkpoint or "" for one in hosts}, options)
+
+
+def _back(checkpoints: Mapping[str, str], options: Options) -> list[str]:
+    """The checkpoints are named by their ids: of each host its own, whatever has been taken since."""
+    if not all(checkpoints.values()):
+        return _shown("rollback", options, list(checkpoints))
+    if len(checkpoints) == 1:
+        to = next(iter(checkpoints.values()))
+    elif len(checkpoints) <= _IN_LINE:
+        to = ",".join(f"{host}={ident[:16]}" for host, ident in checkpoints.items())
+    else:
+        to = "@" + _file("checkpoints", ".txt", (f"{host} {ident}" for host, ident in checkpoints.items()))
+    return _shown("rollback", options, list(checkpoints), "--to", to)
+
+
+def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, positional: bool = False) -> list[str]:
+    reach, missing = options.again()
+    if positional:
+        named = list(hosts)
+    elif len(hosts) <= _IN_LINE:
+        named = ["--limit", ",".join(hosts)]
+    else:
+        named = ["--limit", "@" + _file(name, ".retry", hosts)]
+    left_out = "  (with the other --extra-vars of this run as well, where they are needed to reach the hosts)"
+    return ["  " + shlex.join(["evenkeel", name, *reach, *named, *words]), *([left_out] if missing else [])]
+
+
+def _file(what: str, suffix: str, lines: Iterable[str]) -> str:
+    """Write a file for a command; its ending is one that an inventory directory does not read."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    text = "".join(f"{one}\n" for one in lines).encode("utf-8", "surrogateescape")
+    for directory in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            number, path = tempfile.mkstemp(suffix, f"evenkeel-{what}-{stamp}-", directory)
+        except OSError:
+            continue
+        with os.fdopen(number, "wb") as stream:
+            stream.write(text)
+        return os.path.relpath(path) if directory == Path.cwd() else path
+    return "FILE"
+
+
+def read_checkpoints(said: str) -> dict[str, str] | None:
+    """Read ``--to`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
+
+    Raises UsageError for what cannot be read.
+    """
+    if said.startswith("@"):
+        try:
+            lines = Path(said[1:]).read_text("utf-8", "surrogateescape").splitlines()
+        except OSError as error:
+            raise UsageError(f"--to {said}: {error.strerror}") from error
+        pairs = [tuple(line.split(None, 1)) for line in lines if line.strip()]
+    elif "=" in said:
+        pairs = [tuple(one.rpartition("=")[::2]) for one in said.split(",")]
+    else:
+        return None
+    wrong = next((one for one in pairs if len(one) != 2 or not all(part.strip() for part in one)), None)
+    if wrong is not None or not pairs:
+        raise UsageError(f"--to {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each")
+    return {host.strip(): ident.strip() for host, ident in pairs}

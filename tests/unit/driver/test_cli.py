@@ -1,0 +1,168 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line itself: every --help, every exit code, and one JSON document whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from evenkeel import cli, fleet, flow
+from evenkeel.outcome import Exit, RunResult, UsageError
+
+COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "plan"]
+HOSTILE = "%s {0} {x} [/x] [bold]\x1b[2J\x07 100% \u202e"
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("columns", ["30", "80", "200"])
+@pytest.mark.parametrize(
+    "words", [[], *([command] for command in COMMANDS)], ids=lambda words: " ".join(words) or "top"
+)
+def test_every_help_can_be_read(
+    words: list[str], columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: evenkeel") and "%%" not in text
+    if words == ["change"] and columns != "30":
+        assert flow.DEFAULT_WAVES in text
+
+
+def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    assert all(f"\n  {int(code)}  " in text for code in Exit)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["change"],
+        ["change", "x.yml", "--nonsense"],
+        ["rollback", "--to"],
+        ["rollback", "--to", ""],
+        ["rollback", "--to", "web1="],
+        ["rollback", "--paths", "etc/nginx"],
+        ["rollback", "--kinds", "files,"],
+        ["accept"],
+        ["accept", "--limit", "web1"],
+        ["protect", "--copies", "many"],
+        ["protect", "--protect", "/not/there.yml"],
+        ["recover"],
+        ["restart"],
+        ["restart", "nginx", "--mode", "lukewarm"],
+        ["restart", "nginx", "--probes", "/not/there.yml"],
+        ["scrub", "--share", "x%"],
+        ["status", "extra"],
+        ["plan"],
+        ["plan", "/not/there.yml"],
+        ["nothing"],
+        [],
+        ["change", "x.yml", "--check"],
+    ],
+    ids=lambda words: " ".join(words) or "nothing at all",
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_usage_error_of_any_command_ends_with_1_and_with_json_when_that_was_asked_for(
+    words: list[str], as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*words, "--json"] if as_json else words
+    try:
+        code: Any = cli.main(words)
+    except SystemExit as left:
+        code = left.code
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert "Traceback" not in out + err
+    if as_json:
+        document = json.loads(out)
+        assert document["exit_code"] == 1 and document["reason"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_text_of_others_in_an_error_is_shown_and_does_nothing(
+    as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: Any, **_how: Any) -> Any:
+        raise UsageError(HOSTILE)
+
+    monkeypatch.setattr(fleet, "run", refuse)
+    assert cli.main(["status", *(["--json"] if as_json else [])]) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b[2J" not in out + err and "\u202e" not in out + err
+    assert "[/x] [bold]" in out + err and "%s {0}" in out + err
+    if as_json:
+        assert json.loads(out)["reason"] == HOSTILE
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
+    as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_words: Any, **_how: Any) -> Any:
+        raise ValueError(HOSTILE)
+
+    monkeypatch.setattr(flow, "change", fail)
+    assert cli.main(["change", "x.yml", "-i", "my inv", *(["--json"] if as_json else [])]) == Exit.IN_DOUBT
+    out, err = capsys.readouterr()
+    assert "Nothing was touched" not in out + err
+    assert "evenkeel status -i 'my inv'" in out + err
+    if as_json:
+        assert json.loads(out)["exit_code"] == 4
+
+
+def test_nor_does_one_that_comes_when_the_result_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, dict[str, Any]] = {"web1": {"no": "state"}}
+    monkeypatch.setattr(fleet, "run", lambda *_words, **_how: RunResult("rollback", Exit.DONE, "", rows, [], 0.0))
+    assert cli.main(["rollback"]) == Exit.IN_DOUBT
+    assert "KeyError" in capsys.readouterr().out
+
+
+def asked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+
+    def run(command: str, given: Any, variables: dict[str, Any], **_how: Any) -> RunResult:
+        seen.update(variables, command=command)
+        return RunResult(command, Exit.DONE, "", {}, [], 0.0)
+
+    monkeypatch.setattr(fleet, "run", run)
+    assert cli.main([*words, "--json"]) == 0
+    return seen
+
+
+def test_a_rollback_of_some_kinds_and_paths_asks_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["rollback", "--kinds", "files, packages", "--kinds", "users", "--paths", "/etc/nginx", "/srv/a,b"]
+    found = asked(words, monkeypatch)
+    assert found["evenkeel_kinds"] == ["files", "packages", "users"]
+    assert found["evenkeel_paths"] == ["/etc/nginx", "/srv/a,b"]
+    assert "evenkeel_to" not in found
+
+
+def test_a_rollback_can_name_a_checkpoint_for_each_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = asked(["rollback", "--to", "web1=aaaaaaaa,web2=bbbbbbbb"], monkeypatch)
+    assert found["evenkeel_to"] == fleet.FOR_EACH
+    assert found["evenkeel_checkpoints"] == {"web1": "aaaaaaaa", "web2": "bbbbbbbb"}
+
+
+def test_accept_is_for_the_hosts_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(["accept", "web1", "web2"], monkeypatch) == {"command": "accept", "evenkeel_hosts": ["web1", "web2"]}

@@ -1,0 +1,65 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The login that confirms is one that nothing shares, wherever the user has said how connections are shared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet
+
+SHARED = "-o ControlMaster=auto -o ControlPersist=30m -o ControlPath=/tmp/shared-%C"
+# Each of its commands runs here, in a session of its own, as sshd would start it.
+SSH = """#!/bin/sh
+echo "$@" >>{log}
+for last; do :; done
+exec sh -c "$last"
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "variables"),
+    [
+        ("inventory", {}),
+        ("inventory", {"ansible_ssh_args": SHARED}),
+        ("inventory", {"ansible_ssh_common_args": SHARED}),
+        ("inventory", {"ansible_control_path": "/tmp/shared-%%h"}),
+        ("extra", {"ansible_ssh_args": SHARED}),
+        ("extra", {"ansible_ssh_args": ""}),
+    ],
+    ids=str,
+)
+def test_the_confirming_login_shares_no_connection(
+    fleet: Fleet, tmp_path: Path, where: str, variables: dict[str, Any]
+) -> None:
+    log, live = tmp_path / "ssh.log", tmp_path / "live"
+    (tmp_path / "ssh").write_text(SSH.format(log=log))
+    (tmp_path / "ssh").chmod(0o755)
+    live.write_text("before")
+    name = next(iter(fleet.hosts))
+    fleet.hosts = {name: {**fleet.hosts[name], **(variables if where == "inventory" else {})}}
+    fleet.hosts[name] |= {
+        "ansible_connection": "ssh",
+        "ansible_ssh_executable": str(tmp_path / "ssh"),
+        "ansible_pipelining": True,
+    }
+    ours = "evenkeel.fault_tolerance."
+    begin = {"name": "change", "resources": [{"files": {"paths": [str(live)]}}], "confirm_within": "60s"}
+    begin["store"] = settle_store = str(tmp_path / "store")
+    tasks: list[dict[str, Any]] = [
+        {f"{ours}ft_checkpoint": begin, "register": "begun"},
+        {f"{ours}ft_settle": {"generation": "{{ begun.generation }}", "store": settle_store}},
+    ]
+    words = ["-e", json.dumps(variables)] if where == "extra" else []
+    run = fleet.play(tasks, "all", *words)
+    assert run.rc == 0 and run.results[name]["outcome"] == "confirmed"
+    # ssh takes the first of its options that are of one name.
+    begun, settled = log.read_text().splitlines()[-2:]
+    first = [word for word in settled.split() if word.startswith(("ControlPath", "ControlMaster"))]
+    assert first[:2] == ["ControlMaster=no", "ControlPath=none"]
+    assert "ControlPath=none" not in begun

@@ -1,0 +1,35 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host that nothing has put back in time says so, and who puts it back is told what that was."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+
+def test_an_overdue_change_is_put_back_and_told(store: Store, tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    live.write_text("before")
+    checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=300.0)
+    live.write_text("after")
+    assert info(store)["armed"]["overdue"] is None
+    late = Store(store.root, replace(store.system, monotonic=lambda: time.monotonic() + 400.0))
+    told = host_state(store.root, late.system)["armed"]["overdue"]
+    assert 100.0 <= told < 200.0
+    rebooted = replace(store.system, boot_id=lambda: "another", monotonic=lambda: 55.0)
+    assert host_state(store.root, rebooted)["armed"]["overdue"] == 55.0
+
+    result = rollback(late, "latest")
+    assert live.read_text() == "before"
+    assert result["changed"] and "rolled back the unconfirmed change change" in result["done"][0]
+    assert info(store)["armed"] is None
