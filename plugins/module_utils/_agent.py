@@ -31,7 +31,7 @@ from ._system import System
 
 _PACKAGE = "evenkeel_agent"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
-# The exit code when the change has ended in doubt: nothing is left to be tried. The unit knows it.
+# The exit code when nothing is left for this agent to do, and not all is back. The units know it.
 DOUBT = 3
 # How long to wait, in seconds, before what could not be put back is tried again; the last one over and over.
 _AGAIN = (10.0, 20.0, 60.0, 120.0, 300.0)
@@ -159,7 +159,7 @@ def _at_boot(store: Store) -> int:
         code = 0
     except (EvenkeelError, OSError) as error:
         sys.stderr.write(f"not put back yet: {_words(error)}\n")
-        code = 1
+        code = DOUBT
     change = _deadman.armed(store)
     if change is not None and change.overdue(store.system) is not None:
         _deadman.fire(store, sys.argv[0])
@@ -193,7 +193,7 @@ def _watch_over(store: Store, generation: int) -> int:
     """Wait for the deadline with all that it takes in memory, and see to it meanwhile that the units are in place."""
     agent = os.path.abspath(sys.argv[0])
     _watch.apart()
-    mine = _watch.take(agent, wait=10.0)  # That of the change before leaves within a second.
+    mine = _watch.take(agent, wait=30.0)  # That of the change before leaves within a second.
     if mine is None:
         return 0
     _load_all()

@@ -31,7 +31,7 @@ _DEFAULT = "/var/lib/evenkeel"
 _PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 # Seconds between two looks after the watcher.
 TICK = 20.0
-# What may stand in place of the Python that armed, in the order of trying; each is asked whether it will do.
+# What may stand in place of the Python that armed, in the order of trying.
 _PYTHONS = (
     "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.* "
     "/opt/*/bin/python3"
@@ -248,11 +248,11 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
 
 
 def _command(store: Store, agent: str, what: str) -> str:
-    """The words of ExecStart=: a shell that finds a Python on which the agent runs."""
+    """The words of ExecStart=: a shell that tries one Python after the other until the agent has come to its end."""
     script = (
-        f'for p in {python()} {_PYTHONS}; do [ -x "$$p" ] && "$$p" -I {agent} --store {store.root} check 2>/dev/null '
-        f'&& exec "$$p" -I {agent} --store {store.root} {what}; done; '
-        f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host runs {agent}; exit 1; }}"
+        f'for p in {python()} {_PYTHONS}; do [ -x "$$p" ] || continue; "$$p" -I {agent} --store {store.root} {what}; '
+        f"r=$$?; case $$r in 0|3) exit $$r;; esac; done; "
+        f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host has run {agent}; exit 1; }}"
     )
     return f"/bin/sh -c '{script}'"
 

@@ -19,7 +19,7 @@ from ._store.store import Store
 from ._timers import python
 
 # Seconds within which a watcher must have said that it is there.
-_READY = 20.0
+_READY = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -32,8 +32,10 @@ evenkeel_deadline: 6s
 """
 _PRISTINE = """
 set -e
-systemctl stop 'evenkeel-*.timer' 2>/dev/null || true
+pkill -KILL -f '[e]venkeel-[0-9a-f]*[.]pyz' || true
+systemctl stop evenkeel-watch.timer 2>/dev/null || true
 rm -rf /var/lib/evenkeel /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-*
+rm -rf /run/systemd/system/evenkeel-*
 systemctl daemon-reload
 if [ ! -d /var/lib/pristine ]; then
   mkdir -p /srv/www && echo "<h1>version 1</h1>" > /srv/www/index.html

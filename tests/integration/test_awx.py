@@ -45,6 +45,17 @@ ENDLESS = (
   ansible.builtin.command: sleep 600
 """
 )
+# Takes longer than the time to confirm, task by task.
+SLOW = (
+    GOOD
+    + """
+- name: Take a while
+  ansible.builtin.command: sleep 8
+  loop: [1, 2, 3, 4, 5]
+- name: Change more
+  ansible.builtin.copy: {dest: /srv/www/after.html, content: after, mode: "0644"}
+"""
+)
 
 
 @dataclass
@@ -149,7 +160,7 @@ def awx(fleet: Fleet, artifact: Path, place: Path) -> Awx:
     for template in ("change", "protect"):
         text = f"- ansible.builtin.import_playbook: evenkeel.fault_tolerance.{template}\n"
         (job / "project" / f"{template}.yml").write_text(text)
-    for name, content in (("good", GOOD), ("broken", BROKEN), ("endless", ENDLESS)):
+    for name, content in (("good", GOOD), ("broken", BROKEN), ("endless", ENDLESS), ("slow", SLOW)):
         (job / "project" / f"{name}.yml").write_text(content)
     return awx
 
@@ -168,6 +179,16 @@ def test_a_broken_change_fails_and_is_undone(awx: Awx) -> None:
     assert fleet.state("web1")["outcome"] == "rolled_back"
     assert fleet.differs("web1") == "" and fleet.serves("web1")
     assert not any(fleet.touched(host) for host in fleet.names[1:])
+
+
+def test_no_task_runs_on_after_the_deadline(awx: Awx) -> None:
+    fleet = awx.fleet
+    within = {"evenkeel_confirm_within": "20s"}
+    status, code, said = awx.run("change", "web1", evenkeel_hosts="site", evenkeel_tasks="slow.yml", **within)
+    assert status == "failed" and code != 0
+    assert "put itself back already, by deadline" in said
+    assert (fleet.state("web1")["outcome"], fleet.state("web1")["by"]) == ("rolled_back", "deadline")
+    assert fleet.differs("web1") == "" and fleet.serves("web1")
 
 
 def test_a_misspelt_limit_is_no_success(awx: Awx) -> None:
