@@ -248,6 +248,7 @@ def _until_done(store: Store, generation: int) -> int:
     with _hand(store, generation) as mine:
         if not mine:
             return 0
+        _watch.like_others()
         for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
             _make_room(store)
             try:

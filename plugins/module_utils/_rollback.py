@@ -92,7 +92,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     """
     said: list[str] = []
     for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
-        wanted = {"checkpoint": left.note["checkpoint"], "kinds": left.note["kinds"], "undo": "", "down": []}
+        wanted = {"checkpoint": left.note["checkpoint"], "kinds": left.note["kinds"], "undo": "", "down": {}}
         known = {**wanted, **(_asked(store) or {})}
         known["changed"] = [*known.get("changed", []), *left.paths]
         write_file(resume_path(store), json.dumps(known).encode())
@@ -111,7 +111,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         insist=True,
         undo=asked.get("undo", ""),
         changed=asked.get("changed", ()),
-        down=asked.get("down", ()),
+        down=asked.get("down", {}),
     )
     try:
         Run(store, manifest, how).carry_out()
@@ -145,7 +145,7 @@ def execute(
         return _on_demand(store, manifest, how, arm)
     asked = _asked(store) or {}
     if asked.get("checkpoint") == manifest.id:
-        how = replace(how, undo=asked.get("undo", ""), changed=asked.get("changed", ()), down=asked.get("down", ()))
+        how = replace(how, undo=asked.get("undo", ""), changed=asked.get("changed", ()), down=asked.get("down", {}))
     change = _deadman.begin_return(store, change, by)
     try:
         result = Run(store, manifest, replace(how, insist=True)).carry_out()

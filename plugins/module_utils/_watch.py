@@ -70,6 +70,13 @@ def apart() -> None:
         _leave_groups()
 
 
+def like_others() -> None:
+    """Give up what keeps us from being killed for want of memory: what we start has it from us, and must not keep it.
+    Should we be killed now, the other hand goes on."""
+    with suppress(OSError):
+        _put("/proc/self/oom_score_adj", "0")
+
+
 def _leave_groups() -> None:
     """Move out of the control groups of units and sessions: beside those that systemd, pid 1, has made."""
     with open("/proc/1/cgroup") as stream:

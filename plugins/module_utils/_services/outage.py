@@ -31,6 +31,19 @@ class Down:
     ends: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
+    @property
+    def names(self) -> list[str]:
+        """All that goes down."""
+        return [*self.units, *(one["name"] for one in self.processes), *self.ends]
+
+    def and_then(self, more: Down) -> Down:
+        """This and what went down after it, each once."""
+        return Down(
+            units=list(dict.fromkeys([*self.units, *more.units])),
+            processes=[*self.processes, *(one for one in more.processes if one not in self.processes)],
+            ends=list(dict.fromkeys([*self.ends, *more.ends])),
+        )
+
 
 def on_demand(unit: Unit, system: System) -> bool:
     """Whether a socket, path or timer that is active starts the unit when it is wanted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +33,7 @@ class Options:
     ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
     itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
     directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
-    put back the paths ``changed``, and has taken ``down`` these units.
+    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says.
     """
 
     kinds: Sequence[str] | None = None
@@ -44,7 +44,7 @@ class Options:
     quiesce: Sequence[dict[str, Any]] = ()
     undo: str = ""
     changed: Sequence[str] = ()
-    down: Sequence[str] = ()
+    down: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Whoever names paths means files.

@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from .. import _quiesce
@@ -33,6 +33,7 @@ from .._resources import files, services, subvolumes
 from .._resources.kind import Restore
 from .._resources.registry import EARLY, KINDS, LATE, held, own_lines
 from .._resources.step import Step
+from .._services import outage
 from .._services.holders import holders
 from .._store import transaction
 from .._store.durable import remove_file, write_file
@@ -67,7 +68,7 @@ class Run:
         self._left: list[str] = []
         self._changed = list(how.changed)
         self._others: list[Step] = []
-        self._down = services.Down(list(how.down))
+        self._down = outage.Down(**how.down)
         self._first: list[tuple[Section, Section]] = []
         self._restart_needed: list[dict[str, Any]] = []
         self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
@@ -251,13 +252,12 @@ class Run:
 
     def hold(self, writer: Writer, paths: transaction.Transaction) -> None:
         mine = [step for step in self._made.late if step.resource == "services"]
-        restarts = [step.target for step in mine if step.action == "restart"]
-        if restarts and not self.how.boot:
-            coming = services.foresee(mine, self._at()).units + restarts
-            self._down.units += [unit for unit in dict.fromkeys(coming) if unit not in self._down.units]
+        coming = services.foresee(mine, self._at())
+        if coming.names:
+            self._down = self._down.and_then(coming)
             self._ask()  # What is down has to come up again, whatever happens.
-            self._notes += services.take_down(mine, self._at()).left
-        if self.how.quiesce or restarts:
+            self._notes += outage.take_down(coming, self.store.system).left
+        if self.how.quiesce or coming.names:
             self._look_again(writer, paths)
         if self._keeps:
             self._keep(writer)
@@ -418,7 +418,7 @@ class Run:
             one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
         }
         for step in steps:
-            again = step.action == "start" and step.resource == "services" and step.target in self._down.units
+            again = step.action == "start" and step.target in self._down.names
             self.done.append((restarts.get(step.target, step) if again else step).shown())
             if step.resource != "files":
                 self._others.append(step)
@@ -441,7 +441,7 @@ class Run:
     def _ask(self) -> None:
         """From here on a kill is followed by the whole rollback."""
         wanted = {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "paths": list(self.how.paths)}
-        so_far = {"undo": self._undo, "changed": self._changed, "down": self._down.units}
+        so_far = {"undo": self._undo, "changed": self._changed, "down": asdict(self._down)}
         try:
             write_file(resume_path(self.store), json.dumps({**wanted, **so_far}).encode())
         except OSError:
@@ -451,7 +451,7 @@ class Run:
     def _forget(self) -> None:
         """It is reported, and not tried again unasked. A host that goes back by itself does, and keeps the undo."""
         if self.how.insist and self._undo and self._left:
-            self._changed, self._down = [], services.Down([])
+            self._changed, self._down = [], outage.Down()
             self._ask()
             return
         with suppress(OSError):
