@@ -123,12 +123,12 @@ def look(
     for section in made.sections:
         lines: list[str] = []
         if tree_spec(section) is not None:
-            with _noting(made.left, section.kind):
+            with _noting(made.left, section.kind, store=True):
                 lines += _look_at_files(store, made, section, how, sink)
         if section.kind != "files" and undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
-            with _noting(unkept, section.kind):
+            with _noting(unkept, section.kind, store=True):
                 lines += _capture(section, how, before, sink, still, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
@@ -140,15 +140,19 @@ def look(
 
 
 @contextmanager
-def _noting(notes: dict[str, str], what: str) -> Iterator[None]:
-    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a store without
-    room."""
+def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
+    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
+    room, where something is written to it."""
     try:
         yield
     except Damaged:
         raise
     except EvenkeelError as error:
         notes[what] = error.message
+    except Exception as error:
+        if store and isinstance(error, OSError):
+            raise
+        notes[what] = f"{type(error).__name__}: {error}"
 
 
 def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
