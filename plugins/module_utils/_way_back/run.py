@@ -232,10 +232,12 @@ class Run:
         if not self.how.insist:
             self._staged(paths)
             return
+        ready = False
         with self._trying("files"):
             self._staged(paths)
-            return
-        self._made.files = []  # No path can; all the rest goes back.
+            ready = True
+        if not ready:
+            self._made.files = []  # No path can; all the rest goes back.
 
     def _staged(self, paths: transaction.Transaction) -> None:
         made = self._made
