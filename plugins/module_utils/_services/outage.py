@@ -83,21 +83,33 @@ def _ends_us(unit: Unit) -> bool:
 
 
 def take_down(down: Down, system: System) -> Down:
-    """Stop it, all at once, since systemd knows the order; what is still up afterwards is ``left``, and no gate."""
+    """Stop it, all at once, since systemd knows the order; what is still up afterwards is ``left``, and no gate.
+
+    Those that set no limit of their own come after the others, which would be waited for as long as these.
+    """
     left = list(down.left)
-    names = [*down.units, *down.ends]
-    if names:
-        limit = max(unit.patience("stop") for unit in systemd.describe(names, system))
-        done = system.run(["systemctl", "stop", "--", *names], limit)
-        for state in systemd.observe(names, system):
-            if state.active or systemd.passing(state):
-                left.append(f"{state.name} could not be stopped: {done.words if done.rc else state.text}")
+    units = systemd.describe([*down.units, *down.ends], system)
+    endless = {unit.id for unit in units if unit.is_service and unit.end is None}
+    for late in (False, True):
+        names = [name for name in (*down.units, *down.ends) if (name in endless) is late]
+        left += _stop(names, system) if names else []
     for definition in down.processes:
         try:
             process.act("stop", definition, system)
         except ServiceFailed as error:
             left.append(error.message)
     return replace(down, left=left)
+
+
+def _stop(names: Sequence[str], system: System) -> list[str]:
+    """What is still up afterwards, in words."""
+    limit = max(unit.patience("stop") for unit in systemd.describe(names, system))
+    done = system.run(["systemctl", "stop", "--", *names], limit)
+    return [
+        f"{state.name} could not be stopped: {done.words if done.rc else state.text}"
+        for state in systemd.observe(names, system)
+        if state.active or systemd.passing(state)
+    ]
 
 
 def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], list[str]]:

@@ -180,6 +180,33 @@ def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
     assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
 
 
+def test_what_dpkg_leaves_out_is_read_in_its_order(tmp_path: Path) -> None:
+    config = tmp_path / "dpkg.cfg"
+    config.write_text("no-debsig\npath-exclude /usr/share/man/*\n# path-exclude=/no\n")
+    (tmp_path / "dpkg.cfg.d").mkdir()
+    (tmp_path / "dpkg.cfg.d" / "docs").write_text(
+        "path-exclude=/usr/share/doc/*\npath-include = '/usr/share/doc/*/a'\n"
+    )
+    (tmp_path / "dpkg.cfg.d" / "docs.dpkg-old").write_text("path-exclude=/bin/*\n")
+    assert dpkg.filters(str(config)) == [
+        *("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/a", "path-exclude=/usr/share/man/*"),
+    ]
+    assert dpkg.filters(str(tmp_path / "none")) == []
+
+
+def test_what_a_change_lets_dpkg_leave_out_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, before = Debian([OLD], [OLD, NEW]), ["path-exclude=/usr/share/doc/*"]
+    store = host.store(tmp_path)
+    monkeypatch.setattr(dpkg, "filters", lambda: before)
+    checkpoint(store, "before", ALL)
+    host.installed = [NEW]
+    monkeypatch.setattr(dpkg, "filters", lambda: ["path-exclude=/opt/*"])
+    rollback(store, "before")
+    (ran,) = [one for one in host.commands if "apt-get" in one and "--yes" in one]
+    options = [word.partition("::=")[2] for word in ran if word.startswith("Dpkg::Options")]
+    assert options[-2:] == ["--path-include=*", "--path-exclude=/usr/share/doc/*"]
+
+
 # -- rpm
 
 
@@ -346,7 +373,8 @@ def test_a_file_is_downloaded_once_and_check_mode_says_the_same(tmp_path: Path) 
     foreseen = checkpoint(store, "before", ALL, check_mode=True)
     taken = checkpoint(store, "before", ALL)
     assert foreseen["root"] == taken["root"] and taken["left"] == [] and host.ran == ["download"]
-    assert store.manifest(taken["id"]).sections[0].lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
+    lines = [line for line in store.manifest(taken["id"]).sections[0].lines if not line.startswith("filter")]
+    assert lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
     host.offered = []
     assert checkpoint(store, "before", ALL)["changed"] is False
     assert checkpoint(store, "other", ALL)["root"] == checkpoint(store, "before", ALL, check_mode=True)["root"]
