@@ -211,7 +211,8 @@ def recorded_down(sections: Sequence[Section]) -> set[str]:
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # Whoever goes back by itself tries again: another program's lock is not waited for long.
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=10.0 if how.insist else 300.0)
+    patience = 10.0 if how.insist else 300.0
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, insist=how.insist)
 
 
 def steps_of(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:

@@ -617,8 +617,7 @@ def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
 
 def test_a_stop_without_a_limit_holds_up_no_other() -> None:
     """One stop of all would wait for as long as the most patient of them allows."""
-    host = machine(Unit(WEB, entered=501.0, more={"TimeoutStopUSec": "1min"}), Unit(DB, entered=501.0))
-    host.units[DB].more["TimeoutStopUSec"] = "infinity"
+    host = machine(Unit(WEB, entered=501.0), Unit(DB, entered=501.0, more={"TimeoutStopUSec": "infinity"}))
     here = at(host, "/etc/x")
     services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
     assert [act for act in host.acts() if " stop " in act] == [f"systemctl stop -- {one}" for one in (WEB, DB)]
