@@ -25,8 +25,8 @@ class Restore:
 
     ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: early at boot, where
     jobs of systemd are queued and nothing of it can be waited for. ``steps``: the steps of all other kinds that are
-    put back. ``patience``: seconds to wait for a lock that another program holds. ``insist``: of a host that goes back by
-    itself, where as much as can be has to come back.
+    put back. ``patience``: seconds to wait for a lock that another program holds. ``insist``: of a host that goes back
+    by itself, where as much as can be has to come back.
     """
 
     system: System
