@@ -25,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
     apt,
+    diversions,
     dpkg,
     package,
     packages,
@@ -207,6 +208,34 @@ def test_what_a_change_lets_dpkg_leave_out_comes_back(tmp_path: Path, monkeypatc
     assert options[-2:] == ["--path-include=*", "--path-exclude=/usr/share/doc/*"]
 
 
+def test_what_is_diverted_by_hand_is_read_and_compared(tmp_path: Path) -> None:
+    listed = tmp_path / "diversions"
+    listed.write_text("/bin/a\n/bin/a.real\n:\n/bin/sh\n/bin/sh.distrib\ndash\n")
+    assert diversions.look(str(listed)) == {"/bin/a": "/bin/a.real"} and diversions.look(str(tmp_path / "none")) == {}
+    steps = diversions.compare({"/bin/a": "/bin/a.old", "/bin/b": "/c"}, {"/bin/a": "/bin/a.real", "/bin/b": "/c"})
+    assert [(one.action, one.target, one.detail["to"]) for one in steps] == [
+        ("undivert", "/bin/a", "/bin/a.real"),
+        ("divert", "/bin/a", "/bin/a.old"),
+    ]
+
+
+def test_what_a_change_has_diverted_is_in_its_place_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, away = tmp_path / "tool", tmp_path / "tool a"
+    now: dict[str, str] = {}
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    monkeypatch.setattr(diversions, "look", lambda: dict(now))
+    here.write_text("of the package")
+    checkpoint(store, "before", ALL)
+    os.rename(here, away)
+    here.write_text("another")
+    now[str(here)] = str(away)
+    monkeypatch.setattr(host, "remove_diversion", lambda: now.clear())
+    done = rollback(store, "before")["done"]
+    assert [one["action"] for one in done] == ["undivert"]
+    assert here.read_text() == "of the package" and not away.exists() and now == {}
+
+
 # -- rpm
 
 
@@ -289,6 +318,9 @@ class Debian:
     def store(self, root: Path) -> Store:
         return Store(str(root / "store"), replace(SYSTEM, run=self.run))
 
+    def remove_diversion(self) -> None:
+        """Replaced by tests that have one."""
+
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words = list(argv)
         log = Path(words[4]) if words[0] == "sh" else Path(os.devnull)
@@ -324,6 +356,8 @@ class Debian:
             unmet = [f" {one} : Depends: {self.needs[one]}" for one in names if self.needs.get(one, one) not in names]
             return Completed(tuple(argv), 100 if self.refuses or unmet else 0, "\n".join(unmet), self.refuses)
         self.ran.append(words[0])
+        if words[0] == "dpkg-divert":
+            self.remove_diversion()
         if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
             self.installed = [one if one.name in self.fails else one._replace(status="") for one in self.installed]
         if words[0] == "apt-get":
@@ -373,7 +407,7 @@ def test_a_file_is_downloaded_once_and_check_mode_says_the_same(tmp_path: Path) 
     foreseen = checkpoint(store, "before", ALL, check_mode=True)
     taken = checkpoint(store, "before", ALL)
     assert foreseen["root"] == taken["root"] and taken["left"] == [] and host.ran == ["download"]
-    lines = [line for line in store.manifest(taken["id"]).sections[0].lines if not line.startswith("filter")]
+    lines = [line for line in store.manifest(taken["id"]).sections[0].lines if line.startswith("deb")]
     assert lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
     host.offered = []
     assert checkpoint(store, "before", ALL)["changed"] is False
