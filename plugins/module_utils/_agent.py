@@ -157,7 +157,7 @@ def _at_boot(store: Store) -> int:
         with store.locked(wait=600.0):
             _say(_rollback.finish(store, boot=True))
         code = 0
-    except (EvenkeelError, OSError) as error:
+    except Exception as error:
         sys.stderr.write(f"not put back yet: {_words(error)}\n")
         code = DOUBT
     change = _deadman.armed(store)
@@ -254,7 +254,7 @@ def _until_done(store: Store, generation: int) -> int:
             try:
                 with _locked(store):
                     pause = min(pause, _try(store, generation))
-            except (EvenkeelError, OSError) as error:  # The lock, or no room for a record.
+            except Exception as error:  # The lock, or no room for a record.
                 sys.stderr.write(f"{_words(error)}\n")
             change = _deadman.armed(store)
             if change is None or change.generation != generation:
@@ -301,12 +301,12 @@ def _try(store: Store, generation: int) -> float:
         if change is not None and change.generation == generation:
             _say(_end_jobs(store, change))
         _say(_rollback.finish(store))
-    except (EvenkeelError, OSError) as error:
+    except Exception as error:  # Whatever it is: the host tries again, and says in the end what is in doubt.
         return _noted(store, generation, error)
     return 0.0
 
 
-def _noted(store: Store, generation: int, error: EvenkeelError | OSError) -> float:
+def _noted(store: Store, generation: int, error: Exception) -> float:
     """Record what is left; seconds until the end of trying, which concludes it."""
     sys.stderr.write(f"{_words(error)}\n")
     change = _deadman.armed(store)
@@ -338,8 +338,10 @@ def _say(lines: Sequence[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def _words(error: EvenkeelError | OSError) -> str:
-    return error.message if isinstance(error, EvenkeelError) else str(error)
+def _words(error: Exception) -> str:
+    if isinstance(error, EvenkeelError):
+        return error.message
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _wait(store: Store, generation: int, seconds: float) -> bool:

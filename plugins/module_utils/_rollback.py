@@ -99,8 +99,13 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     asked = _asked(store)
     if asked is None:
         return said, set()
-    manifest = store.manifest(asked["checkpoint"])
     change = _deadman.armed(store)
+    try:
+        manifest = store.manifest(asked["checkpoint"])
+    except EvenkeelError:
+        if change is None or change.checkpoint != asked["checkpoint"]:
+            remove_file(resume_path(store))  # It would stand in the way of everything else, for ever.
+        raise
     if change is not None and change.checkpoint == manifest.id:
         # The change that it ends says when it is over.
         return said, {manifest.id}
@@ -115,7 +120,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     )
     try:
         Run(store, manifest, how).carry_out()
-    except EvenkeelError:
+    except Exception:
         remove_file(resume_path(store))  # It is reported now, and not tried again unasked.
         raise
     said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
@@ -125,8 +130,9 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
 def _asked(store: Store) -> dict[str, Any] | None:
     try:
         with open(resume_path(store)) as stream:
-            return dict(json.load(stream))
-    except FileNotFoundError:
+            found = dict(json.load(stream))
+        return found if found.get("checkpoint") else None
+    except (FileNotFoundError, ValueError):  # What nobody can read asks for nothing.
         return None
 
 

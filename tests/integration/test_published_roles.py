@@ -278,7 +278,7 @@ def try_case(fleet: Fleet, trial: Trial) -> None:
     }
     name = fleet.playbook(f"{host}.yml", yaml.safe_dump([play]))
     inventory = f"inventory-{case.user}"
-    within = "90s" if case.end == "shut out" else "5m"
+    within = "150s" if case.end == "shut out" else "5m"
     words = ["change", name, "-i", inventory, "--limit", host, "--json", "--confirm-within", within]
     trial.code, trial.said = fleet.evenkeel(*words, timeout=600)
     if "{\n" in trial.said:

@@ -165,6 +165,20 @@ def test_what_is_advised_takes_the_change_back_whatever_was_recorded_since(fleet
     assert all(fleet.serves(host, "version 1") and fleet.differs(host) == "" for host in ("web1", "web2"))
 
 
+def test_one_refused_login_does_not_undo_a_rollback(fleet: Fleet) -> None:
+    """The first login after the rollback is turned away, as by an sshd that is busy or just reloads."""
+    fleet.module("web1", "ft_checkpoint", name="calm", resources=[{"files": {"paths": ["/srv/www"]}}])
+    once = (
+        "if [ -e /var/lib/evenkeel/armed ] && [ ! -e /run/refused ]; then touch /run/refused; exit 255; fi\n"
+        'exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    fleet.on("web1", f"rm -f /run/refused; printf '%s' '{once}' >/run/once; echo version 2 >/srv/www/index.html")
+    fleet.on("web1", "echo 'ForceCommand sh /run/once' >>/etc/ssh/sshd_config; systemctl reload ssh")
+    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", "web1", timeout=600)
+    assert fleet.on("web1", "ls /run/refused", check=False)
+    assert code == 0 and fleet.serves("web1", "version 1") and not fleet.armed("web1"), out
+
+
 # ---- no hosts needed: three directories, reached by local connections
 
 

@@ -49,8 +49,9 @@ _QUIET = {
 Change = tuple[str, Package]
 
 
-def transact(changes: Sequence[Change], at: Restore) -> dict[str, str]:
+def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | None = None) -> dict[str, str]:
     """Make the packages as given, by (action of the step, package as recorded), in one transaction of apt.
+    ``filters``: what dpkg is to leave out of them, in place of what it is configured to leave out.
 
     What cannot be is left out, with what depends on it, and returned: name and architecture -> why. RestoreFailed, with
     nothing changed, when another program holds the lock of dpkg or apt for longer than ``at.patience``.
@@ -58,7 +59,8 @@ def transact(changes: Sequence[Change], at: Restore) -> dict[str, str]:
     _wait_for_locks(at)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
         files, left = _files([one for action, one in changes if action in INSTALLS], folder, at)
-        work = Work(changes, files, folder, at)
+        options = [] if filters is None else [f"--{one}" for one in ("path-include=*", *filters)]
+        work = Work(changes, files, folder, at, options)
         work.repair()
         able = [key for key in work.open() if key not in left and not work.is_configuring(key)]
         chosen, refused = most(able, work.refusal)
@@ -81,12 +83,14 @@ def lacking(changes: Sequence[Change], at: Restore) -> list[str]:
 
 @dataclass
 class Work:
-    """What is to be done, and the package files that there are, by name and architecture; ``said`` by apt and dpkg."""
+    """What is to be done, and the package files that there are, by name and architecture. ``options``: more of dpkg's;
+    ``said``: by apt and dpkg."""
 
     changes: Sequence[Change]
     files: Mapping[str, str]
     folder: str
     at: Restore
+    options: Sequence[str] = ()
     said: str = ""
 
     def open(self) -> list[str]:
@@ -103,7 +107,8 @@ class Work:
 
     def argv(self, keys: Sequence[str], force: Sequence[str] = ()) -> list[str]:
         paths = [self.files[one.key] for one in self._of(keys, INSTALLS)]
-        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), force, self.at.patience)
+        options = [*self.options, *force]
+        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), options, self.at.patience)
 
     def refusal(self, keys: Sequence[str]) -> str:
         """Why apt does not do this, or not this alone; "" when it would."""
@@ -178,7 +183,7 @@ class Work:
             if partial and key in gone:
                 self._run(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key])
             elif partial and key in self.files:
-                self._run(["dpkg", "--force-depends", "--force-breaks", "--unpack", self.files[key]])
+                self._run(["dpkg", *self.options, "--force-depends", "--force-breaks", "--unpack", self.files[key]])
 
 
 def _is_open(action: str, wanted: Package, now: Package | None) -> bool:
@@ -193,12 +198,12 @@ def apt_install(
     paths: Sequence[str],
     removes: Sequence[Package],
     purge: bool = False,
-    force: Sequence[str] = (),
+    more: Sequence[str] = (),
     wait: float = 300.0,
 ) -> list[str]:
     """The command that installs these files and removes these packages, and nothing else. ``purge``: with their data;
-    ``force``: more options for dpkg."""
-    options = [*_KEEP_CONFIG, *force]
+    ``more``: options for dpkg."""
+    options = [*_KEEP_CONFIG, *more]
     return [
         *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={wait:.0f}", "-o", "Dpkg::Use-Pty=0"),
         *(word for one in options for word in ("-o", f"Dpkg::Options::={one}")),

@@ -18,6 +18,7 @@ from .._system import System
 from .kind import Sink
 from .package import LATER, Ident, Package
 
+_FILTER = re.compile(r"""^[ \t]*(path-exclude|path-include)[ \t]*[= \t][ \t]*["']?(.*?)["']?[ \t]*$""", re.MULTILINE)
 _ARCHIVES = "/var/cache/apt/archives"
 _MARKS = "/var/lib/apt/extended_states"
 _FORMAT = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Want}\\t${db:Status-Eflag}\\t${db:Status-Status}\\n"
@@ -25,6 +26,7 @@ _FORMAT = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Want}\\t${db:
 _GONE = ("not-installed", "config-files")
 _WHOLE = ("installed", "triggers-awaited", "triggers-pending")
 _LOOK = 60.0
+_CONFIG = "/etc/dpkg/dpkg.cfg"
 # Seconds that a download may take: for the connection, and for each package. A rollback may be waiting.
 _CONNECT, _EACH = 20.0, 2.0
 
@@ -88,6 +90,22 @@ def _paragraphs(text: str) -> Iterable[dict[str, str]]:
 
 def older(one: str, other: str, system: System) -> bool:
     return system.run(["dpkg", "--compare-versions", one, "lt", other], _LOOK).rc == 0
+
+
+# -- what dpkg leaves out of packages
+
+
+def filters(config: str = _CONFIG) -> list[str]:
+    """The options by which dpkg installs a part of a package's files only, in the order in which it reads them."""
+    found = []
+    parts = sorted(os.listdir(f"{config}.d")) if os.path.isdir(f"{config}.d") else []
+    for path in [*(f"{config}.d/{name}" for name in parts if re.fullmatch("[A-Za-z0-9_-]+", name)), config]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                found += _FILTER.findall(stream.read())
+        except OSError:
+            continue
+    return [f"{name}={pattern}" for name, pattern in found]
 
 
 # -- package files

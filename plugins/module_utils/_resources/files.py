@@ -80,6 +80,7 @@ _HOLES = 16 * 1024**3
 _UNREAD = "0" * 64
 # Characters of a path that a message shows.
 _SHOWN = 300
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # A file system without xattrs, one that is gone since it was listed, and a kernel without the calls.
 _NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENOSYS)
 # Bytes that are rather hashed once more than remembered.
@@ -172,6 +173,13 @@ class _Walk:
         self.lines.append(line)
         self.keys += key
 
+    def each(self, path: bytes) -> None:
+        """A declared path. One that a tolerant look cannot see, as on a mount that is dead, keeps no other one back."""
+        try:
+            self.root(path)
+        except (OSError, EvenkeelError, RecursionError) as error:
+            self.unread[path] = self.tolerate(error)
+
     def root(self, path: bytes) -> None:
         """A declared path, and the directories above it."""
         kind = ""
@@ -211,7 +219,8 @@ class _Walk:
 
         Where the store has no room for what is read it is no matter of this path.
         """
-        if not self.tolerant or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in (*_NO_ROOM, errno.EROFS)
+        if not self.tolerant or full:
             raise error
         return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
 
@@ -378,6 +387,9 @@ class _Walk:
                     insort(todo, name + b"/", start)
             except FileNotFoundError:
                 continue  # Gone since it was listed: then it is not part of this moment.
+            except OSError as error:
+                # What stands beside it is looked at all the same.
+                self.unread[prefix + name] = self.tolerate(error)
 
     def again(self, cache: Cache, prefix: bytes, leaves: Leaves, names: list[str], fd: int, kind: str) -> bool:
         """The leaves of a directory that had no others before; False, and nothing done, where it takes a closer look.
@@ -534,7 +546,7 @@ def scan(
     gc.disable()  # There are no cycles in all that is made here, and looking for them takes a fifth of the time.
     try:
         for path in spec["paths"]:
-            walk.root(os.fsencode(path))
+            walk.each(os.fsencode(path))
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     except RecursionError as error:

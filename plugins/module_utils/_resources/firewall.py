@@ -39,6 +39,7 @@ _CONFIGURED = (
     *("/etc/nftables.conf", "/etc/sysconfig/nftables.conf", "/etc/nftables/**", "/etc/nftables.d/**"),
     *("/etc/nftables*.nft", "/usr/local/etc/nftables*"),
 )
+_NO_INTERFACE = re.compile(r":(\d+):\d+(?:-\d+)?: Error: Interface does not exist")
 _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/ip6_tables_names"))
 
 
@@ -307,27 +308,28 @@ def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
 
 
 def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Load what was recorded; RestoreFailed when the kernel has not taken it, and then has what it had before."""
+    """Load what was recorded, all or nothing; of a host that goes back by itself the tables that can be. RestoreFailed
+    with what the kernel has not taken: that is as it was."""
     for step in steps:
         wrong = _put_back(parse(step.detail["lines"]), at)
         if wrong:
             raise RestoreFailed(
-                f"the firewall is as it was before the rollback, because its ruleset cannot be loaded: {wrong}",
+                f"the ruleset of the firewall cannot be loaded, and is not as recorded: {'; '.join(wrong)}",
                 done=[],
-                left=[f"firewall: {wrong}"],
+                left=[f"firewall: {one}" for one in wrong],
             )
     return list(steps)
 
 
-def _put_back(recorded: Recorded, at: Restore) -> str:
-    """What went wrong, in words; "" when nothing did."""
+def _put_back(recorded: Recorded, at: Restore) -> list[str]:
+    """What went wrong, in words."""
     try:
         text = b"".join(at.objects.read(recorded.sha)).decode()
     except Damaged as error:
-        return error.message
+        return [error.message]
     live = _live(at.system)
     if live is None:
-        return _list(at.system).words
+        return [_list(at.system).words]
     then, now = ruleset.tables(text), ruleset.tables(live.out)
     whole = not recorded.form
     wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
@@ -338,7 +340,30 @@ def _put_back(recorded: Recorded, at: Restore) -> str:
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
         done = _load(plain, at.system)
-    return "" if done.rc == 0 else done.words
+        if done.rc != 0 and at.insist:
+            return _each(then, {**now, **bare}, recorded, at.system)
+    return [] if done.rc == 0 else [done.words]
+
+
+def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorded, system: System) -> list[str]:
+    """Each table by itself, what is new first, so that one that cannot be loaded keeps no other from it."""
+    wrong = []
+    for key in [*(key for key in now if key not in then), *then]:
+        was, live = ({key: side[key]} if key in side else {} for side in (then, now))
+        text = ruleset.transaction(was, live, recorded.keep, recorded.same, whole=True)
+        done = _load(text, system) if text else None
+        if done is None or done.rc == 0:
+            continue
+        words = f"table {' '.join(key)}: {done.words}"
+        lines = text.splitlines(keepends=True)
+        gone = {int(one) - 1 for one in _NO_INTERFACE.findall(done.out + done.err)}
+        # A rule that asks for an interface that is gone matches nothing; one that asks for any other would.
+        if gone and all(number < len(lines) and "!=" not in lines[number] for number in gone):
+            text = "".join(line for number, line in enumerate(lines) if number not in gone)
+            if _load(text, system).rc == 0:
+                words += f"; all but {len(gone)} of its rules are back"
+        wrong.append(words)
+    return wrong
 
 
 def verify(then: Sequence[str], system: System) -> list[str]:

@@ -25,7 +25,8 @@ class Restore:
 
     ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: early at boot, where
     jobs of systemd are queued and nothing of it can be waited for. ``steps``: the steps of all other kinds that are
-    put back. ``patience``: seconds to wait for a lock that another program holds.
+    put back. ``patience``: seconds to wait for a lock that another program holds. ``insist``: of a host that goes back
+    by itself, where as much as can be has to come back.
     """
 
     system: System
@@ -35,6 +36,7 @@ class Restore:
     boot: bool = False
     steps: Sequence[Step] = ()
     patience: float = 300.0
+    insist: bool = False
 
 
 def listed(kind: str, spec: Mapping[str, Any], key: str, what: str) -> list[str]:

@@ -15,13 +15,15 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Callable, NamedTuple
+from urllib.parse import quote, unquote
 
 from .._errors import Damaged, RestoreFailed, UsageError
 from .._store.manifest import Manifest
 from .._store.objects import Hasher, Objects
 from .._system import System
-from . import apt, dpkg, rpm
+from . import apt, diversions, dpkg, rpm
 from .kind import Kind, Restore, Sink
 from .package import Ident, Package
 from .step import Step
@@ -31,6 +33,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 _ALL = "*"
 # What was not installed is removed with its data; but the data of what is named so were there before.
 _PURGE = "purge"
+# dpkg's own options by which it leaves files of packages out, one a line after this word.
+_FILTERS = "filters"
+# What somebody has diverted by hand, likewise; with all packages alone.
+_DIVERSIONS = "diversions"
+_DIVERSION = re.compile(r"diversion (\S+) (\S+)")
+_FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
 _DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
 NO_FILE = "; its package file is not in the store"
 
@@ -38,12 +46,15 @@ NO_FILE = "; its package file is not in the store"
 class Recorded(NamedTuple):
     """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``.
 
-    ``data``: keys of what was not installed, and had left data; None where nothing is to be purged.
+    ``data``: keys of what was not installed, and had left data; None where nothing is to be purged. ``filters``: what
+    dpkg left out of packages, ``diversions``: what was diverted by hand; None where that is not recorded.
     """
 
     present: list[Package]
     absent: set[str]
     data: set[str] | None = None
+    filters: list[str] | None = None
+    diversions: dict[str, str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -98,6 +109,10 @@ def capture(spec: dict[str, Any], sink: Sink, system: System, fetch: bool = True
     lines = [one._replace(sha256=known.get(one.ident) or found.get(one.ident, "")).line() for one in chosen]
     have = {one.key for one in chosen} | {one.name for one in chosen}
     lines += [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+    if manager == "deb":
+        lines += [_FILTERS, *(f"filter {one}" for one in dpkg.filters())]
+    if manager == "deb" and names is None:
+        lines += [_DIVERSIONS, *(f"diversion {quote(at)} {quote(to)}" for at, to in diversions.look().items())]
     return lines + ([_PURGE, *(f"data {key}" for key in dpkg.with_data(system))] if spec.get("purge") else [])
 
 
@@ -126,10 +141,22 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
 
 def parse(lines: Sequence[str]) -> Recorded:
     """Raises Damaged for what ``capture`` could not have written."""
-    recorded = Recorded([], set(), set() if _PURGE in lines else None)
+    recorded = Recorded(
+        present=[],
+        absent=set(),
+        data=set() if _PURGE in lines else None,
+        filters=[] if _FILTERS in lines else None,
+        diversions={} if _DIVERSIONS in lines else None,
+    )
     for line in lines:
-        left = _DATA.fullmatch(line)
-        if line == _PURGE:
+        left, kept_out, diverted = _DATA.fullmatch(line), _FILTER.fullmatch(line), _DIVERSION.fullmatch(line)
+        if line in (_PURGE, _FILTERS, _DIVERSIONS):
+            continue
+        if diverted is not None and recorded.diversions is not None:
+            recorded.diversions[unquote(diverted[1])] = unquote(diverted[2])
+            continue
+        if kept_out is not None and recorded.filters is not None:
+            recorded.filters.append(kept_out[1])
             continue
         if left is not None and recorded.data is not None:
             recorded.data.add(left[1])
@@ -242,7 +269,13 @@ def plan(then: Sequence[str], system: System) -> list[Step]:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
         return compare_versions(recorded, now)
-    return compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
+    steps = compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
+    if recorded.filters is not None and recorded.filters != dpkg.filters():
+        # Otherwise a package would come back without files that it had.
+        steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
+    if recorded.diversions is not None:
+        steps = diversions.compare(recorded.diversions, diversions.look()) + steps
+    return steps
 
 
 def verify(then: Sequence[str], system: System) -> list[str]:
@@ -278,14 +311,19 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     """As many as can be; RestoreFailed names the others, each with its cause."""
     changes = _changes(steps)
     try:
-        left = (apt if changes[0][1].manager == "deb" else rpm).transact(changes, at)
+        # First of all, so that a package's file goes to its place.
+        left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
+        if changes and changes[0][1].manager == "deb":
+            left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
+        elif changes:
+            left.update(rpm.transact(changes, at))
     except OSError as error:
         raise RestoreFailed(
             f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
             done=[],
             left=[f"packages: {error}"],
         ) from error
-    done = [step for step, (_action, package) in zip(steps, changes) if package.key not in left]
+    done = [step for step in steps if _key(step) not in left]
     if left:
         words = [f"{key}: {why}" for key, why in left.items()]
         raise RestoreFailed(
@@ -298,7 +336,11 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
 
 
 def _changes(steps: Sequence[Step]) -> list[tuple[str, Package]]:
-    return [(step.action, Package.of(step.detail["package"])) for step in steps]
+    return [(step.action, Package.of(step.detail["package"])) for step in steps if "package" in step.detail]
+
+
+def _key(step: Step) -> str:
+    return Package.of(step.detail["package"]).key if "package" in step.detail else step.target
 
 
 def lacking(then: Sequence[str], at: Restore) -> list[str]:

@@ -155,6 +155,12 @@ def down(then: Sequence[str]) -> set[str]:
     return {unit["name"] for unit in _recorded(then)[0] if not unit["active"]}
 
 
+def names(then: Sequence[str]) -> set[str]:
+    """The units and processes of the lines."""
+    units, processes = _recorded(then)
+    return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
+
+
 def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 
@@ -290,8 +296,8 @@ def foresee(steps: Sequence[Step], at: Restore) -> Down:
     return outage.foresee([name for name in names if name not in _ACCESS], definitions, ends, at.system)
 
 
-def bring_up(down: Down, at: Restore) -> tuple[list[Step], list[str]]:
-    """Start what went down and is not up: (what was started, what could not be)."""
+def bring_up(down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
+    """Start what went down and is not up: (what was started, what could not be -> why)."""
     started, left = outage.bring_up(down, at.system, wait=not at.boot)
     return [Step("services", "start", name, "was stopped while files came back") for name in started], left
 

@@ -36,6 +36,13 @@ class Down:
         """All that goes down."""
         return [*self.units, *(one["name"] for one in self.processes), *self.ends]
 
+    def only(self, names: Collection[str]) -> Down:
+        """These of what has to be up again."""
+        return Down(
+            units=[one for one in self.units if one in names],
+            processes=[one for one in self.processes if one["name"] in names],
+        )
+
     def and_then(self, more: Down) -> Down:
         """This and what went down after it, each once."""
         return Down(
@@ -83,15 +90,19 @@ def _ends_us(unit: Unit) -> bool:
 
 
 def take_down(down: Down, system: System) -> Down:
-    """Stop it, all at once, since systemd knows the order; what is still up afterwards is ``left``, and no gate."""
+    """Stop it, all at once, since systemd knows the order; what is still up afterwards is ``left``, and no gate.
+
+    Those that set no limit of their own come after the others, which would be waited for as long as these.
+    """
     left = list(down.left)
-    names = [*down.units, *down.ends]
-    if names:
-        limit = max(unit.patience("stop") for unit in systemd.describe(names, system))
-        done = system.run(["systemctl", "stop", "--", *names], limit)
-        for state in systemd.observe(names, system):
-            if state.active or systemd.passing(state):
-                left.append(f"{state.name} could not be stopped: {done.words if done.rc else state.text}")
+    try:
+        units = systemd.describe([*down.units, *down.ends], system)
+        endless = {unit.id for unit in units if unit.is_service and unit.end is None}
+        for late in (False, True):
+            names = [name for name in (*down.units, *down.ends) if (name in endless) is late]
+            left += _stop(names, system) if names else []
+    except ServiceFailed as error:
+        left.append(error.message)
     for definition in down.processes:
         try:
             process.act("stop", definition, system)
@@ -100,28 +111,39 @@ def take_down(down: Down, system: System) -> Down:
     return replace(down, left=left)
 
 
-def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], list[str]]:
-    """(what was started, what could not be, in words): in the reverse order of its stop, sockets first."""
+def _stop(names: Sequence[str], system: System) -> list[str]:
+    """What is still up afterwards, in words."""
+    limit = max(unit.patience("stop") for unit in systemd.describe(names, system))
+    done = system.run(["systemctl", "stop", "--", *names], limit)
+    return [
+        f"{state.name} could not be stopped: {done.words if done.rc else state.text}"
+        for state in systemd.observe(names, system)
+        if state.active or systemd.passing(state)
+    ]
+
+
+def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], dict[str, str]]:
+    """(what was started, what could not be -> why): in the reverse order of its stop, sockets first."""
     started: list[str] = []
-    left: list[str] = []
+    left: dict[str, str] = {}
     # A socket refuses to start once its service runs.
     names = list(reversed(down.units))
     names.sort(key=lambda name: not name.endswith(".socket"))
-    for state in systemd.observe(names, system):
-        # A unit that was started meanwhile may have started it as well.
-        (now,) = systemd.observe([state.name], system)
-        if now.active or not now.exists:
-            continue
+    for name in names:
         try:
+            # A unit that was started meanwhile may have started it as well.
+            (now,) = systemd.observe([name], system)
+            if now.active or not now.exists:
+                continue
             systemd.act("start", now.name, system, wait=wait)
             started.append(now.name)
         except ServiceFailed as error:
-            left.append(error.message)
+            left[name] = error.message
     for definition in down.processes:
         try:
             if not process.observe(definition, system).active:
                 process.act("start", definition, system)
                 started.append(definition["name"])
         except ServiceFailed as error:
-            left.append(error.message)
+            left[definition["name"]] = error.message
     return started, left

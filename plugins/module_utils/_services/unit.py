@@ -16,7 +16,7 @@ PROPERTIES = (
     "TimeoutStopUSec,ExecStart,EnvironmentFiles"
 )
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
-# How long is waited for a unit that sets no limit of its own.
+# How long is waited for the start of a unit that sets no limit of its own.
 CAP = 600.0
 # What systemctl needs itself, and the queue of jobs.
 _MARGIN = 30.0
@@ -58,12 +58,14 @@ class Unit:
 
     def patience(self, verb: str) -> float:
         """Seconds to wait for the verb: as long as the unit itself allows, and a margin."""
-        begin, end = (CAP if one is None else one for one in (self.begin, self.end))
+        begin = CAP if self.begin is None else self.begin
+        # All else that has to go back waits for a stop, and one without a limit may never end.
+        end = 0.0 if self.end is None else _STOPS * self.end
         return _MARGIN + {
             "reload": begin,
-            "stop": _STOPS * end,
-            "start": begin + _STOPS * end,  # It may be on its way down still.
-            "restart": begin + _STOPS * end,
+            "stop": end,
+            "start": begin + end,  # It may be on its way down still.
+            "restart": begin + end,
         }.get(verb, 90.0)
 
     def waited(self, verb: str) -> str:

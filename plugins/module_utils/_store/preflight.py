@@ -123,7 +123,11 @@ def short_of_room(steps: Sequence[Step]) -> dict[str, str]:
         needed.setdefault(mount, []).append((size, count, step.target))
     found = {}
     for mount, needs in needed.items():
-        there = os.statvfs(mount)
+        try:
+            there = os.statvfs(mount)
+        except OSError as error:  # A dead mount.
+            found.update({target: f"{os.fsdecode(mount)}: {error.strerror}" for _size, _count, target in needs})
+            continue
         room = there.f_frsize * (there.f_bfree if os.geteuid() == 0 else there.f_bavail)
         inodes = there.f_ffree if there.f_files else sum(count for _size, count, _target in needs)
         where = os.fsdecode(mount)

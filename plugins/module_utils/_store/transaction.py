@@ -129,7 +129,11 @@ class Transaction:
             return Finished(self.journal, self._note, [], {})
         self._committing = True  # What ends this in the middle leaves it to the next run.
         write_file(os.path.join(self.journal, "COMMIT"), b"")
-        finished = _apply(self.journal, self._plan)
+        try:
+            finished = _apply(self.journal, self._plan)
+        except (OSError, EvenkeelError):
+            self._committing = False  # It is told, and planned anew; carried out later it would undo what came since.
+            raise
         self._committing = False
         return finished
 
@@ -163,8 +167,12 @@ def unfinished(
         if os.path.exists(os.path.join(journal, "COMMIT")):
             with open(os.path.join(journal, "plan")) as stream:
                 plan = json.load(stream)
-            with held(plan["note"]):
-                finished = _apply(journal, plan)
+            try:
+                with held(plan["note"]):
+                    finished = _apply(journal, plan)
+            except (OSError, EvenkeelError):
+                close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
+                raise
             yield finished
         close(journal)
 
@@ -187,14 +195,16 @@ def close(journal: str) -> None:
         parent = os.path.dirname(path)
         try:
             before = os.stat(parent).st_mtime_ns
-        except FileNotFoundError:
+            # What could not be removed keeps its journal: the next run tries again.
+            whole = _remove(path) and whole
+            # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
+            _set_mtime(parent, before)
+            # Gone for good before the journal is, which alone knows of it.
+            fsync_dir(parent)
+        except (FileNotFoundError, NotADirectoryError):
             continue
-        # What could not be removed keeps its journal: the next run tries again.
-        whole = _remove(path) and whole
-        # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
-        _set_mtime(parent, before)
-        # Gone for good before the journal is, which alone knows of it.
-        fsync_dir(parent)
+        except OSError:  # A mount that is dead, or a way there that is none any more: nothing else waits for it.
+            whole = False
     if whole:
         shutil.rmtree(journal)
         fsync_dir(os.path.dirname(journal))
@@ -281,10 +291,16 @@ class _Anchors:
                 self.paths.append(place)
                 # Known to the journal before it exists, so that it is found after a kill.
                 write_file(os.path.join(self.journal, "anchors"), json.dumps(self.paths).encode())
-                before = os.stat(above).st_mtime_ns
-                os.mkdir(place, 0o700)
-                _set_mtime(above, before)
-                self._fds.append(open_dir(os.fsencode(place)))
+                try:
+                    before = os.stat(above).st_mtime_ns
+                    os.mkdir(place, 0o700)
+                    _set_mtime(above, before)
+                    self._fds.append(open_dir(os.fsencode(place)))
+                except (OSError, UsageError):
+                    self.paths.pop()  # Each of the others keeps its number.
+                    with suppress(OSError):
+                        os.rmdir(place)
+                    raise
             self._of[parent] = self.paths.index(place)
         return self._of[parent]
 
@@ -719,5 +735,5 @@ def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> Non
                     elif os.fstat(found).st_dev not in synced:
                         syncfs(found)
                         synced.add(os.fstat(found).st_dev)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # Deleted by a later step; its parent is among the touched.
+            except (FileNotFoundError, NotADirectoryError, UsageError):
+                continue  # Deleted by a later step; its parent is among the touched. Or led elsewhere by somebody.

@@ -139,7 +139,8 @@ def mounts(process: str = "self") -> list[Mount]:
             fields = line.split()
             # The kernel writes blanks and backslashes as octal escapes.
             root, point = (one.decode("unicode_escape").encode("latin-1") for one in fields[3:5])
-            kind = fields[fields.index(b"-") + 1].decode()
+            # Whoever mounts with FUSE chooses a part of it.
+            kind = fields[fields.index(b"-") + 1].decode("ascii", "backslashreplace")
             found.append(Mount(point, root, fields[2], kind, int(fields[0]), int(fields[1])))
     return found
 

@@ -123,12 +123,12 @@ def look(
     for section in made.sections:
         lines: list[str] = []
         if tree_spec(section) is not None:
-            with _noting(made.left, section.kind):
+            with _noting(made.left, section.kind, store=True):
                 lines += _look_at_files(store, made, section, how, sink)
         if section.kind != "files" and undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
-            with _noting(unkept, section.kind):
+            with _noting(unkept, section.kind, store=True):
                 lines += _capture(section, how, before, sink, still, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
@@ -140,15 +140,19 @@ def look(
 
 
 @contextmanager
-def _noting(notes: dict[str, str], what: str) -> Iterator[None]:
-    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a store without
-    room."""
+def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
+    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
+    room, where something is written to it."""
     try:
         yield
     except Damaged:
         raise
     except EvenkeelError as error:
         notes[what] = error.message
+    except Exception as error:
+        if store and isinstance(error, OSError):
+            raise
+        notes[what] = f"{type(error).__name__}: {error}"
 
 
 def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
@@ -211,7 +215,8 @@ def recorded_down(sections: Sequence[Section]) -> set[str]:
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # Whoever goes back by itself tries again: another program's lock is not waited for long.
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=10.0 if how.insist else 300.0)
+    patience = 10.0 if how.insist else 300.0
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, insist=how.insist)
 
 
 def steps_of(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:

@@ -86,9 +86,12 @@ class Run:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
         except EvenkeelError as error:
             raise self._ended(error)  # noqa: B904 - it is the same one
+        except Exception as error:  # What nobody thought of is told, and tried again like all else.
+            words = f"the rollback to {self.manifest.name} stopped: {type(error).__name__}: {error}"
+            raise self._ended(RestoreFailed(words)) from error
         result = self.result()
         if self._left:
-            self._forget()
+            self._forget(whole=False)
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
             raise RestoreFailed(
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
@@ -114,7 +117,7 @@ class Run:
 
     def _ended(self, error: EvenkeelError) -> EvenkeelError:
         """The error with what was done so far. It will be reported, and is not tried again unasked; a kill is."""
-        self._forget()
+        self._forget(whole=False)
         done = [*self.done, *error.result.get("done", [])]
         causes = [words for cause in self._causes.values() for words in cause]
         left = [*self._left, *causes, *error.result.get("left", [])]
@@ -129,13 +132,17 @@ class Run:
                 if self.how.insist:
                     self.access()
                 self.prepare(writer, paths)
-                if self._made.steps:
-                    quiet.enter_context(self._standing_still())
-                    self.hold(writer, paths)
-                    self.put_back_files(paths)
-                    self.put_back_packages()
-                    self.put_back_rest()
-                self.start()
+                try:
+                    if self._made.steps:
+                        quiet.enter_context(self._standing_still())
+                        self.hold(writer, paths)
+                        self.put_back_files(paths)
+                        self.put_back_packages()
+                        self.put_back_rest()
+                    self.start()
+                except Exception:
+                    self._bring_up()  # Whatever ends this, nothing that we took down stays so.
+                    raise
             if self._still.seconds:  # What it held has started again, a service perhaps.
                 self._once_more()
         self._prove_kinds()
@@ -222,6 +229,17 @@ class Run:
 
     def _stage(self, paths: transaction.Transaction) -> None:
         """Make ready what can go back, and keep that alone in the plan."""
+        if not self.how.insist:
+            self._staged(paths)
+            return
+        ready = False
+        with self._trying("files"):
+            self._staged(paths)
+            ready = True
+        if not ready:
+            self._made.files = []  # No path can; all the rest goes back.
+
+    def _staged(self, paths: transaction.Transaction) -> None:
         made = self._made
         left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
         if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
@@ -252,7 +270,9 @@ class Run:
 
     def hold(self, writer: Writer, paths: transaction.Transaction) -> None:
         mine = [step for step in self._made.late if step.resource == "services"]
-        coming = services.foresee(mine, self._at())
+        coming = outage.Down()
+        with self._trying("services"):
+            coming = services.foresee(mine, self._at())
         if coming.names:
             self._down = self._down.and_then(coming)
             self._ask()  # What is down has to come up again, whatever happens.
@@ -333,14 +353,26 @@ class Run:
     def start(self) -> None:
         """What a service writes as it starts is no difference: paths are proved before."""
         self._prove_paths()
-        if not self._made.steps:
+        if not self._made.steps and not self._down.names:
             return
         self._put_back("services", self._made.sections)
-        started, left = services.bring_up(self._down, self._at())
-        self._add(started)
-        self._notes += left
+        self._bring_up()
         if any(one["resource"] == "services" for one in self.done):
             self._once_more()
+
+    def _bring_up(self) -> None:
+        """Start what we took down. What is none of the checkpoint's, and was up, is left where it does not start."""
+        if not self._down.names:
+            return
+        with self._trying("services"):
+            started, left = services.bring_up(self._down, self._at())
+            self._add(started)
+            mine = [section for section in self._made.sections if section.kind == "services"]
+            declared = {one for section in mine for one in services.names(own_lines(section))}
+            # What is declared is proved, and named then.
+            self._left += [f"{one}: {why}" for one, why in left.items() if one not in declared]
+            self._causes.setdefault("services", []).extend(why for one, why in left.items() if one in declared)
+            self._down = self._down.only(left)
 
     def _once_more(self) -> None:
         """A service may set values of the kernel and rules of the firewall of its own as it starts."""
@@ -383,6 +415,8 @@ class Run:
             self._causes.setdefault(what, []).extend(error.result.get("left") or [error.message])
         except OSError as error:
             self._causes.setdefault(what, []).append(str(error))
+        except Exception as error:  # One kind that nobody thought of keeps no other one back.
+            self._causes.setdefault(what, []).append(f"{what}: {type(error).__name__}: {error}")
 
     def _put_back(self, kind: str, sections: Sequence[Section]) -> None:
         """One kind, as far as it can be."""
@@ -448,10 +482,10 @@ class Run:
             if not self.how.insist:  # Its change is armed, and asks for the same.
                 raise
 
-    def _forget(self) -> None:
+    def _forget(self, whole: bool = True) -> None:
         """It is reported, and not tried again unasked. A host that goes back by itself does, and keeps the undo."""
-        if self.how.insist and self._undo and self._left:
-            self._changed, self._down = [], outage.Down()
+        if self.how.insist and (self._undo or self._down.names) and not whole:
+            self._changed = []
             self._ask()
             return
         with suppress(OSError):

@@ -106,14 +106,15 @@ class Machine:
     def show(self, name: str) -> str:
         unit = self.unit(name)
         up = unit.active in ("active", "reloading")
+        limits = {"TimeoutStartUSec": "1min 30s", "TimeoutStopUSec": "1min 30s"}
         return (
             f"NRestarts={unit.restarts}\nId={unit.name}\nLoadState={unit.load}\nActiveState={unit.active}\n"
             f"SubState={unit.sub}\nUnitFileState={unit.enabled if unit.file else ''}\n"
             f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
             f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
             f"Job={'7' if unit.queued else ''}\nTriggeredBy={' '.join(unit.triggered_by)}\n"
-            f"Triggers={' '.join(unit.triggers)}\nTimeoutStartUSec=1min 30s\nTimeoutStopUSec=1min 30s\n"
-            + "".join(f"{key}={value}\n" for key, value in unit.more.items())
+            f"Triggers={' '.join(unit.triggers)}\n"
+            + "".join(f"{key}={value}\n" for key, value in {**limits, **unit.more}.items())
         )
 
     def act(self, words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Completed:

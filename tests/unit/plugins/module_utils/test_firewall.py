@@ -246,6 +246,22 @@ def test_a_ruleset_that_is_refused_leaves_the_one_that_is_there(store: Store, nf
     assert nft.rules == SIMPLE
 
 
+def test_a_host_that_goes_back_by_itself_loads_the_tables_that_it_can(store: Store, nft: Nft) -> None:
+    checkpoint(store, "any", FIREWALL)
+    bogus = "table ip bogus {\n}\n"
+    nft.rules = SIMPLE + bogus
+    writer = Writer(store.objects)
+    lines = firewall.capture({}, writer, store.system)
+    writer.publish()
+    bogus = bogus.replace("}", "\tchain c {\n\t}\n}")
+    nft.rules = "table inet shut {\n}\n" + bogus
+    at = Restore(store.system, store.objects, insist=True)
+    with pytest.raises(RestoreFailed, match="syntax error") as failed:
+        firewall.apply(firewall.plan(lines, at), at)
+    assert failed.value.result["left"] == ["firewall: table ip bogus: Error: syntax error, bogus"]
+    assert nft.rules == bogus + SIMPLE
+
+
 def test_files_come_back_even_where_nft_is_gone(store: Store, nft: Nft, tree: Path) -> None:
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, *FIREWALL])
     (tree / "a").write_text("changed")

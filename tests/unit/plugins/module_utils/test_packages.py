@@ -25,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
     apt,
+    diversions,
     dpkg,
     package,
     packages,
@@ -180,6 +181,61 @@ def test_a_transaction_does_what_was_asked_for_and_no_more() -> None:
     assert argv[-2:] == ["/tmp/web.deb", "lib:amd64-"] and "Dpkg::Options::=--force-confold" in argv
 
 
+def test_what_dpkg_leaves_out_is_read_in_its_order(tmp_path: Path) -> None:
+    config = tmp_path / "dpkg.cfg"
+    config.write_text("no-debsig\npath-exclude /usr/share/man/*\n# path-exclude=/no\n")
+    (tmp_path / "dpkg.cfg.d").mkdir()
+    (tmp_path / "dpkg.cfg.d" / "docs").write_text(
+        "path-exclude=/usr/share/doc/*\npath-include = '/usr/share/doc/*/a'\n"
+    )
+    (tmp_path / "dpkg.cfg.d" / "docs.dpkg-old").write_text("path-exclude=/bin/*\n")
+    assert dpkg.filters(str(config)) == [
+        *("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/a", "path-exclude=/usr/share/man/*"),
+    ]
+    assert dpkg.filters(str(tmp_path / "none")) == []
+
+
+def test_what_a_change_lets_dpkg_leave_out_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, before = Debian([OLD], [OLD, NEW]), ["path-exclude=/usr/share/doc/*"]
+    store = host.store(tmp_path)
+    monkeypatch.setattr(dpkg, "filters", lambda: before)
+    checkpoint(store, "before", ALL)
+    host.installed = [NEW]
+    monkeypatch.setattr(dpkg, "filters", lambda: ["path-exclude=/opt/*"])
+    rollback(store, "before")
+    (ran,) = [one for one in host.commands if "apt-get" in one and "--yes" in one]
+    options = [word.partition("::=")[2] for word in ran if word.startswith("Dpkg::Options")]
+    assert options[-2:] == ["--path-include=*", "--path-exclude=/usr/share/doc/*"]
+
+
+def test_what_is_diverted_by_hand_is_read_and_compared(tmp_path: Path) -> None:
+    listed = tmp_path / "diversions"
+    listed.write_text("/bin/a\n/bin/a.real\n:\n/bin/sh\n/bin/sh.distrib\ndash\n")
+    assert diversions.look(str(listed)) == {"/bin/a": "/bin/a.real"} and diversions.look(str(tmp_path / "none")) == {}
+    steps = diversions.compare({"/bin/a": "/bin/a.old", "/bin/b": "/c"}, {"/bin/a": "/bin/a.real", "/bin/b": "/c"})
+    assert [(one.action, one.target, one.detail["to"]) for one in steps] == [
+        ("undivert", "/bin/a", "/bin/a.real"),
+        ("divert", "/bin/a", "/bin/a.old"),
+    ]
+
+
+def test_what_a_change_has_diverted_is_in_its_place_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, away = tmp_path / "tool", tmp_path / "tool a"
+    now: dict[str, str] = {}
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    monkeypatch.setattr(diversions, "look", lambda: dict(now))
+    here.write_text("of the package")
+    checkpoint(store, "before", ALL)
+    os.rename(here, away)
+    here.write_text("another")
+    now[str(here)] = str(away)
+    monkeypatch.setattr(host, "remove_diversion", lambda: now.clear())
+    done = rollback(store, "before")["done"]
+    assert [one["action"] for one in done] == ["undivert"]
+    assert here.read_text() == "of the package" and not away.exists() and now == {}
+
+
 # -- rpm
 
 
@@ -262,6 +318,9 @@ class Debian:
     def store(self, root: Path) -> Store:
         return Store(str(root / "store"), replace(SYSTEM, run=self.run))
 
+    def remove_diversion(self) -> None:
+        """Replaced by tests that have one."""
+
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words = list(argv)
         log = Path(words[4]) if words[0] == "sh" else Path(os.devnull)
@@ -297,6 +356,8 @@ class Debian:
             unmet = [f" {one} : Depends: {self.needs[one]}" for one in names if self.needs.get(one, one) not in names]
             return Completed(tuple(argv), 100 if self.refuses or unmet else 0, "\n".join(unmet), self.refuses)
         self.ran.append(words[0])
+        if words[0] == "dpkg-divert":
+            self.remove_diversion()
         if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
             self.installed = [one if one.name in self.fails else one._replace(status="") for one in self.installed]
         if words[0] == "apt-get":
@@ -346,7 +407,8 @@ def test_a_file_is_downloaded_once_and_check_mode_says_the_same(tmp_path: Path) 
     foreseen = checkpoint(store, "before", ALL, check_mode=True)
     taken = checkpoint(store, "before", ALL)
     assert foreseen["root"] == taken["root"] and taken["left"] == [] and host.ran == ["download"]
-    assert store.manifest(taken["id"]).sections[0].lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
+    lines = [line for line in store.manifest(taken["id"]).sections[0].lines if line.startswith("deb")]
+    assert lines == [OLD._replace(sha256=content(OLD)).line(), "deb * -"]
     host.offered = []
     assert checkpoint(store, "before", ALL)["changed"] is False
     assert checkpoint(store, "other", ALL)["root"] == checkpoint(store, "before", ALL, check_mode=True)["root"]

@@ -114,6 +114,8 @@ def test_a_unit_is_waited_for_as_long_as_it_allows_itself() -> None:
     endless = unit.read({"Id": ["a.service"], "TimeoutStartUSec": ["infinity"], "TimeoutStopUSec": ["1s"]})
     assert unit.CAP < endless.patience("start") < 2 * unit.CAP
     assert "sets no limit of its own" in endless.waited("start") and endless.patience("stop") < 60
+    never = unit.read({"Id": ["a.service"], "TimeoutStartUSec": ["5s"], "TimeoutStopUSec": ["infinity"]})
+    assert never.patience("stop") < 60 and never.patience("restart") < 60
 
 
 def test_what_a_unit_was_made_of_is_read() -> None:

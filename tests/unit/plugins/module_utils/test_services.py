@@ -603,8 +603,8 @@ def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() ->
     assert down == seen and json.loads(json.dumps(asdict(down))) == asdict(down)
     assert [name for name, unit in host.units.items() if unit.active == "active"] == [WEB, "ssh.service"]
     done, left = services.bring_up(down, here)
-    assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == []
-    assert services.bring_up(down, here) == ([], [])
+    assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == {}
+    assert services.bring_up(down, here) == ([], {})
 
 
 def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
@@ -615,6 +615,14 @@ def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
     assert host.units[DB].active == "inactive"
 
 
+def test_a_stop_without_a_limit_holds_up_no_other() -> None:
+    """One stop of all would wait for as long as the most patient of them allows."""
+    host = machine(Unit(WEB, entered=501.0), Unit(DB, entered=501.0, more={"TimeoutStopUSec": "infinity"}))
+    here = at(host, "/etc/x")
+    services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
+    assert [act for act in host.acts() if " stop " in act] == [f"systemctl stop -- {one}" for one in (WEB, DB)]
+
+
 def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> None:
     units = [Unit(DB, entered=501.0, takes=("app.service",), fails=("start",)), Unit("app.service")]
     host = machine(*units)
@@ -622,7 +630,7 @@ def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> Non
     down = services.take_down(services.plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
     assert (down.units, down.ends) == ([DB], ["app.service"])
     done, left = services.bring_up(down, here)
-    assert done == [] and "systemctl start db.service: Job for db.service failed" in left[0]
+    assert done == [] and "systemctl start db.service: Job for db.service failed" in left[DB]
     assert host.units["app.service"].active == "inactive"
 
 

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,22 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _watch
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    EvenkeelError,
+    Refused,
+    RestoreFailed,
+    Unhealthy,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.tree import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
@@ -272,3 +281,143 @@ def test_a_part_of_a_section_and_its_lines() -> None:
     was = access.as_it_was(section, section, known)
     assert [line for line in was.lines if line not in lines] == [lines[5].replace("644", "600", 1)]
     assert len(was.lines) == len(lines)
+
+
+def test_a_declared_path_that_cannot_be_looked_at_keeps_no_other_one_back(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that is dead, or a directory above it that is a user's and flips."""
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "one").write_text("old")
+    declared = [{"files": {"paths": [str(share), str(tree)]}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    look = files._Walk.root
+
+    def dead(walk: files._Walk, path: bytes) -> None:
+        if path == os.fsencode(share):
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        look(walk, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files._Walk, "root", dead)
+        result = back(store, generation)
+    assert (tree / "a").read_text() == "first" and (share / "one").read_text() == "old"
+    assert result["outcome"] == "in_doubt"
+    assert result["left"] and all(one.startswith(str(share)) for one in result["left"])
+
+
+def test_what_nobody_thought_of_in_one_kind_keeps_no_other_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysctl = Word("sysctl", [])
+    kinds(monkeypatch, sysctl=sysctl)
+    declared = [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    sysctl.now = "new"
+
+    def odd(*_words: object) -> list[Step]:
+        raise RecursionError("too deep")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sysctl, "apply", odd)
+        kinds(patched, sysctl=sysctl)
+        result = back(store, generation)
+    assert (tree / "a").read_text() == "first"
+    assert result["left"] == ["sysctl: RecursionError: too deep"]
+
+
+def test_what_was_taken_down_comes_up_whatever_ends_a_rollback(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+    up: list[str] = []
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        up.extend(down.units)
+        return [Step("services", "start", one) for one in down.units], {}
+
+    def full(_run: Run, _writer: object) -> None:
+        raise Refused("there is no room for the undo")
+
+    monkeypatch.setattr(services, "bring_up", start)
+    monkeypatch.setattr(Run, "_keep", full)
+    with pytest.raises(Refused):
+        rollback(store, "before")
+    assert up == ["web.service"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_dependent_that_is_not_declared_is_left_where_it_does_not_come_up(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["other.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        asked.append(down.units)
+        return [], {"other.service": "it fails"} if fails else {}
+
+    monkeypatch.setattr(services, "bring_up", start)
+    result = back(store, generation)
+    assert result["left"] == (["other.service: it fails"] if fails else [])
+    if fails:  # No path differs any more; it is tried again all the same.
+        assert back(store, generation)["outcome"] == "in_doubt" and asked == [["other.service"]] * 2
+
+
+def test_a_journal_that_ended_in_an_error_is_not_carried_out_later(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+
+    def broken(*_words: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_sync", broken)
+        with suppress(RestoreFailed):
+            rollback(store, "before")
+    assert transaction.pending(store) == []
+    checkpoint(store, "after", [{"files": {"paths": [str(tree)]}}])
+    (tree / "sub" / "small").write_text("kept")
+    rollback(store, "after", paths=[str(tree / "a")])
+    assert (tree / "sub" / "small").read_text() == "kept"
+
+
+@pytest.mark.parametrize("mark", [b'{"checkpoint": "%064d", "kinds": null}' % 0, b"{", b""])
+def test_what_asks_for_a_checkpoint_that_is_gone_blocks_nothing_for_ever(store: Store, tree: Path, mark: bytes) -> None:
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+    Path(store.join("resume")).write_bytes(mark)
+    with suppress(EvenkeelError):
+        rollback(store, "before")
+    rollback(store, "before")
+    assert (tree / "a").read_text() == "first"
+
+
+def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    monkeypatch.setattr(transaction._Anchors, "_highest", lambda _anchors, parent: parent)
+    anchors = transaction._Anchors(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        anchors.of(os.fsencode(tmp_path / "never" / "one"), set())
+    with pytest.raises(FileNotFoundError):
+        anchors.of(os.fsencode(tmp_path / "never" / "two"), set())
+    number = anchors.of(os.fsencode(good / "one"), set())
+    assert os.path.samestat(os.fstat(anchors.fd(number)), os.stat(anchors.paths[number]))
+    anchors.close()
+
+
+def test_a_kind_of_file_system_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "mountinfo").write_bytes(b"36 35 98:0 / /mnt rw - fuse.\xff\xfe x rw\n")
+    assert [one.kind for one in mounts(f"..{tmp_path}")] == ["fuse.\\xff\\xfe"]
