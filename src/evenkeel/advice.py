@@ -43,8 +43,11 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         )
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
-        some = f"{', '.join(unseen[:3])}{' …' if len(unseen) > 3 else ''}"
-        lines.append(f"That a new login is let in was not shown on {some}: no SSH server is above what ran there.")
+        some = f"{', '.join(unseen[:3])}{f' and {len(unseen) - 3} more' if len(unseen) > 3 else ''}"
+        lines.append(
+            f"Whether a new login is let in was not shown on {some}: the connection, or its become, does not show the"
+            " host an SSH login."
+        )
     return lines
 
 

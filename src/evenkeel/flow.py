@@ -459,6 +459,8 @@ class Wave:
     def _ended(self, host: str, answer: decide.Settled, why: str, *, halted: bool) -> None:
         one = self.hosts[host]
         one.state, one.by, one.probes, one.login = answer.state, answer.by, answer.probes, answer.login
+        if answer.login and preflight.local(host, self.request.options.common, self.targets):
+            one.login = "none"
         if halted and answer.state is State.ROLLED_BACK:
             # The playbook never ran there: rolling back only disarmed it.
             one.state = State.UNTOUCHED
