@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.advice import after_change, after_status, going_on, overdue
+from evenkeel.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.display import STYLES, text
 from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
@@ -102,7 +102,7 @@ def headline(result: ChangeResult) -> str:
     starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
     start = starts.get(result.exit_code, "FAILED")
     if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
-        start = "FAILED AND ROLLED BACK"
+        start = "STOPPED AND ROLLED BACK" if stopped(result) else "FAILED AND ROLLED BACK"
     return f"{start}: {', '.join(parts)} ({took})"
 
 

@@ -250,6 +250,12 @@ def test_the_reason_of_another_host_is_not_told_again() -> None:
     assert "after a failed in 'nginx : Install: it'" in shown
 
 
+def test_what_the_user_stopped_is_not_said_to_have_failed() -> None:
+    host = HostResult("a", 1, State.ROLLED_BACK, "stopped by the user while the playbook ran")
+    shown = printed(result(Exit.FAILED, host, reason="stopped by the user"), 200)
+    assert shown.startswith("STOPPED AND ROLLED BACK: 1 rolled back") and "repair" not in shown
+
+
 def test_who_fell_ill_is_counted_among_the_confirmed() -> None:
     hosts = [HostResult("a", 1, State.CONFIRMED, "fell ill", sick=True), HostResult("b", 2, State.CONFIRMED)]
     assert headline(result(Exit.FAILED, *hosts)).startswith("FAILED: 2 confirmed, 1 of the confirmed ill since (")
