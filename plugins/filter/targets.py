@@ -36,6 +36,8 @@ def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[s
         except AnsibleError as error:
             raise AnsibleFilterError(f"target {', '.join(parts)!r}: {error}") from error
 
+    if not groups.get("all"):
+        raise AnsibleFilterError("the inventory names no host: give one with -i, or correct it. Nothing was touched")
     for where, parts in (("target", wanted), ("limit", limits)):
         for part in split_host_pattern(parts):
             if not names([part.lstrip("!&")]):

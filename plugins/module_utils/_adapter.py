@@ -36,6 +36,8 @@ def run_module(
         module.fail_json(msg=escape(f"{error}; nothing more was done"), error="OSError", **report({}))
     if not module._diff:
         result.pop("diff", None)
+    for said in result.pop("warnings", []):
+        module.warn(escape(said))
     module.exit_json(**report(result))
 
 

@@ -33,19 +33,26 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         lines.append("Confirmed hosts keep the change. To take it back there as well:")
         lines += going_back(of[State.CONFIRMED], options)
     if result.exit_code in (Exit.FAILED, Exit.PARTLY) and of[State.ROLLED_BACK]:
-        lines.append(
-            "On the hosts that were rolled back, what is protected is as before; repair the playbook and run it again."
-        )
+        then = "run it again" if stopped(result) else "repair what failed and run it again"
+        lines.append(f"On the hosts that were rolled back, what is protected is as before; {then}.")
     if result.touched_outside:
         names = ", ".join(result.touched_outside)
         lines.append(
-            f"Tasks of a wave also ran on hosts outside of it, where nothing protected or confirmed them: {names}"
+            f"Tasks of a wave also ran on hosts outside of it, and nothing protects or confirms what they did: {names}"
         )
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
-        some = f"{', '.join(unseen[:3])}{' …' if len(unseen) > 3 else ''}"
-        lines.append(f"That a new login is let in was not shown on {some}: no SSH server is above what ran there.")
+        some = f"{', '.join(unseen[:3])}{f' and {len(unseen) - 3} more' if len(unseen) > 3 else ''}"
+        lines.append(
+            f"Whether a new login is let in was not shown on {some}: the connection, or its become, does not show the"
+            " host an SSH login."
+        )
     return lines
+
+
+def stopped(result: ChangeResult) -> bool:
+    """Whether the user ended the change, and nothing failed."""
+    return result.reason.startswith("stopped by the user")
 
 
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:

@@ -172,4 +172,4 @@ def _point(text: str) -> str:
     if not before.strip():  # the error is what a traceback ends with
         before = after.strip().rpartition("\n")[2]
     flat = " ".join(before.split()).partition(" Origin: ")[0]
-    return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat)
+    return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat).removesuffix(". Nothing was touched")

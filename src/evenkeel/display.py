@@ -161,14 +161,18 @@ def line(progress: Progress) -> str:
 
 @dataclass
 class Log:
-    """Progress as lines. A host that is waited for is mentioned once, and then once a minute."""
+    """Progress as lines. A host that is waited for is mentioned once, and then once a minute; a task that begins
+    host by host, once.
+    """
 
     waited: dict[str, float] = field(default_factory=dict)
+    task: str = ""
 
     def take(self, progress: Progress, now: float) -> str:
         """The line that is due for one fact at ``now``, or nothing."""
+        before, self.task = self.task, progress.text if progress.kind is Kind.TASK else ""
         if progress.kind is not Kind.HOST:
-            return line(progress)
+            return line(progress) if not before or self.task != before else ""
         if progress.phase is not Phase.WAIT:
             for host in progress.hosts:
                 self.waited.pop(host, None)

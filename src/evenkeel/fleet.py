@@ -25,6 +25,8 @@ _DOUBTFUL = ("rollback", "accept", "recover", "scrub", "status")
 # The checkpoint of each host, from the variable evenkeel_checkpoints.
 FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
 _USAGE = ("UsageError", "NotFound")
+# Of a result, what speaks of Ansible and of no host.
+_INTERNAL = ("invocation", "exception", "deprecations")
 _REFUSALS = ("Refused", "Busy")
 
 
@@ -97,7 +99,10 @@ def row(record: Record, host: str, stopped: str = "") -> dict[str, Any]:
         state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"
         why = record.unreachable.get(host) or record.failures.get(host)
         return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
-    told = {key: value for key, value in last.result.items() if not key.startswith("_") and key != "invocation"}
+    told = {key: value for key, value in last.result.items() if not key.startswith("_") and key not in _INTERNAL}
+    if last.task == "ft_rollback" and results[-1].task == "ft_settle" and results[-1].status == "ok":
+        told.pop("armed", None)  # it was, until this was confirmed
+        told["outcome"] = results[-1].result.get("outcome")
     if last.status == "ok" and (host in record.failures or host in record.unreachable):
         state = "failed" if host in record.failures else "unreachable"
         return {**told, "state": state, "msg": record.failures.get(host) or record.unreachable.get(host)}

@@ -36,6 +36,7 @@ GRACE = 30.0
 _MEASURE = 60.0
 # Connecting, when a host is asked again: it either answers at once or is not back yet.
 _SHORT = 5
+_STOPPED = "stopped by the user"
 
 
 @dataclass(frozen=True)
@@ -403,8 +404,10 @@ class Wave:
                 self._wait(waiting, lost)
                 again = True
         for host in waiting:
-            due = time.strftime("%H:%M:%S", time.localtime(self.armed[host].latest))
-            why = f"{lost.get(host, 'not asked')}; its own dead-man was to put it back at {due}"
+            latest = self.armed[host].latest
+            due = time.strftime("%H:%M:%S", time.localtime(latest))
+            dead_man = f"its own dead-man {'is' if latest > time.time() else 'was'} to put it back at {due}"
+            why = dead_man if lost.get(host) == _STOPPED else f"{lost.get(host, 'not asked')}; {dead_man}"
             self._ended(host, decide.Settled(State.IN_DOUBT, "", why), whys.get(host, ""), halted=halted)
 
     def _ask_to_settle(
@@ -424,7 +427,7 @@ class Wave:
 
         def stop() -> str:
             if self.asked_to_stop() > 1:
-                return "stopped by the user"
+                return _STOPPED
             return "no answer in time" if time.time() > self._last_call(waiting) else ""
 
         names = list(waiting)
@@ -459,6 +462,8 @@ class Wave:
     def _ended(self, host: str, answer: decide.Settled, why: str, *, halted: bool) -> None:
         one = self.hosts[host]
         one.state, one.by, one.probes, one.login = answer.state, answer.by, answer.probes, answer.login
+        if answer.login and preflight.local(host, self.request.options.common, self.targets):
+            one.login = "none"
         if halted and answer.state is State.ROLLED_BACK:
             # The playbook never ran there: rolling back only disarmed it.
             one.state = State.UNTOUCHED

@@ -20,7 +20,7 @@ class Exit(IntEnum):
 
     DONE = 0  # changed or nothing to do, and confirmed
     USAGE = 1  # usage or preflight; nothing touched
-    FAILED = 2  # it failed, and nothing that failed was kept: rolled back, or stopped before it was begun
+    FAILED = 2  # it failed or was stopped, and nothing is half-way; who was confirmed before keeps the change
     REFUSED = 3  # refused by the guard or by a host; nothing touched
     IN_DOUBT = 4  # something is in doubt or could not be put back
     PARTLY = 5  # part was kept: some hosts are confirmed, others were rolled back
@@ -31,7 +31,8 @@ EXIT_CODES = """\
 exit codes, the same for every command:
   0  done: changed, or nothing to do, and confirmed
   1  usage or preflight; nothing was touched
-  2  it failed; what had been begun on the hosts that failed was rolled back, or nothing was begun there
+  2  it failed or was stopped: what was in flight was rolled back or not begun; hosts that were confirmed before
+     keep the change, also one that fell ill since, and are named
   3  refused by the guard or by a host; nothing was touched
   4  something is in doubt, or could not be put back: named, host by host
   5  part was kept: some hosts are confirmed and keep the change, others were rolled back
@@ -54,9 +55,9 @@ class HostResult:
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
-    login that confirmed it was shown to be newer than the change (new), or could not be (not shown). left: what its
-    checkpoint could not bring back. rescued: what failed on it and was caught by the playbook. sick: its probes failed
-    after it was confirmed, while others changed.
+    login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
+    the connection is local (none). left: what its checkpoint could not bring back. rescued: what failed on it and was
+    caught by the playbook. sick: its probes failed after it was confirmed, while others changed.
     """
 
     host: str

@@ -21,11 +21,16 @@ _READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenk
 _ADDRESS = (
     "ansible_connection",
     "ansible_host",
+    "ansible_ssh_host",
     "ansible_port",
+    "ansible_ssh_port",
     "ansible_ssh_common_args",
     "ansible_ssh_extra_args",
     "evenkeel_store",
 )
+
+_SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
+_STORE = "/var/lib/evenkeel"
 
 
 def resolved(session: Session, targets: Targets, *more: str) -> Targets:
@@ -88,6 +93,13 @@ def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     return [host for host in targets.hosts if variables.get(host, {}).get("evenkeel_probes")]
 
 
+def local(host: str, words: Sequence[str], targets: Targets) -> bool:
+    """Whether a host is this machine itself, into which nobody logs. words: the options of ansible-playbook."""
+    said = [word.partition("=")[2] for word in words if word.startswith("--connection=")]
+    found = targets.inventory.variables.get(host, {}).get("ansible_connection") or (said or ["ssh"])[-1]
+    return str(found).rpartition(".")[2] == "local"
+
+
 def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     """The hosts on which a rescued failure counts: they say so, or have no probes that could tell."""
     said_so = {host: str(one.get("evenkeel_rescued", "probe")) for host, one in targets.inventory.variables.items()}
@@ -120,15 +132,24 @@ def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: 
 def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
     seen: dict[tuple[str, ...], str] = {}
     for host in targets.hosts:
-        one = targets.inventory.variables.get(host, {})
-        where = {**one, "ansible_host": one.get("ansible_host") or one.get("ansible_ssh_host") or host}
-        where["ansible_port"] = one.get("ansible_port") or one.get("ansible_ssh_port") or "22"
-        key = tuple(str(where.get(name, "")) for name in _ADDRESS)
-        if where.get("ansible_connection") == "local":
-            key = ("local", str(where.get("evenkeel_store", "")))
+        key = _where(host, targets.inventory.variables.get(host, {}))
         if key in seen:
             yield seen[key], host
         seen[key] = host
+
+
+def _where(host: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The way to a host and to its store, the same for what is said in two ways or left to its default."""
+    where = {name: str(one.get(name) or "").strip() for name in _ADDRESS}
+    store = where["evenkeel_store"].rstrip("/") or _STORE
+    connection = where["ansible_connection"].rpartition(".")[2]
+    if connection == "local":
+        return "local", store
+    # No name of DNS has case, and a dot at its end changes nothing.
+    address = (where["ansible_host"] or where["ansible_ssh_host"] or host).lower().rstrip(".")
+    port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
+    reach = where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]
+    return "" if connection in _SSH else connection, address, port, *reach, store
 
 
 def _is_template(value: Any) -> bool:

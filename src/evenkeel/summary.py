@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.advice import after_change, after_status, going_on, overdue
+from evenkeel.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.display import STYLES, text
 from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
@@ -27,6 +28,7 @@ _STYLE = {
 }
 # More hosts than this that ended alike share a line.
 _ALIKE = 12
+_FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
 
 
 class Told:
@@ -37,10 +39,18 @@ class Told:
 
     def once(self, *sentences: str) -> str:
         """Those of the sentences that are new, or that they stand above."""
-        some = [one for one in dict.fromkeys(sentences) if one]
+        some = [self._shortened(one) for one in dict.fromkeys(sentences) if one]
         new = [one for one in some if one not in self.said]
         self.said.update(some)
         return "; ".join(new) if new or not some else "as above"
+
+    def _shortened(self, sentence: str) -> str:
+        """A sentence that ends with the failure of another host names its task; the reason stands above."""
+        for one in self.said:
+            found = _FAILURE.match(one)
+            if found and one != sentence and sentence.endswith(one):
+                return sentence.removesuffix(one) + found[1]
+        return sentence
 
 
 def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) -> None:
@@ -87,10 +97,12 @@ def headline(result: ChangeResult) -> str:
     if result.exit_code in (Exit.REFUSED, Exit.USAGE):
         return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
     parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
+    ill = sum(one.sick for one in result.hosts)
+    parts += [f"{ill} of the confirmed ill since"] if ill else []
     starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
     start = starts.get(result.exit_code, "FAILED")
     if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
-        start = "FAILED AND ROLLED BACK"
+        start = "STOPPED AND ROLLED BACK" if stopped(result) else "FAILED AND ROLLED BACK"
     return f"{start}: {', '.join(parts)} ({took})"
 
 

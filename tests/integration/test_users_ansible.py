@@ -337,7 +337,7 @@ def test_what_ansible_can_be_set_to_does_not_break_a_change_or_a_status(
     assert code == 0, (result, err)
     assert {one["state"] for one in result["hosts"]} == {"confirmed"} and "Traceback" not in err
     assert (directories.home / "h2" / "site" / "f").read_text() == "new"
-    assert {one["login"] for one in result["hosts"]} == {"not shown"}, "a local connection shows no login"
+    assert {one["login"] for one in result["hosts"]} == {"none"}, "a local connection needs no login"
     code, result, err = directories.run(environment, "status", *inventory)
     assert code == 0 and set(result["hosts"]) == {"h1", "h2"}, (result, err)
 

@@ -234,8 +234,39 @@ def test_what_was_rolled_back_is_told_no_further_than_it_is_protected() -> None:
 
 def test_a_confirmation_without_a_new_login_says_so() -> None:
     shown = printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, login="not shown")), 200)
-    assert "a new login is let in was not shown on a" in shown
-    assert "not shown" not in printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, login="new")), 200)
+    assert "Whether a new login is let in was not shown on a:" in shown
+    for well in ("new", "none"):
+        assert "not shown" not in printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, login=well)), 200)
+
+
+def test_the_reason_of_another_host_is_not_told_again() -> None:
+    failed = "failed in 'nginx : Install: it': no such package"
+    hosts = [
+        HostResult("a", 1, State.ROLLED_BACK, failed),
+        HostResult("b", 1, State.ROLLED_BACK, f"the playbook did not come to its end on it after a {failed}"),
+    ]
+    shown = " ".join(printed(result(Exit.FAILED, *hosts, reason=f"a: {failed}"), 200).split())
+    assert shown.count("no such package") == 1
+    assert "after a failed in 'nginx : Install: it'" in shown
+
+
+def test_what_the_user_stopped_is_not_said_to_have_failed() -> None:
+    host = HostResult("a", 1, State.ROLLED_BACK, "stopped by the user while the playbook ran")
+    shown = printed(result(Exit.FAILED, host, reason="stopped by the user"), 200)
+    assert shown.startswith("STOPPED AND ROLLED BACK: 1 rolled back") and "repair" not in shown
+
+
+def test_who_fell_ill_is_counted_among_the_confirmed() -> None:
+    hosts = [HostResult("a", 1, State.CONFIRMED, "fell ill", sick=True), HostResult("b", 2, State.CONFIRMED)]
+    assert headline(result(Exit.FAILED, *hosts)).startswith("FAILED: 2 confirmed, 1 of the confirmed ill since (")
+
+
+def test_a_task_that_begins_host_by_host_is_one_line() -> None:
+    log = Log()
+    told = [log.take(Progress(Kind.TASK, name, phase=Phase.CHANGE), 0.0) for name in ("a", "a", "b", "a")]
+    assert [bool(one) for one in told] == [True, False, True, True]
+    log.take(Progress(Kind.WAVE, hosts=("web2",), wave=2, waves=2), 0.0)
+    assert log.take(Progress(Kind.TASK, "a", phase=Phase.CHANGE), 0.0)
 
 
 @pytest.mark.parametrize("width", [30, 80, 200])

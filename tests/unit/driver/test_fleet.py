@@ -68,9 +68,10 @@ def test_the_last_task_is_the_story_of_a_host_that_did_well() -> None:
 
 
 def test_a_rollback_that_was_confirmed_tells_what_it_did_and_one_that_locked_us_out_is_lost() -> None:
-    back = ("ft_rollback", "ok", {"done": ["put back"], "undo": "12"})
-    told = row(record(back, ("ft_settle", "ok", {"done": ["confirmed"]})), "web1")
+    back = ("ft_rollback", "ok", {"done": ["put back"], "undo": "12", "armed": {"generation": 3}})
+    told = row(record(back, ("ft_settle", "ok", {"done": ["confirmed"], "outcome": "confirmed"})), "web1")
     assert (told["state"], told["done"], told["undo"]) == ("ok", ["put back"], "12")
+    assert "armed" not in told and told["outcome"] == "confirmed", "it is armed no more"
     told = row(record(back, ("ft_settle", "unreachable", {"msg": "timed out"})), "web1")
     assert told["state"] == "unreachable" and "timed out" in told["msg"]
     assert exit_code("rollback", [told]) is Exit.IN_DOUBT

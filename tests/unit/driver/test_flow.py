@@ -261,7 +261,8 @@ def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
     one, _script = wave(("begin", BEGIN, 0), ("users", WELL, 0), stops=[0, 2])
     one.run()
     assert states(one) == [State.IN_DOUBT] * 2
-    assert all("dead-man" in one.hosts[host].why for host in HOSTS)
+    assert all("its own dead-man is to put it back at" in one.hosts[host].why for host in HOSTS)
+    assert "stopped by the user; stopped by the user" not in one.hosts["web1"].why
 
 
 # -- several waves

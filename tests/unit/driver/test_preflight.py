@@ -43,6 +43,9 @@ def twins(targets: Targets) -> bool:
         ({"ansible_ssh_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1"}, True),
         ({"ansible_connection": "local"}, {"ansible_connection": "local"}, True),
         ({"ansible_connection": "local"}, {"ansible_connection": "local", "evenkeel_store": "/s"}, False),
+        ({"ansible_host": "Web.example.com."}, {"ansible_host": "web.example.com"}, True),
+        ({"ansible_host": "10.0.0.1", "ansible_connection": "ansible.builtin.ssh"}, {"ansible_host": "10.0.0.1"}, True),
+        ({"ansible_host": "10.0.0.1", "evenkeel_store": "/var/lib/evenkeel/"}, {"ansible_host": "10.0.0.1"}, True),
         # The same private address behind two gateways.
         (
             {"ansible_host": "10.0.0.1", "ansible_ssh_common_args": "-J a"},
@@ -74,3 +77,16 @@ def test_names_that_can_be_used(name: str) -> None:
 )
 def test_names_that_ansible_would_take_for_something_else(name: str) -> None:
     assert not usable(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "words", "local"),
+    [
+        ({}, (), False),
+        ({"ansible_connection": "ansible.builtin.local"}, (), True),
+        ({}, ("--connection=local",), True),
+        ({"ansible_connection": "ssh"}, ("--connection=local",), False),
+    ],
+)
+def test_nobody_logs_in_where_the_connection_is_local(one: dict[str, Any], words: tuple[str, ...], local: bool) -> None:
+    assert preflight.local("web1", words, fleet(web1=one)) is local

@@ -69,3 +69,8 @@ def test_a_limit_in_a_file_counts_line_by_line(tmp_path: Path) -> None:
     file.write_text("web1\nwbe2\n")
     with pytest.raises(AnsibleFilterError, match="'wbe2' in the limit"):
         targets("web", GROUPS, f"@{file}")
+
+
+def test_an_inventory_without_hosts_is_told_as_that() -> None:
+    with pytest.raises(AnsibleFilterError, match="the inventory names no host"):
+        targets("all", {"all": [], "ungrouped": []}, "")
