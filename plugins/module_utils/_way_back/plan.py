@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,7 +128,8 @@ def look(
         if section.kind != "files" and undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
-            with _noting(unkept, section.kind, store=True):
+            # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
+            with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
                 lines += _capture(section, how, before, sink, still, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:

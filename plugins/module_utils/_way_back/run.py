@@ -95,7 +95,7 @@ class Run:
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
             raise RestoreFailed(
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
-                **result,
+                **dict(result, changed=bool(self.done)),
             )
         self._forget()
         return result
@@ -156,9 +156,8 @@ class Run:
         walls = [section for section in self._made.sections if section.kind == "firewall"]
         try:
             for section in walls:
-                with suppress(
-                    OSError, EvenkeelError
-                ):  # No room, or no nft: it has no undo, and goes back all the same.
+                # No room, or no nft: it has no undo, and goes back all the same.
+                with suppress(OSError, EvenkeelError):
                     lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
                     self._first.append((section, replace(section, lines=lines)))
             self._put_back("firewall", walls)
@@ -398,10 +397,19 @@ class Run:
                 proved, wrong = plan.prove_kind(self.store, section, self.how.boot)
                 self._proved += proved
                 causes = self._causes.get(section.kind, [])
-                # A cause counts where it had an effect, or where nothing can be measured yet.
-                late = self.how.boot and section.kind in LATE
                 told = [one for one in wrong if not any(one.split(" ")[0] in cause for cause in causes)]
-                self._left += dict.fromkeys([*(causes if wrong or late else []), *told])
+                effect = bool(causes) and (bool(wrong) or self._is_due(section))
+                self._left += dict.fromkeys([*(causes if effect else []), *told])
+
+    def _is_due(self, section: Section) -> bool:
+        """Whether something of what failed is still to be done, or that cannot be measured yet."""
+        if self.how.boot and section.kind in LATE:
+            return True
+        try:
+            at = plan.restore(self.store, self.manifest, self.how, ())
+            return bool(plan.steps_of({section.kind: KINDS[section.kind]}, [section], at))
+        except (EvenkeelError, OSError):
+            return True
 
     # -- what the phases share
 
@@ -452,8 +460,7 @@ class Run:
             one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
         }
         for step in steps:
-            again = step.action == "start" and step.target in self._down.names
-            self.done.append((restarts.get(step.target, step) if again else step).shown())
+            self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
             if step.resource != "files":
                 self._others.append(step)
             if "note" in step.detail:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _offsite, _system
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -134,6 +134,7 @@ def test_a_password_in_an_address_is_neither_shown_nor_an_argument(store: Store,
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", files(tree))
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(_system, "_PLACES", ())
     with pytest.raises(UsageError, match=r"restic is not to be had on this host .* install it"):
         push(store, Repository("/srv/restic", "/etc/password", SYSTEM), "web1", "latest")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _replica
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica, _watch
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -253,7 +253,7 @@ def test_one_that_was_made_read_only_is_put_back(store: Store, data: Path) -> No
 def test_an_unconfirmed_change_is_undone_at_boot(
     store: Store, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_deadman, "_start_process", lambda *_words: None)
+    monkeypatch.setattr(_watch, "start", lambda *_words: None)
     old = copy_of(data, tmp_path)
     checkpoint(store, "before", resources(data), confirm_within=60.0)
     change(data)
@@ -281,7 +281,7 @@ def test_what_the_change_made_of_a_subvolume_is_undone(store: Store, disk: Path,
     aside = [disk / ".evenkeel-snapshots" / one for one in kept(paths[0]) if one.startswith("kept-")]
     assert sorted(one.is_symlink() for one in aside) == [False, True]
     assert [(one / "precious").read_text() for one in aside if not one.is_symlink()] == ["precious"]
-    with pytest.raises(Refused, match="was no subvolume then"):
+    with pytest.raises(RestoreFailed, match="was no subvolume then"):
         rollback(store, "undo")
     assert [differences(old, path) for old, path in zip(olds, paths, strict=True)] == ["", "", ""]
 
