@@ -43,8 +43,8 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
         lines.append(
-            f"Whether a new login is let in was not shown on {_names(unseen)}: the connection, or its become, does not show the"
-            " host an SSH login."
+            f"Whether a new login is let in was not shown on {_names(unseen)}: the connection, or its become, does not"
+            " show the host an SSH login."
         )
     return lines
 
