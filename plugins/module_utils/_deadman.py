@@ -148,9 +148,10 @@ def host_state(root: str, system: System | None = None) -> dict[str, Any]:
 
 def _late(change: Armed, system: System) -> float | None:
     """For how many seconds the host should have been going back; None while a confirmation is waited for."""
-    why = change.overdue(system)
-    # The monotonic clock begins at the boot that ended the wait.
-    return None if why is None else system.monotonic() - (change.due if why == "deadline" else 0.0)
+    if change.overdue(system) is None:
+        return None
+    # The monotonic clock begins at the boot that ended the wait. Who is asked to go back may begin before it is due.
+    return max(0.0, system.monotonic() - (change.due if change.boot_id == system.boot_id() else 0.0))
 
 
 def fence(store: Store, asked: int | None) -> None:

@@ -72,6 +72,14 @@ def _arming(store: Store, within: float | None) -> Arm | None:
     return lambda undo: _deadman.arm(store, undo, UNDO, within, agent)
 
 
+_BEGAN = {
+    "deadline": "whose time to confirm was over",
+    "boot": "which a boot had ended",
+    "settle": "which was told to go back and had not come to an end",
+    "operator": "which was being put back by hand",
+}
+
+
 def finish(store: Store, boot: bool = False) -> list[str]:
     """Under the lock, before anything else: complete what a kill left, and what a missed deadline asks for."""
     said, back = resume(store, boot)
@@ -81,7 +89,9 @@ def finish(store: Store, boot: bool = False) -> list[str]:
         why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
         execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
-        said.append(f"rolled back the unconfirmed change {change.name} (generation {change.generation}): {why}")
+        said.append(
+            f"rolled back the unconfirmed change {change.name} (generation {change.generation}), {_BEGAN.get(why, why)}"
+        )
     return said
 
 

@@ -42,10 +42,9 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         )
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
-        some = f"{', '.join(unseen[:3])}{f' and {len(unseen) - 3} more' if len(unseen) > 3 else ''}"
         lines.append(
-            f"Whether a new login is let in was not shown on {some}: the connection, or its become, does not show the"
-            " host an SSH login."
+            f"Whether a new login is let in was not shown on {_names(unseen)}: the connection, or its become, does not"
+            " show the host an SSH login."
         )
     return lines
 
@@ -64,6 +63,9 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
         lines += _back({host: str(one["armed"].get("checkpoint") or "") for host, one in late.items()}, options)
     doubt = {host: one["doubt"] for host, one in rows.items() if one.get("doubt") and host not in late}
     if doubt:
+        trying = [host for host in doubt if going_on(rows[host])]
+        if trying:
+            lines.append(f"By themselves these hosts try again what is not back yet: {_names(trying)}")
         lines.append("In doubt: the next change is refused until such a host was put back,")
         lines += _back({host: str(one.get("checkpoint") or "") for host, one in doubt.items()}, options)
         lines.append("or is accepted as it is:")
@@ -95,9 +97,12 @@ def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
             same.setdefault(said, []).append(one.host)
     lines = []
     for said, names in same.items():
-        some = f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-        lines.append(f"a rollback could not bring back on {some}: {said}")
+        lines.append(f"a rollback could not bring back on {_names(names)}: {said}")
     return lines
+
+
+def _names(hosts: Sequence[str]) -> str:
+    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
 
 
 def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:

@@ -409,6 +409,7 @@ class Wave:
             dead_man = f"its own dead-man {'is' if latest > time.time() else 'was'} to put it back at {due}"
             why = dead_man if lost.get(host) == _STOPPED else f"{lost.get(host, 'not asked')}; {dead_man}"
             self._ended(host, decide.Settled(State.IN_DOUBT, "", why), whys.get(host, ""), halted=halted)
+            self._tell(Phase.IN_DOUBT, host, text=self.hosts[host].why)
 
     def _ask_to_settle(
         self, waiting: Mapping[str, str], whys: Mapping[str, str], lost: dict[str, str], *, again: bool
@@ -470,8 +471,6 @@ class Wave:
         one.why = why or (answer.why if one.state is not State.UNTOUCHED else "")
         if why and answer.state is State.IN_DOUBT:
             one.why = f"{why}; {answer.why}"
-        if one.state is State.IN_DOUBT:
-            self._tell(Phase.IN_DOUBT, host, text=one.why)
 
     def _tell(self, phase: Phase, *hosts: str, text: str = "", until: float | None = None) -> None:
         self.report(Progress(Kind.HOST, text, hosts, phase, until=until))

@@ -211,12 +211,12 @@ def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text
 def _now(one: dict[str, Any], at: float) -> Text:
     """What a host is in the middle of."""
     armed, doubt = one.get("armed"), one.get("doubt")
-    if one.get("interrupted"):
-        return Text("a rollback was interrupted: the next run finishes it", style="bold red")
     if armed and going_on(one):
         until = f", tried again until {_clock(armed['tries_until'])}" if armed.get("tries_until") else ""
         left = f"; not back yet: {_some(armed['left'])}" if armed.get("left") else ""
         return Text(f"going back{until}{left} (generation {text(armed.get('generation'))})", style="yellow")
+    if one.get("interrupted"):
+        return Text("a rollback was interrupted: the next run finishes it", style="bold red")
     if armed and overdue(one, at):
         since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
         return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")

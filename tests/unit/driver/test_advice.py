@@ -180,3 +180,10 @@ def test_one_checkpoint_for_all_hosts_is_left_as_it_is(said: str) -> None:
 def test_a_file_of_checkpoints_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         advice.read_checkpoints(f"@{tmp_path}/nope")
+
+
+def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:
+    doubt = {"doubt": {"left": ["p"]}, "checkpoint": ID}
+    rows = {"web1": {**doubt, "armed": {"tries_until": 4000.0, "left": ["p"]}}, "web2": doubt}
+    lines = advice.after_status(rows, Options())
+    assert "By themselves these hosts try again what is not back yet: web1" in lines

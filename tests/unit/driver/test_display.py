@@ -320,6 +320,7 @@ def test_in_a_log_a_host_that_is_waited_for_is_mentioned_once_a_minute_and_when_
             {"armed": {"generation": 3, "until": 10.0, "overdue": 90.0, "tries_until": 4000.0}},
             "going back, tried again until",
         ),
+        ({"armed": {"generation": 3, "until": 10.0, "tries_until": 4000.0}, "interrupted": True}, "tried again until"),
         ({"armed": {"generation": 3, "until": 10.0, "left": ["p 1.0"]}}, "going back; not back yet: p 1.0"),
         ({"armed": None, "doubt": {"left": ["the package p"], "at": 10.0}}, "in doubt since 1970-01-01"),
         ({"armed": None, "doubt": {"left": [f"x{n}" for n in range(9)], "at": 10.0}}, "x4 and 4 more"),

@@ -18,7 +18,7 @@ from evenkeel.events import PREFIX
 from evenkeel.flow import Change, Request, Wave
 from evenkeel.options import Options
 from evenkeel.outcome import HostResult, State
-from evenkeel.progress import ignore
+from evenkeel.progress import Phase, Progress, ignore
 from evenkeel.runner import Ended, Event
 from evenkeel.session import Session
 from evenkeel.targets import Inventory, Targets
@@ -353,3 +353,15 @@ def test_what_was_left_out_and_could_not_be_seen_is_no_success_either() -> None:
     one = change(*alone("web1"), hosts=1)
     cast(Script, one.session).saw = None
     assert "was not seen" in one.run(gather=False)[0]
+
+
+def test_that_a_host_is_in_doubt_is_told_once() -> None:
+    one, _script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), settled("web2", "in_doubt")], 0),
+    )
+    told: list[Progress] = []
+    one.report = told.append
+    one.run()
+    assert [seen.hosts for seen in told if seen.phase is Phase.IN_DOUBT] == [("web2",)]

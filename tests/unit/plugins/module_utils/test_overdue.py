@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,19 @@ def test_an_overdue_change_is_put_back_and_told(store: Store, tmp_path: Path) ->
     late = Store(store.root, replace(store.system, monotonic=lambda: time.monotonic() + 400.0))
     told = host_state(store.root, late.system)["armed"]["overdue"]
     assert 100.0 <= told < 200.0
+    with open(store.join("armed")) as stream:
+        record = json.load(stream)
+    with open(store.join("armed"), "w") as stream:
+        json.dump({**record, "back": "settle"}, stream)
+    assert host_state(store.root, store.system)["armed"]["overdue"] == 0.0, "asked to go back before it was due"
+    with open(store.join("armed"), "w") as stream:
+        json.dump(record, stream)
     rebooted = replace(store.system, boot_id=lambda: "another", monotonic=lambda: 55.0)
     assert host_state(store.root, rebooted)["armed"]["overdue"] == 55.0
 
     result = rollback(late, "latest")
     assert live.read_text() == "before"
-    assert result["changed"] and "rolled back the unconfirmed change change" in result["done"][0]
+    assert result["changed"] and result["done"][0].startswith(
+        "rolled back the unconfirmed change change (generation 1), whose time"
+    )
     assert info(store)["armed"] is None
