@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import _quiesce
 from .._errors import Damaged, EvenkeelError, NotFound, UsageError
 from .._resources import files, services
-from .._resources.entry import Tree
+from .._resources.entry import SOCKET, Entry, Tree
 from .._resources.kind import Kind, Restore, Sink
 from .._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec
 from .._resources.step import Step
+from .._services import traces
 from .._store.manifest import Manifest, Section
 from .._store.objects import Hasher
 from .._store.store import Store
 from .._store.tree import check_path, mount_points
+
+# The line of a file of a few bytes.
+_SHORT = re.compile(r" size=[0-9]{1,2} ")
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
         return []
     scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
     then = entries(section, spec, scan)
-    steps = [step for step in files.compare(then, scan) if how.wants(step.target)]
+    steps = _wanted(store, made.sections, files.compare(then, scan), how)
     made.away.update(files.remounted(spec, seen_mounts()))
     # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
     planned = {step.target for step in made.files}
@@ -171,6 +176,42 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     made.diff += _diff(steps, scan)
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
     return scan.lines()
+
+
+def _wanted(store: Store, sections: Sequence[Section], steps: Sequence[Step], how: Options) -> list[Step]:
+    """Those that are asked for. Where services are declared, a file with the id of a process that is gone is no state
+    of theirs: put back, it would keep them from starting."""
+    serves = any(section.kind == "services" for section in sections)
+    return [step for step in steps if how.wants(step.target) and not (serves and _is_trace(store, step))]
+
+
+def _is_trace(store: Store, step: Step) -> bool:
+    if step.detail["op"] != "put":
+        return False
+    entry = Entry.parse(step.detail["line"])
+    if entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
+        return False
+    with suppress(Damaged):
+        return traces.is_of_the_gone(b"".join(store.objects.read(entry.sha256)))
+    return False
+
+
+def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
+    """Before services start: take away, in the declared trees, what programs that are gone have left; the paths."""
+    found = []
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            for line in scan.entries.lines:
+                entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and _SHORT.search(line)) else None
+                if (
+                    entry is not None
+                    and (entry.type == SOCKET or traces.may_hold_id(entry.path, entry.size))
+                    and traces.clear(entry.path, entry.type == SOCKET)
+                ):
+                    found.append(os.fsdecode(entry.path))
+    return found
 
 
 def _capture(
@@ -246,7 +287,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         with _noting(left, section.kind):
             scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
             then = entries(section, spec, scan)
-            wrong = {step.target: step for step in files.compare(then, scan) if how.wants(step.target)}
+            wrong = {step.target: step for step in _wanted(store, sections, files.compare(then, scan), how)}
             away = files.remounted(spec, seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})

@@ -355,10 +355,19 @@ class Run:
         self._prove_paths()
         if not self._made.steps and not self._down.names:
             return
+        with self._trying("services"):
+            self._clear_traces()
         self._put_back("services", self._made.sections)
         self._bring_up()
         if any(one["resource"] == "services" for one in self.done):
             self._once_more()
+
+    def _clear_traces(self) -> None:
+        sections = self._made.sections
+        steps = plan.steps_of({"services": KINDS["services"]}, sections, self._at()) if not self.how.boot else []
+        if self._down.names or any(step.action in ("start", "restart") for step in steps):
+            gone = plan.clear_traces(self.store, sections)
+            self._notes += [f"{path} was taken away: whose it was does not run any more" for path in gone]
 
     def _bring_up(self) -> None:
         """Start what we took down. What is none of the checkpoint's, and was up, is left where it does not start."""
