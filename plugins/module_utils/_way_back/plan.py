@@ -27,6 +27,8 @@ from .._store.objects import Hasher
 from .._store.store import Store
 from .._store.tree import check_path, mount_points
 
+# How many paths that services have written are remembered.
+_MOST = 200
 # The line of a file of a few bytes.
 _SHORT = re.compile(r" size=[0-9]{1,2} ")
 
@@ -38,7 +40,8 @@ class Options:
     ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
     itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
     directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
-    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says.
+    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
+    that are as services left them when they started again, and the lines of these.
     """
 
     kinds: Sequence[str] | None = None
@@ -50,6 +53,7 @@ class Options:
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
+    spared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Whoever names paths means files.
@@ -166,7 +170,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
         return []
     scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
     then = entries(section, spec, scan)
-    steps = _wanted(store, made.sections, files.compare(then, scan), how)
+    steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(files.remounted(spec, seen_mounts()))
     # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
     planned = {step.target for step in made.files}
@@ -178,11 +182,34 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     return scan.lines()
 
 
-def _wanted(store: Store, sections: Sequence[Section], steps: Sequence[Step], how: Options) -> list[Step]:
-    """Those that are asked for. Where services are declared, a file with the id of a process that is gone is no state
-    of theirs: put back, it would keep them from starting."""
+def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[Step]:
+    """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
+    state of theirs: put back, it would keep them from starting."""
     serves = any(section.kind == "services" for section in sections)
-    return [step for step in steps if how.wants(step.target) and not (serves and _is_trace(store, step))]
+    return [
+        step
+        for step in files.compare(then, now)
+        if how.wants(step.target)
+        and not (serves and _is_trace(store, step))
+        and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
+    ]
+
+
+def _line_of(now: files.Scan, path: str) -> str:
+    found = now.entries.find(os.fsencode(path))
+    return found.line() if found is not None else ""
+
+
+def written_since(store: Store, sections: Sequence[Section], how: Options) -> dict[str, str]:
+    """Of all that was proved, what is not as recorded any more, since services have started: path -> its line now."""
+    found = {}
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
+            found.update({step.target: _line_of(scan, step.target) for step in steps})
+    return found if len(found) <= _MOST else {}
 
 
 def _is_trace(store: Store, step: Step) -> bool:
@@ -287,7 +314,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         with _noting(left, section.kind):
             scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
             then = entries(section, spec, scan)
-            wrong = {step.target: step for step in _wanted(store, sections, files.compare(then, scan), how)}
+            wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
             away = files.remounted(spec, seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})

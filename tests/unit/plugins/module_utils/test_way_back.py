@@ -463,3 +463,24 @@ def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store
         taken = plan.clear_traces(store, [section])
     assert taken == [str(folder / "dead.pid"), str(folder / "dead.sock")]
     assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        (tree / "a").write_text("written at its start")
+        return [Step("services", "start", one) for one in down.units], {}
+
+    monkeypatch.setattr(services, "bring_up", start)
+    assert back(store, generation)["outcome"] == "rolled_back"
+    if again:
+        (tree / "a").write_text("written by somebody later")
+    result = back(store, generation)
+    assert bool(result["done"]) is again and (tree / "a").read_text() == "written at its start"
