@@ -17,7 +17,7 @@ from typing import Any
 from .. import _quiesce
 from .._errors import Damaged, EvenkeelError, NotFound, UsageError
 from .._resources import files, services
-from .._resources.entry import SOCKET, Entry, Tree
+from .._resources.entry import SOCKET, Entry, Tree, path_of
 from .._resources.kind import Kind, Restore, Sink
 from .._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec
 from .._resources.step import Step
@@ -110,11 +110,18 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
-        if not any(_within(path, one) or _within(one, path) for one in declared):
+        covered = any(_within(path, one) or _within(one, path) for one in declared)
+        # Of what is there now and was not, a rollback knows that it has to go.
+        if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
             raise NotFound(
                 f"checkpoint {manifest.name} holds nothing at or below {path}; it holds {', '.join(sorted(declared))}. "
                 "Nothing was changed"
             )
+
+
+def _is_recorded(manifest: Manifest, path: bytes) -> bool:
+    paths = (path_of(line) for section in manifest.sections for line in section.lines if line[1:2] == " ")
+    return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
 
 
 def _within(path: str, root: str) -> bool:

@@ -74,7 +74,8 @@ class Run:
         self._first: list[tuple[Section, Section]] = []
         self._restart_needed: list[dict[str, Any]] = []
         self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
-        plan.check_paths(manifest, how.paths)
+        if not how.insist:  # It was asked then, when a run was interrupted.
+            plan.check_paths(manifest, how.paths)
         self._made = Plan(manifest, plan.chosen(manifest, how.kinds))
 
     def carry_out(self) -> dict[str, Any]:
