@@ -74,7 +74,8 @@ class Event:
     """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
 
     ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then. ``rollback``: the
-    generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+    generation of the rollback that made good what was in doubt, where that is to be confirmed itself. ``written``: what
+    services have written as they started again, path -> its line in a manifest.
     """
 
     generation: int
@@ -85,10 +86,11 @@ class Event:
     left: list[str]
     until: float = 0.0
     rollback: int | None = None
+    written: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> bytes:
         found = asdict(self)
-        for key in ("until", "rollback"):
+        for key in ("until", "rollback", "written"):
             if not found[key]:
                 del found[key]
         return json.dumps(found).encode()
@@ -247,9 +249,18 @@ def give_room(store: Store) -> None:
         os.unlink(store.join("reserve"))
 
 
-def conclude(store: Store, record: Armed, outcome: str, by: str, left: list[str] | None = None) -> Event:
+def conclude(
+    store: Store,
+    record: Armed,
+    outcome: str,
+    by: str,
+    left: list[str] | None = None,
+    written: dict[str, str] | None = None,
+) -> Event:
     """Record how the change ended, and stop the dead-man. Durable once this returns."""
-    event = Event(record.generation, outcome, by, store.system.now(), record.checkpoint, left or [])
+    event = Event(
+        record.generation, outcome, by, store.system.now(), record.checkpoint, left or [], written=written or {}
+    )
     record_event(store, event)
     remove_file(store.join("armed"))
     remove_file(store.join("resume"))

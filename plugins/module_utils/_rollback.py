@@ -164,13 +164,14 @@ def execute(
         how = replace(how, undo=asked.get("undo", ""), changed=asked.get("changed", ()), down=asked.get("down", {}))
     change = _deadman.begin_return(store, change, by)
     try:
-        result = Run(store, manifest, replace(how, insist=True)).carry_out()
+        run = Run(store, manifest, replace(how, insist=True))
+        result = run.carry_out()
     except EvenkeelError as error:
         error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.message]
         change = _deadman.keep_trying(store, change, by, error.result["left"])
         error.result["armed"] = change.shown()
         raise
-    _deadman.conclude(store, change, _deadman.ROLLED_BACK, by)
+    _deadman.conclude(store, change, _deadman.ROLLED_BACK, by, written=run.written)
     return dict(result, changed=True)
 
 

@@ -150,7 +150,7 @@ def _still_back(store: Store, event: _deadman.Event, report: dict[str, Any]) -> 
     since = _jobs.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, 0.0)
     try:
-        done = Run(store, manifest, Options(insist=True)).carry_out()["done"]
+        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out()["done"]
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = _deadman.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)

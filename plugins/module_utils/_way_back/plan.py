@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import _quiesce
 from .._errors import Damaged, EvenkeelError, NotFound, UsageError
 from .._resources import files, services
-from .._resources.entry import Tree
+from .._resources.entry import SOCKET, Entry, Tree, path_of
 from .._resources.kind import Kind, Restore, Sink
 from .._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec
 from .._resources.step import Step
+from .._services import traces
 from .._store.manifest import Manifest, Section
 from .._store.objects import Hasher
 from .._store.store import Store
 from .._store.tree import check_path, mount_points
+
+# How many paths that services have written are remembered.
+_MOST = 200
+# The line of a file of a few bytes.
+_SHORT = re.compile(r" size=[0-9]{1,2} ")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class Options:
     ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
     itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
     directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
-    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says.
+    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
+    that are as services left them when they started again, and the lines of these.
     """
 
     kinds: Sequence[str] | None = None
@@ -45,6 +53,7 @@ class Options:
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
+    spared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Whoever names paths means files.
@@ -101,11 +110,18 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
-        if not any(_within(path, one) or _within(one, path) for one in declared):
+        covered = any(_within(path, one) or _within(one, path) for one in declared)
+        # Of what is there now and was not, a rollback knows that it has to go.
+        if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
             raise NotFound(
                 f"checkpoint {manifest.name} holds nothing at or below {path}; it holds {', '.join(sorted(declared))}. "
                 "Nothing was changed"
             )
+
+
+def _is_recorded(manifest: Manifest, path: bytes) -> bool:
+    paths = (path_of(line) for section in manifest.sections for line in section.lines if line[1:2] == " ")
+    return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
 
 
 def _within(path: str, root: str) -> bool:
@@ -162,7 +178,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
         return []
     scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
     then = entries(section, spec, scan)
-    steps = [step for step in files.compare(then, scan) if how.wants(step.target)]
+    steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(files.remounted(spec, seen_mounts()))
     # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
     planned = {step.target for step in made.files}
@@ -172,6 +188,65 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     made.diff += _diff(steps, scan)
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
     return scan.lines()
+
+
+def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[Step]:
+    """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
+    state of theirs: put back, it would keep them from starting."""
+    serves = any(section.kind == "services" for section in sections)
+    return [
+        step
+        for step in files.compare(then, now)
+        if how.wants(step.target)
+        and not (serves and _is_trace(store, step))
+        and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
+    ]
+
+
+def _line_of(now: files.Scan, path: str) -> str:
+    found = now.entries.find(os.fsencode(path))
+    return found.line() if found is not None else ""
+
+
+def written_since(store: Store, sections: Sequence[Section], how: Options) -> dict[str, str]:
+    """Of all that was proved, what is not as recorded any more, since services have started: path -> its line now."""
+    found = {}
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
+            found.update({step.target: _line_of(scan, step.target) for step in steps})
+    return found if len(found) <= _MOST else {}
+
+
+def _is_trace(store: Store, step: Step) -> bool:
+    if step.detail["op"] != "put":
+        return False
+    entry = Entry.parse(step.detail["line"])
+    if entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
+        return False
+    with suppress(Damaged):
+        return traces.is_of_the_gone(b"".join(store.objects.read(entry.sha256)))
+    return False
+
+
+def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
+    """Before services start: take away, in the declared trees, what programs that are gone have left; the paths."""
+    found = []
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            for line in scan.entries.lines:
+                entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and _SHORT.search(line)) else None
+                if (
+                    entry is not None
+                    and (entry.type == SOCKET or traces.may_hold_id(entry.path, entry.size))
+                    and traces.clear(entry.path, entry.type == SOCKET)
+                ):
+                    found.append(os.fsdecode(entry.path))
+    return found
 
 
 def _capture(
@@ -248,7 +323,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         with _noting(left, section.kind):
             scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
             then = entries(section, spec, scan)
-            wrong = {step.target: step for step in files.compare(then, scan) if how.wants(step.target)}
+            wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
             away = files.remounted(spec, seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})

@@ -49,7 +49,8 @@ _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
 
 
 class Run:
-    """One rollback, under the lock of its store. ``arm``: arms the dead-man with the undo as its target."""
+    """One rollback, under the lock of its store. ``arm``: arms the dead-man with the undo as its target. ``written``:
+    what services have written as they started again, path -> its line."""
 
     def __init__(
         self, store: Store, manifest: Manifest, how: Options, arm: Callable[[str], Armed] | None = None
@@ -59,6 +60,7 @@ class Run:
         self.how = how
         self.change: Armed | None = None
         self.done: list[dict[str, str]] = []
+        self.written: dict[str, str] = {}
         self._arm = arm
         self._undo = how.undo
         self._keeps = not how.undo
@@ -72,7 +74,8 @@ class Run:
         self._first: list[tuple[Section, Section]] = []
         self._restart_needed: list[dict[str, Any]] = []
         self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
-        plan.check_paths(manifest, how.paths)
+        if not how.insist:  # It was asked then, when a run was interrupted.
+            plan.check_paths(manifest, how.paths)
         self._made = Plan(manifest, plan.chosen(manifest, how.kinds))
 
     def carry_out(self) -> dict[str, Any]:
@@ -146,6 +149,9 @@ class Run:
             if self._still.seconds:  # What it held has started again, a service perhaps.
                 self._once_more()
         self._prove_kinds()
+        if self.how.insist and any(one["resource"] == "services" for one in self.done) and not self._left:
+            with self._trying("files"):
+                self.written = plan.written_since(self.store, self._made.sections, self.how)
         self._restart_needed = self._holders(os.path.basename(paths.journal))
 
     # -- the phases
@@ -228,14 +234,13 @@ class Run:
 
     def _stage(self, paths: transaction.Transaction) -> None:
         """Make ready what can go back, and keep that alone in the plan."""
-        if not self.how.insist:
+        try:
             self._staged(paths)
-            return
-        ready = False
-        with self._trying("files"):
-            self._staged(paths)
-            ready = True
-        if not ready:
+        except (OSError, EvenkeelError) as error:
+            if not self.how.insist:
+                raise
+            why = error.message if isinstance(error, EvenkeelError) else str(error)
+            self._cause({step.target: why for step in self._made.files})
             self._made.files = []  # No path can; all the rest goes back.
 
     def _staged(self, paths: transaction.Transaction) -> None:
@@ -354,10 +359,19 @@ class Run:
         self._prove_paths()
         if not self._made.steps and not self._down.names:
             return
+        with self._trying("services"):
+            self._clear_traces()
         self._put_back("services", self._made.sections)
         self._bring_up()
         if any(one["resource"] == "services" for one in self.done):
             self._once_more()
+
+    def _clear_traces(self) -> None:
+        sections = self._made.sections
+        steps = plan.steps_of({"services": KINDS["services"]}, sections, self._at()) if not self.how.boot else []
+        if self._down.names or any(step.action in ("start", "restart") for step in steps):
+            gone = plan.clear_traces(self.store, sections)
+            self._notes += [f"{path} was taken away: whose it was does not run any more" for path in gone]
 
     def _bring_up(self) -> None:
         """Start what we took down. What is none of the checkpoint's, and was up, is left where it does not start."""

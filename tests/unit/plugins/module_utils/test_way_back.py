@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,9 +33,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.tree import mounts
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
@@ -421,3 +423,64 @@ def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, mon
 def test_a_kind_of_file_system_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_bytes(b"36 35 98:0 / /mnt rw - fuse.\xff\xfe x rw\n")
     assert [one.kind for one in mounts(f"..{tmp_path}")] == ["fuse.\\xff\\xfe"]
+
+
+def test_what_a_program_that_is_gone_has_left_is_no_state_of_its_service(tmp_path: Path, store: Store) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name, text in (("app.lock", f"{gone.pid}\n"), ("poetry.lock", "a lock of versions"), ("live.pid", "1\n")):
+        (folder / name).write_text(text)
+    writer = Writer(store.objects)
+    spec = {"paths": [str(folder)], "exclude": []}
+    section = Section("files", spec, files.scan(spec, writer).lines())
+    writer.publish()
+    for name in ("app.lock", "poetry.lock", "live.pid"):
+        (folder / name).unlink()
+    services_too = Section("services", {"names": []}, [])
+    _proved, alone = plan.prove_files(store, [section], plan.Options())
+    _proved, beside = plan.prove_files(store, [section, services_too], plan.Options())
+    assert {os.path.basename(one) for one in alone} == {"app", "app.lock", "poetry.lock", "live.pid"}
+    assert {os.path.basename(one) for one in beside} == {"app", "poetry.lock", "live.pid"}
+
+
+def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store: Store) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (folder / "dead.pid").write_text(f"{gone.pid}\n")
+    (folder / "live.pid").write_text(f"{os.getpid()}\n")
+    (folder / "number").write_text(f"{gone.pid}\n")
+    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        live.bind(str(folder / "live.sock"))
+        live.listen()
+        other.bind(str(folder / "log"))
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / "dead.sock"))
+        section = Section("files", {"paths": [str(folder)], "exclude": []}, [])
+        taken = plan.clear_traces(store, [section])
+    assert taken == [str(folder / "dead.pid"), str(folder / "dead.sock")]
+    assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        (tree / "a").write_text("written at its start")
+        return [Step("services", "start", one) for one in down.units], {}
+
+    monkeypatch.setattr(services, "bring_up", start)
+    assert back(store, generation)["outcome"] == "rolled_back"
+    if again:
+        (tree / "a").write_text("written by somebody later")
+    result = back(store, generation)
+    assert bool(result["done"]) is again and (tree / "a").read_text() == "written at its start"

@@ -1,0 +1,63 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a program leaves beside its files as it runs: sockets, and files that hold the id of its process. Those of a
+program that is gone are no state, and keep it from starting."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import re
+import socket
+from contextlib import suppress
+
+from .._errors import UsageError
+from .._store.tree import open_dir
+
+_NAMES = ("*.pid", "*.lock", "*.lck", "pid", "lock")
+# The longest content that can be the id of a process, and nothing else.
+_LONGEST = 20
+
+
+def may_hold_id(path: bytes, size: int) -> bool:
+    """Whether a file of this name and size may be a pid file, or a lock that holds the id of who has it."""
+    name = os.fsdecode(os.path.basename(path))
+    return 0 < size <= _LONGEST and any(fnmatch.fnmatchcase(name, one) for one in _NAMES)
+
+
+def is_of_the_gone(content: bytes) -> bool:
+    """Whether it is the id of a process that is not there."""
+    return bool(re.fullmatch(rb"\s*[1-9][0-9]{0,9}\s*", content)) and not os.path.exists(f"/proc/{int(content)}")
+
+
+def clear(path: bytes, is_socket: bool) -> bool:
+    """Take away the socket on which nobody listens, or the file with the id of a process that is gone; whether it
+    was."""
+    with suppress(OSError, UsageError):
+        folder = open_dir(os.path.dirname(path))
+        try:
+            name = os.path.basename(path)
+            if _refuses(folder, name) if is_socket else is_of_the_gone(_content(folder, name)):
+                os.unlink(name, dir_fd=folder)
+                return True
+        finally:
+            os.close(folder)
+    return False
+
+
+def _content(folder: int, name: bytes) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.read(fd, _LONGEST + 1)
+    finally:
+        os.close(fd)
+
+
+def _refuses(folder: int, name: bytes) -> bool:
+    """Whether nobody listens. One of another kind than a stream, or with a full queue, says something else."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        end.setblocking(False)
+        return end.connect_ex(b"/proc/self/fd/%d/%s" % (folder, name)) == errno.ECONNREFUSED
