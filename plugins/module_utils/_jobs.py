@@ -184,7 +184,7 @@ def _process(pid: int) -> Process | None:
     """None for what is gone, or has ended and was not looked at yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
-            head, _, tail = stream.read().rpartition(b")")
+            head, _blank, tail = stream.read().rpartition(b")")
             stat = tail.split()
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             argv = stream.read().decode("utf-8", "replace").split("\0")[:-1]

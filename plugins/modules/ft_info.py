@@ -61,7 +61,7 @@ last:
   type: dict
 doubt:
   description:
-    - The end in doubt that nothing has made good since, as in RV(last); null when there is none. What RV(doubt.left)
+    - The end in doubt that nothing has made good since, as in RV(last); null when there is none. What its C(left)
       names is not as it was before that change. Until it is rolled back, or accepted with
       M(evenkeel.fault_tolerance.ft_accept), the host takes no other change.
   returned: success

@@ -75,7 +75,7 @@ def trees(spec: dict[str, Any], system: System) -> list[str]:
             prefixes = ["-".join(parts[:end]) + f"-.{kind}" for end in range(1, len(parts))]
             for one in (name, *prefixes, kind):
                 found |= {f"/etc/systemd/system/{one}.d", f"/run/systemd/system/{one}.d"}
-        for name in {unit, links.template(unit)}:
+        for name in sorted({unit, links.template(unit)}):
             found |= {f"/etc/systemd/system/{name}", f"/etc/systemd/system.control/{name}.d"}
             found.add(f"/run/systemd/system.control/{name}.d")
     with suppress(ServiceFailed):

@@ -51,7 +51,7 @@ def touches(files: Iterable[str], changed: Sequence[str]) -> str:
     A directory with paths below it among the changed ones is there for its attributes."""
     roots = set(changed)
     for path in files:
-        for one in {path, os.path.realpath(path)}:
+        for one in (path, os.path.realpath(path)):
             if one in roots:
                 return path
             above = os.path.dirname(one)

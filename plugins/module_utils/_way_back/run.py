@@ -411,7 +411,7 @@ class Run:
                 proved, wrong = plan.prove_kind(self.store, section, self.how.boot)
                 self._proved += proved
                 causes = self._causes.get(section.kind, [])
-                told = [one for one in wrong if not any(one.split(" ")[0] in cause for cause in causes)]
+                told = [one for one in wrong if not any(one.partition(" ")[0] in cause for cause in causes)]
                 effect = bool(causes) and (bool(wrong) or self._is_due(section))
                 self._left += dict.fromkeys([*(causes if effect else []), *told])
 
