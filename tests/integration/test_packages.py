@@ -292,3 +292,20 @@ def test_a_reboot_puts_packages_back_before_their_services_start(host: Fleet) ->
 def rollback_to_its_death(fleet: Fleet, host: str) -> None:
     with contextlib.suppress(AssertionError, ValueError):
         fleet.module(host, "ft_rollback", to="before")
+
+
+def test_what_dpkg_was_told_to_leave_out_or_to_divert_is_there_again(host: Fleet) -> None:
+    """The change keeps files of the next version out, and puts a program of its own in the place of another's."""
+    fleet = host
+    take(fleet)
+    files = "cat /usr/share/ek-demo/version /usr/bin/nproc | md5sum; dpkg-divert --list '*nproc'"
+    before = fleet.on(HOST, files)
+    fleet.on(HOST, "echo 'path-exclude=/usr/share/ek-*' >/etc/dpkg/dpkg.cfg.d/ek")
+    fleet.on(HOST, "dpkg-divert --local --rename --add /usr/bin/nproc; printf '#!/bin/sh\\n' >/usr/bin/nproc")
+    try:
+        fleet.on(HOST, UPGRADE)
+        assert fleet.on(HOST, files, check=False) != before
+        result = module(fleet, "ft_rollback", to="before")
+        assert result["left"] == [] and fleet.on(HOST, files) == before
+    finally:
+        fleet.on(HOST, "rm -f /etc/dpkg/dpkg.cfg.d/ek; dpkg-divert --rename --remove /usr/bin/nproc", check=False)

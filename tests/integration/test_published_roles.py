@@ -250,8 +250,12 @@ def process_of(fleet: Fleet, host: str) -> str:
 
 
 def in_mounts_of(fleet: Fleet, host: str, script: str) -> None:
-    """Run a script among the mounts of a host with the rights of this machine, for what a container may not do."""
-    subprocess.run(["nsenter", "--target", process_of(fleet, host), "--mount", "sh", "-ec", script], check=True)
+    """Run a script among the mounts of a host with the rights of this machine, for what a container may not do.
+
+    In its network as well: each has values of the kernel of its own, and what is mounted over one covers no other's.
+    """
+    command = ["nsenter", "--target", process_of(fleet, host), "--mount", "--net", "sh", "-ec", script]
+    subprocess.run(command, check=True)
 
 
 def prepare(fleet: Fleet, host: str) -> None:
