@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
@@ -23,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import durable, objects, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import run
 
 # What holds no record: who held the lock, and what only saves reading packs and trees.
 HINTS = re.compile(r"lock|packs/.*\.idx|cache/.*")
@@ -59,7 +59,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     # Nothing here is about durability or about who has files open, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(_rollback, "holders", lambda *_names: [])
+    monkeypatch.setattr(run, "holders", lambda *_names: [])
     for module in (durable, transaction):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
     for module in (objects, files):

@@ -195,7 +195,7 @@ TABLE = (
         ),
     ),
 )  # fmt: skip
-SHORT = ("nginx",)
+SHORT: tuple[str, ...] = ()
 
 
 @dataclass(repr=False)

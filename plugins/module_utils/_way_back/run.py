@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -100,7 +100,11 @@ class Run:
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
                 **dict(result, changed=bool(self.done)),
             )
-        self._forget()
+        try:
+            self._forget()
+        except OSError as error:  # It would be carried out once more, over what comes later.
+            left = f"{resume_path(self.store)}: it could not be removed durably: {error}"
+            raise RestoreFailed(f"{self.manifest.name} is put back, but {left}", **dict(result, left=[left])) from error
         return result
 
     def predicted(self) -> dict[str, Any]:
@@ -509,7 +513,7 @@ class Run:
             self._changed = []
             self._ask()
             return
-        with suppress(OSError):
+        with nullcontext() if whole else suppress(OSError):
             remove_file(resume_path(self.store))
 
     def _holders(self, journal: str) -> list[dict[str, Any]]:
