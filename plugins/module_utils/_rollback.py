@@ -15,6 +15,7 @@ from typing import Any
 from . import _deadman, _doubt, _quiesce
 from ._errors import EvenkeelError, RestoreFailed
 from ._resources.registry import held
+from ._services import outage
 from ._store import transaction
 from ._store.durable import remove_file, write_file
 from ._store.manifest import Manifest
@@ -119,6 +120,8 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     if change is not None and change.checkpoint == manifest.id:
         # The change that it ends says when it is over.
         return said, {manifest.id}
+    if not asked.get("begun", True):
+        return [*said, *_up_again(store, asked)], set()
     how = Options(
         asked["kinds"],
         asked.get("paths", ()),
@@ -135,6 +138,18 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         raise
     said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
     return said, {manifest.id}
+
+
+def _up_again(store: Store, asked: dict[str, Any]) -> list[str]:
+    """Start what a rollback had stopped that was killed before it had changed anything; what was done, in words."""
+    started, left = outage.bring_up(outage.Down(**asked["down"]), store.system)
+    remove_file(resume_path(store))
+    if left:
+        words = [f"{name}: {why}" for name, why in left.items()]
+        raise RestoreFailed(
+            f"an interrupted rollback had stopped what does not start again: {'; '.join(words)}", left=words
+        )
+    return [f"started {name}, which an interrupted rollback had stopped" for name in started]
 
 
 def _asked(store: Store) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from contextlib import suppress
 from dataclasses import replace
-from {LIBRARY} import _deadman
+from {LIBRARY} import _watch
 from {LIBRARY}._checkpoint import checkpoint
 from {LIBRARY}._errors import Damaged, EvenkeelError
 from {LIBRARY}._rollback import finish, rollback
@@ -51,7 +51,7 @@ try:
     elif sys.argv[2] in ("rollback", "swap"):
         rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
     elif sys.argv[2] == "guarded":
-        _deadman._start_process = lambda *_words: None  # Here it is a boot that ends it.
+        _watch.start = lambda *_words: None  # Here it is a boot that ends it.
         rollback(store, sys.argv[5], confirm_within=60.0)
     elif sys.argv[2] == "scrub":
         with suppress(Damaged):  # It says what it found and put aside.

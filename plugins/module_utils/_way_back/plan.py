@@ -105,6 +105,14 @@ def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     return [section for section in manifest.sections if not kinds or section.kind in kinds]
 
 
+def check_declared(manifest: Manifest) -> None:
+    """UsageError for a declaration of trees that nobody could have made: the checkpoint is not to be trusted."""
+    for section in manifest.sections:
+        spec = section.spec if section.kind == "files" else tree_spec(section)
+        if spec is not None:
+            files.check(files.declared(spec))
+
+
 def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     """NotFound names the path of which the checkpoint knows nothing, UsageError one that is no absolute path."""
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]

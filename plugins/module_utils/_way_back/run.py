@@ -75,7 +75,8 @@ class Run:
         self._restart_needed: list[dict[str, Any]] = []
         self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.insist:  # It was asked then, when a run was interrupted.
-            plan.check_paths(manifest, how.paths)
+            plan.check_declared(manifest)
+        plan.check_paths(manifest, how.paths)
         self._made = Plan(manifest, plan.chosen(manifest, how.kinds))
 
     def carry_out(self) -> dict[str, Any]:
@@ -283,15 +284,15 @@ class Run:
             coming = services.foresee(mine, self._at())
         if coming.names:
             self._down = self._down.and_then(coming)
-            self._ask()  # What is down has to come up again, whatever happens.
+            self._ask(begun=False)  # What is down has to come up again, whatever happens.
             self._notes += outage.take_down(coming, self.store.system).left
         if self.how.quiesce or coming.names:
             self._look_again(writer, paths)
         if self._keeps:
             self._keep(writer)
-        self._ask()
         if self._arm is not None and self._undo:
             self.change = self._arm(self._undo)
+        self._ask()
 
     @contextmanager
     def _standing_still(self) -> Iterator[None]:
@@ -497,12 +498,13 @@ class Run:
         """What a journal says that it is for."""
         return {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "held": self._kinds()}
 
-    def _ask(self) -> None:
-        """From here on a kill is followed by the whole rollback."""
+    def _ask(self, begun: bool = True) -> None:
+        """From here on a kill is followed by the whole rollback, or, before it has ``begun``, by a start of what is
+        down."""
         wanted = {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "paths": list(self.how.paths)}
         so_far = {"undo": self._undo, "changed": self._changed, "down": asdict(self._down)}
         try:
-            write_file(resume_path(self.store), json.dumps({**wanted, **so_far}).encode())
+            write_file(resume_path(self.store), json.dumps({**wanted, **so_far, "begun": begun}).encode())
         except OSError:
             if not self.how.insist:  # Its change is armed, and asks for the same.
                 raise
