@@ -252,7 +252,7 @@ def _until_done(store: Store, generation: int) -> int:
         for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
             _make_room(store)
             try:
-                with _locked(store):
+                with _locked(store, generation):
                     pause = min(pause, _try(store, generation))
             except Exception as error:  # The lock, or no room for a record.
                 sys.stderr.write(f"{_words(error)}\n")
@@ -269,15 +269,16 @@ def _until_done(store: Store, generation: int) -> int:
 
 
 @contextmanager
-def _locked(store: Store) -> Iterator[None]:
-    """The lock of the store; whoever holds it and was stopped goes on."""
+def _locked(store: Store, generation: int) -> Iterator[None]:
+    """The lock of the store; whoever holds it and was stopped goes on. Raises Busy once the change is over: the next
+    one is armed under this lock, and waits for this watcher to leave."""
     with ExitStack() as held:
         for last in [False] * 60 + [True]:
             try:
                 held.enter_context(store.locked(wait=1.0))
                 break
             except Busy:
-                if last:
+                if last or _is_over(store, generation):
                     raise
                 _watch.wake(store.join("lock"))
         yield

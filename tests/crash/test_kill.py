@@ -56,6 +56,9 @@ try:
     elif sys.argv[2] == "scrub":
         with suppress(Damaged):  # It says what it found and put aside.
             scrub(store)
+    elif sys.argv[2] == "replay":  # The journal alone, without the rollback that is planned anew after it.
+        with store.locked():
+            sys.exit(4 if any(one.left for one in transaction.unfinished(store)) else 0)
     else:
         if sys.argv[2] == "boot":
             store.system = replace(store.system, boot_id=lambda: "another")

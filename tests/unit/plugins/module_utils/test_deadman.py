@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Busy,
     Damaged,
     Refused,
     RestoreFailed,
@@ -573,3 +574,20 @@ def test_an_operator_who_is_refused_leaves_the_dead_man_in_charge(store: Store, 
 def no_unit(argv: Any, timeout: float) -> Any:
     out = "LoadState=not-found\nActiveState=inactive\nSubState=dead\nUnitFileState=\n"
     return type("Done", (), {"rc": 0, "words": "", "out": out})
+
+
+def test_who_waits_for_the_lock_leaves_once_the_change_is_over(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next change is armed under this lock, and its watcher waits for this one to leave."""
+    alone(monkeypatch)
+    generation = begin(store, live)
+    change = _deadman.armed(store)
+    assert change is not None
+    with store.locked():
+        later = threading.Timer(0.5, _deadman.conclude, (store, change, _deadman.ROLLED_BACK, "settle"))
+        later.start()
+        began = time.monotonic()
+        with pytest.raises(Busy), _agent._locked(store, generation):
+            pass
+        assert time.monotonic() - began < 20
