@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def steps(self) -> list[Step]:
-        return self.early + self.files + self.late
+        return self.files + self.early + self.late
 
 
 def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
