@@ -101,7 +101,9 @@ def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet:
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("confirmed", "settle")
     words = ("rollback", "-i", "inventory", "--limit", HOST, "--to", "closed", "--confirm-within", "20s", "-T", "3")
     code, out = fleet.evenkeel(*words)
-    assert code == 4 and "unreachable" in out and not open_to_us(fleet) and fleet.armed(HOST)
+    # The login is tried for some seconds: it is refused to the last, or comes when the host has put itself back.
+    lost = code == 4 and "unreachable" in out
+    assert lost or (code == 2 and "put itself back already, by deadline" in " ".join(out.split())), out
     assert fleet.eventually(lambda: open_to_us(fleet), 30) and fleet.disarmed(HOST)
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
     # Where nothing is to be done there is nothing to confirm.
