@@ -89,7 +89,14 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     if change is not None and change.checkpoint in back:
         why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
-        execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
+        try:
+            execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
+        except EvenkeelError as error:
+            error.message = (
+                f"this host is in doubt since its change of generation {change.generation}, and could not be put back "
+                f"now: {error.message}. Mend the cause, or accept it as it is (ft_accept)"
+            )
+            raise
         said.append(
             f"rolled back the unconfirmed change {change.name} (generation {change.generation}), {_BEGAN.get(why, why)}"
         )
