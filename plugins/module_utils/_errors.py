@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_NOTHING = re.compile(r"(?:[;.] )?\bnothing was (?:changed|touched)\b", re.IGNORECASE)
 
 
 class EvenkeelError(Exception):
@@ -16,6 +19,11 @@ class EvenkeelError(Exception):
         super().__init__(message)
         self.message = message
         self.result = result
+
+    @property
+    def cause(self) -> str:
+        """The message of one thing that failed among others: that nothing was changed is true of that thing alone."""
+        return _NOTHING.sub("", self.message)
 
 
 class UsageError(EvenkeelError):

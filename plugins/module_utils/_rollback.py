@@ -94,7 +94,7 @@ def finish(store: Store, boot: bool = False) -> list[str]:
         except EvenkeelError as error:
             error.message = (
                 f"this host is in doubt since its change of generation {change.generation}, and could not be put back "
-                f"now: {error.message}. Mend the cause, or accept it as it is (ft_accept)"
+                f"now: {error.cause}. Mend the cause, or accept it as it is (ft_accept)"
             )
             raise
         said.append(
@@ -189,7 +189,7 @@ def execute(
         run = Run(store, manifest, replace(how, insist=True))
         result = run.carry_out()
     except EvenkeelError as error:
-        error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.message]
+        error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.cause]
         change = _deadman.keep_trying(store, change, by, error.result["left"])
         error.result["armed"] = change.shown()
         raise

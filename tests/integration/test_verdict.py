@@ -295,7 +295,7 @@ def test_the_role_has_the_same_answer(folders: Folders, extra: Mapping[str, Any]
     ("more", "playbook", "words", "said"),
     [
         ({}, "- hosts: web\n  vars_prompt: [{name: version}]\n", (), "version"),
-        ({}, play(WRITE), ("--tags", "x", "--skip-tags", "all"), "--skip-tags"),
+        ({}, play(WRITE), ("--tags", "x", "--skip-tags", "x,always"), "--skip-tags"),
         ({"evenkeel_waves": "{{ nowhere }}"}, play(WRITE), (), "evenkeel_waves"),
         ({"evenkeel_rescued": "ignore"}, play(WRITE), (), "evenkeel_rescued"),
         ({}, play(WRITE), ("-e", "evenkeel_store=/one/for/all"), "one host"),

@@ -376,15 +376,15 @@ class _Staging:
                 try:
                     planned.append(self._ready(step, number, created))
                 except Damaged as error:
-                    self._damaged.append(f"{step.target}: {error.message}")
-                    self.left[step.target] = error.message
+                    self._damaged.append(f"{step.target}: {error.cause}")
+                    self.left[step.target] = error.cause
                 except OSError as error:
                     if error.errno in _FULL and not self._partly:
                         error.filename = step.target
                         raise
                     self.left[step.target] = error.strerror or str(error)
                 except EvenkeelError as error:
-                    self.left[step.target] = error.message
+                    self.left[step.target] = error.cause
             if self._damaged and not self._partly:
                 raise Damaged(
                     f"the store cannot give back {len(self._damaged)} of the paths; nothing was changed. "
@@ -614,7 +614,7 @@ def _noting(doubtful: dict[bytes, str], path: bytes) -> Iterator[None]:
     except OSError as error:
         doubtful.setdefault(path, error.strerror or str(error))
     except UsageError as error:  # It leads through a symlink by now.
-        doubtful.setdefault(path, error.message)
+        doubtful.setdefault(path, error.cause)
 
 
 def _own(path: str) -> int | None:

@@ -173,7 +173,7 @@ def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[N
     except Damaged:
         raise
     except EvenkeelError as error:
-        notes[what] = error.message
+        notes[what] = error.cause
     except Exception as error:
         if store and isinstance(error, OSError):
             raise
@@ -348,7 +348,7 @@ def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], l
     try:
         wrong = KINDS[section.kind].verify(own, store.system)
     except EvenkeelError as error:
-        wrong = [f"{section.kind}: {error.message}"]
+        wrong = [f"{section.kind}: {error.cause}"]
     return ([] if wrong else [f"{section.kind}: {len(own)} as recorded"]), wrong
 
 

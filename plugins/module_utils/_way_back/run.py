@@ -94,6 +94,11 @@ class Run:
             words = f"the rollback to {self.manifest.name} stopped: {type(error).__name__}: {error}"
             raise self._ended(RestoreFailed(words)) from error
         result = self.result()
+        if self._left and not self._made.steps and not self.done and not self.how.insist:
+            words = "; ".join(self._left[:20])
+            raise Refused(
+                f"what differs from {self.manifest.name} cannot be put back; nothing was changed: {words}", **result
+            )
         if self._left:
             self._forget(whole=False)
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
@@ -244,7 +249,7 @@ class Run:
         except (OSError, EvenkeelError) as error:
             if not self.how.insist:
                 raise
-            why = error.message if isinstance(error, EvenkeelError) else str(error)
+            why = error.cause if isinstance(error, EvenkeelError) else str(error)
             self._cause({step.target: why for step in self._made.files})
             self._made.files = []  # No path can; all the rest goes back.
 
@@ -439,7 +444,7 @@ class Run:
             yield
         except EvenkeelError as error:
             self.done += error.result.get("done", [])
-            self._causes.setdefault(what, []).extend(error.result.get("left") or [error.message])
+            self._causes.setdefault(what, []).extend(error.result.get("left") or [error.cause])
         except OSError as error:
             self._causes.setdefault(what, []).append(str(error))
         except Exception as error:  # One kind that nobody thought of keeps no other one back.

@@ -331,6 +331,29 @@ def test_what_nobody_thought_of_in_one_kind_keeps_no_other_back(
     assert result["left"] == ["sysctl: RecursionError: too deep"]
 
 
+def test_that_nothing_was_changed_is_said_where_it_is_true_of_the_whole(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysctl = Word("sysctl", [])
+    kinds(monkeypatch, sysctl=sysctl)
+    checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}])
+
+    def refuses(*_words: object) -> list[str]:
+        raise Refused("sysctl: it is gone. Nothing was changed; mend it")
+
+    monkeypatch.setattr(sysctl, "other", refuses)
+    (tree / "a").write_text("new")
+    with pytest.raises(RestoreFailed, match="is put back, but") as partly:
+        rollback(store, "change")
+    assert (tree / "a").read_text() == "first"
+    assert "othing was changed" not in partly.value.message + str(partly.value.result["left"])
+    assert "it is gone; mend it" in str(partly.value.result["left"])
+    before = sorted(os.listdir(store.root))
+    with pytest.raises(Refused, match="cannot be put back; nothing was changed: .*it is gone; mend it"):
+        rollback(store, "change")
+    assert sorted(os.listdir(store.root)) == before
+
+
 def test_what_was_taken_down_comes_up_whatever_ends_a_rollback(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
