@@ -331,6 +331,27 @@ def test_what_nobody_thought_of_in_one_kind_keeps_no_other_back(
     assert result["left"] == ["sysctl: RecursionError: too deep"]
 
 
+def test_where_no_path_can_be_made_ready_all_other_kinds_go_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal cannot be written, perhaps: the disk of the store is full, or read-only."""
+    sysctl = Word("sysctl", [])
+    kinds(monkeypatch, sysctl=sysctl)
+    declared = [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    sysctl.now = "new"
+
+    def full(*_words: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction.Transaction, "stage", full)
+        result = back(store, generation)
+    assert sysctl.now == "old" and (tree / "a").read_text() == "new"
+    assert result["left"] and all("No space left on device" in one for one in result["left"])
+
+
 def test_that_nothing_was_changed_is_said_where_it_is_true_of_the_whole(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
