@@ -509,6 +509,27 @@ def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store
     assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
 
 
+def test_a_service_does_not_start_on_the_lock_of_the_dead(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tree / "web.pid").write_text(f"{gone.pid}\n")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+    found: list[bool] = []
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        found.append((tree / "web.pid").exists())
+        return [Step("services", "start", one) for one in down.units], {}
+
+    monkeypatch.setattr(services, "bring_up", start)
+    assert "whose it was does not run any more" in str(rollback(store, "before")["notes"])
+    assert found == [False]
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, again: bool
