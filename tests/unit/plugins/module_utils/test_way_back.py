@@ -509,6 +509,28 @@ def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store
     assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
 
 
+def test_what_a_service_saves_as_it_stops_does_not_stay(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "state").write_text("recorded")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+
+    def stop(down: outage.Down, _system: object) -> outage.Down:
+        (tree / "state").write_text("saved as it stopped")
+        return down
+
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", stop)
+    monkeypatch.setattr(
+        services, "bring_up", lambda down, _at: ([Step("services", "start", one) for one in down.units], {})
+    )
+    undo = rollback(store, "before")["undo"]
+    assert (tree / "state").read_text() == "recorded"
+    rollback(store, undo)
+    assert (tree / "state").read_text() == "saved as it stopped"
+
+
 def test_a_service_does_not_start_on_the_lock_of_the_dead(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
