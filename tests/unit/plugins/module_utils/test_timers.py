@@ -157,8 +157,6 @@ def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
     script = (
         "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); time.sleep(60)"
     )
-        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); time.sleep(60)"
-    )
     holder = subprocess.Popen([sys.executable, "-c", script, str(agent)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
