@@ -18,13 +18,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
 from .fake_systemd import Machine, Unit, machine
 
 WEB = "web.service"
-# Begins a worker for each line that it reads, and ends those before; writes to its log what follows "say ".
+# Begins as many workers as the line that it reads says, and ends those before, or none of them for "+"; writes to its
+# log what follows "say ".
 DAEMON = """
 import subprocess, sys
 log, workers = open(sys.argv[1], "a"), []
 for line in sys.stdin:
     if line.startswith("say "):
         print(line[4:], end="", file=log, flush=True)
+    elif line.startswith("+"):
+        workers.append(subprocess.Popen(["sleep", "60"]))
     else:
         old, workers = workers, [subprocess.Popen(["sleep", "60"]) for _ in range(int(line))]
         for one in old:
@@ -72,6 +75,11 @@ def test_new_workers_in_the_place_of_the_old_ones_show_it(daemon: Daemon) -> Non
     daemon.log.write_text("[emerg] of long ago\n")
     found = reload("web", host(daemon, lambda: daemon.do("2")).system())
     assert found.shown == found.words == "2 new workers"
+
+
+def test_one_worker_more_than_before_may_be_a_request_s(daemon: Daemon) -> None:
+    found = reload("web", host(daemon, lambda: daemon.do("+")).system())
+    assert (found.shown, found.words) == ("", ASKED)
 
 
 def test_a_service_that_goes_on_with_what_it_had_has_failed(daemon: Daemon) -> None:
