@@ -13,19 +13,20 @@ import os
 import re
 import stat
 import sys
+import time
 from bisect import insort
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
-from .._store.tree import ancestors, check_path, mount_points, open_dir
+from .._store.tree import Parents, ancestors, check_path, mount_points, open_dir
 from .entry import (
     ABOVE,
     ABSENT,
@@ -72,6 +73,10 @@ _PSEUDO = {
 # The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
 MOUNTS = "mounts"
 _TRIES = 3
+# Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on: what changed less than
+# this before it was read is read once more, at least so many seconds later.
+_FRESH = 2_000_000_000
+_APART = 0.1
 # How deep a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
 # Bytes of holes in one file that a tolerant look does not read through.
@@ -129,6 +134,17 @@ class Scan:
         ]
 
 
+class _Fresh(NamedTuple):
+    """A file that changed just before it was read: the number of its line, what it had, and when it was read."""
+
+    place: int
+    path: bytes
+    kind: str
+    sha: str
+    info: os.stat_result
+    read: float
+
+
 class _Walk:
     """``lines`` are sorted by path within each declared path; ``keys`` are theirs for the cache, end to end."""
 
@@ -153,6 +169,8 @@ class _Walk:
         self.learned = 0
         self.learned_bytes = 0
         self.gone: list[int] = []
+        self.fresh: list[_Fresh] = []
+        self.latest: _Fresh | None = None
         self.holding: set[bytes] = set()
         self.shared: dict[tuple[int, int], list[int]] = {}
         patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
@@ -170,8 +188,15 @@ class _Walk:
     def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
         if info is not None and info.st_nlink > 1:
             self.share(info, len(self.lines))
+        self.note_fresh(len(self.lines))
         self.lines.append(line)
         self.keys += key
+
+    def note_fresh(self, place: int) -> None:
+        """The file that was read last, if it has to be read once more, has its line at that place."""
+        if self.latest is not None:
+            self.fresh.append(self.latest._replace(place=place))
+            self.latest = None
 
     def each(self, path: bytes) -> None:
         """A declared path. One that a tolerant look cannot see, as on a mount that is dead, keeps no other one back."""
@@ -264,6 +289,7 @@ class _Walk:
         return len(self.lines) - 1
 
     def fill(self, place: int, line: str, key: bytes) -> None:
+        self.note_fresh(place)
         self.lines[place] = line
         self.keys[place * len(NEVER) : (place + 1) * len(NEVER)] = key
 
@@ -485,13 +511,62 @@ class _Walk:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
                 kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
+                # What is compared alone needs no second look: torn, it is like nothing that was recorded.
+                if isinstance(self.sink, Writer) and time.time_ns() - before.st_ctime_ns < _FRESH:
+                    self.latest = _Fresh(-1, path, kind, sha, before, time.monotonic())
                 return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
             if self.tolerant and size > SMALL:
                 break
-        raise EvenkeelError(
-            f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
-            "exclude it, or stop what writes it while the checkpoint is taken"
-        )
+        raise _unstable(path)
+
+    def read_again(self) -> None:
+        """Read once more what changed just before it was read (I11): it counts when it is the same both times."""
+        for _attempt in range(_TRIES):
+            todo, self.fresh = self.fresh, []
+            if not todo:
+                return
+            time.sleep(max(0.0, max(one.read for one in todo) + _APART - time.monotonic()))
+            with Parents() as parents:
+                for one in todo:
+                    try:
+                        self.once_more(one, *parents.of(one.path))
+                    except FileNotFoundError:  # Then it is not part of this moment.
+                        self.gone.append(one.place)
+                    except (OSError, EvenkeelError) as error:
+                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # No file any more.
+                        self.drop(one, self.tolerate(_unstable(one.path) if other else error))
+        for one in self.fresh:
+            self.drop(one, self.tolerate(_unstable(one.path)))
+
+    def once_more(self, one: _Fresh, parent: int, name: bytes) -> None:
+        """Have the line of what is there now in the place of the one that is not true any more."""
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            before = os.fstat(fd)
+            if (before.st_dev, before.st_ino, *_moment(before)) == (
+                one.info.st_dev,
+                one.info.st_ino,
+                *_moment(one.info),
+            ):
+                sha, _size = Hasher().add_file(fd)
+                if sha == one.sha and _moment(before) == _moment(os.fstat(fd)):
+                    return
+        finally:
+            os.close(fd)
+        if self.tolerant and one.info.st_size > SMALL:
+            raise _unstable(one.path)
+        line, key, info = self.file(one.path, name, parent, one.kind)
+        self.fill(one.place, line, key)
+        if one.info.st_nlink > 1:
+            self.shared[one.info.st_dev, one.info.st_ino].remove(one.place)
+        if info.st_nlink > 1:
+            self.share(info, one.place)
+
+    def drop(self, one: _Fresh, why: str) -> None:
+        """In place of the line of a file that never held still: one that is like nothing that was recorded."""
+        entry = Entry.parse(self.lines[one.place])._replace(sha256=_UNREAD)
+        self.unread[one.path] = why
+        self.fill(one.place, entry.line(), NEVER)
 
     def key(self, info: os.stat_result, kind: str) -> bytes:
         key = self.cache.key(info, kind) if self.cache is not None else NEVER
@@ -547,6 +622,7 @@ def scan(
     try:
         for path in spec["paths"]:
             walk.each(os.fsencode(path))
+        walk.read_again()
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     except RecursionError as error:
@@ -659,6 +735,13 @@ def _entry(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str
         info.st_mtime_ns,
         rdev=rdev,
         xattrs=xattrs,
+    )
+
+
+def _unstable(path: bytes) -> EvenkeelError:
+    return EvenkeelError(
+        f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
+        "exclude it, or stop what writes it while the checkpoint is taken"
     )
 
 

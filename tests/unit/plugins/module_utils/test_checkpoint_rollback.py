@@ -15,7 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
@@ -527,6 +527,78 @@ def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree
 
     with pytest.raises(EvenkeelError, match=r"live/a is unstable.*exclude it"):
         files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
+
+
+def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> list[float]:
+    """A clock so coarse that no write shows in the times; ``write`` goes on while a checkpoint waits. How often that
+    was."""
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        write()
+
+    monkeypatch.setattr(files, "_moment", lambda info: (info.st_size, 0, 0))
+    monkeypatch.setattr(files.time, "sleep", sleep)
+    return waits
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_a_file_that_is_being_written_is_read_until_it_is_the_same_twice(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    torn, whole = b"B" * (size // 2) + b"A" * (size // 2), b"B" * size
+    (tree / "a").write_bytes(torn)
+    waits = _coarse(monkeypatch, lambda: os.pwrite(fd, whole, 0))
+    fd = os.open(tree / "a", os.O_WRONLY)
+    try:
+        made = checkpoint(store, "before", protect(tree / "a"))
+    finally:
+        os.close(fd)
+    (entry,) = [Entry.parse(line) for line in store.manifest(made["id"]).sections[0].lines if line[0] == "f"]
+    assert b"".join(store.objects.read(entry.sha256)) == whole
+    assert len(waits) == 2  # The second time it was as it had been the first.
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_a_file_that_is_never_the_same_twice_is_unstable_whatever_its_times_say(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (tree / "a").write_bytes(os.urandom(size))
+    waits = _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(os.urandom(size)))
+    with pytest.raises(EvenkeelError, match=r"live/a is unstable.*exclude it"):
+        checkpoint(store, "before", protect(tree / "a"))
+    assert len(waits) == 3
+    # A host that goes back by itself goes on without it.
+    found = files.scan(files.check({"paths": [str(tree)]}), Writer(store.objects), tolerant=True)
+    assert "unstable" in found.unread[os.fsencode(tree / "a")]
+    assert not [line for line in found.lines() if line.startswith(f"f {tree}/a ")]
+
+
+def test_what_changed_before_is_read_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = _coarse(monkeypatch, lambda: None)
+    monkeypatch.setattr(files, "_FRESH", 0)
+    checkpoint(store, "before", protect(tree))
+    assert waits == []
+
+
+def test_a_file_that_goes_or_is_another_while_it_is_read_again(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tree.parent / "other"
+    other.write_text("another")
+
+    def change() -> None:
+        if other.exists():
+            (tree / "sub" / "large").unlink()
+            other.rename(tree / "a")
+
+    _coarse(monkeypatch, change)
+    made = checkpoint(store, "before", protect(tree))
+    lines = {path_of(line): line for line in store.manifest(made["id"]).sections[0].lines}
+    assert os.fsencode(tree / "sub" / "large") not in lines
+    # The one that was its hard link is none of it any more.
+    assert "link=" not in lines[os.fsencode(tree / "a")] and "link=" not in lines[os.fsencode(tree / "sub" / "hard")]
 
 
 @pytest.mark.parametrize("path", ["sub", "a", "link", "sub/deep"])
