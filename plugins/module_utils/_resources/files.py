@@ -116,12 +116,13 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Scan:
-    """Entries on disk now, sorted by path; directories that hold something excluded; and of a tolerant look what it
-    could not read whole: path -> why."""
+    """Entries on disk now, sorted by path; directories that hold something excluded; of a tolerant look what it could
+    not read whole: path -> why; and which directory each is: path -> device, inode."""
 
     entries: Tree
     holding: set[bytes] = field(default_factory=set)
     unread: dict[bytes, str] = field(default_factory=dict)
+    inodes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """All that a checkpoint can record: no socket, and no content that was not read."""
@@ -172,6 +173,7 @@ class _Walk:
         self.fresh: list[_Fresh] = []
         self.latest: _Fresh | None = None
         self.holding: set[bytes] = set()
+        self.inodes: dict[bytes, tuple[int, int]] = {}
         self.shared: dict[tuple[int, int], list[int]] = {}
         patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
         self.names = _pattern([*_OWN_NAMES, *(one for one in patterns if b"/" not in one)])
@@ -218,7 +220,9 @@ class _Walk:
                     return
                 try:
                     # Without its time, which changes with whatever else happens in it.
-                    entry = _entry(above, os.fstat(fd), ABOVE, self.xattrs(fd, above))._replace(mtime=0)
+                    info = os.fstat(fd)
+                    self.inodes[above] = (info.st_dev, info.st_ino)
+                    entry = _entry(above, info, ABOVE, self.xattrs(fd, above))._replace(mtime=0)
                     self.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
@@ -318,6 +322,7 @@ class _Walk:
         try:
             kind = self.mounts.get(path, kind)
             info = os.fstat(fd)
+            self.inodes[path] = (info.st_dev, info.st_ino)
             known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
             if known is None:
                 flags = inode_flags(fd) & FLAGS
@@ -654,7 +659,7 @@ def scan(
                 lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
     if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.worth_saving()):
         sink.afterwards(partial(cache.save, walk.lines, walk.keys))
-    return Scan(Tree(lines), walk.holding, walk.unread)
+    return Scan(Tree(lines), walk.holding, walk.unread, walk.inodes)
 
 
 def declared(spec: dict[str, Any]) -> dict[str, Any]:
@@ -829,6 +834,7 @@ def compare(then: Tree, now: Scan) -> list[Step]:
     Each step's detail has ``op`` and the manifest line of what shall be: ``put`` a new object in place, ``swap`` it
     with one of another type, ``meta`` set attributes of what stays, ``delete``. In an order that can be carried out:
     parents before children, deletions after, from the leaves up. ``blocked`` says why a step cannot be carried out.
+    ``folder`` and ``self`` (device, inode) are the directory that it is in, and it is itself, as the scan found them.
 
     A socket belongs to the program that listens: none is put back, and none is taken away.
     """
@@ -864,7 +870,7 @@ def compare(then: Tree, now: Scan) -> list[Step]:
             why = ["hard link"]
         if not why:
             continue
-        detail: dict[str, Any] = {"line": entry.line()}
+        detail: dict[str, Any] = {"line": entry.line(), **_which(entry.path, now)}
         if found is None:
             steps.append(Step("files", "create", path, "", dict(detail, op="put")))
         elif found.type != entry.type:
@@ -878,7 +884,13 @@ def compare(then: Tree, now: Scan) -> list[Step]:
             steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
         else:
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
-    return steps + _deletions(pairs, now.holding, gone)
+    return steps + _deletions(pairs, now, gone)
+
+
+def _which(path: bytes, now: Scan) -> dict[str, Any]:
+    """Which directories the path is in and is itself, where they are there."""
+    both = {"folder": now.inodes.get(os.path.dirname(path)), "self": now.inodes.get(path)}
+    return {name: list(inode) for name, inode in both.items() if inode is not None}
 
 
 def swapped(
@@ -909,7 +921,8 @@ def swapped(
             or any(entry.link and entry.path.startswith(inside) != entry.link.startswith(inside) for entry in then)
         ):
             continue
-        detail = {"op": "swap", "line": tree[0].line(), "tree": [entry.line() for entry in tree[1:]]}
+        lines = [entry.line() for entry in tree]
+        detail = {"op": "swap", "line": lines[0], "tree": lines[1:], **_which(root, now)}
         first = found.index(below[0])
         found = [step for step in found if not (os.fsencode(step.target) + b"/").startswith(inside)]
         found.insert(first, Step("files", "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
@@ -934,9 +947,7 @@ def _linked(then: Tree, pairs: dict[bytes, tuple[Entry | None, Entry | None]]) -
     return replaced
 
 
-def _deletions(
-    pairs: dict[bytes, tuple[Entry | None, Entry | None]], holding: set[bytes], gone: set[bytes]
-) -> list[Step]:
+def _deletions(pairs: dict[bytes, tuple[Entry | None, Entry | None]], now: Scan, gone: set[bytes]) -> list[Step]:
     """A step for each topmost tree that was not there; directories that hold excluded files stay."""
     steps: list[Step] = []
     for path in sorted(pairs):
@@ -946,10 +957,10 @@ def _deletions(
         if any(above in gone for above in ancestors(path)):
             continue
         if entry.type == "d":
-            if path in holding:
+            if path in now.holding:
                 continue
             gone.add(path)
-        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete"}))
+        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete", **_which(path, now)}))
     return steps[::-1]
 
 

@@ -265,7 +265,7 @@ def test_a_rollback_whose_staging_directory_is_gone_is_planned_anew(
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
     (journal,) = transaction.pending(store)
-    (staged,) = json.loads(Path(journal, "plan").read_text())["anchors"]
+    ((staged, _inode),) = json.loads(Path(journal, "plan").read_text())["anchors"]
     os.rename(staged, tree.parent / "away")
     checkpoint(store, "later", protect(tree))
     assert (tree / "a").read_text() == "first" and not transaction.pending(store)
