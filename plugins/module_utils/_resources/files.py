@@ -26,7 +26,7 @@ from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
 from .._store.objects import SMALL, Hasher, Writer
-from .._store.tree import Parents, ancestors, check_path, mount_points, open_dir
+from .._store.tree import Parents, ancestors, check_path, is_ours, mount_points, open_dir
 from .entry import (
     ABOVE,
     ABSENT,
@@ -704,7 +704,23 @@ def lacks(spec: dict[str, Any], lines: Sequence[str]) -> list[str]:
             f"{len(inside)} mount points cannot be replaced while they are mounted, only what lies in them: "
             f"{', '.join(inside[:10])}"
         )
-    return found
+    return found + _not_ours(spec, list(lines))
+
+
+def _not_ours(spec: dict[str, Any], lines: list[str]) -> list[str]:
+    """The mounts on which no directory is this user's alone to stage a rollback in, in words. Pure."""
+    tree, words = Tree(lines), []
+    for mount in map(os.fsencode, spec.get(MOUNTS, ())):
+        found: list[Entry] = []
+        for path in map(os.fsencode, spec["paths"]):
+            chain = [one for one in (*ancestors(path), path) if (one + b"/").startswith(mount.rstrip(b"/") + b"/")]
+            found += filter(None, map(tree.find, chain or [mount]))
+        if found and not any(is_ours(entry.uid, entry.mode) for entry in found):
+            words.append(
+                f"{os.fsdecode(mount)} is a mount on which user {found[0].uid} can exchange what a rollback stages: "
+                "that user can keep what is on it, and nothing else, from going back. Give its top directory to root"
+            )
+    return words
 
 
 def excludes(spec: dict[str, Any], path: str) -> bool:

@@ -56,7 +56,7 @@ from .durable import (
 )
 from .preflight import NO_ROOM, below, preflight
 from .store import Store
-from .tree import DIRECTORY, Parents, ancestors, mount_of, mount_points, open_dir, opened
+from .tree import DIRECTORY, Parents, ancestors, is_ours, mount_of, mount_points, open_dir, opened
 
 # How the name of a staging directory begins; the name of its journal follows.
 STAGE = ".evenkeel-"
@@ -263,11 +263,6 @@ def _for_us_alone(info: os.stat_result, above: int) -> bool:
     return mine and info.st_dev == os.fstat(above).st_dev
 
 
-def _is_ours(info: os.stat_result) -> bool:
-    """Whether nobody else can give another name to what we make in the directory."""
-    return info.st_uid == os.geteuid() and bool(not info.st_mode & 0o022 or info.st_mode & stat.S_ISVTX)
-
-
 def _anchors_of(journal: str) -> list[_Anchor]:
     try:
         with open(os.path.join(journal, "anchors")) as stream:
@@ -306,7 +301,7 @@ def _remove_from(above: int, anchor: _Anchor) -> bool:
         fd, name = found
         try:
             # Of one that we have no more of than its name, only where nobody else can have given it that.
-            if anchor.inode is not None or (anchor.old and _is_ours(before)):
+            if anchor.inode is not None or (anchor.old and is_ours(before.st_uid, before.st_mode)):
                 _empty(fd, fd)
         finally:
             os.close(fd)
@@ -508,7 +503,7 @@ class _Anchors:
                 # Immutable, it is not writable in the first place; append-only, names could come and not go.
                 if near and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd) and not inode_flags(fd) & PINNED:
                     # Best where nobody else can rename the staging directory.
-                    if _is_ours(info):
+                    if is_ours(info.st_uid, info.st_mode):
                         return above
                     usable.append(above)
             finally:

@@ -130,6 +130,11 @@ def ancestors(path: bytes) -> Iterator[bytes]:
         at = path.find(b"/", at + 1)
 
 
+def is_ours(uid: int, mode: int) -> bool:
+    """Whether nobody else can give another name to what we make in a directory of this owner and mode."""
+    return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)
+
+
 def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
     """The mount point at or above the path that is nearest to it. Pure."""
     while path not in points and path != b"/":

@@ -790,6 +790,33 @@ def refused(store: Store, tree: Path, words: str) -> None:
     assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "owner"),
+    [
+        (["D / 755 0 0 0", "D /srv 755 2000 2000 0", "d /srv/app 755 2000 2000 0"], 2000),
+        (["D / 755 0 0 0", "D /srv 1777 2000 2000 0", "d /srv/app 755 2000 2000 0"], 2000),
+        (["D / 755 0 0 0", "D /srv 777 0 0 0", "d /srv/app 755 2000 2000 0"], 0),
+        (["D / 755 0 0 0", "D /srv 1777 0 0 0", "d /srv/app 755 2000 2000 0"], None),
+        (["D / 755 0 0 0", "D /srv 755 2000 2000 0", "d /srv/app 750 0 2000 0"], None),
+        (["D / 755 0 0 0", "- /srv/app"], None),
+    ],
+)
+def test_a_mount_where_somebody_can_exchange_what_is_staged_is_named_at_the_checkpoint(
+    lines: list[str], owner: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = {"paths": ["/srv/app"], "exclude": [], "mounts": {"/": "ext4", "/srv": "xfs"}}
+    found = [one for one in files.lacks(spec, lines) if "exchange" in one]
+    assert [f"/srv is a mount on which user {owner} can" in one for one in found] == [True] * (owner is not None)
+
+
+def test_a_mount_inside_a_declared_tree_that_somebody_else_owns_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = {"paths": ["/data"], "exclude": [], "mounts": {"/": "ext4", "/data/a": "xfs", "/data/b": "xfs"}}
+    lines = ["D / 755 0 0 0", "d /data 755 0 0 0", "d /data/a 755 2000 2000 0", "d /data/b 755 0 0 0"]
+    assert [one.split()[0] for one in files.lacks(spec, lines) if "exchange" in one] == ["/data/a"]
+
+
 def test_staging_leaves_no_trace_in_the_time_of_the_directory_above(store: Store, tree: Path, mounted: Path) -> None:
     """The top of a mount, which may be declared, and in which nothing else comes or goes."""
     (mounted / "sub").mkdir()
