@@ -409,6 +409,48 @@ def test_nothing_is_put_into_another_directory_than_was_looked_at(
     assert (owned / "file").read_text() == "as recorded"  # It keeps nothing else back.
 
 
+def test_a_directory_from_which_something_did_not_go_is_not_opened(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root alone may see lies in it by now, and what takes it away is led elsewhere for a moment."""
+    store = store_of(owned.parent)
+    (owned / "pub" / "key").write_bytes(SECRET)
+    (owned / "pub").chmod(0o700)
+    os.chown(owned / "pub", 0, 0)
+    put = transaction._do
+
+    def elsewhere(step: dict[str, Any], path: bytes, *words: Any) -> None:
+        if path.endswith(b"pub/key"):
+            exchange(owned, "pub", "other")
+        try:
+            put(step, path, *words)
+        finally:
+            if path.endswith(b"pub/key"):
+                exchange(owned, "pub", "other")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_do", elsewhere)
+        with pytest.raises(RestoreFailed) as failed:
+            rollback(store, "before")
+    info = (owned / "pub").stat()
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700) and (owned / "pub" / "key").read_bytes() == SECRET
+    assert [one for one in failed.value.result["left"] if "live/pub: mode, owner" in one]
+    assert "live/pub" not in [one["target"] for one in failed.value.result["done"]]
+    rollback(store, "before")
+    assert (owned / "pub").stat().st_uid == NOBODY and (owned / "pub" / "key").read_text() == "as recorded"
+
+
+def test_a_directory_that_was_seen_under_two_names_is_one_of_them_alone(owned: Path) -> None:
+    """Somebody gave it another name while the tree was looked at."""
+    made = transaction._Staging(store_of(owned.parent), str(owned.parent), False)
+    fd = os.open(owned / "pub", os.O_RDONLY)
+    made._compare(os.fsencode(owned / "pub"), fd, None)
+    made._compare(os.fsencode(owned / "pub"), fd, None)
+    with pytest.raises(OSError, match="live/priv is another directory"):
+        made._compare(os.fsencode(owned / "priv"), fd, None)
+    os.close(fd)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("taken", ["junk", "file"])
 def test_another_directory_that_is_taken_for_what_goes_is_given_back(
@@ -537,7 +579,19 @@ def test_a_journal_of_version_0_1_0_is_finished(owned: Path, monkeypatch: pytest
     assert staged_in(owned) == [] and os.listdir(store.join("journal")) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"note": {}}', '{"note": {}, "anchors": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"note": {}}',
+        '{"note": {}, "anchors": 1}',
+        '{"note": 1, "anchors": [], "steps": [1]}',
+    ],
+    ids=lambda one: f"{len(one)} bytes",
+)
 def test_a_plan_that_cannot_be_read_keeps_no_other_back(
     owned: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:

@@ -190,6 +190,10 @@ def unfinished(
                 close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
                 first = first or error
                 continue
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                close(journal)
+                first = first or _unreadable(journal, f"{type(error).__name__}: {error}")
+                continue
             yield finished
         close(journal)
     if first is not None:
@@ -200,13 +204,14 @@ def _read(journal: str) -> dict[str, Any]:
     path = os.path.join(journal, "plan")
     try:
         with open(path) as stream:
-            plan = dict(json.load(stream))
-        if {"note", "anchors", "steps", "directories"} <= set(plan):
-            return plan
-        why = "it is not whole"
-    except (OSError, ValueError, TypeError) as error:
-        why = str(error)
-    raise Damaged(f"the plan of an interrupted rollback, {path}, cannot be read: {why}; run the rollback again")
+            return dict(json.load(stream))
+    except OSError as error:
+        raise _unreadable(journal, str(error)) from error
+
+
+def _unreadable(journal: str, why: str) -> Damaged:
+    path = os.path.join(journal, "plan")
+    return Damaged(f"the plan of an interrupted rollback, {path}, cannot be read: {why}; run the rollback again")
 
 
 def close(journal: str) -> None:
@@ -267,7 +272,7 @@ def _anchors_of(journal: str) -> list[_Anchor]:
     try:
         with open(os.path.join(journal, "anchors")) as stream:
             found = [_Anchor.read(one) for one in json.load(stream)]
-    except (FileNotFoundError, ValueError, TypeError, LookupError):
+    except (FileNotFoundError, ValueError, TypeError, LookupError, RecursionError):
         return []
     return [one for one in found if os.path.basename(one.path).startswith(STAGE)]
 
@@ -992,6 +997,7 @@ def _check_taken(step: dict[str, Any], stage: int, taken: bytes, fd: int, name: 
         except OSError:  # The name is taken.
             new = b"%s.%s" % (name[:200], secrets.token_hex(8).encode())
             os.rename(taken, new, src_dir_fd=stage, dst_dir_fd=fd)
+    os.fsync(fd)
     raise OSError(errno.ESTALE, "somebody gave its name to another directory, which was to stay, while it was removed")
 
 
