@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
@@ -626,6 +627,15 @@ def _committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
             rollback(store, "before")
     (journal,) = set(transaction.pending(store)) - before
     return journal
+
+
+def test_a_journal_with_no_commit_is_no_interrupted_rollback(owned: Path) -> None:
+    """Somebody keeps its staging directory from being removed: that refuses nobody the next change."""
+    store = store_of(owned.parent)
+    Path(store.join("journal"), "000000000000001-1").mkdir(parents=True)
+    assert transaction.pending(store) and not _deadman.host_state(store.root)["interrupted"]
+    Path(store.join("journal"), "000000000000001-1", "COMMIT").touch()
+    assert _deadman.host_state(store.root)["interrupted"]
 
 
 # -- what may be seen while things come back
