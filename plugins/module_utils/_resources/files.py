@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import fnmatch
 import gc
+import hashlib
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -25,7 +27,7 @@ from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
-from .._store.objects import SMALL, Hasher, Writer
+from .._store.objects import CHUNK, SMALL, Hasher, Writer
 from .._store.tree import Parents, ancestors, check_path, is_ours, mount_points, open_dir
 from .entry import (
     ABOVE,
@@ -74,9 +76,11 @@ _PSEUDO = {
 MOUNTS = "mounts"
 _TRIES = 3
 # Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on: what changed less than
-# this before it was read is read once more, at least so many seconds later.
+# this before it was read is read once more. Where somebody has it open for writing, that is so many seconds later: a
+# program that has to wait for a processor stands still in the middle of a write for tenths of a second.
 _FRESH = 2_000_000_000
-_APART = 0.1
+_APART = 1.0
+_GLANCE = 0.02
 # How deep a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
 # Bytes of holes in one file that a tolerant look does not read through.
@@ -136,7 +140,8 @@ class Scan:
 
 
 class _Fresh(NamedTuple):
-    """A file that changed just before it was read: the number of its line, what it had, and when it was read."""
+    """A file that changed just before it was read: the number of its line, what it had, when it was read, and how often
+    it was."""
 
     place: int
     path: bytes
@@ -144,6 +149,7 @@ class _Fresh(NamedTuple):
     sha: str
     info: os.stat_result
     read: float
+    times: int = 1
 
 
 class _Walk:
@@ -526,46 +532,47 @@ class _Walk:
 
     def read_again(self) -> None:
         """Read once more what changed just before it was read (I11): it counts when it is the same both times."""
-        for _attempt in range(_TRIES):
-            todo, self.fresh = self.fresh, []
-            if not todo:
-                return
-            time.sleep(max(0.0, max(one.read for one in todo) + _APART - time.monotonic()))
+        while self.fresh:
+            todo, self.fresh, waiting = self.fresh, [], False
             with Parents() as parents:
                 for one in todo:
                     try:
-                        self.once_more(one, *parents.of(one.path))
+                        if not self.once_more(one, *parents.of(one.path)):
+                            self.fresh.append(one)
+                            waiting = True
                     except FileNotFoundError:  # Then it is not part of this moment.
                         self.gone.append(one.place)
                     except (OSError, EvenkeelError) as error:
                         other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # No file any more.
                         self.drop(one, self.tolerate(_unstable(one.path) if other else error))
-        for one in self.fresh:
-            self.drop(one, self.tolerate(_unstable(one.path)))
+            if waiting:
+                time.sleep(_GLANCE)
 
-    def once_more(self, one: _Fresh, parent: int, name: bytes) -> None:
-        """Have the line of what is there now in the place of the one that is not true any more."""
+    def once_more(self, one: _Fresh, parent: int, name: bytes) -> bool:
+        """False where it is too early to tell. What is not true any more is replaced by what is there now."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
-            before = os.fstat(fd)
-            if (before.st_dev, before.st_ino, *_moment(before)) == (
-                one.info.st_dev,
-                one.info.st_ino,
-                *_moment(one.info),
-            ):
-                sha, _size = Hasher().add_file(fd)
-                if sha == one.sha and _moment(before) == _moment(os.fstat(fd)):
-                    return
+            now = os.fstat(fd)
+            # What is only written on, such as a log, is as it was up to where it ended.
+            longer = os.path.samestat(now, one.info) and now.st_size > one.info.st_size
+            if longer or (os.path.samestat(now, one.info) and _moment(now) == _moment(one.info)):
+                if time.monotonic() - one.read < _APART and _may_be_written(fd):
+                    return False
+                if _hash_of(fd, one.info.st_size) == one.sha and (longer or _moment(now) == _moment(os.fstat(fd))):
+                    return True
         finally:
             os.close(fd)
-        if self.tolerant and one.info.st_size > SMALL:
+        if one.times >= _TRIES or (self.tolerant and one.info.st_size > SMALL):
             raise _unstable(one.path)
         line, key, info = self.file(one.path, name, parent, one.kind)
+        if self.latest is not None:
+            self.latest = self.latest._replace(times=one.times + 1)
         self.fill(one.place, line, key)
         if one.info.st_nlink > 1:
             self.shared[one.info.st_dev, one.info.st_ino].remove(one.place)
         if info.st_nlink > 1:
             self.share(info, one.place)
+        return True
 
     def drop(self, one: _Fresh, why: str) -> None:
         """In place of the line of a file that never held still: one that is like nothing that was recorded."""
@@ -757,6 +764,35 @@ def _entry(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str
         rdev=rdev,
         xattrs=xattrs,
     )
+
+
+def _may_be_written(fd: int) -> bool:
+    """Whether somebody has the file open for writing, or that cannot be known: only otherwise is a lease given.
+
+    It is given back at once. Whoever opens the file just then waits for that, and of the signal that we get for it the
+    default is to do nothing.
+    """
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    return False
+
+
+def _hash_of(fd: int, size: int) -> str:
+    """SHA-256 of the first ``size`` bytes of an open file."""
+    digest = hashlib.sha256()
+    while size:
+        chunk = os.read(fd, min(CHUNK, size))
+        if not chunk:
+            break
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest()
 
 
 def _unstable(path: bytes) -> EvenkeelError:

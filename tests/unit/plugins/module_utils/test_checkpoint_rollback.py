@@ -15,6 +15,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -529,18 +530,27 @@ def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree
         files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
 
 
-def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> list[float]:
+def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object], opened: bool = True) -> list[float]:
     """A clock so coarse that no write shows in the times; ``write`` goes on while a checkpoint waits. How often that
-    was."""
+    was. ``opened``: whether somebody has it open for writing."""
     waits: list[float] = []
+    sleep = time.sleep
 
-    def sleep(seconds: float) -> None:
+    def wait(seconds: float) -> None:
         waits.append(seconds)
         write()
+        sleep(0.01)
 
     monkeypatch.setattr(files, "_moment", lambda info: (info.st_size, 0, 0))
-    monkeypatch.setattr(files.time, "sleep", sleep)
+    monkeypatch.setattr(files, "_APART", 0.05)
+    monkeypatch.setattr(files, "_may_be_written", lambda _fd: opened)
+    monkeypatch.setattr(files.time, "sleep", wait)
     return waits
+
+
+def stored(store: Store, made: dict[str, Any], path: Path) -> bytes:
+    lines = [line for line in store.manifest(made["id"]).sections[0].lines if line.startswith(f"f {path} ")]
+    return b"".join(store.objects.read(Entry.parse(lines[0]).sha256))
 
 
 @pytest.mark.parametrize("size", [4, 200_000])
@@ -549,15 +559,9 @@ def test_a_file_that_is_being_written_is_read_until_it_is_the_same_twice(
 ) -> None:
     torn, whole = b"B" * (size // 2) + b"A" * (size // 2), b"B" * size
     (tree / "a").write_bytes(torn)
-    waits = _coarse(monkeypatch, lambda: os.pwrite(fd, whole, 0))
-    fd = os.open(tree / "a", os.O_WRONLY)
-    try:
-        made = checkpoint(store, "before", protect(tree / "a"))
-    finally:
-        os.close(fd)
-    (entry,) = [Entry.parse(line) for line in store.manifest(made["id"]).sections[0].lines if line[0] == "f"]
-    assert b"".join(store.objects.read(entry.sha256)) == whole
-    assert len(waits) == 2  # The second time it was as it had been the first.
+    waits = _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(whole))
+    made = checkpoint(store, "before", protect(tree / "a"))
+    assert stored(store, made, tree / "a") == whole and waits
 
 
 @pytest.mark.parametrize("size", [4, 200_000])
@@ -565,14 +569,62 @@ def test_a_file_that_is_never_the_same_twice_is_unstable_whatever_its_times_say(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     (tree / "a").write_bytes(os.urandom(size))
-    waits = _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(os.urandom(size)))
+    _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(os.urandom(size)))
     with pytest.raises(EvenkeelError, match=r"live/a is unstable.*exclude it"):
         checkpoint(store, "before", protect(tree / "a"))
-    assert len(waits) == 3
     # A host that goes back by itself goes on without it.
     found = files.scan(files.check({"paths": [str(tree)]}), Writer(store.objects), tolerant=True)
     assert "unstable" in found.unread[os.fsencode(tree / "a")]
     assert not [line for line in found.lines() if line.startswith(f"f {tree}/a ")]
+
+
+def test_a_file_that_only_grows_is_as_it_was_when_it_was_read(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = _coarse(monkeypatch, lambda: (tree / "a.log").open("ab").write(b", and more"))
+    made = checkpoint(store, "before", protect(tree))
+    assert waits and stored(store, made, tree / "a.log") == b"a log"
+
+
+def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = _coarse(monkeypatch, lambda: None, opened=False)
+    hashed, hashes = files._hash_of, []
+
+    def change(fd: int, size: int) -> str:
+        if not hashes:
+            (tree / "a").write_text("other")
+        hashes.append(size)
+        return hashed(fd, size)
+
+    monkeypatch.setattr(files, "_hash_of", change)
+    made = checkpoint(store, "before", protect(tree / "a"))
+    assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
+
+
+def test_who_has_a_file_open_for_writing_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    with path.open("rb") as stream:
+        assert not files._may_be_written(stream.fileno())
+        with path.open("r+b"):
+            assert files._may_be_written(stream.fileno())
+        assert not files._may_be_written(stream.fileno())
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with path.open("rb") as stream:
+            assert files._may_be_written(stream.fileno())  # Through a mapping alone.
+        other.communicate()
+
+
+HOLDING = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as stream:
+    held = mmap.mmap(stream.fileno(), 0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_what_changed_before_is_read_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
