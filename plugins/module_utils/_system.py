@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Callable
@@ -125,15 +125,18 @@ def _said(stream: IO[bytes]) -> str:
     return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
 
 
-def detached(argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def detached(
+    argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
 
-    What a controller marks its own processes with (a session, a run) must not stick to a service.
+    What a controller marks its own processes with (a session, a run) must not stick to a service. ``more``: variables
+    of its environment, which, other than its words, only its own user can read.
     """
     return subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
         [str(word) for word in argv],
         cwd=cwd,
-        env=environment(),
+        env={**environment(), **(more or {})},
         stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ options:
       - V(tcp) takes C(port) and C(host) (by default 127.0.0.1).
       - V(service) takes C(name) (a systemd unit), or C(process) (a mapping with C(name), C(pidfile), C(argv)).
       - V(command) takes C(argv) and C(rc) (0).
-      - V(file) takes C(path) and C(sha256).
+      - V(file) takes C(path) and C(sha256). Of what a symlink leads to it tells only whether it is as wanted.
     type: list
     elements: dict
     default: []
