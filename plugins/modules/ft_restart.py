@@ -144,6 +144,7 @@ from typing import Any
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 ARGUMENTS = {
@@ -167,7 +168,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         soak,
         deadline,
         interval,
-        System(),
+        Store(params["store"], System()).system,
         check_mode,
     )
 
