@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ._errors import Refused
 from ._store.store import Store
-from ._timers import python
+from ._timers import python, words_of
 
 # Seconds within which a watcher must have said that it is there.
 _READY = 60.0
@@ -26,7 +26,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def start(store: Store, number: int, agent: str) -> None:
     """Start the watcher of the change of this number. Raises Refused when it does not say that it is there."""
     reading, writing = os.pipe()
-    argv = [python(), "-I", agent, "--store", store.root, "watch", "--generation", str(number)]
+    argv = [python(), *words_of(agent), "--store", store.root, "watch", "--generation", str(number)]
     try:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             argv,
@@ -51,7 +51,7 @@ def start(store: Store, number: int, agent: str) -> None:
     if said != b"ready\n":
         raise Refused(
             "the dead-man cannot be armed: its watcher does not start; nothing was changed. "
-            f"Try {' '.join(argv[:5])} check"
+            f"Try {python()} -I {agent} --store {store.root} check"
         )
 
 
@@ -123,7 +123,7 @@ def ready() -> None:
 
 def take(path: str, wait: float = 0.0) -> int | None:
     """A descriptor that holds this file or directory for us alone, or None when another process has it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     end = time.monotonic() + wait
     while True:
         try:

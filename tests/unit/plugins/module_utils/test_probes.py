@@ -204,7 +204,9 @@ def test_a_file_probe_tells_nothing_of_what_a_link_leads_to(tmp_path: Path, way:
     """The owner of a directory on the way could have root tell of any file. What is as wanted is known to who asks."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("1234")
-    (tmp_path / "link").symlink_to({"link": tmp_path / "there" / "file", "relative": "there/file"}.get(way, "there"))
+    (tmp_path / "link").symlink_to(
+        {"link": tmp_path / "there" / "file", "relative": Path("there/file")}.get(way, Path("there"))
+    )
     path, right = str(tmp_path / "link") + ("/file" if way == "directory" else ""), hashlib.sha256(b"1234").hexdigest()
     wrong = look({"file": {"path": path, "sha256": "0" * 64}})
     assert wrong.state == "fail" and "through a symlink" in wrong.detail and right not in wrong.detail
