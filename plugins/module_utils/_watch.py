@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from ._errors import Refused
 from ._store.store import Store
+from ._system import send, start_time
 from ._timers import python, words_of
 
 # Seconds within which a watcher must have said that it is there.
@@ -153,8 +154,11 @@ def wake(path: str) -> None:
         with open("/proc/locks") as stream:
             lines = [line.split() for line in stream]
         for words in lines:
-            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == str(inode) and _is_stopped(int(words[-4])):
-                os.kill(int(words[-4]), signal.SIGCONT)
+            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == str(inode):
+                pid = int(words[-4])
+                started = start_time(pid)
+                if started is not None and _is_stopped(pid):
+                    send(pid, started, signal.SIGCONT)
 
 
 def _is_stopped(pid: int) -> bool:
