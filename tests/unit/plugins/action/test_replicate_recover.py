@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,15 @@ def test_the_driver_takes_away_what_a_killed_run_left(
     monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(fleet.home / "tmp"))
     with open_session(ask_ansible(str(tmp_path)), Options(), Secrets(), tmp_path):
         assert not bundle.parent.exists()
+
+
+def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fleet) -> None:
+    left = Path(tempfile.mkdtemp(prefix="evenkeel-bundle-", dir="/var/tmp"))
+    (left / "bundle").write_text("secret")
+    time.sleep(5.5)
+    task = {"evenkeel.fault_tolerance.ft_info": {"store": "{{ evenkeel_store }}"}}
+    assert fleet.play([task], "h1", "--check").rc == 0 and left.exists()
+    assert fleet.play([task], "h1").rc == 0 and not left.exists()
 
 
 def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
