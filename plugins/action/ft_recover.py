@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
@@ -18,6 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover imp
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 
 
 class ActionModule(ActionBase):
@@ -60,7 +59,7 @@ class ActionModule(ActionBase):
         found: dict[str, Any] = {"candidates": candidates, "id": checkpoint, "planned": [plan], "left": left}
         if self._task.check_mode:
             return report({**found, "changed": True, "source": chosen[0]["peer"]})
-        with tempfile.TemporaryDirectory(prefix="evenkeel-", dir=C.DEFAULT_LOCAL_TMP) as scratch:
+        with scratch_directory() as scratch:
             source, why = _bring(
                 inventory, here, carrier, [str(entry["peer"]) for entry in chosen], checkpoint, scratch, timeout
             )

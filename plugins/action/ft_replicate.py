@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
@@ -18,6 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 
 COUNTS = ("verified", "planned")
 
@@ -45,7 +44,7 @@ class ActionModule(ActionBase):
         offered = carrier.phase(here, "offer")
         if offered.get("failed"):
             return report({**offered, "copies": []})
-        with tempfile.TemporaryDirectory(prefix="evenkeel-", dir=C.DEFAULT_LOCAL_TMP) as scratch:
+        with scratch_directory() as scratch:
             replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
             try:
                 replication.place(params["copies"], peers, domains)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run
 
 
 class Carrier:
@@ -22,6 +22,8 @@ class Carrier:
 
     def phase(self, host: Host, phase: str, **values: Any) -> dict[str, Any]:
         store = self._store(host.name)
+        # So that no call of this run takes away a bundle of another call of it.
+        values["run"] = run()
         return host.module(self._module, **self._options, store=store, _phase=phase, _values=values)
 
     def fetch(
@@ -34,12 +36,13 @@ class Carrier:
             try:
                 host.fetch(found["path"], local)
             finally:
-                if os.path.dirname(found["path"]) != directory.rstrip("/"):
-                    self.phase(host, "discard", path=found["path"])
+                self.phase(host, "discard", path=found["path"])
         return found
 
     def deliver(self, host: Host, phase: str, checkpoint: str, local: str) -> dict[str, Any]:
         """Send the bundle ``local`` and have the host take it in (``receive`` or ``adopt``)."""
-        remote = f"{host.directory().rstrip('/')}/{os.path.basename(local)}"
-        host.put(local, remote)
-        return self.phase(host, phase, id=checkpoint, path=remote)
+        found = self.phase(host, "land", directory=host.directory())
+        if found.get("failed"):
+            return found
+        host.put(local, found["path"])
+        return self.phase(host, phase, id=checkpoint, path=found["path"])

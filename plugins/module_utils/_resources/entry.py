@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 import stat
@@ -88,6 +89,12 @@ class Entry(NamedTuple):
         if self.link:
             words.append(f"link={quote(self.link)}")
         return " ".join(words) + _rest(self.sparse, self.flags, self.xattrs)
+
+    def shown(self) -> str:
+        """The line as others may read it: of what may be secret, link targets and values of xattrs, their SHA-256."""
+        words = self._replace(target=b"", xattrs=()).line()
+        words += f" target={_hash(self.target)}" if self.target else ""
+        return words + "".join(f" x:{_key(name)}={_hash(value)}" for name, value in self.xattrs)
 
     @classmethod
     @lru_cache(maxsize=4096)  # Few lines differ, but each of these is asked for several times.
@@ -183,6 +190,10 @@ def _rest(sparse: bool, flags: int, xattrs: tuple[tuple[str, bytes], ...]) -> st
 def _key(name: str) -> str:
     """The name of an xattr, which may be any bytes, as what stands before an equals sign."""
     return quote(os.fsencode(name)).replace("=", "%3D")
+
+
+def _hash(value: bytes) -> str:
+    return f"sha256:{hashlib.sha256(value).hexdigest()}"
 
 
 def path_of(line: str) -> bytes:

@@ -5,11 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _scratch
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
+
+from evenkeel.configuration import ask_ansible
+from evenkeel.options import Options, Secrets
+from evenkeel.session import open_session
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -133,3 +145,76 @@ def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -
     run = recover(fleet)
     assert run.results["h1"]["id"] == second["id"]
     assert (fleet.directory("h1") / "data" / "more").read_text() == "second"
+
+
+def killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Kill a run, with all that it has started, while a peer makes it wait; the bundle that it leaves."""
+    assert fleet.play([CHECKPOINT], "all").rc == 0
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(argv: list[str], **keywords: Any) -> subprocess.CompletedProcess[str]:
+        del keywords["capture_output"], keywords["check"]
+        started.append(subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL, **keywords))
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    locks = [open(fleet.directory(f"h{n}") / "store" / "lock") for n in (2, 3, 4)]  # noqa: SIM115
+    try:
+        for lock in locks:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", begin)
+            task = {"evenkeel.fault_tolerance.ft_replicate": {"peers": "all", "store": "{{ evenkeel_store }}"}}
+            fleet.play([task], "h1")
+        limit = time.monotonic() + 60
+        while not (found := [one for one in temporary(fleet) if one.name.startswith("bundle")]):
+            assert time.monotonic() < limit and started[0].poll() is None
+            time.sleep(0.05)
+    finally:
+        running = psutil.Process(started[0].pid)
+        for process in [running, *running.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        started[0].wait()
+        for lock in locks:
+            lock.close()
+    return found[0]
+
+
+@pytest.mark.parametrize("task", ["ft_replicate", "ft_guard", "ft_settle"])
+def test_what_a_killed_run_left_is_gone_with_the_next_one_of_any_kind(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    bundle = killed(fleet, monkeypatch)
+    assert bundle.stat().st_size > 0 and (bundle.parent / "lock").exists()
+    options: dict[str, Any] = {"peers": "all"} if task == "ft_replicate" else {"group": ["all"]}
+    given = {"store": "{{ evenkeel_store }}", **({"generation": 7} if task == "ft_settle" else options)}
+    fleet.play([{f"evenkeel.fault_tolerance.{task}": given}], "h1")
+    assert not bundle.parent.exists()
+
+
+def test_the_driver_takes_away_what_a_killed_run_left(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = killed(fleet, monkeypatch)
+    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(fleet.home / "tmp"))
+    with open_session(ask_ansible(str(tmp_path)), Options(), Secrets(), tmp_path):
+        assert not bundle.parent.exists()
+
+
+def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fleet) -> None:
+    left = Path(tempfile.mkdtemp(prefix="evenkeel-bundle-", dir="/var/tmp"))
+    (left / "bundle").write_text("secret")
+    time.sleep(5.5)
+    task = {"evenkeel.fault_tolerance.ft_info": {"store": "{{ evenkeel_store }}"}}
+    assert fleet.play([task], "h1", "--check").rc == 0 and left.exists()
+    assert fleet.play([task], "h1").rc == 0 and not left.exists()
+
+
+def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scratch, "_top", lambda: str(tmp_path))
+    with _scratch.scratch_directory() as mine:
+        Path(mine, "bundle").touch()
+        with _scratch.scratch_directory() as other:
+            assert mine != other
+        assert Path(mine, "bundle").exists() and Path(mine).stat().st_mode & 0o777 == 0o700
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -120,6 +122,23 @@ def test_diff_tells_attributes_and_hashes_but_no_content(store: Store, tree: Pat
     shown = rollback(store, "before", check_mode=True)["diff"]
     text = "".join(one["before"] + one["after"] for one in shown)
     assert f"{tree}/a" in text and "sha256=" in text and "secret" not in text
+
+
+def test_diff_tells_no_value_of_an_attribute_and_no_target_of_a_link(store: Store, tree: Path) -> None:
+    """Both may be secret, on the host now and in the checkpoint; that they change is to be seen."""
+    os.setxattr(tree / "a", "user.kept", b"old-secret")
+    os.unlink(tree / "link")
+    os.symlink("old-secret", tree / "link")
+    checkpoint(store, "before", protect(tree))
+    os.setxattr(tree / "a", "user.kept", b"new-secret")
+    os.unlink(tree / "link")
+    os.symlink("new-secret", tree / "link")
+    shown = {one["before_header"]: one for one in rollback(store, "before", check_mode=True)["diff"]}
+    values = (b"old-secret", b"new-secret")
+    assert not any(one.decode() in str(shown) or base64.b64encode(one).decode() in str(shown) for one in values)
+    for path, word in ((tree / "a", "x:user.kept"), (tree / "link", "target")):
+        for value, side in zip(values, ("after", "before"), strict=True):
+            assert f" {word}=sha256:{hashlib.sha256(value).hexdigest()}" in shown[str(path)][side]
 
 
 def test_a_directory_above_two_declarations_is_made_once(store: Store, tree: Path) -> None:

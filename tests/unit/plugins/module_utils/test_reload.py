@@ -106,6 +106,30 @@ def test_requests_are_no_words_of_the_service(tmp_path: Path) -> None:
         served.process.communicate()
 
 
+@pytest.mark.parametrize("way", ["log", "directory"])
+def test_no_words_are_read_through_a_link(tmp_path: Path, way: str) -> None:
+    """The service's own user can put one in the place of its log, to have root tell of another file."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "error.log").write_text("failed: a line of a file of root's\n")
+    (tmp_path / "log").mkdir()
+    served = Daemon(tmp_path / "log" / "error.log")
+
+    def exchange() -> None:
+        if way == "log":
+            served.log.unlink()
+            served.log.symlink_to(tmp_path / "secret" / "error.log")
+        else:
+            (tmp_path / "log").rename(tmp_path / "was")
+            (tmp_path / "log").symlink_to("secret")
+
+    try:
+        assert reload("web", host(served, exchange).system()).words == ASKED
+    finally:
+        served.do("0")
+        served.process.kill()
+        served.process.communicate()
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
