@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evenkeel.answers import BAD
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, Result, feed, message
 from evenkeel.options import Options, Secrets, ask
-from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.outcome import Exit, RunResult, UsageError, under_way
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
 from evenkeel.session import open_session
@@ -72,7 +73,8 @@ def run(
         def stop() -> str:
             return "stopped by the user" if asked_to_stop() else ""
 
-        ended = session.run_own(command, variables, on_event, stop, limit=options.limit)
+        with under_way():
+            ended = session.run_own(command, variables, on_event, stop, limit=options.limit)
     rows = {host: row(record, host, ended.stopped) for host in hosts}
     code = exit_code(command, list(rows.values()))
     reason = next((f"{host}: {one['msg']}" for host, one in rows.items() if one["state"] != "ok"), "")
@@ -114,6 +116,8 @@ def exit_code(command: str, rows: Sequence[Mapping[str, Any]]) -> Exit:
     bad = [one for one in rows if one["state"] != "ok"]
     if not bad:
         return Exit.DONE
+    if any(one.get("error") == BAD for one in bad):
+        return Exit.IN_DOUBT
     refused = any(one.get("error") in _REFUSALS or one.get("task") == "ft_guard" for one in bad)
     if refused and all(one["state"] in ("failed", "missing") for one in rows):
         return Exit.REFUSED
