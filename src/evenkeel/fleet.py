@@ -25,7 +25,8 @@ from evenkeel.targets import LOCAL, Inventory, find_inventory
 _DOUBTFUL = ("rollback", "accept", "recover", "scrub", "status")
 # The checkpoint of each host, from the variable evenkeel_checkpoints.
 FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
-_USAGE = ("UsageError", "NotFound")
+# What a person typed wrong. Of a checkpoint it is no word of theirs: whoever owns a declared tree can make it too deep.
+_USAGE = {False: ("UsageError", "NotFound"), True: ("NotFound",)}
 # Of a result, what speaks of Ansible and of no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
 _REFUSALS = ("Refused", "Busy")
@@ -121,7 +122,7 @@ def exit_code(command: str, rows: Sequence[Mapping[str, Any]]) -> Exit:
     refused = any(one.get("error") in _REFUSALS or one.get("task") == "ft_guard" for one in bad)
     if refused and all(one["state"] in ("failed", "missing") for one in rows):
         return Exit.REFUSED
-    if all(one.get("error") in _USAGE for one in bad) and len(bad) == len(rows):
+    if all(one.get("error") in _USAGE[command == "protect"] for one in bad) and len(bad) == len(rows):
         return Exit.USAGE
     lost = any(one["state"] in ("unreachable", "missing") for one in bad)
     if (lost and command in _DOUBTFUL) or any(one.get("error") == "RestoreFailed" for one in bad):
