@@ -21,8 +21,8 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash integration molecule \
-	bench wheel galaxy clean
+.PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
+	integration molecule bench wheel galaxy clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,7 +39,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
 	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
 
-checks: lint types wheel sanity sanity-2.21 unit-2.21 unit crash
+checks: lint types wheel sanity sanity-2.21 unit-2.21 unit fuzz-short crash
 
 hosts: integration molecule
 
@@ -85,7 +85,17 @@ crash: .venv/test.stamp $(COLLECTION) ## kills, faults and power cuts at a sampl
 	@$(TEST_TOOLS)
 	$(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
-test-long: test-crash $(if $(NEWER),.build/core-2.21/stamp) ## what takes too long for make test: every crash point, storms, deadlines ten times
+fuzz-short: .venv/test.stamp
+	$(BIN)/python -m pytest -q tests/fuzz
+
+# Where atheris cannot be had (it is built for some versions of Python), inputs come by chance.
+FUZZ_SECONDS ?= 600
+fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each; what was found lies below tests/fuzz/corpus
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/fuzz.txt && how=--guided || how=; \
+	for target in $$($(BIN)/python tests/fuzz/run.py --list); do \
+	$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $$how; done
+
+test-long: test-crash fuzz $(if $(NEWER),.build/core-2.21/stamp) ## what takes too long for make test: every crash point, storms, deadlines ten times
 ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q
 endif

@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover import ARGUMENTS

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
@@ -22,5 +23,4 @@ class ActionModule(ActionBase):
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""
             connection.set_option("ssh_args", f"{_NEW_LOGIN} {theirs}".strip())
-        result: dict[str, Any] = self._execute_module(task_vars=task_vars)
-        return result
+        return answer(connection, lambda: self._execute_module(task_vars=task_vars))

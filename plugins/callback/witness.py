@@ -30,6 +30,8 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
+# A variable of more characters than this is not carried to the waves after.
+LONGEST = 16_000_000
 # Tasks that run no code on the host that they name.
 IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "include_vars", "meta", "pause", "set_fact",
         "set_stats", "setup")  # fmt: skip
@@ -134,8 +136,11 @@ def _variables(manager: Any, host: str) -> dict[str, Any]:
     found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
     plain = {}
     for name, value in found.items():
+        # What one host said must not keep all else from being written, nested a little further down than it is here.
         try:
-            plain[str(name)] = json.loads(json.dumps(value))
-        except (TypeError, ValueError):
+            text = json.dumps([[[[[[[[value]]]]]]]])
+            if len(text) <= LONGEST:
+                plain[str(name)] = json.loads(text)[0][0][0][0][0][0][0][0]
+        except (TypeError, ValueError, RecursionError):
             continue
     return plain

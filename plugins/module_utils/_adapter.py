@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from . import _scratch
 from ._errors import EvenkeelError
 from ._jobs import be_ours
-from ._text import escape, escaped, named
+from ._text import bounded, escaped, harmless, named, sentence
 
 STORE = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -35,16 +35,28 @@ def run_module(
     try:
         result = work(named(module.params), module.check_mode)
     except EvenkeelError as error:
-        module.fail_json(msg=escape(error.message), error=type(error).__name__, **report(error.result))
+        module.fail_json(msg=sentence(error.message), error=type(error).__name__, **report(error.result))
     except OSError as error:
-        module.fail_json(msg=escape(f"{error}; nothing more was done"), error="OSError", **report({}))
+        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error="OSError", **report({}))
     if not module._diff:
         result.pop("diff", None)
     for said in result.pop("warnings", []):
-        module.warn(escape(said))
+        module.warn(sentence(said))
     module.exit_json(**report(result))
 
 
 def report(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with all the keys that every module promises, and every name in it as valid UTF-8."""
-    return dict(escaped({"changed": False, **{key: [] for key in REPORT}, **result}))
+    """The result with all the keys that every module promises, bounded, and every name in it as text that shows."""
+    return _whole(escaped(result))
+
+
+def reported(result: dict[str, Any]) -> dict[str, Any]:
+    """The same on the controller, from what hosts have told: there names are escaped already."""
+    return _whole(harmless(result))
+
+
+def _whole(result: dict[str, Any]) -> dict[str, Any]:
+    found = {"changed": False, **{key: [] for key in REPORT}, **result}
+    if isinstance(found.get("msg"), str):
+        found["msg"] = found["msg"].replace("\n", " ")
+    return bounded(found)

@@ -20,10 +20,10 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _timers, _watch
-from ._errors import Refused, UsageError
+from ._errors import Damaged, Refused, UsageError
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
 from ._store.transaction import committed
@@ -96,13 +96,34 @@ class Event:
         return json.dumps(found).encode()
 
 
+# What each field of a record can be.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by"), (str,)),
+    **dict.fromkeys(("until", "within", "due", "tries_until", "at"), (int, float)),
+    "generation": (int,),
+    "rollback": (int, type(None)),
+    "left": (list,),
+    "written": (dict,),
+}
+_Record = TypeVar("_Record", "Armed", "Event")
+
+
 def generation(store: Store) -> int:
     """The number of the newest arming; 0 before the first."""
     try:
-        with open(store.join("generation")) as stream:
-            return int(stream.read())
+        with open(store.join("generation"), "rb") as stream:
+            return int(stream.read(64))
     except FileNotFoundError:
         return 0
+    except ValueError as error:
+        raise _unreadable(store, "generation", error) from error
+
+
+def _unreadable(store: Store, name: str, error: Exception) -> Damaged:
+    return Damaged(
+        f"{store.join(name)} is damaged ({str(error)[:100]}), so that it is not known what this host is in the"
+        " middle of. Look at the host, put it as it should be, and remove that file"
+    )
 
 
 def last_event(store: Store) -> Event | None:
@@ -113,22 +134,44 @@ def last_event(store: Store) -> Event | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        with suppress(ValueError, TypeError):
-            event = Event(**json.loads(line))
-            if not event.until:
-                return event
+        event = event_of(line)
+        if event is not None and not event.until:
+            return event
     return None
+
+
+def event_of(line: bytes) -> Event | None:
+    """What one line of ``events`` says; None when it is torn, or no event."""
+    try:
+        return _typed(Event, json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _typed(record: type[_Record], said: Any) -> _Record:
+    """The record of these values. ValueError, TypeError when they are not of its types."""
+    if not isinstance(said, dict):
+        raise ValueError("it is no mapping")
+    found = record(**said)
+    for one in fields(record):
+        kinds = _KINDS[one.name]
+        value = getattr(found, one.name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{one.name} is {type(value).__name__}")
+    return found
 
 
 def armed(store: Store) -> Armed | None:
     """The change that waits for its confirmation, if there is one."""
     try:
-        with open(store.join("armed")) as stream:
-            found = json.load(stream)
+        with open(store.join("armed"), "rb") as stream:
+            found = json.loads(stream.read())
         # A newer version may have written keys that this one does not know.
-        record = Armed(**{key: found[key] for key in (one.name for one in fields(Armed)) if key in found})
+        record = _typed(Armed, {key: found[key] for key in (one.name for one in fields(Armed)) if key in found})
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(store, "armed", error) from error
     last = last_event(store)
     return None if last is not None and last.generation >= record.generation else record
 

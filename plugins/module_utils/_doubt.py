@@ -11,7 +11,6 @@ is left that is tried again, is in doubt as well, for as long as that takes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,6 +23,7 @@ from ._deadman import (
     Event,
     armed,
     conclude,
+    event_of,
     fence,
     generation,
     record_event,
@@ -65,11 +65,7 @@ def _events(store: Store) -> Iterator[Event]:
             lines = stream.read().split(b"\n")[:-1]
     except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            yield Event(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+    yield from filter(None, map(event_of, lines))
 
 
 def refuse_if_in_doubt(store: Store) -> None:

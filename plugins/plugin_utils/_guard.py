@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Of what a host says, no more goes into a reason.
+_LONGEST = 1000
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -42,28 +45,40 @@ class Decision:
 
 def measured(result: Mapping[str, Any]) -> Measured:
     """What the result of ft_health on a host says; anything but a clear answer is unknown."""
-    words = str(result.get("msg") or "").strip()
+    words = str(result.get("msg") or "").strip()[:_LONGEST]
+    try:
+        return _measured(result, words)
+    except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+        return Measured("unknown", True, f"its answer cannot be trusted: {type(error).__name__}", None)
+
+
+def _measured(result: Mapping[str, Any], words: str) -> Measured:
     if result.get("unreachable"):
         return Measured("unknown", False, words or "no answer", None)
     told = result.get("host_state")
     if result.get("state") not in ("pass", "fail", "unknown") or not isinstance(told, Mapping):
         return Measured("unknown", True, words or "ft_health gave no result", None)
     last = told.get("last") or {}
-    return Measured(str(result["state"]), True, words, _flight(told), last.get("outcome"))
+    outcome = last.get("outcome")
+    return Measured(str(result["state"]), True, words, _flight(told), None if outcome is None else str(outcome)[:40])
 
 
 def _flight(told: Mapping[str, Any]) -> str:
     armed, doubt = told.get("armed"), told.get("doubt")
     if armed and doubt:
-        left = "; ".join(str(one) for one in (doubt.get("left") or [])[:5])
-        which = f"its change of generation {armed.get('generation')} is in doubt, and still tried again ({left})"
+        left = "; ".join(str(one)[:_LONGEST] for one in (doubt.get("left") or [])[:5])
+        which = f"its change of generation {_number(armed)} is in doubt, and still tried again ({left})"
         return f"{which}; roll it back, or accept it as it is (evenkeel accept)"
     if armed:
         until = armed.get("until")
         if isinstance(until, (int, float)):
             until = datetime.datetime.fromtimestamp(until, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"its change of generation {armed.get('generation')} is armed until {until}"
+        return f"its change of generation {_number(armed)} is armed until {str(until)[:40]}"
     return "it was interrupted in the middle of a rollback" if told.get("interrupted") else ""
+
+
+def _number(armed: Mapping[str, Any]) -> str:
+    return str(armed.get("generation"))[:20]
 
 
 def hosts_of_budget(text: str, size: int, name: str, round_up: bool) -> int:

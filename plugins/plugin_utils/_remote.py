@@ -28,6 +28,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
 
 COLLECTION = "evenkeel.fault_tolerance"
 # An argument is templated for the host of the task alone; these inventory variables are each host's own.
@@ -45,9 +46,8 @@ class Host:
 
     def module(self, name: str, **arguments: Any) -> dict[str, Any]:
         """The result of a module of this collection. Raises AnsibleConnectionFailure when the host is unreachable."""
-        result: dict[str, Any] = self._action._execute_module(
-            module_name=f"{COLLECTION}.{name}", module_args=arguments, task_vars=self._variables
-        )
+        module = {"module_name": f"{COLLECTION}.{name}", "module_args": arguments, "task_vars": self._variables}
+        result = answer(self._action._connection, lambda: self._action._execute_module(**module))
         died = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
         # Ansible says that there was no result; why is the last thing that was said instead of one.
         return dict(result, msg=f"the module died: {died[-1].strip()}") if died and result.get("failed") else result

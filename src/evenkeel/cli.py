@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -40,7 +42,8 @@ class Stop:
     def __call__(self) -> int:
         if self.told < self.times:
             self.told = self.times
-            self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow")
+            with contextlib.suppress(OSError):
+                self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow")
         return self.times
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -59,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         if "--json" in Parser.words:
             print(_refusal(self.prog.partition(" ")[2], Exit.USAGE, message))
         self.print_usage(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {message}\nNothing was touched.\n")
+        self.exit(Exit.USAGE, f"{self.prog}: {display.text(message)}\nNothing was touched.\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -161,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.command == "plan":
         return plan.run(args)
-    console = Console(stderr=args.json, highlight=False)
+    console = display.Screen(stderr=args.json, highlight=False)
     stop = Stop(console)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop.handle)
@@ -169,15 +172,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with display.showing(console) as report:
             result = _run(args, given, report=report, asked_to_stop=stop)
-        _print(result, args, given, console)
     except UsageError as error:
-        if args.json:
-            print(_refusal(args.command, Exit.USAGE, str(error)))
-        console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
+        with _readers():
+            if args.json:
+                print(_refusal(args.command, Exit.USAGE, str(error)))
+            console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
         return Exit.USAGE
     except Exception as error:  # whatever it is, hosts may be armed: it must not look like "nothing"
-        return _broken(args, given, error, console)
+        with _readers():
+            _broken(args, given, error, console)
+        return Exit.IN_DOUBT
+    try:
+        with _readers():
+            _print(result, args, given, console)
+    except Exception as error:  # what became of the hosts is known, and it was not shown
+        with _readers():
+            _broken(args, given, error, console)
+        return max(result.exit_code, Exit.IN_DOUBT)
     return result.exit_code
+
+
+@contextlib.contextmanager
+def _readers() -> Iterator[None]:
+    """Around what is printed: whoever read it may be gone (| head, a closed terminal), which changes no exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _print(
@@ -197,17 +223,17 @@ def _refusal(command: str, code: Exit, reason: str) -> str:
     return json.dumps({"command": command, "exit_code": int(code), "reason": reason})
 
 
-def _broken(args: argparse.Namespace, given: options.Options, error: Exception, console: Console) -> int:
+def _broken(args: argparse.Namespace, given: options.Options, error: Exception, console: Console) -> None:
     """An error of our own: what hosts were in the middle of is not known here, and they take care of themselves."""
     reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
     if args.json:
         print(_refusal(args.command, Exit.IN_DOUBT, reason))
-    console.print("".join(traceback.format_exception(error)), style="dim", markup=False, highlight=False)
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        console.print(display.text(line), style="dim", markup=False, highlight=False)
     console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
     console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
     reach, _missing = given.again()
-    console.print("  " + shlex.join(["evenkeel", "status", *reach]), markup=False, soft_wrap=True)
-    return Exit.IN_DOUBT
+    console.print(display.text("  " + shlex.join(["evenkeel", "status", *reach]), 10_000), markup=False, soft_wrap=True)
 
 
 def _run(args: argparse.Namespace, given: options.Options, **how: Any) -> ChangeResult | RunResult:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evenkeel.answers import BAD
 from evenkeel.events import Record, message
 from evenkeel.outcome import State
 
@@ -36,12 +37,16 @@ class Armed:
 
 @dataclass(frozen=True)
 class Begun:
-    """How a wave began. halt: why the user's playbook must not run, empty when it may. whys: per host."""
+    """How a wave began. halt: why the user's playbook must not run, empty when it may. whys: per host.
+
+    doubtful: hosts that may be armed, and answered what cannot be read.
+    """
 
     armed: Mapping[str, Armed]
     whys: Mapping[str, str]
     halt: str = ""
     usage: bool = False
+    doubtful: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,17 @@ class Settled:
     login: str = ""
 
 
-def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed | None:
-    """The dead-man that a result of ft_checkpoint speaks of, if any; also when the task failed after arming."""
+def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
+    """The dead-man that a result of ft_checkpoint speaks of, if any; also when the task failed after arming.
+
+    asked: how long it was to wait. One that says otherwise is not ours, and would have all other hosts wait for it.
+    """
     change = result.get("armed")
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
     within = float(change.get("within") or 0)
+    if asked is not None and abs(within - asked) > 1:
+        return None
     return Armed(
         generation=int(change["generation"]),
         checkpoint=str(result.get("id") or change.get("checkpoint") or ""),
@@ -70,7 +80,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float) -> Armed
     )
 
 
-def adopted(info: Mapping[str, Any], began: float, now: float) -> Armed | None:
+def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | None = None) -> Armed | None:
     """The dead-man that a begin of ours armed before it was killed, from what ft_info says; None when it is not ours.
 
     began, now: epoch seconds. Only a change that the host began in this very time is taken for ours, so a host whose
@@ -82,7 +92,7 @@ def adopted(info: Mapping[str, Any], began: float, now: float) -> Armed | None:
     at = float(change.get("until") or 0) - float(change.get("within") or 0)
     if not began - _SKEW <= at <= now + _SKEW:
         return None
-    return armed({"armed": change}, began, now)
+    return armed({"armed": change}, began, now, asked)
 
 
 def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
@@ -92,28 +102,34 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
     """
     guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
     whys = {}
+    strange = set()
     for host in hosts:
         result = record.of(host, "ft_checkpoint")
         if result is not None and result.status == "ok" and host in found:
             continue
-        if result is not None and result.status == "ok":
+        if result is not None and result.status == "ok" and result.result.get("armed"):
+            whys[host] = "its dead-man is not the one that was asked for, and may undo what it likes: look at the host"
+            strange.add(host)
+        elif result is not None and result.status == "ok":
             whys[host] = "took a checkpoint but armed no dead-man: give --confirm-within"
         elif result is not None:
             whys[host] = message(result.result)
+            strange |= {host} if result.result.get("error") == BAD else set()
         else:
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
     if guard:
         halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
         return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
+    doubtful = frozenset(strange)
     if stopped:
         unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
-        return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped)
+        return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped, doubtful=doubtful)
     first = next((host for host, why in whys.items() if why), "")
     if whys:
         halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
         results = [record.of(host, "ft_checkpoint") for host in whys]
         usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
-        return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage)
+        return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
     return Begun(found, {})
 
 
@@ -139,8 +155,8 @@ def settled(record: Record, host: str) -> Settled | None:
     if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if outcome == State.CONFIRMED else message(found)
         return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
-    if found.get("error") in ("Refused", "UsageError"):
-        # Another run has changed the host since, or it forgot: asking again would not help.
+    if found.get("error") in ("Refused", "UsageError", BAD):
+        # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -65,6 +68,13 @@ def task_name(name: str) -> str:
     """The name of a task as a person may know it: without our roles', and empty for what no playbook holds."""
     role, _colon, task = name.rpartition(" : ")
     return "" if task.startswith(_INTERNAL) else task if role.startswith(_OURS) else name
+
+
+class Screen(Console):
+    """rich leaves the program, with 1, when nobody reads its output any more; hosts may be armed then."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 @dataclass
@@ -190,8 +200,10 @@ def showing(console: Console) -> Iterator[Report]:
 
         def log(progress: Progress) -> None:
             said = lines.take(progress, time.monotonic())
-            if said:
-                console.print(f"{time.strftime('%H:%M:%S')} {said}", markup=False, highlight=False, soft_wrap=True)
+            # Nobody may be there any more to read it, and the hosts go on.
+            with suppress(OSError):
+                if said:
+                    console.print(f"{time.strftime('%H:%M:%S')} {said}", markup=False, highlight=False, soft_wrap=True)
 
         yield log
         return
@@ -201,11 +213,18 @@ def showing(console: Console) -> Iterator[Report]:
     def draw() -> RenderableType:
         return board.draw(console.width, console.height, time.time())
 
-    with Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True) as live:
+    live = Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True)
 
-        def update(progress: Progress) -> None:
+    def update(progress: Progress) -> None:
+        with suppress(OSError):
             if progress.kind in (Kind.NOTE, Kind.OUTPUT):
                 live.console.print(Text(line(progress), style="yellow" if progress.kind is Kind.NOTE else ""))
-            board.take(progress)
+        board.take(progress)
 
+    try:
+        with suppress(OSError):
+            live.start()
         yield update
+    finally:
+        with suppress(OSError):
+            live.stop()

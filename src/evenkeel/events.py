@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from evenkeel import answers
+
 PREFIX = "evenkeel.fault_tolerance."
 # No event of Ansible's: the run begins anew, and what it said until now does not count.
 AGAIN = "again"
@@ -24,8 +26,11 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PREAMBLE = re.compile(
     r"^(Task failed: )?((Failed to connect to the host via ssh|Data could not be sent to remote host .*? over ssh): )?"
 )
-# Output that belongs to no result of a host: errors of Ansible itself, warnings.
+# Output that belongs to no result of a host: errors of Ansible itself, warnings. So many of its lines are kept.
 _LOOSE = ("verbose", "error", "warning", "system_warning")
+_KEPT = 200
+# Of a text no more is looked at.
+_LONGEST = 20_000
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,16 @@ def feed(record: Record, event: Mapping[str, Any]) -> None:
     elif kind in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable", "runner_on_skipped"):
         _task_ended(record, kind.removeprefix("runner_on_"), data)
     elif kind in _LOOSE:
-        record.loose.append(_COLOUR.sub("", str(event.get("stdout", ""))).rstrip())
+        record.loose.append(_COLOUR.sub("", str(event.get("stdout", ""))[:_LONGEST]).rstrip())
+        del record.loose[:-_KEPT]
 
 
 def _task_ended(record: Record, status: str, data: Mapping[str, Any]) -> None:
     host = str(data.get("host", ""))
-    res: Mapping[str, Any] = data.get("res") or {}
     name = str(data.get("task") or "")
+    action = str(data.get("resolved_action") or data.get("task_action") or "")
+    ours = action.startswith(PREFIX) and status != "skipped"
+    status, res = _taken(status, data.get("res"), ours)
     if status == "unreachable":
         record.unreachable[host] = f"unreachable in {name!r}: {message(res)}"
     elif status == "failed" and not data.get("ignore_errors"):
@@ -100,11 +108,27 @@ def _task_ended(record: Record, status: str, data: Mapping[str, Any]) -> None:
         record.caught.setdefault(host, []).append(record.failures[host])
     elif status == "ok" and record.mark and name == record.mark:
         record.reached.add(host)
-    action = str(data.get("resolved_action") or data.get("task_action") or "")
-    if action.startswith(PREFIX) and status != "skipped":
+    if ours:
         record.results.setdefault(host, []).append(
             Result(action.removeprefix(PREFIX), status, res, _epoch(data.get("start")))
         )
+
+
+def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any]]:
+    """How a task ended, and its result: of a task of ours in the form that it promises, or as one that is not."""
+    if not ours:
+        return status, said if isinstance(said, Mapping) else {}
+    try:
+        res = answers.read(said)
+    except answers.BadAnswer as error:
+        why = (
+            f"its answer cannot be trusted ({error}): look at the host itself, it may run something else than Evenkeel"
+        )
+        return "failed", {"failed": True, "error": answers.BAD, "msg": why}
+    period = res.get("timedout")
+    if status == "failed" and isinstance(period, Mapping):  # Ansible's word for the end of its patience
+        return "unreachable", {**res, "msg": f"no answer within {period.get('period')} s"}
+    return status, res
 
 
 def _epoch(text: object) -> float | None:
@@ -116,7 +140,7 @@ def _epoch(text: object) -> float | None:
 
 def message(res: Mapping[str, Any]) -> str:
     """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
-    lines = [line.strip() for line in _reason(res).splitlines() if line.strip()]
+    lines = [line.strip() for line in _reason(res)[:_LONGEST].splitlines() if line.strip()]
     return _PREAMBLE.sub("", " ".join(lines))[:400] or "no reason given"
 
 
@@ -143,7 +167,7 @@ def _reason(res: Mapping[str, Any]) -> str:
 
 def _last_line(res: Mapping[str, Any], *keys: str) -> str:
     """The last line of the first of these that says anything; of a traceback that is the error."""
-    said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "").splitlines()))
+    said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "")[-_LONGEST:].splitlines()))
     return next((line for line in said if line), "")
 
 

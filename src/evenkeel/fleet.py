@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evenkeel.answers import BAD
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, Result, feed, message
 from evenkeel.options import Options, Secrets, ask
-from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.outcome import Exit, RunResult, UsageError, under_way
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
 from evenkeel.session import open_session
@@ -24,7 +25,8 @@ from evenkeel.targets import LOCAL, Inventory, find_inventory
 _DOUBTFUL = ("rollback", "accept", "recover", "scrub", "status")
 # The checkpoint of each host, from the variable evenkeel_checkpoints.
 FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
-_USAGE = ("UsageError", "NotFound")
+# What a person typed wrong. Of a checkpoint it is no word of theirs: whoever owns a declared tree can make it too deep.
+_USAGE = {False: ("UsageError", "NotFound"), True: ("NotFound",)}
 # Of a result, what speaks of Ansible and of no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
 _REFUSALS = ("Refused", "Busy")
@@ -72,7 +74,8 @@ def run(
         def stop() -> str:
             return "stopped by the user" if asked_to_stop() else ""
 
-        ended = session.run_own(command, variables, on_event, stop, limit=options.limit)
+        with under_way():
+            ended = session.run_own(command, variables, on_event, stop, limit=options.limit)
     rows = {host: row(record, host, ended.stopped) for host in hosts}
     code = exit_code(command, list(rows.values()))
     reason = next((f"{host}: {one['msg']}" for host, one in rows.items() if one["state"] != "ok"), "")
@@ -114,10 +117,12 @@ def exit_code(command: str, rows: Sequence[Mapping[str, Any]]) -> Exit:
     bad = [one for one in rows if one["state"] != "ok"]
     if not bad:
         return Exit.DONE
+    if any(one.get("error") == BAD for one in bad):
+        return Exit.IN_DOUBT
     refused = any(one.get("error") in _REFUSALS or one.get("task") == "ft_guard" for one in bad)
     if refused and all(one["state"] in ("failed", "missing") for one in rows):
         return Exit.REFUSED
-    if all(one.get("error") in _USAGE for one in bad) and len(bad) == len(rows):
+    if all(one.get("error") in _USAGE[command == "protect"] for one in bad) and len(bad) == len(rows):
         return Exit.USAGE
     lost = any(one["state"] in ("unreachable", "missing") for one in bad)
     if (lost and command in _DOUBTFUL) or any(one.get("error") == "RestoreFailed" for one in bad):

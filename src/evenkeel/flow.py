@@ -22,10 +22,11 @@ from evenkeel.advice import cannot_bring_back
 from evenkeel.configuration import ask_ansible
 from evenkeel.events import Record, feed, judge, rescued
 from evenkeel.options import Options, Secrets, ask
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
+from evenkeel.plan_file import duration
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
 from evenkeel.runner import Event
-from evenkeel.session import WITNESS, Session, open_session
+from evenkeel.session import ANSWER_WITHIN, WITNESS, Session, open_session
 from evenkeel.targets import Targets, find_targets
 
 DEFAULT_WAVES = "1,25%,100%"
@@ -34,6 +35,8 @@ DEFAULT_CONFIRM_WITHIN = "10m"
 GRACE = 30.0
 # How long a measurement of confirmed hosts may take besides.
 _MEASURE = 60.0
+# What a host that is asked to settle has at least, in seconds.
+_SHORTEST = 30.0
 # Connecting, when a host is asked again: it either answers at once or is not back yet.
 _SHORT = 5
 _STOPPED = "stopped by the user"
@@ -98,7 +101,10 @@ def change(
     targets = find_targets(request.playbook, options, ansible, secrets)
     with open_session(ansible, options, secrets, path.resolve().parent) as session:
         run = _prepare(session, request, targets, report, asked_to_stop)
-        reason, usage = run.run(gather=plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))))
+        with under_way():
+            reason, usage = run.run(
+                gather=plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
+            )
     code = exit_code([one.state for one in run.hosts.values()], complete=not reason)
     if code is Exit.REFUSED and usage:
         code = Exit.USAGE
@@ -268,16 +274,24 @@ class Wave:
         begun = self._begin()
         for host in self.hosts:
             if host not in self.armed:
-                self.hosts[host].state = State.UNTOUCHED
+                doubtful = host in begun.doubtful
+                self.hosts[host].state = State.IN_DOUBT if doubtful else State.UNTOUCHED
                 self.hosts[host].why = begun.whys.get(host, "")
-                self._tell(Phase.UNTOUCHED, host, text=begun.whys.get(host, ""))
+                self._tell(Phase.IN_DOUBT if doubtful else Phase.UNTOUCHED, host, text=begun.whys.get(host, ""))
         whys: Mapping[str, str] = {}
+        broken = ""
         halt = begun.halt or ("stopped by the user" if self.asked_to_stop() else "")
         if not halt:
             self.changed = True
-            whys = self._change()
+            try:
+                whys = self._change()
+            except Exception as error:  # of ours: what is armed goes back now, and not at its deadline
+                broken = f"evenkeel itself failed while the playbook ran: {type(error).__name__}: {error}"
+                whys = dict.fromkeys(self.hosts, broken)
         mine = [host for host in self.hosts if host in self.armed]
         self._settle(decide.verdicts(mine, whys, halted=bool(halt)), whys, halted=bool(halt))
+        if broken:
+            return broken, False
         if not halt and self.asked_to_stop():
             halt = "stopped by the user"
         return halt, begun.usage or bool(self.asked_to_stop())
@@ -291,7 +305,7 @@ class Wave:
                 self.report(Progress(Kind.TASK, record.task, phase=Phase.BEGIN))
             host, _ = _about(event)
             result = record.of(host, "ft_checkpoint")
-            found = decide.armed(result.result, result.started, time.time()) if result else None
+            found = decide.armed(result.result, result.started, time.time(), self._asked()) if result else None
             if found and host in self.hosts and host not in self.armed:
                 self._is_armed(host, found)
 
@@ -321,6 +335,13 @@ class Wave:
             self.report(Progress(Kind.NOTE, ended.errors))
         return begun
 
+    def _asked(self) -> float | None:
+        """How long each dead-man is to wait, in seconds; None where only the hosts can tell."""
+        try:
+            return duration(self.variables.get("evenkeel_confirm_within"))
+        except ValueError:
+            return None
+
     def _is_armed(self, host: str, found: decide.Armed) -> None:
         self.armed[host] = found
         one = self.hosts[host]
@@ -345,7 +366,7 @@ class Wave:
         )
         for host in names:
             result = record.of(host, "ft_info")
-            found = decide.adopted(result.result, began, time.time()) if result else None
+            found = decide.adopted(result.result, began, time.time(), self._asked()) if result else None
             if found:
                 self._is_armed(host, found)
 
@@ -437,6 +458,7 @@ class Wave:
             "evenkeel_hosts": names,
             "evenkeel_generations": {host: self.armed[host].generation for host in names},
             "evenkeel_verdicts": dict(waiting),
+            ANSWER_WITHIN: max(_SHORTEST, self._last_call(waiting) - time.time()),
         }
         if not again:
             self._tell(Phase.SETTLE, *names)
@@ -483,4 +505,6 @@ class Wave:
 def _about(event: Event) -> tuple[str, Mapping[str, Any]]:
     """The host that an event is about, and the result it carries."""
     data = event.get("event_data") or {}
-    return str(data.get("host") or ""), data.get("res") or {}
+    res = data.get("res")
+    # One that was too long to be taken may have been a change.
+    return str(data.get("host") or ""), res if isinstance(res, Mapping) else {"changed": True}

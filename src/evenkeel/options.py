@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.outcome import UsageError
+from evenkeel.plan_file import duration
 from evenkeel.wrapper import tags_that_run
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
@@ -64,7 +65,7 @@ class Options:
 
     common: for every run. users: for the user's playbook alone. listing: for inventory and host lists.
     limit: the user's --limit, empty for none. prompts: vault ids that Ansible asks for. output: show what Ansible
-    prints.
+    prints. answer_within: how long one task of ours may take on a host, in seconds; None for what is usual.
     """
 
     inventory: tuple[str, ...] = ()
@@ -77,6 +78,7 @@ class Options:
     ask_vault_pass: bool = False
     prompts: tuple[str, ...] = ()
     output: bool = False
+    answer_within: float | None = None
 
     def inventories(self) -> list[str]:
         return [word for source in self.inventory for word in ("-i", source)]
@@ -147,6 +149,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
     group.add_argument("-l", "--limit", action="append", default=[], metavar="PATTERN", help="only these hosts")
     for flags, how in _EVERYWHERE + (_USERS_ONLY if playbook else []):
         group.add_argument(*flags, **how)
+    text = "how long one task of a host may take until it counts as no answer (6h; what only asks 5m)"
+    parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
 
 
 def from_arguments(args: argparse.Namespace) -> Options:
@@ -164,7 +168,15 @@ def from_arguments(args: argparse.Namespace) -> Options:
         ask_vault_pass=given["ask_vault_pass"],
         prompts=_prompting(vault_ids),
         output=bool(given["verbose"] or given.get("diff")),
+        answer_within=given.get("answer_within"),
     )
+
+
+def _time(said: str) -> float:
+    try:
+        return duration(said)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{said!r} {error}") from None
 
 
 def _words(given: dict[str, Any], table: Sequence[tuple[tuple[str, ...], dict[str, Any]]]) -> tuple[str, ...]:

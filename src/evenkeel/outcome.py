@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -13,6 +14,15 @@ from typing import Any
 
 class UsageError(Exception):
     """What was asked for cannot be done as asked. Raised before any host is touched."""
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    """Around all that happens once hosts may have been touched: from there on no error may say that none was."""
+    try:
+        yield
+    except UsageError as error:
+        raise RuntimeError(str(error)) from error
 
 
 class Exit(IntEnum):

@@ -309,6 +309,8 @@ def _load(path: str) -> Any:
         raise UsageError(f"{path}: {why}; give the path of a plan, such as docs/examples/plan.yml") from None
     try:
         return yaml.load(text, Loader=_Loader)
+    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, a key that can be none
+        raise UsageError(f"{path}: {' '.join(str(error).split())[:200]}; correct the YAML there") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -550,11 +552,11 @@ def _read_status(path: str) -> Mapping[str, Any]:
 def _now(hosts: Sequence[str] | Mapping[str, str], status: Mapping[str, Any]) -> Now:
     """What the journals of these hosts tell; hosts that did not answer tell nothing."""
     told = {host: status[host] for host in hosts if isinstance(status.get(host), Mapping)}
-    gaps = [gap for one in told.values() for gap in _gaps(one.get("checkpoints") or [])]
-    outcomes = [(one.get("last") or {}).get("outcome") for one in told.values()]
+    gaps = [gap for one in told.values() for gap in _gaps(one.get("checkpoints"))]
+    outcomes = [_told(one.get("last")).get("outcome") for one in told.values()]
     copies = None
     if told:
-        holders = {host: sum(host in (one.get("replicas") or {}) for one in told.values()) for host in told}
+        holders = {host: sum(host in _told(one.get("replicas")) for one in told.values()) for host in told}
         copies = min(holders.values())
     return Now(
         interval=statistics.median(gaps) if gaps else None,
@@ -564,12 +566,19 @@ def _now(hosts: Sequence[str] | Mapping[str, str], status: Mapping[str, Any]) ->
     )
 
 
-def _gaps(checkpoints: Sequence[Mapping[str, Any]]) -> Iterator[float]:
-    times = sorted(_when(one["created"]) for one in checkpoints if one.get("created"))
+def _told(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _gaps(checkpoints: object) -> Iterator[float]:
+    """The times between checkpoints, of those that say when they were taken."""
+    known = checkpoints if isinstance(checkpoints, list) else []
+    times = sorted(when for one in known if (when := _when(_told(one).get("created"))) is not None)
     return (later - earlier for earlier, later in itertools.pairwise(times))
 
 
-def _when(created: Any) -> float:
-    if isinstance(created, datetime):  # YAML reads times, JSON's are texts to it
-        return created.timestamp()
-    return datetime.fromisoformat(str(created)).timestamp()
+def _when(created: Any) -> float | None:
+    try:  # YAML reads times, JSON's are texts to it
+        return (created if isinstance(created, datetime) else datetime.fromisoformat(str(created))).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -35,8 +35,15 @@ from evenkeel.processes import DIE_WITH_PARENT, MARK, end_all
 Event = dict[str, Any]
 # How long the child may take, after Ansible was ended, to hand over the last events.
 _LAST_WORDS = 3.0
-# ansible-runner replaces a result longer than this with nothing, and says nothing.
-_LONGEST_RESULT = 50_000_000
+# A result of more characters than this is not taken from a host: ansible-runner replaces it with nothing, which is then
+# no answer. Modules of ours keep theirs far below it (module_utils/_text.py).
+LONGEST_RESULT = 8_000_000
+# What an event may take on its way to us, in characters of JSON, and what it may show as output.
+_LONGEST_EVENT = 2 * LONGEST_RESULT
+_LONGEST_OUTPUT = 200_000
+# Ansible prints what hosts say, and ansible-runner reads its events out of what is printed: a host could write events
+# of its own making, of other hosts too. Those that are made on this machine carry this number, and no host knows it.
+_SEAL = "AD_HOC_COMMAND_ID"
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
     """
     ident = uuid.uuid4().hex
     scratch = Path(tempfile.mkdtemp(prefix="run-", dir=job.scratch))
-    env = {**os.environ, **job.env, MARK: ident, "MAX_EVENT_RES": str(_LONGEST_RESULT)}
+    seal = uuid.uuid4().int
+    env = {**os.environ, **job.env, MARK: ident, "MAX_EVENT_RES": str(LONGEST_RESULT), _SEAL: str(seal)}
     # The display of the user's choice would be wrapped around the events, and nobody would see it.
     env.pop("ANSIBLE_STDOUT_CALLBACK", None)
     errors = scratch / "errors"
@@ -85,8 +93,13 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
             start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not Ansible's
         )
     try:
-        order = {"ident": ident, "argv": list(job.argv), "cwd": job.cwd, "passwords": dict(job.passwords)}
-        order |= {"scratch": str(scratch), "session": str(job.scratch)}
+        order: dict[str, Any] = {
+            "ident": ident,
+            "argv": list(job.argv),
+            "cwd": job.cwd,
+            "passwords": dict(job.passwords),
+        }
+        order |= {"scratch": str(scratch), "session": str(job.scratch), "seal": seal}
         ended = _follow(child, json.dumps(order).encode() + b"\n", on_event, stop, ident)
         return Ended(ended.rc, ended.stopped, errors.read_text(errors="replace")[-4000:])
     finally:
@@ -113,7 +126,7 @@ def _follow(
         child.stdin.write(order)
         child.stdin.flush()  # and stays open: its end tells the child that we died
     pipe = child.stdout.fileno()
-    rest = b""
+    begun: list[bytes] = []  # of a line that is not whole yet
     rc: int | None = None
     finished = False
     stopped = ""
@@ -124,7 +137,11 @@ def _follow(
             data = os.read(pipe, 1 << 16)
             if not data:
                 break
-            *lines, rest = (rest + data).split(b"\n")
+            *lines, rest = data.split(b"\n")
+            if lines:
+                lines[0] = b"".join([*begun, lines[0]])
+                begun = []
+            begun.append(rest)
             for line in lines:
                 message = json.loads(line)
                 if "end" in message:
@@ -156,7 +173,7 @@ def _child() -> None:
     watcher = threading.Thread(target=_die_with_parent, args=(order, orphaned), daemon=True)
     watcher.start()
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-    writer = threading.Thread(target=_write, args=(events, pipe))
+    writer = threading.Thread(target=_write, args=(events, pipe, order["seal"]))
     writer.start()
     rc: int | None = None
     try:
@@ -204,16 +221,34 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
     return None if run.rc is None else int(run.rc)
 
 
-def _write(events: queue.SimpleQueue[Event | None], pipe: Any) -> None:
+def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> None:
     for event in iter(events.get, None):
         try:
-            pipe.write(json.dumps(event, default=str) + "\n")
+            pipe.write((json.dumps(event) if "end" in event else told(event, seal)) + "\n")
             if events.empty():
                 pipe.flush()
         except OSError:  # the parent is gone; the other thread sees it too
             return
     with contextlib.suppress(OSError):
         pipe.flush()
+
+
+def told(event: Event, seal: int) -> str:
+    """An event as a line for the parent: what is not sealed is output and no more, what is too large has no result."""
+    output = str(event.get("stdout") or "")[:_LONGEST_OUTPUT]
+    if event.get("ad_hoc_command_id") != seal:
+        return json.dumps({"event": "verbose", "stdout": output})
+    data = event.get("event_data") or {}
+    if data.get("res") == {}:  # Ansible's own are never empty
+        data = {key: value for key, value in data.items() if key != "res"}
+    try:
+        text = json.dumps({**event, "event_data": data, "stdout": output}, default=str)
+        if len(text) <= _LONGEST_EVENT:
+            return text
+    except (ValueError, TypeError, RecursionError):
+        pass  # nested too deep, a number of thousands of digits
+    about = {key: str(data.get(key) or "") for key in ("host", "task", "resolved_action", "task_action")}
+    return json.dumps({"event": str(event.get("event")), "event_data": about, "stdout": output})
 
 
 def _die_with_parent(order: Mapping[str, Any], orphaned: threading.Event) -> None:

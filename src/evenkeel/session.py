@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -28,6 +29,14 @@ from evenkeel.targets import chosen_hosts
 from evenkeel.wrapper import wrapped
 
 WITNESS = f"{FQCN}.witness"
+# Among the variables of a run of ours: how long one task on a host may take, in seconds, to count as an answer.
+ANSWER_WITHIN = "evenkeel_answer_within"
+# The same where nobody says it: a large checkpoint takes hours, a question does not.
+_HOURS = 6 * 3600.0
+_MINUTES = 300.0
+_QUESTIONS = ("status", "health", "facts", "variables", "accept")
+# Facts of a host of more bytes than this are not kept: each wave would read them again.
+_LARGEST_FACTS = 16_000_000
 _PREFIX = "evenkeel-"
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
 _LONGEST_SOCKET_DIRECTORY = 70
@@ -76,16 +85,33 @@ class Session:
             on_event(event)
 
         connections = "fresh" if fresh else "shared"
-        cache = self._facts() if facts else {}
-        env = self.ansible.own(pipelining=self._pipelining) | cache
+        more = self._facts() if facts else {}
+        more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(name, variables))
+        env = self.ansible.own(pipelining=self._pipelining) | more
         ended = self._execute(argv, env, watch, stop, connections)
         if self._pipelining and self.ansible.pipelining is None and seen.wants_terminal and not seen.did:
             # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
-            env = self.ansible.own(pipelining=False) | cache
+            env = self.ansible.own(pipelining=False) | more
             ended = self._execute(argv, env, on_event, stop, connections)
+        if facts:
+            self._refuse_facts(on_event)
         return ended
+
+    def _answer_within(self, name: str, variables: Mapping[str, Any]) -> int:
+        said = variables.get(ANSWER_WITHIN, self.options.answer_within)
+        usual = _MINUTES if name in _QUESTIONS else _HOURS
+        return math.ceil(max(1.0, min(1e8, usual if said is None else said)))
+
+    def _refuse_facts(self, on_event: Callable[[Event], None]) -> None:
+        """Remove the facts of hosts that are too large to be kept, as a failure of theirs."""
+        for path in (self.scratch / "facts").glob("*"):
+            if path.stat().st_size > _LARGEST_FACTS:
+                path.unlink()
+                why = {"msg": f"they are larger than {_LARGEST_FACTS // 1_000_000} MB"}
+                data = {"host": path.name, "task": "Gathering Facts", "res": why}
+                on_event({"event": "runner_on_failed", "event_data": data})
 
     def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
@@ -124,8 +150,12 @@ class Session:
         None when it did not come to its recap.
         """
         try:
-            return dict(json.loads((self.scratch / "witness" / "seen.json").read_text()))
-        except FileNotFoundError:
+            found = json.loads((self.scratch / "witness" / "seen.json").read_text())
+            return {
+                "touched": [str(host) for host in found["touched"]],
+                "left_out": {str(host): str(play) for host, play in found["left_out"].items()},
+            }
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
     def _facts(self) -> dict[str, str]:

@@ -146,7 +146,8 @@ def print_run(result: RunResult, console: Console) -> None:
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
     console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
     told = Told()
-    _print_why(result.reason, result.hosts, console, told)
+    if not any(result.reason == f"{host}: {one['msg']}" for host, one in result.hosts.items() if one.get("msg")):
+        _print_why(result.reason, result.hosts, console, told)  # else it stands beside that host
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     table.add_column("outcome", no_wrap=True)

@@ -209,7 +209,7 @@ def _check(actual: str, expected: str) -> None:
 def _reading(expected: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged(f"manifest {expected} cannot be read: {error}") from error
 
 
@@ -231,7 +231,10 @@ def _section(line: bytes) -> Section:
     word, kind, spec = line.decode("ascii").split(" ", 2)
     if word != "resource":
         raise ValueError("it does not begin with a resource")
-    return Section(kind, json.loads(spec))
+    declared = json.loads(spec)
+    if not isinstance(declared, dict):
+        raise ValueError("what a resource declares is no mapping")
+    return Section(kind, declared)
 
 
 def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:

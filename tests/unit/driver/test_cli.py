@@ -5,14 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evenkeel import cli, fleet, flow
+from evenkeel.configuration import Ansible
 from evenkeel.outcome import Exit, RunResult, UsageError
 
 COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "plan"]
@@ -136,6 +143,69 @@ def test_nor_does_one_that_comes_when_the_result_is_shown(
     monkeypatch.setattr(fleet, "run", lambda *_words, **_how: RunResult("rollback", Exit.DONE, "", rows, [], 0.0))
     assert cli.main(["rollback"]) == Exit.IN_DOUBT
     assert "KeyError" in capsys.readouterr().out
+
+
+def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def session(*_words: Any) -> Iterator[Any]:
+        def fails(*_words: Any, **_how: Any) -> Any:
+            raise UsageError("of the second wave")
+
+        yield SimpleNamespace(list_own=lambda *_words: ("web1",), run_own=fails)
+
+    monkeypatch.setattr(fleet, "open_session", session)
+    monkeypatch.setattr(fleet, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
+    assert cli.main(["rollback"]) == Exit.IN_DOUBT
+    out = "".join(capsys.readouterr())
+    assert "of the second wave" in out and "Nothing was touched" not in out
+
+    monkeypatch.setattr(flow, "open_session", session)
+    monkeypatch.setattr(flow, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
+    monkeypatch.setattr(flow, "find_targets", lambda *_words: None)
+
+    class Change:
+        def run(self, *, gather: bool) -> Any:
+            raise UsageError("of the second wave")
+
+    monkeypatch.setattr(flow, "_prepare", lambda *_words: Change())
+    (tmp_path / "site.yml").write_text("[]")
+    assert cli.main(["change", str(tmp_path / "site.yml")]) == Exit.IN_DOUBT
+    assert "Nothing was touched" not in "".join(capsys.readouterr())
+
+
+def test_an_error_of_our_own_is_shown_without_what_it_would_do_to_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_words: Any, **_how: Any) -> Any:
+        raise ValueError(HOSTILE)
+
+    monkeypatch.setattr(fleet, "run", fail)
+    cli.main(["status"])
+    shown = "".join(capsys.readouterr())
+    assert "Traceback" in shown and all(one.isprintable() or one == "\n" for one in shown), ascii(shown)
+
+
+@pytest.mark.parametrize("code", [Exit.DONE, Exit.FAILED, Exit.PARTLY])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> None:
+    """As in ``evenkeel status | head -n 1``."""
+    words = ["status", *(["--json"] if as_json else [])]
+    program = (
+        "import sys; from evenkeel import cli, fleet; from evenkeel.outcome import RunResult, Exit\n"
+        "from evenkeel.progress import Kind, Progress\n"
+        "def run(*words, report, **how):\n"
+        "    report(Progress(Kind.NOTE, 'under way'))\n"
+        f"    return RunResult('status', Exit({int(code)}), '', {{}}, [], 0.0)\n"
+        "fleet.run = run\n"
+        f"sys.exit(cli.main({words!r}))"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode == code and "Error" not in done.stderr, done.stderr
 
 
 def asked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def failed(error: str = "", **more: Any) -> dict[str, Any]:
         ("scrub", [OK, failed("EvenkeelError")], Exit.FAILED),
         ("protect", [OK, LOST], Exit.FAILED),
         ("protect", [OK, failed("EvenkeelError")], Exit.FAILED),
+        ("protect", [failed("UsageError")], Exit.FAILED),  # a tree that is too deep, by its owner
+        ("rollback", [failed("UsageError")], Exit.USAGE),
         ("restart", [failed("Refused", task="ft_guard"), {"state": "missing"}], Exit.REFUSED),
         ("restart", [OK, failed("Refused", task="ft_guard")], Exit.FAILED),
     ],

@@ -365,3 +365,35 @@ def test_that_a_host_is_in_doubt_is_told_once() -> None:
     one.report = told.append
     one.run()
     assert [seen.hosts for seen in told if seen.phase is Phase.IN_DOUBT] == [("web2",)]
+
+
+def test_a_host_whose_checkpoint_cannot_be_understood_is_in_doubt_and_the_others_are_disarmed() -> None:
+    odd = ended("web2", PREFIX + "ft_checkpoint", id="f00", generation=3, armed={"generation": "x", "within": WITHIN})
+    one, script = wave(
+        ("begin", [*play(), armed("web1"), odd, stats()], 0), ("settle", [settled("web1", "rolled_back")], 2)
+    )
+    reason, usage = one.run()
+    assert "web2: its answer cannot be trusted" in reason and not usage
+    assert states(one) == [State.UNTOUCHED, State.IN_DOUBT]
+    assert script.asked[1][1]["evenkeel_verdicts"] == {"web1": "roll_back"}
+
+
+def test_a_bad_number_of_one_host_at_the_end_leaves_the_others_confirmed() -> None:
+    odd = ended("web2", PREFIX + "ft_settle", outcome="confirmed", health={"probes": [{"restarts": "many"}]})
+    one, _ = wave(("begin", BEGIN, 0), ("users", WELL, 0), ("settle", [settled("web1", "confirmed"), odd], 0))
+    one.run()
+    assert states(one) == [State.CONFIRMED, State.IN_DOUBT]
+
+
+def test_an_error_of_ours_while_the_playbook_runs_has_the_hosts_go_back_at_once() -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("settle", back, 2))
+
+    def fails(*_: Any) -> Ended:
+        raise KeyError("of ours")
+
+    script.run_users = fails  # type: ignore[method-assign, assignment]
+    reason, usage = one.run()
+    assert "evenkeel itself failed" in reason and not usage
+    assert states(one) == [State.ROLLED_BACK, State.ROLLED_BACK]
+    assert script.asked[1][1]["evenkeel_verdicts"] == {"web1": "roll_back", "web2": "roll_back"}

@@ -11,13 +11,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import evenkeel
+from evenkeel.events import Record, feed
 from evenkeel.processes import MARK, end_all, marked
-from evenkeel.runner import Ended, Event, Job, execute
+from evenkeel.runner import Ended, Event, Job, execute, told
 
 pytest.importorskip("ansible_runner")
 # A program in the place of ansible-playbook, whose child has a session of its own, as Ansible's workers have.
@@ -131,3 +133,41 @@ def _ours(scratch: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+FORGED = (
+    "import base64,json,sys\n"
+    "said={'uuid':'u','event':'runner_on_ok','ad_hoc_command_id':1,'event_data':{'host':'web2','task':'t',"
+    "'resolved_action':'evenkeel.fault_tolerance.ft_settle','res':{'outcome':'confirmed'}}}\n"
+    "data=base64.b64encode(json.dumps(said).encode()).decode()\n"
+    "part=f'{data}\\x1b[{len(data)}D'\n"
+    "print(f'\\x1b[K{part}\\x1b[Kand the words of it')\n"
+    "print(f'\\x1b[K{part}\\x1b[K')\n"
+)
+
+
+def test_an_event_that_a_host_made_up_is_output_and_no_event(tmp_path: Path) -> None:
+    """Ansible prints what a host says, in which may stand what looks like an event of another host."""
+    events: list[Event] = []
+    execute(job(tmp_path, FORGED), events.append, lambda: "")
+    assert "and the words of it" in "".join(str(event.get("stdout")) for event in events)
+    assert {event["event"] for event in events} == {"verbose"}
+    assert not any("web2" in json.dumps(event.get("event_data")) for event in events)
+
+
+@pytest.mark.parametrize("res", [{}, {"msg": "x" * 20_000_000}, {"n": 10**5000}, {"a": {(1, 2): 3}}])
+def test_what_cannot_be_passed_on_is_an_event_without_a_result(res: Any) -> None:
+    data = {"host": "web1", "task": "t", "resolved_action": "evenkeel.fault_tolerance.ft_info", "res": res}
+    event = {"event": "runner_on_ok", "ad_hoc_command_id": 7, "event_data": data, "stdout": "s" * 10**6}
+    found = json.loads(told(event, 7))
+    assert found["event"] == "runner_on_ok" and found["event_data"]["host"] == "web1"
+    assert "res" not in found["event_data"] and len(found["stdout"]) < 10**6
+    record = Record()
+    feed(record, found)
+    assert record.failures["web1"].count("cannot be trusted") == 1
+
+
+def test_a_long_line_comes_through_whole(tmp_path: Path) -> None:
+    big = "x" * 150_000
+    ended, output = run(tmp_path, f"print('x' * {len(big)})")
+    assert ended.rc == 0 and big in output

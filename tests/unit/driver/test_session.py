@@ -225,3 +225,61 @@ def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, t
 )
 def test_of_what_an_error_of_ansible_says_the_point_is_kept(said: str, point: str) -> None:
     assert configuration._point(said) == point
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "variables", "seconds"),
+    [
+        ("status", None, {}, "300"),
+        ("begin", None, {}, "21600"),
+        ("rollback", 90.0, {}, "90"),
+        ("settle", 90.0, {session.ANSWER_WITHIN: 12.2}, "13"),
+        ("status", float("inf"), {}, "100000000"),
+        ("status", 0.0, {}, "1"),
+    ],
+)
+def test_every_task_of_ours_has_a_deadline_on_each_host(
+    name: str,
+    option: float | None,
+    variables: dict[str, Any],
+    seconds: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    def play(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+        seen.append(job.env["ANSIBLE_TASK_TIMEOUT"])
+        return Ended(0)
+
+    monkeypatch.setattr(session, "execute", play)
+    with open_session(Ansible("/", {}, ""), Options(answer_within=option), Secrets(), tmp_path) as one:
+        one.run_own(name, variables, lambda event: None, lambda: "")
+    assert seen == [seconds]
+
+
+def test_facts_that_would_slow_every_wave_are_not_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+
+        def play(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+            (one.scratch / "facts").mkdir()
+            for host, size in (("web1", 20_000_000), ("web2", 100)):
+                (one.scratch / "facts" / host).write_bytes(b" " * size)
+            return Ended(0)
+
+        monkeypatch.setattr(session, "execute", play)
+        one.run_own("facts", {}, events.append, lambda: "", facts=True)
+        assert [path.name for path in (one.scratch / "facts").iterdir()] == ["web2"]
+    assert [event["event_data"]["host"] for event in events] == ["web1"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])
+def test_what_cannot_be_read_of_a_run_was_not_seen(text: str, root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        (one.scratch / "witness").mkdir()
+        (one.scratch / "witness" / "seen.json").write_text(text)
+        assert one.seen() is None

@@ -615,3 +615,37 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
     assert asked == ["newer"]
     assert "ended a job of Ansible, pid 7: a job" in failed.value.result["done"]
     assert "a job of Ansible still runs, pid 8: dpkg" in failed.value.result["left"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("armed", b"{"),
+        ("armed", b"[" * 100_000),
+        ("armed", b"[]"),
+        ("armed", b"{}"),
+        ("armed", b"\xff"),
+        (
+            "armed",
+            b'{"generation": "3", "checkpoint": "", "name": "", "until": 1, "within": 1, "boot_id": "", "due": 1}',
+        ),
+        ("generation", b"seven"),
+        ("generation", b"9" * 10_000),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_and_no_traceback(store: Store, name: str, said: bytes) -> None:
+    with store.locked():
+        (Path(store.root) / name).write_bytes(said)
+    if name == "generation" and said.startswith(b"9"):
+        assert _deadman.host_state(store.root, store.system)["generation"] > 0
+        return
+    with pytest.raises(Damaged, match=f"/{name} is damaged"):
+        _deadman.host_state(store.root, store.system)
+
+
+def test_an_event_with_values_of_other_types_never_was_one(store: Store) -> None:
+    good = _deadman.Event(3, "confirmed", "settle", 1.0, "", [])
+    with store.locked():
+        lines = [good.line(), b'{"generation": "x", "outcome": 5, "by": "", "at": [], "checkpoint": "", "left": {}}']
+        (Path(store.root) / "events").write_bytes(b"\n".join([*lines, b"[" * 100_000, b""]))
+    assert _deadman.last_event(store) == good

@@ -9,7 +9,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import escape, escaped, named, unescape
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import (
+    LONGEST_RESULT,
+    bounded,
+    escape,
+    escaped,
+    named,
+    sentence,
+    unescape,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +31,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text imp
         (rb"C:\xyz \x41 \n \xE9 \x7f", r"C:\xyz \x41 \n \xE9 \x7f"),
         (b"line\nbreak", "line\nbreak"),
         (b"\xff\xfe", r"\xff\xfe"),
+        (b"\x1b[2J\x07\r", r"\x1b[2J\x07\x0d"),
+        (rb"\x1b", r"\x5cx1b"),
+        (rb"dev-disk-by\x2duuid", r"dev-disk-by\x2duuid"),
+        ("\x9b2J".encode(), r"\xc2\x9b2J"),
+        ("\u202egnp.exe".encode(), r"\xe2\x80\xaegnp.exe"),
+        ("a\tb\u200d\u2705".encode(), "a\tb\u200d\u2705"),
     ],
 )
 def test_only_what_must_be_is_written_otherwise(raw: bytes, shown: str) -> None:
@@ -33,7 +47,24 @@ def test_only_what_must_be_is_written_otherwise(raw: bytes, shown: str) -> None:
 
 def test_every_name_comes_back() -> None:
     chance = random.Random(1)
-    alphabet = [b"\\", b"x", b"5", b"c", b"e", b"9", b"\xe9", b"\xc3", b"\xa9", b"\xff", b"/"]
+    alphabet = [
+        b"\\",
+        b"x",
+        b"5",
+        b"c",
+        b"e",
+        b"9",
+        b"\xe9",
+        b"\xc3",
+        b"\xa9",
+        b"\xff",
+        b"/",
+        b"\x1b",
+        b"1",
+        b"b",
+        b"0",
+        b"\n",
+    ]
     for _ in range(5000):
         raw = b"".join(chance.choices(alphabet, k=chance.randrange(12)))
         shown = escape(raw.decode("utf-8", "surrogateescape"))
@@ -61,3 +92,19 @@ def test_all_of_a_result_and_the_paths_of_the_arguments() -> None:
         "probes": [{"command": {"argv": [shown]}}],
     }
     assert given["resources"] == [{"files": {"paths": [shown], "exclude": [shown]}}]
+
+
+def test_a_sentence_is_one_line() -> None:
+    assert sentence("/a\nok: [web1]\x1b[2J") == r"/a ok: [web1]\x1b[2J"
+
+
+def test_a_result_is_bounded_and_says_how_much_more_there_is() -> None:
+    steps = [{"action": "replace", "target": "t" * 4000} for _ in range(5000)]
+    result = {"done": ["d" * 4000] * 5000, "planned": steps, "msg": "what happened", "armed": {"generation": 3}, "n": 7}
+    cut = bounded(result)
+    assert (cut["msg"], cut["armed"], cut["n"]) == ("what happened", {"generation": 3}, 7)
+    assert len(str(cut)) < 1.1 * LONGEST_RESULT
+    kept = len(cut["done"]) - 1
+    assert cut["done"][-1] == f"and {5000 - kept} more" and kept > 450
+    assert list(cut) == list(result)
+    assert bounded({"done": ["a", {"b": 1}], "msg": ""}) == {"done": ["a", {"b": 1}], "msg": ""}

@@ -181,3 +181,29 @@ def test_earlier_batches_follow_the_order_of_the_play() -> None:
     assert earlier_hosts(hosts, "sorted", ["c", "d"]) == ["a", "b"]
     assert earlier_hosts(hosts, "reverse_sorted", ["b"]) == ["d", "c"]
     assert earlier_hosts(hosts, "shuffle", ["b"]) is None
+
+
+@pytest.mark.parametrize(
+    "host_state",
+    [
+        {"armed": "yes"},
+        {"armed": {"generation": 1, "until": 1e300}},
+        {"armed": {"generation": 1, "until": float("nan")}},
+        {"armed": {"generation": 1, "until": float("inf")}},
+        {"armed": {"generation": 10**5000, "until": 1.0}},
+        {"armed": {"generation": 1}, "doubt": {"left": 5}},
+        {"armed": {"generation": 1}, "doubt": [1]},
+        {"last": [1]},
+    ],
+)
+def test_an_answer_of_another_form_is_that_host_unknown_and_no_error(host_state: Any) -> None:
+    found = measured({"state": "pass", "host_state": host_state})
+    assert (found.state, found.flight) == ("unknown", None) and "cannot be trusted" in found.detail
+
+
+def test_what_a_host_says_is_cut_off_in_a_reason() -> None:
+    armed = {"generation": "g" * 10**6, "until": "u" * 10**6}
+    found = measured(
+        {"state": "pass", "msg": "m" * 10**6, "host_state": {"armed": armed, "last": {"outcome": "o" * 10**6}}}
+    )
+    assert len(str(found)) < 3000

@@ -1,0 +1,83 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What one host answers to one module: so much memory and no more, and text that a terminal only shows.
+
+A host that was taken over prints as much as it likes where a result is expected, and Ansible reads all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import harmless
+
+# Above what this process takes already. A result of ours at its longest (module_utils/_text.py) needs a third of it.
+ROOM = 64 << 20
+# With others the programs of the module run below this process, and would have no more memory either.
+_REMOTE = ("ssh", "paramiko", "paramiko_ssh")
+
+
+def answer(connection: Any, execute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of ``execute``, a module on the host of ``connection``."""
+    remote = getattr(connection, "transport", "") in _REMOTE
+    try:
+        with little_memory() if remote else contextlib.nullcontext():
+            result = shown(execute())
+    except (MemoryError, RecursionError) as error:
+        how = "longer" if isinstance(error, MemoryError) else "nested deeper"
+        return {
+            "failed": True,
+            "changed": False,
+            "error": "BadAnswer",
+            "msg": f"its answer is {how} than any of ours, and was not read: look at the host itself, it may run"
+            " something else than Evenkeel",
+        }
+    return result
+
+
+def shown(result: dict[str, Any]) -> dict[str, Any]:
+    """The result, with nothing in it that Ansible would print and a terminal would do more with than show it."""
+    found: dict[str, Any] = harmless(result)
+    if isinstance(found.get("msg"), str):
+        found["msg"] = found["msg"].replace("\n", " ")
+    if found.get("msg") != result.get("msg"):
+        found.pop("exception", None)  # Ansible's own record of the error prints the message as it came
+    for key in ("warnings", "deprecations"):
+        if isinstance(found.get(key), list):
+            found[key] = [one for one in found[key] if isinstance(one, str) or not _draws(one)]
+    return found
+
+
+def _draws(value: Any) -> bool:
+    """Whether a record of Ansible's holds text that would have been changed."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return any(_draws(getattr(value, one.name)) for one in dataclasses.fields(value))
+    if isinstance(value, (list, tuple)):
+        return any(map(_draws, value))
+    if isinstance(value, dict):
+        return any(map(_draws, value.values()))
+    return isinstance(value, str) and harmless(value) != value
+
+
+@contextlib.contextmanager
+def little_memory(room: int = ROOM) -> Iterator[None]:
+    """Within, this process may take ``room`` bytes more. It is one of Ansible's for a single task on a single host."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            most = int(stream.read().split()[5]) * resource.getpagesize() + room
+    except OSError:  # no Linux
+        yield
+        return
+    if before[0] != resource.RLIM_INFINITY:
+        most = min(most, before[0])
+    resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

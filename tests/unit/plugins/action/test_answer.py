@@ -1,0 +1,108 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host that was taken over prints in the place of a result costs no more than a bound, and draws nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer, little_memory
+
+from .conftest import Fleet
+
+OURS = "evenkeel.fault_tolerance."
+# h1 was taken over: whatever is asked of it, it says what stands in the file.
+SSH = """#!{python}
+import os, sys
+if sys.argv[-2] == "h1":
+    sys.stdin.buffer.read()
+    exec(open({what!r}).read())
+    sys.exit(0)
+os.execv("/bin/sh", ["sh", "-c", sys.argv[-1]])
+"""
+ENDLESS = "while True: sys.stdout.write('A' * 65536)"
+DEEP = "sys.stdout.write('{\"x\": ' + '[' * 100000 + ']' * 100000 + '}')"
+DRAWS = (
+    "import json\nsys.stdout.write(json.dumps({'failed': True, 'msg': '\\x1b[2J\\u202e CONFIRMED \\nok: [h2]', "
+    "'warnings': ['\\x1b[2J w', {'msg': '\\x1b[2J x'}], 'exception': 'at \\x1b[2J'}))"
+)
+
+
+def taken_over(fleet: Fleet, tmp_path: Path, does: str) -> None:
+    what = tmp_path / "does"
+    what.write_text(does)
+    (tmp_path / "ssh").write_text(SSH.format(python=sys.executable, what=str(what)))
+    (tmp_path / "ssh").chmod(0o755)
+    for name in list(fleet.hosts)[2:]:
+        del fleet.hosts[name]
+    for one in fleet.hosts.values():
+        one |= {
+            "ansible_connection": "ssh",
+            "ansible_ssh_executable": str(tmp_path / "ssh"),
+            "ansible_pipelining": True,
+        }
+
+
+@pytest.mark.parametrize("module", ["ft_info", "ft_checkpoint", "ft_settle", "ft_rollback", "ft_scrub"])
+def test_an_answer_without_an_end_is_no_answer_of_that_host_alone(module: str, fleet: Fleet, tmp_path: Path) -> None:
+    taken_over(fleet, tmp_path, ENDLESS)
+    arguments: dict[str, Any] = {"store": "{{ evenkeel_store }}"}
+    if module == "ft_checkpoint":
+        arguments |= {"name": "n", "resources": "{{ evenkeel_resources }}"}
+    elif module == "ft_settle":
+        arguments["generation"] = 1
+    run = fleet.play([{OURS + module: arguments}])
+    assert run.results["h1"]["error"] == "BadAnswer" and "longer than any of ours" in run.results["h1"]["msg"]
+    assert "BadAnswer" not in str(run.results["h2"])
+
+
+def test_an_answer_that_is_nested_without_an_end_is_that_hosts_failure(fleet: Fleet, tmp_path: Path) -> None:
+    taken_over(fleet, tmp_path, DEEP)
+    run = fleet.play([{f"{OURS}ft_info": {"store": "{{ evenkeel_store }}"}}])
+    assert run.results["h1"]["error"] == "BadAnswer" and "error" not in run.results["h2"]
+
+
+def test_what_a_host_says_is_shown_and_draws_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    taken_over(fleet, tmp_path, DRAWS)
+    run = fleet.play([{f"{OURS}ft_info": {"store": "{{ evenkeel_store }}"}}])
+    assert "CONFIRMED" in run.output
+    assert all(one.isprintable() or one in "\n" for one in run.output), ascii(run.output)
+
+
+def test_the_guard_and_its_peers_are_bounded_as_well(fleet: Fleet, tmp_path: Path) -> None:
+    taken_over(fleet, tmp_path, ENDLESS)
+    guard = {
+        "group": ["h1", "h2"],
+        "wave": ["h2"],
+        "min_healthy": "1",
+        "timeout": "60s",
+        "store": "{{ evenkeel_store }}",
+    }
+    run = fleet.play([{f"{OURS}ft_guard": guard}], "h2")
+    assert "h1" in str(run.results["h2"]["reasons"]) or run.results["h2"]["unknown"] == ["h1"]
+    assert "longer than any of ours" in str(run.results["h2"])
+
+
+def test_memory_is_bounded_within_and_free_again_behind() -> None:
+    with pytest.raises(MemoryError), little_memory(32 << 20):
+        bytearray(64 << 20)
+    assert len(bytearray(64 << 20)) == 64 << 20
+
+
+class Remote:
+    transport = "ssh"
+
+
+def test_a_module_that_runs_on_this_machine_has_all_the_memory_there_is() -> None:
+    def much() -> dict[str, Any]:
+        return {"length": len(bytearray(256 << 20))}
+
+    class Local:
+        transport = "local"
+
+    assert answer(Local(), much) == {"length": 256 << 20}
+    assert answer(Remote(), much)["error"] == "BadAnswer"
