@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"

@@ -59,7 +59,7 @@ def install(store: Store) -> str:
     folder = store.join("agent")
     ensure_dir(folder)
     name = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
-    prefix = f"evenkeel-{name.hexdigest()[:12]}-"
+    prefix = f"evenkeel-{name.hexdigest()[:12]}"
     path = next((os.path.join(folder, one) for one in os.listdir(folder) if one.startswith(prefix)), "")
     if not path or not _is_whole(path):
         data = _zipapp(sources)

@@ -47,7 +47,7 @@ _CHECKED = (
     "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
     "from evenkeel_agent._agent import main;sys.exit(main())"
 )
-_HASH = re.compile(r"-([0-9a-f]{64})\.pyz$")
+_HASH = re.compile(r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$")
 # What somebody may have set for all units (service.d, timer.d, DefaultEnvironment=) and must not reach ours.
 _ALOOF = """\
 User=root

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from .._errors import ServiceFailed
-from .._system import Completed, System, start_time
+from .._system import Completed, System, send, start_time
 from . import running
 from . import unit as facts
 from .state import ServiceState
@@ -227,16 +227,15 @@ def _end(unit: Unit, system: System) -> None:
             "it by hand, then start it"
         )
     for number, patience in ((signal.SIGTERM, unit.patience("stop")), (signal.SIGKILL, 1.0)):
-        for pid in _there(pids):
-            with suppress(OSError):
-                os.kill(pid, number)
+        for pid, started in pids.items():
+            if started is not None:
+                with suppress(OSError):
+                    send(pid, started, number)
         limit = system.monotonic() + patience
-        while _there(pids) and system.monotonic() < limit:
+        while system.monotonic() < limit and any(
+            started is not None and start_time(pid) == started for pid, started in pids.items()
+        ):
             system.sleep(0.1)
-
-
-def _there(pids: Mapping[int, int | None]) -> list[int]:
-    return [pid for pid, started in pids.items() if started is not None and start_time(pid) == started]
 
 
 def last_words(unit: str, system: System) -> str:
