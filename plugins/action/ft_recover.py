@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
 
 
 class ActionModule(ActionBase):
-    """Find the newest verified copy, carry it to the host of the task, and roll that back to it."""
+    """Find the newest copy that holds, carry it to the host of the task, and roll that back to it."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -43,8 +43,8 @@ class ActionModule(ActionBase):
             for entry in candidates
             if entry["state"] not in ("verified", "none")
         ]
-        chosen = choose(candidates, params["checkpoint"])
-        if not chosen:
+        usable = choose(candidates, params["checkpoint"])
+        if not usable:
             return report(
                 {
                     "failed": True,
@@ -55,51 +55,59 @@ class ActionModule(ActionBase):
                     "left": left,
                 }
             )
-        checkpoint = str(chosen[0]["id"])
-        plan = f"recover {owner} from checkpoint {chosen[0]['name']} ({checkpoint[:12]}) of {chosen[0]['created']}"
-        found: dict[str, Any] = {"candidates": candidates, "id": checkpoint, "planned": [plan], "left": left}
+        planned = [_plan(owner, usable[0][0])]
+        found: dict[str, Any] = {"candidates": candidates, "id": usable[0][0]["id"], "planned": planned, "left": left}
         if self._task.check_mode:
-            return report({**found, "changed": True, "source": chosen[0]["peer"]})
+            return report({**found, "changed": True, "source": usable[0][0]["peer"]})
+        source: dict[str, Any] | None = None
         with tempfile.TemporaryDirectory(prefix="evenkeel-", dir=C.DEFAULT_LOCAL_TMP) as scratch:
-            source, why = _bring(
-                inventory, here, carrier, [str(entry["peer"]) for entry in chosen], checkpoint, scratch, timeout
-            )
-        left += why
-        if not source:
+            for copies in usable:
+                source, why = _bring(inventory, here, carrier, copies, scratch, timeout)
+                left += why
+                if source is not None:
+                    break
+        if source is None:
             return report(
                 {
                     **found,
                     "failed": True,
                     "error": "EvenkeelError",
-                    "msg": f"No copy of checkpoint {checkpoint[:12]} of {owner} could be brought here, and none of its"
-                    f" files was changed: {'; '.join(why)}",
+                    "msg": f"No copy of a checkpoint of {owner} could be brought here, and none of its files was"
+                    f" changed: {'; '.join(left)}",
                 }
             )
+        checkpoint = source["id"]
+        if checkpoint != found["id"]:
+            left.insert(0, f"the newest checkpoint, {found['id'][:12]}, could not be brought: this is an older one")
         result = here.module("ft_rollback", to=checkpoint, store=params["store"])
         return report(
             {
                 **result,
                 "candidates": candidates,
-                "source": source,
+                "source": source["peer"],
                 "id": checkpoint,
-                "planned": [plan, *result.get("planned", [])],
-                "done": [f"took checkpoint {checkpoint[:12]} from {source}", *result.get("done", [])],
+                "planned": [_plan(owner, source), *result.get("planned", [])],
+                "done": [f"took checkpoint {checkpoint[:12]} from {source['peer']}", *result.get("done", [])],
                 "left": [*left, *result.get("left", [])],
             }
         )
 
 
+def _plan(owner: str, entry: dict[str, Any]) -> str:
+    return f"recover {owner} from checkpoint {entry['name']} ({entry['id'][:12]}) of {entry['created']}"
+
+
 def _found(peer: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """What a peer said it holds, as entries of the result."""
-    nothing = {"peer": peer, "id": "", "name": "", "created": "", "state": "none", "detail": ""}
+    nothing = {"peer": peer, "id": "", "host": "", "name": "", "created": "", "state": "none", "detail": ""}
     for state in ("unreachable", "failed"):
         if answer.get(state):
             return [{**nothing, "state": state, "detail": str(answer.get("msg"))}]
     return [{**nothing, **entry} for entry in answer.get("candidates", [])] or [nothing]
 
 
-def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
-    """The verified copies of the newest checkpoint that ``wanted`` can mean, in the order given; empty without any.
+def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[list[dict[str, Any]]]:
+    """The verified copies of each checkpoint that ``wanted`` can mean, newest first, each in the order given.
 
     wanted: ``latest``, a name, an id, or at least its first 8 digits.
     """
@@ -108,11 +116,11 @@ def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[dict[str, 
         named = wanted in ("latest", entry["name"], entry["id"])
         return named or (len(wanted) >= 8 and str(entry["id"]).startswith(wanted))
 
-    good = [entry for entry in candidates if entry["state"] == "verified" and meant(entry)]
-    if not good:
-        return []
-    newest = max(good, key=lambda entry: (str(entry["created"]), str(entry["id"])))["id"]
-    return [entry for entry in good if entry["id"] == newest]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in candidates:
+        if entry["state"] == "verified" and meant(entry):
+            found.setdefault((entry["created"], entry["id"]), []).append(entry)
+    return [found[key] for key in sorted(found, reverse=True)]
 
 
 def _inventory_of(candidates: Sequence[dict[str, Any]]) -> str:
@@ -130,23 +138,25 @@ def _bring(
     inventory: Inventory,
     here: Host,
     carrier: Carrier,
-    sources: Sequence[str],
-    checkpoint: str,
+    copies: Sequence[dict[str, Any]],
     scratch: str,
     timeout: float,
-) -> tuple[str, list[str]]:
-    """The peer whose copy is in the store of ``here`` now, empty if none; and why each before it was passed over."""
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Which of the ``copies`` of a checkpoint is in the store of ``here`` now; and why others were passed over."""
     why: list[str] = []
-    for peer in sources:
-        local = os.path.join(scratch, f"bundle-{len(why)}")
+    for entry in copies:
+        peer, checkpoint = entry["peer"], entry["id"]
+        local = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
 
-        def fetch(host: Host, path: str = local) -> dict[str, Any]:
+        def fetch(host: Host, checkpoint: str = checkpoint, path: str = local) -> dict[str, Any]:
             return carrier.fetch(host, checkpoint, [], True, path)
 
         got = inventory.each([peer], fetch, timeout)[peer]
         if not (got.get("failed") or got.get("unreachable")):
             got = carrier.deliver(here, "adopt", checkpoint, local)
             if not got.get("failed"):
-                return peer, why
-        why.append(f"{peer}: {got.get('msg')}")
-    return "", why
+                return entry, why
+        why.append(f"{peer}: {checkpoint[:12]}: {got.get('msg')}")
+        if os.path.exists(local):
+            os.unlink(local)
+    return None, why

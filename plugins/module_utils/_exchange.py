@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from typing import Any
 
-from . import _replica
+from . import _foreign, _replica
 from ._errors import UsageError
 from ._store.store import Store
 from ._system import System
@@ -46,6 +46,8 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if phase == "discard":
         shutil.rmtree(os.path.dirname(values["path"]))
         return {}
+    if phase == "room":
+        return {"room": _foreign.room(values["directory"], store.root)}
     if phase == "receive":
         return dict(_replica.receive(store, host, values["id"], values["path"], params["retention"]), changed=True)
     if phase == "candidates":

@@ -5,8 +5,9 @@
 """Copies of a host's checkpoints on its peers, as bundles that any transport can carry.
 
 A bundle is a pack (see ``_store.objects``) of everything that the receiver lacks, the manifest last. Nothing in it is
-believed: the receiver computes every hash itself. It keeps the copies of each host in a store of their own, below
-``replicas`` of its store, and removes there only what its own retention says, never on a sender's word.
+believed: the receiver computes every hash itself, and takes no more than is there and than it has room for. It keeps
+the copies of each host in a store of their own, below ``replicas`` of its store, and removes there only what its own
+retention says, never on a sender's word.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from ._errors import Damaged, EvenkeelError, UsageError
+from ._foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from ._rollback import finish
 from ._store import retention as keeping
 from ._store.durable import ensure_dir
 from ._store.manifest import LOG, Manifest
-from ._store.objects import Writer
-from ._store.store import Store, objects_of, paths_of
+from ._store.objects import SMALL, Writer
+from ._store.store import CHAIN, Store, objects_of, paths_of
 
 _MAGIC = b"evenkeel-pack 1\n"
+# What stands before a content or a manifest.
+_LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
 
 
@@ -118,6 +122,7 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
             seen.add(checkpoint)
             one: dict[str, Any] = {
                 "id": checkpoint,
+                "host": "",
                 "name": "",
                 "created": "",
                 "state": "damaged",
@@ -125,7 +130,8 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
             }
             try:
                 manifest = source.manifest(checkpoint)
-                one.update(name=manifest.name, created=manifest.created)
+                check_manifest(manifest, store.system.now())
+                one.update(host=manifest.host, name=manifest.name, created=manifest.created)
                 wrong = source.verify(manifest)
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
@@ -150,7 +156,8 @@ def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
     writer = Writer(target.objects)
     try:
         with open(path, "rb") as stream:
-            manifests = _read_bundle(stream, writer)
+            refuse_too_large(os.fstat(stream.fileno()).st_size, target.root, "the bundle of a checkpoint")
+            manifests = _read_bundle(stream, writer, target.root)
         taken = _chain(target, manifests, checkpoint)
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
@@ -179,31 +186,46 @@ def _chain(target: Store, manifests: list[bytes], checkpoint: str) -> list[tuple
             raise Damaged("the bundle holds manifests that the checkpoint does not follow")
         records.insert(0, Manifest.parse(data, wanted))
         wanted = records[0].parent if records[0].kind == LOG else None
-    made = target.manifest(wanted) if wanted is not None else None
+    made, before = None, []
+    if wanted is not None:
+        made, before = target.manifest(wanted), target.chain(wanted)
+    if len(before) + len(records) > CHAIN:
+        raise Damaged(f"the log of checkpoint {checkpoint[:12]} has more than {CHAIN} records")
     taken = []
     for record, data in zip(records, manifests):
+        check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
         taken.append((made, data))
     return taken
 
 
-def _read_bundle(stream: BinaryIO, writer: Writer) -> list[bytes]:
-    """Contents into the writer, each under the hash it really has; the bytes of the manifests, in their order."""
+def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
+    """Contents into the writer (of the store at ``root``), each under the hash it really has; the bytes of the
+    manifests, in their order. Nothing is read or written for a length that the bundle does not have."""
     manifests: list[bytes] = []
+    end = os.fstat(stream.fileno()).st_size
     if stream.readline(64) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
     while True:
         line = stream.readline(128)
         if not line and manifests:
             return manifests
-        try:
-            word, size = line.decode("ascii").split()
-            length = int(size)
-        except ValueError as error:
-            raise Damaged("the bundle is cut off or garbled") from error
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise Damaged("the bundle is cut off or garbled")
+        word, length = found[1].decode("ascii"), int(found[2])
+        if length > end - stream.tell():
+            raise Damaged(f"the bundle is cut off, or lies: {length} bytes of {word[:12]} are not in it")
         if word == "manifest":
+            if len(manifests) >= CHAIN or sum(map(len, manifests)) + length > MANIFESTS:
+                raise Damaged(f"the manifests of the bundle are more than {CHAIN}, or than {MANIFESTS} bytes")
             manifests.append(stream.read(length))
-            if len(manifests[-1]) != length or stream.read(1) != b"\n":
+            if sum(data.count(b"\n") for data in manifests) > LINES:
+                raise Damaged(f"the manifests of the bundle have more than {LINES} lines")
+            if stream.read(1) != b"\n":
                 raise Damaged("the bundle is cut off within the manifest")
-        elif writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
+            continue
+        if length > SMALL:
+            refuse_too_large(length, root, "a content")
+        if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")

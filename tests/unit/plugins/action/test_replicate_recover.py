@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +136,36 @@ def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -
     run = recover(fleet)
     assert run.results["h1"]["id"] == second["id"]
     assert (fleet.directory("h1") / "data" / "more").read_text() == "second"
+
+
+def turns(fleet: Fleet, peer: str, module: str, answer: Any) -> None:
+    """From now on the peer answers this instead of running the module."""
+    said, script = fleet.home / f"{peer}.json", fleet.home / f"{peer}.sh"
+    said.write_text(answer if isinstance(answer, str) else json.dumps(answer))
+    script.write_text(f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; *) exec {sys.executable} "$@";; esac\n')
+    script.chmod(0o755)
+    fleet.hosts[peer]["ansible_python_interpreter"] = str(script)
+
+
+def made_up(**more: Any) -> dict[str, Any]:
+    """A copy that no host has ever made, of now."""
+    created = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return {"id": "f" * 64, "host": "h1", "name": "base", "created": created, "state": "verified", "detail": "", **more}
+
+
+def test_nonsense_from_peers_is_their_failure_and_the_next_one_is_asked(fleet: Fleet) -> None:
+    """One of them answers nonsense, another one has something that it does not give."""
+    peers = [one["peer"] for one in replicate(fleet, copies=3).results["h1"]["copies"]]
+    shutil.rmtree(fleet.directory("h1") / "data")
+    shutil.rmtree(fleet.directory("h1") / "store")
+    turns(fleet, peers[0], "ft_recover", {"candidates": [{"id": 5, "name": None, "created": {"a": 1}}]})
+    turns(fleet, peers[1], "ft_recover", {"candidates": [made_up()], "path": "/tmp/x\n!touch y", "bytes": 7})
+    run = recover(fleet)
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    assert result["source"] == peers[2]
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
+    states = {one["peer"]: one["state"] for one in result["candidates"]}
+    assert states[peers[0]] == "failed" and states[peers[2]] == "verified"
+    assert any(one.startswith(f"{peers[0]}: failed it answers what no host of ours does") for one in result["left"])
+    assert not temporary(fleet)
