@@ -37,7 +37,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         if check_mode:  # and so without putting aside what is damaged
             copy = _replica.replica(store, host)
             return {**known, "state": "damaged" if copy.verify(copy.manifest(values["id"])) else "verified"}
-        return {**known, **_replica.verify(store, host, values["id"])}
+        return {**known, **_replica.verify(store, host, values["id"], values.get("mac", ""))}
     if phase == "export":
         path = _new_bundle(values["directory"], store.system.now())
         found = _replica.export(store, host, values["id"], values["known"], path, values["replica"])
@@ -49,11 +49,15 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if phase == "room":
         return {"room": _foreign.room(values["directory"], store.root)}
     if phase == "receive":
-        return dict(_replica.receive(store, host, values["id"], values["path"], params["retention"]), changed=True)
+        taken = _replica.receive(store, host, values["id"], values["path"], params["retention"], values.get("mac", ""))
+        return dict(taken, changed=True)
     if phase == "candidates":
         return _replica.candidates(store, host)
     if phase == "adopt":
-        return dict(_replica.adopt(store, host, values["id"], values["path"]), changed=True)
+        taken = _replica.adopt(
+            store, host, values["id"], values["path"], values.get("declared"), values.get("proved", False)
+        )
+        return dict(taken, changed=True)
     raise UsageError(
         "only the controller can carry checkpoints between hosts, and nothing was done: call this by its full name,"
         " evenkeel.fault_tolerance.ft_replicate or ft_recover, from a playbook"

@@ -93,6 +93,7 @@ _COPY: dict[str, Form] = {
     "host": _or_nothing(_text(_HOST)),
     "name": _or_nothing(_name),
     "created": _or_nothing(_created),
+    "mac": _or_nothing(_text(_ID)),
     "state": _one_of("verified", "damaged"),
     "detail": words,
 }
@@ -100,6 +101,7 @@ _COPY: dict[str, Form] = {
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
         "id": _text(_ID),
+        "host": _text(_HOST),
         "name": _name,
         "created": _created,
         "held": _all(_text(_ID)),
