@@ -90,7 +90,7 @@ def test_a_length_that_the_bundle_does_not_have_is_refused_before_anything_is_wr
     [
         "resource files " + "[" * 100_000 + "]" * 100_000 + "\n",
         'resource files {"paths":' + "[" * 30 + "]" * 30 + "}\n",
-        'resource files {"paths":' + "9" * 5000 + "}\n",
+        'resource files {"paths":' + "9" * 100 + "}\n",
         'resource files {"paths":NaN}\n',
         "resource files []\n",
         "resource ../files {}\n",
@@ -104,7 +104,7 @@ def test_a_length_that_the_bundle_does_not_have_is_refused_before_anything_is_wr
     ],
 )
 def test_a_line_that_we_never_write_is_refused(today: Store, tmp_path: Path, body: str) -> None:
-    with pytest.raises(Damaged):
+    with pytest.raises(Damaged, match="is refused|manifest [0-9a-f]{64} cannot be read"):
         offered(today, tmp_path, manifest(body))
     assert _replica.have(today, "web1") == {"ids": []}
 
