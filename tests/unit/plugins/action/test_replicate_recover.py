@@ -239,6 +239,23 @@ def test_a_peer_cannot_pass_off_an_old_checkpoint_as_new(fleet: Fleet) -> None:
     assert (peer, "unproved") in [(one["peer"], one["state"]) for one in result["candidates"]]
 
 
+def test_a_newest_that_one_peer_alone_has_is_said_and_where_it_keeps_it_the_one_before_is_taken(fleet: Fleet) -> None:
+    first = replicate(fleet, copies=3).results["h1"]
+    (fleet.directory("h1") / "data" / "name").write_text("second")
+    second = replicate(fleet, copies=1).results["h1"]
+    (peer,) = [one["peer"] for one in second["copies"]]
+    lose(fleet)
+    run = recover(fleet)
+    assert run.results["h1"]["id"] == second["id"]
+    lone = f"only {peer} has the newest checkpoint, {second['id'][:12]}"
+    assert any(one.startswith(lone) for one in run.results["h1"]["left"])
+    turns(fleet, peer, "ft_recover", {"candidates": candidates(fleet, peer), "path": "/nowhere", "bytes": 5})
+    lose(fleet)
+    run = recover(fleet)
+    assert run.rc == 0 and run.results["h1"]["id"] == first["id"] and run.results["h1"]["source"] != peer
+    assert run.results["h1"]["left"][0].startswith(f"the newest checkpoint, {second['id'][:12]}, could not be brought")
+
+
 def candidates(fleet: Fleet, peer: str) -> list[dict[str, Any]]:
     """What the peer says, with the MACs."""
     found: list[dict[str, Any]] = _replica.candidates(Store(str(fleet.directory(peer) / "store"), System()), "h1")[
