@@ -104,7 +104,9 @@ class ActionModule(ActionBase):
             )
         checkpoint = source["id"]
         if checkpoint != found["id"]:
-            left.insert(0, f"the newest checkpoint, {found['id'][:12]}, could not be brought: this is an older one")
+            older = f"the newest checkpoint, {found['id'][:12]}, could not be brought: this is an older one"
+            left.insert(0, older)
+            warnings.insert(0, older)
         result = here.module("ft_rollback", to=checkpoint, store=params["store"])
         return report(
             {
