@@ -27,6 +27,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
     Inventory,
 )
 
+# Candidates that messages name.
+_SHOWN = 50
+
 
 class ActionModule(ActionBase):
     """Find the newest copy that holds, carry it to the host of the task, and roll that back to it."""
@@ -48,11 +51,12 @@ class ActionModule(ActionBase):
         carrier = Carrier("ft_recover", owner, lambda name: inventory.store(name, params["store"]))
         told = inventory.each(peers, lambda host: carrier.phase(host, "candidates"), timeout)
         candidates = [_judged(entry, owner, keys) for peer in peers for entry in _found(peer, told[peer])]
-        left = [
+        wrong = [
             f"{entry['peer']}: {entry['state']} {str(entry['id'])[:12]} {entry['detail']}".replace("  ", " ")
             for entry in candidates
             if entry["state"] not in ("verified", "none")
         ]
+        left = _some(wrong)
         usable = choose(candidates, params["checkpoint"])
         if not usable:
             return report(
@@ -205,7 +209,12 @@ def _inventory_of(candidates: Sequence[dict[str, Any]]) -> str:
         + " ".join(str(entry[key])[:300] for key in ("state", "name", "created", "detail") if entry[key])
         for entry in candidates
     ]
-    return "Found: " + "; ".join(held) + "."
+    return "Found: " + "; ".join(_some(held)) + "."
+
+
+def _some(said: list[str]) -> list[str]:
+    """As many as a person reads: a peer can have made up any number."""
+    return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
 
 
 def _bring(

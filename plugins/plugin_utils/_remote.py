@@ -144,8 +144,12 @@ class Inventory:
         return owner if known else str(self._task_vars["inventory_hostname"])
 
     def _directory(self, owner: str) -> str | None:
+        """Where the inventory of a host lies; of one that was added by a task, the first that is a file."""
         found = self.variables(self._known(owner)).get("inventory_dir")
-        return str(found) if found else None
+        if found:
+            return str(found)
+        paths = [os.path.abspath(str(one)) for one in self._inventory._sources or () if os.path.exists(str(one))]
+        return next((one if os.path.isdir(one) else os.path.dirname(one) for one in paths), None)
 
     def connect(self, name: str) -> Host:
         """The host, with a connection of its own. Ansible's task executor builds it, as for any task of that host."""
