@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import _replica, _scratch
+from . import _foreign, _replica, _scratch
 from ._errors import UsageError
 from ._store.store import Store
 from ._system import System
@@ -31,7 +31,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         if check_mode:  # and so without putting aside what is damaged
             copy = _replica.replica(store, host)
             return {**known, "state": "damaged" if copy.verify(copy.manifest(values["id"])) else "verified"}
-        return {**known, **_replica.verify(store, host, values["id"])}
+        return {**known, **_replica.verify(store, host, values["id"], values.get("mac", ""))}
     if phase == "export":
         owner = os.stat(values["directory"]).st_uid
         path = _scratch.new(values["run"], owner)
@@ -46,18 +46,20 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         owner = os.stat(values["directory"]).st_uid
         path = _scratch.new(values["run"], owner)
         _scratch.make_empty(path, owner)
-        return {"path": path}
+        return {"path": path, "room": _foreign.room(os.path.dirname(path), store.root)}
     if phase == "discard":
         _scratch.discard(values["path"])
         return {}
     if phase == "receive":
         with _scratch.taken(values["path"]) as path:
-            return dict(_replica.receive(store, host, values["id"], path, params["retention"]), changed=True)
+            taken = _replica.receive(store, host, values["id"], path, params["retention"], values.get("mac", ""))
+        return dict(taken, changed=True)
     if phase == "candidates":
         return _replica.candidates(store, host)
     if phase == "adopt":
         with _scratch.taken(values["path"]) as path:
-            return dict(_replica.adopt(store, host, values["id"], path), changed=True)
+            taken = _replica.adopt(store, host, values["id"], path, values.get("declared"), values.get("proved", False))
+        return dict(taken, changed=True)
     raise UsageError(
         "only the controller can carry checkpoints between hosts, and nothing was done: call this by its full name,"
         " evenkeel.fault_tolerance.ft_replicate or ft_recover, from a playbook"

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.ahead import Ahead
@@ -730,18 +730,24 @@ def _not_ours(spec: dict[str, Any], lines: list[str]) -> list[str]:
     return words
 
 
-def excludes(spec: dict[str, Any], path: str) -> bool:
-    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+def left_out(spec: dict[str, Any]) -> Callable[[bytes], bool]:
+    """Tells of a path below a declared one whether it is left out, for what it is called itself."""
     patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
     names = _pattern([one for one in patterns if b"/" not in one])
     paths = _pattern([one for one in patterns if b"/" in one])
+    return lambda path: bool(names.match(os.path.basename(path)) or paths.match(path))
+
+
+def excludes(spec: dict[str, Any], path: str) -> bool:
+    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+    is_left_out = left_out(spec)
     raw = os.fsencode(path)
     for root in map(os.fsencode, spec["paths"]):
         if raw.startswith(root + b"/"):
             at = root
             for name in raw[len(root) + 1 :].split(b"/"):
                 at += b"/" + name
-                if names.match(name) or paths.match(at):
+                if is_left_out(at):
                     return True
     return False
 

@@ -529,8 +529,8 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
     found = []
     for section in manifest.sections:
         for line in section.lines:
-            words = line.split(" ")
-            found += [(words[1], word[7:]) for word in words if word.startswith("sha256=")]
+            _first, *words = line.split(" ")
+            found += [(words[0], word[7:]) for word in words if word.startswith("sha256=")]
     return found
 
 
