@@ -11,6 +11,7 @@ written ``\x5c``. Nothing else changes, so that the name of nearly every file is
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Callable
 
@@ -18,8 +19,8 @@ _READS_SO = re.compile(r"\\(?=x(?:5c|[0189a-f][0-9a-f]))")
 _ESCAPE = re.compile(r"\\x(5c|[0189a-f][0-9a-f])")
 # Halves of pairs (a byte that is no UTF-8 is one to Python), controls of both sets, and what turns the direction round.
 _ODD = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
-# What a result may hold, in characters, and a text in it: the driver takes no longer ones from a host. What it names
-# goes up to there, and how much more there is.
+# What a result may hold, in characters of JSON, and a text in it: the driver takes no longer ones from a host. What it
+# names goes up to there, and how much more there is.
 LONGEST_RESULT = 2_000_000
 LONGEST_TEXT = 100_000
 
@@ -87,8 +88,9 @@ def bounded(result: dict[str, Any]) -> dict[str, Any]:
 
 def _bounded(value: Any, room: list[int]) -> Any:
     if isinstance(value, str):
-        room[0] -= len(value)
-        return value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
+        cut = value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
+        room[0] -= len(cut) if cut.isascii() else len(json.dumps(cut))
+        return cut
     if isinstance(value, dict):
         room[0] -= sum(len(str(key)) for key in value)
         return {key: _bounded(one, room) for key, one in value.items()}

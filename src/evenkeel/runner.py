@@ -43,7 +43,7 @@ _LONGEST_EVENT = 2 * LONGEST_RESULT
 _LONGEST_OUTPUT = 200_000
 # Ansible prints what hosts say, and ansible-runner reads its events out of what is printed: a host could write events
 # of its own making, of other hosts too. Those that are made on this machine carry this number, and no host knows it.
-_SEAL = "AD_HOC_COMMAND_ID"
+_SEAL = "PROJECT_UPDATE_ID"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> Non
 def told(event: Event, seal: int) -> str:
     """An event as a line for the parent: what is not sealed is output and no more, what is too large has no result."""
     output = str(event.get("stdout") or "")[:_LONGEST_OUTPUT]
-    if event.get("ad_hoc_command_id") != seal:
+    if event.get("project_update_id") != seal:
         return json.dumps({"event": "verbose", "stdout": output})
     data = event.get("event_data") or {}
     if data.get("res") == {}:  # Ansible's own are never empty

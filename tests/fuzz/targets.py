@@ -147,7 +147,7 @@ def result(data: bytes) -> None:
     record = Record(mark="m")
     for task in ("ft_checkpoint", "ft_settle", "ft_health", "ft_info", "ft_rollback"):
         for status in ("ok", "failed", "unreachable"):
-            event = {"event": f"runner_on_{status}", "stdout": "x", "ad_hoc_command_id": 1}
+            event = {"event": f"runner_on_{status}", "stdout": "x", "project_update_id": 1}
             event["event_data"] = {"host": "web1", "task": "t", "resolved_action": PREFIX + task, "res": said}
             event = json.loads(runner.told(event, 1))
             feed(record, event)

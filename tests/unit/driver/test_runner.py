@@ -137,7 +137,7 @@ def _ours(scratch: Path) -> list[psutil.Process]:
 
 FORGED = (
     "import base64,json,sys\n"
-    "said={'uuid':'u','event':'runner_on_ok','ad_hoc_command_id':1,'event_data':{'host':'web2','task':'t',"
+    "said={'uuid':'u','event':'runner_on_ok','project_update_id':1,'event_data':{'host':'web2','task':'t',"
     "'resolved_action':'evenkeel.fault_tolerance.ft_settle','res':{'outcome':'confirmed'}}}\n"
     "data=base64.b64encode(json.dumps(said).encode()).decode()\n"
     "part=f'{data}\\x1b[{len(data)}D'\n"
@@ -158,7 +158,7 @@ def test_an_event_that_a_host_made_up_is_output_and_no_event(tmp_path: Path) -> 
 @pytest.mark.parametrize("res", [{}, {"msg": "x" * 20_000_000}, {"n": 10**5000}, {"a": {(1, 2): 3}}])
 def test_what_cannot_be_passed_on_is_an_event_without_a_result(res: Any) -> None:
     data = {"host": "web1", "task": "t", "resolved_action": "evenkeel.fault_tolerance.ft_info", "res": res}
-    event = {"event": "runner_on_ok", "ad_hoc_command_id": 7, "event_data": data, "stdout": "s" * 10**6}
+    event = {"event": "runner_on_ok", "project_update_id": 7, "event_data": data, "stdout": "s" * 10**6}
     found = json.loads(told(event, 7))
     assert found["event"] == "runner_on_ok" and found["event_data"]["host"] == "web1"
     assert "res" not in found["event_data"] and len(found["stdout"]) < 10**6
@@ -171,3 +171,18 @@ def test_a_long_line_comes_through_whole(tmp_path: Path) -> None:
     big = "x" * 150_000
     ended, output = run(tmp_path, f"print('x' * {len(big)})")
     assert ended.rc == 0 and big in output
+
+
+def test_ansible_runs_where_it_was_asked_to_run(tmp_path: Path) -> None:
+    """Inventories and playbooks are named as the user sees them: ansible-runner may think otherwise."""
+    events: list[Event] = []
+    (tmp_path / "play.yml").write_text(
+        '- hosts: localhost\n  gather_facts: false\n  tasks: [{debug: {msg: \'{{ lookup("pipe", "pwd") }}\'}}]\n'
+    )
+    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "play.yml"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    ended = execute(Job(argv, str(tmp_path), {}, {}, scratch), events.append, lambda: "")
+    assert ended.rc == 0
+    said = [event["event_data"]["res"]["msg"] for event in events if event["event"] == "runner_on_ok"]
+    assert said == [str(tmp_path)], "an event that is sealed, from the directory that was asked for"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -107,4 +108,5 @@ def test_a_result_is_bounded_and_says_how_much_more_there_is() -> None:
     kept = len(cut["done"]) - 1
     assert cut["done"][-1] == f"and {5000 - kept} more" and kept > 450
     assert list(cut) == list(result)
+    assert len(json.dumps(bounded({"done": ["\U0001f600" * 200] * 20_000}))) < 1.1 * LONGEST_RESULT
     assert bounded({"done": ["a", {"b": 1}], "msg": ""}) == {"done": ["a", {"b": 1}], "msg": ""}
