@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.what == "check":
         return 0
-    store = Store(args.store, System())
+    store = Store(args.store, System(), armed=True)
     if args.what == "watch":
         return _watch_over(store, args.generation)
     os.environ.setdefault("LC_ALL", "C.UTF-8")

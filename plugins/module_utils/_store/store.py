@@ -77,10 +77,13 @@ class Store:
     """The store below ``root``. Creating the object touches nothing; see ``locked``.
 
     Raises UsageError for a store that others could exchange, or have written to: what lies in it is run and believed.
+    ``armed``: a change is under way, and may have opened a directory above it, or given it away. That keeps no host
+    from going back: the store counts as long as it is itself what only we can have made.
     """
 
-    def __init__(self, root: str, system: System) -> None:
+    def __init__(self, root: str, system: System, armed: bool = False) -> None:
         self.root = os.path.abspath(root)
+        self._armed = armed
         self.system = replace(system, memory=self.join("started"))
         self.objects = Objects(self.root)
         self._check_place()
@@ -90,6 +93,8 @@ class Store:
 
     def _check_place(self) -> None:
         why = way.stranger(self.root, way.trusted())
+        if why and self._armed and self._is_ours():
+            return
         if not why and os.path.lexists(self.root):
             found = os.lstat(self.root)
             if not stat.S_ISDIR(found.st_mode):
@@ -103,6 +108,15 @@ class Store:
                 f"the store {self.root} is not believed, because {why}. Nothing was done. It, and all directories "
                 "above it, have to be root's (or yours) and nobody else's to write: mend that, or use another store"
             )
+
+    def _is_ours(self) -> bool:
+        """Whether this is a directory that is ours alone, with a store in it: nobody else can make, or fill, one."""
+        try:
+            place, mark = os.lstat(self.root), os.lstat(self.join("FORMAT"))
+        except OSError:
+            return False
+        ours = {place.st_uid, mark.st_uid} <= way.trusted()
+        return ours and stat.S_ISDIR(place.st_mode) and not place.st_mode & 0o077
 
     @property
     def exists(self) -> bool:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _watch
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.way import (
     open_regular,
@@ -70,6 +72,29 @@ def test_a_store_that_others_could_exchange_is_refused(deep: Path, harm: Callabl
     with pytest.raises(UsageError, match=f"is not believed, because the {words}.*Nothing was done"):
         checkpoint(Store(str(deep), SYSTEM), "before", [{"files": {"paths": ["/etc/hostname"]}}], confirm_within=60.0)
     assert not os.path.lexists(deep)
+
+
+@needs_root
+@pytest.mark.parametrize("harm", [lambda deep: deep.parent.chmod(0o777), lambda deep: owned(deep.parent)])
+def test_a_change_that_opens_a_directory_above_the_store_keeps_no_host_from_going_back(
+    deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_text("before")
+    store = Store(str(deep), SYSTEM)
+    begun = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)
+    (tree / "file").write_text("after")
+    harm(deep)
+    with pytest.raises(UsageError, match="is not believed"):
+        Store(str(deep), SYSTEM)
+    with pytest.raises(Unhealthy):
+        settle(Store(str(deep), SYSTEM, armed=True), begun["generation"], [], 0.0, 1.0, 0.1, "roll_back")
+    assert (tree / "file").read_text() == "before"
+    owned(deep)
+    with pytest.raises(UsageError, match="is not believed"):
+        Store(str(deep), SYSTEM, armed=True)
 
 
 @needs_root
