@@ -26,7 +26,7 @@ _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[
 _HOST = re.compile("[!-~]{1,255}")
 # An entry of files, in the order in which its words are written (see ``_resources.entry``).
 _ENTRY = re.compile(
-    r"- \S+|[fdlpscbD] \S+ [0-7]{1,4} [0-9]{1,10} [0-9]{1,10} -?[0-9]{1,19}"
+    r"- \S+|[fdlpscbD] \S+ [0-7]{1,4} [0-9]{1,10} [0-9]{1,10} -?[0-9]{1,28}"
     r"(?: size=[0-9]{1,19} sha256=[0-9a-f]{64})?(?: target=\S+)?(?: rdev=[0-9]{1,20})?(?: link=\S+)?"
     r"(?: sparse=1)?(?: flags=[0-9a-f]{1,8})?(?: x:[^\s=]+=[A-Za-z0-9+/]*={0,2})*"
 )

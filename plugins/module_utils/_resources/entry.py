@@ -134,7 +134,7 @@ class Entry(NamedTuple):
             )
             if more or made.mode & ~0o7777 or made.flags & ~FLAGS:
                 raise ValueError(f"unexpected {sorted(more) or 'mode or flags'}")
-            if (made.uid | made.gid) >> 32 or (made.size | abs(made.mtime)) >> 63 or made.rdev >> 64:
+            if (made.uid | made.gid) >> 32 or (made.size | abs(made.mtime) // 10**9) >> 63 or made.rdev >> 64:
                 raise ValueError("a number is negative, or larger than the system has them")
             if b"\0" in made.target:
                 raise ValueError("a target has a byte that no name has")

@@ -178,12 +178,19 @@ def test_a_copy_that_an_older_version_took_in_is_named_and_not_offered(today: St
     assert (found["state"], found["created"]) == ("damaged", "") and "2096" in found["detail"]
 
 
+def test_a_file_of_the_far_future_is_one_that_there_can_be(today: Store, tmp_path: Path) -> None:
+    line = f"f /etc/x 644 0 0 13569489360987654321 size=0 sha256={EMPTY}"
+    assert Entry.parse(line).mtime == 13569489360987654321
+    with pytest.raises(Damaged, match="missing or damaged here"):  # The content is, as it was not sent.
+        offered(today, tmp_path, manifest(FILES + line + "\n"))
+
+
 @pytest.mark.parametrize(
     "line",
     [
         "f /x 644 4294967296 0 1 size=0 sha256=" + EMPTY,
         "f /x 644 -1 0 1 size=0 sha256=" + EMPTY,
-        "f /x 644 0 0 9223372036854775808 size=0 sha256=" + EMPTY,
+        "f /x 644 0 0 9223372036854775808000000000 size=0 sha256=" + EMPTY,
         "f /x 644 0 0 1 size=-1 sha256=" + EMPTY,
         "b /x 644 0 0 1 rdev=18446744073709551616",
         "l /x 777 0 0 1 target=a%00b",
