@@ -339,7 +339,7 @@ def _end_jobs(store: Store, change: _deadman.Armed) -> list[str]:
     since = (
         _jobs.boottime(store.system, change.due - change.within) if change.boot_id == store.system.boot_id() else 0.0
     )
-    jobs = _jobs.end(store.system, since, now, _DRAIN)
+    jobs = _jobs.end(store.system, since, now, _DRAIN, change.login)
     return [f"ended a job of Ansible, {one}" for one in jobs.ended] + [
         f"a job of Ansible still runs, {one}" for one in jobs.running
     ]

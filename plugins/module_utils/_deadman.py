@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from . import _timers, _watch
+from . import _jobs, _timers, _watch
 from ._errors import Damaged, Refused, UsageError
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
@@ -41,7 +41,8 @@ class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
     ``back``: who began to go back (settle, deadline, boot, operator); from then on it is never confirmed. ``left``:
-    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again.
+    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again. ``login``: by
+    whose login the host was armed (a user id), -1 where that is not known.
     """
 
     generation: int
@@ -54,6 +55,7 @@ class Armed:
     back: str = ""
     left: list[str] = field(default_factory=list)
     tries_until: float = 0.0
+    login: int = -1
 
     def shown(self) -> dict[str, Any]:
         shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
@@ -100,7 +102,7 @@ class Event:
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by"), (str,)),
     **dict.fromkeys(("until", "within", "due", "tries_until", "at"), (int, float)),
-    "generation": (int,),
+    **dict.fromkeys(("generation", "login"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
     "written": (dict,),
@@ -246,7 +248,14 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
     _watch.start(store, number, agent)
     system = store.system
     record = Armed(
-        number, checkpoint, name, system.now() + within, within, system.boot_id(), system.monotonic() + within
+        number,
+        checkpoint,
+        name,
+        system.now() + within,
+        within,
+        system.boot_id(),
+        system.monotonic() + within,
+        login=_jobs.login_of("self"),
     )
     if system.has_systemd():
         _timers.stand(store, number, record.due, agent)

@@ -6,8 +6,9 @@
 
 A job is known by what Ansible makes of it: a script in a directory of its own (``ansible-tmp-…``), the wrapper of
 ``async``, or the shell around them, which ends with ``&& sleep 0``. Any user can give a process such words, and one of
-a program that gains rights by being started too. So a job counts only when it is root's (or ours) altogether, and when
-its program is Python or a shell, which gain none. To a job belong its descendants and its process groups.
+a program that gains rights by being started too. So a job counts only when it is root's (or ours) altogether, or was
+started by the login of the change, which no user can pretend; and when its program is Python or a shell, which gain
+none. To a job belong its descendants and its process groups.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ _TERM, _KILL = 2.0, 1.0
 @dataclass(frozen=True)
 class Process:
     """``ticks``: when it started, in ticks of the clock after boot. ``users``: whose it is, really, in effect and by
-    what it has saved. ``program``: the name of what it runs, whatever it calls itself."""
+    what it has saved. ``program``: the name of what it runs, whatever it calls itself. ``login``: who logged in to
+    start it, by the kernel's word, which nobody but root can change; -1 where nobody did.
+    """
 
     pid: int
     parent: int
@@ -49,6 +52,7 @@ class Process:
     name: str
     program: str
     argv: list[str]
+    login: int = -1
 
     @property
     def started(self) -> float:
@@ -71,14 +75,22 @@ class Process:
     def is_installing(self) -> bool:
         return self.program in _WHOLE or os.path.basename(self.script) in _WHOLE
 
-    def is_of(self, whose: set[int]) -> bool:
-        """Whether it is theirs alone: one that somebody else has started may only have gained their rights."""
-        return bool(self.users) and self.users <= whose
-
     @property
     def words(self) -> str:
         said = " ".join(self.argv)
         return f"pid {self.pid}: {said if len(said) <= 200 else said[:200] + '…'}"
+
+
+@dataclass(frozen=True)
+class _Whose:
+    """These ``users`` alone, since what somebody else has started may only have gained their rights; or whoever it
+    runs as, where it was started by the ``login`` of the change."""
+
+    users: set[int]
+    login: int
+
+    def __contains__(self, one: Process) -> bool:
+        return bool(one.users) and (one.users <= self.users or one.login == self.login >= 0)
 
 
 @dataclass
@@ -89,14 +101,14 @@ class Ended:
     running: list[str] = field(default_factory=list)
 
 
-def end(system: System, since: float, before: float, wait: float) -> Ended:
+def end(system: System, since: float, before: float, wait: float, login: int = -1) -> Ended:
     """Wait ``wait`` seconds for the jobs that were started between ``since`` and ``before`` (seconds after boot), then
-    end those that still run.
+    end those that still run. ``login``: whose logins the change came by, -1 where that is not known.
 
     Where this machine plays several hosts (no systemd, or no root) it cannot be told whose job it is: they are waited
     for, and left alone.
     """
-    whose = {0, os.geteuid()}
+    whose = _Whose({0, os.geteuid()}, login)
     found = _jobs(whose, since, before)
     limit = system.monotonic() + wait
     # A job of async goes on whoever waits; the others may be about to end.
@@ -146,19 +158,19 @@ def _around(job: Process, jobs: Iterable[Process]) -> bool:
     return any(other.parent == job.pid for other in jobs)
 
 
-def _jobs(whose: set[int], since: float, before: float) -> list[Process]:
+def _jobs(whose: _Whose, since: float, before: float) -> list[Process]:
     """All jobs but us, what we run in, and what runs a module of ours."""
     everything = _processes()
     own = _lineage(os.getpid(), everything)
     found = [
         one
         for one in everything.values()
-        if one.pid not in own and one.is_of(whose) and since <= one.started < before and one.is_job
+        if one.pid not in own and one in whose and since <= one.started < before and one.is_job
     ]
-    return [job for job in found if not any(one.name == OURS and one.is_of(whose) for one in _tree(job, everything))]
+    return [job for job in found if not any(one.name == OURS and one in whose for one in _tree(job, everything))]
 
 
-def _members(jobs: Iterable[Process], whose: set[int]) -> list[Process]:
+def _members(jobs: Iterable[Process], whose: _Whose) -> list[Process]:
     """What of these jobs runs now, but those in which a package manager of these users is at work."""
     everything = _processes()
     own = _lineage(os.getpid(), everything)
@@ -166,7 +178,7 @@ def _members(jobs: Iterable[Process], whose: set[int]) -> list[Process]:
     return [
         one
         for tree in trees
-        if not any(one.is_installing and one.is_of(whose) for one in tree)
+        if not any(one.is_installing and one in whose for one in tree)
         for one in tree
         if one.pid not in own
     ]
@@ -216,7 +228,17 @@ def _process(pid: int) -> Process | None:
     if stat[0] in (b"Z", b"X"):
         return None
     name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Process(pid, int(stat[1]), int(stat[2]), users(pid), int(stat[19]), name, _program(pid), argv)
+    return Process(pid, int(stat[1]), int(stat[2]), users(pid), int(stat[19]), name, _program(pid), argv, login_of(pid))
+
+
+def login_of(pid: int | str) -> int:
+    """Who logged in to start the process (a user id); -1 where nobody did, or the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/loginuid", "rb") as stream:
+            found = int(stream.read())
+    except (OSError, ValueError):
+        return -1
+    return found if found < 0xFFFFFFFF else -1
 
 
 def _program(pid: int) -> str:

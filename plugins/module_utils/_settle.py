@@ -120,7 +120,7 @@ def _end_jobs(store: Store, change: _deadman.Armed) -> _jobs.Ended:
     """What a killed controller, or the change itself, has left running would change the host once more."""
     since = _jobs.boottime(store.system, change.due - change.within)
     # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
-    return _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, DRAIN)
+    return _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, DRAIN, change.login)
 
 
 def _ended(store: Store, generation: int, health: Health | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _still_back(store: Store, event: _deadman.Event, report: dict[str, Any]) -> 
     except EvenkeelError as error:
         return f". Whether tasks have changed it since is not known: {error.message}"
     since = _jobs.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
-    _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, 0.0)
+    _jobs.end(store.system, since, _jobs.started(os.getpid()) - 0.5, 0.0, _jobs.login_of("self"))
     try:
         done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out()["done"]
     except EvenkeelError as error:

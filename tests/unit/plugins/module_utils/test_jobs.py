@@ -118,6 +118,26 @@ def test_what_only_looks_like_a_job_is_left_alone(scripts: Path, started: list[s
     assert all(one.poll() is None for one in (before, mine, word, settle))
 
 
+def test_a_job_of_another_account_is_ended_where_the_login_of_the_change_has_started_it(
+    scripts: Path, started: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with become_user: the kernel keeps who logged in, whoever a process becomes."""
+    since = boottime() - 1
+    job = start(started, sys.executable, scripts / "async_wrapper.py")
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    everything = _jobs._processes
+
+    def theirs() -> dict[int, _jobs.Process]:
+        found = everything()
+        return {pid: replace(one, users={12345}, login=1000) if one.is_job else one for pid, one in found.items()}
+
+    monkeypatch.setattr(_jobs, "_processes", theirs)
+    for other in (-1, 1001, 0):
+        assert not _jobs.end(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
+    assert len(_jobs.end(HOST, since, boottime(), 0.0, 1000).ended) == 1
+    assert job.wait(5) < 0
+
+
 LOOKS = "sleep 66; /python3 && sleep 0"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
 
