@@ -588,7 +588,8 @@ def test_a_file_that_only_grows_is_as_it_was_when_it_was_read(
 
 def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = _coarse(monkeypatch, lambda: None, opened=False)
-    hashed, hashes = files._hash_of, []
+    hashed = files._hash_of
+    hashes: list[int] = []
 
     def change(fd: int, size: int) -> str:
         if not hashes:
