@@ -448,7 +448,8 @@ def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
     """What root alone may see is to come back into what is another user's yet, and was not there to be closed."""
     store = store_of(owned.parent)
     exchange(owned, "pub", "priv")
-    opened, times = transaction._Known.open, []
+    opened = transaction._Known.open
+    times: list[int] = []
 
     def elsewhere(known: transaction._Known, path: bytes) -> int:
         if not path.endswith(b"/priv") or times:
