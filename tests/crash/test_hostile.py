@@ -31,6 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
@@ -441,6 +442,34 @@ def test_a_directory_from_which_something_did_not_go_is_not_opened(
     assert (owned / "pub").stat().st_uid == NOBODY and (owned / "pub" / "key").read_text() == "as recorded"
 
 
+def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root alone may see is to come back into what is another user's yet, and was not there to be closed."""
+    store = store_of(owned.parent)
+    exchange(owned, "pub", "priv")
+    opened = transaction._Known.open
+    times: list[int] = []
+
+    def elsewhere(known: transaction._Known, path: bytes) -> int:
+        if not path.endswith(b"/priv") or times:
+            return opened(known, path)
+        times.append(1)
+        exchange(owned, "pub", "priv")
+        try:
+            return opened(known, path)
+        finally:
+            exchange(owned, "pub", "priv")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction._Known, "open", elsewhere)
+        with pytest.raises(RestoreFailed, match="live/priv is another directory"):
+            rollback(store, "before")
+    assert times and (owned / "priv" / "key").read_text() == "as recorded"
+    rollback(store, "before")
+    assert private(owned) == owned / "priv"
+
+
 def test_a_directory_that_was_seen_under_two_names_is_one_of_them_alone(owned: Path) -> None:
     """Somebody gave it another name while the tree was looked at."""
     made = transaction._Staging(store_of(owned.parent), str(owned.parent), False)
@@ -706,6 +735,19 @@ def test_while_files_come_back_nobody_may_more_than_before_and_after(
     rollback(store, "before")
     assert set(seen) == {(*meanwhile, False)}
     assert same(tmp_path / "new", live)
+
+
+def test_the_mask_of_an_acl_is_never_the_groups_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd, chmod, seen = os.open(tmp_path, os.O_RDONLY), os.chmod, []
+
+    def look(where: Any, mode: int) -> None:
+        seen.append((oct(mode), ACL in os.listxattr(where)))
+        chmod(where, mode)
+
+    monkeypatch.setattr(os, "chmod", look)
+    transaction.attributes(Entry(b"/x", "d", 0o750, 0, 0, 1, xattrs=((ACL, NAMED),)), fd)
+    os.close(fd)
+    assert seen == [("0o750", True)]
 
 
 def rounds() -> int:

@@ -498,10 +498,12 @@ class _Walk:
         xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path)
         return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
-    def file(self, path: bytes, name: bytes, parent: int, kind: str) -> tuple[str, bytes, os.stat_result]:
+    def file(
+        self, path: bytes, name: bytes, parent: int, kind: str, tries: int = _TRIES
+    ) -> tuple[str, bytes, os.stat_result]:
         """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        for _attempt in range(_TRIES):
+        for _attempt in range(tries):
             fd = os.open(name, flags, dir_fd=parent)
             try:
                 before = os.fstat(fd)
@@ -564,7 +566,7 @@ class _Walk:
             os.close(fd)
         if one.times >= _TRIES or (self.tolerant and one.info.st_size > SMALL):
             raise _unstable(one.path)
-        line, key, info = self.file(one.path, name, parent, one.kind)
+        line, key, info = self.file(one.path, name, parent, one.kind, _TRIES - one.times)
         if self.latest is not None:
             self.latest = self.latest._replace(times=one.times + 1)
         self.fill(one.place, line, key)

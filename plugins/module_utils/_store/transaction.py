@@ -391,6 +391,10 @@ class _Known:
         self.of[path] = (inode, mount_of(path, self._mounts))
         return self.of[path]
 
+    def bar(self, path: bytes) -> None:
+        """Let no directory be the one that was meant."""
+        self.of[path] = (-1, b"")
+
     def check(self, path: bytes, fd: int) -> None:
         """Raise OSError unless the open directory is the one that was meant."""
         if path in self.of and self.of[path] != (os.fstat(fd).st_ino, mount_of(path, self._mounts)):
@@ -827,15 +831,20 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             anchors.append(_own(_Anchor.read(anchor)))
         touched: set[bytes] = set()
         in_place: list[bytes] = []
+        made = {bytes.fromhex(step["path"]) for step in plan["steps"] if step["op"] in ("put", "swap")}
         for entry in folders:
-            # Another one yet, or none, where a step makes it: that is for nobody to enter until then.
-            with suppress(OSError, UsageError):
+            try:
                 fd = known.open(entry.path)
-                try:
-                    with _noting(doubtful, entry.path):
-                        _narrow(entry, fd)
-                finally:
-                    os.close(fd)
+            except (OSError, UsageError):
+                # One that a step makes is for nobody to enter until then. Nothing goes into another one.
+                if entry.path not in made:
+                    known.bar(entry.path)
+                continue
+            try:
+                with _noting(doubtful, entry.path):
+                    _narrow(entry, fd)
+            finally:
+                os.close(fd)
         with Parents(check=known.check) as parents:
             for step in plan["steps"]:
                 path = bytes.fromhex(step["path"])

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -553,17 +554,18 @@ def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object], opened
     """A clock so coarse that no write shows in the times; ``write`` goes on while a checkpoint waits. How often that
     was. ``opened``: whether somebody has it open for writing."""
     waits: list[float] = []
-    sleep = time.sleep
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
         write()
-        sleep(0.01)
 
     monkeypatch.setattr(files, "_moment", lambda info: (info.st_size, 0, 0))
-    monkeypatch.setattr(files, "_APART", 0.05)
+    monkeypatch.setattr(files, "_FRESH", 10**12)
+    monkeypatch.setattr(files, "_APART", 1.0)
     monkeypatch.setattr(files, "_may_be_written", lambda _fd: opened)
-    monkeypatch.setattr(files.time, "sleep", wait)
+    # Time passes while it waits, and only then.
+    clock = SimpleNamespace(sleep=wait, monotonic=lambda: float(len(waits)), time_ns=time.time_ns)
+    monkeypatch.setattr(files, "time", clock)
     return waits
 
 
