@@ -199,6 +199,9 @@ def _read_bundle(stream: BinaryIO, writer: Writer) -> list[bytes]:
         try:
             word, size = line.decode("ascii").split()
             length = int(size)
+            # Python makes room for all of it before it reads.
+            if not 0 <= length <= os.fstat(stream.fileno()).st_size:
+                raise ValueError("no length of anything in here")
         except ValueError as error:
             raise Damaged("the bundle is cut off or garbled") from error
         if word == "manifest":
