@@ -14,6 +14,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 
 class ActionModule(ActionBase):
@@ -24,6 +25,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        reclaim()
         variables = task_vars or {}
         _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
         inventory = Inventory(self, variables)

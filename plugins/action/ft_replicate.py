@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import VARIABLE
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 
 COUNTS = ("verified", "planned")
 
@@ -46,18 +49,32 @@ class ActionModule(ActionBase):
         offered = carrier.phase(here, "offer")
         if offered.get("failed"):
             return report({**offered, "copies": []})
-        with tempfile.TemporaryDirectory(prefix="evenkeel-", dir=C.DEFAULT_LOCAL_TMP) as scratch:
+        try:
+            check_created(offered["created"], time.time())
+            keys, made = inventory.keys(owner), ""
+            if not keys and not self._task.check_mode:
+                keys = inventory.make_key(owner)
+                made = (
+                    f"{keys.where} is new: only by it copies are known as yours. Keep it where a lost controller does"
+                    f" not take it along, or as {VARIABLE} in a vault"
+                )
+        except (EvenkeelError, AnsibleError) as error:
+            return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
+        if keys:
+            offered["mac"] = keys.mac(owner, offered)
+        with scratch_directory() as scratch:
             replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
             except Damaged as error:
                 why = error.message
-        return _result(here.name, params["copies"], offered["id"], replication.entries, why)
+        result = _result(here.name, params["copies"], offered["id"], replication.entries, why)
+        return {**result, "warnings": [made]} if made else result
 
 
 class Replication:
-    """The copies of one checkpoint of the host ``here``. offered: its id, and the ids ``held`` there."""
+    """The copies of one checkpoint of the host ``here``. offered: its id, its MAC, and the ids ``held`` there."""
 
     def __init__(
         self,
@@ -73,6 +90,7 @@ class Replication:
         self._here = here
         self._carrier = carrier
         self._id = str(offered["id"])
+        self._mac = str(offered.get("mac", ""))
         self._held = set(offered["held"])
         self._scratch = scratch
         self._timeout = timeout
@@ -93,7 +111,10 @@ class Replication:
                 entries[peer] = {"peer": peer, "domain": domain, "id": self._id, **entry}
 
     def _ask(self, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
-        told = self._inventory.each(peers, lambda host: self._carrier.phase(host, "have", id=self._id), self._timeout)
+        def have(host: Host) -> dict[str, Any]:
+            return self._carrier.phase(host, "have", id=self._id, mac=self._mac)
+
+        told = self._inventory.each(peers, have, self._timeout)
         entries: dict[str, dict[str, Any]] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
@@ -124,7 +145,7 @@ class Replication:
             self._bundles[known] = path
 
         def deliver(host: Host) -> dict[str, Any]:
-            return self._carrier.deliver(host, "receive", self._id, self._bundles[lacking[host.name]])
+            return self._carrier.deliver(host, "receive", self._id, self._bundles[lacking[host.name]], mac=self._mac)
 
         told = self._inventory.each(lacking, deliver, self._timeout)
         return {peer: _entry(answer) for peer, answer in told.items()}
@@ -132,10 +153,10 @@ class Replication:
 
 def _entry(answer: dict[str, Any]) -> dict[str, Any]:
     if answer.get("unreachable"):
-        return {"state": "unreachable", "new": False, "detail": str(answer.get("msg"))}
+        return {"state": "unreachable", "new": False, "detail": words(answer.get("msg"))}
     if answer.get("state") == "verified":
         return {"state": "verified", "new": True, "detail": f"{answer.get('bytes')} bytes"}
-    return {"state": "failed", "new": False, "detail": str(answer.get("msg"))}
+    return {"state": "failed", "new": False, "detail": words(answer.get("msg"))}
 
 
 def _result(source: str, wanted: int, checkpoint: str, entries: dict[str, dict[str, Any]], why: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
@@ -17,6 +18,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        reclaim()
         connection = self._connection
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
+from . import _scratch
 from ._errors import EvenkeelError
 from ._jobs import be_ours
 from ._text import bounded, escaped, harmless, named, sentence
@@ -28,6 +30,8 @@ def run_module(
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
     be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
+    if not module.check_mode:
+        _scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
         result = work(named(module.params), module.check_mode)
     except EvenkeelError as error:

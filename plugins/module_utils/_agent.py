@@ -27,6 +27,7 @@ from . import _deadman, _jobs, _rollback, _timers, _watch
 from ._errors import Busy, EvenkeelError
 from ._store.durable import ensure_dir, write_file
 from ._store.store import Store
+from ._store.way import open_regular
 from ._system import System
 
 _PACKAGE = "evenkeel_agent"
@@ -51,20 +52,30 @@ _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|
 def install(store: Store) -> str:
     """Write the zipapp of this library, as it runs now, below the store; its path.
 
-    Its name holds its hash: an agent that is waiting keeps the file it was started from, until no change is armed.
+    Its name holds the hashes of its sources and of itself, so that it is run only as it was written here. An agent that
+    is waiting keeps the file it was started from, until no change is armed.
     """
     sources = _sources()
     folder = store.join("agent")
     ensure_dir(folder)
     name = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
-    path = os.path.join(folder, f"evenkeel-{name.hexdigest()[:12]}.pyz")
-    if not os.path.exists(path):
-        write_file(path, _zipapp(sources), 0o400)
+    prefix = f"evenkeel-{name.hexdigest()[:12]}"
+    path = next((os.path.join(folder, one) for one in os.listdir(folder) if one.startswith(prefix)), "")
+    if not path or not _is_whole(path):
+        data = _zipapp(sources)
+        path = os.path.join(folder, f"{prefix}{hashlib.sha256(data).hexdigest()}.pyz")
+        write_file(path, data, 0o400)
     if _deadman.armed(store) is None:
         for other in os.listdir(folder):
             if other != os.path.basename(path):
                 os.unlink(os.path.join(folder, other))
     return path
+
+
+def _is_whole(path: str) -> bool:
+    """Whether the file is the one that its name says."""
+    with open_regular(path) as stream:
+        return hashlib.sha256(stream.read()).hexdigest() == _timers.hash_of(path)
 
 
 def _zipapp(sources: dict[str, str]) -> bytes:
@@ -130,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.what == "check":
         return 0
-    store = Store(args.store, System())
+    store = Store(args.store, System(), armed=True)
     if args.what == "watch":
         return _watch_over(store, args.generation)
     os.environ.setdefault("LC_ALL", "C.UTF-8")
@@ -141,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load_all() -> None:
     """Whatever may be needed later, from the zipapp and from Python: both may be gone by then."""
-    archive = zipfile.ZipFile(sys.argv[0])
+    archive = zipfile.ZipFile(__loader__.archive)  # type: ignore[name-defined]
     for name in archive.namelist():
         if name.startswith(_PACKAGE) and name.endswith(".py"):
             importlib.import_module(name[:-3].replace("/", ".").removesuffix(".__init__"))

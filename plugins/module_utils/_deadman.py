@@ -26,7 +26,7 @@ from . import _timers, _watch
 from ._errors import Damaged, Refused, UsageError
 from ._store.durable import append_line, remove_file, write_file
 from ._store.store import Store
-from ._store.transaction import pending
+from ._store.transaction import committed
 from ._system import System
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
@@ -187,7 +187,7 @@ def host_state(root: str, system: System | None = None) -> dict[str, Any]:
         "armed": dict(change.shown(), overdue=_late(change, store.system)) if change else None,
         "last": asdict(last) if last else None,
         "doubt": asdict(doubt) if doubt else None,
-        "interrupted": bool(pending(store)) or os.path.exists(store.join("resume")),
+        "interrupted": committed(store) or os.path.exists(store.join("resume")),
     }
 
 

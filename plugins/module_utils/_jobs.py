@@ -5,8 +5,9 @@
 """What Ansible has left running on this host: it must not change it once more after it has gone back.
 
 A job is known by what Ansible makes of it: a script in a directory of its own (``ansible-tmp-…``), the wrapper of
-``async``, or the shell around them, which ends with ``&& sleep 0``. It counts only when it is root's, or of the account
-that logs in for a change. To a job belong its descendants and its process groups.
+``async``, or the shell around them, which ends with ``&& sleep 0``. Any user can give a process such words, and one of
+a program that gains rights by being started too. So a job counts only when it is root's (or ours) altogether, and when
+its program is Python or a shell, which gain none. To a job belong its descendants and its process groups.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ._system import System
+from ._system import System, send, users
 
 _SCRIPT = re.compile(r"/ansible-tmp-[0-9.]+-\d+-\d+/(AnsiballZ_\w+|async_wrapper)(\.py)?$")
 _SHELL = re.compile(r"(ansible-tmp-|BECOME-SUCCESS-|/python[0-9.]*|/platform-python[0-9.]*).* && sleep 0$", re.DOTALL)
+_PYTHON = re.compile(r"(python|platform-python|pypy)[0-9.]*")
+_SHELLS = ("sh", "dash", "bash", "ksh", "ash", "busybox", "zsh", "mksh")
 # What our own modules call themselves: whoever settles this change is not what it has left running.
 OURS = "evenkeel"
 _PR_SET_NAME = 15
@@ -35,23 +38,42 @@ _TERM, _KILL = 2.0, 1.0
 
 @dataclass(frozen=True)
 class Process:
-    """``started`` in seconds after boot."""
+    """``ticks``: when it started, in ticks of the clock after boot. ``users``: whose it is, really, in effect and by
+    what it has saved. ``program``: the name of what it runs, whatever it calls itself."""
 
     pid: int
     parent: int
     group: int
-    user: int
-    started: float
+    users: set[int]
+    ticks: int
     name: str
+    program: str
     argv: list[str]
+
+    @property
+    def started(self) -> float:
+        """In seconds after boot."""
+        return self.ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def script(self) -> str:
+        """What a Python runs; empty for another program."""
+        words = (word for word in self.argv[1:] if not word.startswith("-"))
+        return next(words, "") if _PYTHON.fullmatch(self.program) else ""
 
     @property
     def is_job(self) -> bool:
         """Whether Ansible started it, from how it looks."""
-        if any(_SCRIPT.search(word) for word in self.argv[:4]):
-            return True
-        name = os.path.basename(self.argv[0]) if self.argv else ""
-        return name in ("sh", "dash", "bash", "ksh") and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
+        shell = self.program in _SHELLS and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
+        return shell or bool(_SCRIPT.search(self.script))
+
+    @property
+    def is_installing(self) -> bool:
+        return self.program in _WHOLE or os.path.basename(self.script) in _WHOLE
+
+    def is_of(self, whose: set[int]) -> bool:
+        """Whether it is theirs alone: one that somebody else has started may only have gained their rights."""
+        return bool(self.users) and self.users <= whose
 
     @property
     def words(self) -> str:
@@ -67,14 +89,14 @@ class Ended:
     running: list[str] = field(default_factory=list)
 
 
-def end(system: System, since: float, before: float, wait: float, users: Iterable[int] = ()) -> Ended:
+def end(system: System, since: float, before: float, wait: float) -> Ended:
     """Wait ``wait`` seconds for the jobs that were started between ``since`` and ``before`` (seconds after boot), then
-    end those that still run. ``users``: whose they may be, besides root's and ours.
+    end those that still run.
 
     Where this machine plays several hosts (no systemd, or no root) it cannot be told whose job it is: they are waited
     for, and left alone.
     """
-    whose = {0, os.geteuid(), *users}
+    whose = {0, os.geteuid()}
     found = _jobs(whose, since, before)
     limit = system.monotonic() + wait
     # A job of async goes on whoever waits; the others may be about to end.
@@ -86,14 +108,14 @@ def end(system: System, since: float, before: float, wait: float, users: Iterabl
     result = Ended()
     named = {job.pid: job.words for job in found if not _around(job, found)}
     for number, patience in ((signal.SIGTERM, _TERM), (signal.SIGKILL, _KILL)):
-        for pid in _members(found):
+        for one in _members(found, whose):
             with suppress(OSError):
-                os.kill(pid, number)
+                send(one.pid, one.ticks, number)
         limit = system.monotonic() + patience
-        while _members(found) and system.monotonic() < limit:
+        while _members(found, whose) and system.monotonic() < limit:
             system.sleep(0.1)
     # Whoever was waiting for a package manager runs on with it.
-    left = {one.pid for one in _jobs(whose, since, before)} | set(_members(found))
+    left = {one.pid for one in [*_jobs(whose, since, before), *_members(found, whose)]}
     for pid, words in named.items():
         (result.running if pid in left else result.ended).append(words)
     return result
@@ -124,36 +146,37 @@ def _around(job: Process, jobs: Iterable[Process]) -> bool:
     return any(other.parent == job.pid for other in jobs)
 
 
-def _jobs(users: set[int], since: float, before: float) -> list[Process]:
+def _jobs(whose: set[int], since: float, before: float) -> list[Process]:
     """All jobs but us, what we run in, and what runs a module of ours."""
     everything = _processes()
     own = _lineage(os.getpid(), everything)
     found = [
         one
         for one in everything.values()
-        if one.pid not in own and one.user in users and since <= one.started < before and one.is_job
+        if one.pid not in own and one.is_of(whose) and since <= one.started < before and one.is_job
     ]
-    return [job for job in found if not any(everything[pid].name == OURS for pid in _tree(job, everything))]
+    return [job for job in found if not any(one.name == OURS and one.is_of(whose) for one in _tree(job, everything))]
 
 
-def _members(jobs: Iterable[Process]) -> list[int]:
-    """What of these jobs runs now, but those in which a package manager is at work."""
+def _members(jobs: Iterable[Process], whose: set[int]) -> list[Process]:
+    """What of these jobs runs now, but those in which a package manager of these users is at work."""
     everything = _processes()
     own = _lineage(os.getpid(), everything)
     trees = [_tree(job, everything) for job in jobs]
-    return sorted(
-        pid
+    return [
+        one
         for tree in trees
-        if not any(os.path.basename((everything[one].argv or [""])[0]) in _WHOLE for one in tree)
-        for pid in tree - own
-    )
+        if not any(one.is_installing and one.is_of(whose) for one in tree)
+        for one in tree
+        if one.pid not in own
+    ]
 
 
-def _tree(job: Process, everything: dict[int, Process]) -> set[int]:
+def _tree(job: Process, everything: dict[int, Process]) -> list[Process]:
     """The job, its descendants, and who is in a process group that one of them leads."""
     tree: set[int] = set()
     same = everything.get(job.pid)
-    more = {job.pid} if same is not None and same.started == job.started else set()
+    more = {job.pid} if same is not None and same.ticks == job.ticks else set()
     groups = {job.pid} if job.group == job.pid else set()
     while more:
         tree |= more
@@ -161,9 +184,9 @@ def _tree(job: Process, everything: dict[int, Process]) -> set[int]:
         more = {
             one.pid
             for one in everything.values()
-            if one.parent in tree or (one.group in groups and one.started >= job.started)
+            if one.parent in tree or (one.group in groups and one.ticks >= job.ticks)
         } - tree
-    return tree
+    return [everything[pid] for pid in sorted(tree)]
 
 
 def _lineage(pid: int, everything: dict[int, Process]) -> set[int]:
@@ -188,10 +211,17 @@ def _process(pid: int) -> Process | None:
             stat = tail.split()
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             argv = stream.read().decode("utf-8", "replace").split("\0")[:-1]
-        user = os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return None
     if stat[0] in (b"Z", b"X"):
         return None
     name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Process(pid, int(stat[1]), int(stat[2]), user, int(stat[19]) / os.sysconf("SC_CLK_TCK"), name, argv)
+    return Process(pid, int(stat[1]), int(stat[2]), users(pid), int(stat[19]), name, _program(pid), argv)
+
+
+def _program(pid: int) -> str:
+    """The name of the program that the process runs; empty where that is not ours to know."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+    except OSError:
+        return ""

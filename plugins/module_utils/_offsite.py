@@ -22,13 +22,16 @@ from typing import Any
 
 from . import _replica
 from ._errors import Damaged, EvenkeelError, NotFound, UsageError
+from ._foreign import check_created
 from ._store.durable import ensure_dir
-from ._store.store import Store
+from ._store.store import Store, check_name
+from ._store.tree import check_path
 from ._system import System
 
 _TAG = "evenkeel"
 _KEYS = ("checkpoint", "name", "created")
 _BUNDLE = "bundle"
+_ID = re.compile("[0-9a-f]{64}")
 # What stands before the host in an address.
 _PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
 _TIMEOUT = 6 * 3600.0
@@ -62,12 +65,21 @@ class Repository:
         return done.out
 
     def checkpoints(self, host: str) -> list[dict[str, str]]:
-        """The checkpoints of a host, oldest first: ``checkpoint``, ``name``, ``created``, and restic's ``snapshot``."""
+        """The checkpoints of a host, oldest first: ``checkpoint``, ``name``, ``created``, and restic's ``snapshot``.
+
+        What does not have their form, or a date that is to come, is none of ours.
+        """
         found = []
         for one in json.loads(self.run("snapshots", "--json", "--tag", _TAG, "--host", host)) or []:
-            tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
-            if all(key in tags for key in _KEYS):
-                found.append({**{key: tags[key] for key in _KEYS}, "snapshot": one["id"], "path": one["paths"][0]})
+            with suppress(LookupError, TypeError, ValueError, AttributeError, EvenkeelError):
+                tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+                told = {**{key: tags[key] for key in _KEYS}, "snapshot": one["id"], "path": one["paths"][0]}
+                if not all(_ID.fullmatch(told[key]) for key in ("checkpoint", "snapshot")):
+                    continue
+                check_name(told["name"])
+                check_created(told["created"], self._system.now())
+                check_path(os.fsencode(told["path"]))
+                found.append(told)
         return sorted(found, key=lambda one: (one["created"], one["checkpoint"]))
 
 

@@ -19,6 +19,8 @@ from ._services import systemd
 from ._system import Completed, System, detached
 
 _TIMEOUT = 90.0
+# The variable by which the watcher gets what it is to run.
+_SCRIPT = "EVENKEEL_AFTER"
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def _stands(unit: str, system: System) -> list[str]:
 
 def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     """A process that lets go when this one is killed. It is a shell, detached: it holds nothing of ours open, our locks
-    least of all, and whoever kills this one by its name does not find it.
+    least of all, and whoever kills this one by its name does not find it. What it is to run may hold secrets, and is
+    no word of it, which everybody on the host could read while all stands still.
 
     Returns what dismisses it.
     """
@@ -177,7 +180,8 @@ def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     limit = f'limit=$(command -v timeout) && limit="$limit {_TIMEOUT:g}"'
     script = "\n".join(["trap '' TERM INT HUP", "read -r word && exit", limit, *ends])
     reading, writing = os.pipe()
-    watcher = detached(["/bin/sh", "-c", script], stdin=reading)
+    begin = f'script=${_SCRIPT}; unset {_SCRIPT}; eval "$script"'
+    watcher = detached(["/bin/sh", "-c", begin], stdin=reading, more={_SCRIPT: script})
     os.close(reading)
 
     def dismiss() -> None:

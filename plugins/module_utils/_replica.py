@@ -5,8 +5,9 @@
 """Copies of a host's checkpoints on its peers, as bundles that any transport can carry.
 
 A bundle is a pack (see ``_store.objects``) of everything that the receiver lacks, the manifest last. Nothing in it is
-believed: the receiver computes every hash itself. It keeps the copies of each host in a store of their own, below
-``replicas`` of its store, and removes there only what its own retention says, never on a sender's word.
+believed: the receiver computes every hash itself, and takes no more than is there and than it has room for. It keeps
+the copies of each host in a store of their own, below ``replicas`` of its store, and removes there only what its own
+retention says, never on a sender's word.
 """
 
 from __future__ import annotations
@@ -14,17 +15,25 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable
 
-from ._errors import Damaged, EvenkeelError, UsageError
+from ._declared import refuse_outside
+from ._errors import Damaged, EvenkeelError, Refused, UsageError
+from ._foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from ._rollback import finish
 from ._store import retention as keeping
-from ._store.durable import ensure_dir
+from ._store.durable import ensure_dir, write_file
 from ._store.manifest import LOG, Manifest
-from ._store.objects import Writer
-from ._store.store import Store, objects_of, paths_of
+from ._store.objects import SMALL, Writer
+from ._store.store import CHAIN, Store, objects_of, paths_of
 
 _MAGIC = b"evenkeel-pack 1\n"
+# What stands before a content or a manifest.
+_LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
+# The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
+_MACS = "macs"
+_MAC_LENGTH = 64
+_MAC = re.compile("[0-9a-f]{64}")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
 
 
@@ -39,7 +48,7 @@ def offer(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
     """On the source: which checkpoint would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
     held = [one.id for one in store.checkpoints()]
-    return {"id": manifest.id, "name": manifest.name, "created": manifest.created, "held": held, "host": host}
+    return {"id": manifest.id, "name": manifest.name, "created": manifest.created, "host": manifest.host, "held": held}
 
 
 def have(store: Store, host: str) -> dict[str, Any]:
@@ -81,21 +90,28 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
 
 
 def receive(
-    store: Store, host: str, checkpoint: str, path: str, retention: dict[str, Any] | None = None
+    store: Store, host: str, checkpoint: str, path: str, retention: dict[str, Any] | None = None, mac: str = ""
 ) -> dict[str, Any]:
-    """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10)."""
+    """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10).
+
+    ``mac``: by which the controller will know the copy; it is kept beside it.
+    """
     policy = keeping.check(retention)
     with store.locked():
         ensure_dir(store.join("replicas"))
     target = replica(store, host)
     with target.locked():
         result = _take(target, checkpoint, path)
+        _keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
+            held = {one for ids in target.refs().values() for one in ids}
+            for gone in set(os.listdir(target.join(_MACS)) if mac else ()) - held:
+                os.unlink(target.join(_MACS, gone))
     return result
 
 
-def verify(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
+def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> dict[str, Any]:
     """On a peer: re-hash a copy that is here already. Damaged objects are put aside, to be sent again."""
     target = replica(store, host)
     with target.locked():
@@ -103,7 +119,25 @@ def verify(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
         wrong = target.verify(manifest)
         for sha in wrong:
             target.quarantine(sha)
+        if not wrong:
+            _keep_mac(target, checkpoint, mac)
     return {"id": checkpoint, "state": "damaged" if wrong else "verified", "wrong": list(wrong.values())[:20]}
+
+
+def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
+    """Of each copy one, the newest: the key may have been replaced."""
+    if mac and _mac_of(target, checkpoint) != mac:
+        ensure_dir(target.join(_MACS))
+        write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))
+
+
+def _mac_of(source: Store, checkpoint: str) -> str:
+    try:
+        with open(source.join(_MACS, checkpoint), "rb") as stream:
+            found = stream.read(_MAC_LENGTH).decode("ascii")
+    except (OSError, ValueError):
+        return ""
+    return found if _MAC.fullmatch(found) else ""
 
 
 def candidates(store: Store, host: str) -> dict[str, Any]:
@@ -118,14 +152,17 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
             seen.add(checkpoint)
             one: dict[str, Any] = {
                 "id": checkpoint,
+                "host": "",
                 "name": "",
                 "created": "",
+                "mac": _mac_of(source, checkpoint),
                 "state": "damaged",
                 "detail": "",
             }
             try:
                 manifest = source.manifest(checkpoint)
-                one.update(name=manifest.name, created=manifest.created)
+                check_manifest(manifest, store.system.now())
+                one.update(host=manifest.host, name=manifest.name, created=manifest.created)
                 wrong = source.verify(manifest)
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
@@ -138,20 +175,42 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
     return {"candidates": sorted(found, key=lambda one: (one["created"], one["id"]), reverse=True)}
 
 
-def adopt(store: Store, host: str, checkpoint: str, path: str) -> dict[str, Any]:
-    """On the host to be recovered: take the bundle into its own store, for a rollback to follow."""
+def adopt(
+    store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False
+) -> dict[str, Any]:
+    """On the host to be recovered: take the bundle into its own store, for a rollback to follow.
+
+    With ``declared``, which resources are declared for ``host``, a checkpoint that holds others is Refused, and unless
+    it is ``proved`` (the controller knows it as one of ``host``) also one that names another host.
+    """
+
+    def look(manifest: Manifest) -> None:
+        if declared is not None and not proved and manifest.host != host:
+            raise Refused(
+                f"checkpoint {checkpoint} says that it is of {manifest.host}, not of {host}, and nothing proves either."
+                " Nothing was changed. Where it is to be restored all the same, say so: undeclared of ft_recover, "
+                "--undeclared of the driver"
+            )
+        if declared is not None:
+            refuse_outside(manifest, declared, host, proved, store.system)
+
     with store.locked():
         with suppress(EvenkeelError):  # What it lacks may be what is taken here.
             finish(store)
-        return _take(store, checkpoint, path)
+        return _take(store, checkpoint, path, look)
 
 
-def _take(target: Store, checkpoint: str, path: str) -> dict[str, Any]:
+def _take(
+    target: Store, checkpoint: str, path: str, look: Callable[[Manifest], None] = lambda _manifest: None
+) -> dict[str, Any]:
+    """``look`` at the checkpoint, whole, before anything of it can be found: it may raise."""
     writer = Writer(target.objects)
     try:
         with open(path, "rb") as stream:
-            manifests = _read_bundle(stream, writer)
+            refuse_too_large(os.fstat(stream.fileno()).st_size, target.root, "the bundle of a checkpoint")
+            manifests = _read_bundle(stream, writer, target.root)
         taken = _chain(target, manifests, checkpoint)
+        look(taken[-1][0])
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
@@ -179,34 +238,46 @@ def _chain(target: Store, manifests: list[bytes], checkpoint: str) -> list[tuple
             raise Damaged("the bundle holds manifests that the checkpoint does not follow")
         records.insert(0, Manifest.parse(data, wanted))
         wanted = records[0].parent if records[0].kind == LOG else None
-    made = target.manifest(wanted) if wanted is not None else None
+    made, before = None, []
+    if wanted is not None:
+        made, before = target.manifest(wanted), target.chain(wanted)
+    if len(before) + len(records) > CHAIN:
+        raise Damaged(f"the log of checkpoint {checkpoint[:12]} has more than {CHAIN} records")
     taken = []
     for record, data in zip(records, manifests):
+        check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
         taken.append((made, data))
     return taken
 
 
-def _read_bundle(stream: BinaryIO, writer: Writer) -> list[bytes]:
-    """Contents into the writer, each under the hash it really has; the bytes of the manifests, in their order."""
+def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
+    """Contents into the writer (of the store at ``root``), each under the hash it really has; the bytes of the
+    manifests, in their order. Nothing is read or written for a length that the bundle does not have."""
     manifests: list[bytes] = []
+    end = os.fstat(stream.fileno()).st_size
     if stream.readline(64) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
     while True:
         line = stream.readline(128)
         if not line and manifests:
             return manifests
-        try:
-            word, size = line.decode("ascii").split()
-            length = int(size)
-            # Python makes room for all of it before it reads.
-            if not 0 <= length <= os.fstat(stream.fileno()).st_size:
-                raise ValueError("no length of anything in here")
-        except ValueError as error:
-            raise Damaged("the bundle is cut off or garbled") from error
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise Damaged("the bundle is cut off or garbled")
+        word, length = found[1].decode("ascii"), int(found[2])
+        if length > end - stream.tell():
+            raise Damaged(f"the bundle is cut off, or lies: {length} bytes of {word[:12]} are not in it")
         if word == "manifest":
+            if len(manifests) >= CHAIN or sum(map(len, manifests)) + length > MANIFESTS:
+                raise Damaged(f"the manifests of the bundle are more than {CHAIN}, or than {MANIFESTS} bytes")
             manifests.append(stream.read(length))
-            if len(manifests[-1]) != length or stream.read(1) != b"\n":
+            if sum(data.count(b"\n") for data in manifests) > LINES:
+                raise Damaged(f"the manifests of the bundle have more than {LINES} lines")
+            if stream.read(1) != b"\n":
                 raise Damaged("the bundle is cut off within the manifest")
-        elif writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
+            continue
+        if length > SMALL:
+            refuse_too_large(length, root, "a content")
+        if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Callable
@@ -125,15 +126,18 @@ def _said(stream: IO[bytes]) -> str:
     return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
 
 
-def detached(argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def detached(
+    argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a process that outlives us: a session of its own, nothing of ours open, and none of our environment.
 
-    What a controller marks its own processes with (a session, a run) must not stick to a service.
+    What a controller marks its own processes with (a session, a run) must not stick to a service. ``more``: variables
+    of its environment, which, other than its words, only its own user can read.
     """
     return subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
         [str(word) for word in argv],
         cwd=cwd,
-        env=environment(),
+        env={**environment(), **(more or {})},
         stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -165,9 +169,50 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def users(pid: int) -> set[int]:
+    """Whose process it is, really, in effect, and by what it has saved; nobody's when there is none."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+            return {int(word) for line in stream if line.startswith("Uid:") for word in line.split()[1:4]}
+    except OSError:
+        return set()
+
+
+def send(pid: int, started: int, number: int) -> bool:
+    """Send the signal to the process that started at this clock tick, and never to what has its id by now; whether it
+    was sent."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except AttributeError:  # A Python that was built without.
+        fd = -1
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # A kernel, or a sandbox, without.
+            return False  # A thread, no process.
+        fd = -1
+    try:
+        # Of what the descriptor holds the id cannot go to somebody else between this look and the signal.
+        if start_time(pid) != started:
+            return False
+        if fd >= 0:
+            signal.pidfd_send_signal(fd, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return True
+
+
 @dataclass(frozen=True)
 class System:
-    """The effects that the library needs, as plain callables: a test passes its own, nothing is patched."""
+    """The effects that the library needs, as plain callables: a test passes its own, nothing is patched.
+
+    ``memory``: the directory, ours alone, where it is kept which processes we have started; empty for nowhere.
+    """
 
     run: Callable[[Sequence[str], float], Completed] = run
     command: Callable[[Sequence[str], float], Completed] = command
@@ -176,3 +221,4 @@ class System:
     sleep: Callable[[float], None] = time.sleep
     boot_id: Callable[[], str] = _boot_id
     has_systemd: Callable[[], bool] = lambda: os.path.isdir("/run/systemd/system") and os.geteuid() == 0
+    memory: str = ""

@@ -11,6 +11,7 @@ the watcher is there, and the service that both start. Only the unit for the boo
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from functools import lru_cache
 from ._errors import Refused, UsageError
 from ._store.durable import fsync_dir, remove_file, write_file
 from ._store.store import Store
+from ._store.way import stranger
 from ._system import System
 
 _ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
@@ -33,9 +35,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 TICK = 20.0
 # What may stand in place of the Python that armed, in the order of trying.
 _PYTHONS = (
-    "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.* "
-    "/opt/*/bin/python3"
+    "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
 )
+_MORE_PYTHONS = "/opt/*/bin/python3"
+# Reads the agent once, and runs what it has read if it has this hash: nobody can exchange it between the two. There is
+# no quote in it, which would end the words of a unit.
+_CHECKED = (
+    "import hashlib,os,sys;a=sys.argv;f=os.open(a[1],os.O_NOFOLLOW|os.O_NONBLOCK);d=os.read(f,1<<26);"
+    "hashlib.sha256(d).hexdigest()==a[2] or sys.exit(a[3]);"
+    "m=hasattr(os,a[4])and os.memfd_create(a[2]);m is False or os.write(m,d);"
+    "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
+    "from evenkeel_agent._agent import main;sys.exit(main())"
+)
+_HASH = re.compile(r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$")
 # What somebody may have set for all units (service.d, timer.d, DefaultEnvironment=) and must not reach ours.
 _ALOOF = """\
 User=root
@@ -129,6 +141,20 @@ def check_paths(store: Store) -> None:
 
 def python() -> str:
     return sys.executable or "/usr/bin/python3"
+
+
+def hash_of(agent: str) -> str:
+    """The hash that the agent is to have, from its name; empty for one of version 0.1.0, which has none."""
+    found = _HASH.search(agent)
+    return found[1] if found else ""
+
+
+def words_of(agent: str) -> list[str]:
+    """The words behind Python that run the agent: isolated, and only as it was installed."""
+    if not hash_of(agent):
+        return ["-I", agent]
+    why = f"{agent} is not as it was installed, and is not run"
+    return ["-I", "-c", _CHECKED, agent, hash_of(agent), why, "memfd_create", "/proc/self/fd/"]
 
 
 def install_boot(store: Store, agent: str) -> None:
@@ -249,12 +275,21 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
 
 def _command(store: Store, agent: str, what: str) -> str:
     """The words of ExecStart=: a shell that tries one Python after the other until the agent has come to its end."""
+    run = " ".join(word if _PLAIN.fullmatch(word) else f'"{word}"' for word in words_of(agent))
+    # Of a directory of somebody else's root runs nothing.
+    more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_roots(path))
     script = (
-        f'for p in {python()} {_PYTHONS}; do [ -x "$$p" ] || continue; "$$p" -I {agent} --store {store.root} {what}; '
+        f'for p in {python()} {_PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {what}; '
         f"r=$$?; case $$r in 0|3) exit $$r;; esac; done; "
         f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host has run {agent}; exit 1; }}"
     )
     return f"/bin/sh -c '{script}'"
+
+
+def _is_roots(python: str) -> bool:
+    """Whether the program is, and can become, nobody's but root's."""
+    found = os.stat(python)
+    return bool(_PLAIN.fullmatch(python)) and not (stranger(python, {0}) or found.st_uid or found.st_mode & 0o022)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,8 @@ from contextlib import suppress
 
 from ._errors import Refused
 from ._store.store import Store
-from ._timers import python
+from ._system import send, start_time
+from ._timers import python, words_of
 
 # Seconds within which a watcher must have said that it is there.
 _READY = 60.0
@@ -26,7 +27,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def start(store: Store, number: int, agent: str) -> None:
     """Start the watcher of the change of this number. Raises Refused when it does not say that it is there."""
     reading, writing = os.pipe()
-    argv = [python(), "-I", agent, "--store", store.root, "watch", "--generation", str(number)]
+    argv = [python(), *words_of(agent), "--store", store.root, "watch", "--generation", str(number)]
     try:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             argv,
@@ -51,7 +52,7 @@ def start(store: Store, number: int, agent: str) -> None:
     if said != b"ready\n":
         raise Refused(
             "the dead-man cannot be armed: its watcher does not start; nothing was changed. "
-            f"Try {' '.join(argv[:5])} check"
+            f"Try {python()} -I {agent} --store {store.root} check"
         )
 
 
@@ -123,7 +124,7 @@ def ready() -> None:
 
 def take(path: str, wait: float = 0.0) -> int | None:
     """A descriptor that holds this file or directory for us alone, or None when another process has it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     end = time.monotonic() + wait
     while True:
         try:
@@ -153,8 +154,11 @@ def wake(path: str) -> None:
         with open("/proc/locks") as stream:
             lines = [line.split() for line in stream]
         for words in lines:
-            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == str(inode) and _is_stopped(int(words[-4])):
-                os.kill(int(words[-4]), signal.SIGCONT)
+            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == str(inode):
+                pid = int(words[-4])
+                started = start_time(pid)
+                if started is not None and _is_stopped(pid):
+                    send(pid, started, signal.SIGCONT)
 
 
 def _is_stopped(pid: int) -> bool:

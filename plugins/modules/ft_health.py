@@ -25,7 +25,7 @@ options:
       - V(tcp) takes C(port) and C(host) (by default 127.0.0.1).
       - V(service) takes C(name) (a systemd unit), or C(process) (a mapping with C(name), C(pidfile), C(argv)).
       - V(command) takes C(argv) and C(rc) (0).
-      - V(file) takes C(path) and C(sha256).
+      - V(file) takes C(path) and C(sha256). Of what a symlink leads to it tells only whether it is as wanted.
     type: list
     elements: dict
     default: []
@@ -128,6 +128,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import wait
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 ARGUMENTS = {
@@ -140,7 +141,7 @@ ARGUMENTS = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    system = System()
+    system = Store(params["store"], System()).system
     health = wait(probing.check(params["probes"]), soak, max(soak, deadline), interval, system)
     result: dict[str, Any] = dict(asdict(health), host_state=host_state(params["store"], system))
     bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != probing.PASS]

@@ -11,8 +11,13 @@ description:
   - For a host whose files or whose store are lost or damaged, or for a spare that takes the place of another.
   - Asks every peer which checkpoints of the host it holds. Each peer computes every hash again; a damaged copy is named
     and never used.
-  - Takes the newest checkpoint with a verified copy into the store of this host, then puts the host back to it, on the
-    same path as M(evenkeel.fault_tolerance.ft_rollback).
+  - Peers decide nothing. A copy counts when it has the MAC that M(evenkeel.fault_tolerance.ft_replicate) made with the
+    key of the controller, which is the variable C(evenkeel_key) of O(host), or the file C(.evenkeel-key) beside the
+    inventory. A copy without, such as one that version 0.1.0 made, is taken only by its whole id, with a warning.
+  - Takes the newest such checkpoint into the store of this host, if all of it lies inside what the variable
+    C(evenkeel_resources) of O(host) declares, then puts the host back to it, on the same path as
+    M(evenkeel.fault_tolerance.ft_rollback). Where the newest one cannot be brought, the one before it is taken, and
+    that is said in RV(left).
   - Without a verified copy nothing is changed.
   - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
     one.
@@ -43,6 +48,13 @@ options:
       - How long a peer may take for its part; after that it counts as unreachable.
     type: str
     default: 10m
+  undeclared:
+    description:
+      - Restore also what the variable C(evenkeel_resources) of O(host) does not declare, after you have seen what it
+        is; and a checkpoint without a MAC that names another host.
+    type: bool
+    default: false
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: partial
@@ -79,8 +91,9 @@ id:
   type: str
 candidates:
   description:
-    - What every peer holds, with C(peer), C(id), C(name), C(created), C(state) and C(detail). The state is V(verified),
-      V(damaged), V(none), V(failed) or V(unreachable).
+    - What every peer holds, with C(peer), C(id), C(host) (that the checkpoint names), C(name), C(created), C(state) and
+      C(detail). The state is V(verified), V(unproved) (whole, without a MAC of ours), V(refused), V(damaged), V(none),
+      V(failed) or V(unreachable).
   returned: always
   type: list
   elements: dict
@@ -130,6 +143,7 @@ ARGUMENTS = {
     "checkpoint": {"type": "str", "default": "latest"},
     "peers": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "str", "default": "10m"},
+    "undeclared": {"type": "bool", "default": False},
 }
 
 

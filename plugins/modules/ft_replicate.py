@@ -10,6 +10,10 @@ short_description: Keep copies of a host's checkpoint on its peers
 description:
   - Copies a checkpoint of this host to other hosts of the inventory, at most one copy in each failure domain.
   - The copies travel through the controller, over its own connections, so that no host needs a key to another.
+  - Each copy gets a MAC, by which M(evenkeel.fault_tolerance.ft_recover) knows it for one that was made here. Its key
+    is the variable C(evenkeel_key) of this host, a text of 32 characters or more or a list of such texts, of which the
+    first one makes MACs and all are known. Without that variable it is the file C(.evenkeel-key) beside the inventory,
+    which the first copy makes. No host ever has it.
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same ones.
     A peer that cannot be reached or does not take the copy is replaced by the next one.

@@ -43,7 +43,7 @@ options:
       - V(tcp) takes C(port) and C(host) (by default 127.0.0.1).
       - V(service) takes C(name) (a systemd unit), or C(process) (a mapping with C(name), C(pidfile), C(argv)).
       - V(command) takes C(argv) and C(rc) (0).
-      - V(file) takes C(path) and C(sha256).
+      - V(file) takes C(path) and C(sha256). Of what a symlink leads to it tells only whether it is as wanted.
     type: list
     elements: dict
     default: []
@@ -144,6 +144,7 @@ from typing import Any
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 ARGUMENTS = {
@@ -167,7 +168,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         soak,
         deadline,
         interval,
-        System(),
+        Store(params["store"], System()).system,
         check_mode,
     )
 

@@ -81,7 +81,9 @@ attributes:
     description: Writes nothing, and predicts exactly what would change.
   diff_mode:
     support: full
-    description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).
+    description:
+      - Shows the manifest lines now and then; of contents, targets of links and values of extended attributes, which
+        may be secret, only hashes.
   idempotent:
     support: full
     description: A host that is as recorded is not touched.

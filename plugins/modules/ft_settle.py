@@ -159,7 +159,7 @@ ARGUMENTS = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    store = Store(params["store"], System())
+    store = Store(params["store"], System(), armed=True)
     return settle(
         store, params["generation"], params["probes"], soak, deadline, interval, params["verdict"], check_mode
     )

@@ -28,12 +28,14 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
 
 COLLECTION = "evenkeel.fault_tolerance"
 # An argument is templated for the host of the task alone; these inventory variables are each host's own.
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
+RESOURCES_VARIABLE = "evenkeel_resources"
 
 
 class Host:
@@ -123,6 +125,31 @@ class Inventory:
         if host == self._task_vars["inventory_hostname"]:
             return given
         return str(self.variable(host, STORE_VARIABLE, given))
+
+    def keys(self, owner: str) -> _key.Keys:
+        """Those by which the copies of a host are known. UsageError for odd ones."""
+        return _key.find(self.variable(self._known(owner), _key.VARIABLE), self._directory(owner))
+
+    def make_key(self, owner: str) -> _key.Keys:
+        """The same, made where there are none. UsageError where that cannot be."""
+        return _key.make(self._directory(owner))
+
+    def resources(self, owner: str) -> Any:
+        """What the inventory declares for a host; None where it declares nothing."""
+        return self.variable(self._known(owner), RESOURCES_VARIABLE)
+
+    def _known(self, owner: str) -> str:
+        """The host, or where the inventory does not have it any more that of the task, which takes its place."""
+        known = self._inventory.get_host(owner) is not None
+        return owner if known else str(self._task_vars["inventory_hostname"])
+
+    def _directory(self, owner: str) -> str | None:
+        """Where the inventory of a host lies; of one that was added by a task, the first that is a file."""
+        found = self.variables(self._known(owner)).get("inventory_dir")
+        if found:
+            return str(found)
+        paths = [os.path.abspath(str(one)) for one in self._inventory._sources or () if os.path.exists(str(one))]
+        return next((one if os.path.isdir(one) else os.path.dirname(one) for one in paths), None)
 
     def connect(self, name: str) -> Host:
         """The host, with a connection of its own. Ansible's task executor builds it, as for any task of that host."""

@@ -126,6 +126,8 @@ def _keeping(commands: Any) -> None:
     one.add_argument("host", metavar="HOST", help="whose checkpoint")
     one.add_argument("--onto", metavar="HOST", help="restore onto this host instead, a spare")
     one.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
+    text = "restore also what the inventory does not declare for HOST (evenkeel_resources), after you have seen it"
+    one.add_argument("--undeclared", action="store_true", help=text)
     options.add_arguments(one, playbook=False)
 
     one = _command(commands, "restart", "restart a service, host by host, proved and only as health allows")
@@ -281,7 +283,12 @@ _VARIABLES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         failure_domain=args.failure_domain,
         resources=_specs(args, "protect"),
     ),
-    "recover": lambda args: _said(recover_host=args.host, hosts=args.onto or args.host, checkpoint=args.checkpoint),
+    "recover": lambda args: _said(
+        recover_host=args.host,
+        hosts=args.onto or args.host,
+        checkpoint=args.checkpoint,
+        undeclared=args.undeclared or None,
+    ),
     "restart": lambda args: _said(
         service=args.service,
         mode=args.mode,

@@ -237,6 +237,8 @@ def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Pat
     """A session; at its end connections are closed and its directory is gone."""
     root = _memory()
     _reclaim(root)
+    if isinstance(theirs := ansible.settings.get("DEFAULT_LOCAL_TMP"), str):
+        _reclaim(Path(theirs).parent)  # The bundles of our plugins lie where Ansible makes a directory for each run.
     scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     lock = os.open(scratch / "unlocked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -261,9 +263,9 @@ def _reclaim(root: Path) -> None:
     """Remove what killed sessions of this user left: the kernel dropped their lock with them."""
     for path in root.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if path.stat().st_uid != os.getuid():
+            if path.is_symlink() or path.stat().st_uid != os.getuid():
                 continue
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +28,8 @@ _STYLE = {
 }
 # More hosts than this that ended alike share a line.
 _ALIKE = 12
+# Warnings of one host that are shown.
+_WARNINGS = 10
 _FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
 
 
@@ -157,6 +159,16 @@ def print_run(result: RunResult, console: Console) -> None:
         outcome = Text(one["state"], style="green" if well else "red")
         table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
     console.print(table)
+    for host, one in result.hosts.items():
+        for warning in _warnings(one, result.command):
+            console.print(Text(f"{text(host)}: {text(warning)}", style="yellow"))
+
+
+def _warnings(one: Mapping[str, Any], command: str) -> list[str]:
+    """What a host warns of, and of a recovery what peers lack or did wrong: it went well all the same."""
+    found = [one.get("warnings"), one.get("left") if command == "recover" and one["state"] == "ok" else None]
+    said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
+    return list(dict.fromkeys(said))[:_WARNINGS]
 
 
 def _done(one: dict[str, Any]) -> str:

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import signal
+import stat
+import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     EvenkeelError,
+    RestoreFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
@@ -259,3 +265,558 @@ def test_a_rollback_never_writes_through_a_flipped_directory(work: Path, shared:
     assert state(work / "canary") == before
     assert same(work / "new", work / "live")
     assert not list(work.rglob(".evenkeel-*")) and os.listdir(store.join("journal")) == []
+
+
+# -- another user who gives one directory the name of another at the very moment
+
+
+def exchange(folder: Path, one: str, other: str) -> None:
+    """What the owner of the folder may do at any time."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    assert ctypes.CDLL(None).renameat2(fd, one.encode(), fd, other.encode(), 2) == 0
+    os.close(fd)
+
+
+def private(folder: Path) -> Path | None:
+    """Where in the folder the directory is that is root's alone, with what is in it as it was."""
+    for path in folder.iterdir():
+        info = path.lstat()
+        alone = (info.st_uid, info.st_mode) == (0, stat.S_IFDIR | 0o700)
+        if alone and (path / "key").is_file() and (path / "key").read_bytes() == SECRET:
+            return path
+    return None
+
+
+@pytest.fixture
+def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of another user's with what is root's alone in it, of which the store has the checkpoint ``before``; it is
+    staged in the tree itself, as where that is the top of a mount."""
+    live = tmp_path / "live"
+    for name in ("pub", "priv", "other"):
+        (live / name).mkdir(parents=True)
+    (live / "pub" / "key").write_text("as recorded")
+    (live / "priv" / "key").write_bytes(SECRET)
+    (live / "other" / "file").write_text("as recorded")
+    (live / "file").write_text("as recorded")
+    (live / "priv").chmod(0o700)
+    for path in (live, live / "pub", live / "pub" / "key", live / "other", live / "file"):
+        os.chown(path, NOBODY, NOBODY)
+    monkeypatch.setattr(transaction._Anchors, "_highest", lambda _anchors, _parent: os.fsencode(live))
+    checkpoint(store_of(tmp_path), "before", [{"files": {"paths": [str(live)]}}])
+    return live
+
+
+def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, act: Callable[..., bool], after: bool) -> list[int]:
+    """Have the other user act right before or after a call, until it has worked; how often it has."""
+    call = getattr(where, name)
+    acted: list[int] = []
+
+    def acting(*words: Any, **more: Any) -> Any:
+        if not after and not acted and act(*words, **more):
+            acted.append(1)
+        result = call(*words, **more)
+        if after and not acted and act(*words, **more):
+            acted.append(1)
+        return result
+
+    monkeypatch.setattr(where, name, acting)
+    return acted
+
+
+def staged_in(live: Path) -> list[str]:
+    return [one for one in os.listdir(live) if one.startswith(transaction.STAGE)]
+
+
+def test_a_staging_directory_that_somebody_has_exchanged_is_not_used(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(owned.parent)
+    (owned / "pub" / "key").unlink()
+    (owned / "pub").rmdir()
+    mine = owned / "mine"
+    mine.mkdir(0o777)
+    os.chown(mine, NOBODY, NOBODY)
+
+    def take(name: Any, *_words: Any, **_more: Any) -> bool:
+        if not str(name).startswith(transaction.STAGE):
+            return False
+        exchange(owned, str(name), "mine")
+        return True
+
+    with monkeypatch.context() as patched:
+        acted = once(patched, os, "mkdir", take, after=True)
+        with pytest.raises(EvenkeelError, match="another directory in the place of") as failed:
+            rollback(store, "before")
+    assert acted and "find out who" in failed.value.message
+    assert list(owned.glob("**/pub")) == []  # Nothing was made in what is somebody else's.
+    for path in (mine, *map(owned.joinpath, staged_in(owned))):
+        path.rmdir()
+    rollback(store, "before")
+    assert (owned / "pub" / "key").read_text() == "as recorded" and staged_in(owned) == []
+
+
+def test_what_has_the_name_of_the_staging_directory_by_now_is_not_removed(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(owned.parent)
+    (owned / "file").write_text("changed")
+
+    def take(*_words: Any) -> bool:
+        names = staged_in(owned)
+        if names:
+            exchange(owned, names[0], "priv")
+        return bool(names)
+
+    acted = once(monkeypatch, transaction, "close", take, after=False)
+    rollback(store, "before")
+    kept = private(owned)
+    assert acted and kept is not None and kept.name.startswith(transaction.STAGE)
+    assert not (owned / "priv").exists()  # What was ours is gone, whatever its name was.
+    assert (owned / "file").read_text() == "as recorded" and os.listdir(store.join("journal")) == []
+    kept.rename(owned / "priv")
+
+
+def test_attributes_are_set_on_the_directory_that_was_looked_at(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(owned.parent)
+    (owned / "pub" / "key").write_text("changed")
+
+    def swap(step: dict[str, Any], *_words: Any) -> bool:
+        exchange(owned, "pub", "priv")
+        return True
+
+    acted = once(monkeypatch, transaction, "_do", swap, after=True)
+    with pytest.raises(RestoreFailed, match="live/pub is another directory than the one that was looked at"):
+        rollback(store, "before")
+    assert acted and private(owned) == owned / "pub"
+    assert (owned / "priv" / "key").read_text() == "as recorded"
+
+
+@pytest.mark.parametrize("moment", ["preflight", "_apply"])
+def test_nothing_is_put_into_another_directory_than_was_looked_at(
+    owned: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    store = store_of(owned.parent)
+    (owned / "pub" / "key").write_text("changed")
+    (owned / "file").write_text("changed")
+
+    def swap(*_words: Any) -> bool:
+        exchange(owned, "pub", "priv")
+        return True
+
+    acted = once(monkeypatch, transaction, moment, swap, after=False)
+    with pytest.raises(RestoreFailed, match="live/pub is another directory than the one that was looked at"):
+        rollback(store, "before")
+    assert acted and private(owned) == owned / "pub"
+    assert (owned / "file").read_text() == "as recorded"  # It keeps nothing else back.
+
+
+def test_a_directory_from_which_something_did_not_go_is_not_opened(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root alone may see lies in it by now, and what takes it away is led elsewhere for a moment."""
+    store = store_of(owned.parent)
+    (owned / "pub" / "key").write_bytes(SECRET)
+    (owned / "pub").chmod(0o700)
+    os.chown(owned / "pub", 0, 0)
+    put = transaction._do
+
+    def elsewhere(step: dict[str, Any], path: bytes, *words: Any) -> None:
+        if path.endswith(b"pub/key"):
+            exchange(owned, "pub", "other")
+        try:
+            put(step, path, *words)
+        finally:
+            if path.endswith(b"pub/key"):
+                exchange(owned, "pub", "other")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_do", elsewhere)
+        with pytest.raises(RestoreFailed) as failed:
+            rollback(store, "before")
+    info = (owned / "pub").stat()
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700) and (owned / "pub" / "key").read_bytes() == SECRET
+    assert [one for one in failed.value.result["left"] if "live/pub: mode, owner" in one]
+    assert "live/pub" not in [one["target"] for one in failed.value.result["done"]]
+    rollback(store, "before")
+    assert (owned / "pub").stat().st_uid == NOBODY and (owned / "pub" / "key").read_text() == "as recorded"
+
+
+def test_a_directory_that_was_seen_under_two_names_is_one_of_them_alone(owned: Path) -> None:
+    """Somebody gave it another name while the tree was looked at."""
+    made = transaction._Staging(store_of(owned.parent), str(owned.parent), False)
+    fd = os.open(owned / "pub", os.O_RDONLY)
+    made._compare(os.fsencode(owned / "pub"), fd, None)
+    made._compare(os.fsencode(owned / "pub"), fd, None)
+    with pytest.raises(OSError, match="live/priv is another directory"):
+        made._compare(os.fsencode(owned / "priv"), fd, None)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("taken", ["junk", "file"])
+def test_another_directory_that_is_taken_for_what_goes_is_given_back(
+    owned: Path, monkeypatch: pytest.MonkeyPatch, taken: str, killed: bool
+) -> None:
+    """``file`` has become a directory, which gives way to the file."""
+    store = store_of(owned.parent)
+    if taken == "file":
+        (owned / "file").unlink()
+    (owned / taken).mkdir()
+    os.chown(owned / taken, NOBODY, NOBODY)
+
+    def swap(step: dict[str, Any], path: bytes, *_words: Any) -> bool:
+        if os.path.basename(path) != os.fsencode(taken):
+            return False
+        exchange(owned, taken, "priv")
+        return True
+
+    def die(*_words: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        acted = once(patched, transaction, "_do", swap, after=False)
+        if killed:
+            patched.setattr(transaction, "_check_taken", die)
+        words = None if killed else "which was to stay"
+        with pytest.raises(KeyboardInterrupt if killed else RestoreFailed, match=words):
+            rollback(store, "before")
+    assert acted
+    if killed:
+        assert private(owned) is None  # It is where nobody else can go.
+        (one,) = finished(store)
+        assert one.left
+    assert private(owned) is not None and staged_in(owned) == []
+
+
+def kill(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A rollback that ends right after COMMIT; its journal."""
+
+    def die(*_words: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_apply", die)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(store, "before")
+    (journal,) = [one for one in transaction.pending(store) if os.path.exists(f"{one}/COMMIT")]
+    return journal
+
+
+def finished(store: Store) -> list[transaction.Finished]:
+    with store.locked():
+        return list(transaction.unfinished(store))
+
+
+def test_what_is_neither_staged_nor_live_is_not_put_back(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(owned.parent)
+    (owned / "file").write_text("changed")
+    (owned / "other" / "file").write_text("changed")
+    journal = kill(store, monkeypatch)
+    steps = json.loads(Path(journal, "plan").read_text())["steps"]
+    (name,) = [one["name"] for one in steps if bytes.fromhex(one["path"]).endswith(b"live/file")]
+    (owned / staged_in(owned)[0] / name).unlink()
+    (one,) = finished(store)
+    assert one.paths == [str(owned / "other" / "file")] and list(one.left) == [str(owned / "file")]
+    assert "is gone" in one.left[str(owned / "file")] and (owned / "file").read_text() == "changed"
+
+
+def test_a_staging_directory_that_was_renamed_is_found_again(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(owned.parent)
+    (owned / "file").write_text("changed")
+    kill(store, monkeypatch)
+    (owned / staged_in(owned)[0]).rename(owned / "hidden")
+    (one,) = finished(store)
+    assert not one.left and (owned / "file").read_text() == "as recorded" and not (owned / "hidden").exists()
+
+
+@pytest.mark.parametrize("there", ["nothing", "a directory", "a symlink", "a file"])
+def test_a_staging_directory_that_is_gone_keeps_nothing_back(
+    owned: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    store = store_of(owned.parent)
+    (owned / "file").write_text("changed")
+    kill(store, monkeypatch)
+    place = owned / staged_in(owned)[0]
+    place.rename(owned.parent / "away")
+    if there == "a directory":
+        place.mkdir(0o777)
+        os.chown(place, NOBODY, NOBODY)
+        (place / "0").write_text("forged")
+    elif there == "a symlink":
+        place.symlink_to(owned.parent / "away")
+    elif there == "a file":
+        place.write_text("")
+    with store.locked():
+        finish(store)  # What asks for all of it is planned anew.
+    assert (owned / "file").read_text() == "as recorded"
+    assert os.listdir(store.join("journal")) == [] and not transaction.committed(store)
+    assert (there == "nothing") != os.path.lexists(place)
+    if there != "nothing":
+        place.unlink() if there != "a directory" else subprocess.run(["rm", "-r", place], check=True)
+
+
+def test_a_journal_of_version_0_1_0_is_finished(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(owned.parent)
+    # That version cannot tell which its staging directory is: it is removed where nobody else can have exchanged it.
+    os.chown(owned, 0, 0)
+    checkpoint(store, "before", [{"files": {"paths": [str(owned)]}}])
+    subprocess.run(["cp", "-a", owned, owned.parent / "new"], check=True)
+    (owned / "file").unlink()
+    (owned / "file").mkdir()
+    (owned / "junk").mkdir()
+    (owned / "pub" / "key").write_text("changed")
+    subprocess.run(["rm", "-r", owned / "other"], check=True)
+    os.utime(owned / "pub", ns=(5, 5))
+    journal = Path(kill(store, monkeypatch))
+    plan = json.loads((journal / "plan").read_text())
+    plan["anchors"] = [path for path, _inode in plan["anchors"]]
+    del plan["known"]
+    for step in plan["steps"]:
+        step.pop("was", None)
+    (journal / "plan").write_text(json.dumps(plan))
+    (journal / "anchors").write_text(json.dumps(plan["anchors"]))
+    (one,) = finished(store)
+    assert not one.left and same(owned.parent / "new", owned)
+    assert staged_in(owned) == [] and os.listdir(store.join("journal")) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"note": {}}',
+        '{"note": {}, "anchors": 1}',
+        '{"note": 1, "anchors": [], "steps": [1]}',
+    ],
+    ids=lambda one: f"{len(one)} bytes",
+)
+def test_a_plan_that_cannot_be_read_keeps_no_other_back(
+    owned: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    store = store_of(owned.parent)
+    broken = Path(store.join("journal"), "000000000000001-1")
+    broken.mkdir(parents=True)
+    for name in ("plan", "anchors", "COMMIT"):
+        (broken / name).write_text(content)
+    (owned / "file").write_text("changed")
+    _committed(store, monkeypatch)
+    found = []
+    words = r"000000000000001-1/plan, cannot be read.*run the rollback again"
+    with store.locked(), pytest.raises(Damaged, match=words):
+        for one in transaction.unfinished(store):
+            found.append(one)
+    assert len(found) == 1 and (owned / "file").read_text() == "as recorded"
+    assert os.listdir(store.join("journal")) == []
+    rollback(store, "before")
+
+
+def _committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A committed journal beside the others, which are not looked at meanwhile."""
+
+    def die(*_words: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = set(transaction.pending(store))
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "pending", lambda _store: [])
+        with pytest.raises(KeyboardInterrupt):
+            rollback(store, "before")
+    (journal,) = set(transaction.pending(store)) - before
+    return journal
+
+
+def test_a_journal_with_no_commit_is_no_interrupted_rollback(owned: Path) -> None:
+    """Somebody keeps its staging directory from being removed: that refuses nobody the next change."""
+    store = store_of(owned.parent)
+    Path(store.join("journal"), "000000000000001-1").mkdir(parents=True)
+    assert transaction.pending(store) and not _deadman.host_state(store.root)["interrupted"]
+    Path(store.join("journal"), "000000000000001-1", "COMMIT").touch()
+    assert _deadman.host_state(store.root)["interrupted"]
+
+
+# -- what may be seen while things come back
+
+ACL = "system.posix_acl_access"
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+
+
+ANY = 2**32 - 1
+# Another user reads, the group does not.
+NAMED = acl((1, 7, ANY), (2, 5, 1234), (4, 0, ANY), (16, 5, ANY), (32, 0, ANY))
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "meanwhile"),
+    [
+        # (owner, mode, ACL)
+        ((0, 0o700, b""), (0, 0o755, b""), (0, 0o700)),
+        ((0, 0o755, b""), (0, 0o700, b""), (0, 0o700)),
+        ((0, 0o750, b""), (0, 0o705, b""), (0, 0o700)),
+        ((0, 0o1777, b""), (0, 0o777, b""), (0, 0o1777)),
+        ((NOBODY, 0o700, b""), (0, 0o700, b""), (0, 0o700)),
+        ((0, 0o700, b""), (NOBODY, 0o700, b""), (0, 0o700)),
+        ((NOBODY, 0o755, b""), (0, 0o755, b""), (0, 0o755)),
+        ((0, 0o700, b""), (0, 0o700, NAMED), (0, 0o700)),
+        ((0, 0o700, NAMED), (0, 0o755, b""), (0, 0o700)),
+        ((0, 0o755, b""), (0, 0o755, b""), (0, 0o755)),
+    ],
+)
+def test_while_files_come_back_nobody_may_more_than_before_and_after(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    then: tuple[int, int, bytes],
+    now: tuple[int, int, bytes],
+    meanwhile: tuple[int, int],
+) -> None:
+    live, store = tmp_path / "live", store_of(tmp_path)
+    (live / "deep").mkdir(parents=True)
+    (live / "deep" / "key").write_bytes(SECRET)
+
+    def become(owner: int, mode: int, words: bytes) -> None:
+        os.chown(live, owner, owner)
+        live.chmod(mode)
+        if words:
+            os.setxattr(live, ACL, words)
+        elif ACL in os.listxattr(live):
+            os.removexattr(live, ACL)
+            live.chmod(mode)
+
+    become(*then)
+    subprocess.run(["cp", "-a", live, tmp_path / "new"], check=True)
+    checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
+    (live / "deep" / "key").write_text("changed")
+    become(*now)
+    seen, put = [], transaction._do
+
+    def look(*words: Any) -> None:
+        info = os.stat(live)
+        seen.append((info.st_uid, stat.S_IMODE(info.st_mode), ACL in os.listxattr(live)))
+        put(*words)
+        info = os.stat(live)
+        seen.append((info.st_uid, stat.S_IMODE(info.st_mode), ACL in os.listxattr(live)))
+
+    monkeypatch.setattr(transaction, "_do", look)
+    rollback(store, "before")
+    assert set(seen) == {(*meanwhile, False)}
+    assert same(tmp_path / "new", live)
+
+
+def rounds() -> int:
+    return 1000 if os.environ.get("EVENKEEL_CRASH") == "all" else 30
+
+
+@contextmanager
+def another_user(act: Callable[[int], object], folder: Path) -> Iterator[int]:
+    """Another user acts on the folder, by its descriptor, as fast as it can; the id of the process."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            while True:
+                act(fd)
+        finally:
+            os._exit(1)
+    os.close(fd)
+    try:
+        yield child
+    finally:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the other user gave up"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """The process stands still meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.0002)
+    yield
+    os.kill(process, signal.SIGCONT)
+
+
+def test_no_staging_directory_is_shared_however_often_somebody_tries(owned: Path, tmp_path: Path) -> None:
+    """Root makes a directory there and sets its mode: exchanged for a link, that would be the mode of a file."""
+    store, canary = store_of(tmp_path), tmp_path / "canary"
+    canary.write_bytes(SECRET)
+    canary.chmod(0o640)
+    (owned / "pub").chmod(0o4777)
+    checkpoint(store, "before", [{"files": {"paths": [str(owned)], "exclude": ["mine"]}}])
+    libc = ctypes.CDLL(None)
+    (owned / "mine").mkdir()
+    os.chown(owned / "mine", NOBODY, NOBODY)
+
+    def act(fd: int) -> None:
+        for name in os.listdir(fd):
+            if name.startswith(transaction.STAGE):
+                libc.renameat2(fd, name.encode(), fd, b"mine", 2)
+        for name in ("mine", *(one for one in os.listdir(fd) if one.startswith(transaction.STAGE))):
+            try:
+                inside = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+            except OSError:
+                continue
+            try:
+                for one in os.listdir(inside):
+                    os.rename(one, f"{one}.away", src_dir_fd=inside, dst_dir_fd=inside)
+                    os.symlink(canary, one, dir_fd=inside)
+            except OSError:
+                pass
+            finally:
+                os.close(inside)
+
+    ends = {"back": 0, "refused": 0}
+    with another_user(act, owned):
+        for _round in range(rounds()):
+            subprocess.run(["rm", "-rf", owned / "pub"], check=True)
+            try:
+                rollback(store, "before")
+                ends["back"] += 1
+            except (EvenkeelError, OSError):
+                ends["refused"] += 1
+            assert stat.S_IMODE(canary.stat().st_mode) == 0o640 and canary.stat().st_uid == 0, ends
+    subprocess.run(["rm", "-rf", *(owned / name for name in staged_in(owned)), owned / "mine"], check=True)
+    with store.locked():
+        finish(store)
+    rollback(store, "before")
+    assert private(owned) == owned / "priv" and os.listdir(store.join("journal")) == [] and ends["refused"]
+
+
+def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path, tmp_path: Path) -> None:
+    store, libc = store_of(tmp_path), ctypes.CDLL(None)
+
+    def act(fd: int) -> None:
+        libc.renameat2(fd, b"pub", fd, b"priv", 2)
+        time.sleep(0.0003)
+
+    ends = {"back": 0, "refused": 0}
+    with another_user(act, owned) as user:
+        for _round in range(rounds()):
+            with stopped(user):
+                # The owner of the tree changes what the rollback must put back, wherever it is just now.
+                (owned / "file").write_text("changed")
+                (owned / "junk").mkdir(exist_ok=True)
+                for one in owned.iterdir():
+                    if one.stat().st_uid == NOBODY and one.is_dir():
+                        (one / "new").write_text("new")
+            try:
+                rollback(store, "before")
+                ends["back"] += 1
+            except (EvenkeelError, OSError):
+                ends["refused"] += 1
+            with stopped(user):
+                for one in [one for one in owned.rglob("key") if one.read_bytes() == SECRET]:
+                    info = one.parent.stat()
+                    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700), (one, ends)
+    assert ends["refused"]
+    rollback(store, "before")
+    assert private(owned) == owned / "priv" and staged_in(owned) == []

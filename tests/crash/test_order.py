@@ -55,7 +55,7 @@ def _paths(call: str, args: str) -> list[str]:
         return re.findall(r"\d+<([^>]*)>", args)
     if call in ("rename", "unlink"):
         return re.findall(r'"([^"]*)"', args)
-    return [f"{folder}/{name}" for folder, name in re.findall(r'<([^>]*)>, "([^"]*)"', args)]
+    return [f"{folder.rstrip('/')}/{name}" for folder, name in re.findall(r'<([^>]*)>, "([^"]*)"', args)]
 
 
 def first(calls: list[Call], name: str, ending: str, start: int = 0) -> int:
@@ -166,8 +166,8 @@ def too_early(calls: list[Call], store: str) -> list[str]:
     A file is written out before it is renamed, and in ``tmp`` nothing counts before that. In the store a name is synced
     before one in another directory changes, new names before old ones are put aside, and all is before a checkpoint
     gets its name and before a rollback commits, or forgets that it did. A staging directory is known durably before it
-    is made, and durably gone before it is forgotten. The file system that holds the store counts as another one than
-    that of the files.
+    is made, and which one it is before something is in it; it is durably gone before it is forgotten. The file system
+    that holds the store counts as another one than that of the files.
     """
     dirty: set[str] = set()
     gained: set[str] = set()
@@ -188,6 +188,8 @@ def too_early(calls: list[Call], store: str) -> list[str]:
         elif not _HINT.search(other):
             folders = {str(Path(path).parent) for path in call.paths}
             if call.name in ("make", "change"):
+                if call.name == "make" and "/.evenkeel-" in one:
+                    demand(f"{one} is made", of_store())
                 dirty.add(one)
                 continue
             if call.name.startswith("rename"):

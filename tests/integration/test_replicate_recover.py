@@ -78,6 +78,12 @@ def test_a_host_that_lost_everything_and_a_spare_are_recovered_byte_for_byte(fou
     leftovers = "ls -d /var/tmp/evenkeel-* ~root/.ansible/tmp/* ~ops/.ansible/tmp/* 2>/dev/null || true"
     assert [four.on(host, leftovers) for host in four.names[:4]] == [""] * 4
 
+    # The key by which copies are known stays here.
+    key = four.home / "inventory" / ".evenkeel-key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    stores = "grep -rlF '{}' /var/lib/evenkeel /var/tmp ~root ~ops 2>/dev/null || true"
+    assert [four.on(host, stores.format(key.read_text().strip())) for host in four.names[:4]] == [""] * 4
+
     # One loses its files and its store, and one of its copies is not what it was.
     four.on("web1", "systemctl stop nginx; rm -rf /etc/nginx/* /srv/www/* /var/lib/evenkeel")
     bad, good = copies(four, "web1")
@@ -94,6 +100,17 @@ def test_a_host_that_lost_everything_and_a_spare_are_recovered_byte_for_byte(fou
     assert code == 0, said
     assert differs(four, "web6", "web2") == ""
     assert four.serves("web6", "<h1>web2</h1>")
+
+    # What is not declared any more is not restored, unless somebody says so.
+    declared = VARIABLES.replace("[/etc/nginx, /srv/www]", "[/etc/nginx]")
+    (four.home / "inventory" / "group_vars" / "web.yml").write_text(declared)
+    four.on("web1", "echo newer > /srv/www/index.html")
+    code, said = playbook(four, "recover", "-e", "evenkeel_hosts=web1")
+    assert code == 2 and "does not declare for web1" in said and "files /srv/www" in said
+    assert four.serves("web1", "newer")
+    code, said = playbook(four, "recover", "-e", "evenkeel_hosts=web1", "-e", "evenkeel_undeclared=true")
+    assert code == 0 and differs(four, "web1", "web1") == "", said
+    (four.home / "inventory" / "group_vars" / "web.yml").write_text(VARIABLES)
 
     # Nothing whole is left of web1: that is a failure, and nothing is touched.
     flip(four, good, "web1")

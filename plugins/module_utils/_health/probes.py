@@ -11,6 +11,7 @@ import http.client
 import os
 import re
 import socket
+import stat
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -28,6 +29,7 @@ _TIMEOUT = 5.0
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. One that does not (a dripping answer, a hung mount) is given up this much later.
 _GRACE = 1.0
+_ELSEWHERE = "is not as wanted; it leads through a symlink, and nothing is told of what lies there"
 
 
 @dataclass(frozen=True)
@@ -223,19 +225,41 @@ def _file(spec: dict[str, Any], timeout: float) -> Probe:
         raise UsageError("path must be absolute, and sha256 64 hexadecimal digits")
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
-        digest = hashlib.sha256()
+        end = system.monotonic() + timeout
         try:
-            with open(path, "rb") as stream:
-                for chunk in iter(lambda: stream.read(1 << 20), b""):
-                    digest.update(chunk)
+            at = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                place = f"/proc/self/fd/{at}"
+                # Whoever owns a directory on the way can have it lead to what is nobody's business.
+                direct = os.readlink(place) == os.path.normpath(path)
+                if not stat.S_ISREG(os.fstat(at).st_mode):
+                    state, words = (UNKNOWN, "cannot be read: it is no regular file") if direct else (FAIL, _ELSEWHERE)
+                    return state, words, None
+                found = _digest(place, lambda: system.monotonic() < end)
+            finally:
+                os.close(at)
         except FileNotFoundError:
-            return FAIL, "is not there", None
+            return FAIL, _ELSEWHERE if os.path.lexists(path) else "is not there", None
         except OSError as error:
             return UNKNOWN, f"cannot be read: {error.strerror}", None
-        same = digest.hexdigest() == wanted
-        return PASS if same else FAIL, "as wanted" if same else f"has the SHA-256 {digest.hexdigest()}", None
+        if found == wanted:
+            return PASS, "as wanted", None
+        if found is None:
+            return UNKNOWN, f"could not be read within {timeout:g} s", None
+        return FAIL, f"has the SHA-256 {found}" if direct else _ELSEWHERE, None
 
     return Probe("file", path, timeout, ask)
+
+
+def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
+    """The SHA-256 of a file; None when there was no time for all of it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            if not goes_on():
+                return None
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 # kind -> keys, those it needs, how it is made

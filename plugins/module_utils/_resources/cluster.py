@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._errors import EvenkeelError, Refused
+from .._store.way import open_regular, read_small, stranger, trusted
 from .._system import Completed, System
 from . import wal
 
@@ -23,6 +24,8 @@ from . import wal
 QUICK, LONG = 30.0, 86400.0
 # Where Patroni keeps the settings of its cluster, as it last read them.
 PATRONI = "patroni.dynamic.json"
+# More of a small file in the owner's directories is not read.
+LONGEST = 1 << 20
 _OLDEST = 13
 _LOOK = """select json_build_object(
 'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
@@ -90,16 +93,16 @@ class Server:
 
     def version(self) -> str:
         try:
-            with open(f"{self.data}/PG_VERSION") as stream:
-                return stream.read().strip()
-        except OSError as error:
+            return read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its PG_VERSION is none"
             raise Refused(
-                f"postgresql: {self.data} is no data directory of PostgreSQL ({error.strerror}); nothing was changed"
+                f"postgresql: {self.data} is no data directory of PostgreSQL ({why}); nothing was changed"
             ) from error
 
     def identifier(self) -> str:
         """The cluster's identity, the first word of its control file."""
-        with open(f"{self.data}/global/pg_control", "rb") as stream:
+        with open_regular(f"{self.data}/global/pg_control") as stream:
             return str(int.from_bytes(stream.read(8), sys.byteorder))
 
     def address(self) -> tuple[str, str] | None:
@@ -136,8 +139,7 @@ class Server:
             return []
         for folder in (f"{self.data}/pg_wal", self.log):
             try:
-                with open(f"{folder}/{timeline:08X}.history") as stream:
-                    return wal.forks(stream.read())
+                return wal.forks(read_small(f"{folder}/{timeline:08X}.history", LONGEST)[0].decode("utf-8", "replace"))
             except OSError:
                 continue
         return None
@@ -163,8 +165,7 @@ class Server:
 def postmaster(folder: str) -> list[str]:
     """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
     try:
-        with open(f"{folder}/postmaster.pid") as stream:
-            words = stream.read().splitlines()
+        words = read_small(f"{folder}/postmaster.pid", 4096)[0].decode().splitlines()
         works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
     except (OSError, ValueError, IndexError):
         return []
@@ -188,6 +189,12 @@ def refuse(server: Server) -> None:
                 decline(
                     server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
                 )
+    owners = {*trusted(), os.stat(data).st_uid}
+    for place in (data, str(server.spec["archive"])):
+        # What is in them is believed, and a recovery copies it: with a name below to see these themselves, too.
+        why = stranger(f"{place}/any", owners)
+        if why:
+            decline(server, f"{why}, and so can exchange {place}; it has to be root's or its owner's alone")
     if os.path.islink(f"{data}/pg_wal"):
         decline(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
     if os.listdir(f"{data}/pg_tblspc"):
@@ -222,8 +229,7 @@ def _patroni() -> bool:
 def _paused(data: str) -> bool:
     """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
     try:
-        with open(f"{data}/{PATRONI}") as stream:
-            return json.load(stream).get("pause") is True
+        return json.loads(read_small(f"{data}/{PATRONI}", LONGEST)[0]).get("pause") is True
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 import stat
@@ -89,6 +90,12 @@ class Entry(NamedTuple):
             words.append(f"link={quote(self.link)}")
         return " ".join(words) + _rest(self.sparse, self.flags, self.xattrs)
 
+    def shown(self) -> str:
+        """The line as others may read it: of what may be secret, link targets and values of xattrs, their SHA-256."""
+        words = self._replace(target=b"", xattrs=()).line()
+        words += f" target={_hash(self.target)}" if self.target else ""
+        return words + "".join(f" x:{_key(name)}={_hash(value)}" for name, value in self.xattrs)
+
     @classmethod
     @lru_cache(maxsize=4096)  # Few lines differ, but each of these is asked for several times.
     def parse(cls, line: str) -> Entry:
@@ -127,6 +134,10 @@ class Entry(NamedTuple):
             )
             if more or made.mode & ~0o7777 or made.flags & ~FLAGS:
                 raise ValueError(f"unexpected {sorted(more) or 'mode or flags'}")
+            if (made.uid | made.gid) >> 32 or (made.size | abs(made.mtime)) >> 63 or made.rdev >> 64:
+                raise ValueError("a number is negative, or larger than the system has them")
+            if b"\0" in made.target:
+                raise ValueError("a target has a byte that no name has")
             return made
         except ValueError as error:
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
@@ -183,6 +194,10 @@ def _rest(sparse: bool, flags: int, xattrs: tuple[tuple[str, bytes], ...]) -> st
 def _key(name: str) -> str:
     """The name of an xattr, which may be any bytes, as what stands before an equals sign."""
     return quote(os.fsencode(name)).replace("=", "%3D")
+
+
+def _hash(value: bytes) -> str:
+    return f"sha256:{hashlib.sha256(value).hexdigest()}"
 
 
 def path_of(line: str) -> bytes:

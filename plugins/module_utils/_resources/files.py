@@ -9,23 +9,26 @@ from __future__ import annotations
 import errno
 import fnmatch
 import gc
+import hashlib
 import os
 import re
+import signal
 import stat
 import sys
+import time
 from bisect import insort
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
 from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
-from .._store.objects import SMALL, Hasher, Writer
-from .._store.tree import ancestors, check_path, mount_points, open_dir
+from .._store.objects import CHUNK, SMALL, Hasher, Writer
+from .._store.tree import Parents, ancestors, check_path, is_ours, mount_points, open_dir
 from .entry import (
     ABOVE,
     ABSENT,
@@ -72,6 +75,12 @@ _PSEUDO = {
 # The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
 MOUNTS = "mounts"
 _TRIES = 3
+# Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on: what changed less than
+# this before it was read is read once more. Where somebody has it open for writing, that is so many seconds later: a
+# program that has to wait for a processor stands still in the middle of a write for tenths of a second.
+_FRESH = 2_000_000_000
+_APART = 1.0
+_GLANCE = 0.02
 # How deep a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
 # Bytes of holes in one file that a tolerant look does not read through.
@@ -111,12 +120,13 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Scan:
-    """Entries on disk now, sorted by path; directories that hold something excluded; and of a tolerant look what it
-    could not read whole: path -> why."""
+    """Entries on disk now, sorted by path; directories that hold something excluded; of a tolerant look what it could
+    not read whole: path -> why; and which directory each is: path -> device, inode."""
 
     entries: Tree
     holding: set[bytes] = field(default_factory=set)
     unread: dict[bytes, str] = field(default_factory=dict)
+    inodes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """All that a checkpoint can record: no socket, and no content that was not read."""
@@ -127,6 +137,19 @@ class Scan:
             for line in self.entries.lines
             if line[0] != SOCKET and (line.startswith("d ") or path_of(line) not in self.unread)
         ]
+
+
+class _Fresh(NamedTuple):
+    """A file that changed just before it was read: the number of its line, what it had, when it was read, and how often
+    it was."""
+
+    place: int
+    path: bytes
+    kind: str
+    sha: str
+    info: os.stat_result
+    read: float
+    times: int = 1
 
 
 class _Walk:
@@ -153,7 +176,10 @@ class _Walk:
         self.learned = 0
         self.learned_bytes = 0
         self.gone: list[int] = []
+        self.fresh: list[_Fresh] = []
+        self.latest: _Fresh | None = None
         self.holding: set[bytes] = set()
+        self.inodes: dict[bytes, tuple[int, int]] = {}
         self.shared: dict[tuple[int, int], list[int]] = {}
         patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
         self.names = _pattern([*_OWN_NAMES, *(one for one in patterns if b"/" not in one)])
@@ -170,8 +196,15 @@ class _Walk:
     def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
         if info is not None and info.st_nlink > 1:
             self.share(info, len(self.lines))
+        self.note_fresh(len(self.lines))
         self.lines.append(line)
         self.keys += key
+
+    def note_fresh(self, place: int) -> None:
+        """The file that was read last, if it has to be read once more, has its line at that place."""
+        if self.latest is not None:
+            self.fresh.append(self.latest._replace(place=place))
+            self.latest = None
 
     def each(self, path: bytes) -> None:
         """A declared path. One that a tolerant look cannot see, as on a mount that is dead, keeps no other one back."""
@@ -193,7 +226,9 @@ class _Walk:
                     return
                 try:
                     # Without its time, which changes with whatever else happens in it.
-                    entry = _entry(above, os.fstat(fd), ABOVE, self.xattrs(fd, above))._replace(mtime=0)
+                    info = os.fstat(fd)
+                    self.inodes[above] = (info.st_dev, info.st_ino)
+                    entry = _entry(above, info, ABOVE, self.xattrs(fd, above))._replace(mtime=0)
                     self.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
@@ -264,6 +299,7 @@ class _Walk:
         return len(self.lines) - 1
 
     def fill(self, place: int, line: str, key: bytes) -> None:
+        self.note_fresh(place)
         self.lines[place] = line
         self.keys[place * len(NEVER) : (place + 1) * len(NEVER)] = key
 
@@ -292,6 +328,7 @@ class _Walk:
         try:
             kind = self.mounts.get(path, kind)
             info = os.fstat(fd)
+            self.inodes[path] = (info.st_dev, info.st_ino)
             known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
             if known is None:
                 flags = inode_flags(fd) & FLAGS
@@ -485,13 +522,63 @@ class _Walk:
                 os.close(fd)
             if size == before.st_size and _moment(before) == _moment(after):
                 kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
+                # What is compared alone needs no second look: torn, it is like nothing that was recorded.
+                if isinstance(self.sink, Writer) and time.time_ns() - before.st_ctime_ns < _FRESH:
+                    self.latest = _Fresh(-1, path, kind, sha, before, time.monotonic())
                 return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
             if self.tolerant and size > SMALL:
                 break
-        raise EvenkeelError(
-            f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
-            "exclude it, or stop what writes it while the checkpoint is taken"
-        )
+        raise _unstable(path)
+
+    def read_again(self) -> None:
+        """Read once more what changed just before it was read (I11): it counts when it is the same both times."""
+        while self.fresh:
+            todo, self.fresh, waiting = self.fresh, [], False
+            with Parents() as parents:
+                for one in todo:
+                    try:
+                        if not self.once_more(one, *parents.of(one.path)):
+                            self.fresh.append(one)
+                            waiting = True
+                    except FileNotFoundError:  # Then it is not part of this moment.
+                        self.gone.append(one.place)
+                    except (OSError, EvenkeelError) as error:
+                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # No file any more.
+                        self.drop(one, self.tolerate(_unstable(one.path) if other else error))
+            if waiting:
+                time.sleep(_GLANCE)
+
+    def once_more(self, one: _Fresh, parent: int, name: bytes) -> bool:
+        """False where it is too early to tell. What is not true any more is replaced by what is there now."""
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            now = os.fstat(fd)
+            # What is only written on, such as a log, is as it was up to where it ended.
+            longer = os.path.samestat(now, one.info) and now.st_size > one.info.st_size
+            if longer or (os.path.samestat(now, one.info) and _moment(now) == _moment(one.info)):
+                if time.monotonic() - one.read < _APART and _may_be_written(fd):
+                    return False
+                if _hash_of(fd, one.info.st_size) == one.sha and (longer or _moment(now) == _moment(os.fstat(fd))):
+                    return True
+        finally:
+            os.close(fd)
+        if one.times >= _TRIES or (self.tolerant and one.info.st_size > SMALL):
+            raise _unstable(one.path)
+        line, key, info = self.file(one.path, name, parent, one.kind)
+        if self.latest is not None:
+            self.latest = self.latest._replace(times=one.times + 1)
+        self.fill(one.place, line, key)
+        if one.info.st_nlink > 1:
+            self.shared[one.info.st_dev, one.info.st_ino].remove(one.place)
+        if info.st_nlink > 1:
+            self.share(info, one.place)
+        return True
+
+    def drop(self, one: _Fresh, why: str) -> None:
+        """In place of the line of a file that never held still: one that is like nothing that was recorded."""
+        entry = Entry.parse(self.lines[one.place])._replace(sha256=_UNREAD)
+        self.unread[one.path] = why
+        self.fill(one.place, entry.line(), NEVER)
 
     def key(self, info: os.stat_result, kind: str) -> bytes:
         key = self.cache.key(info, kind) if self.cache is not None else NEVER
@@ -547,6 +634,7 @@ def scan(
     try:
         for path in spec["paths"]:
             walk.each(os.fsencode(path))
+        walk.read_again()
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     except RecursionError as error:
@@ -578,7 +666,7 @@ def scan(
                 lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
     if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.worth_saving()):
         sink.afterwards(partial(cache.save, walk.lines, walk.keys))
-    return Scan(Tree(lines), walk.holding, walk.unread)
+    return Scan(Tree(lines), walk.holding, walk.unread, walk.inodes)
 
 
 def declared(spec: dict[str, Any]) -> dict[str, Any]:
@@ -623,21 +711,43 @@ def lacks(spec: dict[str, Any], lines: Sequence[str]) -> list[str]:
             f"{len(inside)} mount points cannot be replaced while they are mounted, only what lies in them: "
             f"{', '.join(inside[:10])}"
         )
-    return found
+    return found + _not_ours(spec, list(lines))
+
+
+def _not_ours(spec: dict[str, Any], lines: list[str]) -> list[str]:
+    """The mounts on which no directory is this user's alone to stage a rollback in, in words. Pure."""
+    tree, words = Tree(lines), []
+    for mount in map(os.fsencode, spec.get(MOUNTS, ())):
+        found: list[Entry] = []
+        for path in map(os.fsencode, spec["paths"]):
+            chain = [one for one in (*ancestors(path), path) if (one + b"/").startswith(mount.rstrip(b"/") + b"/")]
+            found += filter(None, map(tree.find, chain or [mount]))
+        if found and not any(is_ours(entry.uid, entry.mode) for entry in found):
+            words.append(
+                f"{os.fsdecode(mount)} is a mount on which user {found[0].uid} can exchange what a rollback stages: "
+                "that user can keep what is on it, and nothing else, from going back. Give its top directory to root"
+            )
+    return words
+
+
+def left_out(spec: dict[str, Any]) -> Callable[[bytes], bool]:
+    """Tells of a path below a declared one whether it is left out, for what it is called itself."""
+    patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
+    names = _pattern([one for one in patterns if b"/" not in one])
+    paths = _pattern([one for one in patterns if b"/" in one])
+    return lambda path: bool(names.match(os.path.basename(path)) or paths.match(path))
 
 
 def excludes(spec: dict[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
-    patterns = [os.fsencode(pattern) for pattern in spec["exclude"]]
-    names = _pattern([one for one in patterns if b"/" not in one])
-    paths = _pattern([one for one in patterns if b"/" in one])
+    is_left_out = left_out(spec)
     raw = os.fsencode(path)
     for root in map(os.fsencode, spec["paths"]):
         if raw.startswith(root + b"/"):
             at = root
             for name in raw[len(root) + 1 :].split(b"/"):
                 at += b"/" + name
-                if names.match(name) or paths.match(at):
+                if is_left_out(at):
                     return True
     return False
 
@@ -659,6 +769,42 @@ def _entry(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str
         info.st_mtime_ns,
         rdev=rdev,
         xattrs=xattrs,
+    )
+
+
+def _may_be_written(fd: int) -> bool:
+    """Whether somebody has the file open for writing, or that cannot be known: only otherwise is a lease given.
+
+    It is given back at once. Whoever opens the file just then waits for that, and of the signal that we get for it the
+    default is to do nothing.
+    """
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    return False
+
+
+def _hash_of(fd: int, size: int) -> str:
+    """SHA-256 of the first ``size`` bytes of an open file."""
+    digest = hashlib.sha256()
+    while size:
+        chunk = os.read(fd, min(CHUNK, size))
+        if not chunk:
+            break
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest()
+
+
+def _unstable(path: bytes) -> EvenkeelError:
+    return EvenkeelError(
+        f"{os.fsdecode(path)} is unstable: it changed each of the {_TRIES} times it was read; "
+        "exclude it, or stop what writes it while the checkpoint is taken"
     )
 
 
@@ -746,6 +892,7 @@ def compare(then: Tree, now: Scan) -> list[Step]:
     Each step's detail has ``op`` and the manifest line of what shall be: ``put`` a new object in place, ``swap`` it
     with one of another type, ``meta`` set attributes of what stays, ``delete``. In an order that can be carried out:
     parents before children, deletions after, from the leaves up. ``blocked`` says why a step cannot be carried out.
+    ``folder`` and ``self`` (device, inode) are the directory that it is in, and it is itself, as the scan found them.
 
     A socket belongs to the program that listens: none is put back, and none is taken away.
     """
@@ -781,7 +928,7 @@ def compare(then: Tree, now: Scan) -> list[Step]:
             why = ["hard link"]
         if not why:
             continue
-        detail: dict[str, Any] = {"line": entry.line()}
+        detail: dict[str, Any] = {"line": entry.line(), **_which(entry.path, now)}
         if found is None:
             steps.append(Step("files", "create", path, "", dict(detail, op="put")))
         elif found.type != entry.type:
@@ -795,7 +942,13 @@ def compare(then: Tree, now: Scan) -> list[Step]:
             steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
         else:
             steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
-    return steps + _deletions(pairs, now.holding, gone)
+    return steps + _deletions(pairs, now, gone)
+
+
+def _which(path: bytes, now: Scan) -> dict[str, Any]:
+    """Which directories the path is in and is itself, where they are there."""
+    both = {"folder": now.inodes.get(os.path.dirname(path)), "self": now.inodes.get(path)}
+    return {name: list(inode) for name, inode in both.items() if inode is not None}
 
 
 def swapped(
@@ -826,7 +979,8 @@ def swapped(
             or any(entry.link and entry.path.startswith(inside) != entry.link.startswith(inside) for entry in then)
         ):
             continue
-        detail = {"op": "swap", "line": tree[0].line(), "tree": [entry.line() for entry in tree[1:]]}
+        lines = [entry.line() for entry in tree]
+        detail = {"op": "swap", "line": lines[0], "tree": lines[1:], **_which(root, now)}
         first = found.index(below[0])
         found = [step for step in found if not (os.fsencode(step.target) + b"/").startswith(inside)]
         found.insert(first, Step("files", "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
@@ -851,9 +1005,7 @@ def _linked(then: Tree, pairs: dict[bytes, tuple[Entry | None, Entry | None]]) -
     return replaced
 
 
-def _deletions(
-    pairs: dict[bytes, tuple[Entry | None, Entry | None]], holding: set[bytes], gone: set[bytes]
-) -> list[Step]:
+def _deletions(pairs: dict[bytes, tuple[Entry | None, Entry | None]], now: Scan, gone: set[bytes]) -> list[Step]:
     """A step for each topmost tree that was not there; directories that hold excluded files stay."""
     steps: list[Step] = []
     for path in sorted(pairs):
@@ -863,10 +1015,10 @@ def _deletions(
         if any(above in gone for above in ancestors(path)):
             continue
         if entry.type == "d":
-            if path in holding:
+            if path in now.holding:
                 continue
             gone.add(path)
-        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete"}))
+        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete", **_which(path, now)}))
     return steps[::-1]
 
 

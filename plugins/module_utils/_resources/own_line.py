@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._errors import Damaged, UsageError
+from .._store.manifest import read_json
 
 
 def write(word: str, record: Mapping[str, Any]) -> str:
@@ -24,6 +25,6 @@ def read(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     none that was written (by ValueError, KeyError, TypeError, AttributeError, UsageError)."""
     try:
         word, _blank, rest = text.partition(" ")
-        yield word, dict(json.loads(rest))
+        yield word, read_json(rest)
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         raise Damaged(f"this line of a manifest is refused: {text[:200]!r}; nothing was changed") from None

@@ -17,13 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Callable, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
 from .._store.manifest import Manifest
 from .._store.objects import Hasher, Objects
 from .._system import System
-from . import apt, diversions, dpkg, rpm
+from . import apt, diversions, dpkg, overrides, rpm
 from .kind import Kind, Restore, Sink
 from .package import Ident, Package
 from .step import Step
@@ -37,7 +37,9 @@ _PURGE = "purge"
 _FILTERS = "filters"
 # What somebody has diverted by hand, likewise; with all packages alone.
 _DIVERSIONS = "diversions"
+_OVERRIDES = "overrides"
 _DIVERSION = re.compile(r"diversion (\S+) (\S+)")
+_OVERRIDE = re.compile(r"override (\S+) (\S+ \S+ [0-7]+)")
 _FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
 _DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
 NO_FILE = "; its package file is not in the store"
@@ -47,7 +49,8 @@ class Recorded(NamedTuple):
     """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``.
 
     ``data``: keys of what was not installed, and had left data; None where nothing is to be purged. ``filters``: what
-    dpkg left out of packages, ``diversions``: what was diverted by hand; None where that is not recorded.
+    dpkg left out of packages, ``diversions`` and ``overrides``: what was diverted, and given another owner and mode, by
+    hand; None where that is not recorded.
     """
 
     present: list[Package]
@@ -55,6 +58,7 @@ class Recorded(NamedTuple):
     data: set[str] | None = None
     filters: list[str] | None = None
     diversions: dict[str, str] | None = None
+    overrides: dict[str, str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -112,7 +116,8 @@ def capture(spec: dict[str, Any], sink: Sink, system: System, fetch: bool = True
     if manager == "deb":
         lines += [_FILTERS, *(f"filter {one}" for one in dpkg.filters())]
     if manager == "deb" and names is None:
-        lines += [_DIVERSIONS, *(f"diversion {quote(at)} {quote(to)}" for at, to in diversions.look().items())]
+        lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
+        lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
     return lines + ([_PURGE, *(f"data {key}" for key in dpkg.with_data(system))] if spec.get("purge") else [])
 
 
@@ -139,6 +144,15 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
     return found
 
 
+def _word(path: str) -> str:
+    """A path as one word of a line, whatever bytes it has."""
+    return quote(os.fsencode(path))
+
+
+def _path(word: str) -> str:
+    return os.fsdecode(unquote_to_bytes(word))
+
+
 def parse(lines: Sequence[str]) -> Recorded:
     """Raises Damaged for what ``capture`` could not have written."""
     recorded = Recorded(
@@ -147,13 +161,18 @@ def parse(lines: Sequence[str]) -> Recorded:
         data=set() if _PURGE in lines else None,
         filters=[] if _FILTERS in lines else None,
         diversions={} if _DIVERSIONS in lines else None,
+        overrides={} if _OVERRIDES in lines else None,
     )
     for line in lines:
         left, kept_out, diverted = _DATA.fullmatch(line), _FILTER.fullmatch(line), _DIVERSION.fullmatch(line)
-        if line in (_PURGE, _FILTERS, _DIVERSIONS):
+        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES):
             continue
         if diverted is not None and recorded.diversions is not None:
-            recorded.diversions[unquote(diverted[1])] = unquote(diverted[2])
+            recorded.diversions[_path(diverted[1])] = _path(diverted[2])
+            continue
+        told = _OVERRIDE.fullmatch(line)
+        if told is not None and recorded.overrides is not None:
+            recorded.overrides[_path(told[1])] = told[2]
             continue
         if kept_out is not None and recorded.filters is not None:
             recorded.filters.append(kept_out[1])
@@ -275,6 +294,8 @@ def plan(then: Sequence[str], system: System) -> list[Step]:
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
     if recorded.diversions is not None:
         steps = diversions.compare(recorded.diversions, diversions.look()) + steps
+    if recorded.overrides is not None:
+        steps = overrides.compare(recorded.overrides, overrides.look()) + steps
     return steps
 
 
@@ -313,6 +334,7 @@ def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
     try:
         # First of all, so that a package's file goes to its place.
         left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
+        left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
         if changes and changes[0][1].manager == "deb":
             left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
         elif changes:

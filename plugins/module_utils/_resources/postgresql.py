@@ -27,6 +27,7 @@ from typing import Any
 from .._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from .._store.durable import fsync_dir
 from .._store.objects import Hasher, tag
+from .._store.way import open_regular
 from .._system import System
 from . import cluster, own_line, recovery, restore_point, wal
 from .kind import Kind, Restore, Sink
@@ -107,7 +108,7 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: dict[str, Any]) -> b
     if since <= _REPLAY:
         return False
     try:
-        with open(f"{server.bases}/{base.name}/backup_manifest", "rb") as stream:
+        with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
             size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
     except (OSError, ValueError, KeyError, TypeError):
         return True  # Nothing could be put back from it.
@@ -124,7 +125,7 @@ def _take_base(server: cluster.Server, mine: str) -> wal.Base:
     words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
     server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
     server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
-    with open(f"{new}/backup_manifest", "rb") as stream:
+    with open_regular(f"{new}/backup_manifest") as stream:
         text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
     start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])

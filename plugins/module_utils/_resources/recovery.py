@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from .._errors import Damaged, EvenkeelError, Refused
 from .._services import systemd
 from .._store.durable import exchange, fsync_dir, syncfs
+from .._store.way import open_regular, read_small
 from . import cluster, restore_point, wal
 from .step import Step
 
@@ -77,7 +78,7 @@ def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg
             raise Damaged(f"{server.log}/{name}: {problem}")
     manifest = f"{server.bases}/{base.name}/backup_manifest"
     try:
-        with open(manifest, "rb") as stream:
+        with open_regular(manifest) as stream:
             text = stream.read()
     except OSError as error:
         raise Damaged(f"{manifest}: {error.strerror}") from error
@@ -88,7 +89,7 @@ def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg
 
 def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             if os.fstat(stream.fileno()).st_size != size:
                 return "it is not whole"
             return wal.wrong_header(stream.read(64), name, int(record["system"]), size)
@@ -362,7 +363,6 @@ def olds(server: cluster.Server) -> list[str]:
 def undo_of(old: str) -> str:
     """With which undo an old directory may go: the tag of its store and the restore point."""
     try:
-        with open(f"{old}/{_UNDO}") as stream:
-            return stream.read(100)
+        return read_small(f"{old}/{_UNDO}", 1000)[0].decode()[:100]
     except (OSError, ValueError):
         return ""

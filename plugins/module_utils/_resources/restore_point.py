@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._errors import Damaged, Refused, UsageError
+from .._store.way import read_small
 from .._system import System
 from . import cluster, own_line, wal
 
@@ -97,11 +98,10 @@ def read(lines: Sequence[str]) -> dict[str, Any]:
 def newest(server: cluster.Server, mine: str) -> dict[str, Any] | None:
     """The record of the newest restore point of ours, if it is of this declaration and store and can still be used."""
     try:
-        with open(f"{server.spec['archive']}/last") as stream:
-            record = dict(json.load(stream))
+        record = dict(json.loads(read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0]))
         usable = {key: record[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
         paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return record if usable and all(os.path.exists(path) for path in paths) else None
 

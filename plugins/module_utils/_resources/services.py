@@ -203,7 +203,7 @@ def plan(then: Sequence[str], at: Restore) -> list[Step]:
         steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
     why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
     why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
-    again = [Step("services", "daemon-reload", "systemd", why)] if units and why else []
+    again = [Step("services", "daemon-reload", "systemd", why, {"units": names})] if units and why else []
     for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
         steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
     return linked + again + first + last
@@ -335,7 +335,8 @@ def _one(step: Step, verb: str, at: Restore) -> str:
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)
     elif verb == "daemon-reload":
-        systemd.daemon_reload(at.system)
+        lost = systemd.daemon_reload(at.system, step.detail["units"] if not at.boot else ())
+        return f"systemd had lost sight of {', '.join(lost)}, started anew" if lost else ""
     elif verb == "link":
         links.make(step.target, step.detail["to"])
     elif verb == "unlink":

@@ -37,13 +37,13 @@ def kind(root: str = "/proc/sys") -> Kind:
 def check(spec: dict[str, Any], root: str) -> dict[str, Any]:
     """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
     names = listed("sysctl", spec, "names", "keys such as vm.swappiness")
-    found = sorted({_canonical(one) for one in names})
+    found = sorted({canonical(one) for one in names})
     for name in found:
         _usable(name, root)
     return {"names": found}
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """The key with slashes, as its file is called. As for sysctl, the first separator decides which one it is."""
     first = next((c for c in name if c in "./"), ".")
     path = name.translate({ord("."): "/", ord("/"): "."}) if first == "." else name

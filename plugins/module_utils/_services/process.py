@@ -5,25 +5,33 @@
 """Services without systemd: a command that stays in the foreground, known by its pid file.
 
 The pid file holds the pid and, in a second line, the time at which the process started, so that a pid that has
-gone to somebody else is never taken for the service, and never signalled.
+gone to somebody else is never taken for the service, and never signalled. What we have started ourselves is kept in the
+store as well: a pid file often lies where its service can write. Such a one of somebody else's names, at the most, a
+process of that user's which runs the command.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import signal
 from typing import Any
 
-from .._errors import ServiceFailed, UsageError
-from .._store.durable import write_file
-from .._system import System, detached, start_time
+from .._errors import EvenkeelError, ServiceFailed, UsageError
+from .._store.durable import ensure_dir, write_all, write_file
+from .._store.tree import open_dir
+from .._store.way import read_small, stranger, trusted
+from .._system import System, detached, send, start_time, users
 from .state import ServiceState
 
 _KEYS = {"name", "pidfile", "argv", "chdir", "reload_signal", "stop_signal"}
 _STOP_LIMIT = 10.0
 # How long a fresh process must live to count as started.
 _ALIVE = 0.5
+# The most bytes of a file that holds the id of a process.
+_LONGEST = 128
 
 
 def check(definition: Any) -> dict[str, Any]:
@@ -50,36 +58,79 @@ def check(definition: Any) -> dict[str, Any]:
     return dict(made, argv=[str(word) for word in argv])
 
 
-def _running(definition: dict[str, Any]) -> tuple[int, int] | None:
-    """(pid, start time) of the service, or None: the pid file's process, if it is the one that was started."""
+def _running(definition: dict[str, Any], system: System) -> tuple[int, int] | None:
+    """(pid, start time) of the service, or None: the process that we started, or else the pid file's, if it counts."""
+    return _remembered(definition, system) or _named(definition)[0]
+
+
+def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
+    """The process that the pid file names, or None and, where there is one that it may not name, why, in words."""
+    pidfile = definition["pidfile"]
     try:
-        with open(definition["pidfile"]) as stream:
-            words = stream.read().split()
+        data, owner = read_small(pidfile, _LONGEST)
+        words = data.split()
         pid = int(words[0])
-    except (OSError, ValueError, IndexError):
-        return None
+    except (ValueError, IndexError, FileNotFoundError):
+        return None, ""
+    except OSError as error:
+        return None, f"its pid file {pidfile} is not believed: {error.strerror}"
     started = start_time(pid)
-    if started is None or (len(words) > 1 and words[1] != str(started)):
-        return None
-    if len(words) == 1 and not _runs(pid, definition["argv"]):
-        return None
-    return pid, started
+    if started is None or (len(words) > 1 and words[1] != b"%d" % started):
+        return None, ""
+    if not stranger(pidfile, trusted()) and owner in trusted():
+        return ((pid, started), "") if len(words) > 1 or _runs(pid, definition["argv"]) else (None, "")
+    # Somebody else can write it, and could end by it whatever root may end.
+    theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
+    why = stranger(pidfile, {*trusted(), theirs})
+    if not why and (users(pid) != {theirs} or not _runs(pid, definition["argv"])):
+        why = f"uid {theirs} can write it, and process {pid} is not that user's, or does not run the command"
+    return (None, f"its pid file {pidfile} is not believed: {why}") if why else ((pid, started), "")
+
+
+def _remembered(definition: dict[str, Any], system: System) -> tuple[int, int] | None:
+    """The process of the service that we started, if it still runs."""
+    with contextlib.suppress(OSError, ValueError):
+        data, _owner = read_small(_memory(definition, system), _LONGEST)
+        pid, started, boot = data.decode().split()
+        if start_time(int(pid)) == int(started) and boot == system.boot_id():
+            return int(pid), int(started)
+    return None
+
+
+def _memory(definition: dict[str, Any], system: System) -> str:
+    """Where it is kept which process of the service we started; FileNotFoundError when that is nowhere."""
+    if not system.memory:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "memory")
+    key = "\0".join((definition["name"], definition["pidfile"]))
+    return os.path.join(system.memory, hashlib.sha256(os.fsencode(key)).hexdigest()[:32])
+
+
+def _remember(definition: dict[str, Any], pid: int, started: int | None, system: System) -> None:
+    """Keep, where we may write, which process is the service."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        path = _memory(definition, system)
+        ensure_dir(system.memory)
+        write_file(path, f"{pid} {started} {system.boot_id()}\n".encode())
 
 
 def _runs(pid: int, argv: list[str]) -> bool:
-    """Whether the process was started with these words, for a pid file that somebody else wrote."""
+    """Whether the process runs this program and was started with these words. Of its words a process can say what it
+    likes, of its program it cannot."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             words = stream.read().split(b"\0")
+        program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return False
-    return [os.fsencode(word) for word in argv] == words[: len(argv)]
+    return [os.fsencode(word) for word in argv] == words[: len(argv)] and program == os.path.realpath(argv[0])
 
 
 def observe(definition: dict[str, Any], system: System) -> ServiceState:
-    found = _running(definition)
+    found = _running(definition, system)
     if found is None:
-        return ServiceState(definition["name"], True, "", False, "not running", None, "", 0, False)
+        why = _named(definition)[1]
+        text = f"not running ({why})" if why else "not running"
+        return ServiceState(definition["name"], True, "", False, text, None, "", 0, False)
     pid, started = found
     with open("/proc/uptime") as stream:
         age = float(stream.read().split()[0]) - started / os.sysconf("SC_CLK_TCK")
@@ -103,11 +154,11 @@ def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
     if verb in ("start", "restart") and (verb == "restart" or not before.active):
         _start(definition, system)
     if verb == "reload":
-        found = _running(definition)
+        found = _running(definition, system)
         if found is None or not definition["reload_signal"]:
             why = "it is not running" if found is None else "it has no reload_signal"
             raise ServiceFailed(f"process {definition['name']} cannot be reloaded: {why}")
-        os.kill(found[0], getattr(signal, "SIG" + definition["reload_signal"]))
+        send(*found, getattr(signal, "SIG" + definition["reload_signal"]))
         system.sleep(_ALIVE)
     after = observe(definition, system)
     wrong = {
@@ -123,14 +174,15 @@ def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
 
 
 def _start(definition: dict[str, Any], system: System) -> None:
-    os.makedirs(os.path.dirname(definition["pidfile"]), exist_ok=True)
     try:
         process = detached(definition["argv"], definition["chdir"])
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']} cannot be started: {error}") from error
+    started = start_time(process.pid)
     try:
-        write_file(definition["pidfile"], f"{process.pid}\n{start_time(process.pid)}\n".encode(), 0o644)
-    except OSError:
+        _remember(definition, process.pid, started, system)
+        _write(definition["pidfile"], f"{process.pid}\n{started}\n".encode())
+    except (OSError, EvenkeelError):
         process.kill()  # What is not recorded could never be stopped.
         process.wait()
         raise
@@ -144,15 +196,44 @@ def _start(definition: dict[str, Any], system: System) -> None:
         system.sleep(0.05)
 
 
+def _write(path: str, data: bytes) -> None:
+    """The pid file, below directories that may be somebody else's, who must not lead us to those of others."""
+    foreign = stranger(path, trusted())
+    folder, name = os.path.split(path)
+    if not foreign:
+        os.makedirs(folder, exist_ok=True)
+    fd = open_dir(os.fsencode(os.path.realpath(folder)))
+    try:
+        if foreign and os.fstat(fd).st_uid in trusted():
+            raise PermissionError(
+                errno.EPERM, f"{foreign}, and has it lead to a directory that is not that user's", path
+            )
+        temporary = f".{name}.{os.urandom(8).hex()}"
+        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=fd)
+        try:
+            write_all(new, data)
+            os.fchmod(new, 0o644)
+            os.fsync(new)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=fd)
+            raise
+        finally:
+            os.close(new)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _stop(definition: dict[str, Any], system: System) -> None:
     """Its stop signal, and KILL when that does not end it. What has its pid later is not signalled."""
-    found = _running(definition)
+    found = _running(definition, system)
     if found is None:
         return
     pid, started = found
     for word in (definition["stop_signal"], "KILL"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, getattr(signal, "SIG" + word))
+        send(pid, started, getattr(signal, "SIG" + word))
         end = system.monotonic() + _STOP_LIMIT
         while system.monotonic() < end:
             _reap(pid)

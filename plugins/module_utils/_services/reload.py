@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .._errors import ServiceFailed
+from .._store.way import open_regular
 from .._system import System
 from . import running, systemd
 from .state import ServiceState
@@ -103,7 +104,9 @@ def _said(unit: Unit, before: _Before, system: System) -> list[str]:
         if "access" in os.path.basename(path):
             continue  # Words of requests.
         try:
-            with open(path, "rb") as stream:
+            with open_regular(path) as stream:
+                if os.readlink(f"/proc/self/fd/{stream.fileno()}") != path:
+                    continue  # The owner of a directory has it lead to another file by now.
                 stream.seek(max(length, os.fstat(stream.fileno()).st_size - _TAIL))
                 lines += stream.read(_TAIL).decode("utf-8", "replace").splitlines()
         except OSError:

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .._errors import ServiceFailed
-from .._system import Completed, System
+from .._system import Completed, System, send, start_time
+from . import running
 from . import unit as facts
 from .state import ServiceState
 from .unit import Unit
@@ -191,10 +195,47 @@ def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:
     }[verb]
 
 
-def daemon_reload(system: System) -> None:
+def daemon_reload(system: System, names: Sequence[str] = ()) -> list[str]:
+    """Have systemd read its units anew. Returns those of ``names`` that it lost sight of, and that were started anew.
+
+    Where an alias comes back, and another unit has named it meanwhile, systemd takes the state of that name, which is
+    dead, for the state of the unit: its processes run on, and a start of it fails (seen with version 257).
+    """
+    before = [(one, start_time(one.main)) for one in describe(names, system) if one.main]
     done = system.run(["systemctl", "daemon-reload"], _TIMEOUT)
     if done.rc != 0:
         raise ServiceFailed(f"systemctl daemon-reload: {done.words}")
+    after = observe([unit.id for unit, _started in before], system)
+    lost = [
+        unit
+        for (unit, started), state in zip(before, after)
+        if not state.active and not passing(state) and started is not None and start_time(unit.main) == started
+    ]
+    for unit in lost:
+        _end(unit, system)
+        act("start", unit.id, system)
+    return [unit.id for unit in lost]
+
+
+def _end(unit: Unit, system: System) -> None:
+    """Stop what systemd has lost sight of, as systemd would: by the unit's own way and limit. Raises ServiceFailed."""
+    every = running.processes([unit.id])[unit.id] if unit.kill_mode == "control-group" else []
+    pids = {pid: start_time(pid) for pid in (unit.main, *every)}
+    if os.getpid() in pids:
+        raise ServiceFailed(
+            f"systemd has lost sight of {unit.id}, which still runs (pid {unit.main}), and this would end with it: end "
+            "it by hand, then start it"
+        )
+    for number, patience in ((signal.SIGTERM, unit.patience("stop")), (signal.SIGKILL, 1.0)):
+        for pid, started in pids.items():
+            if started is not None:
+                with suppress(OSError):
+                    send(pid, started, number)
+        limit = system.monotonic() + patience
+        while system.monotonic() < limit and any(
+            started is not None and start_time(pid) == started for pid, started in pids.items()
+        ):
+            system.sleep(0.1)
 
 
 def last_words(unit: str, system: System) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 # Their numbers hold the size of a long, what they read and write is an int.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
@@ -134,9 +135,18 @@ def die_with_parent(parent: int) -> None:
 
 def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
     """Swap two names atomically, whatever their types (renameat2 with RENAME_EXCHANGE)."""
-    if _libc.renameat2(source_fd, source, target_fd, target, _RENAME_EXCHANGE) != 0:
+    _renameat2(source_fd, source, target_fd, target, _RENAME_EXCHANGE, "exchange")
+
+
+def rename_new(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+    """Rename, and replace nothing: FileExistsError where the name is taken (renameat2 with RENAME_NOREPLACE)."""
+    _renameat2(source_fd, source, target_fd, target, _RENAME_NOREPLACE, "noreplace")
+
+
+def _renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, how: int, word: str) -> None:
+    if _libc.renameat2(source_fd, source, target_fd, target, how) != 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"renameat2 exchange: {os.strerror(code)}", os.fsdecode(target))
+        raise OSError(code, f"renameat2 {word}: {os.strerror(code)}", os.fsdecode(target))
 
 
 def inode_flags(fd: int) -> int:

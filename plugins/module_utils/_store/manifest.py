@@ -31,10 +31,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
 
@@ -47,6 +48,13 @@ _PIECE = 1024 * 1024
 # How the first line of a section begins.
 _FIRST = b"resource "
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
+# Bounds of what is read: bytes of a line of the header, and of all declarations; levels of one, digits of its numbers.
+_HEADER_LINE = 4096
+_DECLARATION = 4 * 1024 * 1024
+_LEVELS = 20
+_DIGITS = 30
+_KIND = re.compile("[a-z][a-z0-9_]{0,39}")
+_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -161,10 +169,10 @@ class Manifest:
         head: list[bytes] = []
         found: list[tuple[bytes, list[str]]] = []
         odd = "it has a header alone"
-        for line in iter(stream.readline, b""):
+        for line in iter(lambda: stream.readline(_HEADER_LINE), b""):
             digest.update(line)
-            if line == b"\n":
-                odd = ""
+            if line == b"\n" or len(head) > len(_HEADER):
+                odd = "" if line == b"\n" else "its header is not that of version 1"
                 break
             head.append(line)
         for piece in iter(lambda: stream.read(_PIECE) + stream.readline(), b""):
@@ -183,6 +191,8 @@ class Manifest:
         with _reading(expected):
             if odd:
                 raise ValueError(odd)
+            if sum(len(line) for line, _lines in found) > _DECLARATION:
+                raise ValueError("its declarations are too long")
             sections = [replace(_section(line), lines=lines) for line, lines in found]
             return cls._of_head(b"".join(head)[:-1], body.hexdigest(), sections, expected)
 
@@ -197,6 +207,8 @@ class Manifest:
             raise ValueError("its root hash does not match its body")
         parent = None if fields["parent"] == "-" else fields["parent"]
         created, host, name, kind = (fields[key] for key in ("created", "host", "name", "kind"))
+        if kind not in ("snapshot", LOG) or not (parent is None or _ID.fullmatch(parent)):
+            raise ValueError("its kind or its parent is none")
         return cls(created, host, name, sections, kind, parent, fields["root"], expected)
 
 
@@ -229,12 +241,36 @@ def _split(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _section(line: bytes) -> Section:
     """That of a first line, without the lines that follow. ValueError if odd."""
     word, kind, spec = line.decode("ascii").split(" ", 2)
-    if word != "resource":
+    if word != "resource" or not _KIND.fullmatch(kind):
         raise ValueError("it does not begin with a resource")
-    declared = json.loads(spec)
-    if not isinstance(declared, dict):
-        raise ValueError("what a resource declares is no mapping")
-    return Section(kind, declared)
+    return Section(kind, read_json(spec))
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """What was declared, or a record, of bounded length, depth and numbers. ValueError if it is anything else."""
+    if len(text) > _DECLARATION:
+        raise ValueError(f"a record of {len(text)} bytes is too long")
+    try:
+        found = json.loads(text, parse_int=_bounded(int), parse_float=_bounded(float), parse_constant=_bounded(None))
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict) or not _is_shallow(found, _LEVELS):
+        raise ValueError(f"a record is no mapping, or of more than {_LEVELS} levels")
+    return found
+
+
+def _bounded(make: Callable[[str], Any] | None) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        if make is None or len(text) > _DIGITS:
+            raise ValueError(f"{text[:_DIGITS]} is no number that a record has")
+        return make(text)
+
+    return number
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
 
 
 def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:

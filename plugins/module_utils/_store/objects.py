@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO, Callable
@@ -31,6 +32,7 @@ CHUNK = 1024 * 1024
 # From here on a thread that reads ahead pays.
 _LARGE = 16 * CHUNK
 _MAGIC = b"evenkeel-pack 1\n"
+_NAME = re.compile("[0-9a-f]{64}")
 
 
 class Objects:
@@ -43,7 +45,9 @@ class Objects:
         self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
-        """Where a large content lies."""
+        """Where a large content lies. Damaged for what is no name of a content: it could lead anywhere."""
+        if not _NAME.fullmatch(sha):
+            raise Damaged(f"{sha[:100]!r} is no name of a content")
         return os.path.join(self.root, "objects", sha[:2], sha[2:])
 
     def pack_path(self, name: str) -> str:

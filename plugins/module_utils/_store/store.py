@@ -13,6 +13,7 @@
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files, and what makes visible
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            what nothing names any more, for a time of grace
+    <root>/started/          processes without systemd that we have started
     <root>/tmp, quarantine   leftovers to reclaim; objects found bad
 """
 
@@ -27,12 +28,12 @@ import stat
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._system import System
-from . import retention
+from . import retention, way
 from .durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .manifest import LOG, Manifest, Section
 from .objects import Hasher, Objects, Writer
@@ -73,15 +74,49 @@ class Pruning:
 
 
 class Store:
-    """The store below ``root``. Creating the object touches nothing; see ``locked``."""
+    """The store below ``root``. Creating the object touches nothing; see ``locked``.
 
-    def __init__(self, root: str, system: System) -> None:
+    Raises UsageError for a store that others could exchange, or have written to: what lies in it is run and believed.
+    ``armed``: a change is under way, and may have opened a directory above it, or given it away. That keeps no host
+    from going back: the store counts as long as it is itself what only we can have made.
+    """
+
+    def __init__(self, root: str, system: System, armed: bool = False) -> None:
         self.root = os.path.abspath(root)
-        self.system = system
+        self._armed = armed
+        self.system = replace(system, memory=self.join("started"))
         self.objects = Objects(self.root)
+        self._check_place()
 
     def join(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
+
+    def _check_place(self) -> None:
+        why = way.stranger(self.root, way.trusted())
+        if why and self._armed and self._is_ours():
+            return
+        if not why and os.path.lexists(self.root):
+            found = os.lstat(self.root)
+            if not stat.S_ISDIR(found.st_mode):
+                why = "it is no directory, but " + ("a symlink" if stat.S_ISLNK(found.st_mode) else "something else")
+            elif found.st_uid not in way.trusted():
+                why = f"it belongs to uid {found.st_uid}"
+            elif found.st_mode & 0o022 and os.listdir(self.root):
+                why = f"it has mode {stat.S_IMODE(found.st_mode):o}, so that others can have written to it"
+        if why:
+            raise UsageError(
+                f"the store {self.root} is not believed, because {why}. Nothing was done. It, and all directories "
+                "above it, have to be root's (or yours) and nobody else's to write: mend that, or use another store"
+            )
+
+    def _is_ours(self) -> bool:
+        """Whether this is a directory that is ours alone, with a store in it: nobody else can make, or fill, one."""
+        try:
+            place, mark = os.lstat(self.root), os.lstat(self.join("FORMAT"))
+        except OSError:
+            return False
+        ours = {place.st_uid, mark.st_uid} <= way.trusted()
+        return ours and stat.S_ISDIR(place.st_mode) and not place.st_mode & 0o077
 
     @property
     def exists(self) -> bool:
@@ -108,6 +143,7 @@ class Store:
         """
         self.check_format()
         ensure_dir(self.root)
+        self._check_place()  # Of what is made just now somebody may have been first.
         found = os.lstat(self.root)
         if found.st_uid != os.geteuid():
             raise UsageError(f"the store {self.root} belongs to uid {found.st_uid}; run as its owner, or use another")
@@ -507,8 +543,8 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
     found = []
     for section in manifest.sections:
         for line in section.lines:
-            words = line.split(" ")
-            found += [(words[1], word[7:]) for word in words if word.startswith("sha256=")]
+            _first, *words = line.split(" ")
+            found += [(words[0], word[7:]) for word in words if word.startswith("sha256=")]
     return found
 
 

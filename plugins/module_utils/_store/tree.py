@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from .._errors import UsageError
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# How a directory is opened, wherever that is.
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def check_path(path: bytes) -> bytes:
@@ -33,14 +34,14 @@ def open_dir(path: bytes, declared: bytes = b"") -> int:
     FileNotFoundError and NotADirectoryError as the system does.
     """
     check_path(path)
-    fd = os.open(b"/", _DIRECTORY)
+    fd = os.open(b"/", DIRECTORY)
     walked = b""
     for part in path.split(b"/"):
         if not part:
             continue
         walked += b"/" + part
         try:
-            below = os.open(part, _DIRECTORY, dir_fd=fd)
+            below = os.open(part, DIRECTORY, dir_fd=fd)
         except OSError as error:
             link = _link(part, fd)
             if link is not None:
@@ -82,11 +83,15 @@ def opened(parent: int, name: bytes) -> Iterator[int | None]:
 
 
 class Parents:
-    """Descriptors of parent directories, the last few kept open, because paths come sorted."""
+    """Descriptors of parent directories, the last few kept open, because paths come sorted.
 
-    def __init__(self, keep: int = 8) -> None:
+    ``check`` gets the path and the descriptor of each that is opened, and raises OSError for one that will not do.
+    """
+
+    def __init__(self, keep: int = 8, check: Callable[[bytes, int], None] | None = None) -> None:
         self._open: dict[bytes, int] = {}
         self._keep = keep
+        self._check = check
 
     def of(self, path: bytes) -> tuple[int, bytes]:
         """(descriptor of the directory that holds the path, last name)."""
@@ -94,7 +99,14 @@ class Parents:
         if parent not in self._open:
             while len(self._open) >= self._keep:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[parent] = open_dir(parent)
+            fd = open_dir(parent)
+            try:
+                if self._check is not None:
+                    self._check(parent, fd)
+            except OSError:
+                os.close(fd)
+                raise
+            self._open[parent] = fd
         return self._open[parent], name
 
     def forget(self) -> None:
@@ -116,6 +128,18 @@ def ancestors(path: bytes) -> Iterator[bytes]:
     while at > 0:
         yield path[:at]
         at = path.find(b"/", at + 1)
+
+
+def is_ours(uid: int, mode: int) -> bool:
+    """Whether nobody else can give another name to what we make in a directory of this owner and mode."""
+    return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)
+
+
+def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
+    """The mount point at or above the path that is nearest to it. Pure."""
+    while path not in points and path != b"/":
+        path = os.path.dirname(path)
+    return path
 
 
 class Mount(NamedTuple):

@@ -353,7 +353,7 @@ def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], l
 
 
 def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
-    """Manifest lines, now and then: they tell exactly what changes, and no content (it may be secret)."""
+    """Manifest lines, now and then: they tell what changes, and only hashes of what may be secret."""
     shown = []
     for step in steps:
         found = scan.entries.find(os.fsencode(step.target))
@@ -361,8 +361,8 @@ def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
             {
                 "before_header": step.target,
                 "after_header": step.target,
-                "before": found.line() + "\n" if found else "",
-                "after": step.detail["line"] + "\n" if "line" in step.detail else "",
+                "before": found.shown() + "\n" if found else "",
+                "after": Entry.parse(step.detail["line"]).shown() + "\n" if "line" in step.detail else "",
             }
         )
     return shown

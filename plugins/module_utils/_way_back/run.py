@@ -338,7 +338,7 @@ class Run:
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
         with self._trying("files"), held(self._kinds(), self.store.system, self.how.insist):
-            self._take(self._made.files, paths.commit())
+            self._take(self._made.files, self._committed(paths))
         self._ask()
 
     def put_back_packages(self) -> None:
@@ -465,9 +465,16 @@ class Run:
         """Put back some paths by a transaction of their own; those that were."""
         with transaction.Transaction(self.store, self._note()) as paths:
             self._cause(paths.stage(steps, directories, away, partly=True))
-            finished = paths.commit()
+            finished = self._committed(paths)
             self._take(steps, finished)
         return finished.paths
+
+    def _committed(self, paths: transaction.Transaction) -> transaction.Finished:
+        try:
+            return paths.commit()
+        except OSError as error:  # All may look as recorded, and be gone with the power (I7).
+            self._left.append(f"files: what was put back may not be durable: {error}")
+            raise
 
     def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
         self._cause(finished.left)

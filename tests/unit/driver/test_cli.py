@@ -236,3 +236,9 @@ def test_a_rollback_can_name_a_checkpoint_for_each_host(monkeypatch: pytest.Monk
 
 def test_accept_is_for_the_hosts_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(["accept", "web1", "web2"], monkeypatch) == {"command": "accept", "evenkeel_hosts": ["web1", "web2"]}
+
+
+def test_what_is_not_declared_is_restored_only_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = asked(["recover", "web1"], monkeypatch)
+    assert found == {"command": "recover", "evenkeel_recover_host": "web1", "evenkeel_hosts": "web1"}
+    assert asked(["recover", "web1", "--undeclared"], monkeypatch)["evenkeel_undeclared"] is True

@@ -135,6 +135,25 @@ def test_a_run_says_of_each_host_what_was_done_or_why_not() -> None:
     assert "a copy on b" in stream.getvalue() and "no room" in stream.getvalue()
 
 
+def test_a_run_shows_warnings_and_a_recovery_what_peers_lack() -> None:
+    row: dict[str, Any] = {
+        "state": "ok",
+        "done": ["x"],
+        "warnings": ["a key is new"],
+        "left": ["b: failed", "a key is new", HOSTILE],
+    }
+    rows = {"a": row, "b": {"state": "ok", "warnings": 5, "left": {"a": "odd"}}}
+
+    def shown(command: str) -> str:
+        return seen_of(lambda console: print_run(RunResult(command, Exit.DONE, "", rows, [], 1.0), console), 200)
+
+    assert shown("recover").count("a: a key is new") == 1 and "a: b: failed" in shown("recover")
+    assert "a: a key is new" in shown("protect") and "b: failed" not in shown("protect")
+    assert "\x1b" not in shown("recover") and "odd" not in shown("recover")
+    row["left"] = [f"number {number}" for number in range(1000)]
+    assert "number 8" in shown("recover") and "number 9" not in shown("recover")
+
+
 def test_a_scrub_says_what_it_has_read() -> None:
     stream = io.StringIO()
     rows = {"a": {"state": "ok", "task": "ft_scrub", "changed": False, "done": [], "proved": ["7 files were read"]}}

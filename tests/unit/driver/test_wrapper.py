@@ -59,3 +59,6 @@ def test_the_users_playbook_comes_first_and_unmodified() -> None:
     assert theirs == {"import_playbook": "/a b/site.yml"}
     assert ours["hosts"] == ["web1"] and ours["gather_facts"] is False
     assert [task["name"] for task in ours["tasks"]] == ["mark"]
+    # Nothing that the user's configuration says of all plays and tasks decides who comes to ours.
+    assert ours["any_errors_fatal"] is False and ours["strategy"].endswith(".linear")
+    assert [task["tags"] for task in ours["tasks"]] == [["always"]]

@@ -5,11 +5,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _scratch
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
+
+from evenkeel.configuration import ask_ansible
+from evenkeel.options import Options, Secrets
+from evenkeel.session import open_session
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -17,6 +36,7 @@ from .test_guard import NOWHERE
 CHECKPOINT = {
     "evenkeel.fault_tolerance.ft_checkpoint": {
         "name": "base",
+        "host": "{{ inventory_hostname }}",
         "resources": "{{ evenkeel_resources }}",
         "store": "{{ evenkeel_store }}",
     }
@@ -133,3 +153,238 @@ def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -
     run = recover(fleet)
     assert run.results["h1"]["id"] == second["id"]
     assert (fleet.directory("h1") / "data" / "more").read_text() == "second"
+
+
+def killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Kill a run, with all that it has started, while a peer makes it wait; the bundle that it leaves."""
+    assert fleet.play([CHECKPOINT], "all").rc == 0
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(argv: list[str], **keywords: Any) -> subprocess.CompletedProcess[str]:
+        del keywords["capture_output"], keywords["check"]
+        started.append(subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL, **keywords))
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    locks = [open(fleet.directory(f"h{n}") / "store" / "lock") for n in (2, 3, 4)]  # noqa: SIM115
+    try:
+        for lock in locks:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", begin)
+            task = {"evenkeel.fault_tolerance.ft_replicate": {"peers": "all", "store": "{{ evenkeel_store }}"}}
+            fleet.play([task], "h1")
+        limit = time.monotonic() + 60
+        while not (found := [one for one in temporary(fleet) if one.name.startswith("bundle")]):
+            assert time.monotonic() < limit and started[0].poll() is None
+            time.sleep(0.05)
+    finally:
+        running = psutil.Process(started[0].pid)
+        for process in [running, *running.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        started[0].wait()
+        for lock in locks:
+            lock.close()
+    return found[0]
+
+
+@pytest.mark.parametrize("task", ["ft_replicate", "ft_guard", "ft_settle"])
+def test_what_a_killed_run_left_is_gone_with_the_next_one_of_any_kind(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    bundle = killed(fleet, monkeypatch)
+    assert bundle.stat().st_size > 0 and (bundle.parent / "lock").exists()
+    options: dict[str, Any] = {"peers": "all"} if task == "ft_replicate" else {"group": ["all"]}
+    given = {"store": "{{ evenkeel_store }}", **({"generation": 7} if task == "ft_settle" else options)}
+    fleet.play([{f"evenkeel.fault_tolerance.{task}": given}], "h1")
+    assert not bundle.parent.exists()
+
+
+def test_the_driver_takes_away_what_a_killed_run_left(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = killed(fleet, monkeypatch)
+    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(fleet.home / "tmp"))
+    with open_session(ask_ansible(str(tmp_path)), Options(), Secrets(), tmp_path):
+        assert not bundle.parent.exists()
+
+
+def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fleet) -> None:
+    left = Path(tempfile.mkdtemp(prefix="evenkeel-bundle-", dir="/var/tmp"))
+    (left / "bundle").write_text("secret")
+    time.sleep(5.5)
+    task = {"evenkeel.fault_tolerance.ft_info": {"store": "{{ evenkeel_store }}"}}
+    assert fleet.play([task], "h1", "--check").rc == 0 and left.exists()
+    assert fleet.play([task], "h1").rc == 0 and not left.exists()
+
+
+def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scratch, "_top", lambda: str(tmp_path))
+    with _scratch.scratch_directory() as mine:
+        Path(mine, "bundle").touch()
+        with _scratch.scratch_directory() as other:
+            assert mine != other
+        assert Path(mine, "bundle").exists() and Path(mine).stat().st_mode & 0o777 == 0o700
+    assert list(tmp_path.iterdir()) == []
+
+
+def turns(fleet: Fleet, peer: str, module: str, answer: Any) -> None:
+    """From now on the peer answers this instead of running the module."""
+    said, script = fleet.home / f"{peer}.json", fleet.home / f"{peer}.sh"
+    said.write_text(answer if isinstance(answer, str) else json.dumps(answer))
+    script.write_text(f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; *) exec {sys.executable} "$@";; esac\n')
+    script.chmod(0o755)
+    fleet.hosts[peer]["ansible_python_interpreter"] = str(script)
+
+
+def made_up(**more: Any) -> dict[str, Any]:
+    """A copy that no host has ever made, of now."""
+    created = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return {"id": "f" * 64, "host": "h1", "name": "base", "created": created, "state": "verified", "detail": "", **more}
+
+
+def test_nonsense_from_peers_is_their_failure_and_the_next_one_is_asked(fleet: Fleet) -> None:
+    """One of them answers nonsense, another one has something that it does not give."""
+    peers = [one["peer"] for one in replicate(fleet, copies=3).results["h1"]["copies"]]
+    shutil.rmtree(fleet.directory("h1") / "data")
+    shutil.rmtree(fleet.directory("h1") / "store")
+    turns(fleet, peers[0], "ft_recover", {"candidates": [{"id": 5, "name": None, "created": {"a": 1}}]})
+    turns(fleet, peers[1], "ft_recover", {"candidates": [made_up()], "path": "/tmp/x\n!touch y", "bytes": 7})
+    run = recover(fleet)
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    assert result["source"] == peers[2]
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
+    states = {one["peer"]: one["state"] for one in result["candidates"]}
+    assert states[peers[0]] == "failed" and states[peers[2]] == "verified"
+    assert any(one.startswith(f"{peers[0]}: failed it answers what no host of ours does") for one in result["left"])
+    assert not temporary(fleet)
+
+
+def forge(fleet: Fleet, peer: str, path: Path, owner: str = "h1", **more: Any) -> str:
+    """The peer makes a checkpoint 'of' the owner, of a tree that it likes to have there."""
+    store = Store(str(fleet.directory(peer) / "store" / "replicas" / owner), System(**more))
+    return str(checkpoint(store, "base", [{"files": {"paths": [str(path)]}}], host=owner)["id"])
+
+
+def lose(fleet: Fleet, host: str = "h1") -> None:
+    shutil.rmtree(fleet.directory(host) / "data")
+    shutil.rmtree(fleet.directory(host) / "store", ignore_errors=True)
+
+
+def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_host(fleet: Fleet) -> None:
+    peers = [one["peer"] for one in replicate(fleet, copies=2).results["h1"]["copies"]]
+    other = next(host for host in fleet.hosts if host not in ("h1", *peers))
+    replicate(fleet, other, copies=3)
+    evil = fleet.home / "evil"
+    evil.mkdir()
+    (evil / "sudoers").write_text("ALL")
+    lose(fleet)
+    forged = forge(fleet, peers[0], evil)
+    (evil / "more").write_text("ALL")
+    future = forge(fleet, peers[0], evil, now=lambda: 4e9)
+    # A true one, of another host and with its MAC, in the place of ours.
+    theirs = fleet.directory(peers[1]) / "store" / "replicas" / other
+    for path in theirs.rglob("*"):
+        there = fleet.directory(peers[1]) / "store" / "replicas" / "h1" / path.relative_to(theirs)
+        if path.is_file() and not there.exists():
+            shutil.copy(path, there)
+    with open(fleet.directory(peers[1]) / "store" / "replicas" / "h1" / "refs" / "base", "a") as refs:
+        refs.write((theirs / "refs" / "base").read_text())
+    shutil.rmtree(evil)
+    run = recover(fleet)
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    states = {(one["peer"], one["id"]): one["state"] for one in result["candidates"]}
+    assert states[peers[0], forged] == "unproved" and states[peers[0], future] == "damaged"
+    assert sorted(states.values()).count("unproved") == 2
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n" and not evil.exists()
+    # Not by its name either, nor by what its id begins with.
+    assert recover(fleet, checkpoint="base").results["h1"]["id"] == result["id"]
+    assert "NotFound" in recover(fleet, checkpoint=forged[:12]).output
+    # By its id it is brought, and holds what is not declared.
+    run = recover(fleet, checkpoint=forged)
+    assert run.rc == 2 and run.results["h1"]["error"] == "Refused" and not evil.exists()
+    assert f"files {evil}" in run.results["h1"]["msg"]
+    run = recover(fleet, checkpoint=forged, undeclared=True)
+    assert run.rc == 0 and (evil / "sudoers").read_text() == "ALL"
+    assert "nothing but its id says" in run.output
+
+
+def test_a_peer_cannot_pass_off_an_old_checkpoint_as_new(fleet: Fleet) -> None:
+    first = replicate(fleet, copies=3).results["h1"]
+    (fleet.directory("h1") / "data" / "name").write_text("second")
+    second = replicate(fleet, copies=3).results["h1"]
+    peer = second["copies"][0]["peer"]
+    (listed,) = [one for one in candidates(fleet, peer) if one["id"] == first["id"]]
+    turns(fleet, peer, "ft_recover", {"candidates": [{**listed, "created": made_up()["created"]}]})
+    lose(fleet)
+    result = recover(fleet).results["h1"]
+    assert result["id"] == second["id"]
+    assert (peer, "unproved") in [(one["peer"], one["state"]) for one in result["candidates"]]
+
+
+def test_a_newest_that_one_peer_alone_has_is_said_and_where_it_keeps_it_the_one_before_is_taken(fleet: Fleet) -> None:
+    first = replicate(fleet, copies=3).results["h1"]
+    (fleet.directory("h1") / "data" / "name").write_text("second")
+    second = replicate(fleet, copies=1).results["h1"]
+    (peer,) = [one["peer"] for one in second["copies"]]
+    lose(fleet)
+    run = recover(fleet)
+    assert run.results["h1"]["id"] == second["id"]
+    lone = f"only {peer} has the newest checkpoint, {second['id'][:12]}"
+    assert any(one.startswith(lone) for one in run.results["h1"]["left"])
+    turns(fleet, peer, "ft_recover", {"candidates": candidates(fleet, peer), "path": "/nowhere", "bytes": 5})
+    lose(fleet)
+    run = recover(fleet)
+    assert run.rc == 0 and run.results["h1"]["id"] == first["id"] and run.results["h1"]["source"] != peer
+    assert run.results["h1"]["left"][0].startswith(f"the newest checkpoint, {second['id'][:12]}, could not be brought")
+
+
+def candidates(fleet: Fleet, peer: str) -> list[dict[str, Any]]:
+    """What the peer says, with the MACs."""
+    found: list[dict[str, Any]] = _replica.candidates(Store(str(fleet.directory(peer) / "store"), System()), "h1")[
+        "candidates"
+    ]
+    return found
+
+
+def test_a_copy_without_a_mac_is_taken_by_its_id_alone_and_with_a_warning(fleet: Fleet) -> None:
+    """As those that 0.1.0 made."""
+    made = replicate(fleet, copies=1, host="h1").results["h1"]
+    for path in fleet.home.glob("*/store/replicas/h1/macs"):
+        shutil.rmtree(path)
+    lose(fleet)
+    run = recover(fleet)
+    assert run.rc == 2 and run.results["h1"]["error"] == "NotFound" and made["id"] in run.results["h1"]["msg"]
+    run = recover(fleet, checkpoint=made["id"])
+    assert run.rc == 0, run.output
+    assert "nothing but its id says" in run.output
+    assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
+
+
+def test_the_key_is_made_once_kept_from_others_and_can_be_replaced(fleet: Fleet) -> None:
+    first = replicate(fleet, copies=1)
+    key = fleet.home / ".evenkeel-key"
+    old = key.read_text()
+    assert "is new" in first.output and key.stat().st_mode & 0o777 == 0o600 and len(old) == 65
+    assert old.strip() not in first.output and "is new" not in replicate(fleet, copies=1).output
+    # Others could have read it.
+    key.chmod(0o644)
+    run = recover(fleet)
+    assert run.rc == 2 and "mode 0600" in run.results["h1"]["msg"]
+    key.chmod(0o600)
+    # A new one makes MACs, the old one is still known; then it is taken away, and what was protected since is known.
+    key.write_text("f" * 64 + "\n" + old)
+    lose(fleet)
+    assert recover(fleet).rc == 0
+    replicate(fleet, copies=1)
+    key.write_text("f" * 64 + "\n")
+    lose(fleet)
+    assert recover(fleet).rc == 0
+    # The variable goes before the file.
+    fleet.hosts["h1"]["evenkeel_key"] = "another key, of enough characters"
+    lose(fleet)
+    run = recover(fleet)
+    assert run.rc == 2 and "no MAC that was made with a key of evenkeel_key" in run.results["h1"]["msg"]
+    assert "another key" not in run.output

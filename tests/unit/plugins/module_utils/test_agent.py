@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman, _timers, _watch
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
@@ -140,6 +142,65 @@ def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch
     assert done.returncode == 1 and "no Python on this host has run" in done.stdout
     os.unlink(store.join("armed"))
     assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0, "nothing is started over and over"
+
+
+@pytest.mark.parametrize("exchanged", ["not", "content", "link", "fifo"])
+def test_the_agent_runs_only_as_it_was_installed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: str
+) -> None:
+    """The hash is in the name that the units of root hold; what lies below a store that a change has opened up is not
+    believed for its place."""
+    with store.locked():
+        agent = Path(_agent.install(store))
+    if exchanged != "not":
+        evil = tmp_path / "evil.pyz"
+        with zipfile.ZipFile(evil, "w") as archive:
+            for name in ("__main__.py", "evenkeel_agent/__init__.py", "evenkeel_agent/_agent.py"):
+                archive.writestr(name, f"open({str(tmp_path / 'pwned')!r}, 'w')\ndef main(): return 0\n")
+        assert subprocess.run([sys.executable, "-I", str(evil)], check=True) and (tmp_path / "pwned").exists()
+        (tmp_path / "pwned").unlink()
+        agent.unlink()
+        if exchanged == "content":
+            evil.rename(agent)
+        else:
+            agent.symlink_to(evil) if exchanged == "link" else os.mkfifo(agent)
+    Path(store.join("armed")).write_text("{}")
+    monkeypatch.setattr(_timers, "_PYTHONS", "")
+    done = run_unit(store, agent, sys.executable, monkeypatch)
+    assert not (tmp_path / "pwned").exists()
+    assert (done.returncode == 0) == (exchanged == "not"), done.stderr
+    if exchanged == "content":
+        assert f"{agent} is not as it was installed" in done.stderr
+    if exchanged != "not":
+        with pytest.raises(Refused, match="its watcher does not start"):
+            _watch.start(store, 1, str(agent))
+        assert not (tmp_path / "pwned").exists()
+
+
+def test_a_damaged_agent_is_written_anew(store: Store) -> None:
+    with store.locked():
+        agent = Path(_agent.install(store))
+        whole = agent.read_bytes()
+        assert _agent.install(store) == str(agent)
+        agent.chmod(0o600)
+        agent.write_bytes(whole[:-1])
+        again = Path(_agent.install(store))
+    assert again.read_bytes() == whole or again != agent
+    assert _timers.hash_of(str(again)) == hashlib.sha256(again.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's directory needs root")
+def test_no_python_in_somebodys_directory_is_tried(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, owner in (("roots", 0), ("users", 12345)):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name / "bin" / "python3").chmod(0o755)
+        os.chown(tmp_path / name / "bin", owner, owner)
+    monkeypatch.setattr(_timers, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    words = _timers._command(store, "/agent.pyz", "check")
+    assert f"{tmp_path}/roots/bin/python3" in words and "users/bin" not in words
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -15,7 +17,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
@@ -119,6 +122,23 @@ def test_diff_tells_attributes_and_hashes_but_no_content(store: Store, tree: Pat
     shown = rollback(store, "before", check_mode=True)["diff"]
     text = "".join(one["before"] + one["after"] for one in shown)
     assert f"{tree}/a" in text and "sha256=" in text and "secret" not in text
+
+
+def test_diff_tells_no_value_of_an_attribute_and_no_target_of_a_link(store: Store, tree: Path) -> None:
+    """Both may be secret, on the host now and in the checkpoint; that they change is to be seen."""
+    os.setxattr(tree / "a", "user.kept", b"old-secret")
+    os.unlink(tree / "link")
+    os.symlink("old-secret", tree / "link")
+    checkpoint(store, "before", protect(tree))
+    os.setxattr(tree / "a", "user.kept", b"new-secret")
+    os.unlink(tree / "link")
+    os.symlink("new-secret", tree / "link")
+    shown = {one["before_header"]: one for one in rollback(store, "before", check_mode=True)["diff"]}
+    values = (b"old-secret", b"new-secret")
+    assert not any(one.decode() in str(shown) or base64.b64encode(one).decode() in str(shown) for one in values)
+    for path, word in ((tree / "a", "x:user.kept"), (tree / "link", "target")):
+        for value, side in zip(values, ("after", "before"), strict=True):
+            assert f" {word}=sha256:{hashlib.sha256(value).hexdigest()}" in shown[str(path)][side]
 
 
 def test_a_directory_above_two_declarations_is_made_once(store: Store, tree: Path) -> None:
@@ -265,7 +285,7 @@ def test_a_rollback_whose_staging_directory_is_gone_is_planned_anew(
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
     (journal,) = transaction.pending(store)
-    (staged,) = json.loads(Path(journal, "plan").read_text())["anchors"]
+    ((staged, _inode),) = json.loads(Path(journal, "plan").read_text())["anchors"]
     os.rename(staged, tree.parent / "away")
     checkpoint(store, "later", protect(tree))
     assert (tree / "a").read_text() == "first" and not transaction.pending(store)
@@ -529,6 +549,130 @@ def test_a_file_that_never_holds_still_is_reported_not_stored(store: Store, tree
         files.scan(files.check({"paths": [str(tree / "a")]}), Restless())
 
 
+def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object], opened: bool = True) -> list[float]:
+    """A clock so coarse that no write shows in the times; ``write`` goes on while a checkpoint waits. How often that
+    was. ``opened``: whether somebody has it open for writing."""
+    waits: list[float] = []
+    sleep = time.sleep
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        write()
+        sleep(0.01)
+
+    monkeypatch.setattr(files, "_moment", lambda info: (info.st_size, 0, 0))
+    monkeypatch.setattr(files, "_APART", 0.05)
+    monkeypatch.setattr(files, "_may_be_written", lambda _fd: opened)
+    monkeypatch.setattr(files.time, "sleep", wait)
+    return waits
+
+
+def stored(store: Store, made: dict[str, Any], path: Path) -> bytes:
+    lines = [line for line in store.manifest(made["id"]).sections[0].lines if line.startswith(f"f {path} ")]
+    return b"".join(store.objects.read(Entry.parse(lines[0]).sha256))
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_a_file_that_is_being_written_is_read_until_it_is_the_same_twice(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    torn, whole = b"B" * (size // 2) + b"A" * (size // 2), b"B" * size
+    (tree / "a").write_bytes(torn)
+    waits = _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(whole))
+    made = checkpoint(store, "before", protect(tree / "a"))
+    assert stored(store, made, tree / "a") == whole and waits
+
+
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_a_file_that_is_never_the_same_twice_is_unstable_whatever_its_times_say(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (tree / "a").write_bytes(os.urandom(size))
+    _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(os.urandom(size)))
+    with pytest.raises(EvenkeelError, match=r"live/a is unstable.*exclude it"):
+        checkpoint(store, "before", protect(tree / "a"))
+    # A host that goes back by itself goes on without it.
+    found = files.scan(files.check({"paths": [str(tree)]}), Writer(store.objects), tolerant=True)
+    assert "unstable" in found.unread[os.fsencode(tree / "a")]
+    assert not [line for line in found.lines() if line.startswith(f"f {tree}/a ")]
+
+
+def test_a_file_that_only_grows_is_as_it_was_when_it_was_read(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = _coarse(monkeypatch, lambda: (tree / "a.log").open("ab").write(b", and more"))
+    made = checkpoint(store, "before", protect(tree))
+    assert waits and stored(store, made, tree / "a.log") == b"a log"
+
+
+def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = _coarse(monkeypatch, lambda: None, opened=False)
+    hashed = files._hash_of
+    hashes: list[int] = []
+
+    def change(fd: int, size: int) -> str:
+        if not hashes:
+            (tree / "a").write_text("other")
+        hashes.append(size)
+        return hashed(fd, size)
+
+    monkeypatch.setattr(files, "_hash_of", change)
+    made = checkpoint(store, "before", protect(tree / "a"))
+    assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
+
+
+def test_who_has_a_file_open_for_writing_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+    with path.open("rb") as stream:
+        assert not files._may_be_written(stream.fileno())
+        with path.open("r+b"):
+            assert files._may_be_written(stream.fileno())
+        assert not files._may_be_written(stream.fileno())
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with path.open("rb") as stream:
+            assert files._may_be_written(stream.fileno())  # Through a mapping alone.
+        other.communicate()
+
+
+HOLDING = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as stream:
+    held = mmap.mmap(stream.fileno(), 0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_changed_before_is_read_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = _coarse(monkeypatch, lambda: None)
+    monkeypatch.setattr(files, "_FRESH", 0)
+    checkpoint(store, "before", protect(tree))
+    assert waits == []
+
+
+def test_a_file_that_goes_or_is_another_while_it_is_read_again(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tree.parent / "other"
+    other.write_text("another")
+
+    def change() -> None:
+        if other.exists():
+            (tree / "sub" / "large").unlink()
+            other.rename(tree / "a")
+
+    _coarse(monkeypatch, change)
+    made = checkpoint(store, "before", protect(tree))
+    lines = {path_of(line): line for line in store.manifest(made["id"]).sections[0].lines}
+    assert os.fsencode(tree / "sub" / "large") not in lines
+    # The one that was its hard link is none of it any more.
+    assert "link=" not in lines[os.fsencode(tree / "a")] and "link=" not in lines[os.fsencode(tree / "sub" / "hard")]
+
+
 @pytest.mark.parametrize("path", ["sub", "a", "link", "sub/deep"])
 def test_xattrs_that_cannot_be_read_are_reported_not_left_out(
     store: Store, tree: Path, path: str, monkeypatch: pytest.MonkeyPatch
@@ -716,6 +860,33 @@ def refused(store: Store, tree: Path, words: str) -> None:
     with pytest.raises(Refused, match=rf"{words}.*nothing was changed"):
         rollback(store, "before")
     assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "owner"),
+    [
+        (["D / 755 0 0 0", "D /srv 755 2000 2000 0", "d /srv/app 755 2000 2000 0"], 2000),
+        (["D / 755 0 0 0", "D /srv 1777 2000 2000 0", "d /srv/app 755 2000 2000 0"], 2000),
+        (["D / 755 0 0 0", "D /srv 777 0 0 0", "d /srv/app 755 2000 2000 0"], 0),
+        (["D / 755 0 0 0", "D /srv 1777 0 0 0", "d /srv/app 755 2000 2000 0"], None),
+        (["D / 755 0 0 0", "D /srv 755 2000 2000 0", "d /srv/app 750 0 2000 0"], None),
+        (["D / 755 0 0 0", "- /srv/app"], None),
+    ],
+)
+def test_a_mount_where_somebody_can_exchange_what_is_staged_is_named_at_the_checkpoint(
+    lines: list[str], owner: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = {"paths": ["/srv/app"], "exclude": [], "mounts": {"/": "ext4", "/srv": "xfs"}}
+    found = [one for one in files.lacks(spec, lines) if "exchange" in one]
+    assert [f"/srv is a mount on which user {owner} can" in one for one in found] == [True] * (owner is not None)
+
+
+def test_a_mount_inside_a_declared_tree_that_somebody_else_owns_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = {"paths": ["/data"], "exclude": [], "mounts": {"/": "ext4", "/data/a": "xfs", "/data/b": "xfs"}}
+    lines = ["D / 755 0 0 0", "d /data 755 0 0 0", "d /data/a 755 2000 2000 0", "d /data/b 755 0 0 0"]
+    assert [one.split()[0] for one in files.lacks(spec, lines) if "exchange" in one] == ["/data/a"]
 
 
 def test_staging_leaves_no_trace_in_the_time_of_the_directory_above(store: Store, tree: Path, mounted: Path) -> None:

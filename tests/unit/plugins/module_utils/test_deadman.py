@@ -22,6 +22,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
     _agent,
     _deadman,
+    _jobs,
     _timers,
     _watch,
 )
@@ -591,6 +592,29 @@ def test_who_waits_for_the_lock_leaves_once_the_change_is_over(
         with pytest.raises(Busy), _agent._locked(store, generation):
             pass
         assert time.monotonic() - began < 20
+
+
+def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ended(*_words: Any, **_more: Any) -> _jobs.Ended:
+        asked.append((live / "file").read_text())
+        return _jobs.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
+
+    monkeypatch.setattr(_jobs, "end", ended)
+    generation = begin(store, live)
+    (live / "file").write_text("new")
+    end(store, generation)
+    assert asked == []
+    generation = begin(store, live)
+    (live / "file").write_text("newer")
+    with pytest.raises(Unhealthy) as failed:
+        end(store, generation, verdict="roll_back")
+    assert asked == ["newer"]
+    assert "ended a job of Ansible, pid 7: a job" in failed.value.result["done"]
+    assert "a job of Ansible still runs, pid 8: dpkg" in failed.value.result["left"]
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,62 @@ def test_what_comes_and_goes_by_itself_stays_as_it_is() -> None:
     assert "10.0.0.1, 10.0.0.2" not in loaded(LASTING, changed.replace("ipv4_addr", "ipv6_addr"))
 
 
+def test_what_a_known_program_has_in_tables_of_others_stays_and_all_else_goes_back() -> None:
+    mine = tabs("""\
+table ip filter {
+    chain INPUT {
+        type filter hook input priority filter; policy accept;
+    }
+
+    chain FORWARD {
+        type filter hook forward priority filter; policy accept;
+        tcp dport 80 accept
+    }
+}
+""")
+    live = tabs("""\
+table ip filter {
+    chain INPUT {
+        type filter hook input priority filter; policy drop;
+    }
+
+    chain FORWARD {
+        type filter hook forward priority filter; policy drop;
+        counter jump DOCKER-USER
+        tcp dport 9 accept
+    }
+
+    chain DOCKER-USER {
+        return
+    }
+
+    chain extra {
+    }
+}
+table ip6 nat {
+    chain DOCKER {
+        return
+    }
+
+    chain extra {
+    }
+}
+table inet shut {
+    chain c {
+    }
+}
+""")
+    kept = ruleset.tables(loaded(mine, live))
+    assert [key for key, table in kept.items() if table.blocks] == [("ip", "filter"), ("ip6", "nat")]
+    filtering = {block.name: block for block in kept["ip", "filter"].blocks}
+    assert list(filtering) == ["INPUT", "FORWARD", "DOCKER-USER"] and "policy accept" in filtering["INPUT"].head
+    rules = [rule.strip() for rule in filtering["FORWARD"].items]
+    assert rules == ["counter jump DOCKER-USER", "tcp dport 80 accept"]
+    assert [block.name for block in kept["ip6", "nat"].blocks] == ["DOCKER"]
+    # Once the program is gone, what was recorded of it is all there is.
+    assert loaded(mine, mine.replace("tcp dport 80 accept", "drop")) == mine
+
+
 def test_an_element_that_stands_in_the_way_is_given_up(store: Store, nft: Nft) -> None:
     nft.rules = RULES
     checkpoint(store, "before", FIREWALL)

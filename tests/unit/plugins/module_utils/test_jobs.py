@@ -118,16 +118,89 @@ def test_what_only_looks_like_a_job_is_left_alone(scripts: Path, started: list[s
     assert all(one.poll() is None for one in (before, mine, word, settle))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
-def test_no_other_user_delays_the_deadline(scripts: Path, started: list[subprocess.Popen[str]]) -> None:
+LOOKS = "sleep 66; /python3 && sleep 0"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
+
+
+@needs_root
+@pytest.mark.parametrize("way", ["plain", "gains", "gains, by a script"])
+def test_no_other_user_delays_the_deadline(
+    tmp_path: Path, scripts: Path, started: list[subprocess.Popen[str]], way: str
+) -> None:
+    """Neither by the words of a process, nor by those of a program that gains root's rights, as su and passwd do."""
     since = boottime() - 1
-    other = start(
-        started, "setpriv", "--reuid=12345", "--clear-groups", "/bin/sh", "-c", "sleep 66; /python3 && sleep 0"
-    )
-    time.sleep(0.3)
+    # A Python that is set-uid plays it: it keeps the rights, and takes any words.
+    gains = tmp_path / ("python3" if "script" in way else "bash")
+    shutil.copy(os.path.realpath(sys.executable), gains)
+    gains.chmod(0o4755)
+    for above in (scripts, *scripts.parents[:3]):
+        above.chmod(above.stat().st_mode | 0o111)
+    run = {
+        "plain": f"exec sh -c '{LOOKS}'",
+        "gains": f"exec -a sh {gains} -c 'import time; time.sleep(66) # /python3 && sleep 0'",
+        "gains, by a script": f"exec {gains} {scripts}/AnsiballZ_command.py",
+    }[way]
+    words = ["setpriv", "--reuid=12345", "--clear-groups", "env", f"PYTHONHOME={sys.base_prefix}", "bash", "-c", run]
+    other = start(started, *words)
+    time.sleep(0.5)
     began = time.monotonic()
-    assert not _jobs.end(HOST, since, boottime(), 30.0).ended and time.monotonic() - began < 20
+    assert not _jobs.end(HOST, since, boottime(), 3.0).ended and time.monotonic() - began < 2
     assert other.poll() is None
+    assert way == "plain" or os.stat(f"/proc/{other.pid}").st_uid == 0, "it has not gained anything"
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["sh", "su"])
+def test_a_program_that_gains_rights_is_no_job(tmp_path: Path, started: list[subprocess.Popen[str]], name: str) -> None:
+    """As su would be that waits for a password, with the words ``sh -c '… && sleep 0'``: all root's once it has set its
+    users, which a copy of the interpreter plays here."""
+    since = boottime() - 1
+    waits = tmp_path / name
+    shutil.copy(os.path.realpath(shutil.which("bash") or ""), waits)
+    one = start(started, "bash", "-c", f"exec -a sh {waits} -c '{LOOKS}; true && sleep 0'")
+    time.sleep(0.3)
+    result = _jobs.end(HOST, since, boottime(), 0.0)
+    assert bool(result.ended) == (name == "sh") and (one.poll() is None) == (name == "su")
+
+
+@needs_root
+@pytest.mark.parametrize("name", [_jobs.OURS, "dpkg"])
+def test_no_other_user_keeps_a_job_alive(
+    tmp_path: Path, scripts: Path, started: list[subprocess.Popen[str]], name: str
+) -> None:
+    """What a job has started as another user calls itself a module of ours, or a package manager."""
+    since = boottime() - 1
+    code = (
+        "import ctypes, os, time\n"
+        "if os.fork() == 0:\n    os.setresuid(12345, 12345, 12345)\n"
+        f"    ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n    time.sleep(77)\n"
+        "time.sleep(0.3)\nprint('ready', flush=True)\ntime.sleep(77)\n"
+    )
+    if name == "dpkg":
+        shutil.copy("/bin/sleep", scripts / "dpkg")
+        code = (
+            "import os, subprocess, time\n"
+            f"subprocess.Popen(['{scripts}/dpkg', '77'], preexec_fn=lambda: os.setresuid(12345, 12345, 12345))\n"
+            "print('ready', flush=True)\ntime.sleep(77)\n"
+        )
+        for above in (scripts, *scripts.parents[:3]):
+            above.chmod(above.stat().st_mode | 0o111)
+    (scripts / "AnsiballZ_shell.py").write_text(code)
+    job = start(started, sys.executable, scripts / "AnsiballZ_shell.py")
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    assert len(_jobs.end(HOST, since, boottime(), 0.0).ended) == 1 and job.wait(5) < 0
+
+
+def test_what_a_python_is_given_as_a_word_is_not_what_it_runs(
+    tmp_path: Path, scripts: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    """As a program of root's would be that a user may call, through sudo, with words of the user's choice."""
+    since = boottime() - 1
+    (tmp_path / "tool.py").write_text("import time; print('ready', flush=True); time.sleep(66)")
+    tool = start(started, sys.executable, tmp_path / "tool.py", scripts / "AnsiballZ_command.py")
+    assert tool.stdout is not None and tool.stdout.readline() == "ready\n"
+    assert _jobs.end(HOST, since, boottime(), 3.0) == _jobs.Ended() and tool.poll() is None
 
 
 def test_half_an_installation_is_named_and_goes_on(scripts: Path, started: list[subprocess.Popen[str]]) -> None:

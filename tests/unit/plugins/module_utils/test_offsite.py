@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -145,3 +146,26 @@ def test_a_repository_of_others_has_none_of_ours(repository: Repository, tmp_pat
     subprocess.run([*argv, "backup", "--host", "web1", str(tmp_path / "theirs")], check=True)
     subprocess.run([*argv, "backup", "--host", "web1", "--tag", "evenkeel", str(tmp_path / "theirs")], check=True)
     assert repository.checkpoints("web1") == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"tags": None},
+        {"id": "--target=/"},
+        {"id": 5},
+        {"paths": []},
+        {"paths": ["/x/../../etc/shadow"]},
+        {"tags": ["evenkeel", "checkpoint=" + "a" * 63, "name=x", "created=2026-11-23T23:50:11.123456Z"]},
+        {"tags": ["evenkeel", "checkpoint=" + "a" * 64, "name=../x", "created=2026-11-23T23:50:11.123456Z"]},
+        {"tags": ["evenkeel", "checkpoint=" + "a" * 64, "name=x", "created=9999"]},
+        {"tags": ["evenkeel", "checkpoint=" + "a" * 64, "name=x", "created=2096-11-23T23:50:11.123456Z"]},
+    ],
+)
+def test_a_snapshot_out_of_form_is_none_of_ours(odd: dict[str, Any]) -> None:
+    tags = ["evenkeel", "checkpoint=" + "a" * 64, "name=x", "created=2026-11-23T23:50:11.123456Z"]
+    good = {"id": "b" * 64, "tags": tags, "paths": ["/x/bundle"]}
+    said = json.dumps([good, {**good, **odd}, 5])
+    system = replace(SYSTEM, run=lambda argv, _timeout: Completed(tuple(argv), 0, said, ""), now=lambda: 1795700000.0)
+    (found,) = Repository("/r", "/p", system).checkpoints("web1")
+    assert (found["snapshot"], found["name"]) == ("b" * 64, "x")

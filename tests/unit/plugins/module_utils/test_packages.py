@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     apt,
     diversions,
     dpkg,
+    overrides,
     package,
     packages,
     rpm,
@@ -234,6 +235,32 @@ def test_what_a_change_has_diverted_is_in_its_place_again(tmp_path: Path, monkey
     done = rollback(store, "before")["done"]
     assert [one["action"] for one in done] == ["undivert"]
     assert here.read_text() == "of the package" and not away.exists() and now == {}
+
+
+def test_owners_and_modes_that_dpkg_was_told_are_as_they_were(tmp_path: Path) -> None:
+    listed = tmp_path / "statoverride"
+    listed.write_bytes(b"root adm 2750 /var/log/a b\xff\nroot #7 4755 /bin/su\n")
+    told = {"/var/log/a b\udcff": "root adm 2750", "/bin/su": "root #7 4755"}
+    assert overrides.look(str(listed)) == told and overrides.look(str(tmp_path / "none")) == {}
+    lines = ["overrides", "override /var/log/a%20b%FF root adm 2750", "override /bin/su root #7 4755"]
+    assert packages.parse(lines).overrides == told and packages.parse([]).overrides is None
+    now = {"/bin/su": "root root 755", "/bin/new": "root root 700"}
+    steps = overrides.compare(told, now)
+    asked: list[str] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        asked.append(" ".join(argv))
+        return Completed(tuple(argv), 2 if "2750" in argv else 0, "", "no such group")
+
+    left = overrides.apply(steps, replace(SYSTEM, run=run))
+    assert asked == [
+        "dpkg-statoverride --remove /bin/new",
+        "dpkg-statoverride --update --add root adm 2750 /var/log/a b\udcff",
+        "dpkg-statoverride --remove /bin/su",
+        "dpkg-statoverride --update --add root #7 4755 /bin/su",
+    ]
+    assert list(left) == ["/var/log/a b\udcff"] and "no such group" in str(left)
+    assert "stays so until its package is installed again" in steps[0].detail["note"]
 
 
 # -- rpm

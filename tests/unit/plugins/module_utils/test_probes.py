@@ -183,11 +183,39 @@ def test_file(tmp_path: Path) -> None:
     assert result.state == "unknown" and "cannot be read" in result.detail
 
 
-def test_a_file_that_never_ends_to_open_is_unknown(tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    """Opening alone can hang, or do something."""
     os.mkfifo(tmp_path / "fifo")
-    result = look({"file": {"path": str(tmp_path / "fifo"), "sha256": "0" * 64, "timeout": 0.1}})
-    assert (result.state, result.detail) == ("unknown", "no result within 0.1 s")
-    os.close(os.open(tmp_path / "fifo", os.O_WRONLY))  # let the reader go
+    result = look({"file": {"path": str(tmp_path / "fifo"), "sha256": "0" * 64}})
+    assert (result.state, result.detail) == ("unknown", "cannot be read: it is no regular file")
+
+
+def test_a_file_without_end_is_given_up(tmp_path: Path) -> None:
+    with open(tmp_path / "hole", "wb") as stream:
+        stream.truncate(1 << 42)
+    before = threading.active_count()
+    result = look({"file": {"path": str(tmp_path / "hole"), "sha256": "0" * 64, "timeout": 0.2}})
+    assert (result.state, result.detail) == ("unknown", "could not be read within 0.2 s")
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("way", ["link", "directory", "relative"])
+def test_a_file_probe_tells_nothing_of_what_a_link_leads_to(tmp_path: Path, way: str) -> None:
+    """The owner of a directory on the way could have root tell of any file. What is as wanted is known to who asks."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("1234")
+    (tmp_path / "link").symlink_to(
+        {"link": tmp_path / "there" / "file", "relative": Path("there/file")}.get(way, Path("there"))
+    )
+    path, right = str(tmp_path / "link") + ("/file" if way == "directory" else ""), hashlib.sha256(b"1234").hexdigest()
+    wrong = look({"file": {"path": path, "sha256": "0" * 64}})
+    assert wrong.state == "fail" and "through a symlink" in wrong.detail and right not in wrong.detail
+    assert look({"file": {"path": path, "sha256": right}}).state == "pass"
+    if way != "directory":
+        (tmp_path / "there" / "file").unlink()
+        assert look({"file": {"path": path, "sha256": right}}).detail == wrong.detail
+        (tmp_path / "there" / "file").mkdir()
+        assert look({"file": {"path": path, "sha256": right}}).detail == wrong.detail
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System, send, start_time
 
 from .conftest import SYSTEM
 
@@ -157,6 +158,142 @@ def test_a_pid_that_went_to_somebody_else_is_never_signalled(
         process.act("reload", service, SYSTEM)
     assert process.act("restart", service, SYSTEM).active
     assert stranger.poll() is None
+
+
+# -- a pid file that somebody else can write
+
+
+USER = 12345
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's file needs root")
+
+
+def theirs(service: dict[str, Any], text: str) -> None:
+    """The pid file, in a directory of the user's, where only its form speaks for it."""
+    folder = Path(service["pidfile"]).parent
+    folder.mkdir(exist_ok=True)
+    Path(service["pidfile"]).write_text(text)
+    for path in (folder, service["pidfile"]):
+        os.chown(path, USER, USER)
+
+
+@needs_root
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("whose", ["file", "directory", "above", "mode"])
+def test_a_users_pid_file_never_names_a_process_of_roots(
+    service: dict[str, Any], stranger: subprocess.Popen[bytes], whose: str, lines: int
+) -> None:
+    """Even where the process runs the very program: root ends by it what that user could not."""
+    service["argv"] = [sys.executable, "-c", "import time; time.sleep(60)"]
+    text = f"{stranger.pid}\n" + f"{start_time(stranger.pid)}\n" * (lines - 1)
+    if whose == "above":
+        service["pidfile"] = os.path.join(os.path.dirname(service["pidfile"]), "more", "pid")
+        Path(service["pidfile"]).parent.mkdir(parents=True)
+        Path(service["pidfile"]).write_text(text)
+        os.chown(Path(service["pidfile"]).parent.parent, USER, USER)
+    else:
+        theirs(service, text)
+        folder = Path(service["pidfile"]).parent
+        os.chown(folder, USER if whose == "directory" else 0, 0)
+        os.chown(service["pidfile"], USER if whose == "file" else 0, 0)
+        folder.chmod(0o775 if whose == "mode" else 0o755)
+    state = process.observe(service, SYSTEM)
+    assert not state.active and "is not believed" in state.text
+    process.act("stop", service, SYSTEM)
+    assert stranger.poll() is None
+    if whose == "file":
+        assert process.act("restart", service, SYSTEM).active and stranger.poll() is None
+
+
+@needs_root
+@pytest.mark.parametrize("program", ["/bin/sleep", "/bin/cat"])
+def test_a_users_pid_file_names_that_users_process_if_it_runs_the_command(
+    service: dict[str, Any], program: str
+) -> None:
+    service["argv"] = ["/bin/sleep", "61"]
+    words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "bash", "-c"]
+    # Of its words it says what it likes.
+    script = f"exec -a /bin/sleep {program} 61" if program == "/bin/sleep" else f"exec -a /bin/sleep {program} 61 -"
+    with subprocess.Popen([*words, script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+        end = time.monotonic() + 10
+        while os.readlink(f"/proc/{other.pid}/exe") != os.path.realpath(program):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        theirs(service, f"{other.pid}\n")
+        runs = process.observe(service, SYSTEM).active
+        assert runs == (program == "/bin/sleep")
+        process.act("stop", service, SYSTEM)
+        assert (other.poll() is not None) == runs
+        other.kill()
+
+
+@pytest.mark.parametrize("form", ["fifo", "link", "long", "device"])
+def test_a_pid_file_of_another_form_is_not_read(service: dict[str, Any], tmp_path: Path, form: str) -> None:
+    """A FIFO would hold up the rollback, and a link tells of somebody else's file."""
+    path = Path(service["pidfile"])
+    path.parent.mkdir()
+    start(service)
+    text = path.read_text()
+    path.unlink()
+    if form == "fifo":
+        os.mkfifo(path)
+    elif form == "link":
+        (tmp_path / "real").write_text(text)
+        path.symlink_to(tmp_path / "real")
+    else:
+        path.write_text(text + "x" * 1000) if form == "long" else path.symlink_to("/dev/zero")
+    state = process.observe(service, SYSTEM)
+    assert not state.active and "is not believed" in state.text
+    path.unlink()
+    path.write_text(text)
+
+
+def test_what_we_started_is_known_whatever_its_pid_file_says(
+    service: dict[str, Any], stranger: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    system = replace(SYSTEM, memory=str(tmp_path / "started"))
+    identity = process.act("start", service, system).identity
+    assert (tmp_path / "started").stat().st_mode & 0o777 == 0o700
+    for text in (f"{stranger.pid}\n{start_time(stranger.pid)}\n", ""):
+        Path(service["pidfile"]).write_text(text)
+        assert process.observe(service, system).identity == identity
+    assert process.observe(service, replace(system, boot_id=lambda: "another")).identity != identity
+    again = process.act("restart", service, system)
+    assert again.identity != identity and stranger.poll() is None
+    assert not process.act("stop", service, system).active and stranger.poll() is None
+
+
+@needs_root
+def test_a_start_writes_nothing_for_a_user_where_that_user_could_not(service: dict[str, Any], tmp_path: Path) -> None:
+    """The directory of the pid file is a link of the user's to one of root's."""
+    (tmp_path / "roots").mkdir()
+    place = tmp_path / "users"
+    place.mkdir()
+    (place / "run").symlink_to(tmp_path / "roots")
+    os.chown(place, USER, USER)
+    service["pidfile"] = str(place / "run" / "pid")
+    with pytest.raises(ServiceFailed, match="belongs to uid 12345, and has it lead to a directory"):
+        process.act("start", service, SYSTEM)
+    assert os.listdir(tmp_path / "roots") == []
+
+
+@needs_root
+def test_no_name_that_a_user_can_guess_holds_up_a_start(
+    service: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO in the place of what is written first would be waited for."""
+    theirs(service, "")
+    os.mkfifo(service["pidfile"] + f".tmp-{os.getpid()}")
+    system = replace(SYSTEM, memory=os.path.dirname(service["pidfile"]) + "-started")
+    assert process.act("start", service, system).active
+    assert process.observe(service, SYSTEM).active is False, "root's process, in a pid file that is not root's to write"
+    process.act("stop", service, system)
+
+
+def test_a_signal_reaches_the_process_and_never_what_has_its_id_later(stranger: subprocess.Popen[bytes]) -> None:
+    started = start_time(stranger.pid) or 0
+    assert not send(stranger.pid, started - 1, signal.SIGKILL) and stranger.poll() is None
+    assert send(stranger.pid, started, signal.SIGKILL) and stranger.wait(10) == -signal.SIGKILL
+    assert not send(stranger.pid, started, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("text", ["", "none", "-1", "0", "999999999"])

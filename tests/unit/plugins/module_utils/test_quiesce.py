@@ -58,6 +58,16 @@ def test_files_are_read_while_it_stands_still(store: Store, tree: Path) -> None:
     assert (tree / "order").read_text() == "first\nsecond\n"
 
 
+def test_what_lets_go_is_no_word_of_a_process_while_it_is_held(store: Store, tree: Path, tmp_path: Path) -> None:
+    """Everybody on the host can read the words of all processes."""
+    seen = tmp_path / "seen"
+    look = f"sleep 0.2; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' >{seen}"
+    hooks = [{"command": {"argv": ["sh", "-c", look], "after": ["touch", f"{tmp_path}/let-go-s3cret"]}}]
+    checkpoint(store, "before", files(tree), quiesce=hooks)
+    assert str(seen) in seen.read_text() and "let-go-s3cret" not in seen.read_text()
+    assert (tmp_path / "let-go-s3cret").exists()
+
+
 def test_without_hooks_it_is_as_a_power_cut_would_leave_it(store: Store, tree: Path) -> None:
     result = checkpoint(store, "before", files(tree))
     assert result["consistency"] == "crash" and result["stats"]["pause"] == 0

@@ -18,13 +18,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
 from .fake_systemd import Machine, Unit, machine
 
 WEB = "web.service"
-# Begins a worker for each line that it reads, and ends those before; writes to its log what follows "say ".
+# Begins as many workers as the line that it reads says, and ends those before, or none of them for "+"; writes to its
+# log what follows "say ".
 DAEMON = """
 import subprocess, sys
 log, workers = open(sys.argv[1], "a"), []
 for line in sys.stdin:
     if line.startswith("say "):
         print(line[4:], end="", file=log, flush=True)
+    elif line.startswith("+"):
+        workers.append(subprocess.Popen(["sleep", "60"]))
     else:
         old, workers = workers, [subprocess.Popen(["sleep", "60"]) for _ in range(int(line))]
         for one in old:
@@ -74,6 +77,11 @@ def test_new_workers_in_the_place_of_the_old_ones_show_it(daemon: Daemon) -> Non
     assert found.shown == found.words == "2 new workers"
 
 
+def test_one_worker_more_than_before_may_be_a_request_s(daemon: Daemon) -> None:
+    found = reload("web", host(daemon, lambda: daemon.do("+")).system())
+    assert (found.shown, found.words) == ("", ASKED)
+
+
 def test_a_service_that_goes_on_with_what_it_had_has_failed(daemon: Daemon) -> None:
     made = host(daemon, lambda: daemon.do("say [emerg] bind() to 0.0.0.0:8443 failed (98: Address already in use)"))
     with pytest.raises(ServiceFailed, match=r"web.service was told .* goes on with what it had: \[emerg\] bind"):
@@ -92,6 +100,30 @@ def test_requests_are_no_words_of_the_service(tmp_path: Path) -> None:
     try:
         found = reload("web", host(served, lambda: served.do("say GET /reload 200 [emerg]")).system())
         assert found.words == ASKED
+    finally:
+        served.do("0")
+        served.process.kill()
+        served.process.communicate()
+
+
+@pytest.mark.parametrize("way", ["log", "directory"])
+def test_no_words_are_read_through_a_link(tmp_path: Path, way: str) -> None:
+    """The service's own user can put one in the place of its log, to have root tell of another file."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "error.log").write_text("failed: a line of a file of root's\n")
+    (tmp_path / "log").mkdir()
+    served = Daemon(tmp_path / "log" / "error.log")
+
+    def exchange() -> None:
+        if way == "log":
+            served.log.unlink()
+            served.log.symlink_to(tmp_path / "secret" / "error.log")
+        else:
+            (tmp_path / "log").rename(tmp_path / "was")
+            (tmp_path / "log").symlink_to("secret")
+
+    try:
+        assert reload("web", host(served, exchange).system()).words == ASKED
     finally:
         served.do("0")
         served.process.kill()

@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
+
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import systemd
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
 from .fake_systemd import BOOT, Unit, machine
 
@@ -175,3 +179,29 @@ def test_what_holds_is_done_even_if_systemctl_complains() -> None:
     host.units[WEB].active = "active"
     with pytest.raises(ServiceFailed, match="systemctl stop web.service: Job"):
         systemd.act("stop", "web", host.system())
+
+
+def test_what_systemd_loses_sight_of_as_it_reads_units_anew_is_ended_and_started() -> None:
+    """As with an alias that comes back while another unit names it: the process runs on, and nothing can start."""
+    process = subprocess.Popen(["sleep", "60"])
+    web = Unit("web.service", more={"MainPID": str(process.pid), "KillMode": "process"})
+    other = Unit("other.service", more={"MainPID": str(process.pid + 1), "KillMode": "process"})
+    host = machine(web, other)
+    run = host.run
+
+    def forgetting(argv: Sequence[str], timeout: float) -> Completed:
+        if "daemon-reload" in argv:
+            web.active, web.sub = other.active, other.sub = "inactive", "dead"
+        if "start" in argv:
+            assert process.poll() is not None, "its port is not free yet"
+        return run(argv, timeout)
+
+    host.run = forgetting  # type: ignore[method-assign]
+    try:
+        # The other one has ended meanwhile: nothing was lost sight of.
+        assert systemd.daemon_reload(host.system(), ["web", "other"]) == ["web.service"]
+        assert web.active == "active" and other.active == "inactive"
+        assert systemd.daemon_reload(machine(web).system(), ["web"]) == []
+    finally:
+        process.kill()
+        process.wait()

@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _timers
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _timers, _watch
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -127,3 +131,40 @@ def test_no_unit_of_the_dead_man_is_part_of_a_checkpoint(host: Store, tmp_path: 
     for folder in ("etc", "run"):
         scan = files.scan({"paths": [str(tmp_path / folder)], "exclude": []}, Hasher(host.objects), [])
         assert not [line for line in scan.lines() if "evenkeel" in line.partition(folder)[2]]
+
+
+def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    good, unfit = tmp_path / "python3.9", tmp_path / "python3.1"
+    good.write_text(f'#!/bin/sh\necho "$@" >{ran}\n')
+    unfit.write_text("#!/bin/sh\nexit 1\n")
+    for path in (good, unfit):
+        path.chmod(0o755)
+    monkeypatch.setattr(_timers, "python", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr(_timers, "_PYTHONS", f"{tmp_path}/python3.*")
+    store = Store(str(tmp_path / "store"), System())
+    shell = re.fullmatch("/bin/sh -c '(.*)'", _timers._command(store, "agent.pyz", "boot"))
+    assert shell is not None
+    subprocess.run(["/bin/sh", "-c", shell[1].replace("$$", "$")], check=True)
+    assert ran.read_text() == f"-I agent.pyz --store {store.root} boot\n"
+
+
+def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.touch()
+    script = (
+        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(agent)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        holder.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
+        assert _watch.watching(str(agent))
+        assert not _watch._is_stopped(holder.pid)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert not _watch.watching(str(agent))

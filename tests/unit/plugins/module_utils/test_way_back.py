@@ -331,6 +331,27 @@ def test_what_nobody_thought_of_in_one_kind_keeps_no_other_back(
     assert result["left"] == ["sysctl: RecursionError: too deep"]
 
 
+def test_where_no_path_can_be_made_ready_all_other_kinds_go_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal cannot be written, perhaps: the disk of the store is full, or read-only."""
+    sysctl = Word("sysctl", [])
+    kinds(monkeypatch, sysctl=sysctl)
+    declared = [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    (tree / "a").write_text("new")
+    sysctl.now = "new"
+
+    def full(*_words: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transaction.Transaction, "stage", full)
+        result = back(store, generation)
+    assert sysctl.now == "old" and (tree / "a").read_text() == "new"
+    assert result["left"] and all("No space left on device" in one for one in result["left"])
+
+
 def test_that_nothing_was_changed_is_said_where_it_is_true_of_the_whole(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +507,49 @@ def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store
         taken = plan.clear_traces(store, [section])
     assert taken == [str(folder / "dead.pid"), str(folder / "dead.sock")]
     assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
+
+
+def test_what_a_service_saves_as_it_stops_does_not_stay(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "state").write_text("recorded")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+
+    def stop(down: outage.Down, _system: object) -> outage.Down:
+        (tree / "state").write_text("saved as it stopped")
+        return down
+
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", stop)
+    monkeypatch.setattr(
+        services, "bring_up", lambda down, _at: ([Step("services", "start", one) for one in down.units], {})
+    )
+    undo = rollback(store, "before")["undo"]
+    assert (tree / "state").read_text() == "recorded"
+    rollback(store, undo)
+    assert (tree / "state").read_text() == "saved as it stopped"
+
+
+def test_a_service_does_not_start_on_the_lock_of_the_dead(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tree / "web.pid").write_text(f"{gone.pid}\n")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    (tree / "a").write_text("new")
+    found: list[bool] = []
+    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+
+    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        found.append((tree / "web.pid").exists())
+        return [Step("services", "start", one) for one in down.units], {}
+
+    monkeypatch.setattr(services, "bring_up", start)
+    assert "whose it was does not run any more" in str(rollback(store, "before")["notes"])
+    assert found == [False]
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -1,0 +1,81 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whom a path has to be believed of: a file counts only where nobody else can put another one in its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+# How many symlinks the kernel follows.
+_LINKS = 40
+
+
+def trusted() -> set[int]:
+    """Whose directories we believe: root's and our own."""
+    return {0, os.geteuid()}
+
+
+def stranger(path: str, owners: Collection[int]) -> str:
+    """Who, besides ``owners``, could have the path lead to something else, in words; empty when nobody can.
+
+    Looks at every directory on the way, from the root on, and at every symlink; not at what the path names itself. What
+    is not there yet is nobody's. A sticky directory may be written by all: an entry of one of ``owners`` is safe in it.
+    """
+    for place, found in _way(path):
+        if found.st_uid not in owners:
+            kind = "symlink" if stat.S_ISLNK(found.st_mode) else "directory"
+            return f"the {kind} {place} belongs to uid {found.st_uid}"
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
+            return f"the directory {place} has mode {stat.S_IMODE(found.st_mode):o}, so that others can write to it"
+    return ""
+
+
+def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Each directory and each symlink on the way to the path."""
+    todo = [part for part in os.path.abspath(path).split("/") if part][::-1]
+    at, links = "/", 0
+    yield at, os.lstat(at)
+    while todo:
+        name = todo.pop()
+        if not todo:
+            return
+        here = os.path.dirname(at) if name == ".." else os.path.join(at, name)
+        try:
+            found = os.lstat(here)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield here, found
+        if stat.S_ISLNK(found.st_mode):
+            links += 1
+            if links > _LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(here)
+            at = "/" if target.startswith("/") else at
+            todo += [part for part in target.split("/") if part not in ("", ".")][::-1]
+        else:
+            at = here
+
+
+def open_regular(path: str) -> BinaryIO:
+    """The file, open for reading. OSError for what is no regular file: nothing is waited for, no symlink followed."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return os.fdopen(fd, "rb")
+
+
+def read_small(path: str, longest: int) -> tuple[bytes, int]:
+    """What the file holds, and whose it is. OSError for what is no regular file, or longer."""
+    with open_regular(path) as stream:
+        data = stream.read(longest + 1)
+        owner = os.fstat(stream.fileno()).st_uid
+    if len(data) > longest:
+        raise OSError(errno.EFBIG, f"it has more than {longest} bytes", path)
+    return data, owner

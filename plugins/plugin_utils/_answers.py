@@ -1,0 +1,143 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What hosts answer when checkpoints are carried: each key in its form and of bounded length, or the host has failed.
+
+A peer may be anybody's by now. Nothing that it says gets further than this unread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import moment_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import check_name
+
+# Checkpoints that one host can have or hold.
+_MOST = 100_000
+_WORDS = 300
+_ID = re.compile("[0-9a-f]{64}")
+_HOST = re.compile("[!-~]{1,255}")
+# It stands in what sftp is told to do, line by line.
+_PATH = re.compile(r"/[A-Za-z0-9_./~+@:-]{1,4000}")
+
+Form = Callable[[Any], Any]
+
+
+def words(value: Any, most: int = _WORDS) -> str:
+    """What a host says, as one line of text that can be shown."""
+    text = value if isinstance(value, str) else repr(value)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return shown + ("…" if len(text) > most else "")
+
+
+def _text(pattern: re.Pattern[str]) -> Form:
+    def form(value: Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError
+        return value
+
+    return form
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError
+    return value
+
+
+def _one_of(*known: str) -> Form:
+    return _text(re.compile("|".join(known)))
+
+
+def _all(form: Form, most: int = _MOST) -> Form:
+    def many(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > most:
+            raise ValueError
+        return [form(one) for one in value]
+
+    return many
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return check_name(value)
+
+
+def _created(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    moment_of(value)
+    return value
+
+
+def _or_nothing(form: Form) -> Form:
+    return lambda value: value if value in ("", None) else form(value)
+
+
+def _copy(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    found = _read(_COPY, value)
+    if found["state"] == "verified" and not (found["name"] and found["created"] and found["host"]):
+        raise ValueError
+    return found
+
+
+_COPY: dict[str, Form] = {
+    "id": _text(_ID),
+    "host": _or_nothing(_text(_HOST)),
+    "name": _or_nothing(_name),
+    "created": _or_nothing(_created),
+    "mac": _or_nothing(_text(_ID)),
+    "state": _one_of("verified", "damaged"),
+    "detail": words,
+}
+# By phase: the keys of the answer that are read. All others are left where they are.
+_ANSWERS: dict[str, dict[str, Form]] = {
+    "offer": {
+        "id": _text(_ID),
+        "host": _text(_HOST),
+        "name": _name,
+        "created": _created,
+        "held": _all(_text(_ID)),
+    },
+    "have": {"ids": _all(_text(_ID)), "state": _or_nothing(_one_of("verified", "damaged"))},
+    "export": {"path": _text(_PATH), "bytes": _number},
+    "discard": {},
+    "land": {"path": _text(_PATH), "room": _number},
+    "receive": {"state": _one_of("verified"), "bytes": _number},
+    "adopt": {"state": _one_of("verified"), "bytes": _number},
+    "candidates": {"candidates": _all(_copy, _MOST // 5)},
+}
+
+
+def read(phase: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a host answered to a phase, or that it has ``failed`` with ``msg`` and ``error``."""
+    if answer.get("failed"):
+        return failed(words(answer.get("msg") or "it says nothing of why"), words(answer.get("error") or "", 40))
+    try:
+        return _read(_ANSWERS[phase], answer)
+    except ValueError as error:
+        return failed(f"it answers what no host of ours does: {words(error.args[0])}", "Damaged")
+
+
+def failed(why: str, error: str = "EvenkeelError") -> dict[str, Any]:
+    return {"failed": True, "msg": why, "error": error}
+
+
+def _read(forms: Mapping[str, Form], answer: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, form in forms.items():
+        try:
+            found[key] = form(answer.get(key))
+        except (ValueError, OverflowError, EvenkeelError) as error:
+            inner = (
+                error.args[0] if type(error) is ValueError and error.args else f"{key}: {words(answer.get(key), 100)}"
+            )
+            raise ValueError(inner) from None
+    return found
