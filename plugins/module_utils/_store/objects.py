@@ -284,6 +284,8 @@ def _scan_pack(path: str) -> Iterator[bytes]:
                 length = int(size)
             except ValueError:
                 return
+            if not 0 <= length <= os.fstat(stream.fileno()).st_size:  # Python makes room for all before it reads.
+                return
             offset = stream.tell()
             data = stream.read(length)
             if stream.read(1) != b"\n":

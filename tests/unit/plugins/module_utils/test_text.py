@@ -10,6 +10,7 @@ import json
 import random
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import report, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import (
     LONGEST_RESULT,
     bounded,
@@ -110,3 +111,9 @@ def test_a_result_is_bounded_and_says_how_much_more_there_is() -> None:
     assert list(cut) == list(result)
     assert len(json.dumps(bounded({"done": ["\U0001f600" * 200] * 20_000}))) < 1.1 * LONGEST_RESULT
     assert bounded({"done": ["a", {"b": 1}], "msg": ""}) == {"done": ["a", {"b": 1}], "msg": ""}
+
+
+def test_what_a_host_has_escaped_is_not_escaped_again_on_the_controller() -> None:
+    told = reported({"done": [r"/caf\xe9"], "msg": "a\nb\x1b"})
+    assert told["done"] == [r"/caf\xe9"] and told["msg"] == r"a b\x1b"
+    assert report({"done": [r"/caf\xe9"]})["done"] == [r"/caf\x5cxe9"]
