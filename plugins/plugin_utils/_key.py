@@ -25,6 +25,8 @@ VARIABLE = "evenkeel_key"
 # Hidden, so that Ansible takes it for no inventory.
 FILE = ".evenkeel-key"
 _SHORTEST = 32
+# What AWX and Tower tell each of their jobs, whose directory is gone at its end.
+_JOB = ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR")
 _FIELDS = ("id", "host", "name", "created")
 
 
@@ -69,6 +71,11 @@ def make(directory: str | None) -> Keys:
             "what openssl rand -hex 32 prints, encrypted with ansible-vault"
         )
     path = os.path.join(directory, FILE)
+    if any(os.environ.get(name) for name in _JOB) and not os.path.lexists(path):
+        raise UsageError(
+            f"copies need a key, and {path}, as all that a job of AWX writes, is gone at its end: set {VARIABLE}, so "
+            "that the next job knows these copies"
+        )
     new = f"{path}.{secrets.token_hex(8)}"
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

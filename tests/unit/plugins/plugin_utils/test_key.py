@@ -80,3 +80,10 @@ def test_a_key_that_others_can_read_or_give_is_refused(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(UsageError, match="openssl"):
         find(None, str(tmp_path))
+
+
+def test_a_job_of_awx_makes_no_key_that_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWX_ISOLATED_DATA_DIR", "/runner/artifacts/7")
+    with pytest.raises(UsageError, match="is gone at its end: set evenkeel_key"):
+        make(str(tmp_path))
+    assert os.listdir(tmp_path) == []
