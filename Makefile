@@ -90,7 +90,7 @@ fuzz-short: .venv/test.stamp
 
 # Where atheris cannot be had (it is built for some versions of Python), inputs come by chance.
 FUZZ_SECONDS ?= 600
-fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each; what was found lies below tests/fuzz/corpus
+fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each; what was found lies in .build/fuzz/found
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/fuzz.txt && how=--guided || how=; \
 	for target in $$($(BIN)/python tests/fuzz/run.py --list); do \
 	$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $$how; done

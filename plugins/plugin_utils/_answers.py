@@ -137,7 +137,9 @@ def _read(forms: Mapping[str, Form], answer: Mapping[str, Any]) -> dict[str, Any
             found[key] = form(answer.get(key))
         except (ValueError, OverflowError, EvenkeelError) as error:
             inner = (
-                error.args[0] if type(error) is ValueError and error.args else f"{key}: {words(answer.get(key), 100)}"
+                error.args[0]
+                if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and error.args
+                else f"{key}: {words(answer.get(key), 100)}"
             )
             raise ValueError(inner) from None
     return found

@@ -4,12 +4,14 @@
 """Feed one parser of others' bytes for so many seconds: no traceback of others, no hang, no memory above a bound.
 
 With --guided by atheris (requirements/fuzz.txt), which follows what each input reaches and keeps new ones in
-.build/fuzz; without it by chance. Both start from tests/fuzz/corpus. What breaks a parser is printed, and kept there.
+.build/fuzz; without it by chance. Both start from tests/fuzz/corpus, where each line is an input in Base64. What breaks
+a parser is printed, kept in .build/fuzz/found, and belongs there.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import os
@@ -23,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 HERE = Path(__file__).parent
+MADE = HERE.parent.parent / ".build" / "fuzz"
 for place in (HERE, HERE.parent.parent / "src", HERE.parent.parent / ".build"):
     sys.path.insert(0, str(place))
 
@@ -48,27 +51,26 @@ def main() -> int:
 
         print(*TARGETS)
         return 0
-    corpus = HERE / "corpus" / args.target
     if args.guided:
-        return guided(args.target, args.seconds, corpus)
-    parse, ours, seeds = _load(args.target, corpus)
+        return guided(args.target, args.seconds)
+    parse, ours, seeds = _load(args.target)
     chance, end, tried = random.Random(args.seed), time.monotonic() + args.seconds, 0
     with _bounds():
         inputs = iter(seeds)
         while tried < len(seeds) or time.monotonic() < end:
-            one(parse, ours, next(inputs, None) or mutated(chance, seeds), corpus)
+            one(parse, ours, next(inputs, None) or mutated(chance, seeds))
             tried += 1
     print(f"{args.target}: {tried} inputs")
     return 0
 
 
-def guided(target: str, seconds: float, corpus: Path) -> int:
+def guided(target: str, seconds: float) -> int:
     import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     with atheris.instrument_imports(include=["evenkeel", "ansible_collections"]):
-        parse, ours, seeds = _load(target, corpus)
-    work = HERE.parent.parent / ".build" / "fuzz" / target
-    for folder in (work, corpus):
+        parse, ours, seeds = _load(target)
+    work, found = MADE / target, MADE / "found"
+    for folder in (work, found):
         folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
         (work / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
@@ -77,7 +79,7 @@ def guided(target: str, seconds: float, corpus: Path) -> int:
         sys.argv[0],
         *limits,
         f"-max_len={LONGEST}",
-        f"-artifact_prefix={corpus}/found-",
+        f"-artifact_prefix={found}/{target}-",
         str(work),
     ]
 
@@ -90,15 +92,15 @@ def guided(target: str, seconds: float, corpus: Path) -> int:
     return 0
 
 
-def one(parse: Callable[[bytes], Any], ours: tuple[type[BaseException], ...], data: bytes, corpus: Path) -> None:
+def one(parse: Callable[[bytes], Any], ours: tuple[type[BaseException], ...], data: bytes) -> None:
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         parse(data)
     except ours:
         pass
     except BaseException:
-        corpus.mkdir(parents=True, exist_ok=True)
-        kept = corpus / f"found-{hashlib.sha256(data).hexdigest()[:16]}"
+        kept = MADE / "found" / hashlib.sha256(data).hexdigest()[:16]
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(data)
         print(f"{kept}: {data[:2000]!r}", file=sys.stderr)
         raise
@@ -109,7 +111,7 @@ def one(parse: Callable[[bytes], Any], ours: tuple[type[BaseException], ...], da
 def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
     """One of the seeds, a few of its places changed."""
     data = bytearray(chance.choice(seeds))
-    for _ in range(chance.randint(1, 4)):
+    for _turn in range(chance.randint(1, 4)):
         at = chance.randrange(len(data) + 1)
         upto = min(len(data), at + chance.choice([0, 0, 1, 2, 4, 16, 64]))
         how = chance.randrange(4)
@@ -131,11 +133,12 @@ def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
     return bytes(data[:LONGEST])
 
 
-def _load(target: str, corpus: Path) -> tuple[Callable[[bytes], Any], tuple[type[BaseException], ...], list[bytes]]:
+def _load(target: str) -> tuple[Callable[[bytes], Any], tuple[type[BaseException], ...], list[bytes]]:
     from targets import OURS, TARGETS  # type: ignore[import-not-found, unused-ignore]
 
     parse, seeds = TARGETS[target]
-    kept = [path.read_bytes() for path in sorted(corpus.glob("*"))] if corpus.is_dir() else []
+    corpus = HERE / "corpus" / f"{target}.b64"
+    kept = [base64.b64decode(line) for line in corpus.read_text().split()] if corpus.exists() else []
     return parse, OURS, [*seeds, *kept]
 
 

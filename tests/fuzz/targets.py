@@ -115,7 +115,7 @@ def pack(data: bytes) -> None:
         name = hashlib.sha256(data).hexdigest() + ".pack"
         place = objects.pack_path(name)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        body, _, index = data.partition(b"--index--")
+        body, _mark, index = data.partition(b"--index--")
         Path(place).write_bytes(body)
         if index:
             Path(place.removesuffix(".pack") + ".idx").write_bytes(index)
@@ -126,7 +126,7 @@ def pack(data: bytes) -> None:
 
 def armed(data: bytes) -> None:
     """What a host remembers of its change under way and of those before."""
-    record, _, events = data.partition(b"--events--")
+    record, _mark, events = data.partition(b"--events--")
     with _store() as store:
         Path(store.join("armed")).write_bytes(record)
         Path(store.join("events")).write_bytes(events)

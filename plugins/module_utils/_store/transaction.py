@@ -391,7 +391,7 @@ class _Known:
         self.of[path] = (inode, mount_of(path, self._mounts))
         return self.of[path]
 
-    def bar(self, path: bytes) -> None:
+    def shut(self, path: bytes) -> None:
         """Let no directory be the one that was meant."""
         self.of[path] = (-1, b"")
 
@@ -838,7 +838,7 @@ def _apply(journal: str, plan: dict[str, Any]) -> Finished:
             except (OSError, UsageError):
                 # One that a step makes is for nobody to enter until then. Nothing goes into another one.
                 if entry.path not in made:
-                    known.bar(entry.path)
+                    known.shut(entry.path)
                 continue
             try:
                 with _noting(doubtful, entry.path):

@@ -699,8 +699,9 @@ def test_the_engine_is_told(store: Store, data: Path, monkeypatch: pytest.Monkey
         return dict(found)
 
     assert engine()["available"] and not engine()["can"]["verified"] and not engine()["can"]["survives_host"]
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert "not installed" in engine()["why"]
+    with monkeypatch.context() as patched:  # What mounts and unmounts for the test needs its own.
+        patched.setenv("PATH", "/nowhere")
+        assert "not installed" in engine()["why"]
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "rollback", "rollback of a lost one"])

@@ -202,14 +202,14 @@ def test_a_full_disk_makes_room_for_what_was_there(store: Store, tree: Path) -> 
 def test_a_store_without_room_keeps_no_undo_and_holds_nothing_up(tmp_path: Path, store: Store, tree: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", small], check=True)
     try:
         narrow = Store(str(small / "store"), store.system)
         generation = checkpoint(narrow, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)[
             "generation"
         ]
         (tree / "a").write_text("new")
-        (tree / "new").write_bytes(os.urandom(6_000_000))
+        (tree / "new").write_bytes(os.urandom(12_000_000))
         result = back(narrow, generation)
         assert result["left"] == [] and result["undo"] == "" and not (tree / "new").exists()
         assert (tree / "a").read_text() == "first" and any("not kept" in note for note in result["notes"])
