@@ -199,8 +199,12 @@ def test_a_misspelt_limit_is_no_success(awx: Awx) -> None:
 
 
 def test_protect_keeps_copies_on_other_hosts(awx: Awx) -> None:
-    status, code, _ = awx.run("protect", "web1", evenkeel_hosts="site", evenkeel_peers="site", evenkeel_copies=2)
-    assert (status, code) == ("successful", 0)
+    variables = {"evenkeel_hosts": "site", "evenkeel_peers": "site", "evenkeel_copies": 2}
+    status, code, said = awx.run("protect", "web1", **variables)
+    # A key that is made in a job ends with it, and no later job would know the copies.
+    assert status == "failed" and code != 0 and "set evenkeel_key" in said
+    status, code, said = awx.run("protect", "web1", **variables, evenkeel_key="0123456789abcdef" * 4)
+    assert (status, code) == ("successful", 0) and "0123456789abcdef" not in said
     holders = "test -d /var/lib/evenkeel/replicas/web1 && echo yes"
     assert sum(awx.fleet.on(host, holders, check=False).strip() == "yes" for host in awx.fleet.names[1:]) == 2
 
