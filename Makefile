@@ -39,7 +39,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
 	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
 
-checks: lint types wheel sanity sanity-2.21 unit-2.21 unit fuzz-short crash
+checks: lint types wheel sanity unit-2.21 unit fuzz-short crash
 
 hosts: integration molecule
 
@@ -95,7 +95,7 @@ fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each
 	for target in $$($(BIN)/python tests/fuzz/run.py --list); do \
 	$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $$how; done
 
-test-long: test-crash fuzz $(if $(NEWER),.build/core-2.21/stamp) ## what takes too long for make test: every crash point, storms, deadlines ten times
+test-long: sanity-2.21 test-crash fuzz ## what takes too long for make test: every crash point, storms, deadlines ten times
 ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q
 endif
