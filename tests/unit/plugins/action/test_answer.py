@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.release import __version__
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer, little_memory
+from packaging.version import Version
 
 from .conftest import Fleet
 
@@ -70,7 +72,10 @@ def test_what_a_host_says_is_shown_and_draws_nothing(fleet: Fleet, tmp_path: Pat
     taken_over(fleet, tmp_path, DRAWS)
     run = fleet.play([{f"{OURS}ft_info": {"store": "{{ evenkeel_store }}"}}])
     assert "CONFIRMED" in run.output
-    assert all(one.isprintable() or one in "\n" for one in run.output), ascii(run.output)
+    lines = run.output.splitlines()
+    if Version(__version__) >= Version("2.21"):  # It shows a module's warnings before anything else has the result.
+        lines = [line for line in lines if "[WARNING]" not in line]
+    assert all(one.isprintable() for line in lines for one in line), ascii(run.output)
 
 
 def test_the_guard_and_its_peers_are_bounded_as_well(fleet: Fleet, tmp_path: Path) -> None:
