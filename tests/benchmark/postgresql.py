@@ -94,7 +94,7 @@ class Cluster:
     def ours(self, verb: str) -> tuple[float, str]:
         """Seconds of the whole process, and what it says."""
         os.sync()
-        argv = [sys.executable, "-c", PROGRAM, str(collections_path()), verb, str(self.home / "store"), str(self.data)]
+        argv = [sys.executable, "-c", PROGRAM, str(collections_path()), verb, str(self.home.parent / "store"), str(self.data)]
         began = time.monotonic()
         said = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
         return time.monotonic() - began, said
@@ -177,7 +177,9 @@ def main() -> int:
         print("Left out: PostgreSQL (it needs root and Debian's packages postgresql and postgresql-contrib)")
         return 0
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        home = Path(folder)
+        os.chmod(folder, 0o755)  # Root's, where the store lies.
+        home = Path(folder) / "home"
+        home.mkdir()
         os.chmod(home, 0o755)
         os.chown(home, *postgres())
         cluster = Cluster(home, args.scale)

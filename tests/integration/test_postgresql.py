@@ -74,7 +74,7 @@ class Cluster:
 
     @property
     def store(self) -> Store:
-        return Store(str(self.home / self.store_name), self.system)
+        return Store(str(self.home.parent / self.store_name), self.system)
 
     @property
     def resources(self) -> list[dict[str, Any]]:
@@ -141,16 +141,20 @@ class Cluster:
 
 @contextmanager
 def home() -> Iterator[Path]:
-    """A directory of the user postgres. What runs on ``data`` below it is stopped at the end."""
-    path = Path(tempfile.mkdtemp(prefix="evenkeel-pg-"))
+    """A directory of the user postgres, in one of root's, where stores lie. What runs on ``data`` is stopped at the
+    end."""
+    top = Path(tempfile.mkdtemp(prefix="evenkeel-pg-"))
+    path = top / "home"
     owner = pwd.getpwnam("postgres")
+    path.mkdir()
+    os.chmod(top, 0o755)
     os.chmod(path, 0o755)
     os.chown(path, owner.pw_uid, owner.pw_gid)
     try:
         yield path
     finally:
         Cluster(path).sh("pg_ctl", "-D", str(path / "data"), "stop", "-m", "immediate", check=False)
-        shutil.rmtree(path)
+        shutil.rmtree(top)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +170,7 @@ def running() -> Iterator[Cluster]:
 def cluster(running: Cluster) -> Cluster:
     """The same server for all tests, with an empty table and an empty store."""
     for name in ("store", "other"):
-        shutil.rmtree(running.home / name, ignore_errors=True)
+        shutil.rmtree(running.home.parent / name, ignore_errors=True)
     for path in [*running.kept(), *running.home.glob("data.evenkeel-new")]:
         shutil.rmtree(path)
     if "server is running" not in running.sh("pg_ctl", "-D", str(running.data), "status", check=False):
@@ -404,7 +408,7 @@ def test_what_no_checkpoint_needs_any_more_goes_with_it(cluster: Cluster, monkey
         return set(os.listdir(cluster.archive / "base"))
 
     def pruned(run: Callable[..., Completed] = system.run) -> None:
-        store = Store(str(cluster.home / "store"), replace(system, run=run))
+        store = Store(str(cluster.home.parent / "store"), replace(system, run=run))
         cluster.sql("insert into t values (0)")
         checkpoint(store, "before", cluster.resources, retention={"last": 1, "grace": "1h"})
 
@@ -439,7 +443,7 @@ def test_what_no_checkpoint_needs_any_more_goes_with_it(cluster: Cluster, monkey
     assert bases() == {base, others, renewed} and second.exists()  # within the grace
     days = 3
 
-    trash = cluster.home / "store" / "trash" / "manifests"
+    trash = cluster.home.parent / "store" / "trash" / "manifests"
     for path in trash.iterdir():
         flip(path, 300)
     with pytest.raises(Damaged):
