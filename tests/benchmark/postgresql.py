@@ -94,7 +94,8 @@ class Cluster:
     def ours(self, verb: str) -> tuple[float, str]:
         """Seconds of the whole process, and what it says."""
         os.sync()
-        argv = [sys.executable, "-c", PROGRAM, str(collections_path()), verb, str(self.home.parent / "store"), str(self.data)]
+        store = str(self.home.parent / "store")
+        argv = [sys.executable, "-c", PROGRAM, str(collections_path()), verb, store, str(self.data)]
         began = time.monotonic()
         said = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
         return time.monotonic() - began, said

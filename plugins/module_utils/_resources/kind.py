@@ -89,6 +89,7 @@ class Kind:
     - ``forget``: deletes what it keeps outside of the store. It is given the root of the store, the lines of all
       checkpoints that stay, in the trash or not, and those of the ones that are about to be deleted for good.
     - ``consistent``: whether what records it knows a consistent moment by itself, while it is being written.
+    - ``whole``: its trees go back with it or not at all: a configuration without its data is neither state.
     - ``held``: holds off who else changes its trees, while they are captured and while they are put back. Raises
       Refused when that cannot be had in time (seconds, or None for the usual time).
     """
@@ -105,6 +106,7 @@ class Kind:
     before: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
     brief: Callable[[dict[str, Any], Sink, System], list[str]] | None = None
     consistent: bool = False
+    whole: bool = False
     still: bool = False
     lost: Callable[[Sequence[str]], dict[str, str]] = loses_nothing
     forget: Callable[[str, System, Sequence[str], Sequence[str]], None] | None = None

@@ -298,4 +298,5 @@ KIND = Kind(
     lost=lost,
     forget=forget,
     consistent=True,
+    whole=True,
 )

@@ -70,7 +70,7 @@ class Plan:
     """What a rollback to ``manifest`` does now. ``before`` are the same sections as they are, for the undo.
 
     ``away``: mount points at which nothing can be put back, and why. ``left``: what could not even be looked at, and
-    why. ``unkept``: what the undo lacks, in words.
+    why. ``unkept``: what the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
     """
 
     manifest: Manifest
@@ -84,6 +84,7 @@ class Plan:
     away: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     unkept: list[str] = field(default_factory=list)
+    spared: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> list[Step]:
@@ -162,6 +163,20 @@ def look(
         if tree_spec(section) is not None:
             known[files.MOUNTS] = files.mounted(files.declared(tree_spec(section) or {}), seen_mounts())
         made.before.append(replace(section, spec=known, lines=lines))
+    if not running:
+        made.spared = list(_refusing(store, made, how))
+    made.files = [step for step in made.files if not any(_within(step.target, root) for root in made.spared)]
+
+
+def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
+    """The trees of what goes back whole or not at all, and refuses to."""
+    for section in made.sections:
+        if section.kind in KINDS and KINDS[section.kind].whole:
+            why: dict[str, str] = {}
+            with _noting(why, section.kind):
+                KINDS[section.kind].plan(own_lines(section), restore(store, made.manifest, how, how.changed))
+            if why:
+                yield from (tree_spec(section) or {"paths": []})["paths"]
 
 
 @contextmanager

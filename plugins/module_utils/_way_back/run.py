@@ -314,7 +314,7 @@ class Run:
     def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
         """Where something was written before all stood still, put that back as well, and have it in the undo."""
         made = self._made
-        now = Plan(made.manifest, made.sections, early=made.early, late=made.late)
+        now = Plan(made.manifest, made.sections, early=made.early, late=made.late, spared=made.spared)
         sink = writer if self._keeps else Hasher(self.store.objects)
         with held(self._kinds(), self.store.system, self.how.insist):
             try:

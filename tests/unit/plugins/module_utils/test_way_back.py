@@ -509,6 +509,33 @@ def test_only_what_nobody_has_is_taken_away_before_a_start(tmp_path: Path, store
     assert sorted(os.listdir(folder)) == ["live.pid", "live.sock", "log", "number"]
 
 
+def test_what_goes_back_whole_or_not_at_all_keeps_its_files_too(
+    store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database whose data cannot go back gets no configuration of other data either."""
+    conf = tmp_path / "conf"
+    conf.write_text("old")
+    sysctl = Word("sysctl", [])
+    kind = replace(sysctl.kind(), trees=lambda _spec: [str(conf)], whole=True)
+    monkeypatch.setitem(registry.LATE, "sysctl", kind)
+    monkeypatch.setitem(registry.KINDS, "sysctl", kind)
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}])
+    conf.write_text("new")
+    (tree / "a").write_text("new")
+
+    def standby(*_words: object) -> list[str]:
+        raise Refused("it is a standby")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sysctl, "other", standby)
+        with pytest.raises(RestoreFailed) as partly:
+            rollback(store, "before")
+        assert conf.read_text() == "new" and (tree / "a").read_text() == "first"
+        assert "it is a standby" in str(partly.value.result["left"]) and str(conf) in str(partly.value.result["left"])
+    rollback(store, "before")
+    assert conf.read_text() == "old"
+
+
 def test_what_a_service_saves_as_it_stops_does_not_stay(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
