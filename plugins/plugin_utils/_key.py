@@ -25,8 +25,8 @@ VARIABLE = "evenkeel_key"
 # Hidden, so that Ansible takes it for no inventory.
 FILE = ".evenkeel-key"
 _SHORTEST = 32
-# What AWX and Tower tell each of their jobs, whose directory is gone at its end.
-_JOB = ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR")
+# By it ansible-runner tells where in a job's own directory, two levels above, it keeps what it notes.
+_NOTES = "AWX_ISOLATED_DATA_DIR"
 _FIELDS = ("id", "host", "name", "created")
 
 
@@ -71,10 +71,12 @@ def make(directory: str | None) -> Keys:
             "what openssl rand -hex 32 prints, encrypted with ansible-vault"
         )
     path = os.path.join(directory, FILE)
-    if any(os.environ.get(name) for name in _JOB) and not os.path.lexists(path):
+    notes = os.environ.get(_NOTES)
+    job = os.path.dirname(os.path.dirname(os.path.realpath(notes))) if notes else ""
+    if job and os.path.realpath(path).startswith(f"{job}/") and not os.path.lexists(path):
         raise UsageError(
-            f"copies need a key, and {path}, as all that a job of AWX writes, is gone at its end: set {VARIABLE}, so "
-            "that the next job knows these copies"
+            f"copies need a key, and {path} would lie in the directory of a job of AWX or ansible-runner, which may be"
+            f" gone at its end: set {VARIABLE}, so that the next job knows these copies"
         )
     new = f"{path}.{secrets.token_hex(8)}"
     try:
