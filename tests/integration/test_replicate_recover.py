@@ -24,7 +24,7 @@ evenkeel_resources:
 TREES = ("/etc/nginx/", "/srv/www/")
 
 
-@pytest.fixture(params=["root", "sudo"])
+@pytest.fixture(params=[pytest.param("root", marks=pytest.mark.long), "sudo"])
 def four(fleet: Fleet, request: pytest.FixtureRequest) -> Fleet:
     """The fleet, reached as root, or as a user that needs sudo for everything and may not read what root writes."""
     (fleet.home / "inventory" / "group_vars" / "web.yml").write_text(VARIABLES)
