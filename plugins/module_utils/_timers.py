@@ -288,7 +288,10 @@ def _command(store: Store, agent: str, what: str) -> str:
 
 def _is_roots(python: str) -> bool:
     """Whether the program is, and can become, nobody's but root's."""
-    found = os.stat(python)
+    try:
+        found = os.stat(python)
+    except OSError:  # A link that leads nowhere any more, as of a virtual environment after an upgrade.
+        return False
     return bool(_PLAIN.fullmatch(python)) and not (stranger(python, {0}) or found.st_uid or found.st_mode & 0o022)
 
 

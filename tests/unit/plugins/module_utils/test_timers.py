@@ -151,6 +151,22 @@ def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
     assert ran.read_text() == f"-I agent.pyz --store {store.root} boot\n"
 
 
+def test_a_python_that_is_gone_or_another_users_is_none_to_fall_back_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken", "whole", "open"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / "broken" / "bin" / "python3").symlink_to("/nowhere/python3")
+    for name, mode in (("whole", 0o755), ("open", 0o777)):
+        (tmp_path / name / "bin" / "python3").touch()
+        (tmp_path / name / "bin" / "python3").chmod(mode)
+    monkeypatch.setattr(_timers, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    monkeypatch.setattr(_timers, "stranger", lambda _path, _owners: "")
+    command = _timers._command(Store(str(tmp_path / "store"), System()), "agent.pyz", "boot")
+    assert f"{tmp_path}/whole/bin/python3" in command or os.geteuid() != 0
+    assert "/broken/" not in command and "/open/" not in command
+
+
 def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
     agent = tmp_path / "agent.pyz"
     agent.touch()
