@@ -16,7 +16,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -442,6 +442,32 @@ def test_a_directory_from_which_something_did_not_go_is_not_opened(
     assert (owned / "pub").stat().st_uid == NOBODY and (owned / "pub" / "key").read_text() == "as recorded"
 
 
+def test_what_is_read_again_is_not_read_in_another_directory(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as it is read again, a directory as it was recorded has the name of one that holds root's alone."""
+    store, recorded = store_of(owned.parent), (owned / "pub" / "key").stat()
+    twin = owned / "other" / "key"
+    twin.write_text("as recorded")
+    os.chown(twin, NOBODY, NOBODY)
+    os.utime(twin, ns=(recorded.st_mtime_ns, recorded.st_mtime_ns))
+    (owned / "pub" / "key").write_bytes(SECRET)
+    (owned / "pub").chmod(0o700)
+    os.chown(owned / "pub", 0, 0)
+    read_again = files._Walk.read_again
+    led: list[int] = []
+
+    def elsewhere(walk: files._Walk) -> None:
+        led.append(len(walk.fresh))
+        exchange(owned, "pub", "other")
+        read_again(walk)
+        exchange(owned, "pub", "other")
+
+    monkeypatch.setattr(files._Walk, "read_again", elsewhere)
+    with suppress(RestoreFailed):
+        rollback(store, "before")
+    assert any(led)
+    assert (owned / "pub" / "key").read_bytes() != SECRET or (owned / "pub").stat().st_mode & 0o077 == 0
+
+
 def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
     owned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -833,10 +859,6 @@ def test_no_staging_directory_is_shared_however_often_somebody_tries(owned: Path
     assert private(owned) == owned / "priv" and os.listdir(store.join("journal")) == [] and ends["refused"]
 
 
-@pytest.mark.xfail(
-    reason="not closed yet: under another name as a rollback begins, root's directory may be opened (threat-model)",
-    strict=False,
-)
 def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path, tmp_path: Path) -> None:
     store, libc = store_of(tmp_path), ctypes.CDLL(None)
 

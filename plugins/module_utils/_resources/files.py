@@ -536,10 +536,15 @@ class _Walk:
         """Read once more what changed just before it was read (I11): it counts when it is the same both times."""
         while self.fresh:
             todo, self.fresh, waiting = self.fresh, [], False
-            with Parents() as parents:
+            with Parents(check=self.same) as parents:
                 for one in todo:
                     try:
-                        if not self.once_more(one, *parents.of(one.path)):
+                        parent, name = parents.of(one.path)
+                    except (OSError, UsageError):  # What is in it is still there, under another name perhaps.
+                        self.drop(one, self.tolerate(_unstable(one.path)))
+                        continue
+                    try:
+                        if not self.once_more(one, parent, name):
                             self.fresh.append(one)
                             waiting = True
                     except FileNotFoundError:  # Then it is not part of this moment.
@@ -549,6 +554,12 @@ class _Walk:
                         self.drop(one, self.tolerate(_unstable(one.path) if other else error))
             if waiting:
                 time.sleep(_GLANCE)
+
+    def same(self, path: bytes, fd: int) -> None:
+        """Raise OSError where the directory is another one than was looked at."""
+        info = os.fstat(fd)
+        if self.inodes.get(path, (info.st_dev, info.st_ino)) != (info.st_dev, info.st_ino):
+            raise OSError(errno.ESTALE, "it is another directory now")
 
     def once_more(self, one: _Fresh, parent: int, name: bytes) -> bool:
         """False where it is too early to tell. What is not true any more is replaced by what is there now."""
