@@ -151,6 +151,8 @@ def _packages(
     yield from sorted(recorded.absent - known)
     if recorded.diversions is not None:
         yield "with diversions"
+    if recorded.overrides is not None:
+        yield "with owners and modes of files"
 
 
 def _subvolumes(
