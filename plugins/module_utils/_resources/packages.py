@@ -38,8 +38,8 @@ _FILTERS = "filters"
 # What somebody has diverted by hand, likewise; with all packages alone.
 _DIVERSIONS = "diversions"
 _OVERRIDES = "overrides"
-_DIVERSION = re.compile(r"diversion (\S+) (\S+)")
-_OVERRIDE = re.compile(r"override (\S+) (\S+ \S+ [0-7]+)")
+_DIVERSION = re.compile(r"diversion (/\S*) (/\S*)")
+_OVERRIDE = re.compile(r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)")
 _FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
 _DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
 NO_FILE = "; its package file is not in the store"

@@ -237,6 +237,23 @@ def test_what_a_change_has_diverted_is_in_its_place_again(tmp_path: Path, monkey
     assert here.read_text() == "of the package" and not away.exists() and now == {}
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["overrides", "override --force root root 755"],
+        ["overrides", "override /x --update root 755"],
+        ["overrides", "override /x root -g 755"],
+        ["overrides", "override /x root root rwx"],
+        ["diversions", "diversion --rename /x"],
+        ["diversions", "diversion /x --quiet"],
+        ["override /x root root 755"],
+    ],
+)
+def test_what_could_be_an_option_of_dpkg_s_programs_is_no_line_of_ours(lines: list[str]) -> None:
+    with pytest.raises(Damaged, match="cannot be read"):
+        packages.parse(lines)
+
+
 def test_owners_and_modes_that_dpkg_was_told_are_as_they_were(tmp_path: Path) -> None:
     listed = tmp_path / "statoverride"
     listed.write_bytes(b"root adm 2750 /var/log/a b\xff\nroot #7 4755 /bin/su\n")
