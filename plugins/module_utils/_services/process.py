@@ -4,10 +4,11 @@
 
 """Services without systemd: a command that stays in the foreground, known by its pid file.
 
-The pid file holds the pid and, in a second line, the time at which the process started, so that a pid that has
-gone to somebody else is never taken for the service, and never signalled. What we have started ourselves is kept in the
-store as well: a pid file often lies where its service can write. Such a one of somebody else's names, at the most, a
-process of that user's which runs the command.
+The pid file holds the pid alone, for whoever reads it (kill, a monitor, the service itself, which may write it too).
+What we have started is kept in the store, with the time at which the process started, so that a pid that has gone to
+somebody else is never taken for the service, and never signalled. Where there is no store the time is the second line
+of the pid file. A pid file often lies where its service can write: one of somebody else's names, at the most, a process
+of that user's which runs the command.
 """
 
 from __future__ import annotations
@@ -105,12 +106,15 @@ def _memory(definition: dict[str, Any], system: System) -> str:
     return os.path.join(system.memory, hashlib.sha256(os.fsencode(key)).hexdigest()[:32])
 
 
-def _remember(definition: dict[str, Any], pid: int, started: int | None, system: System) -> None:
-    """Keep, where we may write, which process is the service."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+def _remember(definition: dict[str, Any], pid: int, started: int | None, system: System) -> bool:
+    """Keep, where we may write, which process is the service. Whether it is kept."""
+    try:
         path = _memory(definition, system)
         ensure_dir(system.memory)
         write_file(path, f"{pid} {started} {system.boot_id()}\n".encode())
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
 
 
 def _runs(pid: int, argv: list[str]) -> bool:
@@ -180,8 +184,8 @@ def _start(definition: dict[str, Any], system: System) -> None:
         raise ServiceFailed(f"process {definition['name']} cannot be started: {error}") from error
     started = start_time(process.pid)
     try:
-        _remember(definition, process.pid, started, system)
-        _write(definition["pidfile"], f"{process.pid}\n{started}\n".encode())
+        remembered = _remember(definition, process.pid, started, system)
+        _write(definition["pidfile"], (f"{process.pid}\n" if remembered else f"{process.pid}\n{started}\n").encode())
     except (OSError, EvenkeelError):
         process.kill()  # What is not recorded could never be stopped.
         process.wait()

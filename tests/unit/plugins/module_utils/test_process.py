@@ -262,6 +262,14 @@ def test_what_we_started_is_known_whatever_its_pid_file_says(
     assert not process.act("stop", service, system).active and stranger.poll() is None
 
 
+def test_the_pid_file_holds_the_pid_alone(service: dict[str, Any], tmp_path: Path) -> None:
+    """kill $(cat pid) must reach the service, and nothing else; a service may write the same file itself."""
+    system = replace(SYSTEM, memory=str(tmp_path / "started"))
+    identity = process.act("start", service, system).identity
+    assert Path(service["pidfile"]).read_text() == identity.split(":")[0] + "\n"
+    process.act("stop", service, system)
+
+
 @needs_root
 def test_a_start_writes_nothing_for_a_user_where_that_user_could_not(service: dict[str, Any], tmp_path: Path) -> None:
     """The directory of the pid file is a link of the user's to one of root's."""
