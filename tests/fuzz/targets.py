@@ -19,6 +19,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _doubt, _replica, _text
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -124,6 +125,19 @@ def pack(data: bytes) -> None:
             pass
 
 
+def journal(data: bytes) -> None:
+    """The plan of an interrupted rollback and its staging directories. It is read and closed, not carried out here."""
+    plan, _mark, anchors = data.partition(b"--anchors--")
+    with _store() as store:
+        folder = store.join("journal", "1-1")
+        os.makedirs(folder)
+        Path(folder, "plan").write_bytes(plan)
+        Path(folder, "anchors").write_bytes(anchors)
+        with contextlib.suppress(*OURS, *transaction.MALFORMED):
+            transaction._read(folder)
+        transaction.close(folder)
+
+
 def armed(data: bytes) -> None:
     """What a host remembers of its change under way and of those before."""
     record, _mark, events = data.partition(b"--events--")
@@ -207,6 +221,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "manifest": (manifest, [MANIFEST, MANIFEST.replace(b"snapshot", b"log").replace(b"d /etc", b"+d /etc")]),
     "bundle": (bundle, [BUNDLE]),
     "pack": (pack, [b"evenkeel-pack 1\n" + OBJECT + b"\n--index--" + SHA + b" 16 18\n"]),
+    "journal": (journal, [b'{"note": {}, "steps": []}--anchors--[["/srv/.evenkeel-stage-1-1", 17], "/srv/old"]']),
     "armed": (armed, [ARMED + b"--events--" + EVENTS, ARMED + b"--events--"]),
     "result": (result, [RESULT]),
     "status": (status, [b'{"hosts": {"web1": ' + RESULT + b"}}"]),

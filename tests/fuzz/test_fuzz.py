@@ -17,7 +17,7 @@ TARGETS = subprocess.run([*RUN, "--list"], capture_output=True, text=True, check
 
 
 def test_there_are_parsers() -> None:
-    assert {"manifest", "bundle", "pack", "armed", "result", "status", "text"} <= set(TARGETS)
+    assert {"manifest", "bundle", "pack", "journal", "armed", "result", "status", "text"} <= set(TARGETS)
 
 
 @pytest.mark.parametrize("target", TARGETS)

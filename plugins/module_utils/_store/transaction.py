@@ -58,6 +58,8 @@ from .preflight import NO_ROOM, below, preflight
 from .store import Store
 from .tree import DIRECTORY, Parents, ancestors, is_ours, mount_of, mount_points, open_dir, opened
 
+# What reading a plan that is none may raise.
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 # How the name of a staging directory begins; the name of its journal follows.
 STAGE = ".evenkeel-"
 # What exchanging two names says where the file system cannot.
@@ -190,7 +192,7 @@ def unfinished(
                 close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
                 first = first or error
                 continue
-            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            except MALFORMED as error:
                 close(journal)
                 first = first or _unreadable(journal, f"{type(error).__name__}: {error}")
                 continue
@@ -236,7 +238,11 @@ class _Anchor(NamedTuple):
 
     @classmethod
     def read(cls, one: Any) -> _Anchor:
-        return cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        """Of what a journal holds; one of the errors in MALFORMED where that is damaged."""
+        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
+            raise ValueError(f"no staging directory: {one!r}")
+        return found
 
     def open(self, above: int) -> tuple[int, bytes] | None:
         """(descriptor, name) of it in the open directory that it was made in, whatever its name is by now; None where
@@ -269,11 +275,11 @@ def _for_us_alone(info: os.stat_result, above: int) -> bool:
 
 
 def _anchors_of(journal: str) -> list[_Anchor]:
-    try:
-        with open(os.path.join(journal, "anchors")) as stream:
-            found = [_Anchor.read(one) for one in json.load(stream)]
-    except (FileNotFoundError, ValueError, TypeError, LookupError, RecursionError):
-        return []
+    found: list[_Anchor] = []
+    # Where the file is damaged, what follows in it is not known.
+    with suppress(FileNotFoundError, *MALFORMED), open(os.path.join(journal, "anchors")) as stream:
+        for one in json.load(stream):
+            found.append(_Anchor.read(one))
     return [one for one in found if os.path.basename(one.path).startswith(STAGE)]
 
 
