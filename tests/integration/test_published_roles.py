@@ -372,7 +372,7 @@ def test_a_role_that_shuts_everybody_out_is_undone_by_the_host_itself(trials: li
     wrong = {}
     for trial in of(trials, "shut out"):
         left = trial.left(trial.after)
-        by, late = trial.event.get("by"), trial.event.get("at", 1e99) - trial.mine.get("until", 0) > 10
-        if (trial.code, trial.login, by, late, left) != (2, True, "deadline", False, {}):
+        by, late = trial.event.get("by"), trial.event.get("at", 1e99) - trial.mine.get("until", 0)
+        if (trial.code, trial.login, by, late <= 10, left) != (2, True, "deadline", True, {}):
             wrong[trial.case.name] = (trial.code, trial.login, by, late, trial.mine.get("why"), left)
     assert wrong == {}
