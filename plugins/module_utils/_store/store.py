@@ -483,10 +483,9 @@ class Store:
                         f"nothing was deleted: {error.message}. What else needs what it names cannot be told; move "
                         f"{path} out of the store"
                     ) from error
-                for section in record.sections:
-                    if section.kind in found:
-                        lines = [line[1:] for line in section.lines] if record.kind == LOG else section.lines
-                        found[section.kind][goes].extend(lines)
+                for kind, line in record.written():
+                    if kind in found:
+                        found[kind][goes].append(line)
         return found
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:
