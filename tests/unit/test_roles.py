@@ -17,6 +17,7 @@ import yaml
 
 from evenkeel.collection import collections_path
 
+ROLES = Path(__file__).parents[2] / "roles"
 OURS = "/usr/bin/python3 -IS /usr/local/lib/evenkeel_archive_wal.py %p %f /var/lib/postgresql/15/main.evenkeel/wal"
 
 
@@ -63,3 +64,22 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert "archives with a command of others" in found["not_running"]
     changed = dict(re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.M))
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
+
+
+def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
+    """A domain that keeps copies apart would have the guard refuse every batch of two domains."""
+    given = {}
+    for path in sorted(ROLES.glob("*/tasks/*.yml")):
+        for task in yaml.safe_load(path.read_text()):
+            for module in ("ft_guard", "ft_replicate"):
+                words = task.get(f"evenkeel.fault_tolerance.{module}")
+                if words is not None:
+                    given[path.parts[-3]] = words["failure_domain"]
+                    options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
+                    name = words["failure_domain"].split()[1]
+                    assert name in options["argument_specs"]["main"]["options"]
+    assert given == {
+        "begin": "{{ evenkeel_guard_domain | default(omit) }}",
+        "restart": "{{ evenkeel_guard_domain | default(omit) }}",
+        "protect": "{{ evenkeel_failure_domain | default(omit) }}",
+    }
