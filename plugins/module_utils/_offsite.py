@@ -10,7 +10,6 @@ every hash is computed again on the way in. restic's tags say whose it is and wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 from . import _replica
 from ._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ._foreign import check_created
+from ._hashing import hash_file
 from ._store.durable import ensure_dir
 from ._store.store import Store, check_name, meant
 from ._store.tree import check_path
@@ -149,11 +149,8 @@ def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:
 
 
 def _digest(path: str) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hash_file(stream.fileno())[0]
 
 
 @contextmanager
