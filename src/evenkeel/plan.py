@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from rich.text import Text
 
 from evenkeel import reliability
 from evenkeel.outcome import Exit, UsageError
-from evenkeel.placement import place
 from evenkeel.plan_file import Group, read_plan
+from evenkeel.shared import choose
 
 if TYPE_CHECKING:
     from evenkeel.simulate import Fleet, Played
@@ -365,6 +365,11 @@ def _plan_placement(draft: _Draft, copies: int) -> dict[str, list[str]]:
     domain = group.failure_domain or "failure domain"
     draft.choose("placement", f"by {domain}", "; ".join(placed[:6]) + more + ".")
     return placement
+
+
+def place(hosts: Mapping[str, str], copies: int) -> dict[str, list[str]]:
+    """Host -> the hosts that ``ft_replicate`` asks first for its copies. hosts: host -> failure domain."""
+    return {host: choose(host, copies, list(hosts), hosts) for host in hosts}
 
 
 def _generations(group: Group) -> int:

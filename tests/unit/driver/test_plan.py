@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from evenkeel import plan, reliability
 from evenkeel.outcome import UsageError
-from evenkeel.placement import place
 from evenkeel.plan_file import Group, Step, duration, rate, read_plan, share, size
 
 settings.register_profile("unhurried", deadline=None)
@@ -141,7 +140,7 @@ def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
 def test_placement_is_what_ft_replicate_chooses(domains: list[str], copies: int) -> None:
     hosts = {f"h{i}": domain for i, domain in enumerate(domains)}
     copies = min(copies, len(set(domains)) - 1)
-    for host, on in place(hosts, copies).items():
+    for host, on in plan.place(hosts, copies).items():
         assert on == choose(host, copies, list(hosts), hosts)
         used = [hosts[other] for other in on]
         assert len(set(used)) == len(used) == copies
