@@ -36,7 +36,7 @@ from .._system import System
 from . import retention, way
 from .durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .manifest import LOG, Manifest, Section
-from .objects import Hasher, Objects, Writer
+from .objects import Objects, Writer
 
 FORMAT = b"evenkeel-store 1 sha256\n"
 # The name under which a rollback keeps what it replaced.
@@ -321,9 +321,6 @@ class Store:
         raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
 
     # -- writing, under the lock
-
-    def writer(self, dry: bool) -> Writer | Hasher:
-        return Hasher() if dry else Writer(self.objects)
 
     def commit(
         self, writer: Writer, name: str, host: str, sections: list[Section], base: Manifest | None = None

@@ -35,7 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
@@ -675,9 +675,7 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
     lines = [OLD._replace(version="1.1", sha256=content(OLD)).line()]
     sections = [replace(store.manifest(taken["id"]).sections[0], lines=lines)]
     with store.locked():
-        writer = store.writer(dry=False)
-        assert not isinstance(writer, Hasher)
-        store.commit(writer, "doctored", "h", sections)
+        store.commit(Writer(store.objects), "doctored", "h", sections)
     host.installed = [NEW]
     with pytest.raises(RestoreFailed, match=r"recorded as the package web:amd64 1.1, and is web amd64 1.0"):
         rollback(store, "doctored")
