@@ -21,7 +21,9 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests/unit/driver")]
+import experiments  # noqa: E402
+
 from evenkeel import reliability as r  # noqa: E402
 from evenkeel import simulate  # noqa: E402
 
@@ -109,7 +111,7 @@ def checkpoints() -> None:
         best = r.checkpoint_interval(cost, mtbf, restart, method)
         axes.plot(best / MINUTE, lost(best), mark, label=f"{method}, {best / MINUTE:.1f} min")
     for m in (20, 57, 120, 200):
-        played = simulate.job(m * MINUTE * 10, m * MINUTE, cost, restart, mtbf)
+        played = experiments.job(m * MINUTE * 10, m * MINUTE, cost, restart, mtbf)
         low, high = (100 * (bound / (m * MINUTE * 10) - 1) for bound in (played.low, played.high))
         axes.plot([m, m], [low, high], "k_-", label="simulated" if m == 20 else None)
     axes.legend()

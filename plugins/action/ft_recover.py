@@ -15,6 +15,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import meant
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
@@ -154,19 +155,16 @@ def _judged(entry: dict[str, Any], owner: str, keys: Keys) -> dict[str, Any]:
 def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[list[dict[str, Any]]]:
     """The verified copies of each checkpoint that ``wanted`` can mean, newest first, each in the order given.
 
-    wanted: ``latest``, a name, an id, or at least its first 8 digits. Of the unproved ones only a whole id means one:
-    its beginning, its name and its date are what anybody likes to give it.
+    wanted: as in every store (``meant``). Of the unproved ones only a whole id means one: its beginning, its name and
+    its date are what anybody likes to give it.
     """
-
-    def meant(entry: dict[str, Any]) -> bool:
-        if entry["state"] == "unproved":
-            return bool(wanted == entry["id"])
-        named = wanted in ("latest", entry["name"], entry["id"])
-        return named or (len(wanted) >= 8 and str(entry["id"]).startswith(wanted))
-
+    proved = sorted((one["created"], one["id"], one["name"]) for one in candidates if one["state"] == "verified")
+    ids = meant(wanted, [(name, checkpoint) for _created, checkpoint, name in proved])
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in candidates:
-        if entry["state"] in ("verified", "unproved") and meant(entry):
+        if (entry["state"] == "verified" and entry["id"] in ids) or (
+            entry["state"] == "unproved" and entry["id"] == wanted
+        ):
             found.setdefault(entry["id"], []).append(entry)
     # Of one checkpoint the proved copies come first: what proves one proves the checkpoint, and its date.
     groups = [sorted(copies, key=lambda one: one["state"] != "verified") for copies in found.values()]

@@ -11,7 +11,7 @@ import os
 import re
 
 from ._errors import Damaged, EvenkeelError, UsageError
-from ._store.manifest import LOG, Manifest
+from ._store.manifest import Manifest
 from ._store.store import check_name, time_of
 
 # How far the clocks of two hosts may be apart.
@@ -67,15 +67,9 @@ def check_manifest(manifest: Manifest, now: float) -> None:
     if not _HOST.fullmatch(manifest.host):
         raise Damaged(f"{manifest.host[:100]!r} is no name of a host")
     check_created(manifest.created, now)
-    is_log = manifest.kind == LOG
-    for section in manifest.sections:
-        for line in section.lines:
-            if is_log:
-                if line[:1] != "+":
-                    continue
-                line = line[1:]
-            if not line.isprintable() or not (_ENTRY.fullmatch(line) or _is_own(line)):
-                raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: nothing that we write has its form")
+    for _kind, line in manifest.written():
+        if not line.isprintable() or not (_ENTRY.fullmatch(line) or _is_own(line)):
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: nothing that we write has its form")
 
 
 def _is_own(line: str) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ._deadman import host_state
-from ._engines import engines
 from ._store.store import Store
 
 
@@ -28,6 +27,5 @@ def info(store: Store) -> dict[str, Any]:
         "changed": False,
         "checkpoints": checkpoints,
         "replicas": replicas,
-        "engines": engines(store.root),
         **host_state(store.root, store.system),
     }

@@ -10,7 +10,6 @@ every hash is computed again on the way in. restic's tags say whose it is and wh
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,8 +22,9 @@ from typing import Any
 from . import _replica
 from ._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ._foreign import check_created
+from ._hashing import hash_file
 from ._store.durable import ensure_dir
-from ._store.store import Store, check_name
+from ._store.store import Store, check_name, meant
 from ._store.tree import check_path
 from ._system import System
 
@@ -126,11 +126,11 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
     Raises NotFound with what there is; Damaged, with nothing taken in, when a hash is wrong.
     """
     held = repository.checkpoints(host)
-    meant = [one for one in held if _means(wanted, one)]
-    if not meant:
+    ids = meant(wanted, [(one["name"], one["checkpoint"]) for one in held])
+    if not ids:
         there = ", ".join(f"{one['name']} ({one['checkpoint'][:12]})" for one in held) or "none"
         raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
-    chosen = meant[-1]
+    chosen = next(one for one in reversed(held) if one["checkpoint"] == ids[0])
     plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
     result: dict[str, Any] = {"changed": True, "id": chosen["checkpoint"], "planned": [plan], "held": held}
     known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
@@ -143,22 +143,14 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
     return {**result, "done": [plan], "proved": ["every content has its hash, and is durable"]}
 
 
-def _means(wanted: str, one: dict[str, str]) -> bool:
-    named = wanted in ("latest", one["name"], one["checkpoint"])
-    return named or (len(wanted) >= 8 and one["checkpoint"].startswith(wanted))
-
-
 def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:
     repository.run("restore", one["snapshot"], "--include", one["path"], "--target", folder)
     return os.path.join(folder, one["path"].lstrip("/"))
 
 
 def _digest(path: str) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hash_file(stream.fileno())[0]
 
 
 @contextmanager

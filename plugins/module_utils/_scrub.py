@@ -23,9 +23,9 @@ from functools import partial
 from typing import Any, Callable
 
 from ._errors import Busy, Damaged, EvenkeelError, UsageError
+from ._hashing import chunks, hash_of
 from ._resources.registry import lost
 from ._store.durable import move_all, write_file
-from ._store.objects import CHUNK
 from ._store.store import Store, objects_of, paths_of
 
 # Seconds between two writings of what has been read.
@@ -181,27 +181,30 @@ class _Run:
 
     def _problem(self, path: str, sha: str) -> str:
         """What is wrong with the file; empty when nothing is, or when it is not there (any more)."""
-        digest = hashlib.sha256()
         try:
             with open(path, "rb", buffering=0) as stream:
                 # From the disk and not from memory; and what others need in memory is not pushed out.
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                while True:
-                    began = self.system.monotonic()
-                    chunk = stream.read(CHUNK)
-                    if not chunk:
-                        break
-                    digest.update(chunk)
-                    self.bytes += len(chunk)
-                    if self.share < 100:
-                        self.system.sleep((self.system.monotonic() - began) * (100 - self.share) / self.share)
+                found, _size = hash_of(self._slowly(chunks(stream.fileno())))
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except FileNotFoundError:
             return ""
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         self.files += 1
-        return "" if digest.hexdigest() == sha else f"it is damaged: its SHA-256 is {digest.hexdigest()}"
+        return "" if found == sha else f"it is damaged: its SHA-256 is {found}"
+
+    def _slowly(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces, with pauses, so that reading and hashing take no more than the share of the time."""
+        while True:
+            began = self.system.monotonic()
+            piece = next(pieces, b"")
+            if not piece:
+                return
+            yield piece
+            self.bytes += len(piece)
+            if self.share < 100:
+                self.system.sleep((self.system.monotonic() - began) * (100 - self.share) / self.share)
 
     def _put_aside(self, store: Store, path: str, what: str, name: str) -> None:
         self._act(store, f"put aside {what}", partial(move_all, [(path, store.join("quarantine", name))]))

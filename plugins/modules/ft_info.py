@@ -74,17 +74,6 @@ replicas:
   description: Ids of the checkpoints that this host keeps for others, by host.
   returned: success
   type: dict
-engines:
-  description:
-    - What keeps states here, each with C(name), C(available), C(why) it is not, and C(can).
-    - C(can) tells what the engine does on this host, C(in_place) (puts a host back where it is), C(atomic) (all old or
-      all new after a kill or a power cut), C(incremental) (a further checkpoint costs what has changed), C(log) (back
-      to any record between two checkpoints), C(shares_data) (large files share their data with their copy in the
-      store), C(survives_host) (is still there when the host and its disks are gone), C(encrypted) (who has the storage
-      alone cannot read it), C(verified) (every content is hashed again before it is used).
-  returned: success
-  type: list
-  elements: dict
 planned:
   description: What was to be done, in order.
   returned: always

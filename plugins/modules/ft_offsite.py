@@ -42,7 +42,8 @@ options:
     default: pushed
   checkpoint:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one.
+      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
+        name.
     type: str
     default: latest
   host:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 
 FQCN = "evenkeel.fault_tolerance"
@@ -31,3 +32,16 @@ def collections_path(package: Path = Path(__file__).parent) -> Path:
         with contextlib.suppress(FileExistsError):  # another process was faster
             link.symlink_to("../../..", target_is_directory=True)
     return checkout / ".build"
+
+
+def make_importable() -> None:
+    """Let this process import ``ansible_collections.evenkeel.fault_tolerance``."""
+    root = str(collections_path())
+    if root not in sys.path:
+        sys.path.append(root)
+    import ansible_collections
+
+    # The package `ansible` brings an ansible_collections of its own, which hides every other one on the path.
+    ours = f"{root}/ansible_collections"
+    if ours not in list(ansible_collections.__path__):
+        ansible_collections.__path__.append(ours)

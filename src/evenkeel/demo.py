@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evenkeel import cli
-from evenkeel.collection import collections_path
+from evenkeel.collection import make_importable
 
 NAMES = ("web1", "web2", "web3")
 GOOD = """\
@@ -108,8 +108,7 @@ class Demo:
 
     def service(self, host: str, verb: str) -> None:
         """Act on the HTTP server with the collection's own process backend."""
-        if str(collections_path()) not in sys.path:
-            sys.path.insert(0, str(collections_path()))
+        make_importable()
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from rich.text import Text
 from evenkeel import reliability
 from evenkeel.outcome import Exit, UsageError
 from evenkeel.plan_file import Group, read_plan
+from evenkeel.shared import choose
 
 if TYPE_CHECKING:
     from evenkeel.simulate import Fleet, Played
@@ -201,6 +202,7 @@ def propose(group: Group) -> Proposal:
     domains = sorted(set(group.hosts.values()))
     _plan_hosts(draft)
     copies = _plan_copies(draft, len(domains))
+    placement = _plan_placement(draft, copies)
     _plan_interval(draft)
     _plan_attempts(draft)
     _plan_ladder(draft)
@@ -213,7 +215,7 @@ def propose(group: Group) -> Proposal:
         choices=tuple(draft.choices),
         verdicts=tuple(draft.verdicts),
         alternatives=tuple(draft.alternatives),
-        placement=place(group.hosts, copies) if group.named else {},
+        placement=placement,
         variables=draft.variables,
         numbers=draft.numbers,
         assumed=group.assumed,
@@ -309,10 +311,6 @@ def _plan_copies(draft: _Draft, domains: int) -> int:
             " at once; one of another kind or place would"
         )
     draft.choose("copies", str(copies), why + ".")
-    if group.named and copies:
-        placed = [f"{host} on {' and '.join(on)}" for host, on in place(group.hosts, copies).items()]
-        more = f"; {len(placed) - 6} more with --json" if len(placed) > 6 else ""
-        draft.choose("placement", f"by {domain}", "; ".join(placed[:6]) + more + ".")
     if group.now.copies is not None and group.now.copies < copies:
         draft.choose("copies now", str(group.now.copies), "the hosts report fewer than proposed: run evenkeel protect.")
     draft.choose(
@@ -348,6 +346,32 @@ def _plan_copies(draft: _Draft, domains: int) -> int:
     return copies
 
 
+def _plan_placement(draft: _Draft, copies: int) -> dict[str, list[str]]:
+    """Host -> the hosts of its copies; nothing where the file names no hosts, or where no host could know it."""
+    group = draft.group
+    if not group.named or not copies:
+        return {}
+    if not group.failure_domain and len(set(group.hosts.values())) < len(group.hosts):
+        draft.choose(
+            "placement",
+            "not by failure domain",
+            "add failure_domain, the name of the inventory variable that says the domain of each host: without it"
+            " ft_replicate takes each host for a domain of its own.",
+        )
+        return {}
+    placement = place(group.hosts, copies)
+    placed = [f"{host} on {' and '.join(on)}" for host, on in placement.items()]
+    more = f"; {len(placed) - 6} more with --json" if len(placed) > 6 else ""
+    domain = group.failure_domain or "failure domain"
+    draft.choose("placement", f"by {domain}", "; ".join(placed[:6]) + more + ".")
+    return placement
+
+
+def place(hosts: Mapping[str, str], copies: int) -> dict[str, list[str]]:
+    """Host -> the hosts that ``ft_replicate`` asks first for its copies. hosts: host -> failure domain."""
+    return {host: choose(host, copies, list(hosts), hosts) for host in hosts}
+
+
 def _generations(group: Group) -> int:
     try:
         return max(2, reliability.attempts_needed(group.generation_good, _SOME_GOOD))
@@ -360,26 +384,6 @@ def _store_cost(group: Group, copies: int, kept: int) -> str:
     if group.gib_price is None:
         return f"<= {size_text(stored)}"
     return "<= " + _money(group, stored / 2**30 * group.gib_price)
-
-
-def place(hosts: dict[str, str], copies: int) -> dict[str, list[str]]:
-    """Host -> hosts for its copies: at most one in each domain, never in its own, spread evenly."""
-    load = dict.fromkeys(hosts, 0)
-    number = {host: i for i, host in enumerate(hosts)}
-    placed: dict[str, list[str]] = {}
-    for host, own in hosts.items():
-        chosen: list[str] = []
-        taken = {own}
-        while len(chosen) < copies:
-            free = [other for other, domain in hosts.items() if domain not in taken]
-            if not free:
-                break
-            best = min(free, key=lambda other: (load[other], (number[other] - number[host]) % len(hosts)))
-            chosen.append(best)
-            taken.add(hosts[best])
-            load[best] += 1
-        placed[host] = chosen
-    return placed
 
 
 def _overhead(group: Group, interval: float) -> float:

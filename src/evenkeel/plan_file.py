@@ -24,9 +24,8 @@ from typing import Any
 import yaml
 
 from evenkeel.outcome import UsageError
+from evenkeel.shared import BadValue, hosts_of_budget, seconds
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y)")
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -118,16 +117,12 @@ class Group:
 
 def duration(text: Any) -> float:
     """Seconds of ``90``, ``30s``, ``1h30m``, ``60d``, ``5y`` or ``never`` (infinite)."""
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        if text >= 0 and math.isfinite(text):
-            return float(text)
-    elif isinstance(text, str):
-        if text.strip() == "never":
-            return math.inf
-        parts = _PART.findall(text)
-        if parts and _PART.sub("", text).strip() == "":
-            return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    raise ValueError("is not a duration; write seconds, or a text such as 30s, 1h30m, 60d or 5y")
+    if isinstance(text, str) and text.strip() == "never":
+        return math.inf
+    try:
+        return seconds(text)
+    except BadValue:
+        raise ValueError("is not a duration; write seconds, or a text such as 30s, 1h30m, 60d or 5y") from None
 
 
 def share(text: Any) -> float:
@@ -380,7 +375,7 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
     )
     if group.mtbf <= 0:
         raise section.refuse("mtbf", "is no time at all; write the mean time between failures of one host, such as 60d")
-    for part, key, seconds in (
+    for part, key, length in (
         (section, "mttr", group.mttr),
         (section, "detection", group.detection),
         (checkpoint, "cost", group.checkpoint_cost),
@@ -391,7 +386,7 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, An
         (change, "soak", group.soak),
         (change, "deadline", group.deadline),
     ):
-        if math.isinf(seconds):
+        if math.isinf(length):
             raise part.refuse(key, "is for ever; write a time that ends")
     if group.domain_mtbf <= 0 or math.isinf(group.domain_mttr):
         raise section.refuse("domain", "does not fit; write the mtbf and mttr of a failure domain, such as 5y and 4h")
@@ -443,13 +438,23 @@ def _hosts(name: str, section: Section, reader: _Reader) -> tuple[dict[str, str]
 
 def _needed(section: Section, hosts: int, reader: _Reader) -> int:
     if not section.has("needed"):
-        reader.assumed.append(f"needed quorum ({hosts // 2 + 1})")
-        return hosts // 2 + 1
-    if section.value["needed"] == "quorum":
-        return hosts // 2 + 1
-    needed = int(section.take("needed", count))
+        quorum = _hosts_needed("quorum", hosts)
+        reader.assumed.append(f"needed quorum ({quorum})")
+        return quorum
+    needed = int(section.take("needed", lambda text: _hosts_needed(text, hosts)))
     if needed > hosts:
         raise section.refuse("needed", f"is more than the {hosts} hosts; write how many must serve at once, or quorum")
+    return needed
+
+
+def _hosts_needed(text: Any, hosts: int) -> int:
+    """As ``min_healthy`` of ft_guard is read; at least 1."""
+    try:
+        needed = hosts_of_budget(text, hosts, "needed", round_up=True)
+    except ValueError:
+        needed = 0
+    if needed < 1:
+        raise ValueError("is not a number of at least 1; write one such as 2, 60% or quorum")
     return needed
 
 
@@ -502,9 +507,9 @@ def _measured(section: Section) -> dict[str, tuple[float, str]]:
     if section.has("checkpoint"):
         times = section.value["checkpoint"]
         times = times if isinstance(times, list) and times else [times]
-        seconds = section.take("checkpoint", lambda _value: [duration(one) for one in times])
-        typical = statistics.median(seconds)
-        found["checkpoint cost"] = typical, f"checkpoints took {typical:.3g} s (median of {len(seconds)})"
+        took = section.take("checkpoint", lambda _value: [duration(one) for one in times])
+        typical = statistics.median(took)
+        found["checkpoint cost"] = typical, f"checkpoints took {typical:.3g} s (median of {len(took)})"
     return found
 
 

@@ -8,20 +8,9 @@ The functions are those of the collection's library and of its filters; they are
 
 from __future__ import annotations
 
-import sys
+from evenkeel.collection import make_importable
 
-from evenkeel.collection import collections_path
-
-_ROOT = str(collections_path())
-if _ROOT not in sys.path:
-    sys.path.append(_ROOT)
-
-import ansible_collections  # noqa: E402
-
-# The package `ansible` brings an ansible_collections of its own, which hides every other one on the path.
-_OURS = f"{_ROOT}/ansible_collections"
-if _OURS not in list(ansible_collections.__path__):
-    ansible_collections.__path__.append(_OURS)
+make_importable()
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._reliability import (  # noqa: E402

@@ -5,44 +5,31 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from evenkeel.outcome import UsageError
+from evenkeel.shared import hosts_of_budget
 
 
-@dataclass(frozen=True)
-class Size:
-    """The size of one wave: a number of hosts, or (percent) a share of all of them, rounded up."""
-
-    number: int
-    percent: bool = False
-
-    def of(self, total: int) -> int:
-        """How many of ``total`` hosts this is; at least one."""
-        return math.ceil(total * self.number / 100) if self.percent else self.number
+def parse(text: str) -> tuple[str, ...]:
+    """The sizes of the waves, of ``1,25%,100%``. Raises UsageError naming the part that is wrong."""
+    return tuple(_checked(part.strip(), text) for part in text.split(","))
 
 
-def parse(text: str) -> tuple[Size, ...]:
-    """Read ``1,25%,100%``. Raises UsageError naming the part that is wrong."""
-    return tuple(_size(part.strip(), text) for part in text.split(","))
+def _checked(part: str, text: str) -> str:
+    try:
+        hosts = 0 if part == "quorum" else hosts_of_budget(part, 100, "waves", round_up=True)
+    except ValueError:
+        hosts = 0
+    if hosts == 0:
+        raise UsageError(
+            f"waves {text!r}: {part!r} is neither a number of hosts, 1 or more, nor a percentage up to 100%, as in"
+            " 1,25%,100%"
+        )
+    return part
 
 
-def _size(part: str, text: str) -> Size:
-    found = re.fullmatch(r"(\d+)(%?)", part)
-    if not found:
-        raise UsageError(f"waves {text!r}: {part!r} is neither a number of hosts nor a percentage, as in 1,25%,100%")
-    number, percent = int(found[1]), bool(found[2])
-    if number == 0:
-        raise UsageError(f"waves {text!r}: a wave of {part} has no hosts")
-    if percent and number > 100:
-        raise UsageError(f"waves {text!r}: {part} is more than all hosts")
-    return Size(number, percent)
-
-
-def split(hosts: Sequence[str], sizes: Sequence[Size]) -> list[tuple[str, ...]]:
+def split(hosts: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, ...]]:
     """Deal ``hosts`` out, in order; the last size repeats, so that no wave is ever larger than was written.
 
     Percentages are of the whole number of hosts, so ``1,25%,100%`` over 20 hosts gives 1, 5 and the other 14.
@@ -50,7 +37,7 @@ def split(hosts: Sequence[str], sizes: Sequence[Size]) -> list[tuple[str, ...]]:
     waves: list[tuple[str, ...]] = []
     done = 0
     while done < len(hosts):
-        size = sizes[min(len(waves), len(sizes) - 1)].of(len(hosts))
+        size = hosts_of_budget(sizes[min(len(waves), len(sizes) - 1)], len(hosts), "waves", round_up=True)
         waves.append(tuple(hosts[done : done + size]))
         done += size
     return waves

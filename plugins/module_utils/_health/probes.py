@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -16,10 +15,12 @@ import threading
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from .._duration import seconds
 from .._errors import ServiceFailed, UsageError
+from .._hashing import chunks, hash_of
 from .._services import process, systemd
 from .._services.state import ServiceState
 from .._system import System
@@ -253,13 +254,9 @@ def _file(spec: dict[str, Any], timeout: float) -> Probe:
 
 def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
     """The SHA-256 of a file; None when there was no time for all of it."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            if not goes_on():
-                return None
-            digest.update(chunk)
-    return digest.hexdigest()
+        found, _size = hash_of(takewhile(lambda _chunk: goes_on(), chunks(stream.fileno())))
+    return found if goes_on() else None
 
 
 # kind -> keys, those it needs, how it is made

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._errors import EvenkeelError, Refused
+from .._store.tree import mounts
 from .._store.way import open_regular, read_small, stranger, trusted
 from .._system import Completed, System
 from . import wal
@@ -182,13 +183,11 @@ def refuse(server: Server) -> None:
         decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
     if os.path.realpath(data) != data:
         decline(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
-    with open("/proc/self/mountinfo") as stream:
-        for line in stream:
-            at = line.split(" ")[4]
-            if (at + "/").startswith(data + "/"):
-                decline(
-                    server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
-                )
+    for at in (os.fsdecode(one.point) for one in mounts()):
+        if (at + "/").startswith(data + "/"):
+            decline(
+                server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
+            )
     owners = {*trusted(), os.stat(data).st_uid}
     for place in (data, str(server.spec["archive"])):
         # What is in them is believed, and a recovery copies it: with a name below to see these themselves, too.

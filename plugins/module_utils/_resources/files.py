@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fnmatch
 import gc
-import hashlib
 import os
 import re
 import signal
@@ -24,10 +23,11 @@ from functools import partial
 from typing import Any, Callable, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
+from .._hashing import chunks, hash_of
 from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
-from .._store.objects import CHUNK, SMALL, Hasher, Writer
+from .._store.objects import SMALL, Hasher, Writer
 from .._store.tree import Parents, ancestors, check_path, is_ours, mount_points, open_dir
 from .entry import (
     ABOVE,
@@ -571,7 +571,8 @@ class _Walk:
             if longer or (os.path.samestat(now, one.info) and _moment(now) == _moment(one.info)):
                 if time.monotonic() - one.read < _APART and _may_be_written(fd):
                     return False
-                if _hash_of(fd, one.info.st_size) == one.sha and (longer or _moment(now) == _moment(os.fstat(fd))):
+                read = hash_of(chunks(fd, one.info.st_size))[0]
+                if read == one.sha and (longer or _moment(now) == _moment(os.fstat(fd))):
                     return True
         finally:
             os.close(fd)
@@ -800,18 +801,6 @@ def _may_be_written(fd: int) -> bool:
     except OSError:
         return True
     return False
-
-
-def _hash_of(fd: int, size: int) -> str:
-    """SHA-256 of the first ``size`` bytes of an open file."""
-    digest = hashlib.sha256()
-    while size:
-        chunk = os.read(fd, min(CHUNK, size))
-        if not chunk:
-            break
-        digest.update(chunk)
-        size -= len(chunk)
-    return digest.hexdigest()
 
 
 def _unstable(path: bytes) -> EvenkeelError:

@@ -136,8 +136,8 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
             data = stream.read()
         if b"\nresource packages " not in data or hashlib.sha256(data).hexdigest() != os.path.basename(path):
             continue
-        sections = [one for one in Manifest.parse(data, os.path.basename(path)).sections if one.kind == "packages"]
-        for one in (Package.parse(line) for section in sections for line in section.lines):
+        record = Manifest.parse(data, os.path.basename(path))
+        for one in (Package.parse(line) for kind, line in record.written() if kind == "packages"):
             if one is not None and one.ident in missing and (not one.sha256 or objects.has(one.sha256)):
                 found[one.ident] = one.sha256
                 missing.remove(one.ident)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from .._errors import Damaged, EvenkeelError, Refused
 from .._services import systemd
 from .._store.durable import exchange, fsync_dir, syncfs
+from .._store.tree import file_system_of
 from .._store.way import open_regular, read_small
 from . import cluster, restore_point, wal
 from .step import Step
@@ -100,22 +101,10 @@ def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) ->
 def _refuse_space(server: cluster.Server, need: int) -> None:
     """A file system that is full would take the running server down; where the copy shares its data it fills none."""
     parent = os.path.dirname(server.data)
-    shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and _file_system(parent) in ("xfs", "btrfs")
+    shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and file_system_of(parent) in ("xfs", "btrfs")
     free = cluster.free(parent)
     if not shares and free < need * 1.05:
         cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
-
-
-def _file_system(path: str) -> str:
-    """The type of the file system of the path."""
-    best, kind = "", ""
-    with open("/proc/self/mountinfo") as stream:
-        for line in stream:
-            fields, _dash, rest = line.partition(" - ")
-            at = fields.split(" ")[4]
-            if (path + "/").startswith(at.rstrip("/") + "/") and len(at) >= len(best):
-                best, kind = at, rest.split(" ")[0]
-    return kind
 
 
 def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:

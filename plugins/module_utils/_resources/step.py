@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -24,7 +24,3 @@ class Step:
         """The step as a module returns it."""
         shown = {"resource": self.resource, "action": self.action, "target": self.target}
         return dict(shown, why=self.why) if self.why else shown
-
-    def stored(self) -> dict[str, Any]:
-        """The step as a journal keeps it; ``Step(**stored)`` is its inverse."""
-        return asdict(self)

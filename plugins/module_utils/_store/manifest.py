@@ -144,6 +144,15 @@ class Manifest:
             raise Damaged(f"record {self.id} of the log {self.name} does not lead to the state that its root names")
         return self
 
+    def written(self) -> Iterator[tuple[str, str]]:
+        """(kind of resource, line) of each line that the file itself holds: of a log record, those that came."""
+        for section in self.sections:
+            for line in section.lines:
+                if self.kind != LOG:
+                    yield section.kind, line
+                elif line.startswith("+"):
+                    yield section.kind, line[1:]
+
     @staticmethod
     def root_of(sections: Sequence[Section]) -> str:
         """The root of a manifest of these sections."""

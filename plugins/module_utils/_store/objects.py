@@ -23,14 +23,12 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
+from .._hashing import CHUNK, chunks, hash_file, hash_of
 from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
 from .index import Index, line_of
 
 SMALL = 64 * 1024
 PACK_LIMIT = 32 * 1024 * 1024
-CHUNK = 1024 * 1024
-# From here on a thread that reads ahead pays.
-_LARGE = 16 * CHUNK
 _MAGIC = b"evenkeel-pack 1\n"
 _NAME = re.compile("[0-9a-f]{64}")
 
@@ -359,12 +357,12 @@ class Writer:
         keep = False
         try:
             if clone(fd, target):
-                sha, size = _hash_file(target)
+                sha, size = hash_file(target)
             else:
-                sha, size = _hash_file(fd)
+                sha, size = hash_file(fd)
                 if not self.has(sha):
                     os.lseek(fd, 0, os.SEEK_SET)
-                    sha, size = _hash(_copying(chunks(fd), target))
+                    sha, size = hash_of(_copying(chunks(fd), target))
                     os.ftruncate(target, size)
             if not self.has(sha):
                 keep = True
@@ -386,7 +384,7 @@ class Writer:
         temporary = self._temporary()
         target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            sha, written = _hash(_copying(_limited(stream, size), target))
+            sha, written = hash_of(_copying(_limited(stream, size), target))
             os.ftruncate(target, written)
         finally:
             os.close(target)
@@ -482,16 +480,7 @@ class Hasher:
         return hashlib.sha256(data).hexdigest()
 
     def add_file(self, fd: int) -> tuple[str, int]:
-        return _hash_file(fd)
-
-
-def chunks(fd: int) -> Iterator[bytes]:
-    """The content of an open file from its offset on."""
-    while True:
-        chunk = os.read(fd, CHUNK)
-        if not chunk:
-            return
-        yield chunk
+        return hash_file(fd)
 
 
 def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
@@ -501,42 +490,6 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
             raise Damaged(f"the bundle ends {size} bytes too early")
         size -= len(chunk)
         yield chunk
-
-
-def _hash_file(fd: int) -> tuple[str, int]:
-    """Name and size of an open file's content from its offset on; a thread reads on while a large one is hashed."""
-    digest, size = hashlib.sha256(), 0
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    if os.fstat(fd).st_size < _LARGE:
-        buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
-        while True:
-            count = os.readv(fd, [buffer])
-            if not count:
-                return digest.hexdigest(), size
-            digest.update(buffer[:count])
-            size += count
-    from concurrent.futures import ThreadPoolExecutor
-
-    buffers = [memoryview(bytearray(4 * CHUNK)) for _turn in range(2)]
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(os.readv, fd, buffers[:1])
-        while True:
-            count = coming.result()
-            if not count:
-                return digest.hexdigest(), size
-            full = buffers[0][:count]
-            buffers.reverse()
-            coming = reader.submit(os.readv, fd, buffers[:1])
-            digest.update(full)
-            size += count
-
-
-def _hash(stream: Iterator[bytes]) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    for chunk in stream:
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
 
 
 def _copying(stream: Iterator[bytes], target: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from .._resources.entry import ABOVE, PINNED, Entry
 from .._resources.step import Step
 from .durable import inode_flags
 from .objects import SMALL
-from .tree import Parents, ancestors, mount_points, opened
+from .tree import Parents, ancestors, mount_of, mount_points, opened
 
 _CAP_LINUX_IMMUTABLE = 9
 # File systems that can share data between files.
@@ -105,19 +105,18 @@ def short_of_room(steps: Sequence[Step]) -> dict[str, str]:
     What is small comes first: of that the most can be put back.
     """
     kinds = mount_points()
-    mounts = sorted(kinds, key=len, reverse=True)
     made = made_by(steps)
     needed: dict[bytes, list[tuple[int, int, str]]] = {}
     for step in steps:
         path = os.fsencode(step.target)
         while os.path.dirname(path) in made:
             path = os.path.dirname(path)
-        mount = next(one for one in mounts if path.startswith(one.rstrip(b"/") + b"/"))
+        mount = mount_of(path, kinds)
         size = count = 0
         for line in [step.detail["line"], *step.detail.get("tree", ())] if step.detail["op"] in ("put", "swap") else ():
             entry = Entry.parse(line)
             # Where data can be shared, only a small file certainly takes room.
-            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds[mount] not in _SHARING):
+            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds.get(mount) not in _SHARING):
                 size += entry.size
             count += not entry.link
         needed.setdefault(mount, []).append((size, count, step.target))

@@ -36,17 +36,20 @@ from .._system import System
 from . import retention, way
 from .durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .manifest import LOG, Manifest, Section
-from .objects import Hasher, Objects, Writer
+from .objects import Objects, Writer
 
 FORMAT = b"evenkeel-store 1 sha256\n"
 # The name under which a rollback keeps what it replaced.
 UNDO = "undo"
-RESERVED = ("latest",)
+LATEST = "latest"
+RESERVED = (LATEST,)
 # The longest name of a file, less what is added to it while it is written.
 _LONGEST = 255 - len(TEMPORARY) - 10
 # After so many records of a log the next checkpoint is whole again: what has to be read, and kept, stays bounded.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
+# Digits of the beginning of an id that stands for it.
+_SHORTEST = 8
 # Deletes what lies outside of a store, given the lines of the manifests that stay and of those that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
@@ -295,37 +298,29 @@ class Store:
         return seen[checkpoint]
 
     def resolve(self, wanted: str) -> str:
-        """The id that ``latest``, a name, an id or the beginning of one (8 digits or more) means.
+        """The id of the newest checkpoint that ``wanted`` means (see ``meant``).
 
-        A name and ``~N`` is the N-th before the newest of the name. Raises NotFound; Damaged when a checkpoint that
-        cannot be read might be the one that is meant.
+        Raises NotFound; Damaged when a checkpoint that cannot be read might be the one that is meant.
         """
         refs = self.refs()
-        if refs.get(wanted):
-            return refs[wanted][-1]
-        if wanted == "latest":
-            usual = [self.record(one, whole=False) for name, held in refs.items() if name != UNDO for one in held]
-            if usual:
-                return max(usual, key=lambda one: (one.created, one.id)).id
+        held = [(name, one) for name, ids in refs.items() for one in ids]
+        if wanted == LATEST:  # Of several names: their order is that of the dates.
+            dated = [(self.record(one, whole=False).created, one, name) for name, one in held if name != UNDO]
+            held = [(name, one) for _created, one, name in sorted(dated)]
+        found = meant(wanted, held)
+        if found:
+            return found[0]
+        if wanted == LATEST:
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
         name, tilde, back = wanted.rpartition("~")
         if tilde and back.isdigit() and refs.get(name):
-            if int(back) < len(refs[name]):
-                return refs[name][-1 - int(back)]
             raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are {len(refs[name])} of {name}")
-        ids = {one for held in refs.values() for one in held}
-        matching = [one for one in ids if len(wanted) >= 8 and one.startswith(wanted)]
-        if len(matching) == 1:
-            return matching[0]
-        for one in sorted(ids):
+        for _name, one in sorted(held):
             self.record(one)
         known = ", ".join(sorted(refs)) or "none"
         raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
 
     # -- writing, under the lock
-
-    def writer(self, dry: bool) -> Writer | Hasher:
-        return Hasher() if dry else Writer(self.objects)
 
     def commit(
         self, writer: Writer, name: str, host: str, sections: list[Section], base: Manifest | None = None
@@ -483,10 +478,9 @@ class Store:
                         f"nothing was deleted: {error.message}. What else needs what it names cannot be told; move "
                         f"{path} out of the store"
                     ) from error
-                for section in record.sections:
-                    if section.kind in found:
-                        lines = [line[1:] for line in section.lines] if record.kind == LOG else section.lines
-                        found[section.kind][goes].extend(lines)
+                for kind, line in record.written():
+                    if kind in found:
+                        found[kind][goes].append(line)
         return found
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:
@@ -556,6 +550,30 @@ def objects_of(manifest: Manifest) -> set[str]:
             if " sha256=" in line:
                 found.update(word[7:] for word in line.split(" ") if word.startswith("sha256="))
     return found
+
+
+def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
+    """The ids that ``wanted`` can mean, the newest first, of those ``held``: (name, id), the oldest first. Pure.
+
+    ``latest`` means all but the undos; a name all that have it, and a name and ``~N`` the N-th before the newest of it;
+    an id, or the beginning of one (8 digits or more) that no other id has, that one.
+    """
+
+    def newest(of: Callable[[str], bool]) -> list[str]:
+        return list(dict.fromkeys(one for name, one in reversed(held) if of(name)))
+
+    if wanted == LATEST:
+        return newest(lambda name: name != UNDO)
+    named = newest(lambda name: name == wanted)
+    if named:
+        return named
+    base, tilde, back = wanted.rpartition("~")
+    if tilde and back.isdigit():
+        named = newest(lambda name: name == base)
+        if named:
+            return named[int(back) :][:1]
+    ids = [one for one in newest(lambda _name: True) if len(wanted) >= _SHORTEST and one.startswith(wanted)]
+    return ids if len(ids) == 1 else []
 
 
 def _ref_file(name: str) -> str:

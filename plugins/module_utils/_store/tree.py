@@ -160,7 +160,7 @@ def mounts(process: str = "self") -> list[Mount]:
     found = []
     with open(f"/proc/{process}/mountinfo", "rb") as stream:
         for line in stream:
-            fields = line.split()
+            fields = line.rstrip(b"\n").split(b" ")
             # The kernel writes blanks and backslashes as octal escapes.
             root, point = (one.decode("unicode_escape").encode("latin-1") for one in fields[3:5])
             # Whoever mounts with FUSE chooses a part of it.
@@ -191,3 +191,9 @@ def mount_points() -> dict[bytes, str]:
         return False
 
     return {one.point: one.kind for one in found if not hidden(one)}
+
+
+def file_system_of(path: str) -> str:
+    """The type of the file system on which the path lies; empty where that cannot be told."""
+    points = mount_points()
+    return points.get(mount_of(os.fsencode(path), points), "")

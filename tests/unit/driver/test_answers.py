@@ -28,7 +28,6 @@ INFO: dict[str, Any] = {
         }
     ],
     "replicas": {"web9": ["b" * 64]},
-    "engines": [{"name": "embedded", "available": True, "can": {"atomic": True}}],
     "generation": 4,
     "armed": {"generation": 4, "checkpoint": "a" * 64, "name": "n", "until": 1.5, "within": 600, "overdue": None},
     "last": {"generation": 3, "outcome": "confirmed", "by": "settle", "at": 1.0, "checkpoint": "", "left": []},

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,19 +136,32 @@ def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
     assert "lost with the original" in choice(one, "copies").why
 
 
-@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12), st.integers(0, 5))
-def test_placement_keeps_domains_apart_and_the_load_even(domains: list[str], copies: int) -> None:
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12), st.integers(1, 5))
+def test_placement_is_what_ft_replicate_chooses(domains: list[str], copies: int) -> None:
     hosts = {f"h{i}": domain for i, domain in enumerate(domains)}
-    placed = plan.place(hosts, copies)
-    for host, on in placed.items():
+    copies = min(copies, len(set(domains)) - 1)
+    for host, on in plan.place(hosts, copies).items():
+        assert on == choose(host, copies, list(hosts), hosts)
         used = [hosts[other] for other in on]
-        assert len(set(used)) == len(used) == min(copies, len(set(domains)) - 1)
+        assert len(set(used)) == len(used) == copies
         assert hosts[host] not in used
 
 
-def test_placement_spreads_over_equal_domains() -> None:
-    placed = plan.place({f"h{i}": f"r{i // 2}" for i in range(6)}, 1)
-    assert sorted(on[0] for on in placed.values()) == [f"h{i}" for i in range(6)]
+def test_the_plan_prints_the_placement_that_ft_replicate_chooses(tmp_path: Path) -> None:
+    racks = {f"web{i}": f"r{i % 3}" for i in range(9)}
+    planned = plan.propose(group(tmp_path, hosts=racks, failure_domain="rack"))
+    copies = planned.numbers["copies"]
+    assert planned.placement == {host: choose(host, copies, list(racks), racks) for host in racks}
+    assert f"web0 on {' and '.join(planned.placement['web0'])}; " in choice(planned, "placement").why
+
+
+def test_no_placement_is_printed_by_domains_that_the_inventory_does_not_name(tmp_path: Path) -> None:
+    planned = plan.propose(group(tmp_path, hosts={"a": "r1", "b": "r1", "c": "r2", "d": "r2"}))
+    assert planned.placement == {}
+    assert "add failure_domain" in choice(planned, "placement").why
+    alone = plan.propose(group(tmp_path, hosts=["a", "b", "c"]))
+    copies = alone.numbers["copies"]
+    assert alone.placement == {host: choose(host, copies, ["a", "b", "c"], None) for host in "abc"}
 
 
 def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
@@ -609,16 +610,15 @@ def test_a_file_that_only_grows_is_as_it_was_when_it_was_read(
 
 def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = _coarse(monkeypatch, lambda: None, opened=False)
-    hashed = files._hash_of
-    hashes: list[int] = []
+    hashes: list[int | None] = []
 
-    def change(fd: int, size: int) -> str:
+    def change(fd: int, size: int | None = None) -> Iterator[bytes]:
         if not hashes:
             (tree / "a").write_text("other")
         hashes.append(size)
-        return hashed(fd, size)
+        return chunks(fd, size)
 
-    monkeypatch.setattr(files, "_hash_of", change)
+    monkeypatch.setattr(files, "chunks", change)
     made = checkpoint(store, "before", protect(tree / "a"))
     assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
 

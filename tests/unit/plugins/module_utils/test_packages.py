@@ -35,7 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
@@ -459,6 +459,20 @@ def test_a_file_is_downloaded_once_and_check_mode_says_the_same(tmp_path: Path) 
     assert host.ran == ["download"]
 
 
+def test_a_file_that_a_record_of_a_log_brought_is_known_as_well(tmp_path: Path) -> None:
+    other = Package("other", "amd64", "1.0")
+    host = Debian([other, OLD], [other, OLD, NEW])
+    store = host.store(tmp_path)
+    assert checkpoint(store, "log", ALL, kind="log")["kind"] == "snapshot"
+    host.installed = [other, NEW]
+    taken = checkpoint(store, "log", ALL, kind="log")
+    assert taken["kind"] == "log" and taken["left"] == [] and host.ran == ["download", "download"]
+    host.offered = []  # the mirror has dropped both
+    assert checkpoint(store, "log", ALL, check_mode=True)["changed"] is False
+    assert checkpoint(store, "log", ALL, kind="log")["changed"] is False
+    assert checkpoint(store, "again", ALL)["left"] == [] and host.ran == ["download", "download"]
+
+
 def test_apt_s_own_copy_is_taken_when_it_is_that_package(tmp_path: Path) -> None:
     epoch = Package("web", "amd64", "2:1.0+b~1")
     host = Debian([epoch])
@@ -661,9 +675,7 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
     lines = [OLD._replace(version="1.1", sha256=content(OLD)).line()]
     sections = [replace(store.manifest(taken["id"]).sections[0], lines=lines)]
     with store.locked():
-        writer = store.writer(dry=False)
-        assert not isinstance(writer, Hasher)
-        store.commit(writer, "doctored", "h", sections)
+        store.commit(Writer(store.objects), "doctored", "h", sections)
     host.installed = [NEW]
     with pytest.raises(RestoreFailed, match=r"recorded as the package web:amd64 1.1, and is web amd64 1.0"):
         rollback(store, "doctored")

@@ -29,7 +29,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, subvolumes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
@@ -691,17 +690,6 @@ def test_a_subvolume_is_captured_while_all_stands_still_for_the_undo_as_well(sto
     assert len(kept(data)) == 2, "the checkpoint and the undo alone"
     rollback(store, "undo")
     assert (data / "held").read_text() == "changed" and (data / "late").exists()
-
-
-def test_the_engine_is_told(store: Store, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def engine() -> dict[str, Any]:
-        (found,) = [one for one in info(store)["engines"] if one["name"] == "btrfs"]
-        return dict(found)
-
-    assert engine()["available"] and not engine()["can"]["verified"] and not engine()["can"]["survives_host"]
-    with monkeypatch.context() as patched:  # What mounts and unmounts for the test needs its own.
-        patched.setenv("PATH", "/nowhere")
-        assert "not installed" in engine()["why"]
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "rollback", "rollback of a lost one"])

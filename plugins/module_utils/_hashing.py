@@ -1,0 +1,64 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The SHA-256 of what is too large for memory: one loop, over whatever reads the chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+CHUNK = 1024 * 1024
+# From this size on a thread pays that reads on.
+_LARGE = 16 * CHUNK
+
+
+def hash_of(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
+    """The hash of all chunks together, and their size."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def hash_file(fd: int) -> tuple[str, int]:
+    """Hash and size of an open file's content from its offset on, as fast as it can be read."""
+    return hash_of(_fast(fd))
+
+
+def chunks(fd: int, most: int | None = None) -> Iterator[bytes]:
+    """The content of an open file from its offset on; with ``most`` no more bytes of it."""
+    while most is None or most > 0:
+        chunk = os.read(fd, CHUNK if most is None else min(CHUNK, most))
+        if not chunk:
+            return
+        most = None if most is None else most - len(chunk)
+        yield chunk
+
+
+def _fast(fd: int) -> Iterator[memoryview]:
+    """The same, each chunk good until the next; a thread reads on while a large file's chunk is worked on."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    if os.fstat(fd).st_size < _LARGE:
+        buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
+        while True:
+            count = os.readv(fd, [buffer])
+            if not count:
+                return
+            yield buffer[:count]
+    from concurrent.futures import ThreadPoolExecutor
+
+    buffers = [memoryview(bytearray(4 * CHUNK)) for _turn in range(2)]
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(os.readv, fd, buffers[:1])
+        while True:
+            count = coming.result()
+            if not count:
+                return
+            full = buffers[0][:count]
+            buffers.reverse()
+            coming = reader.submit(os.readv, fd, buffers[:1])
+            yield full

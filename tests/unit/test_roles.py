@@ -1,0 +1,85 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What roles decide before they change anything, and what they hand to modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evenkeel.collection import collections_path
+
+ROLES = Path(__file__).parents[2] / "roles"
+OURS = "/usr/bin/python3 -IS /usr/local/lib/evenkeel_archive_wal.py %p %f /var/lib/postgresql/15/main.evenkeel/wal"
+
+
+def server(command: str = "", mode: str = "on", library: str | None = "", file: str | None = None) -> str:
+    """What a cluster says of itself. file: what its configuration says, where that is not what the server runs."""
+    running = command if mode == "on" else "(disabled)"
+    known = {"mode": mode, "level": "replica", "command": running, "library": library}
+    return json.dumps({**known, "file": file or command or None})
+
+
+def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Path) -> None:
+    cases: dict[str, dict[str, Any]] = {
+        "none": {"said": server()},
+        "off": {"said": server(mode="off", library=None)},
+        "ours": {"said": server(OURS)},
+        "ours_elsewhere": {"said": server(OURS.replace("/var/lib", "/srv"))},
+        "both": {"said": server(f"{OURS} && pgbackrest --stanza=main archive-push %p")},
+        "allowed": {"said": server("wal-g wal-push %p"), "evenkeel_postgresql_replace_archive": True},
+        "pgbackrest": {"said": server("pgbackrest --stanza=main archive-push %p")},
+        "not_loaded": {"said": server(OURS, file="barman-wal-archive backup main %p")},
+        "not_running": {"said": server("test ! -f /a/%f && cp %p /a/%f | cat", mode="off")},
+        "wrapped": {"said": server(f"maybe {OURS[:-4]}; pgbackrest archive-push %p")},
+        "library": {"said": server(library="basic_archive")},
+    }
+    refused = {"pgbackrest", "not_loaded", "not_running", "wrapped", "library"}
+    (tmp_path / "setpriv").write_text('#!/bin/sh\nprintf "%s\\n" "$SAID"\n')
+    (tmp_path / "setpriv").chmod(0o755)
+    for case in cases.values():
+        case.update(ansible_connection="local", ansible_python_interpreter=sys.executable)
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": cases}}))
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "environment": {"SAID": "{{ said }}", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        "roles": [{"role": "evenkeel.fault_tolerance.postgresql", "evenkeel_postgresql_cluster": "15/main"}],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
+    command = [sys.executable, "-m", "ansible.cli.playbook", "--check", "-i", "hosts.yml", "play.yml"]
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    found = dict(re.findall(r"^fatal: \[(\w+)\]: FAILED! => (.*would replace it.*)", done.stdout, re.M))
+    assert set(found) == refused, done.stdout + done.stderr
+    assert "archives with pgbackrest" in found["pgbackrest"] and "archives with barman" in found["not_loaded"]
+    assert "archives with a command of others" in found["not_running"]
+    changed = dict(re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.M))
+    assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
+
+
+def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
+    """A domain that keeps copies apart would have the guard refuse every batch of two domains."""
+    given = {}
+    for path in sorted(ROLES.glob("*/tasks/*.yml")):
+        for task in yaml.safe_load(path.read_text()):
+            for module in ("ft_guard", "ft_replicate"):
+                words = task.get(f"evenkeel.fault_tolerance.{module}")
+                if words is not None:
+                    given[path.parts[-3]] = words["failure_domain"]
+                    options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
+                    name = words["failure_domain"].split()[1]
+                    assert name in options["argument_specs"]["main"]["options"]
+    assert given == {
+        "begin": "{{ evenkeel_guard_domain | default(omit) }}",
+        "restart": "{{ evenkeel_guard_domain | default(omit) }}",
+        "protect": "{{ evenkeel_failure_domain | default(omit) }}",
+    }
