@@ -262,6 +262,7 @@ def prepare(fleet: Fleet, host: str) -> None:
     """A host with a repository of its own, and with kernel values that can be written."""
     fleet.lab.exec(host, ["sh", "-s"], input=(ROLES / "prepare.sh").read_text())
     make_values_writable(fleet, host)
+    in_mounts_of(fleet, host, "echo 0 >/proc/sys/net/ipv4/ip_forward")  # Of a new network it is what the machine's is.
 
 
 def make_values_writable(fleet: Fleet, host: str) -> None:

@@ -115,7 +115,13 @@ while True:
 END
 script /usr/lib/postgresql/15/bin/createdb <<'END'
 #!/bin/sh
-echo "database $1" >"/var/lib/postgresql/15/main/$1"
+cd /var/lib/postgresql/15/main
+for _ in $(seq 50); do
+  ! kill -0 "$(cat postmaster.pid 2>/dev/null)" 2>/dev/null || { echo "database $1" >"$1"; exit; }
+  sleep 0.2
+done
+echo "could not connect to server" >&2
+exit 1
 END
 mkdir -p $work/usr/share/postgresql/15
 printf '#shared_buffers = 128MB\n#port = 5432\n#listen_addresses = localhost\n' >$work/usr/share/postgresql/15/postgresql.conf
