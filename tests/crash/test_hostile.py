@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -37,6 +39,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 from .test_flip import state
 from .test_kill import same
@@ -888,3 +892,90 @@ def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path,
     assert ends["refused"]
     rollback(store, "before")
     assert private(owned) == owned / "priv" and staged_in(owned) == []
+
+
+# -- another user who keeps root busy, or from reading
+
+
+def going_back(work: Path) -> dict[str, Any]:
+    """What the dead-man does."""
+    store = store_of(work)
+    with store.locked():
+        return Run(store, store.manifest(store.resolve("before")), Options(insist=True)).carry_out()
+
+
+def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_HOLES", 10_000_000)
+    for name in ("one", "two", "three"):
+        with open(work / "live" / name, "wb") as stream:
+            stream.truncate(6_000_000)
+    result = going_back(work)
+    assert (work / "live" / "file").read_text() == "as recorded" and result["left"] == []
+    assert sorted(os.listdir(work / "live")) == ["file", "sub"]
+    assert [note.partition(": it is a file of holes")[1] for note in result["notes"]] == [": it is a file of holes"] * 2
+
+
+@contextmanager
+def leasing(path: Path) -> Iterator[Callable[[], None]]:
+    """What lets the owner of a file, who has it open, take a lease on it: who opens it then has to wait."""
+    mine, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        try:
+            fd = os.open(path, os.O_RDWR)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            theirs.recv(1)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            theirs.send(b".")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    theirs.close()
+
+    def take() -> None:
+        mine.send(b".")
+        assert mine.recv(1), "no lease was given"
+
+    try:
+        yield take
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        mine.close()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_lease_does_not_keep_what_else_came_back_from_being_durable(
+    work: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    live = work / "live"
+    names = [live / "leased", *(live / f"more-{number}" for number in range(20 if many else 0))]
+    for name in names:
+        name.write_text("the same")
+        os.chown(name, NOBODY, NOBODY)
+    checkpoint(store_of(work), "before", [{"files": {"paths": [str(live)]}}])
+    (live / "file").write_text("changed again")
+    for name in names:
+        os.utime(name, ns=(7, 7))
+    sync = transaction._sync
+    with leasing(live / "leased") as take:
+
+        def syncing(*words: Any) -> None:
+            take()
+            sync(*words)
+
+        monkeypatch.setattr(transaction, "_sync", syncing)
+        with pytest.raises(RestoreFailed) as failed:
+            going_back(work)
+    # That file alone cannot be looked at any more; what else was put back is known to be, and services follow it.
+    assert [words.partition(":")[0] for words in failed.value.result["left"]] == [str(live / "leased")]
+    assert str(live / "file") in [one["target"] for one in failed.value.result["done"]]
+
+
+def test_a_file_with_a_lease_is_named_as_the_checkpoint_is_refused(work: Path) -> None:
+    os.chown(work / "live" / "file", NOBODY, NOBODY)
+    with leasing(work / "live" / "file") as take:
+        take()
+        with pytest.raises(EvenkeelError, match="live/file cannot be read: a process has a lease on it"):
+            checkpoint(store_of(work), "other", [{"files": {"paths": [str(work / "live")]}}])

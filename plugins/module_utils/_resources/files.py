@@ -83,8 +83,8 @@ _APART = 1.0
 _GLANCE = 0.02
 # How deep a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
-# Bytes of holes in one file that a tolerant look does not read through.
-_HOLES = 16 * 1024**3
+# Bytes of holes, in all files together, that a tolerant look reads through: they cost their owner nothing.
+_HOLES = 1024**3
 # In place of the SHA-256 of a content that was not read: no content has it.
 _UNREAD = "0" * 64
 # Characters of a path that a message shows.
@@ -168,6 +168,7 @@ class _Walk:
         self.tolerant = tolerant
         self.unread: dict[bytes, str] = {}
         self.depth = 0
+        self.holes = 0
         self.cache = cache
         self.ahead = ahead
         self.empty = cache is None or cache.empty
@@ -504,13 +505,21 @@ class _Walk:
         """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _attempt in range(tries):
-            fd = os.open(name, flags, dir_fd=parent)
+            try:
+                fd = os.open(name, flags, dir_fd=parent)
+            except BlockingIOError as error:
+                raise EvenkeelError(
+                    f"{os.fsdecode(path)} cannot be read: a process has a lease on it (/proc/locks names it); end that "
+                    "process, or exclude the file"
+                ) from error
             try:
                 before = os.fstat(fd)
                 if not stat.S_ISREG(before.st_mode):
                     continue
-                if self.tolerant and before.st_size - before.st_blocks * 512 > _HOLES:
+                holes = max(0, before.st_size - before.st_blocks * 512)
+                if self.tolerant and self.holes + holes > _HOLES:
                     raise EvenkeelError("it is a file of holes, too long to be read through")
+                self.holes += holes
                 xattrs, word = self.xattrs(fd, path), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
                     data = os.read(fd, before.st_size + 1)

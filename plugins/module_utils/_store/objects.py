@@ -358,13 +358,15 @@ class Writer:
         target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         keep = False
         try:
+            most = os.fstat(fd).st_size
             if clone(fd, target):
+                os.ftruncate(target, min(most, os.fstat(target).st_size))
                 sha, size = _hash_file(target)
             else:
                 sha, size = _hash_file(fd)
                 if not self.has(sha):
                     os.lseek(fd, 0, os.SEEK_SET)
-                    sha, size = _hash(_copying(chunks(fd), target))
+                    sha, size = _hash(_copying(chunks(fd, size), target))
                     os.ftruncate(target, size)
             if not self.has(sha):
                 keep = True
@@ -485,12 +487,13 @@ class Hasher:
         return _hash_file(fd)
 
 
-def chunks(fd: int) -> Iterator[bytes]:
-    """The content of an open file from its offset on."""
-    while True:
-        chunk = os.read(fd, CHUNK)
+def chunks(fd: int, most: int) -> Iterator[bytes]:
+    """The content of an open file from its offset on, and no more of it than that: it may grow as it is read."""
+    while most:
+        chunk = os.read(fd, min(CHUNK, most))
         if not chunk:
             return
+        most -= len(chunk)
         yield chunk
 
 
@@ -504,14 +507,18 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _hash_file(fd: int) -> tuple[str, int]:
-    """Name and size of an open file's content from its offset on; a thread reads on while a large one is hashed."""
+    """Name and size of an open file's content from its offset on; a thread reads on while a large one is hashed.
+
+    Its owner can add holes to it faster than anybody reads: what comes after it was opened is not looked at.
+    """
     digest, size = hashlib.sha256(), 0
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    if os.fstat(fd).st_size < _LARGE:
+    most = os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR)
+    if most < _LARGE:
         buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
         while True:
-            count = os.readv(fd, [buffer])
-            if not count:
+            count = min(os.readv(fd, [buffer]), most - size)
+            if count <= 0:
                 return digest.hexdigest(), size
             digest.update(buffer[:count])
             size += count
@@ -521,8 +528,8 @@ def _hash_file(fd: int) -> tuple[str, int]:
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(os.readv, fd, buffers[:1])
         while True:
-            count = coming.result()
-            if not count:
+            count = min(coming.result(), most - size)
+            if count <= 0:
                 return digest.hexdigest(), size
             full = buffers[0][:count]
             buffers.reverse()
