@@ -30,11 +30,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Damaged,
     EvenkeelError,
     RestoreFailed,
+    ServiceFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -979,3 +981,34 @@ def test_a_file_with_a_lease_is_named_as_the_checkpoint_is_refused(work: Path) -
         take()
         with pytest.raises(EvenkeelError, match="live/file cannot be read: a process has a lease on it"):
             checkpoint(store_of(work), "other", [{"files": {"paths": [str(work / "live")]}}])
+
+
+def test_no_connection_is_made_through_a_link_in_the_place_of_a_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as roots, socket.socket(socket.AF_UNIX) as gone:
+        roots.bind(str(tmp_path / "roots"))
+        roots.listen()
+        roots.setblocking(False)
+        gone.bind(str(tmp_path / "gone"))
+        gone.close()
+        (tmp_path / "link").symlink_to(tmp_path / "roots")
+        assert not traces.clear(os.fsencode(tmp_path / "link"), True)
+        with pytest.raises(BlockingIOError):
+            roots.accept()
+        assert traces.clear(os.fsencode(tmp_path / "gone"), True) and not (tmp_path / "gone").exists()
+
+
+def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_another(tmp_path: Path) -> None:
+    argv = ["/bin/sleep", "60"]
+    for name, owner in (("mine", NOBODY), ("theirs", 33)):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, owner, owner)
+    (tmp_path / "theirs" / "app.pid").write_text("7")
+    (tmp_path / "mine" / "run").symlink_to(tmp_path / "theirs")
+    os.chown(tmp_path / "mine" / "run", NOBODY, NOBODY, follow_symlinks=False)
+    (tmp_path / "run").symlink_to(tmp_path / "theirs")  # Root's own.
+    definition = {"name": "app", "pidfile": str(tmp_path / "mine" / "run" / "app.pid"), "argv": argv}
+    with pytest.raises(ServiceFailed, match="lead to a directory that is not that user's"):
+        process.act("start", process.check(definition), System())
+    assert (tmp_path / "theirs" / "app.pid").read_text() == "7"
+    process._write(str(tmp_path / "run" / "app.pid"), b"8\n")
+    assert (tmp_path / "theirs" / "app.pid").read_text() == "8\n"
