@@ -1012,3 +1012,22 @@ def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_anothe
     assert (tmp_path / "theirs" / "app.pid").read_text() == "7"
     process._write(str(tmp_path / "run" / "app.pid"), b"8\n")
     assert (tmp_path / "theirs" / "app.pid").read_text() == "8\n"
+
+
+def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = work / "live"
+    monkeypatch.setattr(files, "_XATTRS", 3000)
+    monkeypatch.setattr(files, "_LITTLE", 100)
+    os.setxattr(live / "sub" / "other", "user.large", b"x" * 2000)
+    os.setxattr(live / "sub", "user.large", b"x" * 2000)
+    for name in ("new", "newer"):
+        (live / name).write_text("new")
+        os.setxattr(live / name, "user.large", b"x" * 2000)
+    with pytest.raises(UsageError, match="live/new: its extended attributes are too long"):
+        os.setxattr(live / "new", "user.more", b"x" * 1500)
+        checkpoint(store_of(work), "other", [{"files": {"paths": [str(live)]}}])
+    result = going_back(work)
+    assert result["left"] == [] and (live / "file").read_text() == "as recorded"
+    assert sorted(os.listdir(live)) == ["file", "sub"]
+    assert os.listxattr(live / "sub" / "other") == os.listxattr(live / "sub") == []
+    assert sum("extended attributes are too long" in note for note in result["notes"]) >= 2
