@@ -25,7 +25,10 @@ def hash_of(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
 
 
 def hash_file(fd: int) -> tuple[str, int]:
-    """Hash and size of an open file's content from its offset on, as fast as it can be read."""
+    """Hash and size of an open file's content from its offset on, as fast as it can be read.
+
+    Its owner can add holes to it faster than anybody reads: what comes after it was opened is not looked at.
+    """
     return hash_of(_fast(fd))
 
 
@@ -42,12 +45,14 @@ def chunks(fd: int, most: int | None = None) -> Iterator[bytes]:
 def _fast(fd: int) -> Iterator[memoryview]:
     """The same, each chunk good until the next; a thread reads on while a large file's chunk is worked on."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    if os.fstat(fd).st_size < _LARGE:
+    most = os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR)
+    if most < _LARGE:
         buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
         while True:
-            count = os.readv(fd, [buffer])
-            if not count:
+            count = min(os.readv(fd, [buffer]), most)
+            if count <= 0:
                 return
+            most -= count
             yield buffer[:count]
     from concurrent.futures import ThreadPoolExecutor
 
@@ -55,9 +60,10 @@ def _fast(fd: int) -> Iterator[memoryview]:
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(os.readv, fd, buffers[:1])
         while True:
-            count = coming.result()
-            if not count:
+            count = min(coming.result(), most)
+            if count <= 0:
                 return
+            most -= count
             full = buffers[0][:count]
             buffers.reverse()
             coming = reader.submit(os.readv, fd, buffers[:1])

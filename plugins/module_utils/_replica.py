@@ -146,6 +146,7 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
     found = []
     seen: set[str] = set()
     for ids in source.refs().values():
+        before: Manifest | None = None
         for checkpoint in ids:
             if checkpoint in seen:
                 continue
@@ -160,7 +161,7 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
                 "detail": "",
             }
             try:
-                manifest = source.manifest(checkpoint)
+                manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())
                 one.update(host=manifest.host, name=manifest.name, created=manifest.created)
                 wrong = source.verify(manifest)
@@ -209,14 +210,14 @@ def _take(
         with open(path, "rb") as stream:
             refuse_too_large(os.fstat(stream.fileno()).st_size, target.root, "the bundle of a checkpoint")
             manifests = _read_bundle(stream, writer, target.root)
-        taken = _chain(target, manifests, checkpoint)
-        look(taken[-1][0])
+        whole, taken, needed = _chain(target, manifests, checkpoint)
+        look(whole)
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
         writer.discard()
         raise
-    wrong = target.verify(*(manifest for manifest, _data in taken))
+    wrong = {sha: why for sha in sorted(needed) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -224,13 +225,19 @@ def _take(
             f"{len(wrong)} contents of checkpoint {checkpoint[:12]} are missing or damaged here; they were put aside. "
             f"Send it again, whole: {'; '.join(list(wrong.values())[:5])}"
         )
-    for manifest, data in taken:
-        target.add_manifest([data], manifest)
+    for record, data in taken:
+        target.add_manifest([data], record)
     return {"id": checkpoint, "state": "verified", "objects": received, "bytes": size}
 
 
-def _chain(target: Store, manifests: list[bytes], checkpoint: str) -> list[tuple[Manifest, bytes]]:
-    """The manifests of a bundle, whole: the one that is wanted, before it the log that it follows, oldest first."""
+def _chain(
+    target: Store, manifests: list[bytes], checkpoint: str
+) -> tuple[Manifest, list[tuple[Manifest, bytes]], set[str]]:
+    """The checkpoint that is wanted, whole; its record, before it the log that it follows, oldest first; and the names
+    of all contents that they need.
+
+    One state is held at a time: a record of a few bytes says that millions of lines stay.
+    """
     records: list[Manifest] = []
     wanted: str | None = checkpoint
     for data in reversed(manifests):
@@ -238,23 +245,26 @@ def _chain(target: Store, manifests: list[bytes], checkpoint: str) -> list[tuple
             raise Damaged("the bundle holds manifests that the checkpoint does not follow")
         records.insert(0, Manifest.parse(data, wanted))
         wanted = records[0].parent if records[0].kind == LOG else None
-    made, before = None, []
+    made, length = None, 0
     if wanted is not None:
-        made, before = target.manifest(wanted), target.chain(wanted)
-    if len(before) + len(records) > CHAIN:
+        made, length = target.manifest(wanted), len(target.chain(wanted))
+    if length + len(records) > CHAIN:
         raise Damaged(f"the log of checkpoint {checkpoint[:12]} has more than {CHAIN} records")
-    taken = []
-    for record, data in zip(records, manifests):
+    needed: set[str] = set()
+    for record in records:
         check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
-        taken.append((made, data))
-    return taken
+        needed |= objects_of(made)
+    if made is None:
+        raise Damaged("the bundle has no manifest")
+    return made, list(zip(records, manifests)), needed
 
 
 def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
     """Contents into the writer (of the store at ``root``), each under the hash it really has; the bytes of the
     manifests, in their order. Nothing is read or written for a length that the bundle does not have."""
     manifests: list[bytes] = []
+    size = lines = 0
     end = os.fstat(stream.fileno()).st_size
     if stream.readline(64) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
@@ -269,10 +279,12 @@ def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
         if length > end - stream.tell():
             raise Damaged(f"the bundle is cut off, or lies: {length} bytes of {word[:12]} are not in it")
         if word == "manifest":
-            if len(manifests) >= CHAIN or sum(map(len, manifests)) + length > MANIFESTS:
+            size += length
+            if len(manifests) >= CHAIN or size > MANIFESTS:
                 raise Damaged(f"the manifests of the bundle are more than {CHAIN}, or than {MANIFESTS} bytes")
             manifests.append(stream.read(length))
-            if sum(data.count(b"\n") for data in manifests) > LINES:
+            lines += manifests[-1].count(b"\n")
+            if lines > LINES:
                 raise Damaged(f"the manifests of the bundle have more than {LINES} lines")
             if stream.read(1) != b"\n":
                 raise Damaged("the bundle is cut off within the manifest")

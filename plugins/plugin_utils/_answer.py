@@ -18,6 +18,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text imp
 
 # Above what this process takes already. A result of ours at its longest (module_utils/_text.py) needs a third of it.
 ROOM = 64 << 20
+# Ansible prints warnings in lines, each of them an event, and compares the lines of a difference: so many warnings are
+# taken of one host, and so many characters of a text.
+_WARNINGS, _LONGEST = 50, 2000
+# What a host can set besides its own result, and no module of ours ever does.
+_NOT_OURS = ("ansible_facts", "ansible_stats")
 # With others the programs of the module run below this process, and would have no more memory either.
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
 
@@ -49,8 +54,27 @@ def shown(result: dict[str, Any]) -> dict[str, Any]:
         found.pop("exception", None)  # Ansible's own record of the error prints the message as it came
     for key in ("warnings", "deprecations"):
         if isinstance(found.get(key), list):
-            found[key] = [one for one in found[key] if isinstance(one, str) or not _draws(one)]
+            first = [_cut(one) for one in found[key][:_WARNINGS]]
+            found[key] = [one for one in first if isinstance(one, str) or not _draws(one)]
+    if isinstance(found.get("diff"), (list, dict)):
+        found["diff"] = _lines(found["diff"])
+    for key in _NOT_OURS:
+        found.pop(key, None)
     return found
+
+
+def _cut(value: Any) -> Any:
+    return value if not isinstance(value, str) or len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+
+
+def _lines(value: Any) -> Any:
+    """A difference, each text of it as the one line that ours are."""
+    if isinstance(value, str):
+        line, end, _more = value.partition("\n")
+        return _cut(line) + end
+    if isinstance(value, list):
+        return [_lines(one) for one in value]
+    return {key: _lines(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _draws(value: Any) -> bool:
@@ -61,7 +85,7 @@ def _draws(value: Any) -> bool:
         return any(map(_draws, value))
     if isinstance(value, dict):
         return any(map(_draws, value.values()))
-    return isinstance(value, str) and harmless(value) != value
+    return isinstance(value, str) and (len(value) > _LONGEST or harmless(value) != value)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
 
@@ -128,15 +129,32 @@ class Inventory:
 
     def keys(self, owner: str) -> _key.Keys:
         """Those by which the copies of a host are known. UsageError for odd ones."""
-        return _key.find(self.variable(self._known(owner), _key.VARIABLE), self._directory(owner))
+        return _key.find(self._ours(self._known(owner), _key.VARIABLE), self._directory(owner))
 
     def make_key(self, owner: str) -> _key.Keys:
         """The same, made where there are none. UsageError where that cannot be."""
         return _key.make(self._directory(owner))
 
     def resources(self, owner: str) -> Any:
-        """What the inventory declares for a host; None where it declares nothing."""
-        return self.variable(self._known(owner), RESOURCES_VARIABLE)
+        """What the inventory declares for a host; None where it declares nothing. UsageError where a fact does."""
+        return self._ours(self._known(owner), RESOURCES_VARIABLE)
+
+    def _ours(self, host: str, name: str) -> Any:
+        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
+        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+        try:
+            facts = self._manager._fact_cache.get(host) or {}
+        except KeyError:
+            facts = {}
+        variables = self.variables(host)
+        told = {key for key in facts if key in variables and variables[key] == facts[key]}
+        if name in told:
+            raise UsageError(
+                f"{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
+                " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
+            )
+        kept = {key: value for key, value in variables.items() if key not in told or key.startswith("ansible_")}
+        return self._templar(kept).template(variables[name]) if name in variables else None
 
     def _known(self, owner: str) -> str:
         """The host, or where the inventory does not have it any more that of the task, which takes its place."""

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -28,15 +30,19 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Damaged,
     EvenkeelError,
     RestoreFailed,
+    ServiceFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 from .test_flip import state
 from .test_kill import same
@@ -888,3 +894,140 @@ def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path,
     assert ends["refused"]
     rollback(store, "before")
     assert private(owned) == owned / "priv" and staged_in(owned) == []
+
+
+# -- another user who keeps root busy, or from reading
+
+
+def going_back(work: Path) -> dict[str, Any]:
+    """What the dead-man does."""
+    store = store_of(work)
+    with store.locked():
+        return Run(store, store.manifest(store.resolve("before")), Options(insist=True)).carry_out()
+
+
+def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_HOLES", 10_000_000)
+    for name in ("one", "two", "three"):
+        with open(work / "live" / name, "wb") as stream:
+            stream.truncate(6_000_000)
+    result = going_back(work)
+    assert (work / "live" / "file").read_text() == "as recorded" and result["left"] == []
+    assert sorted(os.listdir(work / "live")) == ["file", "sub"]
+    assert [note.partition(": it is a file of holes")[1] for note in result["notes"]] == [": it is a file of holes"] * 2
+
+
+@contextmanager
+def leasing(path: Path) -> Iterator[Callable[[], None]]:
+    """What lets the owner of a file, who has it open, take a lease on it: who opens it then has to wait."""
+    mine, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        try:
+            fd = os.open(path, os.O_RDWR)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            theirs.recv(1)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            theirs.send(b".")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    theirs.close()
+
+    def take() -> None:
+        mine.send(b".")
+        assert mine.recv(1), "no lease was given"
+
+    try:
+        yield take
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        mine.close()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_lease_does_not_keep_what_else_came_back_from_being_durable(
+    work: Path, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    live = work / "live"
+    names = [live / "leased", *(live / f"more-{number}" for number in range(20 if many else 0))]
+    for name in names:
+        name.write_text("the same")
+        os.chown(name, NOBODY, NOBODY)
+    checkpoint(store_of(work), "before", [{"files": {"paths": [str(live)]}}])
+    (live / "file").write_text("changed again")
+    for name in names:
+        os.utime(name, ns=(7, 7))
+    sync = transaction._sync
+    with leasing(live / "leased") as take:
+
+        def syncing(*words: Any) -> None:
+            take()
+            sync(*words)
+
+        monkeypatch.setattr(transaction, "_sync", syncing)
+        with pytest.raises(RestoreFailed) as failed:
+            going_back(work)
+    # That file alone cannot be looked at any more; what else was put back is known to be, and services follow it.
+    assert [words.partition(":")[0] for words in failed.value.result["left"]] == [str(live / "leased")]
+    assert str(live / "file") in [one["target"] for one in failed.value.result["done"]]
+
+
+def test_a_file_with_a_lease_is_named_as_the_checkpoint_is_refused(work: Path) -> None:
+    os.chown(work / "live" / "file", NOBODY, NOBODY)
+    with leasing(work / "live" / "file") as take:
+        take()
+        with pytest.raises(EvenkeelError, match="live/file cannot be read: a process has a lease on it"):
+            checkpoint(store_of(work), "other", [{"files": {"paths": [str(work / "live")]}}])
+
+
+def test_no_connection_is_made_through_a_link_in_the_place_of_a_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as roots, socket.socket(socket.AF_UNIX) as gone:
+        roots.bind(str(tmp_path / "roots"))
+        roots.listen()
+        roots.setblocking(False)
+        gone.bind(str(tmp_path / "gone"))
+        gone.close()
+        (tmp_path / "link").symlink_to(tmp_path / "roots")
+        assert not traces.clear(os.fsencode(tmp_path / "link"), True)
+        with pytest.raises(BlockingIOError):
+            roots.accept()
+        assert traces.clear(os.fsencode(tmp_path / "gone"), True) and not (tmp_path / "gone").exists()
+
+
+def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_another(tmp_path: Path) -> None:
+    argv = ["/bin/sleep", "60"]
+    for name, owner in (("mine", NOBODY), ("theirs", 33)):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, owner, owner)
+    (tmp_path / "theirs" / "app.pid").write_text("7")
+    (tmp_path / "mine" / "run").symlink_to(tmp_path / "theirs")
+    os.chown(tmp_path / "mine" / "run", NOBODY, NOBODY, follow_symlinks=False)
+    (tmp_path / "run").symlink_to(tmp_path / "theirs")  # Root's own.
+    definition = {"name": "app", "pidfile": str(tmp_path / "mine" / "run" / "app.pid"), "argv": argv}
+    with pytest.raises(ServiceFailed, match="lead to a directory that is not that user's"):
+        process.act("start", process.check(definition), System())
+    assert (tmp_path / "theirs" / "app.pid").read_text() == "7"
+    process._write(str(tmp_path / "run" / "app.pid"), b"8\n")
+    assert (tmp_path / "theirs" / "app.pid").read_text() == "8\n"
+
+
+def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = work / "live"
+    monkeypatch.setattr(files, "_XATTRS", 3000)
+    monkeypatch.setattr(files, "_LITTLE", 100)
+    os.setxattr(live / "sub" / "other", "user.large", b"x" * 2000)
+    os.setxattr(live / "sub", "user.large", b"x" * 2000)
+    for name in ("new", "newer"):
+        (live / name).write_text("new")
+        os.setxattr(live / name, "user.large", b"x" * 2000)
+    with pytest.raises(UsageError, match="live/new: its extended attributes are too long"):
+        os.setxattr(live / "new", "user.more", b"x" * 1500)
+        checkpoint(store_of(work), "other", [{"files": {"paths": [str(live)]}}])
+    result = going_back(work)
+    assert result["left"] == [] and (live / "file").read_text() == "as recorded"
+    assert sorted(os.listdir(live)) == ["file", "sub"]
+    assert os.listxattr(live / "sub" / "other") == os.listxattr(live / "sub") == []
+    assert sum("extended attributes are too long" in note for note in result["notes"]) >= 2

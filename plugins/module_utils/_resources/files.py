@@ -83,8 +83,12 @@ _APART = 1.0
 _GLANCE = 0.02
 # How deep a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
-# Bytes of holes in one file that a tolerant look does not read through.
-_HOLES = 16 * 1024**3
+# Bytes of holes, in all files together, that a tolerant look reads through: they cost their owner nothing.
+_HOLES = 1024**3
+# Bytes of the extended attributes of a file, and in a tolerant look of all files that have more than a little; and what
+# stands for those that were not read: no file has it. All are held in memory, and some file systems set no limit.
+_XATTRS, _LITTLE = 16 * 1024**2, 4096
+_UNLIKE = (("?", b""),)
 # In place of the SHA-256 of a content that was not read: no content has it.
 _UNREAD = "0" * 64
 # Characters of a path that a message shows.
@@ -168,6 +172,8 @@ class _Walk:
         self.tolerant = tolerant
         self.unread: dict[bytes, str] = {}
         self.depth = 0
+        self.holes = 0
+        self.heavy = 0
         self.cache = cache
         self.ahead = ahead
         self.empty = cache is None or cache.empty
@@ -346,12 +352,19 @@ class _Walk:
             self.depth -= 1
             os.close(fd)
 
-    def xattrs(self, where: int | bytes, path: bytes) -> tuple[tuple[str, bytes], ...]:
+    def xattrs(
+        self, where: int | bytes, path: bytes, instead: tuple[tuple[str, bytes], ...] = ()
+    ) -> tuple[tuple[str, bytes], ...]:
+        """All of them; ``instead``, where a tolerant look cannot read them or has read too much of such already."""
         try:
-            return _xattrs(where, path)
+            found = _xattrs(where, path, _XATTRS - self.heavy)
         except (OSError, EvenkeelError) as error:
             self.unread[path] = self.tolerate(error)
-            return ()
+            return instead
+        if found and self.tolerant:
+            size = sum(len(value) for _name, value in found)
+            self.heavy += size if size > _LITTLE else 0
+        return found
 
     def below(self, path: bytes, fd: int, kind: str, place: int, unchanged: bool) -> None:
         """What is in the directory whose line has this ``place``; ``unchanged`` if the same names are as before."""
@@ -495,7 +508,7 @@ class _Walk:
             return self.file(path, name, parent, kind)
         target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
         # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
-        xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path)
+        xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path, _UNLIKE)
         return _entry(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
     def file(
@@ -504,14 +517,22 @@ class _Walk:
         """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _attempt in range(tries):
-            fd = os.open(name, flags, dir_fd=parent)
+            try:
+                fd = os.open(name, flags, dir_fd=parent)
+            except BlockingIOError as error:
+                raise EvenkeelError(
+                    f"{os.fsdecode(path)} cannot be read: a process has a lease on it (/proc/locks names it); end that "
+                    "process, or exclude the file"
+                ) from error
             try:
                 before = os.fstat(fd)
                 if not stat.S_ISREG(before.st_mode):
                     continue
-                if self.tolerant and before.st_size - before.st_blocks * 512 > _HOLES:
+                holes = max(0, before.st_size - before.st_blocks * 512)
+                if self.tolerant and self.holes + holes > _HOLES:
                     raise EvenkeelError("it is a file of holes, too long to be read through")
-                xattrs, word = self.xattrs(fd, path), inode_flags(fd) & FLAGS
+                self.holes += holes
+                xattrs, word = self.xattrs(fd, path, _UNLIKE), inode_flags(fd) & FLAGS
                 if before.st_size <= SMALL:
                     data = os.read(fd, before.st_size + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
@@ -814,7 +835,7 @@ def _moment(info: os.stat_result) -> tuple[int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _xattrs(where: int | bytes, path: bytes) -> tuple[tuple[str, bytes], ...]:
+def _xattrs(where: int | bytes, path: bytes, most: int) -> tuple[tuple[str, bytes], ...]:
     """Name and value of all, ACLs among them; none where the file system has none. UsageError names the ``path``."""
     follow = isinstance(where, int)
     try:
@@ -826,7 +847,13 @@ def _xattrs(where: int | bytes, path: bytes) -> tuple[tuple[str, bytes], ...]:
         raise UsageError(
             f"{os.fsdecode(path)}: its extended attributes cannot be read: {error.strerror}; exclude it"
         ) from error
-    return tuple((name, os.getxattr(where, name, follow_symlinks=follow)) for name in sorted(names))
+    found, size = [], 0
+    for name in sorted(names):
+        found.append((name, os.getxattr(where, name, follow_symlinks=follow)))
+        size += len(found[-1][1])
+        if size > max(most, _LITTLE):
+            raise UsageError(f"{os.fsdecode(path)}: its extended attributes are too long to be kept; exclude it")
+    return tuple(found)
 
 
 def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) -> Tree:

@@ -23,7 +23,7 @@ from typing import Any
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._store.durable import ensure_dir, write_all, write_file
 from .._store.tree import open_dir
-from .._store.way import read_small, stranger, trusted
+from .._store.way import owners, read_small, stranger, trusted
 from .._system import System, detached, send, start_time, users
 from .state import ServiceState
 
@@ -208,7 +208,8 @@ def _write(path: str, data: bytes) -> None:
         os.makedirs(folder, exist_ok=True)
     fd = open_dir(os.fsencode(os.path.realpath(folder)))
     try:
-        if foreign and os.fstat(fd).st_uid in trusted():
+        owner = os.fstat(fd).st_uid
+        if foreign and (owner in trusted() or owners(path) - trusted() - {owner}):
             raise PermissionError(
                 errno.EPERM, f"{foreign}, and has it lead to a directory that is not that user's", path
             )

@@ -12,6 +12,7 @@ import fnmatch
 import os
 import re
 import socket
+import stat
 from contextlib import suppress
 
 from .._errors import UsageError
@@ -57,7 +58,16 @@ def _content(folder: int, name: bytes) -> bytes:
 
 
 def _refuses(folder: int, name: bytes) -> bool:
-    """Whether nobody listens. One of another kind than a stream, or with a full queue, says something else."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
-        end.setblocking(False)
-        return end.connect_ex(b"/proc/self/fd/%d/%s" % (folder, name)) == errno.ECONNREFUSED
+    """Whether nobody listens. One of another kind than a stream, or with a full queue, says something else.
+
+    Never through a symlink: at the socket of a unit that systemd listens for, a connection of root's starts it.
+    """
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
+            end.setblocking(False)
+            return end.connect_ex(b"/proc/self/fd/%d" % fd) == errno.ECONNREFUSED
+    finally:
+        os.close(fd)

@@ -356,13 +356,15 @@ class Writer:
         target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         keep = False
         try:
+            most = os.fstat(fd).st_size
             if clone(fd, target):
+                os.ftruncate(target, min(most, os.fstat(target).st_size))
                 sha, size = hash_file(target)
             else:
                 sha, size = hash_file(fd)
                 if not self.has(sha):
                     os.lseek(fd, 0, os.SEEK_SET)
-                    sha, size = hash_of(_copying(chunks(fd), target))
+                    sha, size = hash_of(_copying(chunks(fd, size), target))
                     os.ftruncate(target, size)
             if not self.has(sha):
                 keep = True

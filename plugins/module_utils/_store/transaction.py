@@ -73,8 +73,9 @@ _NAMES = 10_000
 _ACL = "system.posix_acl_access"
 _GONE = "what was staged for it is gone, or is not ours any more"
 
-# A disk that is full, for everybody or for one user.
+# A disk that is full, for everybody or for one user, and one that fails.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK = (*_FULL, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -1077,13 +1078,23 @@ def _sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> Non
         for path in in_place if many else sorted({*touched, *in_place}):
             try:
                 fd, name = parents.of(path)
-                with opened(fd, name or b".") as target:
-                    # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
-                    found = fd if target is None else target
-                    if not many:
-                        os.fsync(found)
-                    elif os.fstat(found).st_dev not in synced:
-                        syncfs(found)
-                        synced.add(os.fstat(found).st_dev)
-            except (FileNotFoundError, NotADirectoryError, UsageError):
+            except (OSError, UsageError) as error:
+                if getattr(error, "errno", None) in _DISK:
+                    raise
                 continue  # Deleted by a later step; its parent is among the touched. Or led elsewhere by somebody.
+            with opened(fd, name or b".") as target:
+                # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
+                found = fd if target is None else target
+                if not many and (target is not None or not _is_regular(fd, name)):
+                    os.fsync(found)
+                elif os.fstat(found).st_dev not in synced:
+                    syncfs(found)
+                    synced.add(os.fstat(found).st_dev)
+
+
+def _is_regular(folder: int, name: bytes) -> bool:
+    """Of a file that its owner keeps from being opened all of its file system is synced."""
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

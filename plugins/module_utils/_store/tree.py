@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -16,6 +17,7 @@ from .._errors import UsageError
 
 # How a directory is opened, wherever that is.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_TO_BE_READ = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
 def check_path(path: bytes) -> bytes:
@@ -67,14 +69,18 @@ def _link(name: bytes, fd: int) -> bytes | None:
 
 @contextmanager
 def opened(parent: int, name: bytes) -> Iterator[int | None]:
-    """The regular file or directory of that name, open; None for anything else, and for what we may not read."""
+    """The regular file or directory of that name, open; None for anything else, and for what we may not read.
+
+    Its owner can hold a lease on it, or give the name to something else at this moment: that is None as well.
+    """
     fd = None
     try:
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except (PermissionError, FileNotFoundError):
-        pass
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_READ:
+            raise
     try:
         yield fd
     finally:

@@ -36,6 +36,11 @@ def stranger(path: str, owners: Collection[int]) -> str:
     return ""
 
 
+def owners(path: str) -> set[int]:
+    """Whose the directories and symlinks on the way to the path are."""
+    return {found.st_uid for _place, found in _way(path)}
+
+
 def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Each directory and each symlink on the way to the path."""
     todo = [part for part in os.path.abspath(path).split("/") if part][::-1]

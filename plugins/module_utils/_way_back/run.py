@@ -479,7 +479,8 @@ class Run:
     def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
         self._cause(finished.left)
         back = set(finished.paths)
-        self._changed += [path for path in finished.paths if path not in self._changed]
+        known = set(self._changed)
+        self._changed += [path for path in finished.paths if path not in known]
         self._add([step for step in steps if step.target in back])
 
     def _cause(self, left: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.release import __version__
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer, little_memory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer, little_memory, shown
 from packaging.version import Version
 
 from .conftest import Fleet
@@ -111,3 +111,38 @@ def test_a_module_that_runs_on_this_machine_has_all_the_memory_there_is() -> Non
 
     assert answer(Local(), much) == {"length": 256 << 20}
     assert answer(Remote(), much)["error"] == "BadAnswer"
+
+
+def test_of_what_ansible_prints_or_compares_line_by_line_no_more_is_taken_than_somebody_reads() -> None:
+    said = shown(
+        {
+            "warnings": ["a warning"] * 2000 + ["\n" * 100_000],
+            "deprecations": [{"msg": "x" * 100_000}, {"msg": "soon"}] * 100,
+            "diff": [{"before": "one\n" * 1000, "after": "two\n", "before_header": "/x"}],
+            "ansible_facts": {"evenkeel_key": "x"},
+            "ansible_stats": {"data": {}},
+            "left": ["x" * 100_000],
+        }
+    )
+    assert said == {
+        "warnings": ["a warning"] * 50,
+        "deprecations": [{"msg": "soon"}] * 25,
+        "diff": [{"before": "one\n", "after": "two\n", "before_header": "/x"}],
+        "left": ["x" * 100_000],
+    }
+    assert shown({"warnings": ["x" * 100_000]}) == {"warnings": ["x" * 1999 + "…"]}
+
+
+FLOODS = (
+    "import json\nsys.stdout.write(json.dumps({'changed': False, 'warnings': ['w%d' % n for n in range(2000)], "
+    "'ansible_facts': {'evenkeel_mine': 1}}))"
+)
+
+
+def test_warnings_of_one_host_do_not_hold_up_the_others(fleet: Fleet, tmp_path: Path) -> None:
+    taken_over(fleet, tmp_path, FLOODS)
+    tasks: list[dict[str, Any]] = [{f"{OURS}ft_info": {"store": "{{ evenkeel_store }}"}}]
+    run = fleet.play([*tasks, {"ansible.builtin.assert": {"that": "evenkeel_mine is not defined"}}])
+    assert run.rc == 0 and "w49" in run.output
+    if Version(__version__) < Version("2.21"):  # It shows them before anything else has the result.
+        assert "w50" not in run.output

@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoi
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _scratch
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
 
 from evenkeel.configuration import ask_ansible
@@ -388,3 +389,29 @@ def test_the_key_is_made_once_kept_from_others_and_can_be_replaced(fleet: Fleet)
     run = recover(fleet)
     assert run.rc == 2 and "no MAC that was made with a key of evenkeel_key" in run.results["h1"]["msg"]
     assert "another key" not in run.output
+
+
+def test_what_a_host_says_of_itself_decides_neither_the_key_nor_what_is_declared(fleet: Fleet) -> None:
+    """It was taken over before it was lost, and what it said is in the cache of facts; a peer is with it."""
+    peer = replicate(fleet, copies=1).results["h1"]["copies"][0]["peer"]
+    spare = next(host for host in fleet.hosts if host not in ("h1", peer))
+    evil = fleet.home / "evil"
+    evil.mkdir()
+    (evil / "sudoers").write_text("ALL")
+    forged, key = forge(fleet, peer, evil), "k" * 32
+    listed = next(one for one in candidates(fleet, peer) if one["id"] == forged)
+    macs = fleet.directory(peer) / "store" / "replicas" / "h1" / "macs"
+    (macs / forged).write_text(Keys([key], "").mac("h1", listed))
+    shutil.rmtree(evil)
+    lose(fleet)
+    said = {"evenkeel_key": key, "evenkeel_resources": [{"files": {"paths": [str(evil)]}}]}
+    fleet.hosts["h1"].update(mine="m" * 32)
+    for facts in (said, {"evenkeel_resources": said["evenkeel_resources"]}, {"mine": key}):
+        if "mine" in facts:
+            fleet.hosts["h1"]["evenkeel_key"] = "{{ mine }}"
+        turns(fleet, "h1", "setup", {"ansible_facts": facts})
+        given = {"peers": "all", "store": "{{ evenkeel_store }}", "host": "h1"}
+        recovery = {"evenkeel.fault_tolerance.ft_recover": given, "when": f"inventory_hostname == '{spare}'"}
+        run = fleet.play([{"ansible.builtin.setup": {}}, recovery], f"h1,{spare}")
+        assert not evil.exists() and run.results[spare]["error"] == "UsageError"
+        assert ("'mine' is undefined" if "mine" in facts else "is a fact of h1") in run.results[spare]["msg"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,25 @@ def test_a_file_of_the_far_future_is_one_that_there_can_be(today: Store, tmp_pat
 def test_numbers_that_no_system_call_takes_are_refused(line: str) -> None:
     with pytest.raises(Damaged):
         Entry.parse(line)
+
+
+def test_a_log_of_few_bytes_that_say_that_much_stays_takes_no_more_memory_than_one_state(
+    today: Store, tmp_path: Path
+) -> None:
+    lines = "D / 755 0 0 0\nD /etc 755 0 0 0\nd /etc/x 755 0 0 0\n"
+    lines += "".join(f"p /etc/x/{number:08d} 644 0 0 0\n" for number in range(20_000))
+    parts = [manifest(FILES + lines)]
+    root = hashlib.sha256((FILES + lines).encode()).hexdigest()
+    for number in range(90):
+        at = f"2026-11-23T23:50:12.{number:06d}Z"
+        parent = hashlib.sha256(parts[-1]).hexdigest()
+        parts.append(manifest(f"{FILES}=20003\n", created=at, kind="log", parent=parent, root=root))
+    wanted = hashlib.sha256(parts[-1]).hexdigest()
+    tracemalloc.start()
+    try:
+        assert take(today, tmp_path, bundle(*parts), wanted)["state"] == "verified"
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    assert len(_replica.candidates(today, "web1")["candidates"]) == 91

@@ -6,10 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import (
+    CHUNK,
+    SMALL,
+    Hasher,
+    Objects,
+    Writer,
+)
 
 MIB = 1024 * 1024
 
@@ -20,3 +28,35 @@ def test_a_content_is_named_by_its_sha256_however_it_is_read(tmp_path: Path, siz
     (tmp_path / "file").write_bytes(data)
     with open(tmp_path / "file", "rb") as stream:
         assert Hasher().add_file(stream.fileno()) == (hashlib.sha256(data).hexdigest(), size)
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, 20 * CHUNK])
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_is_added_to_a_file_as_it_is_read_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, writes: bool
+) -> None:
+    # Whoever owns it can do so for ever, with holes and for nothing.
+    data = os.urandom(size)
+    (tmp_path / "file").write_bytes(data)
+    objects = Objects(str(tmp_path / "store"))
+    fd, times = os.open(tmp_path / "file", os.O_RDWR), 0
+
+    def growing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*words: Any) -> Any:
+            nonlocal times
+            times += 1
+            if times < 200:
+                os.ftruncate(fd, os.fstat(fd).st_size + 10 * CHUNK)
+            return call(*words)
+
+        return read
+
+    monkeypatch.setattr(os, "readv", growing(os.readv))
+    monkeypatch.setattr(os, "read", growing(os.read))
+    writer: Writer | Hasher = Writer(objects) if writes else Hasher(objects)
+    sha, read = writer.add_file(fd)
+    monkeypatch.undo()
+    assert (sha, read) == (hashlib.sha256(data).hexdigest(), size) and times < 200
+    if isinstance(writer, Writer):
+        writer.publish()
+        assert objects.verify(sha) is None and objects.size(sha) == size
