@@ -52,14 +52,14 @@ def narrowed(section: Section) -> Section | None:
         return None
     lines = section.lines if section.kind == "files" else path_lines(section)
     narrow: dict[str, Any] = dict(spec, paths=roots)
-    return replace(section, kind="files", spec=narrow, lines=_lines_of(lines, roots))
+    return replace(section, kind="files", spec=narrow, lines=lines_at(lines, roots))
 
 
 def _inside(path: str, root: str) -> bool:
     return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
-def _lines_of(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
+def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
     found: dict[bytes, str] = {}
     for root in map(os.fsencode, roots):
         for above in ancestors(root):
@@ -90,12 +90,17 @@ def _below(lines: Sequence[str], root: bytes) -> list[str]:
     return found
 
 
+def is_of(one: Section, other: Section) -> bool:
+    """Whether both are of the same declaration."""
+    return one.kind == other.kind and files.declared(one.spec) == files.declared(other.spec)
+
+
 def as_it_was(now: Section, then: Section, known: Section) -> Section:
     """A section as it is now, with what was ``known`` of a part of it before that was put back.
 
     ``then``: the section of the checkpoint that ``known`` is a part of.
     """
-    if now.kind != then.kind or files.declared(now.spec) != files.declared(then.spec):
+    if not is_of(now, then):
         return now
     if known.kind != "files":
         return replace(now, lines=known.lines)
@@ -111,10 +116,18 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
     """Lines of a later look, with those of an earlier one at the paths that it was about."""
     roots = [os.fsencode(one) for one in known.spec["paths"]]
     inside = tuple(root + b"/" for root in roots)
+    is_left_out, left_out = files.left_out(known.spec), set()
     kept = []
     for line in lines:
-        if line[1:2] != " " or (path_of(line) not in roots and not path_of(line).startswith(inside)):
+        if line[1:2] != " ":
             kept.append(line)
+            continue
+        path = path_of(line)
+        if path.startswith(inside) and (os.path.dirname(path) in left_out or is_left_out(path)):
+            left_out.add(path)  # The earlier look was not about it.
+        elif path in roots or path.startswith(inside):
+            continue
+        kept.append(line)
     for root in roots:
         kept += [line for line in _below(known.lines, root) if not line.startswith(ABSENT)]
     return kept

@@ -41,7 +41,8 @@ from .._store.manifest import Manifest, Section
 from .._store.objects import Hasher, Writer
 from .._store.preflight import NO_ROOM, preflight
 from .._store.store import UNDO, Store
-from . import access, plan
+from .._store.way import trusted
+from . import access, apart, plan
 from .plan import Options, Plan
 
 # Programs and libraries lie here; those that a package has replaced are known by their place.
@@ -85,6 +86,7 @@ class Run:
         Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
         """
         try:
+            self._roots_own()
             self._carry_out()
         except OSError as error:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
@@ -142,7 +144,7 @@ class Run:
         with transaction.Transaction(self.store, self._note()) as paths:
             with ExitStack() as quiet:
                 quiet.callback(writer.discard)
-                if self.how.insist:
+                if self.how.insist and not self._first:
                     self.access()
                 self.prepare(writer, paths)
                 try:
@@ -162,9 +164,34 @@ class Run:
         if self.how.insist and any(one["resource"] == "services" for one in self.done) and not self._left:
             with self._trying("files"):
                 self.written = plan.written_since(self.store, self._made.sections, self.how)
-        self._restart_needed = self._holders(os.path.basename(paths.journal))
+        self._restart_needed += self._holders(os.path.basename(paths.journal))
 
     # -- the phases
+
+    def _roots_own(self) -> None:
+        """Where a user has filled a directory since, a whole rollback of all else comes first (see ``apart``)."""
+        if not self.how.insist or self.how.kinds or self.how.paths:
+            return
+        sections = self._made.sections
+        theirs = [apart.Theirs(section, trusted()) for section in sections]
+        if not any(map(apart.is_crowd, sections, theirs)):
+            return
+        parts = list(map(apart.without, sections, theirs))
+        manifest = replace(self.manifest, sections=[part for part in parts if part is not None])
+        first = Run(self.store, manifest, self.how)
+        try:
+            first._carry_out()
+        except (OSError, EvenkeelError) as error:  # The whole, which follows, tells what is left.
+            self._changed = first._changed
+            self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
+        self.done = first.done + self.done
+        self._restart_needed = first._restart_needed
+        self._notes += [*first._notes, "what users have filled since went back after all else"]
+        if first._undo and self._keeps:
+            for known in self.store.manifest(first._undo).sections:
+                for section, part in zip(sections, parts):
+                    if part is not None and access.is_of(known, part):
+                        self._first.append((section, known))
 
     def access(self) -> None:
         """What fails here is tried again with the rest."""

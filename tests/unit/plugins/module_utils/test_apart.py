@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Nobody who fills a directory of theirs delays what is root's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, apart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="trees of another user need root")
+USER = 12345
+LINES = [
+    "D / 755 0 0 0",
+    "d /srv 755 0 0 5",
+    "d /srv/a 755 7 7 5",
+    "d /srv/a-b 755 0 0 5",
+    "f /srv/a-b/x 644 0 0 7 size=0 sha256=" + "0" * 64,
+    "d /srv/a/in 755 8 8 5",
+    "f /srv/a/x 644 7 7 7 size=0 sha256=" + "0" * 64,
+    "d /srv/open 1777 0 0 5",
+    "d /srv/[x] 755 7 7 5",
+]
+SECTION = Section("files", {"paths": ["/srv"], "exclude": ["*.log"]}, sorted(LINES, key=lambda line: line.split()[1]))
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """A directory of a user's, and one of root's that comes after it."""
+    theirs, ours = tmp_path / "srv" / "a", tmp_path / "srv" / "b"
+    for one in (theirs, ours):
+        one.mkdir(parents=True)
+        (one / "file").write_text("old")
+    shutil.chown(theirs, USER, USER)
+    return theirs, ours
+
+
+def go_back(store: Store, wanted: str) -> Run:
+    run = Run(store, store.manifest(store.resolve(wanted)), Options(insist=True))
+    with store.locked():
+        run.carry_out()
+    return run
+
+
+def test_what_others_can_write_to_is_told_by_whole_names() -> None:
+    theirs = apart.Theirs(SECTION, {0})
+    assert sorted(theirs.paths()) == [b"/srv/[x]", b"/srv/a", b"/srv/open"]
+    assert b"/srv/a/in/deep" in theirs and b"/srv/a" in theirs
+    assert b"/srv/a-b" not in theirs and b"/srv" not in theirs
+
+
+def test_a_section_without_them_is_such_as_a_look_could_have_written() -> None:
+    part = apart.without(SECTION, apart.Theirs(SECTION, {0}))
+    assert part is not None
+    assert [line.split()[1] for line in part.lines] == ["/", "/srv", "/srv/a-b", "/srv/a-b/x"]
+    is_left_out = files.left_out(part.spec)
+    assert is_left_out(b"/srv/a") and is_left_out(b"/srv/[x]") and is_left_out(b"/srv/b.log")
+    assert not is_left_out(b"/srv/x") and not is_left_out(b"/srv/a-b")
+    assert files.recorded(part.lines, part.spec).lines == part.lines
+    assert apart.without(SECTION, apart.Theirs(SECTION, {0, 7})) is not None
+    assert (
+        apart.without(Section("files", {"paths": ["/srv/a"], "exclude": []}, LINES), apart.Theirs(SECTION, {0})) is None
+    )
+
+
+@needs_root
+def test_what_is_roots_does_not_wait_for_what_a_user_has_filled(
+    store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = trees
+    monkeypatch.setattr(apart, "CROWD", 20)
+    monkeypatch.setattr(access, "PATHS", (str(ours / "file"),))  # What is back by then is not taken for what was.
+    checkpoint(store, "before", [{"files": {"paths": [str(ours.parent)]}}])
+    (theirs / "file").write_text("new")
+    (ours / "file").write_text("new")
+    (ours / "more").write_text("new")
+    (theirs / "below").mkdir()
+    for number in range(30):
+        (theirs / "below" / str(number)).write_text("new")
+    run = go_back(store, "before")
+    targets = [one["target"] for one in run.done]
+    mine = [at for at, target in enumerate(targets) if target.startswith(str(ours))]
+    assert mine and max(mine) < min(at for at, target in enumerate(targets) if target.startswith(str(theirs)))
+    assert sorted(os.listdir(theirs)) == sorted(os.listdir(ours)) == ["file"]
+    assert (theirs / "file").read_text() == (ours / "file").read_text() == "old"
+    assert not os.path.exists(store.join("resume"))
+    # One undo has both.
+    rollback(store, run.result()["undo"])
+    assert (theirs / "file").read_text() == (ours / "file").read_text() == (ours / "more").read_text() == "new"
+    assert len(os.listdir(theirs / "below")) == 30
+
+
+@needs_root
+def test_as_many_as_ever_are_no_crowd(store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = trees
+    monkeypatch.setattr(apart, "CROWD", 20)
+    for number in range(30):
+        (theirs / str(number)).write_text("old")
+    checkpoint(store, "before", [{"files": {"paths": [str(theirs), str(ours)]}}])
+    (ours / "file").write_text("new")
+    section = store.manifest(store.resolve("before")).sections[0]
+    assert not apart.is_crowd(section, apart.Theirs(section, {0}))
+    (theirs / "out").symlink_to("/proc")
+    assert not apart.is_crowd(section, apart.Theirs(section, {0})), "no link is followed"
+    for number in range(40):
+        (theirs / f"{number}.new").write_text("new")
+    assert apart.is_crowd(section, apart.Theirs(section, {0}))
+    assert go_back(store, "before").done and (ours / "file").read_text() == "old"
