@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from .._system import start_time
@@ -22,20 +23,21 @@ def holders(
     moved: Callable[[bytes], bytes | None] = lambda _path: None,
     lost: Mapping[str, Mapping[int, int]] | None = None,
     proc: str = "/proc",
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> list[dict[str, Any]]:
     """Units, or processes without one, that have files open, mapped or as their directory which ``was`` knows.
 
     ``was``: the path that the file had, for the path at which it lost its name; None for files that are no concern.
     ``moved``: the same for the path at which the kernel shows it, whether it has a name or not.
     ``lost``: path -> the processes, as id -> when it started, that had it and do not show it any more.
+    ``goes_on``: whether there is still time; root's processes are looked at first, and of users' as many as it lets.
     Each: ``unit`` (empty without one), ``processes`` as ``name[pid]`` and ``paths``, sorted. Sees what this user may.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
-    for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=int):
+    for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=lambda pid: (_is_users(proc, pid), int(pid))):
         folder = os.path.join(proc, pid)
-        known = {
-            (was(path[: -len(_GONE)]) if path.endswith(_GONE) else None) or moved(path) for path in _used(folder)
-        } - {None}
+        used = takewhile(lambda _path: goes_on(), _used(folder))
+        known = {(was(path[: -len(_GONE)]) if path.endswith(_GONE) else None) or moved(path) for path in used} - {None}
         known |= {
             os.fsencode(path) for path, held in (lost or {}).items() if start_time(int(pid)) == held.get(int(pid), -1)
         }
@@ -49,6 +51,14 @@ def holders(
         {"unit": "" if {key} == processes else key, "processes": sorted(processes), "paths": sorted(paths)}
         for key, (processes, paths) in sorted(found.items())
     ]
+
+
+def _is_users(proc: str, pid: str) -> bool:
+    """Whether it is another's than root's."""
+    try:
+        return os.stat(os.path.join(proc, pid)).st_uid != 0
+    except OSError:
+        return True
 
 
 def _used(folder: str) -> Iterator[bytes]:

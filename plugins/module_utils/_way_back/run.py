@@ -47,6 +47,8 @@ from .plan import Options, Plan
 
 # Programs and libraries lie here; those that a package has replaced are known by their place.
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
+# Seconds for a look at who still works with what was replaced: users can have millions of files open.
+_LOOK = 10.0
 
 
 class Run:
@@ -565,7 +567,15 @@ class Run:
         if not self._changed and not exchanged and not programs:
             return []
         was = _was(journal, [step.target for step in self._made.files], programs)
-        return holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged)
+        end = self.store.system.monotonic() + _LOOK
+
+        def goes_on() -> bool:
+            return self.store.system.monotonic() < end
+
+        found = holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged, goes_on=goes_on)
+        if not goes_on():
+            self._notes.append(f"restart_needed is not whole: in {_LOOK:.0f} s not all open files could be looked at")
+        return found
 
     def result(self) -> dict[str, Any]:
         made = self._made
