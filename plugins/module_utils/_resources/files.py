@@ -191,6 +191,8 @@ class _Walk:
         self.names = _pattern([*_OWN_NAMES, *(one for one in patterns if b"/" not in one)])
         self.paths = _pattern([one for one in patterns if b"/" in one])
         self.mounts = mount_points()
+        # A bind mount shows what is skipped under another name.
+        self.out = {(info.st_dev, info.st_ino) for info in map(_status, skip) if info is not None}
         self.skipped: dict[bytes, set[bytes]] = {}
         for path in [*map(os.fsencode, skip), *(path for path, kind in self.mounts.items() if kind in _PSEUDO)]:
             self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
@@ -334,6 +336,10 @@ class _Walk:
         try:
             kind = self.mounts.get(path, kind)
             info = os.fstat(fd)
+            if (info.st_dev, info.st_ino) in self.out:
+                self.holding.update(ancestors(path))
+                self.gone.append(place)
+                return
             self.inodes[path] = (info.st_dev, info.st_ino)
             known = self.cache.line(f"d {quote(path)} ", path, info) if self.cache is not None else None
             if known is None:
@@ -805,6 +811,13 @@ def _entry(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str
         rdev=rdev,
         xattrs=xattrs,
     )
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:  # It is not there yet.
+        return None
 
 
 def _may_be_written(fd: int) -> bool:

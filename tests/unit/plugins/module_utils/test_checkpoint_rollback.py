@@ -773,6 +773,27 @@ def test_a_mount_point_that_would_have_to_go_is_named_and_the_rest_goes_back(sto
         subprocess.run(["umount", tree / "mounted"], check=True)
 
 
+def test_a_store_that_a_declared_tree_shows_under_another_name_is_no_part_of_it(tree: Path, tmp_path: Path) -> None:
+    """As where a large disk holds the trees, and the store by a bind mount as well."""
+    inside, place = tree / "kept" / "store", tmp_path / "lib"
+    inside.mkdir(parents=True)
+    place.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", inside, place], check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        store = Store(str(place), System())
+        checkpoint(store, "before", protect(tree))
+        later = checkpoint(store, "later", protect(tree, exclude=["*.none"]))["id"]
+        (tree / "a").write_text("changed")
+        assert rollback(store, "before")["left"] == [] and (tree / "a").read_text() == "first"
+        assert store.resolve("later") == later and store.verify(store.manifest(later)) == {}
+        checkpoint(store, "before", protect(tree))
+        shutil.rmtree(tree / "kept" / "store" / "cache")
+        assert checkpoint(store, "before", protect(tree))["changed"] is False
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_a_swap_puts_a_directory_back_as_a_whole(store: Store, tree: Path) -> None:
     copy = copy_of(tree).rename(tree.with_name("then"))
     checkpoint(store, "before", protect(tree))
