@@ -17,13 +17,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import signal
+import time
 from typing import Any
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._store.durable import ensure_dir, write_all, write_file
 from .._store.tree import open_dir
-from .._store.way import owners, read_small, stranger, trusted
+from .._store.way import open_regular, owners, read_small, stranger, trusted
 from .._system import System, detached, send, start_time, users
 from .state import ServiceState
 
@@ -33,6 +35,8 @@ _STOP_LIMIT = 10.0
 _ALIVE = 0.5
 # The most bytes of a file that holds the id of a process.
 _LONGEST = 128
+# As much of a script's first line as the kernel reads.
+_LINE = 256
 
 
 def check(definition: Any) -> dict[str, Any]:
@@ -66,9 +70,10 @@ def _running(definition: dict[str, Any], system: System) -> tuple[int, int] | No
 
 def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
     """The process that the pid file names, or None and, where there is one that it may not name, why, in words."""
-    pidfile = definition["pidfile"]
+    pidfile, argv = definition["pidfile"], definition["argv"]
     try:
         data, owner = read_small(pidfile, _LONGEST)
+        written = os.stat(pidfile, follow_symlinks=False).st_mtime
         words = data.split()
         pid = int(words[0])
     except (ValueError, IndexError, FileNotFoundError):
@@ -79,11 +84,11 @@ def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
     if started is None or (len(words) > 1 and words[1] != b"%d" % started):
         return None, ""
     if not stranger(pidfile, trusted()) and owner in trusted():
-        return ((pid, started), "") if len(words) > 1 or _runs(pid, definition["argv"]) else (None, "")
+        return ((pid, started), "") if len(words) > 1 or _runs(pid, argv, started, written) else (None, "")
     # Somebody else can write it, and could end by it whatever root may end.
     theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
     why = stranger(pidfile, {*trusted(), theirs})
-    if not why and (users(pid) != {theirs} or not _runs(pid, definition["argv"])):
+    if not why and (users(pid) != {theirs} or not _runs(pid, argv, started, written)):
         why = f"uid {theirs} can write it, and process {pid} is not that user's, or does not run the command"
     return (None, f"its pid file {pidfile} is not believed: {why}") if why else ((pid, started), "")
 
@@ -117,16 +122,47 @@ def _remember(definition: dict[str, Any], pid: int, started: int | None, system:
     return True
 
 
-def _runs(pid: int, argv: list[str]) -> bool:
+def _runs(pid: int, argv: list[str], started: int, written: float) -> bool:
     """Whether the process runs this program and was started with these words. Of its words a process can say what it
-    likes, of its program it cannot."""
+    likes, of its program it cannot.
+
+    One that has given itself a title (nginx, gunicorn) says no words any more. It counts if the pid file, ``written``
+    at that time, cannot name an earlier process.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             words = stream.read().split(b"\0")
         program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return False
-    return [os.fsencode(word) for word in argv] == words[: len(argv)] and program == os.path.realpath(argv[0])
+    wanted = [os.fsencode(word) for word in argv]
+    interpreter = _interpreter(argv[0])
+    if program != os.path.realpath(interpreter or argv[0]):
+        return False
+    # The kernel puts an interpreter, and one option at the most, before the words.
+    first = next((at for at in (1, 2) if words[at : at + 1] == wanted[:1]), 0) if interpreter else 0
+    if words[first : first + len(wanted)] == wanted:
+        return True
+    return b" " in words[0] and words[0] != wanted[0] and _age(started) >= time.time() - written
+
+
+def _interpreter(program: str) -> str:
+    """What runs the script, by its first line; empty for a program of its own."""
+    try:
+        with open_regular(os.path.realpath(program)) as stream:
+            line = stream.readline(_LINE)
+    except OSError:
+        return ""
+    words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
+    if len(words) == 2 and os.path.basename(words[0]) == "env":
+        return shutil.which(words[1]) or ""
+    return words[0] if words else ""
+
+
+def _age(started: int) -> float:
+    """For how many seconds a process runs that was started at this clock tick."""
+    with open("/proc/uptime") as stream:
+        return float(stream.read().split()[0]) - started / os.sysconf("SC_CLK_TCK")
 
 
 def observe(definition: dict[str, Any], system: System) -> ServiceState:
@@ -136,8 +172,7 @@ def observe(definition: dict[str, Any], system: System) -> ServiceState:
         text = f"not running ({why})" if why else "not running"
         return ServiceState(definition["name"], True, "", False, text, None, "", 0, False)
     pid, started = found
-    with open("/proc/uptime") as stream:
-        age = float(stream.read().split()[0]) - started / os.sysconf("SC_CLK_TCK")
+    age = _age(started)
     can_reload = bool(definition["reload_signal"])
     text = f"running (pid {pid})"
     return ServiceState(definition["name"], True, "", True, text, system.now() - age, f"{pid}:{started}", 0, can_reload)

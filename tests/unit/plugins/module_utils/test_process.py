@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,8 @@ def test_a_users_pid_file_names_that_users_process_if_it_runs_the_command(
     script = f"exec -a /bin/sleep {program} 61" if program == "/bin/sleep" else f"exec -a /bin/sleep {program} 61 -"
     with subprocess.Popen([*words, script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
         end = time.monotonic() + 10
-        while os.readlink(f"/proc/{other.pid}/exe") != os.path.realpath(program):
+        # Of a process that has just become another program the words come last.
+        while not Path(f"/proc/{other.pid}/cmdline").read_bytes().startswith(b"/bin/sleep\0"):
             assert time.monotonic() < end
             time.sleep(0.02)
         theirs(service, f"{other.pid}\n")
@@ -322,6 +324,57 @@ def test_a_pid_file_of_others_counts_when_the_command_is_the_same(
     Path(service["pidfile"]).write_text(f"{stranger.pid}\n")
     assert not process.observe(service, SYSTEM).active
     Path(service["pidfile"]).write_text(text)
+
+
+@contextmanager
+def by_hand(service: dict[str, Any], *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The service, as something else has started it, which wrote the pid file."""
+    with subprocess.Popen(words or service["argv"], cwd=service["chdir"]) as running:
+        try:
+            ready(service)
+            Path(service["pidfile"]).parent.mkdir(exist_ok=True)
+            Path(service["pidfile"]).write_text(f"{running.pid}\n")
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize(
+    "line", [f"#!{sys.executable}", f"#!{sys.executable} -B", "#!/usr/bin/env python-of-a-service"]
+)
+def test_a_script_is_known_by_what_runs_it(
+    service: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """As gunicorn is, which starts itself anew for an upgrade: then it is not what we have started any more."""
+    (tmp_path / "python-of-a-service").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = tmp_path / "service.py"
+    script.write_text(f"{line}\n{SERVICE}")
+    script.chmod(0o755)
+    service["argv"] = [str(script), "--workers=2"]
+    with by_hand(service) as running:
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        assert not process.observe(dict(service, argv=[str(script), "--workers=3"]), SYSTEM).active
+        assert not process.observe(dict(service, argv=["/bin/cat", "--workers=2"]), SYSTEM).active
+        process.act("stop", service, SYSTEM)
+        assert running.wait(10) == 0
+
+
+def test_a_process_that_gave_itself_a_title_is_known_by_its_program(
+    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+) -> None:
+    """As nginx and gunicorn do; by a pid file that was there before it, it is not."""
+    titled = ["bash", "-c", f'exec -a "web: master [app]" {" ".join(service["argv"])}']
+    with by_hand(service, *titled) as running:
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        assert not process.observe(dict(service, argv=["/bin/cat"]), SYSTEM).active
+        os.utime(service["pidfile"], (time.time() - 60, time.time() - 60))
+        assert not process.observe(service, SYSTEM).active
+        os.utime(service["pidfile"])
+        process.act("stop", service, SYSTEM)
+        assert running.wait(10) == 0
+    Path(service["pidfile"]).write_text(f"{stranger.pid}\n")
+    assert not process.observe(service, SYSTEM).active
 
 
 @pytest.mark.parametrize(
