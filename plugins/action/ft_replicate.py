@@ -69,6 +69,12 @@ class ActionModule(ActionBase):
                 why = ""
             except Damaged as error:
                 why = error.message
+        if made and replication.marked:
+            made += (
+                f". Copies on {', '.join(replication.marked)} have MACs of another key, and only by that one older ones"
+                f" are known. Where it is not lost, put it in place of this one and run again; controllers that share"
+                f" hosts share a key ({VARIABLE})"
+            )
         result = _result(here.name, params["copies"], offered["id"], replication.entries, why)
         return {**result, "warnings": [made]} if made else result
 
@@ -96,6 +102,7 @@ class Replication:
         self._timeout = timeout
         self._check_mode = check_mode
         self.entries: dict[str, dict[str, Any]] = {}  # what became of each peer that was asked
+        self.marked: list[str] = []  # Peers whose copies had MACs before.
         self._bundles: dict[tuple[str, ...], str] = {}
 
     def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
@@ -118,6 +125,8 @@ class Replication:
         entries: dict[str, dict[str, Any]] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
+            if answer.get("macs"):
+                self.marked.append(peer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _entry(answer)
             elif answer.get("state") == "verified":

@@ -52,8 +52,11 @@ def offer(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
 
 
 def have(store: Store, host: str) -> dict[str, Any]:
-    """On a peer: ids of the checkpoints of ``host`` that are here. What they hold is verified by ``receive``."""
-    return {"ids": [one.id for one in replica(store, host).checkpoints()]}
+    """On a peer: ids of the checkpoints of ``host`` that are here, and how many have a MAC. What they hold is verified
+    by ``receive``."""
+    copies = replica(store, host)
+    ids = [one.id for one in copies.checkpoints()]
+    return {"ids": ids, "macs": sum(1 for one in ids if _mac_of(copies, one))}
 
 
 def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> dict[str, Any]:

@@ -106,7 +106,11 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "created": _created,
         "held": _all(_text(_ID)),
     },
-    "have": {"ids": _all(_text(_ID)), "state": _or_nothing(_one_of("verified", "damaged"))},
+    "have": {
+        "ids": _all(_text(_ID)),
+        "macs": _or_nothing(_number),
+        "state": _or_nothing(_one_of("verified", "damaged")),
+    },
     "export": {"path": _text(_PATH), "bytes": _number},
     "discard": {},
     "land": {"path": _text(_PATH), "room": _number},

@@ -9,6 +9,7 @@ the first copy. Of several the first one makes MACs, and all of them are known: 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -115,7 +116,11 @@ def _read(path: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(f"the key of copies, {path}, cannot be read: {error.strerror}") from error
+        why = "it is a symlink" if error.errno == errno.ELOOP else error.strerror
+        raise UsageError(
+            f"the key of copies, {path}, cannot be read: {why}. A key that lies elsewhere, or that several people"
+            f" share, is set as {VARIABLE}, in a vault"
+        ) from error
     with open(fd, "rb") as stream:
         found = os.fstat(fd)
         ours = found.st_uid in (0, os.geteuid())

@@ -415,3 +415,13 @@ def test_what_a_host_says_of_itself_decides_neither_the_key_nor_what_is_declared
         run = fleet.play([{"ansible.builtin.setup": {}}, recovery], f"h1,{spare}")
         assert not evil.exists() and run.results[spare]["error"] == "UsageError"
         assert ("'mine' is undefined" if "mine" in facts else "is a fact of h1") in run.results[spare]["msg"]
+
+
+def test_a_second_controller_hears_that_its_new_key_is_not_the_one_of_the_copies(fleet: Fleet) -> None:
+    """Or the inventory was moved, or cloned, without its key."""
+    assert "another key" not in replicate(fleet, copies=1).output
+    key = fleet.home / ".evenkeel-key"
+    key.rename(fleet.home / ".evenkeel-key-of-the-first")
+    (warning,) = replicate(fleet, copies=1).results["h1"]["warnings"]
+    assert "is new" in warning and f"Copies on {copies(fleet)[0]} have MACs of another key" in warning
+    assert "warnings" not in replicate(fleet, copies=1).results["h1"]

@@ -73,7 +73,9 @@ def test_a_key_that_others_can_read_or_give_is_refused(tmp_path: Path) -> None:
     path.rename(tmp_path / "real")
     (tmp_path / "real").chmod(0o600)
     path.symlink_to("real")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(
+        UsageError, match="cannot be read: it is a symlink. A key that lies elsewhere.*evenkeel_key, in a"
+    ):
         find(None, str(tmp_path))
     path.unlink()
     path.write_text("")
