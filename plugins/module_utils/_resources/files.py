@@ -764,9 +764,13 @@ def _not_ours(spec: dict[str, Any], lines: list[str]) -> list[str]:
             chain = [one for one in (*ancestors(path), path) if (one + b"/").startswith(mount.rstrip(b"/") + b"/")]
             found += filter(None, map(tree.find, chain or [mount]))
         if found and not any(is_ours(entry.uid, entry.mode) for entry in found):
+            top = found[0]
+            who = f"user {top.uid}"
+            if top.uid == os.geteuid():
+                who = "everybody" if top.mode & 0o002 else f"group {top.gid}"
             words.append(
-                f"{os.fsdecode(mount)} is a mount on which user {found[0].uid} can exchange what a rollback stages: "
-                "that user can keep what is on it, and nothing else, from going back. Give its top directory to root"
+                f"{os.fsdecode(mount)} is a mount on which {who} can exchange what a rollback stages, and so can keep "
+                "what is on it, and nothing else, from going back. Give its top directory to root alone"
             )
     return words
 
