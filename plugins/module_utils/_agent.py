@@ -327,7 +327,7 @@ def _noted(store: Store, generation: int, error: Exception) -> float:
     result = error.result if isinstance(error, EvenkeelError) else {}
     left = [str(one) for one in result.get("left", [])] or [_words(error)]
     change = _deadman.note_left(store, change, change.overdue(store.system) or "deadline", left)
-    seconds = change.tries_until - store.system.now()
+    seconds = change.tries_left(store.system)
     if seconds <= 0:
         _deadman.conclude(store, change, _deadman.IN_DOUBT, change.back, left)
     return max(0.0, seconds)

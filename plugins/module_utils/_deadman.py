@@ -41,8 +41,9 @@ class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
     ``back``: who began to go back (settle, deadline, boot, operator); from then on it is never confirmed. ``left``:
-    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again. ``login``: by
-    whose login the host was armed (a user id), -1 where that is not known.
+    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again; ``tries_due`` on
+    the monotonic clock of ``tries_boot``, which decides there. ``login``: by whose login the host was armed (a user
+    id), -1 where that is not known.
     """
 
     generation: int
@@ -56,6 +57,8 @@ class Armed:
     left: list[str] = field(default_factory=list)
     tries_until: float = 0.0
     login: int = -1
+    tries_due: float = 0.0
+    tries_boot: str = ""
 
     def shown(self) -> dict[str, Any]:
         shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
@@ -69,6 +72,12 @@ class Armed:
         if self.boot_id != system.boot_id():
             return "boot"
         return "deadline" if system.monotonic() >= self.due else None
+
+    def tries_left(self, system: System) -> float:
+        """Seconds for which what is left is tried again; of those before a boot only the date is known."""
+        if self.tries_boot == system.boot_id():
+            return self.tries_due - system.monotonic()
+        return min(TRIES, self.tries_until - system.now())
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,8 @@ class Event:
 
 # What each field of a record can be.
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by"), (str,)),
-    **dict.fromkeys(("until", "within", "due", "tries_until", "at"), (int, float)),
+    **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by", "tries_boot"), (str,)),
+    **dict.fromkeys(("until", "within", "due", "tries_until", "tries_due", "at"), (int, float)),
     **dict.fromkeys(("generation", "login"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
@@ -350,7 +359,11 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
     if list(left) != known.left:
         event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
         record_event(store, event)
-    return _record(store, replace(known, back=known.back or by, left=list(left), tries_until=tries_until))
+    tries_left = known.tries_left(store.system) if known.tries_until else TRIES
+    found = replace(known, back=known.back or by, left=list(left), tries_until=tries_until)
+    return _record(
+        store, replace(found, tries_due=store.system.monotonic() + tries_left, tries_boot=store.system.boot_id())
+    )
 
 
 def _newest(store: Store, record: Armed) -> Armed:

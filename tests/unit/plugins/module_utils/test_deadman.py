@@ -415,6 +415,41 @@ def test_what_is_left_is_tried_again_for_one_hour_and_no_more(
     assert len(fired) == 2 and all("--no-block" in words for words in fired)
 
 
+def test_the_hour_of_trying_is_an_hour_whatever_happens_to_the_clock(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone(monkeypatch)
+    begin(store, live)
+    wall, uptime, boot = [1_000_000.0], [50.0], ["one"]
+    system = replace(
+        store.system,
+        now=lambda: wall[0],
+        monotonic=lambda: uptime[0],
+        boot_id=lambda: boot[0],
+        has_systemd=lambda: False,
+    )
+    timed = Store(store.root, system)
+
+    def tries() -> float:
+        change = _deadman.armed(timed)
+        assert change is not None
+        return _deadman.note_left(timed, change, "deadline", ["/srv/a: is busy"]).tries_left(system)
+
+    assert tries() == 3600.0
+    uptime[0] += 600.0
+    for moved in (7200.0, -86400.0 * 30):
+        wall[0] = 1_000_000.0 + moved
+        assert tries() == 3000.0
+    # A boot begins no new hour, and no longer one.
+    boot[0], uptime[0] = "two", 5.0
+    wall[0] = 1_000_000.0 + 1800.0
+    assert tries() == 1800.0
+    uptime[0] += 100.0
+    assert tries() == 1700.0
+    boot[0], wall[0] = "three", 1_000_000.0 - 86400.0
+    assert tries() == 3600.0
+
+
 def test_records_of_older_and_newer_versions_are_read(store: Store, live: Path) -> None:
     begin(store, live)
     path = Path(store.join("armed"))
