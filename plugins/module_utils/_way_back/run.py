@@ -88,7 +88,8 @@ class Run:
         Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
         """
         try:
-            self._roots_own()
+            with self._trying("files"):
+                self._roots_own()
             self._carry_out()
         except OSError as error:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
@@ -183,7 +184,7 @@ class Run:
         first = Run(self.store, manifest, self.how)
         try:
             first._carry_out()
-        except (OSError, EvenkeelError) as error:  # The whole, which follows, tells what is left.
+        except Exception as error:  # The whole, which follows, tells what is left.
             self._changed = first._changed
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done

@@ -118,3 +118,16 @@ def test_as_many_as_ever_are_no_crowd(store: Store, trees: tuple[Path, Path], mo
         (theirs / f"{number}.new").write_text("new")
     assert apart.is_crowd(section, apart.Theirs(section, {0}))
     assert go_back(store, "before").done and (ours / "file").read_text() == "old"
+
+
+@needs_root
+def test_a_look_that_fails_keeps_nothing_back(
+    store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = trees
+    checkpoint(store, "before", [{"files": {"paths": [str(theirs), str(ours)]}}])
+    for one in (theirs, ours):
+        (one / "file").write_text("new")
+    monkeypatch.setattr(apart, "is_crowd", lambda *_words: 1 / 0)
+    go_back(store, "before")
+    assert (theirs / "file").read_text() == (ours / "file").read_text() == "old"
