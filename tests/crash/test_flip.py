@@ -60,7 +60,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Nothing here is about durability or about who has files open, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(files, "_APART", 0.0)
-    monkeypatch.setattr(run, "holders", lambda *_names: [])
+    monkeypatch.setattr(run, "holders", lambda *_names, **_more: [])
     for module in (durable, transaction):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
     for module in (objects, files):
