@@ -77,7 +77,7 @@ endif
 integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
 ifeq ($(LAB),yes)
 	$(BIN)/python tests/lab/lab.py build
-	$(CLEAN_ENV) $(BIN)/python -m pytest -m 'not long' $(wildcard tests/lab tests/integration)
+	$(CLEAN_ENV) $(BIN)/python -m pytest -m 'not long' --durations=15 $(wildcard tests/lab tests/integration)
 else
 	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
 endif

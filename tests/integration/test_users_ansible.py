@@ -112,7 +112,9 @@ def test_nor_one_of_ansible_cfg_and_nor_in_the_role(fleet: Fleet, sockets: str, 
         role.kill()
 
 
-@pytest.mark.parametrize("become", ["", "sudo ", "sudo sh -c ", "sudo su -c "])
+@pytest.mark.parametrize(
+    "become", ["", "sudo sh -c ", *(pytest.param(one, marks=pytest.mark.long) for one in ("sudo ", "sudo su -c "))]
+)
 def test_a_host_tells_a_new_login_from_a_session_in_an_old_one(fleet: Fleet, sockets: str, become: str) -> None:
     """As the module does it: from below, whoever it has become."""
     source = Path(str(_login.__file__)).read_text() + "\nprint(age(4.0), age(600.0))\n"
