@@ -47,6 +47,8 @@ from .plan import Options, Plan
 
 # Programs and libraries lie here; those that a package has replaced are known by their place.
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
+# All may look as recorded, and be gone with the power (I7).
+_NOT_DURABLE = "files: what was put back may not be durable"
 # Seconds for a look at who still works with what was replaced: users can have millions of files open.
 _LOOK = 10.0
 
@@ -75,6 +77,7 @@ class Run:
         self._others: list[Step] = []
         self._down = outage.Down(**how.down)
         self._first: list[tuple[Section, Section]] = []
+        self._is_part = False
         self._restart_needed: list[dict[str, Any]] = []
         self._still = _quiesce.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.insist:  # It was asked then, when a run was interrupted.
@@ -182,14 +185,21 @@ class Run:
         parts = list(map(apart.without, sections, theirs))
         manifest = replace(self.manifest, sections=[part for part in parts if part is not None])
         first = Run(self.store, manifest, self.how)
+        first._is_part = True
         try:
             first._carry_out()
         except Exception as error:  # The whole, which follows, tells what is left.
             self._changed = first._changed
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done
+        # Of what was left then, all but this is measured again.
+        self._left += [one for one in first._left if one.startswith(_NOT_DURABLE)]
+        self._down = first._down
         self._restart_needed = first._restart_needed
-        self._notes += [*first._notes, "what users have filled since went back after all else"]
+        self._notes += [
+            *first._notes,
+            "users have filled directories of theirs since the checkpoint, so all else came first",
+        ]
         if first._undo and self._keeps:
             for known in self.store.manifest(first._undo).sections:
                 for section, part in zip(sections, parts):
@@ -502,8 +512,8 @@ class Run:
     def _committed(self, paths: transaction.Transaction) -> transaction.Finished:
         try:
             return paths.commit()
-        except OSError as error:  # All may look as recorded, and be gone with the power (I7).
-            self._left.append(f"files: what was put back may not be durable: {error}")
+        except OSError as error:
+            self._left.append(f"{_NOT_DURABLE}: {error}")
             raise
 
     def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
@@ -545,7 +555,9 @@ class Run:
         """From here on a kill is followed by the whole rollback, or, before it has ``begun``, by a start of what is
         down."""
         wanted = {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "paths": list(self.how.paths)}
-        so_far = {"undo": self._undo, "changed": self._changed, "down": asdict(self._down)}
+        # The undo of a part is not one of the whole: who carries on after a kill takes another beside it.
+        undo = "" if self._is_part else self._undo
+        so_far = {"undo": undo, "changed": self._changed, "down": asdict(self._down)}
         try:
             write_file(resume_path(self.store), json.dumps({**wanted, **so_far, "begun": begun}).encode())
         except OSError:

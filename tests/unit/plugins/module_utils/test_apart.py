@@ -6,14 +6,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, apart
@@ -100,6 +105,63 @@ def test_what_is_roots_does_not_wait_for_what_a_user_has_filled(
     rollback(store, run.result()["undo"])
     assert (theirs / "file").read_text() == (ours / "file").read_text() == (ours / "more").read_text() == "new"
     assert len(os.listdir(theirs / "below")) == 30
+
+
+@needs_root
+def test_what_the_first_part_could_not_make_durable_or_start_is_not_forgotten(
+    store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = trees
+    monkeypatch.setattr(apart, "is_crowd", lambda *_words: True)
+    checkpoint(store, "before", [{"files": {"paths": [str(theirs), str(ours)]}}])
+    (ours / "file").write_text("new")
+    commit = transaction.Transaction.commit
+
+    def fails_once(paths: transaction.Transaction) -> transaction.Finished:
+        commit(paths)
+        monkeypatch.setattr(transaction.Transaction, "commit", commit)
+        raise OSError(errno.EIO, "the disk failed")
+
+    monkeypatch.setattr(transaction.Transaction, "commit", fails_once)
+    with pytest.raises(RestoreFailed, match="may not be durable: .*the disk failed"):
+        go_back(store, "before")
+    found = []
+
+    def carry_out(run: Run) -> None:
+        found.append(run._down.units)
+        run._down = outage.Down(units=["app.service"])
+
+    monkeypatch.setattr(Run, "_carry_out", carry_out)
+    go_back(store, "before")
+    assert found == [[], ["app.service"]], "what is down then is brought up by the second part"
+
+
+@needs_root
+def test_after_a_kill_between_the_parts_each_has_its_undo(
+    store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = trees
+    monkeypatch.setattr(apart, "is_crowd", lambda *_words: True)
+    checkpoint(store, "before", [{"files": {"paths": [str(theirs), str(ours)]}}])
+    for one in (theirs, ours):
+        (one / "file").write_text("new")
+    prepare = Run.prepare
+
+    def killed(run: Run, *words: Any) -> None:
+        if len(run.manifest.sections[0].spec["paths"]) == 2:
+            raise KeyboardInterrupt
+        prepare(run, *words)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "prepare", killed)
+        go_back(store, "before")
+    assert (theirs / "file").read_text() == "new" and (ours / "file").read_text() == "old"
+    rollback(store, "before")  # As any next command, it carries on first.
+    assert (theirs / "file").read_text() == "old" and not os.path.exists(store.join("resume"))
+    rollback(store, store.refs()["undo"][-1])
+    assert (theirs / "file").read_text() == "new"
+    rollback(store, store.refs()["undo"][0])
+    assert (ours / "file").read_text() == "new"
 
 
 @needs_root
