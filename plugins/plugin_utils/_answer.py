@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import harmless
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import harmless
 
 # Above what this process takes already. A result of ours at its longest (module_utils/_text.py) needs a third of it.
 ROOM = 64 << 20
