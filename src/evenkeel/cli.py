@@ -20,9 +20,14 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from evenkeel import __version__, advice, display, fleet, flow, options, plan, summary
+from evenkeel import __version__
+from evenkeel.ansible import options
+from evenkeel.ansible.targets import read_specs
+from evenkeel.change import flow
+from evenkeel.commands import playbook as fleet
 from evenkeel.outcome import EXIT_CODES, ChangeResult, Exit, RunResult, UsageError
-from evenkeel.targets import read_specs
+from evenkeel.plan import propose as plan
+from evenkeel.show import advice, display, summary
 
 _STOPPING = (
     "stopping: the playbook is ended and the hosts in flight are rolled back now; once more leaves them to their"

@@ -27,10 +27,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from rich.console import Console
 
-from evenkeel import answers, decide, fleet, flow, plan_file, runner, summary
-from evenkeel.events import PREFIX, Record, feed, judge, rescued
-from evenkeel.options import Options
+from evenkeel.ansible import answers, runner
+from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
+from evenkeel.ansible.options import Options
+from evenkeel.change import decide, flow
+from evenkeel.commands import playbook as fleet
 from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.plan import file as plan_file
+from evenkeel.show import summary
 
 # What may come out of a parser besides its result.
 OURS = (EvenkeelError, UsageError, answers.BadAnswer)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from evenkeel import advice, options
+from evenkeel.ansible import options
+from evenkeel.ansible.options import Options
 from evenkeel.cli import parser
-from evenkeel.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+from evenkeel.show import advice
 
 ID = "a1b2c3d4" * 8
 

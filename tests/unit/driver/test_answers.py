@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from evenkeel import answers, decide, fleet
-from evenkeel.answers import BAD, BadAnswer, read
-from evenkeel.events import PREFIX, Record, feed
+from evenkeel.ansible import answers
+from evenkeel.ansible.answers import BAD, BadAnswer, read
+from evenkeel.ansible.events import PREFIX, Record, feed
+from evenkeel.change import decide
+from evenkeel.commands import playbook as fleet
 from evenkeel.outcome import Exit, State
 
 INFO: dict[str, Any] = {

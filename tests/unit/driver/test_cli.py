@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
-from evenkeel import cli, fleet, flow
-from evenkeel.configuration import Ansible
+from evenkeel import cli
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.change import flow
+from evenkeel.commands import playbook as fleet
 from evenkeel.outcome import Exit, RunResult, UsageError
 
 COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "plan"]
@@ -193,7 +195,8 @@ def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> Non
     """As in ``evenkeel status | head -n 1``."""
     words = ["status", *(["--json"] if as_json else [])]
     program = (
-        "import sys; from evenkeel import cli, fleet; from evenkeel.outcome import RunResult, Exit\n"
+        "import sys; from evenkeel import cli; from evenkeel.commands import playbook as fleet\n"
+        "from evenkeel.outcome import RunResult, Exit\n"
         "from evenkeel.progress import Kind, Progress\n"
         "def run(*words, report, **how):\n"
         "    report(Progress(Kind.NOTE, 'under way'))\n"

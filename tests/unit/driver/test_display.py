@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evenkeel.advice import after_change
-from evenkeel.display import Board, Log, line, showing, task_name, text
-from evenkeel.options import Options
+from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.summary import headline, print_change, print_run, print_status
+from evenkeel.show.advice import after_change
+from evenkeel.show.display import Board, Log, line, showing, task_name, text
+from evenkeel.show.summary import headline, print_change, print_run, print_status
 
 INV = Options(inventory=("inv",))
 LONG = "unreachable in 'Load': ssh: connect to host 192.0.2.1 port 22: Connection timed out"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from evenkeel import fleet
-from evenkeel.configuration import Ansible
-from evenkeel.events import PREFIX, Record, feed
-from evenkeel.fleet import exit_code, peers, row
-from evenkeel.options import Options, Secrets
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.events import PREFIX, Record, feed
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.targets import Inventory
+from evenkeel.commands import playbook as fleet
+from evenkeel.commands.playbook import exit_code, peers, row
 from evenkeel.outcome import Exit, UsageError
-from evenkeel.targets import Inventory
 
 OK: dict[str, Any] = {"state": "ok"}
 LOST: dict[str, Any] = {"state": "unreachable"}

@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import pytest
 
-from evenkeel import flow
-from evenkeel.events import PREFIX
-from evenkeel.flow import Change, Request, Wave
-from evenkeel.options import Options
+from evenkeel.ansible.events import PREFIX
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.runner import Ended, Event
+from evenkeel.ansible.session import Session
+from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.change import flow
+from evenkeel.change.flow import Change, Request, Wave
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase, Progress, ignore
-from evenkeel.runner import Ended, Event
-from evenkeel.session import Session
-from evenkeel.targets import Inventory, Targets
 
 HOSTS = ("web1", "web2")
 WITHIN = 600.0

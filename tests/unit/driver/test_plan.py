@@ -20,9 +20,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placemen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel import plan, reliability
+from evenkeel import reliability
 from evenkeel.outcome import UsageError
-from evenkeel.plan_file import Group, Step, duration, rate, read_plan, share, size
+from evenkeel.plan import propose as plan
+from evenkeel.plan.file import Group, Step, duration, rate, read_plan, share, size
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from evenkeel import configuration, session
+from evenkeel.ansible import configuration, session
+from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
+from evenkeel.ansible.events import AGAIN
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended, Event, Job
+from evenkeel.ansible.session import open_session
 from evenkeel.collection import collections_path
-from evenkeel.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
-from evenkeel.events import AGAIN
-from evenkeel.options import Options, Secrets
 from evenkeel.outcome import UsageError
-from evenkeel.runner import Ended, Event, Job
-from evenkeel.session import open_session
 
 
 @pytest.fixture

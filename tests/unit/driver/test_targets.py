@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.ansible.targets import Inventory, in_order, parse_inventory, parse_plays, read_specs, resolve, unprotected
 from evenkeel.outcome import UsageError
-from evenkeel.targets import Inventory, in_order, parse_inventory, parse_plays, read_specs, resolve, unprotected
 
 LISTED = """
 playbook: site.yml

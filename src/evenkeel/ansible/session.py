@@ -20,13 +20,13 @@ from typing import Any
 
 import psutil
 
+from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
+from evenkeel.ansible.events import AGAIN, PREFIX
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended, Event, Job, execute
+from evenkeel.ansible.targets import chosen_hosts
+from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
-from evenkeel.configuration import NO_TERMINAL, Ansible, program
-from evenkeel.events import AGAIN, PREFIX
-from evenkeel.options import Options, Secrets
-from evenkeel.runner import Ended, Event, Job, execute
-from evenkeel.targets import chosen_hosts
-from evenkeel.wrapper import wrapped
 
 WITNESS = f"{FQCN}.witness"
 # Among the variables of a run of ours: how long one task on a host may take, in seconds, to count as an answer.

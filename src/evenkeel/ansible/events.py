@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evenkeel import answers
+from evenkeel.ansible import answers
 
 PREFIX = "evenkeel.fault_tolerance."
 # No event of Ansible's: the run begins anew, and what it said until now does not count.

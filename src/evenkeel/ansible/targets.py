@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel.configuration import Ansible, document, listing, program
-from evenkeel.options import Options, Secrets
+from evenkeel.ansible.configuration import Ansible, document, listing, program
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.outcome import UsageError
 
 # The controller itself: never a host of the fleet, whatever a play does on it.

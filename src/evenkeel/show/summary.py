@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.advice import after_change, after_status, going_on, overdue, stopped
-from evenkeel.display import STYLES, text
-from evenkeel.options import Options
+from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Phase
+from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
+from evenkeel.show.display import STYLES, text
 
 _STYLE = {
     Exit.DONE: "bold green",

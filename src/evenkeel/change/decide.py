@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evenkeel.answers import BAD
-from evenkeel.events import Record, message
+from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.events import Record, message
 from evenkeel.outcome import State
 
 PROBE, ROLL_BACK = "probe", "roll_back"

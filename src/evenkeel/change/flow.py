@@ -17,17 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel import decide, plays, preflight, waves
-from evenkeel.advice import cannot_bring_back
-from evenkeel.configuration import ask_ansible
-from evenkeel.events import Record, feed, judge, rescued
-from evenkeel.options import Options, Secrets, ask
+from evenkeel.ansible import plays
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.events import Record, feed, judge, rescued
+from evenkeel.ansible.options import Options, Secrets, ask
+from evenkeel.ansible.runner import Event
+from evenkeel.ansible.session import ANSWER_WITHIN, WITNESS, Session, open_session
+from evenkeel.ansible.targets import Targets, find_targets
+from evenkeel.change import decide, preflight, waves
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
-from evenkeel.plan_file import duration
+from evenkeel.plan.file import duration
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
-from evenkeel.runner import Event
-from evenkeel.session import ANSWER_WITHIN, WITNESS, Session, open_session
-from evenkeel.targets import Targets, find_targets
+from evenkeel.show.advice import cannot_bring_back
 
 DEFAULT_WAVES = "1,25%,100%"
 DEFAULT_CONFIRM_WITHIN = "10m"

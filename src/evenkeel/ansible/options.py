@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
-from evenkeel.plan_file import duration
-from evenkeel.wrapper import tags_that_run
+from evenkeel.plan.file import duration
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
 _FLAG: dict[str, Any] = {"action": "store_true"}

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evenkeel.answers import BAD
-from evenkeel.configuration import ask_ansible
-from evenkeel.events import Record, Result, feed, message
-from evenkeel.options import Options, Secrets, ask
+from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.events import Record, Result, feed, message
+from evenkeel.ansible.options import Options, Secrets, ask
+from evenkeel.ansible.runner import Event
+from evenkeel.ansible.session import open_session
+from evenkeel.ansible.targets import LOCAL, Inventory, find_inventory
 from evenkeel.outcome import Exit, RunResult, UsageError, under_way
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
-from evenkeel.runner import Event
-from evenkeel.session import open_session
-from evenkeel.targets import LOCAL, Inventory, find_inventory
 
 # What leaves a host in doubt when it is lost on the way: its state is half moved, or what was asked is not known.
 _DOUBTFUL = ("rollback", "accept", "recover", "scrub", "status")

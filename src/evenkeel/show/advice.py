@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evenkeel.options import Options
+from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.

@@ -23,11 +23,11 @@ from rich.text import Text
 
 from evenkeel import reliability
 from evenkeel.outcome import Exit, UsageError
-from evenkeel.plan_file import Group, read_plan
+from evenkeel.plan.file import Group, read_plan
 from evenkeel.shared import choose
 
 if TYPE_CHECKING:
-    from evenkeel.simulate import Fleet, Played
+    from evenkeel.plan.simulate import Fleet, Played
 
 YEAR = reliability.YEAR
 # The ladder has done its work when this share of the failures is over.
@@ -663,7 +663,7 @@ def _plan_change(draft: _Draft) -> None:
 
 def fleet_of(group: Group, proposal: Proposal) -> Fleet:
     """The group under its proposal, for the simulator."""
-    from evenkeel.simulate import Fleet
+    from evenkeel.plan.simulate import Fleet
 
     domains = sorted(set(group.hosts.values()))
     return Fleet(
@@ -847,7 +847,7 @@ def run(args: argparse.Namespace) -> int:
         return Exit.USAGE
     played = []
     if args.simulate:
-        from evenkeel.simulate import play
+        from evenkeel.plan.simulate import play
 
         for group, proposal in zip(groups, proposals, strict=True):
             played.append(play(fleet_of(group, proposal), args.host_years / len(groups), args.seed))

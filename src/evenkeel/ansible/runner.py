@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evenkeel.processes import DIE_WITH_PARENT, MARK, end_all
+from evenkeel.ansible.processes import DIE_WITH_PARENT, MARK, end_all
 
 Event = dict[str, Any]
 # How long the child may take, after Ansible was ended, to hand over the last events.
@@ -84,7 +84,7 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
     errors = scratch / "errors"
     with errors.open("wb") as stderr:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "evenkeel.runner"],
+            [sys.executable, "-P", "-m", "evenkeel.ansible.runner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

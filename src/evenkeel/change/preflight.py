@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evenkeel.events import Record, feed
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.session import Session
+from evenkeel.ansible.targets import Targets, unprotected
 from evenkeel.outcome import UsageError
-from evenkeel.session import Session
-from evenkeel.targets import Targets, unprotected
 
 RESCUED = ("probe", "fail")
 # What this side of a change reads of a host's variables; the rest is Ansible's to resolve where it is used.
