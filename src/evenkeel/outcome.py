@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
@@ -142,3 +142,17 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
     if {State.CONFIRMED, State.ROLLED_BACK} <= seen:
         return Exit.PARTLY
     return Exit.FAILED if seen & {State.CONFIRMED, State.ROLLED_BACK} else Exit.REFUSED
+
+
+def some_of(hosts: Sequence[str]) -> str:
+    """The names of ``hosts``: five of them, and how many more there are."""
+    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
+
+
+def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for everything that checkpoints could not capture, with the hosts of which it is true."""
+    hosts_of: dict[str, list[str]] = {}
+    for host in hosts:
+        for sentence in host.left:
+            hosts_of.setdefault(sentence, []).append(host.host)
+    return [f"a rollback could not bring back on {some_of(names)}: {said}" for said, names in hosts_of.items()]

@@ -14,7 +14,7 @@ from typing import Any
 
 from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
-from evenkeel.plan.file import duration
+from evenkeel.shared import duration
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
 _FLAG: dict[str, Any] = {"action": "store_true"}

@@ -25,10 +25,18 @@ from evenkeel.ansible.runner import Event
 from evenkeel.ansible.session import ANSWER_WITHIN, WITNESS, Session, open_session
 from evenkeel.ansible.targets import Targets, find_targets
 from evenkeel.change import decide, preflight, waves
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
-from evenkeel.plan.file import duration
+from evenkeel.outcome import (
+    ChangeResult,
+    Exit,
+    HostResult,
+    State,
+    UsageError,
+    cannot_bring_back,
+    exit_code,
+    under_way,
+)
 from evenkeel.progress import Kind, Phase, Progress, Report, ignore
-from evenkeel.show.advice import cannot_bring_back
+from evenkeel.shared import duration
 
 DEFAULT_WAVES = "1,25%,100%"
 DEFAULT_CONFIRM_WITHIN = "10m"

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from evenkeel.outcome import UsageError
-from evenkeel.shared import BadValue, hosts_of_budget, seconds
+from evenkeel.shared import duration, hosts_of_budget
 
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -113,16 +113,6 @@ class Group:
 
 
 # Values
-
-
-def duration(text: Any) -> float:
-    """Seconds of ``90``, ``30s``, ``1h30m``, ``60d``, ``5y`` or ``never`` (infinite)."""
-    if isinstance(text, str) and text.strip() == "never":
-        return math.inf
-    try:
-        return seconds(text)
-    except BadValue:
-        raise ValueError("is not a duration; write seconds, or a text such as 30s, 1h30m, 60d or 5y") from None
 
 
 def share(text: Any) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, some_of
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.
 _IN_LINE = 20
@@ -43,7 +43,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
         lines.append(
-            f"Whether a new login is let in was not shown on {_names(unseen)}: the connection, or its become, does not"
+            f"Whether a new login is let in was not shown on {some_of(unseen)}: the connection, or its become, does not"
             " show the host an SSH login."
         )
     return lines
@@ -65,7 +65,7 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
     if doubt:
         trying = [host for host in doubt if going_on(rows[host])]
         if trying:
-            lines.append(f"By themselves these hosts try again what is not back yet: {_names(trying)}")
+            lines.append(f"By themselves these hosts try again what is not back yet: {some_of(trying)}")
         lines.append("In doubt: the next change is refused until such a host was put back,")
         lines += _back({host: str(one.get("checkpoint") or "") for host, one in doubt.items()}, options)
         lines.append("or is accepted as it is:")
@@ -87,22 +87,6 @@ def going_on(info: Mapping[str, Any]) -> bool:
     """Whether a host says that it is going back, and tries again what did not go well."""
     armed = info.get("armed") or {}
     return bool(armed.get("back") or armed.get("tries_until") or armed.get("left"))
-
-
-def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
-    """What the checkpoints of hosts could not bring back, said once for all hosts of which the same is true."""
-    same: dict[str, list[str]] = {}
-    for one in hosts:
-        for said in one.left:
-            same.setdefault(said, []).append(one.host)
-    lines = []
-    for said, names in same.items():
-        lines.append(f"a rollback could not bring back on {_names(names)}: {said}")
-    return lines
-
-
-def _names(hosts: Sequence[str]) -> str:
-    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
 
 
 def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:

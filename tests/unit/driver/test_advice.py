@@ -15,7 +15,7 @@ import pytest
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options
 from evenkeel.cli import parser
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back
 from evenkeel.show import advice
 
 ID = "a1b2c3d4" * 8
@@ -162,7 +162,7 @@ def test_hosts_at_rest_need_no_advice() -> None:
 def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_true() -> None:
     hosts = [HostResult(f"h{n}", 1, left=["the package x 1.0 has no file"]) for n in range(7)]
     hosts.append(HostResult("other", 1, left=["/mnt is a mount"]))
-    lines = advice.cannot_bring_back(hosts)
+    lines = cannot_bring_back(hosts)
     assert len(lines) == 2
     assert "h0, h1, h2, h3, h4 and 2 more: the package x 1.0 has no file" in lines[0] and "/mnt" in lines[1]
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from evenkeel import reliability
 from evenkeel.outcome import UsageError
 from evenkeel.plan import propose as plan
-from evenkeel.plan.file import Group, Step, duration, rate, read_plan, share, size
+from evenkeel.plan.file import Group, Step, rate, read_plan, share, size
+from evenkeel.shared import duration
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
