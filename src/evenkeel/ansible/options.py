@@ -108,7 +108,7 @@ class Options:
 
         return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
 
-    def with_configuration(self, settings: dict[str, Any]) -> Options:
+    def with_configuration(self, settings: Mapping[str, Any]) -> Options:
         """The same, with the passwords that the user's configuration makes Ansible ask for."""
         listed = settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []
         return replace(

@@ -15,15 +15,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from evenkeel.ansible import plays
-from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.caller import Caller, CallerArguments
 from evenkeel.ansible.events import Record, feed, judge, rescued
-from evenkeel.ansible.options import Options, Secrets, ask
+from evenkeel.ansible.options import Options
 from evenkeel.ansible.runner import Event
-from evenkeel.ansible.session import ANSWER_WITHIN, WITNESS, Session, open_session
-from evenkeel.ansible.targets import Targets, find_targets
+from evenkeel.ansible.session import ANSWER_WITHIN, WITNESS, Session
+from evenkeel.ansible.targets import Targets
 from evenkeel.change import decide, preflight, waves
 from evenkeel.outcome import (
     ChangeResult,
@@ -35,7 +35,7 @@ from evenkeel.outcome import (
     exit_code,
     under_way,
 )
-from evenkeel.progress import Kind, Phase, Progress, Report, ignore
+from evenkeel.progress import Kind, Phase, Progress, Report
 from evenkeel.shared import duration
 
 DEFAULT_WAVES = "1,25%,100%"
@@ -86,30 +86,27 @@ class Request:
         return {name: value for name, value in said.items() if value is not None}
 
 
-def change(
-    request: Request,
-    *,
-    secrets: Secrets | None = None,
-    report: Report = ignore,
-    asked_to_stop: Callable[[], int] = lambda: 0,
-    cwd: str | None = None,
-) -> ChangeResult:
+def change(request: Request, **caller: Unpack[CallerArguments]) -> ChangeResult:
     """Run ``request.playbook`` over its hosts in waves, each confirmed by its hosts' health or rolled back.
 
-    secrets: asked of the terminal when None. asked_to_stop: how often the caller wants to stop: from 1 on the wave
-    in flight is rolled back, from 2 on it is left to its dead-men. Raises UsageError before anything is touched.
+    caller: see ``evenkeel.ansible.caller.Caller``. Raises UsageError before anything is touched.
     """
+    return run(request, Caller(**caller))
+
+
+def run(request: Request, caller: Caller) -> ChangeResult:
+    """The same, for a caller. Raises UsageError before anything is touched."""
     started = time.monotonic()
-    ansible = ask_ansible(cwd or os.getcwd())
-    options = request.options.with_configuration(dict(ansible.settings))
+    ansible = caller.ansible()
+    options = request.options.with_configuration(ansible.settings)
     path = Path(os.path.join(ansible.cwd, request.playbook))
     plays.no_prompts(request.playbook, path, options.common)
     if options.tags(ansible.settings) is None:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
-    secrets = ask(options) if secrets is None else secrets
-    targets = find_targets(request.playbook, options, ansible, secrets)
-    with open_session(ansible, options, secrets, path.resolve().parent) as session:
-        run = _prepare(session, request, targets, report, asked_to_stop)
+    secrets = caller.passwords(options)
+    targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
+    with caller.controller.open_session(ansible, options, secrets, path.resolve().parent) as session:
+        run = _prepare(session, request, targets, caller.report, caller.asked_to_stop)
         with under_way():
             reason, usage = run.run(
                 gather=plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, some_of
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, some_of
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.
 _IN_LINE = 20
@@ -132,24 +132,3 @@ def _file(what: str, suffix: str, lines: Iterable[str]) -> str:
             stream.write(text)
         return os.path.relpath(path) if directory == Path.cwd() else path
     return "FILE"
-
-
-def read_checkpoints(said: str) -> dict[str, str] | None:
-    """Read ``--to`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
-
-    Raises UsageError for what cannot be read.
-    """
-    if said.startswith("@"):
-        try:
-            lines = Path(said[1:]).read_text("utf-8", "surrogateescape").splitlines()
-        except OSError as error:
-            raise UsageError(f"--to {said}: {error.strerror}") from error
-        pairs = [tuple(line.split(None, 1)) for line in lines if line.strip()]
-    elif "=" in said:
-        pairs = [tuple(one.rpartition("=")[::2]) for one in said.split(",")]
-    else:
-        return None
-    wrong = next((one for one in pairs if len(one) != 2 or not all(part.strip() for part in one)), None)
-    if wrong is not None or not pairs:
-        raise UsageError(f"--to {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each")
-    return {host.strip(): ident.strip() for host, ident in pairs}

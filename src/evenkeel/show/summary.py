@@ -140,8 +140,11 @@ def _story(one: HostResult) -> tuple[object, ...]:
     return one.state, one.why, one.by, one.changed, *one.rescued, one.wave if one.state is not State.NOT_BEGUN else 0
 
 
-def print_run(result: RunResult, console: Console) -> None:
-    """Say what became of a run of one of our playbooks, host by host."""
+def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False) -> None:
+    """Say what became of a run of one of our playbooks, host by host.
+
+    warn_of_left: warn of ``left`` on hosts that did well.
+    """
     ok = sum(1 for one in result.hosts.values() if one["state"] == "ok")
     words = {Exit.DONE: "DONE", Exit.USAGE: "STOPPED", Exit.FAILED: "FAILED", Exit.REFUSED: "REFUSED"}
     start = words.get(result.exit_code, "IN DOUBT")
@@ -160,13 +163,13 @@ def print_run(result: RunResult, console: Console) -> None:
         table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
     console.print(table)
     for host, one in result.hosts.items():
-        for warning in _warnings(one, result.command):
+        for warning in _warnings(one, warn_of_left):
             console.print(Text(f"{text(host)}: {text(warning)}", style="yellow"))
 
 
-def _warnings(one: Mapping[str, Any], command: str) -> list[str]:
-    """What a host warns of, and of a recovery what peers lack or did wrong: it went well all the same."""
-    found = [one.get("warnings"), one.get("left") if command == "recover" and one["state"] == "ok" else None]
+def _warnings(one: Mapping[str, Any], of_left: bool) -> list[str]:
+    """The warnings of a host; with ``of_left`` also those of a host that did well and could not do all."""
+    found = [one.get("warnings"), one.get("left") if of_left and one["state"] == "ok" else None]
     said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
     return list(dict.fromkeys(said))[:_WARNINGS]
 

@@ -15,6 +15,7 @@ import pytest
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options
 from evenkeel.cli import parser
+from evenkeel.commands.rollback import read_checkpoints
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back
 from evenkeel.show import advice
 
@@ -50,7 +51,7 @@ def test_one_host_goes_back_to_the_checkpoint_of_the_change_whatever_came_after_
 def test_of_several_hosts_each_goes_back_to_its_own() -> None:
     args = parsed(command(advice.after_change(failed(confirmed(20)), Options()), "take it back"))
     assert args.limit == [",".join(f"web{n}" for n in range(1, 21))]
-    named = advice.read_checkpoints(args.to)
+    named = read_checkpoints(args.to)
     assert named is not None and len(named) == 20
     assert all(f"{n:04}{ID[4:]}".startswith(named[f"web{n}"]) and len(named[f"web{n}"]) >= 8 for n in range(1, 21))
 
@@ -62,7 +63,7 @@ def test_more_hosts_are_named_in_files_that_no_inventory_takes_for_its_own(
     args = parsed(command(advice.after_change(failed(confirmed(300)), Options()), "take it back"))
     limit = Path(args.limit[0].removeprefix("@"))
     assert args.limit[0].startswith("@") and limit.read_text().split() == [f"web{n}" for n in range(1, 301)]
-    assert advice.read_checkpoints(args.to) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
+    assert read_checkpoints(args.to) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
     # Ansible leaves these endings out of an inventory that is a directory.
     assert {path.suffix for path in tmp_path.iterdir()} == {".retry", ".txt"}
 
@@ -170,17 +171,17 @@ def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_
 @pytest.mark.parametrize("said", ["web1=", "=abc", "web1=a,web2", ",web1=a"])
 def test_a_list_of_checkpoints_that_is_none_is_a_usage_error(said: str) -> None:
     with pytest.raises(UsageError, match="HOST=CHECKPOINT"):
-        advice.read_checkpoints(said)
+        read_checkpoints(said)
 
 
 @pytest.mark.parametrize("said", ["latest", "before-change~1", "undo", ID])
 def test_one_checkpoint_for_all_hosts_is_left_as_it_is(said: str) -> None:
-    assert advice.read_checkpoints(said) is None
+    assert read_checkpoints(said) is None
 
 
 def test_a_file_of_checkpoints_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        advice.read_checkpoints(f"@{tmp_path}/nope")
+        read_checkpoints(f"@{tmp_path}/nope")
 
 
 def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:

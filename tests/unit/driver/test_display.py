@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from evenkeel.ansible.options import Options
+from evenkeel.commands.registry import PLAYBOOKS
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.show.advice import after_change
@@ -145,7 +146,8 @@ def test_a_run_shows_warnings_and_a_recovery_what_peers_lack() -> None:
     rows = {"a": row, "b": {"state": "ok", "warnings": 5, "left": {"a": "odd"}}}
 
     def shown(command: str) -> str:
-        return seen_of(lambda console: print_run(RunResult(command, Exit.DONE, "", rows, [], 1.0), console), 200)
+        result = RunResult(command, Exit.DONE, "", rows, [], 1.0)
+        return seen_of(lambda console: PLAYBOOKS[command].show(result, Options(), console), 200)
 
     assert shown("recover").count("a: a key is new") == 1 and "a: b: failed" in shown("recover")
     assert "a: a key is new" in shown("protect") and "b: failed" not in shown("protect")
