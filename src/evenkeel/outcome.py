@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 # A resource or a probe: one key, its kind, and the options of that kind.
 Spec = Mapping[str, object]
@@ -52,6 +52,17 @@ exit codes, the same for every command:
 """
 
 
+class Probe(TypedDict, total=False):
+    """One probe as a host measured it, with the keys that the driver reads.
+
+    restarts: how often its service was started anew after it ended by itself.
+    """
+
+    kind: str | None
+    target: str | None
+    restarts: int | None
+
+
 class State(StrEnum):
     """What became of one host in a change."""
 
@@ -84,7 +95,7 @@ class HostResult:
     until: float | None = None
     login: str = ""
     left: list[str] = field(default_factory=list)
-    probes: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
 
@@ -107,7 +118,7 @@ class ChangeResult:
     touched_outside: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {"command": "change", **asdict(self), "exit_code": int(self.exit_code)}
 
@@ -122,11 +133,11 @@ class RunResult:
     command: str
     exit_code: Exit
     reason: str
-    hosts: dict[str, dict[str, Any]]
+    hosts: Mapping[str, Mapping[str, Any]]
     notes: list[str]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {**asdict(self), "exit_code": int(self.exit_code)}
 

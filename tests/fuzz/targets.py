@@ -27,10 +27,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from rich.console import Console
 
-from evenkeel.ansible import answers, runner
+from evenkeel.ansible import answers, child
+from evenkeel.ansible.event import about
 from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
 from evenkeel.ansible.options import Options
-from evenkeel.change import decide, flow
+from evenkeel.change import decide
 from evenkeel.commands import playbook
 from evenkeel.commands.status import Status
 from evenkeel.outcome import Exit, RunResult, UsageError
@@ -168,9 +169,9 @@ def result(data: bytes) -> None:
         for status in ("ok", "failed", "unreachable"):
             event = {"event": f"runner_on_{status}", "stdout": "x", "project_update_id": 1}
             event["event_data"] = {"host": "web1", "task": "t", "resolved_action": PREFIX + task, "res": said}
-            event = json.loads(runner.told(event, 1))
+            event = json.loads(child.told(event, 1))
             feed(record, event)
-            flow._about(event)
+            about(event)
             last = record.of("web1", task)
             assert last is not None
             decide.armed(last.result, 1.0, 2.0, 600.0)

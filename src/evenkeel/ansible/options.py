@@ -17,9 +17,10 @@ from evenkeel.outcome import UsageError
 from evenkeel.shared import duration
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
-_FLAG: dict[str, Any] = {"action": "store_true"}
-_MANY: dict[str, Any] = {"action": "append", "default": []}
-_EVERYWHERE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+_FLAG: Mapping[str, Any] = {"action": "store_true"}
+_MANY: Mapping[str, Any] = {"action": "append", "default": []}
+_Flags = tuple[tuple[str, ...], Mapping[str, Any]]  # the names of an option, and the arguments of add_argument
+_EVERYWHERE: list[_Flags] = [
     (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
     (("-u", "--user"), {"help": "connect as this user"}),
     (("-c", "--connection"), {"help": "connection type"}),
@@ -43,7 +44,7 @@ _EVERYWHERE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("-M", "--module-path"), {**_MANY, "metavar": "PATH"}),
     (("-v", "--verbose"), {"action": "count", "default": 0, "help": "show Ansible's output as well"}),
 ]
-_USERS_ONLY: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+_USERS_ONLY: list[_Flags] = [
     (("-t", "--tags"), {**_MANY, "metavar": "TAGS"}),
     (("--skip-tags",), {**_MANY, "metavar": "TAGS"}),
     (("--start-at-task",), {"metavar": "NAME"}),
@@ -179,7 +180,7 @@ def _time(said: str) -> float:
         raise argparse.ArgumentTypeError(f"{said!r} {error}") from None
 
 
-def _words(given: dict[str, Any], table: Sequence[tuple[tuple[str, ...], dict[str, Any]]]) -> tuple[str, ...]:
+def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]:
     words: list[str] = []
     for flags, how in table:
         name = next(flag for flag in flags if flag.startswith("--"))

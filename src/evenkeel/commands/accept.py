@@ -15,6 +15,7 @@ class Accept(PlaybookCommand):
     name = "accept"
     text = "take hosts that are in doubt as they are, so that they may be changed again"
     lost_is_doubt = True
+    question = True
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and well")

@@ -12,6 +12,7 @@ from rich.console import Console
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
 from evenkeel.change import flow
+from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
 from evenkeel.commands.arguments import add_guard, add_probes, add_protect, specs
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
@@ -25,11 +26,11 @@ class Change(FleetCommand[ChangeResult]):
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("playbook", metavar="PLAYBOOK")
-        waves = flow.DEFAULT_WAVES.replace("%", "%%")
+        waves = DEFAULT_WAVES.replace("%", "%%")
         parser.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({waves})")
         add_guard(parser)
         parser.add_argument("--failure-domain", metavar="VAR", help="inventory variable that names what fails together")
-        within = f"undo unless confirmed in this time ({flow.DEFAULT_CONFIRM_WITHIN})"
+        within = f"undo unless confirmed in this time ({DEFAULT_CONFIRM_WITHIN})"
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
         parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
@@ -40,7 +41,7 @@ class Change(FleetCommand[ChangeResult]):
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
         if args.check:
             raise UsageError("a dry run changes nothing that would have to be undone: use ansible-playbook --check")
-        request = flow.Request(
+        request = Request(
             args.playbook,
             given,
             waves=args.waves,

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, Result, feed, message
 from evenkeel.ansible.options import Options
-from evenkeel.ansible.runner import Event
+from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.arguments import Variables
 from evenkeel.commands.fleet import FleetCommand
@@ -36,11 +37,13 @@ class PlaybookCommand(FleetCommand[RunResult]):
     lost_is_doubt: a host that is lost on the way is in doubt, as its state is half moved, or not known.
     usage_errors: the errors of a host that mean that the person typed something wrong.
     doubtful_errors: the errors of a host that leave it in doubt.
+    question: the playbook only asks hosts, so that an answer takes minutes at most.
     """
 
     lost_is_doubt: ClassVar[bool] = False
     usage_errors: ClassVar[frozenset[str]] = frozenset({"UsageError", "NotFound"})
     doubtful_errors: ClassVar[frozenset[str]] = frozenset({"RestoreFailed"})
+    question: ClassVar[bool] = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         """A command without options of its own adds none."""
@@ -89,7 +92,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
             caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
             with under_way():
-                ended = session.run_own(self.name, variables, on_event, stop, limit=options.limit)
+                run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
+                ended = session.run_own(run, on_event, stop)
         rows = {host: row(record, host, ended.stopped) for host in hosts}
         code = self.exit_code(list(rows.values()))
         reason = next((f"{host}: {found['msg']}" for host, found in rows.items() if found["state"] != "ok"), "")
@@ -117,7 +121,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         return Exit.FAILED
 
 
-def row(record: Record, host: str, stopped: str = "") -> dict[str, Any]:
+def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     """The story of ``host``: the result of its last task of ours, with state and msg."""
     results = record.results.get(host, [])
     # The confirmation of a rollback is not the story of the rollback.

@@ -17,6 +17,7 @@ class Status(PlaybookCommand):
     name = "status"
     text = "what hosts are in the middle of, and what they could go back to"
     lost_is_doubt = True
+    question = True
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
         summary.print_status(result, console, given)

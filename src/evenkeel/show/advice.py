@@ -10,7 +10,6 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.options import Options
@@ -119,16 +118,19 @@ def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, posit
     return ["  " + shlex.join(["evenkeel", name, *reach, *named, *words]), *([left_out] if missing else [])]
 
 
-def _file(what: str, suffix: str, lines: Iterable[str]) -> str:
-    """Write a file for a command; its ending is one that an inventory directory does not read."""
+def _file(name: str, suffix: str, lines: Iterable[str]) -> str:
+    """Write a file for a command, here or else among temporary files. Returns its path.
+
+    suffix: one that Ansible does not read in an inventory that is a directory.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    text = "".join(f"{one}\n" for one in lines).encode("utf-8", "surrogateescape")
-    for directory in (Path.cwd(), Path(tempfile.gettempdir())):
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    for directory, shown in ((os.getcwd, os.path.relpath), (tempfile.gettempdir, str)):
         try:
-            number, path = tempfile.mkstemp(suffix, f"evenkeel-{what}-{stamp}-", directory)
+            number, path = tempfile.mkstemp(suffix, f"evenkeel-{name}-{stamp}-", directory())
         except OSError:
             continue
         with os.fdopen(number, "wb") as stream:
             stream.write(text)
-        return os.path.relpath(path) if directory == Path.cwd() else path
+        return shown(path)
     return "FILE"

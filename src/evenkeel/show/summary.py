@@ -174,7 +174,7 @@ def _warnings(one: Mapping[str, Any], of_left: bool) -> list[str]:
     return list(dict.fromkeys(said))[:_WARNINGS]
 
 
-def _done(one: dict[str, Any]) -> str:
+def _done(one: Mapping[str, Any]) -> str:
     idle = one.get("proved", []) if one.get("task") == "ft_scrub" else ["nothing to do"]
     said = one.get("done") or ([] if one.get("changed") else idle)
     if one.get("msg"):
@@ -183,7 +183,7 @@ def _done(one: dict[str, Any]) -> str:
     return "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4]) + more
 
 
-def _step(step: dict[str, Any]) -> str:
+def _step(step: Mapping[str, Any]) -> str:
     return " ".join(str(step[key]) for key in ("action", "target") if step.get(key)) or str(step)
 
 
@@ -206,7 +206,7 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     _print_advice(after_status({h: one for h, one in result.hosts.items() if one["state"] == "ok"}, options), console)
 
 
-def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+def status_cells(one: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
     """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
     last = one.get("last")
     ended = Text("none", style="dim")
@@ -224,7 +224,7 @@ def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text
     return _now(one, at), ended, Text(checkpoints), Text(copies)
 
 
-def _now(one: dict[str, Any], at: float) -> Text:
+def _now(one: Mapping[str, Any], at: float) -> Text:
     """What a host is in the middle of."""
     armed, doubt = one.get("armed"), one.get("doubt")
     if armed and going_on(one):

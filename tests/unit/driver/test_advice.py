@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def test_where_the_directory_cannot_be_written_the_files_lie_elsewhere(
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
-    monkeypatch.setattr(advice.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(advice.Path, "cwd", lambda: tmp_path / "not there")
+    gone.rmdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     args = parsed(command(advice.after_change(failed(confirmed(30)), Options()), "take it back"))
     assert Path(args.limit[0].removeprefix("@")).is_absolute()
 

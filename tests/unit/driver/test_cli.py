@@ -24,7 +24,7 @@ from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import Inventory, Targets
-from evenkeel.change import flow
+from evenkeel.change.request import DEFAULT_WAVES
 from evenkeel.collection import collections_path
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
@@ -60,7 +60,7 @@ def test_every_help_can_be_read(
     text = capsys.readouterr().out
     assert text.startswith("usage: evenkeel") and "%%" not in text
     if words == ["change"] and columns != "30":
-        assert flow.DEFAULT_WAVES in text
+        assert DEFAULT_WAVES in text
 
 
 def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
