@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, TypedDict
+
+# A resource or a probe: one key, its kind, and the options of that kind.
+Spec = Mapping[str, object]
 
 
 class UsageError(Exception):
@@ -49,6 +52,17 @@ exit codes, the same for every command:
 """
 
 
+class Probe(TypedDict, total=False):
+    """One probe as a host measured it, with the keys that the driver reads.
+
+    restarts: how often its service was started anew after it ended by itself.
+    """
+
+    kind: str | None
+    target: str | None
+    restarts: int | None
+
+
 class State(StrEnum):
     """What became of one host in a change."""
 
@@ -81,7 +95,7 @@ class HostResult:
     until: float | None = None
     login: str = ""
     left: list[str] = field(default_factory=list)
-    probes: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
 
@@ -104,7 +118,7 @@ class ChangeResult:
     touched_outside: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {"command": "change", **asdict(self), "exit_code": int(self.exit_code)}
 
@@ -119,11 +133,11 @@ class RunResult:
     command: str
     exit_code: Exit
     reason: str
-    hosts: dict[str, dict[str, Any]]
+    hosts: Mapping[str, Mapping[str, Any]]
     notes: list[str]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {**asdict(self), "exit_code": int(self.exit_code)}
 
@@ -142,3 +156,17 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
     if {State.CONFIRMED, State.ROLLED_BACK} <= seen:
         return Exit.PARTLY
     return Exit.FAILED if seen & {State.CONFIRMED, State.ROLLED_BACK} else Exit.REFUSED
+
+
+def some_of(hosts: Sequence[str]) -> str:
+    """The names of ``hosts``: five of them, and how many more there are."""
+    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
+
+
+def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for everything that checkpoints could not capture, with the hosts of which it is true."""
+    hosts_of: dict[str, list[str]] = {}
+    for host in hosts:
+        for sentence in host.left:
+            hosts_of.setdefault(sentence, []).append(host.host)
+    return [f"a rollback could not bring back on {some_of(names)}: {said}" for said, names in hosts_of.items()]

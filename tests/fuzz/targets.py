@@ -30,10 +30,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from rich.console import Console
 
-from evenkeel import answers, decide, fleet, flow, plan_file, runner, summary
-from evenkeel.events import PREFIX, Record, feed, judge, rescued
-from evenkeel.options import Options
+from evenkeel.ansible import answers, child
+from evenkeel.ansible.event import about
+from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
+from evenkeel.ansible.options import Options
+from evenkeel.change import decide
+from evenkeel.commands import playbook
+from evenkeel.commands.status import Status
 from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.plan import measured
+from evenkeel.show import summary
 
 # What may come out of a parser besides its result.
 OURS = (EvenkeelError, UsageError, answers.BadAnswer)
@@ -166,9 +172,9 @@ def result(data: bytes) -> None:
         for status in ("ok", "failed", "unreachable"):
             event = {"event": f"runner_on_{status}", "stdout": "x", "project_update_id": 1}
             event["event_data"] = {"host": "web1", "task": "t", "resolved_action": PREFIX + task, "res": said}
-            event = json.loads(runner.told(event, 1))
+            event = json.loads(child.told(event, 1))
             feed(record, event)
-            flow._about(event)
+            about(event)
             last = record.of("web1", task)
             assert last is not None
             decide.armed(last.result, 1.0, 2.0, 600.0)
@@ -177,8 +183,8 @@ def result(data: bytes) -> None:
             decide.begun(record, ["web1"], {})
             probes = (last.result.get("health") or {}).get("probes") or []
             decide.sick(record, {"web1": probes})
-            row = fleet.row(record, "web1")
-            fleet.exit_code("status", [row])
+            row = playbook.row(record, "web1")
+            Status().exit_code([row])
             json.dumps(row, allow_nan=False)
             stream = io.StringIO()
             console = Console(file=stream, width=100)
@@ -186,7 +192,7 @@ def result(data: bytes) -> None:
                 found = RunResult(command, Exit.FAILED, str(row["msg"]), {"web1": row}, [], 1.0)
                 summary.print_run(found, console)
                 summary.print_status(found, console, Options())
-            plan_file._now(["web1"], {"web1": row})
+            measured.reported(["web1"], {"web1": row})
             shown = stream.getvalue()
             assert all(one.isprintable() or one == "\n" for one in shown), ascii(shown)
     feed(record, {"event": "runner_on_failed", "event_data": {"host": "web1", "task": "t", "res": said}})
@@ -199,8 +205,8 @@ def status(data: bytes) -> None:
     with tempfile.TemporaryDirectory(dir=_MEMORY) as home:
         path = os.path.join(home, "status.json")
         Path(path).write_bytes(data)
-        found = plan_file._read_status(path)
-        plan_file._now(list(map(str, found)), found)
+        found = measured.read_status(path)
+        measured.reported(list(map(str, found)), found)
 
 
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

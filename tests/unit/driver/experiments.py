@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evenkeel.simulate import CONFIDENCE, YEAR, Estimate, mean_of
+from evenkeel.plan.simulate import CONFIDENCE, YEAR, Estimate, mean_of
 
 
 def share_of(hits: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:

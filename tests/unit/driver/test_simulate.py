@@ -12,8 +12,9 @@ import math
 
 import pytest
 
-from evenkeel import reliability, simulate
-from evenkeel.simulate import Fleet, play
+from evenkeel import reliability
+from evenkeel.plan import simulate
+from evenkeel.plan.simulate import Fleet, play
 
 from . import experiments
 

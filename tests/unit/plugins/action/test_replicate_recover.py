@@ -27,9 +27,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _s
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
 
-from evenkeel.configuration import ask_ansible
-from evenkeel.options import Options, Secrets
-from evenkeel.session import open_session
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.session import open_session
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE

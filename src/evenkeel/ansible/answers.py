@@ -1,39 +1,39 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host answers, taken in at one place: in the form that our modules promise, bounded, or not at all.
+"""The answers of hosts, taken in at one place: in the form that our modules promise, bounded, or not at all.
 
-A host that was taken over answers what it likes. What cannot be read here makes that host one in doubt, and no other:
-behind this every number is one, every text is short enough to be shown, and every name of a checkpoint can stand in a
-command line.
+A host that was taken over answers as it likes. An answer that cannot be read here puts that host in doubt, and no
+other. Behind this place every number is a number, every text is short enough to be shown, and every name of a
+checkpoint can stand in a command line.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 # The ``error`` of a host whose answer could not be read.
 BAD = "BadAnswer"
-# Of a text no more is kept; of a list no more entries; in all no more values, and no deeper.
+# The characters of a text that are kept, the entries of a list, the values of a whole answer, and its depth.
 LONGEST_TEXT = 20_000
 LONGEST_LIST = 20_000
 MOST_VALUES = 400_000
 DEEPEST = 30
-# A number beyond this is none of ours, in seconds or whatever else.
+# No number of ours is larger, in seconds or whatever else.
 _LARGEST = 1e12
 _ID = re.compile(r"[0-9A-Za-z]{0,64}")
-# In a form: every key that is not named.
+# The key of a form for every key that has no form of its own.
 _OTHERS = "*"
 
 
 class BadAnswer(Exception):
-    """What a host answered is not what our modules answer: where, and what it is instead."""
+    """An answer that none of our modules gives: where it is wrong, and what stands there."""
 
 
-def read(said: object) -> dict[str, Any]:
+def read(said: object) -> Mapping[str, Any]:
     """The result of a task of ours as the rest of the driver may rely on it. Raises BadAnswer."""
     if not isinstance(said, Mapping):
         raise BadAnswer("there is no result in it, or one that is too long")
@@ -47,12 +47,12 @@ class _Reader:
     """One answer on its way in; counts what it holds."""
 
     def __init__(self) -> None:
-        self.values = 0
+        self.counted = 0
 
-    def mapping(self, said: Any, where: str, form: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    def mapping(self, said: object, where: str, form: Mapping[str, _Form], depth: int = 0) -> dict[str, object]:
         if not isinstance(said, Mapping):
             raise _wrong(where, "a mapping", said)
-        found = {}
+        found: dict[str, object] = {}
         for key, value in said.items():
             name = _cut(str(key), 200)
             place = f"{where}.{name}" if where else name
@@ -60,22 +60,23 @@ class _Reader:
             if value is None or known is None:
                 found[name] = self.plain(value, place, depth + 1)
             else:
-                found[name] = self.one(value, place, known, depth + 1)
+                found[name] = self.value(value, place, known, depth + 1)
         return found
 
-    def one(self, value: Any, where: str, form: Any, depth: int) -> Any:
+    def value(self, value: object, where: str, form: _Form, depth: int) -> object:
+        """One value, as ``form`` reads it."""
         if isinstance(form, dict):
             return self.mapping(value, where, form, depth)
         if isinstance(form, list):
             if not isinstance(value, list):
                 raise _wrong(where, "a list", value)
-            return [self.one(item, f"{where}[{at}]", form[0], depth + 1) for at, item in enumerate(_some(value))]
+            return [self.value(item, f"{where}[{at}]", form[0], depth + 1) for at, item in enumerate(_some(value))]
         if form is _step and isinstance(value, Mapping):
             return self.plain(value, where, depth)
         self.count(where, depth)
         return form(value, where)
 
-    def plain(self, value: Any, where: str, depth: int) -> Any:
+    def plain(self, value: object, where: str, depth: int) -> object:
         """A value of no form of ours, as one that can be shown: finite, bounded, and without a type of Ansible's."""
         self.count(where, depth)
         if isinstance(value, str):
@@ -91,14 +92,15 @@ class _Reader:
         return _cut(str(value), LONGEST_TEXT)
 
     def count(self, where: str, depth: int) -> None:
-        self.values += 1
-        if self.values > MOST_VALUES:
+        """Count one value. Raises BadAnswer for too many, or too deep a one."""
+        self.counted += 1
+        if self.counted > MOST_VALUES:
             raise BadAnswer(f"it holds more than {MOST_VALUES} values")
         if depth > DEEPEST:
             raise BadAnswer(f"{_cut(where, 200)} is nested more than {DEEPEST} deep")
 
 
-def _some(values: list[Any]) -> list[Any]:
+def _some(values: list[object]) -> list[object]:
     return values[:LONGEST_LIST]
 
 
@@ -111,46 +113,46 @@ def _wrong(where: str, wanted: str, value: object) -> BadAnswer:
     return BadAnswer(f"{_cut(where, 200) or 'it'} should be {wanted}, and is {said}")
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise _wrong(where, "a text", value)
     return _cut(value, LONGEST_TEXT)
 
 
-def _ident(value: Any, where: str) -> str:
+def _ident(value: object, where: str) -> str:
     """The id of a checkpoint, which is to be pasted into a command line."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise _wrong(where, "the id of a checkpoint", value)
     return value
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     # In this order: a huge whole number cannot be made a float.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
         raise _wrong(where, "a number within reason", value)
     return value
 
 
-def _count(value: Any, where: str) -> int:
+def _count(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
         raise _wrong(where, "a whole number, not negative", value)
     return value
 
 
-def _yes_or_no(value: Any, where: str) -> bool:
+def _yes_or_no(value: object, where: str) -> bool:
     if not isinstance(value, bool):
         raise _wrong(where, "true or false", value)
     return value
 
 
-def _step(value: Any, where: str) -> str:
+def _step(value: object, where: str) -> str:
     """A step that was planned or done: a sentence, or a mapping of anything."""
     return _text(value, where)
 
 
-# A form is how one value is read, a list of one form, or the forms of the keys of a mapping. A key that is not named
-# may hold anything, and every value may be null: a module says so what it does not know.
-_Form = Any
+# The reader of one value, a list of one form, or the forms of the keys of a mapping. A key that is not named may hold
+# anything, and every value may be null: so a module says that it does not know it.
+_Form: TypeAlias = "Callable[[object, str], object] | list[_Form] | dict[str, _Form]"
 
 _CHANGE: dict[str, _Form] = {
     "generation": _count,

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenkeel.advice import after_change, after_status, going_on, overdue, stopped
-from evenkeel.display import STYLES, text
-from evenkeel.options import Options
+from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Phase
+from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
+from evenkeel.show.display import STYLES, text
 
 _STYLE = {
     Exit.DONE: "bold green",
@@ -140,8 +140,11 @@ def _story(one: HostResult) -> tuple[object, ...]:
     return one.state, one.why, one.by, one.changed, *one.rescued, one.wave if one.state is not State.NOT_BEGUN else 0
 
 
-def print_run(result: RunResult, console: Console) -> None:
-    """Say what became of a run of one of our playbooks, host by host."""
+def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False) -> None:
+    """Say what became of a run of one of our playbooks, host by host.
+
+    warn_of_left: warn of ``left`` on hosts that did well.
+    """
     ok = sum(1 for one in result.hosts.values() if one["state"] == "ok")
     words = {Exit.DONE: "DONE", Exit.USAGE: "STOPPED", Exit.FAILED: "FAILED", Exit.REFUSED: "REFUSED"}
     start = words.get(result.exit_code, "IN DOUBT")
@@ -160,18 +163,18 @@ def print_run(result: RunResult, console: Console) -> None:
         table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
     console.print(table)
     for host, one in result.hosts.items():
-        for warning in _warnings(one, result.command):
+        for warning in _warnings(one, warn_of_left):
             console.print(Text(f"{text(host)}: {text(warning)}", style="yellow"))
 
 
-def _warnings(one: Mapping[str, Any], command: str) -> list[str]:
-    """What a host warns of, and of a recovery what peers lack or did wrong: it went well all the same."""
-    found = [one.get("warnings"), one.get("left") if command == "recover" and one["state"] == "ok" else None]
+def _warnings(one: Mapping[str, Any], of_left: bool) -> list[str]:
+    """The warnings of a host; with ``of_left`` also those of a host that did well and could not do all."""
+    found = [one.get("warnings"), one.get("left") if of_left and one["state"] == "ok" else None]
     said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
     return list(dict.fromkeys(said))[:_WARNINGS]
 
 
-def _done(one: dict[str, Any]) -> str:
+def _done(one: Mapping[str, Any]) -> str:
     idle = one.get("proved", []) if one.get("task") == "ft_scrub" else ["nothing to do"]
     said = one.get("done") or ([] if one.get("changed") else idle)
     if one.get("msg"):
@@ -180,7 +183,7 @@ def _done(one: dict[str, Any]) -> str:
     return "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4]) + more
 
 
-def _step(step: dict[str, Any]) -> str:
+def _step(step: Mapping[str, Any]) -> str:
     return " ".join(str(step[key]) for key in ("action", "target") if step.get(key)) or str(step)
 
 
@@ -203,7 +206,7 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     _print_advice(after_status({h: one for h, one in result.hosts.items() if one["state"] == "ok"}, options), console)
 
 
-def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+def status_cells(one: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
     """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
     last = one.get("last")
     ended = Text("none", style="dim")
@@ -221,7 +224,7 @@ def status_cells(one: dict[str, Any], at: float) -> tuple[Text, Text, Text, Text
     return _now(one, at), ended, Text(checkpoints), Text(copies)
 
 
-def _now(one: dict[str, Any], at: float) -> Text:
+def _now(one: Mapping[str, Any], at: float) -> Text:
     """What a host is in the middle of."""
     armed, doubt = one.get("armed"), one.get("doubt")
     if armed and going_on(one):

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evenkeel.events import Record, feed
+from evenkeel.ansible.event import Event, about, mapping
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.session import OwnRun, Session
+from evenkeel.ansible.targets import Targets, unprotected
 from evenkeel.outcome import UsageError
-from evenkeel.session import Session
-from evenkeel.targets import Targets, unprotected
 
 RESCUED = ("probe", "fail")
 # What this side of a change reads of a host's variables; the rest is Ansible's to resolve where it is used.
@@ -47,16 +48,16 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
     if not asked:
         return targets
     record = Record()
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Mapping[str, object]] = {}
 
-    def on_event(event: Mapping[str, Any]) -> None:
+    def on_event(event: Event) -> None:
         feed(record, event)
-        data = event.get("event_data") or {}
         if event.get("event") == "runner_on_ok":
-            found[str(data.get("host"))] = (data.get("res") or {}).get("msg") or {}
+            host, result = about(event)
+            found[host] = mapping(result.get("msg"))
 
     wanted = {"evenkeel_hosts": list(asked), "evenkeel_asked": asked}
-    ended = session.run_own("variables", wanted, on_event, lambda: "", hosts=list(asked))
+    ended = session.run_own(OwnRun("variables", wanted, list(asked), question=True), on_event, lambda: "")
     for host, names in asked.items():
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors

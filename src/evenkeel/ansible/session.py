@@ -1,51 +1,79 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One session of the driver: the user's Ansible, and a private directory that does not outlive it."""
+"""One session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
-
+from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.events import AGAIN, PREFIX
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended, Job, execute
+from evenkeel.ansible.scratch import scratch_directory
+from evenkeel.ansible.targets import chosen_hosts
+from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
-from evenkeel.configuration import NO_TERMINAL, Ansible, program
-from evenkeel.events import AGAIN, PREFIX
-from evenkeel.options import Options, Secrets
-from evenkeel.runner import Ended, Event, Job, execute
-from evenkeel.targets import chosen_hosts
-from evenkeel.wrapper import wrapped
 
 WITNESS = f"{FQCN}.witness"
-# Among the variables of a run of ours: how long one task on a host may take, in seconds, to count as an answer.
-ANSWER_WITHIN = "evenkeel_answer_within"
-# The same where nobody says it: a large checkpoint takes hours, a question does not.
+# A run where nobody says how long one task may take on a host: a large checkpoint takes hours, a question does not.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
-_QUESTIONS = ("status", "health", "facts", "variables", "accept")
 # Facts of a host of more bytes than this are not kept: each wave would read them again.
 _LARGEST_FACTS = 16_000_000
-_PREFIX = "evenkeel-"
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
 _LONGEST_SOCKET_DIRECTORY = 70
+
+OnEvent = Callable[[Event], None]
+Stop = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """One run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
+
+    timeout: of connecting, in seconds. answer_within: how long one task may take on a host, in seconds, until it
+    counts as no answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection
+    of an earlier run, so that reaching a host proves that it still lets one in. facts: keep the facts that it gathers
+    for the user's playbook.
+    """
+
+    name: str
+    variables: Mapping[str, object]
+    hosts: Sequence[str] = ()
+    limit: str = ""
+    timeout: int | None = None
+    answer_within: float | None = None
+    question: bool = False
+    fresh: bool = False
+    facts: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hosts beyond its own that a run of the user's playbook came to.
+
+    touched: hosts on which tasks ran by delegation. left_out: host -> the play that did not run there, as the host
+    was added while the playbook ran.
+    """
+
+    touched: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Session:
-    """scratch: private (0700), in memory where there is such a file system. base: the directory whose variables,
-    plugins and collections count besides those of the inventory: that of the user's playbook.
+    """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
+    playbook, whose variables, plugins and collections count besides those of the inventory. start: runs a job.
     """
 
     ansible: Ansible
@@ -53,58 +81,42 @@ class Session:
     secrets: Secrets
     scratch: Path
     base: Path
+    start: Callable[[Job, OnEvent, Stop], Ended] = execute
     _count: int = field(default=0)
     _pipelining: bool = field(default=True)
 
-    def run_own(
-        self,
-        name: str,
-        variables: Mapping[str, Any],
-        on_event: Callable[[Event], None],
-        stop: Callable[[], str],
-        *,
-        hosts: Sequence[str] = (),
-        limit: str = "",
-        timeout: int | None = None,
-        fresh: bool = False,
-        facts: bool = False,
-    ) -> Ended:
-        """Run our playbook ``name``; ``hosts`` or else ``limit`` narrows it.
-
-        timeout: of connecting, seconds. fresh: use no connection of an earlier run, so that reaching a host proves
-        that it still lets one in. facts: keep what it gathers for the user's playbook.
-        """
+    def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        """Run a playbook of the collection; see ``runner.execute`` for ``on_event`` and ``stop``."""
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
-        argv += ["-e", f"@{self._write('vars.json', json.dumps(variables))}"]
-        argv += ["--timeout", str(timeout)] if timeout else []
-        argv += [*self._limit(hosts, limit), str(self._own(name))]
-        seen = _Seen()
+        argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
+        argv += ["--timeout", str(run.timeout)] if run.timeout else []
+        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name))]
+        progress = _Progress()
 
         def watch(event: Event) -> None:
-            seen.take(event)
+            progress.take(event)
             on_event(event)
 
-        connections = "fresh" if fresh else "shared"
-        more = self._facts() if facts else {}
-        more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(name, variables))
+        more = self._facts() if run.facts else {}
+        more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
         env = self.ansible.own(pipelining=self._pipelining) | more
-        ended = self._execute(argv, env, watch, stop, connections)
-        if self._pipelining and self.ansible.pipelining is None and seen.wants_terminal and not seen.did:
+        ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
+        if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
             # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
             env = self.ansible.own(pipelining=False) | more
-            ended = self._execute(argv, env, on_event, stop, connections)
-        if facts:
+            ended = self._execute(argv, env, on_event, stop, fresh=run.fresh)
+        if run.facts:
             self._refuse_facts(on_event)
         return ended
 
-    def _answer_within(self, name: str, variables: Mapping[str, Any]) -> int:
-        said = variables.get(ANSWER_WITHIN, self.options.answer_within)
-        usual = _MINUTES if name in _QUESTIONS else _HOURS
+    def _answer_within(self, run: OwnRun) -> int:
+        said = self.options.answer_within if run.answer_within is None else run.answer_within
+        usual = _MINUTES if run.question else _HOURS
         return math.ceil(max(1.0, min(1e8, usual if said is None else said)))
 
-    def _refuse_facts(self, on_event: Callable[[Event], None]) -> None:
+    def _refuse_facts(self, on_event: OnEvent) -> None:
         """Remove the facts of hosts that are too large to be kept, as a failure of theirs."""
         for path in (self.scratch / "facts").glob("*"):
             if path.stat().st_size > _LARGEST_FACTS:
@@ -113,19 +125,13 @@ class Session:
                 data = {"host": path.name, "task": "Gathering Facts", "res": why}
                 on_event({"event": "runner_on_failed", "event_data": data})
 
-    def list_own(self, name: str, variables: Mapping[str, Any], limit: str) -> tuple[str, ...]:
+    def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
     def run_users(
-        self,
-        playbook: str,
-        limit: Sequence[str],
-        hosts: Sequence[str],
-        mark: str,
-        on_event: Callable[[Event], None],
-        stop: Callable[[], str],
+        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
     ) -> Ended:
         """Run the user's playbook, unmodified, within ``limit``; those of ``hosts`` that Ansible has not given up at
         its end report the task ``mark``.
@@ -142,19 +148,16 @@ class Session:
             (self.scratch / "facts" / host).unlink(missing_ok=True)
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]
-        return self._execute(argv, {**env, **self._facts()}, on_event, stop, "shared")
+        return self._execute(argv, {**env, **self._facts()}, on_event, stop)
 
-    def seen(self) -> dict[str, Any] | None:
-        """What the last run of the user's playbook saw beyond its hosts: ``touched`` and ``left_out`` ones.
-
-        None when it did not come to its recap.
-        """
+    def seen(self) -> Seen | None:
+        """The hosts that the last run of the user's playbook came to; None when it did not come to its recap."""
         try:
             found = json.loads((self.scratch / "witness" / "seen.json").read_text())
-            return {
-                "touched": [str(host) for host in found["touched"]],
-                "left_out": {str(host): str(play) for host, play in found["left_out"].items()},
-            }
+            return Seen(
+                [str(host) for host in found["touched"]],
+                {str(host): str(play) for host, play in found["left_out"].items()},
+            )
         except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -170,21 +173,16 @@ class Session:
         }
 
     def _execute(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        on_event: Callable[[Event], None],
-        stop: Callable[[], str],
-        connections: str,
+        self, argv: Sequence[str], env: Mapping[str, str], on_event: OnEvent, stop: Stop, *, fresh: bool = False
     ) -> Ended:
-        sockets = self.scratch / (f"c{self._count}" if connections == "fresh" else "c")
+        sockets = self.scratch / (f"c{self._count}" if fresh else "c")
         env = {**self.ansible.environment(), **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # Connections of our own: one that lay open before us has no keep-alive, and may be dead already.
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
         job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
-        return execute(job, on_event, stop)
+        return self.start(job, on_event, stop)
 
     def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
         if hosts:  # in a file: a thousand names do not fit every command line
@@ -217,14 +215,14 @@ class Session:
 
 
 @dataclass
-class _Seen:
-    """Of a run of ours: whether sudo wanted a terminal, and whether any module of ours did more than look."""
+class _Progress:
+    """Whether sudo wanted a terminal in a run of ours, and whether any module of ours did more than look."""
 
     wants_terminal: bool = False
     did: bool = False
 
     def take(self, event: Event) -> None:
-        kind, data = event.get("event", ""), event.get("event_data") or {}
+        kind, data = event.get("event", ""), mapping(event.get("event_data"))
         if kind in ("runner_on_failed", "runner_on_unreachable"):
             self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
         elif kind == "runner_on_ok":
@@ -235,48 +233,5 @@ class _Seen:
 @contextmanager
 def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path) -> Iterator[Session]:
     """A session; at its end connections are closed and its directory is gone."""
-    root = _memory()
-    _reclaim(root)
-    if isinstance(theirs := ansible.settings.get("DEFAULT_LOCAL_TMP"), str):
-        _reclaim(Path(theirs).parent)  # The bundles of our plugins lie where Ansible makes a directory for each run.
-    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = os.open(scratch / "unlocked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    (scratch / "unlocked").rename(scratch / "lock")  # never there without being held
-    try:
+    with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         yield Session(ansible, options, secrets, scratch, base)
-    finally:
-        _hang_up(scratch)
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(lock)
-
-
-def _memory() -> Path:
-    """A directory in memory that is ours to write in; the usual temporary one where there is none."""
-    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
-        if candidate and os.access(candidate, os.W_OK | os.X_OK):
-            return Path(candidate)
-    return Path(tempfile.gettempdir())
-
-
-def _reclaim(root: Path) -> None:
-    """Remove what killed sessions of this user left: the kernel dropped their lock with them."""
-    for path in root.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if path.is_symlink() or path.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def _hang_up(scratch: Path) -> None:
-    """End the SSH masters whose sockets lie in ``scratch``; they would linger for a minute."""
-    for process in psutil.process_iter(["name", "cmdline"]):
-        with contextlib.suppress(psutil.Error):
-            line = process.info["cmdline"] or []
-            if process.info["name"] == "ssh" and any(str(scratch) in word for word in line):
-                process.terminate()

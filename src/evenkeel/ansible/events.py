@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the events of a run say: a fold over them, without I/O.
+"""The record of a run: a fold over its events, without I/O.
 
 Neither Ansible's exit code nor its recap tells whether a host is done: one that ``any_errors_fatal``, ``serial`` or a
 failed ``run_once`` left behind counts as nothing at all. So Ansible is asked: after the user's playbook comes a play
@@ -16,20 +16,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evenkeel import answers
+from evenkeel.ansible import answers
+from evenkeel.ansible.event import Event, mapping
 
 PREFIX = "evenkeel.fault_tolerance."
 # No event of Ansible's: the run begins anew, and what it said until now does not count.
 AGAIN = "again"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-# What Ansible says before it comes to the point.
+# The beginning of messages of Ansible, before the point.
 _PREAMBLE = re.compile(
     r"^(Task failed: )?((Failed to connect to the host via ssh|Data could not be sent to remote host .*? over ssh): )?"
 )
-# Output that belongs to no result of a host: errors of Ansible itself, warnings. So many of its lines are kept.
+# Events whose output belongs to no result of a host: errors of Ansible itself, warnings. So many lines are kept.
 _LOOSE = ("verbose", "error", "warning", "system_warning")
 _KEPT = 200
-# Of a text no more is looked at.
+# The characters of a text that are looked at.
 _LONGEST = 20_000
 
 
@@ -45,7 +46,7 @@ class Result:
 
 @dataclass
 class Record:
-    """What is known of a run so far.
+    """A run so far, as its events tell it.
 
     mark: the name of the task that ends the run; reached: the hosts that came to it. failures: why a host failed
     last; caught: every failure of a host, in order, those that the playbook rescued among them.
@@ -68,15 +69,14 @@ class Record:
         return next((r for r in reversed(self.results.get(host, [])) if r.task == task), None)
 
     def messages(self) -> str:
-        """What Ansible itself said outside of any task, without its decoration."""
+        """The messages of Ansible itself, outside of any task, without their decoration."""
         lines = [line for line in self.loose if line and not line.startswith(("PLAY", "TASK", "Using "))]
         return "\n".join(lines[-12:])
 
 
-def feed(record: Record, event: Mapping[str, Any]) -> None:
+def feed(record: Record, event: Event) -> None:
     """Take one event of ansible-runner into the record."""
-    kind = event.get("event", "")
-    data: Mapping[str, Any] = event.get("event_data") or {}
+    kind, data = str(event.get("event", "")), mapping(event.get("event_data"))
     if kind == AGAIN:
         vars(record).update(vars(Record(mark=record.mark)))
     elif kind == "playbook_on_play_start":
@@ -95,7 +95,7 @@ def feed(record: Record, event: Mapping[str, Any]) -> None:
         del record.loose[:-_KEPT]
 
 
-def _task_ended(record: Record, status: str, data: Mapping[str, Any]) -> None:
+def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None:
     host = str(data.get("host", ""))
     name = str(data.get("task") or "")
     action = str(data.get("resolved_action") or data.get("task_action") or "")
@@ -192,7 +192,7 @@ def judge(
 
 
 def rescued(record: Record, host: str) -> list[str]:
-    """What failed on ``host`` and was rescued by the playbook."""
+    """The failures on ``host`` that the playbook rescued."""
     count = _counted(record, "rescued", host)
     return record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The decisions of a change, from what was seen; without I/O.
+"""The decisions of a change, from the records of its runs; without I/O.
 
 A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (probe, then confirm or roll back).
 """
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evenkeel.answers import BAD
-from evenkeel.events import Record, message
-from evenkeel.outcome import State
+from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.events import Record, message
+from evenkeel.outcome import Probe, State
 
 PROBE, ROLL_BACK = "probe", "roll_back"
 # How far the clocks of two machines may differ, in seconds, to be compared.
@@ -51,12 +51,12 @@ class Begun:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a host said of the end of its change."""
+    """The end of a change as a host tells it."""
 
     state: State
     by: str
     why: str
-    probes: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     login: str = ""
 
 
@@ -144,14 +144,14 @@ def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> 
 
 
 def settled(record: Record, host: str) -> Settled | None:
-    """What ``host`` said of its end; None when it did not say, and must be asked again."""
+    """The end of the change on ``host``; None when it did not say, and must be asked again."""
     result = record.of(host, "ft_settle")
     if result is None or result.status == "unreachable":
         return None
     found = result.result
     outcome = found.get("outcome")
     health = found.get("health") or {}
-    probes = [probe for probe in health.get("probes", []) if isinstance(probe, dict)]
+    probes: list[Probe] = health.get("probes") or []
     if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if outcome == State.CONFIRMED else message(found)
         return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
@@ -169,10 +169,10 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
-def sick(record: Record, confirmed: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
-    """Which of the ``confirmed`` hosts (with the probes that confirmed each) are not well now, and why.
+def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, str]:
+    """The hosts that are not well now, and why. confirmed: hosts, with the probes that confirmed each.
 
-    One that does not say so is not; neither is one whose service has crashed since, though it is up just now.
+    A host that does not say that it is well is not; neither is one whose service has crashed since, though it is up.
     """
     found = {}
     for host, before in confirmed.items():
@@ -181,12 +181,12 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Mapping[str, Any]]]) -
             told = message(result.result) if result is not None else ""
             found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
             continue
-        restarts = {(one.get("kind"), one.get("target")): one.get("restarts") or 0 for one in before}
-        for one in result.result.get("probes") or []:
-            crashes = (one.get("restarts") or 0) - restarts.get((one.get("kind"), one.get("target")), 0)
+        restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
+        for probe in result.result.get("probes") or []:
+            crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
             if crashes > 0:
                 times = "once" if crashes == 1 else f"{crashes} times"
-                found[host] = f"{one.get('target')} ended and was started anew {times} since"
+                found[host] = f"{probe.get('target')} ended and was started anew {times} since"
     return found
 
 

@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from evenkeel.configuration import Ansible, document, listing, program
-from evenkeel.options import Options, Secrets
+from evenkeel.ansible.configuration import Ansible, document, listing, program
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.outcome import UsageError
 
 # The controller itself: never a host of the fleet, whatever a play does on it.
@@ -190,26 +189,6 @@ def parse_inventory(document: Mapping[str, Any]) -> Inventory:
 def unprotected(hosts: Iterable[str], inventory: Inventory) -> list[str]:
     """The hosts for which no inventory variable says what to protect."""
     return [host for host in hosts if not inventory.variables.get(host, {}).get("evenkeel_resources")]
-
-
-def read_specs(path: str, what: str) -> list[dict[str, Any]]:
-    """Read a YAML file with a list of resources or probes (``what``), each a mapping of one key."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{what} file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what} file {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, list) or not found:
-        raise UsageError(f"{what} file {path} must hold a list, as in '- files: {{paths: [/etc/nginx]}}'")
-    for number, item in enumerate(found, 1):
-        if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(
-                f"{what} file {path}, item {number}: one kind and what it is about, as in '- files: {{…}}'"
-            )
-    return found
 
 
 def _without_prompts(words: Sequence[str]) -> list[str]:

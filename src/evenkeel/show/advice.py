@@ -10,11 +10,10 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from evenkeel.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+from evenkeel.ansible.options import Options
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, some_of
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.
 _IN_LINE = 20
@@ -43,7 +42,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
     if unseen:
         lines.append(
-            f"Whether a new login is let in was not shown on {_names(unseen)}: the connection, or its become, does not"
+            f"Whether a new login is let in was not shown on {some_of(unseen)}: the connection, or its become, does not"
             " show the host an SSH login."
         )
     return lines
@@ -65,7 +64,7 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
     if doubt:
         trying = [host for host in doubt if going_on(rows[host])]
         if trying:
-            lines.append(f"By themselves these hosts try again what is not back yet: {_names(trying)}")
+            lines.append(f"By themselves these hosts try again what is not back yet: {some_of(trying)}")
         lines.append("In doubt: the next change is refused until such a host was put back,")
         lines += _back({host: str(one.get("checkpoint") or "") for host, one in doubt.items()}, options)
         lines.append("or is accepted as it is:")
@@ -87,22 +86,6 @@ def going_on(info: Mapping[str, Any]) -> bool:
     """Whether a host says that it is going back, and tries again what did not go well."""
     armed = info.get("armed") or {}
     return bool(armed.get("back") or armed.get("tries_until") or armed.get("left"))
-
-
-def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
-    """What the checkpoints of hosts could not bring back, said once for all hosts of which the same is true."""
-    same: dict[str, list[str]] = {}
-    for one in hosts:
-        for said in one.left:
-            same.setdefault(said, []).append(one.host)
-    lines = []
-    for said, names in same.items():
-        lines.append(f"a rollback could not bring back on {_names(names)}: {said}")
-    return lines
-
-
-def _names(hosts: Sequence[str]) -> str:
-    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
 
 
 def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:
@@ -135,37 +118,19 @@ def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, posit
     return ["  " + shlex.join(["evenkeel", name, *reach, *named, *words]), *([left_out] if missing else [])]
 
 
-def _file(what: str, suffix: str, lines: Iterable[str]) -> str:
-    """Write a file for a command; its ending is one that an inventory directory does not read."""
+def _file(name: str, suffix: str, lines: Iterable[str]) -> str:
+    """Write a file for a command, here or else among temporary files. Returns its path.
+
+    suffix: one that Ansible does not read in an inventory that is a directory.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    text = "".join(f"{one}\n" for one in lines).encode("utf-8", "surrogateescape")
-    for directory in (Path.cwd(), Path(tempfile.gettempdir())):
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+    for directory, shown in ((os.getcwd, os.path.relpath), (tempfile.gettempdir, str)):
         try:
-            number, path = tempfile.mkstemp(suffix, f"evenkeel-{what}-{stamp}-", directory)
+            number, path = tempfile.mkstemp(suffix, f"evenkeel-{name}-{stamp}-", directory())
         except OSError:
             continue
         with os.fdopen(number, "wb") as stream:
             stream.write(text)
-        return os.path.relpath(path) if directory == Path.cwd() else path
+        return shown(path)
     return "FILE"
-
-
-def read_checkpoints(said: str) -> dict[str, str] | None:
-    """Read ``--to`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
-
-    Raises UsageError for what cannot be read.
-    """
-    if said.startswith("@"):
-        try:
-            lines = Path(said[1:]).read_text("utf-8", "surrogateescape").splitlines()
-        except OSError as error:
-            raise UsageError(f"--to {said}: {error.strerror}") from error
-        pairs = [tuple(line.split(None, 1)) for line in lines if line.strip()]
-    elif "=" in said:
-        pairs = [tuple(one.rpartition("=")[::2]) for one in said.split(",")]
-    else:
-        return None
-    wrong = next((one for one in pairs if len(one) != 2 or not all(part.strip() for part in one)), None)
-    if wrong is not None or not pairs:
-        raise UsageError(f"--to {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each")
-    return {host.strip(): ident.strip() for host, ident in pairs}

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
-from evenkeel.plan_file import duration
-from evenkeel.wrapper import tags_that_run
+from evenkeel.shared import duration
 
 # Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
-_FLAG: dict[str, Any] = {"action": "store_true"}
-_MANY: dict[str, Any] = {"action": "append", "default": []}
-_EVERYWHERE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+_FLAG: Mapping[str, Any] = {"action": "store_true"}
+_MANY: Mapping[str, Any] = {"action": "append", "default": []}
+_Flags = tuple[tuple[str, ...], Mapping[str, Any]]  # the names of an option, and the arguments of add_argument
+_EVERYWHERE: list[_Flags] = [
     (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
     (("-u", "--user"), {"help": "connect as this user"}),
     (("-c", "--connection"), {"help": "connection type"}),
@@ -43,7 +44,7 @@ _EVERYWHERE: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("-M", "--module-path"), {**_MANY, "metavar": "PATH"}),
     (("-v", "--verbose"), {"action": "count", "default": 0, "help": "show Ansible's output as well"}),
 ]
-_USERS_ONLY: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+_USERS_ONLY: list[_Flags] = [
     (("-t", "--tags"), {**_MANY, "metavar": "TAGS"}),
     (("--skip-tags",), {**_MANY, "metavar": "TAGS"}),
     (("--start-at-task",), {"metavar": "NAME"}),
@@ -108,7 +109,7 @@ class Options:
 
         return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
 
-    def with_configuration(self, settings: dict[str, Any]) -> Options:
+    def with_configuration(self, settings: Mapping[str, Any]) -> Options:
         """The same, with the passwords that the user's configuration makes Ansible ask for."""
         listed = settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []
         return replace(
@@ -179,7 +180,7 @@ def _time(said: str) -> float:
         raise argparse.ArgumentTypeError(f"{said!r} {error}") from None
 
 
-def _words(given: dict[str, Any], table: Sequence[tuple[tuple[str, ...], dict[str, Any]]]) -> tuple[str, ...]:
+def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]:
     words: list[str] = []
     for flags, how in table:
         name = next(flag for flag in flags if flag.startswith("--"))
