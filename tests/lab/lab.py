@@ -134,3 +134,7 @@ def perform(args: argparse.Namespace) -> int:
     else:
         getattr(lab, args.command)(args.host)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
