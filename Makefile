@@ -23,7 +23,7 @@ LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
+.PHONY: help demo test test-long units checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
 	integration molecule bench wheel galaxy clean
 
 help: ## show this
@@ -32,13 +32,15 @@ help: ## show this
 demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
 	@$(BIN)/evenkeel-demo
 
-# Tests on hosts mostly wait; the checks, which need no host, get what the hosts leave of the processors.
+# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in two rows.
 test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
 	@$(TEST_TOOLS)
 	@$(BIN)/python .ci/side-by-side integration="$(MAKE) integration" molecule="$(MAKE) molecule" \
-	checks="nice $(MAKE) checks"
+	units="nice $(MAKE) units" checks="nice $(MAKE) checks"
 
-checks: lint types wheel sanity unit-2.21 unit fuzz-short crash
+units: unit unit-2.21 fuzz-short
+
+checks: lint types wheel sanity crash
 
 lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
 	$(BIN)/ruff check .
