@@ -22,7 +22,7 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
 .PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
-	integration molecule bench wheel galaxy clean
+	integration molecule bench wheel galaxy docs clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,7 +39,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
 	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
 
-checks: lint types wheel sanity unit-2.21 unit fuzz-short crash
+checks: lint types wheel docs sanity unit-2.21 unit fuzz-short crash
 
 hosts: integration molecule
 
@@ -127,6 +127,9 @@ wheel: .venv/runtime.stamp ## dist/evenkeel-*.whl, tried in an empty environment
 	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
 	.ci/wheel
 
+docs: .build/docs-venv/stamp $(COLLECTION) ## the reference site, strict: .build/docs/html/index.html
+	.ci/docs .venv .build/docs-venv
+
 galaxy: .build/galaxy/stamp ## dist/evenkeel-fault_tolerance-*.tar.gz, and Galaxy's own check of it
 	.ci/galaxy
 
@@ -149,6 +152,11 @@ clean: ## remove what make made
 	$(NEWER) -m venv .build/core-2.21
 	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check -r requirements/core-2.21.txt
 	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.build/docs-venv/stamp: requirements/docs.txt
+	python=$$(.ci/python 3.11 3.14); "$$python" -m venv .build/docs-venv
+	.build/docs-venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements/docs.txt
 	@touch $@
 
 .build/galaxy/stamp: requirements/galaxy.txt
