@@ -24,7 +24,7 @@ LABS ?= 2
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
 .PHONY: help demo test test-long units checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
-	integration molecule bench wheel galaxy clean
+	integration molecule bench wheel galaxy docs clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 
 units: unit unit-2.21 fuzz-short
 
-checks: lint types wheel sanity crash
+checks: lint types wheel docs sanity crash
 
 lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
 	$(BIN)/ruff check .
@@ -129,6 +129,9 @@ wheel: .venv/runtime.stamp ## dist/evenkeel-*.whl, tried in an empty environment
 	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
 	.ci/wheel
 
+docs: .build/docs-venv/stamp $(COLLECTION) ## the reference site, strict: .build/docs/html/index.html
+	.ci/docs .venv .build/docs-venv
+
 galaxy: .build/galaxy/stamp ## dist/evenkeel-fault_tolerance-*.tar.gz, and Galaxy's own check of it
 	.ci/galaxy
 
@@ -151,6 +154,11 @@ clean: ## remove what make made
 	$(NEWER) -m venv .build/core-2.21
 	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check -r requirements/core-2.21.txt
 	.build/core-2.21/bin/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.build/docs-venv/stamp: requirements/docs.txt
+	python=$$(.ci/python 3.11 3.14); "$$python" -m venv .build/docs-venv
+	.build/docs-venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements/docs.txt
 	@touch $@
 
 .build/galaxy/stamp: requirements/galaxy.txt
