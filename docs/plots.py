@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Draw the pictures of docs/reliability.md and docs/performance.md: `python docs/plots.py`.
 
-Needs requirements/docs.txt. The same versions draw the same bytes.
+Needs requirements/plots.txt. The same versions draw the same bytes.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import _scratch
 from ._errors import EvenkeelError
-from ._jobs import be_ours
-from ._text import bounded, escaped, harmless, named, sentence
+from ._host import scratch
+from ._host.background import be_ours
+from ._host.text import bounded, escaped, harmless, named, sentence
 
 STORE = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -31,7 +31,7 @@ def run_module(
     be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
-        _scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
+        scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
         result = work(named(module.params), module.check_mode)
     except EvenkeelError as error:

@@ -123,13 +123,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import host_state
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import wait
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 ARGUMENTS = {
     "probes": {"type": "list", "elements": "dict", "default": []},

@@ -137,7 +137,7 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._exchange import PHASE, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import PHASE, work
 
 ARGUMENTS = {
     "host": {"type": "str"},

@@ -142,10 +142,10 @@ msg:
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 ARGUMENTS = {
     "name": {"type": "str"},

@@ -109,8 +109,8 @@ class Demo:
     def service(self, host: str, verb: str) -> None:
         """Act on the HTTP server with the collection's own process backend."""
         make_importable()
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
         process.act(verb, process.check(self.definition(host)), System())
 

@@ -11,10 +11,8 @@ from evenkeel.collection import make_importable
 
 make_importable()
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds  # noqa: E402
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
-    UsageError as BadValue,
-)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
 

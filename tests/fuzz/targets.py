@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _doubt, _replica, _text
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import text as _text
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from rich.console import Console
 
@@ -112,7 +115,7 @@ def bundle(data: bytes) -> None:
         wanted = hashlib.sha256(data[at:].rstrip(b"\n") + b"\n" if at >= 0 else b"").hexdigest()
         path = os.path.join(store.root, "..", "bundle")
         Path(path).write_bytes(data)
-        _replica.receive(store, "web1", wanted, path)
+        replicas.receive(store, "web1", wanted, path)
 
 
 def pack(data: bytes) -> None:
@@ -151,8 +154,8 @@ def armed(data: bytes) -> None:
         Path(store.join("armed")).write_bytes(record)
         Path(store.join("events")).write_bytes(events)
         Path(store.join("generation")).write_bytes(events[:20] if events.isdigit() else b"3\n")
-        _doubt.in_doubt(store)
-        _deadman.host_state(store.root, SYSTEM)
+        doubt.in_doubt(store)
+        host_state(store.root, SYSTEM)
 
 
 def result(data: bytes) -> None:

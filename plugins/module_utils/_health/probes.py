@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from .._duration import seconds
 from .._errors import ServiceFailed, UsageError
-from .._hashing import chunks, hash_of
+from .._host.durations import seconds
+from .._host.hashing import chunks, hash_of
+from .._host.system import System
 from .._services import process, systemd
 from .._services.state import ServiceState
-from .._system import System
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _TIMEOUT = 5.0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Union
 
 from .._errors import UsageError
+from .._files.step import Step
+from .._host.system import System
 from .._store.objects import Hasher, Objects, Writer
-from .._system import System
-from .step import Step
 
 Sink = Union[Writer, Hasher]
 

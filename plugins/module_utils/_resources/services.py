@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
+from .._files.step import Step
+from .._host.system import System
 from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.state import ServiceState
 from .._services.unit import Unit
-from .._system import System
 from . import own_line
 from .kind import Kind, Restore
-from .step import Step
 
 # Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}

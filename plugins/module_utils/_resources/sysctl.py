@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
-from .._store.durable import write_all
-from .entry import quote
+from .._files.entry import quote
+from .._files.step import Step
+from .._host.durable import write_all
 from .kind import Kind, Restore, listed
-from .step import Step
 
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
 # looked for again.

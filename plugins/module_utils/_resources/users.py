@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .._errors import Refused, UsageError
-from .._system import System
+from .._host.system import System
 from .kind import Kind
 
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")

@@ -23,10 +23,10 @@ import time
 from typing import Any
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
-from .._store.durable import ensure_dir, write_all, write_file
-from .._store.tree import open_dir
-from .._store.way import open_regular, owners, read_small, stranger, trusted
-from .._system import System, detached, send, start_time, users
+from .._host.durable import ensure_dir, write_all, write_file
+from .._host.paths import open_dir
+from .._host.system import System, detached, send, start_time, users
+from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
 
 _KEYS = {"name", "pidfile", "argv", "chdir", "reload_signal", "stop_signal"}

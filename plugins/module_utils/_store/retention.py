@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._duration import seconds
 from .._errors import UsageError
+from .._host.durations import seconds
 
 # What is one period, as strftime writes it. For ``last`` each checkpoint is one.
 PERIODS = {

@@ -27,7 +27,7 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.processes import DIE_WITH_PARENT, end_all
 
 # A result of more characters than this is not taken from a host: ansible-runner replaces it with nothing, which is then
-# no answer. Modules of ours keep theirs far below it (module_utils/_text.py).
+# no answer. Modules of ours keep theirs far below it (module_utils/_host/text.py).
 LONGEST_RESULT = 8_000_000
 # The characters of JSON of one event, and those of its output.
 _LONGEST_EVENT = 2 * LONGEST_RESULT
