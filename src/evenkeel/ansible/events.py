@@ -115,7 +115,7 @@ def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None
 
 
 def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any]]:
-    """How a task ended, and its result: of a task of ours in the form that it promises, or as one that is not."""
+    """The end of a task, and its result; the result of a task of ours in the form that it promises, or a failure."""
     if not ours:
         return status, said if isinstance(said, Mapping) else {}
     try:
@@ -126,7 +126,7 @@ def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any
         )
         return "failed", {"failed": True, "error": answers.BAD, "msg": why}
     period = res.get("timedout")
-    if status == "failed" and isinstance(period, Mapping):  # Ansible's word for the end of its patience
+    if status == "failed" and isinstance(period, Mapping):  # so Ansible says that a task took too long
         return "unreachable", {**res, "msg": f"no answer within {period.get('period')} s"}
     return status, res
 

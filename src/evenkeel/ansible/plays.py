@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a playbook says of itself before it runs: whether it gathers facts, and what it would ask for.
+"""A playbook read before it runs: whether it gathers facts, and which variables it would ask for.
 
-Ansible lists hosts and tasks beforehand, these two it does not. What cannot be read here (a playbook of a collection,
-one that is encrypted, an import whose name is a template) is left to the run.
+Ansible lists hosts and tasks beforehand, but not these two. A playbook that cannot be read here (one of a collection,
+an encrypted one, an import whose name is a template) is left to the run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Prompt:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads any tag (!vault, !unsafe) as what stands behind it."""
+    """Reads any tag (!vault, !unsafe) as the value behind it."""
 
 
 def _any(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
@@ -80,7 +80,7 @@ def gathers(path: Path, gathering: str) -> bool:
 
 
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
-    """What the plays would ask for, less the extra variables that are ``given`` (the words of a command line)."""
+    """The variables that the plays would ask for, without those that are ``given`` (the words of a command line)."""
     known = extra_names(given)
     asked = [one for play in plays(path) for one in play.get("vars_prompt") or [] if isinstance(one, dict)]
     found = [

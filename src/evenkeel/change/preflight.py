@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a change needs, asked before any host of it is armed."""
+"""The needs of a change, checked before any host of it is armed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from evenkeel.ansible.targets import Targets, unprotected
 from evenkeel.outcome import UsageError
 
 RESCUED = ("probe", "fail")
-# What this side of a change reads of a host's variables; the rest is Ansible's to resolve where it is used.
+# The variables of a host that the driver reads; Ansible resolves all others where they are used.
 _READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenkeel_probes", "evenkeel_resources")
-# What makes two names one host: the same way to it, and the same store on it.
+# Two names are one host where these are equal: the way to it, and the store on it.
 _ADDRESS = (
     "ansible_connection",
     "ansible_host",
@@ -35,7 +35,7 @@ _STORE = "/var/lib/evenkeel"
 
 
 def resolved(session: Session, targets: Targets, *more: str) -> Targets:
-    """The same, with the templates in what is read here resolved by Ansible. Raises UsageError for one that is not.
+    """The same, with the templates in these variables resolved by Ansible. Raises UsageError where it cannot.
 
     more: names of further variables that are read.
     """
@@ -112,7 +112,7 @@ def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
 
 
 def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """Raises UsageError where a change cannot be what it says. Returns what a person should know."""
+    """Raises UsageError where a change cannot do as it says. Returns sentences that a person should know."""
     if protect is None:
         bare = unprotected(targets.hosts, targets.inventory)
         if bare:
@@ -140,7 +140,7 @@ def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
 
 
 def _where(host: str, one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The way to a host and to its store, the same for what is said in two ways or left to its default."""
+    """The way to a host and to its store, the same for a value that is written in two ways, or left to its default."""
     where = {name: str(one.get(name) or "").strip() for name in _ADDRESS}
     store = where["evenkeel_store"].rstrip("/") or _STORE
     connection = where["ansible_connection"].rpartition(".")[2]

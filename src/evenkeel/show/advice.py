@@ -17,12 +17,12 @@ from evenkeel.outcome import ChangeResult, Exit, HostResult, State, some_of
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.
 _IN_LINE = 20
-# How long after its deadline a host may take to put itself back, in seconds; the clocks of two machines differ too.
+# A host may take so many seconds after its deadline to put itself back; the clocks of two machines differ too.
 _LATE = 10.0
 
 
 def after_change(result: ChangeResult, options: Options) -> list[str]:
-    """What a person can do after a change: each command on a line of its own, after the sentence that says why."""
+    """The next steps after a change: each command on a line of its own, after the sentence that says why."""
     of = {state: [one for one in result.hosts if one.state is state] for state in State}
     lines = []
     if of[State.IN_DOUBT]:
@@ -54,7 +54,7 @@ def stopped(result: ChangeResult) -> bool:
 
 
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
-    """What to do about the hosts that a status shows overdue, or in doubt."""
+    """The next steps for hosts that a status shows overdue, or in doubt."""
     lines = []
     late = {host: one for host, one in rows.items() if overdue(one, time.time())}
     if late:

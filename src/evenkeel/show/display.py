@@ -29,7 +29,7 @@ STYLES = {
     Phase.UNTOUCHED: "dim",
     Phase.IN_DOUBT: "bold red",
 }
-# What a person reads while a host is in this phase and nothing more particular is known.
+# The words for a host in this phase, as long as nothing more particular is known.
 _DOING = {
     Phase.BEGIN: "guard, then checkpoint",
     Phase.ARMED: "checkpoint taken, dead-man armed",
@@ -42,17 +42,17 @@ _ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 # Ansible checks the arguments of a role in a task that nobody wrote.
 _INTERNAL = "Validating arguments against arg spec"
 _OURS = "evenkeel.fault_tolerance."
-# How often a host that is waited for is mentioned in a log, in seconds.
+# A host that is waited for is mentioned in a log once in so many seconds.
 _MENTION = 60.0
-# More of a text of others than this is not read by anybody in a table or a line.
+# Nobody reads more characters of a text of others in a table or a line.
 _LONGEST = 2000
 
 
 def text(said: object, limit: int = _LONGEST) -> str:
-    """What a host, a playbook or a file says, as one line that can only be read.
+    """The words of a host, a playbook or a file, as one line that can only be read.
 
-    The one place where text of others is made fit for a terminal: whatever would move, colour, hide or reverse it
-    is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
+    The one place where text of others is made fit for a terminal: a character that would move, colour, hide or reverse
+    it is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
     with ``markup=False``, so that no bracket in it is markup.
     """
     whole = str(said)
@@ -86,7 +86,7 @@ class Row:
 
 @dataclass
 class Board:
-    """The state of what is drawn. past: a line for each wave that is over."""
+    """The state of the table that is drawn. past: a line for each wave that is over."""
 
     title: str = "reading the inventory"
     past: list[Text] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Board:
         table.add_column("phase", no_wrap=True, width=11)
         table.add_column("", no_wrap=True, ratio=1, overflow="ellipsis")
         table.add_column("dead-man", no_wrap=True, width=8, justify="right")
-        # What still moves comes first; what does not fit is counted.
+        # Hosts that still move come first; hosts that do not fit are counted.
         order = sorted(self.rows, key=lambda host: self.rows[host].phase in _ENDS)
         room = max(3, height - 6 - len(self.past[-5:]))
         for host in order[:room]:

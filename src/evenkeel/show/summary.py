@@ -34,7 +34,7 @@ _FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
 
 
 class Told:
-    """What a report has said: a sentence stands in it once."""
+    """The sentences that a report has said: each stands in it once."""
 
     def __init__(self) -> None:
         self.said: set[str] = set()
@@ -71,7 +71,7 @@ def _print_advice(lines: Iterable[str], console: Console) -> None:
 
 
 def print_change(result: ChangeResult, console: Console, options: Options) -> None:
-    """Say what became of a change, host by host, and what to do next."""
+    """Print the end of a change, host by host, and the next steps of a person."""
     told = Told()
     console.print(Text(headline(result), style=_STYLE.get(result.exit_code, "bold")))
     _print_why(result.reason, (one.host for one in result.hosts), console, told)
@@ -90,7 +90,7 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
 
 
 def headline(result: ChangeResult) -> str:
-    """What happened, in one line."""
+    """The end of a change in one line."""
     took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
     number = {state: sum(1 for one in result.hosts if one.state is state) for state in State}
     if result.exit_code is Exit.DONE:
@@ -109,7 +109,7 @@ def headline(result: ChangeResult) -> str:
 
 
 def detail(one: HostResult, told: Told | None = None) -> str:
-    """What there is to say of one host besides its outcome, and was not ``told`` before."""
+    """The words about one host besides its outcome, unless they were ``told`` before."""
     told = told or Told()
     by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(one.by, "")
     if one.state is State.CONFIRMED:
@@ -141,7 +141,7 @@ def _story(one: HostResult) -> tuple[object, ...]:
 
 
 def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False) -> None:
-    """Say what became of a run of one of our playbooks, host by host.
+    """Print the end of a run of one of our playbooks, host by host.
 
     warn_of_left: warn of ``left`` on hosts that did well.
     """
@@ -192,7 +192,7 @@ def _hosts(number: int) -> str:
 
 
 def print_status(result: RunResult, console: Console, options: Options) -> None:
-    """What hosts are in the middle of, what they could go back to, and what is to be done about it."""
+    """Print the state of hosts, their checkpoints, and the next steps of a person."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     for name in ("now", "last change", "checkpoints", "holds copies for"):
@@ -225,7 +225,7 @@ def status_cells(one: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, T
 
 
 def _now(one: Mapping[str, Any], at: float) -> Text:
-    """What a host is in the middle of."""
+    """The change or rollback that a host is in the middle of."""
     armed, doubt = one.get("armed"), one.get("doubt")
     if armed and going_on(one):
         until = f", tried again until {_clock(armed['tries_until'])}" if armed.get("tries_until") else ""
@@ -246,7 +246,7 @@ def _now(one: Mapping[str, Any], at: float) -> Text:
 
 
 def _some(said: Any) -> str:
-    """The first of what a host names, and how much more there is."""
+    """The first items that a host names, and how many more there are."""
     items = said if isinstance(said, list) else [said]
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
     return "; ".join(text(one, 200) for one in items[:5]) + more
