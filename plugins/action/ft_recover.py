@@ -13,12 +13,19 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import meant
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    check_peers,
+    check_variables,
+    refused,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
@@ -37,7 +44,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
+        try:
+            check_variables(task_vars or {})
+            check_peers(self, task_vars or {})
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error, candidates=[])
         inventory = Inventory(self, task_vars or {})
         here = inventory.here()
         owner = params["host"] or here.name
@@ -45,7 +57,7 @@ class ActionModule(ActionBase):
             timeout = seconds(params["timeout"], "timeout")
             peers = _placement.preference(here.name, inventory.hosts_of(params["peers"]))
             keys = inventory.keys(owner)
-            declared = inventory.resources(owner)
+            declared = _declared(inventory.resources(owner))
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "candidates": []})
 
@@ -91,10 +103,10 @@ class ActionModule(ActionBase):
         source: dict[str, Any] | None = None
         with scratch_directory() as scratch:
             for copies in usable:
-                source, why, refused = _bring(inventory, here, carrier, copies, scratch, timeout, limits)
+                source, why, stopped = _bring(inventory, here, carrier, copies, scratch, timeout, limits)
                 left += why
-                if refused:
-                    return report({**found, **refused})
+                if stopped:
+                    return report({**found, **stopped})
                 if source is not None:
                     break
         if source is None:
@@ -112,7 +124,7 @@ class ActionModule(ActionBase):
             older = f"the newest checkpoint, {found['id'][:12]}, could not be brought: this is an older one"
             left.insert(0, older)
             warnings.insert(0, older)
-        result = here.module("ft_rollback", to=checkpoint, store=params["store"])
+        result = here.module("ft_rollback", checkpoint=checkpoint, store=params["store"])
         return report(
             {
                 **result,
@@ -125,6 +137,13 @@ class ActionModule(ActionBase):
                 "left": [*left, *result.get("left", [])],
             }
         )
+
+
+def _declared(resources: Any) -> Any:
+    """What the inventory declares, with each value of its type. UsageError names what is wrong with it."""
+    if resources is None:
+        return None
+    return checked({RESOURCES_VARIABLE: registry.OPTION}, {RESOURCES_VARIABLE: resources})[RESOURCES_VARIABLE]
 
 
 def _plan(owner: str, entry: dict[str, Any]) -> str:

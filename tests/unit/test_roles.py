@@ -74,9 +74,9 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
             for module in ("ft_guard", "ft_replicate"):
                 words = task.get(f"evenkeel.fault_tolerance.{module}")
                 if words is not None:
-                    given[path.parts[-3]] = words["failure_domain"]
+                    given[path.parts[-3]] = words["guard_domain" if module == "ft_guard" else "failure_domain"]
                     options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
-                    name = words["failure_domain"].split()[1]
+                    name = given[path.parts[-3]].split()[1]
                     assert name in options["argument_specs"]["main"]["options"]
     assert given == {
         "begin": "{{ evenkeel_guard_domain | default(omit) }}",

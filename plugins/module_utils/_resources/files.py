@@ -24,6 +24,7 @@ from typing import Any, Callable, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
 from .._hashing import chunks, hash_of
+from .._options import Options, read
 from .._store.ahead import Ahead
 from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
 from .._store.durable import inode_flags
@@ -47,6 +48,10 @@ from .entry import (
 )
 from .step import Step
 
+OPTIONS: Options = {
+    "paths": {"type": "list", "elements": "str", "required": True},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+}
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
 _OWN_NAMES = (
     b".evenkeel-*",
@@ -104,21 +109,16 @@ _NOTHING = re.compile(rb"(?!)")
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
-    unknown = set(spec) - {"paths", "exclude"}
-    if unknown:
-        raise UsageError(f"files: unknown key {sorted(unknown)[0]!r}; it takes paths and exclude")
+    found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
-        value = spec.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            raise UsageError(f"files: {key} must be a list of texts, not {value!r}")
-    if not spec.get("paths"):
-        raise UsageError("files: paths is empty; name at least one absolute path")
-    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in spec["paths"]}
+        if not all(found[key]):
+            raise UsageError(f"files: {key} must be a list of texts, not {found[key]!r}")
+    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in found["paths"]}
     if b"/" in paths:
         raise UsageError("files: / cannot be protected as a whole; name the trees that matter, such as /etc")
     return {
         "paths": sorted(os.fsdecode(path) for path in paths),
-        "exclude": sorted(set(spec.get("exclude", []))),
+        "exclude": sorted(set(found["exclude"])),
     }
 
 

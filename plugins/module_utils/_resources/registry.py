@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
+from .._options import mapping, meant, one_of
 from .._store.manifest import Section
 from .._store.store import Forget, Store
 from .._store.tree import mount_points
@@ -35,6 +36,8 @@ LATE: dict[str, Kind] = {
 }
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
+# The option ``resources`` of modules and roles.
+OPTION = one_of({kind: mapping(files.OPTIONS if kind == "files" else KINDS[kind].options) for kind in ORDER})
 
 
 def check(resources: Any) -> list[Section]:
@@ -49,7 +52,10 @@ def check(resources: Any) -> list[Section]:
             raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(ORDER)}")
         ((kind, spec),) = item.items()
         if kind not in ORDER:
-            raise UsageError(f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(ORDER)}")
+            raise UsageError(
+                f"resources, item {number}: unknown kind {kind!r}{meant(str(kind), ORDER)}; there are "
+                f"{' and '.join(ORDER)}"
+            )
         if not isinstance(spec, dict):
             raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
         try:
