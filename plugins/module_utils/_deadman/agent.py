@@ -252,7 +252,7 @@ def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
         if change.boot_id == store.system.boot_id()
         else 0.0
     )
-    jobs = background.end(store.system, since, now, _DRAIN, change.login)
+    jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
     return [f"ended a job of Ansible, {one}" for one in jobs.ended] + [
         f"a job of Ansible still runs, {one}" for one in jobs.running
     ]

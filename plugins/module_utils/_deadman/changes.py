@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .._errors import Damaged, Refused, UsageError
-from .._host import background
 from .._host.durable import append_line, remove_file, write_file
+from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
 from . import timers, watcher
@@ -241,7 +241,7 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
         within,
         system.boot_id(),
         system.monotonic() + within,
-        login=background.login_of("self"),
+        login=login_of("self"),
     )
     if system.has_systemd():
         timers.stand(store, number, record.due, agent)

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 from .._errors import Refused
-from .._host.system import send, start_time
+from .._host.processes import send_signal, start_time
 from .._store.store import Store
 from .timers import python, words_of
 
@@ -158,7 +158,7 @@ def wake(path: str) -> None:
                 pid = int(words[-4])
                 started = start_time(pid)
                 if started is not None and _is_stopped(pid):
-                    send(pid, started, signal.SIGCONT)
+                    send_signal(pid, started, signal.SIGCONT)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -52,7 +52,8 @@ from .._host.durable import (
     write_all,
     write_file,
 )
-from .._host.paths import DIRECTORY, Parents, ancestors, is_ours, mount_of, mount_points, open_dir, opened
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import DIRECTORY, Parents, ancestors, is_ours, open_dir, opened
 from .._store.store import Store
 from .entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 from .preflight import NO_ROOM, below, preflight

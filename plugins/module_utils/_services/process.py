@@ -23,9 +23,11 @@ import time
 from typing import Any
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
+from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.paths import open_dir
-from .._host.system import System, detached, send, start_time, users
+from .._host.processes import send_signal, start_time, user_ids
+from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .._options import Options, read
 from .state import ServiceState
@@ -88,7 +90,7 @@ def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
     # Somebody else can write it, and could end by it whatever root may end.
     theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
     why = stranger(pidfile, {*trusted(), theirs})
-    if not why and (users(pid) != {theirs} or not _runs(pid, argv, started, written)):
+    if not why and (user_ids(pid) != {theirs} or not _runs(pid, argv, started, written)):
         why = f"uid {theirs} can write it, and process {pid} is not that user's, or does not run the command"
     return (None, f"its pid file {pidfile} is not believed: {why}") if why else ((pid, started), "")
 
@@ -197,7 +199,7 @@ def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
         if found is None or not definition["reload_signal"]:
             why = "it is not running" if found is None else "it has no reload_signal"
             raise ServiceFailed(f"process {definition['name']} cannot be reloaded: {why}")
-        send(*found, getattr(signal, "SIG" + definition["reload_signal"]))
+        send_signal(*found, getattr(signal, "SIG" + definition["reload_signal"]))
         system.sleep(_ALIVE)
     after = observe(definition, system)
     wrong = {
@@ -273,7 +275,7 @@ def _stop(definition: dict[str, Any], system: System) -> None:
         return
     pid, started = found
     for word in (definition["stop_signal"], "KILL"):
-        send(pid, started, getattr(signal, "SIG" + word))
+        send_signal(pid, started, getattr(signal, "SIG" + word))
         end = system.monotonic() + _STOP_LIMIT
         while system.monotonic() < end:
             _reap(pid)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
-from .._host.system import Completed, System, detached
+from .._host.commands import Completed, detached
+from .._host.system import System
 from .._options import mapping, one_of, read
 from . import systemd
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .._files.transaction import STAGE
-from .._host.system import start_time
+from .._host.processes import start_time
 
 _GONE = " (deleted)"
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from .._errors import ServiceFailed
-from .._host.system import Completed, System, send, start_time
+from .._host.commands import Completed
+from .._host.processes import send_signal, start_time
+from .._host.system import System
 from . import running
 from . import unit as facts
 from .state import ServiceState
@@ -230,7 +232,7 @@ def _end(unit: Unit, system: System) -> None:
         for pid, started in pids.items():
             if started is not None:
                 with suppress(OSError):
-                    send(pid, started, number)
+                    send_signal(pid, started, number)
         limit = system.monotonic() + patience
         while system.monotonic() < limit and any(
             started is not None and start_time(pid) == started for pid, started in pids.items()

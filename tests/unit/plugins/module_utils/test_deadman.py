@@ -633,7 +633,7 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
         asked.append((live / "file").read_text())
         return background.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
 
-    monkeypatch.setattr(background, "end", ended)
+    monkeypatch.setattr(background, "end_jobs", ended)
     generation = begin(store, live)
     (live / "file").write_text("new")
     end(store, generation)

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System, send, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import send_signal, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 from .conftest import SYSTEM
@@ -301,9 +302,9 @@ def test_no_name_that_a_user_can_guess_holds_up_a_start(
 
 def test_a_signal_reaches_the_process_and_never_what_has_its_id_later(stranger: subprocess.Popen[bytes]) -> None:
     started = start_time(stranger.pid) or 0
-    assert not send(stranger.pid, started - 1, signal.SIGKILL) and stranger.poll() is None
-    assert send(stranger.pid, started, signal.SIGKILL) and stranger.wait(10) == -signal.SIGKILL
-    assert not send(stranger.pid, started, signal.SIGKILL)
+    assert not send_signal(stranger.pid, started - 1, signal.SIGKILL) and stranger.poll() is None
+    assert send_signal(stranger.pid, started, signal.SIGKILL) and stranger.wait(10) == -signal.SIGKILL
+    assert not send_signal(stranger.pid, started, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("text", ["", "none", "-1", "0", "999999999"])

@@ -31,7 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.paths import mounts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
