@@ -70,7 +70,7 @@ class ActionModule(ActionBase):
 
         told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))
         measured = {host: _guard.measured(told[host]) for host in hosts}
-        decision = _guard.decide(
+        question = _guard.Question(
             group,
             wave,
             measured,
@@ -80,6 +80,7 @@ class ActionModule(ActionBase):
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
         )
+        decision = _guard.decide(question)
         return _result(
             decision,
             error="Refused",
