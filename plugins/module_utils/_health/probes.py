@@ -58,7 +58,9 @@ class Probe:
 
 
 def check(probes: Any) -> list[Probe]:
-    """The probes, ready to measure. UsageError names the item and the key that is wrong."""
+    """The probes, ready to measure; none where none are declared. UsageError names the item and the key that is wrong."""
+    if probes is None:
+        return []
     if not isinstance(probes, list):
         raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
     made = []
