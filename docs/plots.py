@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Draw the pictures of docs/reliability.md and docs/performance.md: `python docs/plots.py`.
 
-Needs requirements/docs.txt. The same versions draw the same bytes.
+Needs requirements/plots.txt. The same versions draw the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests/unit/driver")]
 import experiments  # noqa: E402
 
 from evenkeel import reliability as r  # noqa: E402
-from evenkeel import simulate  # noqa: E402
+from evenkeel.plan import simulate  # noqa: E402
 
 HERE = Path(__file__).parent / "reliability"
 PERFORMANCE = Path(__file__).parent / "performance"

@@ -9,8 +9,8 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
@@ -77,7 +77,7 @@ class ActionModule(ActionBase):
 
         told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))
         measured = {host: _guard.measured(told[host]) for host in hosts}
-        decision = _guard.decide(
+        question = _guard.Question(
             group,
             wave,
             measured,
@@ -87,6 +87,7 @@ class ActionModule(ActionBase):
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
         )
+        decision = _guard.decide(question)
         return _result(
             decision,
             error="Refused",

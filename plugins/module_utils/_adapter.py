@@ -11,11 +11,11 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import _scratch
 from ._errors import EvenkeelError
-from ._jobs import be_ours
-from ._options import Option, Options, given
-from ._text import bounded, escaped, harmless, named, sentence
+from ._host import scratch
+from ._host.background import be_ours
+from ._host.options import Option, Options, given
+from ._host.text import bounded, escaped, harmless, named, sentence
 
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -32,7 +32,7 @@ def run_module(
     be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
-        _scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
+        scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
         result = work(named(_given(argument_spec, module.params)), module.check_mode)
     except EvenkeelError as error:

@@ -241,17 +241,17 @@ msg:
 
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _quiesce
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 
 ARGUMENTS: Options = {
     "name": {"type": "str"},
     "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
     "resources": {**registry.OPTION, "required": True},
-    "quiesce": _quiesce.OPTION,
+    "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
     "retention": retention.OPTION,
     "host": {"type": "str"},
@@ -261,10 +261,10 @@ ARGUMENTS: Options = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
     within = params["confirm_within"]
     return checkpoint(

@@ -242,7 +242,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, mapping
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, mapping
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 ARGUMENTS: Options = {
@@ -258,10 +258,10 @@ ARGUMENTS: Options = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
     soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
     return restart(

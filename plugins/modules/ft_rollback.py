@@ -245,16 +245,16 @@ msg:
 
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _quiesce
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 
 ARGUMENTS: Options = {
     "checkpoint": {"type": "str", "default": "latest", **renamed("to")},
     "kinds": {"type": "list", "elements": "str", **renamed("resources")},
     "paths": {"type": "list", "elements": "str"},
     "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
-    "quiesce": _quiesce.OPTION,
+    "quiesce": quiescing.OPTION,
     "generation": {"type": "int"},
     "confirm_within": {"type": "str"},
 }
@@ -262,10 +262,10 @@ ARGUMENTS: Options = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
     store = Store(params["store"], System())
     within = params["confirm_within"]

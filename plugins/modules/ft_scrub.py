@@ -168,7 +168,7 @@ import os
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
 ARGUMENTS: Options = {
     "time_limit": {"type": "str"},
@@ -178,10 +178,10 @@ ARGUMENTS: Options = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
     limit = params["time_limit"]
     os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.

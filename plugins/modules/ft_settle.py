@@ -241,7 +241,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
 ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},
@@ -255,10 +255,10 @@ ARGUMENTS: Options = {
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
     soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
     store = Store(params["store"], System(), armed=True)

@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evenkeel.fleet import run
-    from evenkeel.flow import Request, change
-    from evenkeel.options import Options, Secrets
+    from evenkeel.ansible.options import Options, Secrets
+    from evenkeel.change.flow import change
+    from evenkeel.change.request import Request
+    from evenkeel.commands.registry import run
     from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State, UsageError
     from evenkeel.progress import Kind, Phase, Progress
 
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 # Loaded when first asked for: the collection's path is wanted where none of their dependencies are installed.
-_HOME = {"change": "flow", "Request": "flow", "run": "fleet", "Options": "options", "Secrets": "options"}
+_HOME = {"change": "change.flow", "Request": "change.request", "run": "commands.registry"}
+_HOME |= dict.fromkeys(("Options", "Secrets"), "ansible.options")
 _HOME |= dict.fromkeys(("Kind", "Phase", "Progress"), "progress")
 
 

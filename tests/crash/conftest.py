@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 
 from evenkeel.collection import collections_path
 
-LIBRARY = transaction.__name__[: -len("._store.transaction")]
+LIBRARY = transaction.__name__[: -len("._files.transaction")]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The programs themselves write nothing of this (``-B``): it would be counted among their system calls."""
-    parts = ", ".join(f"{LIBRARY}.{name}" for name in ("_agent", "_checkpoint", "_scrub"))
+    parts = ", ".join(f"{LIBRARY}.{name}" for name in ("_deadman.agent", "_flows.checkpoint", "_flows.scrub"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
         program = f"import sys; sys.path.insert(0, {str(collections_path())!r}); import {parts}"

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     EvenkeelError,
@@ -33,16 +31,18 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.plan import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 from .test_flip import state
 from .test_kill import same
@@ -694,9 +694,9 @@ def test_a_journal_with_no_commit_is_no_interrupted_rollback(owned: Path) -> Non
     """Somebody keeps its staging directory from being removed: that refuses nobody the next change."""
     store = store_of(owned.parent)
     Path(store.join("journal"), "000000000000001-1").mkdir(parents=True)
-    assert transaction.pending(store) and not _deadman.host_state(store.root)["interrupted"]
+    assert transaction.pending(store) and not host_state(store.root)["interrupted"]
     Path(store.join("journal"), "000000000000001-1", "COMMIT").touch()
-    assert _deadman.host_state(store.root)["interrupted"]
+    assert host_state(store.root)["interrupted"]
 
 
 # -- what may be seen while things come back

@@ -65,9 +65,7 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert "archives with a command of others" in found["not_running"]
     assert "no variable is named evenkeel_postgresql_dta; there are evenkeel_postgresql_archive" in done.stdout
     recap = re.search(r"^misspelt +: (.*)", done.stdout, re.M)
-    assert (
-        recap is not None and recap[1].startswith("ok=1 ") and "failed=1" in recap[1]
-    )
+    assert recap is not None and recap[1].startswith("ok=1 ") and "failed=1" in recap[1]
     changed = dict(re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.M))
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from .._duration import seconds
 from .._errors import ServiceFailed, UsageError
-from .._hashing import chunks, hash_of
-from .._options import Options, mapping, meant, one_of, read
+from .._host.durations import seconds
+from .._host.hashing import chunks, hash_of
+from .._host.options import Options, mapping, meant, one_of, read
+from .._host.system import System
 from .._services import process, systemd
 from .._services.state import ServiceState
-from .._system import System
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _TIMEOUT = {"type": "str", "default": "5s"}
@@ -58,7 +58,7 @@ class Probe:
 
 
 def check(probes: Any) -> list[Probe]:
-    """The probes, ready to measure; none where none are declared. UsageError names the item and the key that is wrong."""
+    """The probes, ready to measure; none where none are declared. UsageError names the item and key that is wrong."""
     if probes is None:
         return []
     if not isinstance(probes, list):

@@ -23,14 +23,9 @@ from functools import partial
 from typing import Any, Callable, NamedTuple
 
 from .._errors import Damaged, EvenkeelError, UsageError
-from .._hashing import chunks, hash_of
-from .._options import Options, read
-from .._store.ahead import Ahead
-from .._store.cache import NEVER, Cache, Leaves, key_of, keys_of
-from .._store.durable import inode_flags
-from .._store.objects import SMALL, Hasher, Writer
-from .._store.tree import Parents, ancestors, check_path, is_ours, mount_points, open_dir
-from .entry import (
+from .._files.ahead import Ahead
+from .._files.cache import NEVER, Cache, Leaves, key_of, keys_of
+from .._files.entry import (
     ABOVE,
     ABSENT,
     EARLY,
@@ -46,7 +41,12 @@ from .entry import (
     quote,
     unlike,
 )
-from .step import Step
+from .._files.step import Step
+from .._host.durable import inode_flags
+from .._host.hashing import chunks, hash_of
+from .._host.options import Options, read
+from .._host.paths import Parents, ancestors, check_path, is_ours, mount_points, open_dir
+from .._store.objects import SMALL, Hasher, Writer
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Callable, Union
 
-from .._options import Options
+from .._files.step import Step
+from .._host.options import Options
+from .._host.system import System
 from .._store.objects import Hasher, Objects, Writer
-from .._system import System
-from .step import Step
 
 Sink = Union[Writer, Hasher]
 

@@ -15,13 +15,17 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
-from .._options import mapping, meant, one_of
+from .._host.options import mapping, meant, one_of
+from .._host.paths import mount_points
+from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
-from .._store.tree import mount_points
-from .._system import System
-from . import files, firewall, packages, postgresql, services, subvolumes, sysctl, users
+from . import files, services, sysctl, users
+from .firewall import firewall
 from .kind import Kind, Sink
+from .packages import packages
+from .postgresql import postgresql
+from .subvolumes import subvolumes
 
 # In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
 # them; what stands after may need them.

@@ -13,16 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
-from .._options import Options, read
+from .._files.step import Step
+from .._host.options import Options, read
+from .._host.system import System
 from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.state import ServiceState
 from .._services.unit import Unit
-from .._system import System
 from . import own_line
 from .kind import Kind, Restore
-from .step import Step
 
 OPTIONS: Options = {
     "names": {"type": "list", "elements": "str"},

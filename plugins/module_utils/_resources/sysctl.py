@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
-from .._options import Options, read
-from .._store.durable import write_all
-from .entry import quote
+from .._files.entry import quote
+from .._files.step import Step
+from .._host.durable import write_all
+from .._host.options import Options, read
 from .kind import Kind, Restore
-from .step import Step
 
 OPTIONS: Options = {"names": {"type": "list", "elements": "str", "required": True}}
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._errors import ServiceFailed
-from .._system import System
+from .._host.system import System
 from . import process, running, systemd
 from .unit import Unit
 

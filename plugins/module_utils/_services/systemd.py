@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from .._errors import ServiceFailed
-from .._system import Completed, System, send, start_time
+from .._host.system import Completed, System, send, start_time
 from . import running
 from . import unit as facts
 from .state import ServiceState

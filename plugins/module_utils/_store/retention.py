@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._duration import seconds
 from .._errors import UsageError
-from .._options import mapping, read
+from .._host.durations import seconds
+from .._host.options import mapping, read
 
 # What is one period, as strftime writes it. For ``last`` each checkpoint is one.
 PERIODS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from evenkeel import decide
-from evenkeel.events import PREFIX, Record, feed
+from evenkeel.ansible.events import PREFIX, Record, feed
+from evenkeel.change import decide
 from evenkeel.outcome import Exit, State, exit_code
 
 

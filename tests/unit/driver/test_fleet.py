@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from evenkeel import fleet
-from evenkeel.configuration import Ansible
-from evenkeel.events import PREFIX, Record, feed
-from evenkeel.fleet import exit_code, peers, row
-from evenkeel.options import Options, Secrets
+from evenkeel.ansible.caller import Caller, Controller
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.events import PREFIX, Record, feed
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.targets import Inventory
+from evenkeel.commands.playbook import row
+from evenkeel.commands.protect import peers
+from evenkeel.commands.registry import PLAYBOOKS, run
+from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, UsageError
-from evenkeel.targets import Inventory
 
 OK: dict[str, Any] = {"state": "ok"}
 LOST: dict[str, Any] = {"state": "unreachable"}
@@ -48,7 +51,7 @@ def failed(error: str = "", **more: Any) -> dict[str, Any]:
     ],
 )
 def test_exit_codes(command: str, rows: list[dict[str, Any]], code: Exit) -> None:
-    assert exit_code(command, rows) is code
+    assert PLAYBOOKS[command].exit_code(rows) is code
 
 
 def record(*results: tuple[str, str, dict[str, Any]]) -> Record:
@@ -75,8 +78,8 @@ def test_a_rollback_that_was_confirmed_tells_what_it_did_and_one_that_locked_us_
     assert (told["state"], told["done"], told["undo"]) == ("ok", ["put back"], "12")
     assert "armed" not in told and told["outcome"] == "confirmed", "it is armed no more"
     told = row(record(back, ("ft_settle", "unreachable", {"msg": "timed out"})), "web1")
-    assert told["state"] == "unreachable" and "timed out" in told["msg"]
-    assert exit_code("rollback", [told]) is Exit.IN_DOUBT
+    assert told["state"] == "unreachable" and "timed out" in str(told["msg"])
+    assert Rollback().exit_code([told]) is Exit.IN_DOUBT
 
 
 def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
@@ -89,9 +92,7 @@ def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
 
 
-def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
     class Session:
         def list_own(self, *_words: Any) -> tuple[str, ...]:
             return ("web1", "web2", "web3")
@@ -99,7 +100,13 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
         def run_own(self, *_words: Any, **_how: Any) -> Any:
             pytest.fail("a host was asked")
 
-    monkeypatch.setattr(fleet, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
-    monkeypatch.setattr(fleet, "open_session", lambda *_words: contextlib.nullcontext(Session()))
+    session = cast(Any, contextlib.nullcontext(Session()))
+    controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=lambda *_words: session)
+    caller = Caller(secrets=Secrets(), controller=controller)
     with pytest.raises(UsageError, match="no checkpoint for web2, web3"):
-        fleet.run("rollback", Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, secrets=Secrets())
+        Rollback().run_playbook(Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, caller)
+
+
+def test_a_command_that_is_none_is_named_with_those_that_are() -> None:
+    with pytest.raises(UsageError, match="'rolback' is no command .* rollback, protect"):
+        run("rolback", Options(), {})

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from evenkeel import preflight
+from evenkeel.ansible.targets import Inventory, Targets, usable
+from evenkeel.change import preflight
 from evenkeel.outcome import UsageError
-from evenkeel.targets import Inventory, Targets, usable
 
 PROBES = [{"tcp": {"port": 80}}]
 

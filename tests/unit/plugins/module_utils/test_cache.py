@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ahead import Ahead
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import ahead, cache, objects
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.ahead import Ahead
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.cache import NEVER, Cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 from .conftest import SYSTEM
 from .fake_systemd import Unit, machine

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System, send, start_time
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System, send, start_time
 
 from .conftest import SYSTEM
 
@@ -406,10 +406,11 @@ def test_what_cannot_be_recorded_does_not_go_on_running(service: dict[str, Any])
 def test_it_outlives_its_starter_and_has_nothing_of_it(service: dict[str, Any]) -> None:
     """Started by a child with a pipe, a private umask and a terminal group of its own, which then gets a hang-up."""
     starter = (
-        "import json, os, sys; from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _system;"
+        "import json, os, sys;"
+        "from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import system;"
         "from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process;"
         "os.umask(0o077); os.environ['RUN_OF_A_CONTROLLER'] = 'x';"
-        "process.act('start', json.loads(sys.argv[1]), _system.System())"
+        "process.act('start', json.loads(sys.argv[1]), system.System())"
     )
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     NotFound,
@@ -26,12 +25,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._quiesce import Quiesced
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.quiescing import Quiesced
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System
 
 from evenkeel.collection import collections_path
 
@@ -172,7 +172,7 @@ def test_it_goes_on_when_we_are_killed(tmp_path: Path, tree: Path) -> None:
     held, ended = tmp_path / "held", tmp_path / "ended"
     code = (
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
-        f"from {library}._quiesce import Quiesced\nfrom {library}._system import System\nimport time\n"
+        f"from {library}._services.quiescing import Quiesced\nfrom {library}._host.system import System\nimport time\n"
         f"with Quiesced([{shell(f'touch {held}', f'touch {ended}')!r}], System()):\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
@@ -402,11 +402,12 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
     held, ended = Path(store.root, "held"), Path(store.root, "ended")
     code = (
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
-        f"from {library} import _rollback\nfrom {library}._store import store, transaction\n"
-        f"from {library}._system import System\nimport time\n"
+        f"from {library}._flows.rollback import flow\nfrom {library}._files import transaction\n"
+        f"from {library}._store import store\n"
+        f"from {library}._host.system import System\nimport time\n"
         "transaction._apply = lambda *_: time.sleep(60)\n"
         f"hooks = [{shell(f'touch {held}', f'touch {ended}')!r}]\n"
-        f"_rollback.rollback(store.Store({store.root!r}, System()), 'before', quiesce=hooks)"
+        f"flow.rollback(store.Store({store.root!r}, System()), 'before', quiesce=hooks)"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         assert eventually(lambda: list(Path(store.root, "journal").glob("*/COMMIT"))) and held.exists()

@@ -21,9 +21,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects

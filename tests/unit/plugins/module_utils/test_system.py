@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import (
     command,
     environment,
     run,

@@ -17,33 +17,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _watch
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     EvenkeelError,
     Refused,
     RestoreFailed,
     Unhealthy,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.paths import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.tree import mounts
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, plan
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
-    monkeypatch.setattr(_watch, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "watching", lambda _agent: True)
 
 
 class Word:
@@ -150,13 +150,13 @@ def test_an_operators_rollback_puts_the_firewall_back_under_its_dead_man_alone(
     wall.now = "new"
     (tree / "a").write_text("new")
     armed: list[bool] = []
-    arm = _deadman.arm
+    arm = changes.arm
 
-    def arming(*words: Any) -> _deadman.Armed:
+    def arming(*words: Any) -> changes.Armed:
         armed.append(wall.now == "new")
         return arm(*words)
 
-    monkeypatch.setattr(_deadman, "arm", arming)
+    monkeypatch.setattr(changes, "arm", arming)
     rollback(store, "before", confirm_within=60.0)
     assert armed == [True] and wall.now == "old" and log.index("a") < log.index("firewall")
 
@@ -228,7 +228,7 @@ def test_nothing_is_touched_where_something_else_is_mounted_now(
     result = back(store, generation)  # Here the test does not say that it is mounted.
     assert (tree / "a").read_text() == "first" and (tree / "sub" / "small").read_text() == "new"
     assert [one for one in result["left"] if one.startswith(f"{tree}/sub was a mount point (xfs)")]
-    assert _deadman.armed(store) is not None, "it is tried again"
+    assert changes.armed(store) is not None, "it is tried again"
 
 
 def test_a_host_that_is_called_rolled_back_is_measured_again(store: Store, tree: Path) -> None:
