@@ -24,10 +24,10 @@ from typing import Any
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.durable import ensure_dir, write_all, write_file
+from .._host.options import Options, read
 from .._host.paths import open_dir
 from .._host.system import System, detached, send, start_time, users
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
-from .._options import Options, read
 from .state import ServiceState
 
 OPTIONS: Options = {
