@@ -14,8 +14,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ._errors import EvenkeelError
 from ._host import scratch
 from ._host.background import mark_as_ours
+from ._host.options import Option, Options, given
 from ._host.text import bounded, escaped, harmless, named, sentence
-from ._options import Option, Options, given
 
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 

@@ -89,7 +89,7 @@ def test_every_option_of_a_role_is_read_by_it(role: str) -> None:
         text += text_of("begin") + text_of("settle")
     unread = {name for name in options_of(role) if not re.search(rf"\b{name}\b", text)} - BY_ACTIONS
     assert not unread
-    undeclared = set(re.findall(r"\bevenkeel_(?!archive_wal)\w+", text)) - set(options_of(role))
+    undeclared = set(re.findall(r"\bevenkeel_(?!archive_wal)\w*[a-z]\b", text)) - set(options_of(role))
     assert role == "change" or undeclared <= {"evenkeel_group"}
 
 

@@ -21,8 +21,8 @@ from typing import Any
 from .._errors import ServiceFailed, UsageError
 from .._host.durations import seconds
 from .._host.hashing import chunks, hash_of
+from .._host.options import Options, mapping, meant, one_of, read
 from .._host.system import System
-from .._options import Options, mapping, meant, one_of, read
 from .._services import process, systemd
 from .._services.state import ServiceState
 
@@ -58,7 +58,9 @@ class Probe:
 
 
 def check(probes: Any) -> list[Probe]:
-    """The probes, ready to measure. UsageError names the item and the key that is wrong."""
+    """The probes, ready to measure; none where none are declared. UsageError names the item and key that is wrong."""
+    if probes is None:
+        return []
     if not isinstance(probes, list):
         raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
     made = []

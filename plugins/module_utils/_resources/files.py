@@ -45,8 +45,8 @@ from .._files.step import Step
 from .._host.durable import inode_flags
 from .._host.hashing import chunks, hash_of
 from .._host.mounts import mount_points
+from .._host.options import Options, read
 from .._host.paths import Parents, ancestors, check_path, is_ours, open_dir
-from .._options import Options, read
 from .._store.objects import SMALL, Hasher, Writer
 
 OPTIONS: Options = {

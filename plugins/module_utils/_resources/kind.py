@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Union
 
 from .._files.step import Step
+from .._host.options import Options
 from .._host.system import System
-from .._options import Options
 from .._store.objects import Hasher, Objects, Writer
 
 Sink = Union[Writer, Hasher]

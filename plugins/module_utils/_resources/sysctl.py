@@ -16,7 +16,7 @@ from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
 from .._files.step import Step
 from .._host.durable import write_all
-from .._options import Options, read
+from .._host.options import Options, read
 from .kind import Kind, Restore
 
 OPTIONS: Options = {"names": {"type": "list", "elements": "str", "required": True}}

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .._errors import Refused
+from .._host.options import Options, read
 from .._host.system import System
-from .._options import Options, read
 from .kind import Kind
 
 OPTIONS: Options = {}

@@ -25,11 +25,11 @@ from typing import Any
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
+from .._host.options import Options, read
 from .._host.paths import open_dir
 from .._host.processes import send_signal, start_time, user_ids
 from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
-from .._options import Options, read
 from .state import ServiceState
 
 OPTIONS: Options = {

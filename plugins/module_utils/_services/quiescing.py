@@ -16,8 +16,8 @@ from typing import Any, Callable
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import Completed, detached
+from .._host.options import mapping, one_of, read
 from .._host.system import System
-from .._options import mapping, one_of, read
 from . import systemd
 
 # The option ``quiesce`` of modules and roles.
