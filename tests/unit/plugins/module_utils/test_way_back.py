@@ -43,7 +43,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "start", lambda *_words: None)
-    monkeypatch.setattr(watcher, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 class Word:
