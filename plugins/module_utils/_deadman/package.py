@@ -59,7 +59,7 @@ def _is_whole(path: str) -> bool:
 
 
 def _zipapp(sources: dict[str, str]) -> bytes:
-    """The sources, each also compiled for this Python, so that the agent starts quickly; another Python compiles anew."""
+    """The sources, each also compiled for this Python so that the agent starts quickly. Others compile them anew."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in sorted(sources.items()):
