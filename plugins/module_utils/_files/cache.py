@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._host.durable import write_all
+from .._host.hashing import CHUNK
 from .._store import objects as contents
 from .._store.objects import Objects
 from .entry import TYPES, place_of
@@ -271,7 +272,7 @@ def _read(stream: BinaryIO, size: int) -> Look:
     for part in (first, second, keys):
         digest.update(part)
     while left:
-        piece = stream.read(min(left, contents.CHUNK))
+        piece = stream.read(min(left, CHUNK))
         if not piece:
             raise ValueError("torn")
         left -= len(piece)
