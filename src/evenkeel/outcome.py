@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What became of a run: states of hosts, results, exit codes."""
+"""The outcome of a run: states of hosts, results, exit codes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Spec = Mapping[str, object]
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done as asked. Raised before any host is touched."""
+    """A request that cannot be fulfilled as it stands. Raised before any host is touched."""
 
 
 @contextmanager
 def under_way() -> Iterator[None]:
-    """Around all that happens once hosts may have been touched: from there on no error may say that none was."""
+    """Around everything that happens once hosts may have been touched: no error from there on may say that none was."""
     try:
         yield
     except UsageError as error:
@@ -64,7 +64,7 @@ class Probe(TypedDict, total=False):
 
 
 class State(StrEnum):
-    """What became of one host in a change."""
+    """The state of one host at the end of a change."""
 
     IN_DOUBT = "in_doubt"
     ROLLED_BACK = "rolled_back"
@@ -80,8 +80,8 @@ class HostResult:
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
-    the connection is local (none). left: what its checkpoint could not bring back. rescued: what failed on it and was
-    caught by the playbook. sick: its probes failed after it was confirmed, while others changed.
+    the connection is local (none). left: sentences about what its checkpoint could not bring back. rescued: failures
+    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed.
     """
 
     host: str
@@ -143,7 +143,7 @@ class RunResult:
 
 
 def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
-    """The exit code of a change from what became of its hosts.
+    """The exit code of a change from the states of its hosts.
 
     complete: every wave ran and the playbook itself succeeded in each. Doubt outweighs everything; a run that
     confirmed nothing and rolled back nothing touched nothing, so it can only have been refused.

@@ -19,30 +19,30 @@ from .._files.declaration import Declaration
 from .._files.entry import Entry, Tree
 from .._files.scanning import Scan as Scan
 from .._files.step import Step
+from .._host.options import Options, read
 from .._host.paths import check_path
 from .._store.objects import Hasher, Writer
 
+OPTIONS: Options = {
+    "paths": {"type": "list", "elements": "str", "required": True},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+}
 # The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
 MOUNTS = "mounts"
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
-    unknown = set(spec) - {"paths", "exclude"}
-    if unknown:
-        raise UsageError(f"files: unknown key {sorted(unknown)[0]!r}; it takes paths and exclude")
+    found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
-        value = spec.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            raise UsageError(f"files: {key} must be a list of texts, not {value!r}")
-    if not spec.get("paths"):
-        raise UsageError("files: paths is empty; name at least one absolute path")
-    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in spec["paths"]}
+        if not all(found[key]):
+            raise UsageError(f"files: {key} must be a list of texts, not {found[key]!r}")
+    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in found["paths"]}
     if b"/" in paths:
         raise UsageError("files: / cannot be protected as a whole; name the trees that matter, such as /etc")
     return {
         "paths": sorted(os.fsdecode(path) for path in paths),
-        "exclude": sorted(set(spec.get("exclude", []))),
+        "exclude": sorted(set(found["exclude"])),
     }
 
 
@@ -51,14 +51,14 @@ def declared(spec: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key != MOUNTS}
 
 
-def _read(spec: dict[str, Any]) -> Declaration:
+def _known(spec: dict[str, Any]) -> Declaration:
     """The declaration of a manifest, as it is."""
     return Declaration(spec["paths"], spec.get("exclude", ()), spec.get(MOUNTS))
 
 
 def _checked(spec: dict[str, Any]) -> Declaration:
     """The declaration of a manifest; UsageError where nobody could have made it."""
-    return _read({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
+    return _known({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
 
 
 def scan(
@@ -77,29 +77,29 @@ def swapped(
     steps: Sequence[Step], then: Sequence[Entry], now: Scan, spec: dict[str, Any], mounts: Collection[bytes]
 ) -> list[Step]:
     """The steps with declared directories put back as a whole: see ``comparison.swapped``."""
-    return comparison.swapped(steps, then, now, _read(spec), mounts)
+    return comparison.swapped(steps, then, now, _known(spec), mounts)
 
 
 def mounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """Those of the mount points that decide what is seen below the declared paths."""
-    return mounting.mounted(_read(spec), mounts)
+    return mounting.mounted(_known(spec), mounts)
 
 
 def remounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """Mount point -> why nothing at or below it can be put back."""
-    return mounting.remounted(_read(spec), mounts)
+    return mounting.remounted(_known(spec), mounts)
 
 
 def lacks(spec: dict[str, Any], lines: Sequence[str]) -> list[str]:
     """The paths that a rollback could not bring back, in words."""
-    return mounting.unprotected(_read(spec), lines)
+    return mounting.unprotected(_known(spec), lines)
 
 
 def left_out(spec: dict[str, Any]) -> Callable[[bytes], bool]:
     """Tells of a path below a declared one whether it is left out."""
-    return declaration.left_out(_read(spec))
+    return declaration.left_out(_known(spec))
 
 
 def excludes(spec: dict[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
-    return declaration.excludes(_read(spec), path)
+    return declaration.excludes(_known(spec), path)

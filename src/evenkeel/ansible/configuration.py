@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The user's own Ansible: which programs, which configuration, and what a run adds to it."""
+"""The user's own Ansible: its programs, its configuration, and the settings that a run adds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evenkeel.outcome import UsageError
 
 # A connection that a firewall silently drops is noticed after fifteen seconds.
 KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-# What is run for what it says, says that and little else.
+# A program that is run for its answer prints that answer and little else.
 _QUIET = {
     "ANSIBLE_NOCOLOR": "True",
     "ANSIBLE_FORCE_COLOR": "False",
@@ -31,7 +31,7 @@ _QUIET = {
     "ANSIBLE_DEPRECATION_WARNINGS": "False",
     "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
 }
-# What our own playbooks rely on, whatever the user's configuration says about theirs.
+# Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
 _OWN = {
     **_QUIET,
     "ANSIBLE_ANY_ERRORS_FATAL": "False",
@@ -43,7 +43,7 @@ _OWN = {
     "ANSIBLE_RUN_TAGS": "all",
     "ANSIBLE_SKIP_TAGS": "",
 }
-# What sudo says where a host's sudoers has requiretty: it needs a terminal, which pipelining has no room for.
+# The message of sudo where sudoers has requiretty: it needs a terminal, and pipelining has no room for one.
 NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 
 
@@ -60,9 +60,9 @@ class Ansible:
     pipelining: bool | None = None
 
     def environment(self) -> dict[str, str]:
-        """What every run of ansible-playbook gets in addition to the user's own environment.
+        """The variables that every run of ansible-playbook gets in addition to the user's own environment.
 
-        ansible-runner overrides what it thinks is unset, so what the user's files say is made explicit.
+        ansible-runner overrides settings that it takes for unset, so those of the user's files are made explicit.
         """
         env = {
             "ANSIBLE_COLLECTIONS_PATH": self.collections(),
@@ -76,7 +76,7 @@ class Ansible:
         return env
 
     def own(self, *, pipelining: bool = True) -> dict[str, str]:
-        """What our own playbooks get besides, among it ``pipelining`` where the user's configuration is silent."""
+        """The variables that our own playbooks get besides; ``pipelining`` where the user's configuration is silent."""
         return _OWN if self.pipelining is not None else {**_OWN, "ANSIBLE_PIPELINING": str(pipelining)}
 
     def collections(self) -> str:
@@ -128,7 +128,7 @@ def document(text: str, kind: type[Any]) -> Any:
                 found.append((at - start.start(), value))
     if not found:
         raise UsageError(f"Ansible did not answer in JSON but with: {_point(text)[:400] or 'nothing'}")
-    return max(found, key=lambda one: one[0])[1]
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def listing(
@@ -167,7 +167,7 @@ def listing(
 
 
 def _point(text: str) -> str:
-    """What an error of Ansible's says, without where in its own words it happened."""
+    """The point of an error message of Ansible, without the place in its own files."""
     before, _traceback, after = text.partition("Traceback (most recent call last)")
     if not before.strip():  # the error is what a traceback ends with
         before = after.strip().rpartition("\n")[2]

@@ -115,7 +115,7 @@ def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None
 
 
 def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any]]:
-    """How a task ended, and its result: of a task of ours in the form that it promises, or as one that is not."""
+    """The end of a task, and its result; the result of a task of ours in the form that it promises, or a failure."""
     if not ours:
         return status, said if isinstance(said, Mapping) else {}
     try:
@@ -126,7 +126,7 @@ def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any
         )
         return "failed", {"failed": True, "error": answers.BAD, "msg": why}
     period = res.get("timedout")
-    if status == "failed" and isinstance(period, Mapping):  # Ansible's word for the end of its patience
+    if status == "failed" and isinstance(period, Mapping):  # so Ansible says that a task took too long
         return "unreachable", {**res, "msg": f"no answer within {period.get('period')} s"}
     return status, res
 
@@ -146,7 +146,7 @@ def message(res: Mapping[str, Any]) -> str:
 
 def _reason(res: Mapping[str, Any]) -> str:
     items = res.get("results")
-    bad = [one for one in items if isinstance(one, dict) and one.get("failed")] if isinstance(items, list) else []
+    bad = [item for item in items if isinstance(item, dict) and item.get("failed")] if isinstance(items, list) else []
     if bad and items:
         first = bad[0]
         label = first.get("_ansible_item_label", first.get(str(first.get("ansible_loop_var") or "item"), ""))
@@ -204,8 +204,8 @@ def _why(record: Record, host: str, strict: bool) -> str:
     if _counted(record, "failures", host):
         return record.failures.get(host, "failed")
     if host not in record.reached:
-        rescued_there = [one for one in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", one)]
-        other = next((one for one in [*_troubled(record), *rescued_there] if one != host), "")
+        rescued_there = [name for name in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", name)]
+        other = next((name for name in [*_troubled(record), *rescued_there] if name != host), "")
         after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
         said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"

@@ -52,7 +52,7 @@ _USERS_ONLY: list[_Flags] = [
     (("--force-handlers",), _FLAG),
     (("--flush-cache",), _FLAG),
 ]
-# Those that also count where Ansible only lists: what defines hosts, variables and secrets.
+# Options that also count where Ansible only lists: they define hosts, variables and secrets.
 _LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
 
 
@@ -62,11 +62,11 @@ _REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|ev
 
 @dataclass(frozen=True)
 class Options:
-    """What is passed on to Ansible, as it stands on a command line.
+    """Options of Ansible that are passed on, as they stand on a command line.
 
     common: for every run. users: for the user's playbook alone. listing: for inventory and host lists.
     limit: the user's --limit, empty for none. prompts: vault ids that Ansible asks for. output: show what Ansible
-    prints. answer_within: how long one task of ours may take on a host, in seconds; None for what is usual.
+    prints. answer_within: how long one task of ours may take on a host, in seconds; None for the usual time.
     """
 
     inventory: tuple[str, ...] = ()

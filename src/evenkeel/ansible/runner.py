@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended. rc is None when Ansible (or the child) was killed; stopped is the reason we ended it for."""
+    """The end of a run. rc: None when Ansible (or the child) was killed. stopped: the reason for which we ended it."""
 
     rc: int | None
     stopped: str = ""

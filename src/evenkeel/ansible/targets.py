@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which hosts a playbook is about, found out before any of them is touched."""
+"""The hosts of a playbook, found out before any of them is touched."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a playbook is about.
+    """The hosts of a playbook.
 
     hosts: the fleet hosts that change under the user's --limit, in the order of the plays and within one of the
     inventory. group: the same without --limit, for the guard. local: the names under which plays run on the controller.
@@ -102,7 +102,7 @@ def resolve(
     inventory: Inventory,
     limit: str = "",
 ) -> Targets:
-    """Put together what Ansible listed: ``plays`` without and ``limited`` with the user's --limit, as (name, hosts)."""
+    """Put together Ansible's lists: ``plays`` without and ``limited`` with the user's --limit, as (name, hosts)."""
     group = in_order((hosts for _, hosts in plays), inventory.order)
     chosen = in_order((hosts for _, hosts in limited), inventory.order)
     if not group:

@@ -47,7 +47,7 @@ class Context:
         return {**self.variables, "evenkeel_hosts": list(hosts), **more}
 
     def stops(self) -> int:
-        """How often the caller asked to stop."""
+        """The number of times that the caller asked to stop."""
         return self.caller.asked_to_stop()
 
     def until(self, latest: float) -> Callable[[], str]:

@@ -17,7 +17,7 @@ from evenkeel.ansible.events import Record, message
 from evenkeel.outcome import Probe, State
 
 PROBE, ROLL_BACK = "probe", "roll_back"
-# How far the clocks of two machines may differ, in seconds, to be compared.
+# The clocks of two machines may differ by so many seconds, and can still be compared.
 _SKEW = 3.0
 
 
@@ -37,9 +37,9 @@ class Armed:
 
 @dataclass(frozen=True)
 class Begun:
-    """How a wave began. halt: why the user's playbook must not run, empty when it may. whys: per host.
+    """The begin of a wave. halt: why the user's playbook must not run, empty when it may. whys: per host.
 
-    doubtful: hosts that may be armed, and answered what cannot be read.
+    doubtful: hosts that may be armed, and whose answer cannot be read.
     """
 
     armed: Mapping[str, Armed]
@@ -139,7 +139,7 @@ def _hinted(why: str) -> str:
 
 
 def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> dict[str, str]:
-    """How each armed host is to settle: by its probes, or by going back at once."""
+    """The verdict on each armed host: settle by its probes, or go back at once."""
     return {host: ROLL_BACK if halted or whys.get(host) else PROBE for host in hosts}
 
 
@@ -191,5 +191,5 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
 
 
 def time_to_change(armed: Sequence[Armed]) -> float:
-    """Until when the user's playbook may run, in epoch seconds: the first dead-man, less the time to settle."""
-    return min(one.earliest - min(30.0, one.within / 4) for one in armed)
+    """The end of the time for the user's playbook, in epoch seconds: the first dead-man, less the time to settle."""
+    return min(dead_man.earliest - min(30.0, dead_man.within / 4) for dead_man in armed)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a change needs, asked before any host of it is armed."""
+"""The needs of a change, checked before any host of it is armed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from evenkeel.ansible.targets import Targets, unprotected
 from evenkeel.outcome import UsageError
 
 RESCUED = ("probe", "fail")
-# What this side of a change reads of a host's variables; the rest is Ansible's to resolve where it is used.
+# The variables of a host that the driver reads; Ansible resolves all others where they are used.
 _READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenkeel_probes", "evenkeel_resources")
-# What makes two names one host: the same way to it, and the same store on it.
+# Two names are one host where these are equal: the way to it, and the store on it.
 _ADDRESS = (
     "ansible_connection",
     "ansible_host",
@@ -35,7 +35,7 @@ _STORE = "/var/lib/evenkeel"
 
 
 def resolved(session: Session, targets: Targets, *more: str) -> Targets:
-    """The same, with the templates in what is read here resolved by Ansible. Raises UsageError for one that is not.
+    """The same, with the templates in these variables resolved by Ansible. Raises UsageError where it cannot.
 
     more: names of further variables that are read.
     """
@@ -62,7 +62,7 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors
             raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}")
-    variables = {host: {**one, **found.get(host, {})} for host, one in known.items()}
+    variables = {host: {**own, **found.get(host, {})} for host, own in known.items()}
     return replace(targets, inventory=replace(targets.inventory, variables=variables))
 
 
@@ -71,7 +71,7 @@ def said(given: str | None, variable: str, default: str, targets: Targets) -> st
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
-    found = {str(one[variable]) for one in variables if variable in one}
+    found = {str(own[variable]) for own in variables if variable in own}
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
@@ -103,7 +103,7 @@ def local(host: str, words: Sequence[str], targets: Targets) -> bool:
 
 def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     """The hosts on which a rescued failure counts: they say so, or have no probes that could tell."""
-    said_so = {host: str(one.get("evenkeel_rescued", "probe")) for host, one in targets.inventory.variables.items()}
+    said_so = {host: str(own.get("evenkeel_rescued", "probe")) for host, own in targets.inventory.variables.items()}
     for host in targets.hosts:
         if said_so.get(host, "probe") not in RESCUED:
             raise UsageError(f"{host}: evenkeel_rescued is {said_so[host]!r}, and can be {' or '.join(RESCUED)}")
@@ -112,7 +112,7 @@ def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
 
 
 def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """Raises UsageError where a change cannot be what it says. Returns what a person should know."""
+    """Raises UsageError where a change cannot do as it says. Returns sentences that a person should know."""
     if protect is None:
         bare = unprotected(targets.hosts, targets.inventory)
         if bare:
@@ -120,9 +120,9 @@ def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: 
                 f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
                 " services in the variable evenkeel_resources or in --protect FILE"
             )
-    for one, other in _twins(targets):
+    for name, other in _twins(targets):
         raise UsageError(
-            f"{one} and {other} are one host by the inventory (the same address, port and store): a change would"
+            f"{name} and {other} are one host by the inventory (the same address, port and store): a change would"
             " confirm or undo the one under the other. Leave one of them out, with --limit or in the inventory"
         )
     if len(probed(probes, targets)) < len(targets.hosts):
@@ -139,9 +139,9 @@ def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
         seen[key] = host
 
 
-def _where(host: str, one: Mapping[str, Any]) -> tuple[str, ...]:
-    """The way to a host and to its store, the same for what is said in two ways or left to its default."""
-    where = {name: str(one.get(name) or "").strip() for name in _ADDRESS}
+def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """The way to a host and to its store, the same for a value that is written in two ways, or left to its default."""
+    where = {name: str(variables.get(name) or "").strip() for name in _ADDRESS}
     store = where["evenkeel_store"].rstrip("/") or _STORE
     connection = where["ansible_connection"].rpartition(".")[2]
     if connection == "local":

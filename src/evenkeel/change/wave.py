@@ -100,7 +100,7 @@ class Wave:
         return begun
 
     def _confirm_within(self) -> float | None:
-        """How long each dead-man is to wait, in seconds; None where only the hosts can tell."""
+        """The time that each dead-man is to wait, in seconds; None where only the hosts can tell."""
         try:
             return duration(self.context.variables.get("evenkeel_confirm_within"))
         except ValueError:

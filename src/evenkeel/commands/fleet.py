@@ -38,7 +38,7 @@ Result = TypeVar("Result", ChangeResult, RunResult)
 
 
 class Stop:
-    """How often the user asked to stop, by Ctrl-C, or a job scheduler by SIGTERM."""
+    """The number of times that the user (by Ctrl-C) or a job scheduler (by SIGTERM) asked to stop."""
 
     def __init__(self, console: Console) -> None:
         self.times = 0

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How often an operation is repeated, and how long it waits between two attempts."""
+"""The number of attempts at an operation, and the waits between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evenkeel.plan.group import Group
 from evenkeel.plan.proposal import Draft
 from evenkeel.plan.text import share_text, time_text
 
-# What needs more attempts than this is not to be repeated but repaired; and nobody waits longer between two.
+# An operation that needs more attempts than this is not to be repeated but repaired; no wait is longer than that.
 _MOST_ATTEMPTS = 20
 
 

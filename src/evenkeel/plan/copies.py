@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many copies of checkpoints, how many generations of them, and on which hosts."""
+"""The number of copies of checkpoints and of their generations, and the hosts that keep them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A group of hosts as a plan knows it: what is asked of it, what it is like, and what it reports."""
+"""A group of hosts as a plan knows it: its targets, its numbers, and its reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Now:
-    """What the hosts themselves report (`evenkeel status --json`); None where they cannot know yet.
+    """The numbers that hosts report (`evenkeel status --json`); None where they cannot know one yet.
 
     interval: median time between checkpoints. copies: the least number of other hosts that hold a host's checkpoints.
     confirmed, rolled_back: how many last changes ended so.
@@ -48,7 +48,7 @@ class Group:
 
     hosts: host -> failure domain; named: whether the file names them. domain_*: of a whole failure domain, which only
     the simulator plays. store_*: of one host's store of checkpoints.
-    assumed, measured: what was not in the file, and what was measured instead of believed, as sentences.
+    assumed, measured: sentences about values that were not in the file, and about values that were measured.
     """
 
     name: str

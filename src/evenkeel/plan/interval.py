@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How often a checkpoint is taken: the work that a failure may cost."""
+"""The interval between checkpoints, and the work that a failure may cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAY = 86400.0
 
 
 def _neat(seconds: float) -> float:
-    """Rounded down to what people set: no more than a tenth is lost."""
+    """Rounded down to a value that people set: no more than a tenth is lost."""
     for step in (86400.0, 3600.0, 600.0, 60.0, 10.0, 1.0):
         if seconds >= 10 * step:
             return math.floor(seconds / step) * step
@@ -71,7 +71,7 @@ def plan_interval(draft: Draft) -> None:
 
 
 def _late(group: Group) -> float:
-    """How much older than one interval the last complete copy can be.
+    """The time by which the last complete copy can be older than one interval.
 
     Just before a checkpoint is complete and copied, the last complete one began interval + 2*cost + transfer ago.
     """

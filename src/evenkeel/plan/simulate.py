@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the formulas predict, played: random failures and repairs, seeded, with confidence intervals.
+"""The predictions of the formulas, played: random failures and repairs, seeded, with confidence intervals.
 
 `play` runs a group of hosts event by event and looks past one machine: failure domains, common causes, checkpoints,
 copies and changes in waves under the guard. All times are in seconds.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -100,7 +100,7 @@ class Fleet:
 
 @dataclass
 class Played:
-    """What happened to a group, over so many host-years; rates are per year of the group.
+    """The history of a group, over so many host-years; rates are per year of the group.
 
     unavailable: share of the time with fewer than needed hosts up. host_unavailable: of one host.
     outages: per year. outage_seconds, lost_work: quantiles 0.5, 0.95, 0.99, 1; empty when there was none.
@@ -145,7 +145,7 @@ def play(
     """
     horizon = host_years * YEAR / fleet.hosts / batches
     seeds = np.random.SeedSequence(seed).spawn(batches)
-    done = [_play(fleet, horizon, np.random.default_rng(one)) for one in seeds]
+    done = [_play(fleet, horizon, np.random.default_rng(batch_seed)) for batch_seed in seeds]
     lost = [float(np.mean(batch.lost_work)) for batch in done if batch.lost_work]
     years = horizon / YEAR * batches
     outages = [seconds for batch in done for seconds in batch.outages]
@@ -174,151 +174,252 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(q) for q in np.quantile(values, (0.5, 0.95, 0.99, 1.0))) if len(values) else ()
 
 
+# The kinds of event, by number: it also breaks ties in time.
+(
+    _FAILS,
+    _REPAIRED,
+    _DOMAIN_FAILS,
+    _DOMAIN_REPAIRED,
+    _ALL_FAIL,
+    _ALL_REPAIRED,
+    _STORE_LOST,
+    _STORE_BACK,
+    _CHANGE,
+    _WAVE,
+) = range(10)
+
+
+class _Agenda:
+    """The events to come until the horizon, as (time, kind, number)."""
+
+    def __init__(self, horizon: float, rng: np.random.Generator) -> None:
+        self.horizon, self.rng = horizon, rng
+        self.heap: list[tuple[float, int, int]] = []
+        self.pool: list[float] = []
+
+    def add(self, time: float, kind: int, number: int) -> None:
+        """Put an event down, if it comes before the horizon."""
+        if time < self.horizon:
+            heapq.heappush(self.heap, (time, kind, number))
+
+    def soon(self, mean: float) -> float:
+        """An exponential time, from a pool: drawing each alone would be half of the run time."""
+        if not self.pool:
+            self.pool = self.rng.standard_exponential(4096).tolist()
+        return self.pool.pop() * mean
+
+    def every(self, mean: float) -> float:
+        """The same, for a mean that may be infinite."""
+        return self.soon(mean) if math.isfinite(mean) else math.inf
+
+
+class _Hosts:
+    """The hosts of a batch. A host is up while no reason holds it down."""
+
+    def __init__(self, fleet: Fleet, batch: _Batch, rng: np.random.Generator) -> None:
+        self.needed, self.cost, self.batch = fleet.needed, fleet.cost, batch
+        self.reasons, self.failed_at = [0] * fleet.hosts, [0.0] * fleet.hosts
+        self.up, self.outage_from = fleet.hosts, 0.0
+        self.cycle = fleet.interval + fleet.cost
+        self.protected = math.isfinite(self.cycle) and self.cycle > 0
+        self.phases = (rng.random(fleet.hosts) * self.cycle).tolist() if self.protected else []
+
+    def take(self, host: int, now: float, sudden: bool) -> None:
+        """Give a host one more reason to be down. sudden: its work since the last checkpoint is lost."""
+        self.reasons[host] += 1
+        if self.reasons[host] > 1:
+            return
+        self.failed_at[host] = now
+        self.up -= 1
+        if self.up == self.needed - 1:
+            self.outage_from = now
+        if sudden and self.protected:
+            # A checkpoint holds the work until it began, and counts when it is complete, `cost` later.
+            age = (now + self.phases[host]) % self.cycle
+            self.batch.lost_work.append(age if age >= self.cost else age + self.cycle)
+
+    def give(self, host: int, now: float) -> None:
+        """Take one reason away."""
+        self.reasons[host] -= 1
+        if self.reasons[host]:
+            return
+        batch = self.batch
+        batch.down_time += now - self.failed_at[host]
+        self.up += 1
+        if self.up == self.needed:
+            batch.outages.append(now - self.outage_from)
+            batch.outage_time += now - self.outage_from
+
+    def end(self, horizon: float) -> None:
+        """Count the outage and the failures that last beyond the horizon."""
+        if self.up < self.needed:
+            self.batch.outage_time += horizon - self.outage_from
+        down = (failed for failed, reasons in zip(self.failed_at, self.reasons, strict=True) if reasons)
+        self.batch.down_time += sum(horizon - failed for failed in down)
+
+
+class _Failures:
+    """Failures and repairs of hosts, of failure domains, and of all hosts at once."""
+
+    def __init__(self, fleet: Fleet, agenda: _Agenda, hosts: _Hosts) -> None:
+        self.fleet, self.agenda, self.hosts = fleet, agenda, hosts
+        # The failures of a host alone and those in common have such rates that each has its share of the
+        # unavailability, (1-beta) and beta, as the beta-factor model says.
+        share = fleet.mttr / (fleet.mtbf + fleet.mttr) if math.isfinite(fleet.mtbf) else 0.0
+        alone, common = (1 - fleet.common_cause) * share, fleet.common_cause * share
+        self.own_mtbf = fleet.mttr * (1 - alone) / alone if alone > 0 else math.inf
+        self.common_mtbf = fleet.mttr * (1 - common) / common if common > 0 else math.inf
+        self.members: list[list[int]] = [[] for _ in range(max(fleet.domains, default=0) + 1)]
+        for host in range(fleet.hosts):
+            self.members[fleet.domains[host] if fleet.domains else 0].append(host)
+        for host in range(fleet.hosts):
+            agenda.add(agenda.every(self.own_mtbf), _FAILS, host)
+        for domain in range(len(self.members)):
+            agenda.add(agenda.every(fleet.domain_mtbf), _DOMAIN_FAILS, domain)
+        agenda.add(agenda.every(self.common_mtbf), _ALL_FAIL, 0)
+
+    def fails(self, now: float, host: int) -> None:
+        self.hosts.take(host, now, True)
+        self.agenda.add(now + self.agenda.soon(self.fleet.mttr), _REPAIRED, host)
+
+    def repaired(self, now: float, host: int) -> None:
+        self.hosts.give(host, now)
+        self.agenda.add(now + self.agenda.soon(self.own_mtbf), _FAILS, host)
+
+    def domain_fails(self, now: float, domain: int) -> None:
+        for host in self.members[domain]:
+            self.hosts.take(host, now, True)
+        self.agenda.add(now + self.agenda.soon(self.fleet.domain_mttr), _DOMAIN_REPAIRED, domain)
+
+    def domain_repaired(self, now: float, domain: int) -> None:
+        for host in self.members[domain]:
+            self.hosts.give(host, now)
+        self.agenda.add(now + self.agenda.soon(self.fleet.domain_mtbf), _DOMAIN_FAILS, domain)
+
+    def all_fail(self, now: float, _number: int) -> None:
+        for host in range(self.fleet.hosts):
+            self.hosts.take(host, now, True)
+        self.agenda.add(now + self.agenda.soon(self.fleet.mttr), _ALL_REPAIRED, 0)
+
+    def all_repaired(self, now: float, _number: int) -> None:
+        for host in range(self.fleet.hosts):
+            self.hosts.give(host, now)
+        self.agenda.add(now + self.agenda.soon(self.common_mtbf), _ALL_FAIL, 0)
+
+
+class _Stores:
+    """Losses of the stores that hold the checkpoints of a host: its own, and those of its copies."""
+
+    def __init__(self, fleet: Fleet, agenda: _Agenda, batch: _Batch) -> None:
+        self.fleet, self.agenda, self.batch = fleet, agenda, batch
+        self.each = fleet.copies + 1
+        # A share of a store's losses strikes all stores of its host, and is one event of the host, not one of each.
+        self.stores, self.shared = fleet.hosts * self.each, fleet.hosts * fleet.copy_common_cause
+        self.struck = self.stores * (1 - fleet.copy_common_cause) + self.shared
+        self.mtbf = YEAR / fleet.annual_failure_rate / self.struck if fleet.annual_failure_rate else math.inf
+        self.gone: list[set[int]] = [set() for _ in range(fleet.hosts)]
+        self.lives = [0] * fleet.hosts  # repairs that were under way when all was lost do not count afterwards
+        self.pending: list[tuple[int, int]] = []  # stores in repair: (store, life of its host), by number of the event
+        agenda.add(agenda.every(self.mtbf), _STORE_LOST, 0)
+
+    def lost(self, now: float, _number: int) -> None:
+        self.agenda.add(now + self.agenda.soon(self.mtbf), _STORE_LOST, 0)
+        rng = self.agenda.rng
+        host, store = divmod(int(rng.integers(self.stores)), self.each)
+        gone = self.gone[host]
+        if rng.random() * self.struck < self.shared:
+            gone.update(range(self.each))
+        elif store not in gone:  # a lost store cannot be lost again
+            gone.add(store)
+            self.pending.append((store, self.lives[host]))
+            number = (len(self.pending) - 1) * self.fleet.hosts + host
+            self.agenda.add(now + self.fleet.repair, _STORE_BACK, number)
+        if len(gone) == self.each:
+            self.batch.data_losses += 1
+            gone.clear()
+            self.lives[host] += 1
+
+    def back(self, _now: float, which: int) -> None:
+        number, host = divmod(which, self.fleet.hosts)
+        store, life = self.pending[number]
+        if life == self.lives[host]:
+            self.gone[host].discard(store)
+
+
+class _Changes:
+    """Changes, wave by wave, under the guard."""
+
+    def __init__(self, fleet: Fleet, agenda: _Agenda, hosts: _Hosts, batch: _Batch) -> None:
+        self.fleet, self.agenda, self.hosts, self.batch = fleet, agenda, hosts, batch
+        self.waves: list[list[int]] = []
+        self.waiting = False  # a wave that the guard held back begins when a host has come back, if then it may
+        agenda.add(fleet.change_every, _CHANGE, 0)
+
+    def begins(self, now: float, _number: int) -> None:
+        fleet = self.fleet
+        self.agenda.add(now + fleet.change_every, _CHANGE, 0)
+        if not self.waves:  # else the last change is not through yet, and this one is left out
+            self.batch.changes += 1
+            starts = range(0, fleet.hosts, fleet.wave)
+            self.waves = [list(range(i, min(i + fleet.wave, fleet.hosts))) for i in starts]
+            self.agenda.add(now, _WAVE, -1)
+
+    def wave(self, now: float, bad: int) -> None:
+        """A wave begins (-1), or ends well (0) or badly (1)."""
+        if bad < 0:
+            self._wave_begins(now)
+        else:
+            self._wave_ends(now, bool(bad))
+
+    def _wave_begins(self, now: float) -> None:
+        others = self.hosts.up - sum(1 for host in self.waves[0] if not self.hosts.reasons[host])
+        if others < self.fleet.needed:
+            self.batch.held_back += 1
+            self.waiting = True
+            return
+        for host in self.waves[0]:
+            self.hosts.take(host, now, False)
+        bad = self.agenda.rng.random() < self.fleet.change_failure
+        took = self.fleet.change_time + (self.fleet.rollback_time if bad else 0.0)
+        self.agenda.add(now + took, _WAVE, int(bad))
+
+    def _wave_ends(self, now: float, bad: bool) -> None:
+        for host in self.waves.pop(0):
+            self.hosts.give(host, now)
+        if bad:
+            self.batch.rolled_back += 1
+            self.waves = []
+        if self.waves:
+            self.agenda.add(now, _WAVE, -1)
+
+
 def _play(fleet: Fleet, horizon: float, rng: np.random.Generator) -> _Batch:
-    """One batch: a heap of (time, what, which), popped until the horizon."""
-    fails, repaired, domain_fails, domain_repaired, all_fail, all_repaired, store_lost, store_back, change, wave = (
-        range(10)
-    )
-    n, needed, copies = fleet.hosts, fleet.needed, fleet.copies
+    """One batch: its events, in order of time, until the horizon."""
     batch = _Batch(horizon)
-    pool: list[float] = []
-
-    def soon(mean: float) -> float:
-        """An exponential time, from a pool: drawing one by one would be half of the run time."""
-        nonlocal pool
-        if not pool:
-            pool = rng.standard_exponential(4096).tolist()
-        return pool.pop() * mean
-
-    # A host is up while no reason holds it down. Its own failures and those in common have such rates that each has
-    # its share of the unavailability, (1-beta) and beta, as the beta-factor model says.
-    share = fleet.mttr / (fleet.mtbf + fleet.mttr) if math.isfinite(fleet.mtbf) else 0.0
-    alone, common = (1 - fleet.common_cause) * share, fleet.common_cause * share
-    own_mtbf = fleet.mttr * (1 - alone) / alone if alone > 0 else math.inf
-    common_mtbf = fleet.mttr * (1 - common) / common if common > 0 else math.inf
-    reasons, up = [0] * n, n
-    failed_at = [0.0] * n
-    outage_from = 0.0
-
-    cycle = fleet.interval + fleet.cost
-    protected = math.isfinite(cycle) and cycle > 0
-    phases = (rng.random(n) * cycle).tolist() if protected else []
-
-    def take(host: int, now: float, sudden: bool) -> None:
-        nonlocal up, outage_from
-        reasons[host] += 1
-        if reasons[host] > 1:
-            return
-        failed_at[host] = now
-        up -= 1
-        if up == needed - 1:
-            outage_from = now
-        if sudden and protected:
-            # A checkpoint holds what was there when it began, and counts when it is complete, `cost` later.
-            age = (now + phases[host]) % cycle
-            batch.lost_work.append(age if age >= fleet.cost else age + cycle)
-
-    def give(host: int, now: float) -> None:
-        nonlocal up
-        reasons[host] -= 1
-        if reasons[host]:
-            return
-        batch.down_time += now - failed_at[host]
-        up += 1
-        if up == needed:
-            batch.outages.append(now - outage_from)
-            batch.outage_time += now - outage_from
-
-    def every(mean: float) -> float:
-        return soon(mean) if math.isfinite(mean) else math.inf
-
-    heap: list[tuple[float, int, int]] = [(every(own_mtbf), fails, host) for host in range(n)]
-    members: list[list[int]] = [[] for _ in range(max(fleet.domains, default=0) + 1)]
-    for host in range(n):
-        members[fleet.domains[host] if fleet.domains else 0].append(host)
-    heap += [(every(fleet.domain_mtbf), domain_fails, domain) for domain in range(len(members))]
-    heap.append((every(common_mtbf), all_fail, 0))
-    # Of a store's losses a share strikes all stores of its host, and is one event of the host, not one of each store.
-    stores, shared = n * (copies + 1), n * fleet.copy_common_cause
-    struck = stores * (1 - fleet.copy_common_cause) + shared
-    store_mtbf = YEAR / fleet.annual_failure_rate / struck if fleet.annual_failure_rate else math.inf
-    heap.append((every(store_mtbf), store_lost, 0))
-    gone: list[set[int]] = [set() for _ in range(n)]
-    lives = [0] * n  # repairs that were under way when all was lost are not to count afterwards
-    heap.append((fleet.change_every, change, 0))
-    heap = [event for event in heap if event[0] < horizon]
-    heapq.heapify(heap)
-    push, pop = heapq.heappush, heapq.heappop
-    pending: list[tuple[int, int]] = []  # stores in repair: (store, life of its host), by number of the event
-    waves: list[list[int]] = []
-    waiting = False  # a wave that the guard held back begins when a host has come back, if then it may
-
+    agenda = _Agenda(horizon, rng)
+    hosts = _Hosts(fleet, batch, rng)
+    failures = _Failures(fleet, agenda, hosts)
+    stores = _Stores(fleet, agenda, batch)
+    changes = _Changes(fleet, agenda, hosts, batch)
+    acts: dict[int, Callable[[float, int], None]] = {
+        _FAILS: failures.fails,
+        _REPAIRED: failures.repaired,
+        _DOMAIN_FAILS: failures.domain_fails,
+        _DOMAIN_REPAIRED: failures.domain_repaired,
+        _ALL_FAIL: failures.all_fail,
+        _ALL_REPAIRED: failures.all_repaired,
+        _STORE_LOST: stores.lost,
+        _STORE_BACK: stores.back,
+        _CHANGE: changes.begins,
+        _WAVE: changes.wave,
+    }
+    heap, pop = agenda.heap, heapq.heappop
     while heap:
-        now, what, which = pop(heap)
-        if now >= horizon:
-            break
+        now, kind, number = pop(heap)
         batch.events += 1
-        if waiting and what in (repaired, domain_repaired, all_repaired):
-            waiting = False
-            push(heap, (now, wave, -1))
-        if what == fails:
-            take(which, now, True)
-            push(heap, (now + soon(fleet.mttr), repaired, which))
-        elif what == repaired:
-            give(which, now)
-            push(heap, (now + soon(own_mtbf), fails, which))
-        elif what in (domain_fails, all_fail):
-            for host in members[which] if what == domain_fails else range(n):
-                take(host, now, True)
-            mean = fleet.domain_mttr if what == domain_fails else fleet.mttr
-            push(heap, (now + soon(mean), what + 1, which))
-        elif what in (domain_repaired, all_repaired):
-            for host in members[which] if what == domain_repaired else range(n):
-                give(host, now)
-            push(heap, (now + soon(fleet.domain_mtbf if what == domain_repaired else common_mtbf), what - 1, which))
-        elif what == store_lost:
-            push(heap, (now + soon(store_mtbf), store_lost, 0))
-            host, store = divmod(int(rng.integers(stores)), copies + 1)
-            if rng.random() * struck < shared:
-                gone[host] = set(range(copies + 1))
-            elif store not in gone[host]:  # what is lost cannot be lost again
-                gone[host].add(store)
-                pending.append((store, lives[host]))
-                push(heap, (now + fleet.repair, store_back, (len(pending) - 1) * n + host))
-            if len(gone[host]) == copies + 1:
-                batch.data_losses += 1
-                gone[host] = set()
-                lives[host] += 1
-        elif what == store_back:
-            number, host = divmod(which, n)
-            store, life = pending[number]
-            if life == lives[host]:
-                gone[host].discard(store)
-        elif what == change:
-            push(heap, (now + fleet.change_every, change, 0))
-            if not waves:  # else the last one is not through yet, and this one is left out
-                batch.changes += 1
-                waves = [list(range(i, min(i + fleet.wave, n))) for i in range(0, n, fleet.wave)]
-                push(heap, (now, wave, -1))
-        elif which < 0:  # a wave is to begin
-            others = up - sum(1 for host in waves[0] if not reasons[host])
-            if others < needed:
-                batch.held_back += 1
-                waiting = True
-                continue
-            for host in waves[0]:
-                take(host, now, False)
-            bad = rng.random() < fleet.change_failure
-            push(heap, (now + fleet.change_time + (fleet.rollback_time if bad else 0.0), wave, int(bad)))
-        else:  # a wave ends
-            for host in waves.pop(0):
-                give(host, now)
-            if which:
-                batch.rolled_back += 1
-                waves = []
-            if waves:
-                push(heap, (now, wave, -1))
-    if up < needed:
-        batch.outage_time += horizon - outage_from
-    batch.down_time += sum(horizon - failed_at[host] for host in range(n) if reasons[host])
+        if changes.waiting and kind in (_REPAIRED, _DOMAIN_REPAIRED, _ALL_REPAIRED):
+            changes.waiting = False
+            agenda.add(now, _WAVE, -1)
+        acts[kind](now, number)
+    hosts.end(horizon)
     return batch

@@ -43,7 +43,7 @@ def share_text(value: float) -> str:
 
 
 def part_text(value: float) -> str:
-    """How much of a whole: a percentage, or nearly all of it."""
+    """A part of a whole: a percentage, or nearly all of it."""
     return "nearly all" if value > 0.995 else share_text(value)
 
 

@@ -29,7 +29,7 @@ STYLES = {
     Phase.UNTOUCHED: "dim",
     Phase.IN_DOUBT: "bold red",
 }
-# What a person reads while a host is in this phase and nothing more particular is known.
+# The words for a host in this phase, as long as nothing more particular is known.
 _DOING = {
     Phase.BEGIN: "guard, then checkpoint",
     Phase.ARMED: "checkpoint taken, dead-man armed",
@@ -42,26 +42,28 @@ _ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 # Ansible checks the arguments of a role in a task that nobody wrote.
 _INTERNAL = "Validating arguments against arg spec"
 _OURS = "evenkeel.fault_tolerance."
-# How often a host that is waited for is mentioned in a log, in seconds.
+# A host that is waited for is mentioned in a log once in so many seconds.
 _MENTION = 60.0
-# More of a text of others than this is not read by anybody in a table or a line.
+# Nobody reads more characters of a text of others in a table or a line.
 _LONGEST = 2000
 
 
 def text(said: object, limit: int = _LONGEST) -> str:
-    """What a host, a playbook or a file says, as one line that can only be read.
+    """The words of a host, a playbook or a file, as one line that can only be read.
 
-    The one place where text of others is made fit for a terminal: whatever would move, colour, hide or reverse it
-    is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
+    The one place where text of others is made fit for a terminal: a character that would move, colour, hide or reverse
+    it is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
     with ``markup=False``, so that no bracket in it is markup.
     """
     whole = str(said)
     cut = whole[: limit - 1] + "…" if len(whole) > limit else whole
-    return "".join(one if one.isprintable() else " " if one in "\t\n\r" else _escaped(one) for one in cut)
+    return "".join(map(_shown, cut))
 
 
-def _escaped(one: str) -> str:
-    return one.encode("unicode_escape", "surrogatepass").decode()
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character in "\t\n\r" else character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def task_name(name: str) -> str:
@@ -86,7 +88,7 @@ class Row:
 
 @dataclass
 class Board:
-    """The state of what is drawn. past: a line for each wave that is over."""
+    """The state of the table that is drawn. past: a line for each wave that is over."""
 
     title: str = "reading the inventory"
     past: list[Text] = field(default_factory=list)
@@ -120,7 +122,7 @@ class Board:
         table.add_column("phase", no_wrap=True, width=11)
         table.add_column("", no_wrap=True, ratio=1, overflow="ellipsis")
         table.add_column("dead-man", no_wrap=True, width=8, justify="right")
-        # What still moves comes first; what does not fit is counted.
+        # Hosts that still move come first; hosts that do not fit are counted.
         order = sorted(self.rows, key=lambda host: self.rows[host].phase in _ENDS)
         room = max(3, height - 6 - len(self.past[-5:]))
         for host in order[:room]:
@@ -166,7 +168,7 @@ def line(progress: Progress) -> str:
             due = time.strftime("%H:%M:%S", time.localtime(progress.until))
             said = f"{said}, dead-man due at {due}" if said else f"dead-man due at {due}"
         return f"  {hosts}: {progress.phase}{f' ({said})' if said else ''}"
-    return "\n".join(text(one) for one in progress.text.splitlines())
+    return "\n".join(text(part) for part in progress.text.splitlines())
 
 
 @dataclass

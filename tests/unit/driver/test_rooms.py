@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -68,3 +69,33 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(PACKAGE)}: {node.name}", node
+
+
+def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -> None:
+    wrong = []
+    for name, node in functions():
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        parameters = [one for one in arguments if one.arg not in ("self", "cls")]
+        if lines > 60 or len(parameters) > 6:
+            wrong.append(f"{name} ({lines} lines, {len(parameters)} parameters)")
+    assert wrong == []
+
+
+def test_signatures_name_their_types() -> None:
+    """A mapping of anything, ``dict[str, Any]``, is left where Ansible or a host decides what is in it."""
+    loose = [
+        name
+        for name, node in functions()
+        for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        if argument.annotation is not None and "dict[str, Any]" in ast.unparse(argument.annotation)
+    ]
+    loose += [name for name, node in functions() if node.returns and "dict[str, Any]" in ast.unparse(node.returns)]
+    assert len(loose) <= 3, loose
