@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._errors import UsageError
-from .._host.paths import mount_of, mount_points, open_dir
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import open_dir
 
 
 class Known:
