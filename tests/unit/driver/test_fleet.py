@@ -89,7 +89,7 @@ def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
 def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
-    assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_peers": ["a", "b"]}
 
 
 def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
@@ -103,7 +103,7 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
     session = cast(Any, contextlib.nullcontext(Session()))
     controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=lambda *_words: session)
     caller = Caller(secrets=Secrets(), controller=controller)
-    with pytest.raises(UsageError, match="no checkpoint for web2, web3"):
+    with pytest.raises(UsageError, match="names none for web2, web3"):
         Rollback().run_playbook(Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, caller)
 
 
