@@ -99,9 +99,9 @@ class Recovery:
         }
         if check_mode:
             return {**found, "changed": True, "source": newest[0]["peer"]}
-        source, refused = self._bring(usable, proved)
+        source, refusal = self._bring(usable, proved)
         if source is None:
-            return {**found, **(refused or self._nothing_brought())}
+            return {**found, **(refusal or self._nothing_brought())}
         return self._roll_back(source, found["id"])
 
     def _look(self) -> None:
@@ -163,8 +163,8 @@ class Recovery:
             if got.get("failed") or got.get("unreachable"):
                 return got
             got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **limits)
-            refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
-            return {**got, "refused_here": True} if refused else got
+            is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
+            return {**got, "refused_here": True} if is_refused else got
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)

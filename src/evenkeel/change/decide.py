@@ -192,4 +192,4 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
 
 def time_to_change(armed: Sequence[Armed]) -> float:
     """The end of the time for the user's playbook, in epoch seconds: the first dead-man, less the time to settle."""
-    return min(one.earliest - min(30.0, one.within / 4) for one in armed)
+    return min(dead_man.earliest - min(30.0, dead_man.within / 4) for dead_man in armed)

@@ -121,18 +121,22 @@ class PlaybookCommand(FleetCommand[RunResult]):
         return Exit.FAILED
 
 
+def _confirmation(result: Result) -> bool:
+    return result.task == "ft_settle" and result.status == "ok"
+
+
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     """The story of ``host``: the result of its last task of ours, with state and msg."""
     results = record.results.get(host, [])
     # The confirmation of a rollback is not the story of the rollback.
-    found: Sequence[Result] = [one for one in results if (one.task, one.status) != ("ft_settle", "ok")] or results
-    last = next((one for one in found if one.status != "ok"), found[-1] if found else None)
+    story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
+    last = next((result for result in story if result.status != "ok"), story[-1] if story else None)
     if last is None:
         state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"
         why = record.unreachable.get(host) or record.failures.get(host)
         return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
     told = {key: value for key, value in last.result.items() if not key.startswith("_") and key not in _INTERNAL}
-    if last.task == "ft_rollback" and results[-1].task == "ft_settle" and results[-1].status == "ok":
+    if last.task == "ft_rollback" and _confirmation(results[-1]):
         told.pop("armed", None)  # it was, until this was confirmed
         told["outcome"] = results[-1].result.get("outcome")
     if last.status == "ok" and (host in record.failures or host in record.unreachable):
