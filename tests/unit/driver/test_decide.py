@@ -12,6 +12,7 @@ import pytest
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, PREFIX, Record, feed
 from evenkeel.change import decide
 from evenkeel.commands.playbook import row
+from evenkeel.commands.protect import Protect
 from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, State, exit_code
 
@@ -93,7 +94,10 @@ def test_a_role_whose_arguments_are_wrong_is_usage_and_nothing_was_touched() -> 
     begun = decide.begun(seen, ["web1"], {})
     assert begun.usage and "evenkeel_resources.files.exlude" in begun.halt
     told = row(seen, "web1")
-    assert told["error"] == "UsageError" and Rollback().exit_code([told]) is Exit.USAGE
+    assert told["error"] == "UsageError"
+    for command in (Rollback(), Protect()):
+        assert command.exit_code([told]) is Exit.USAGE
+        assert command.exit_code([told, {"state": "ok"}]) is Exit.FAILED
 
 
 def test_only_hosts_without_a_reason_are_probed() -> None:

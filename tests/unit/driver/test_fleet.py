@@ -62,6 +62,11 @@ def record(*results: tuple[str, str, dict[str, Any]]) -> Record:
     return found
 
 
+def test_a_misspelt_variable_of_the_command_line_is_refused_before_ansible_runs() -> None:
+    with pytest.raises(UsageError, match="did you mean evenkeel_checkpoint"):
+        run("rollback", Options(common=("--extra-vars=evenkeel_chekpoint=x",)), {}, secrets=Secrets())
+
+
 def test_the_task_that_failed_is_the_story_of_a_host_whatever_came_after() -> None:
     told = row(record(("ft_checkpoint", "failed", {"msg": "no room"}), ("ft_replicate", "ok", {})), "web1")
     assert (told["state"], told["task"], told["msg"]) == ("failed", "ft_checkpoint", "no room")
