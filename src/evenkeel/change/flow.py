@@ -75,13 +75,14 @@ def run(request: Request, caller: Caller) -> ChangeResult:
 
 def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
     """Everything that can be known before a host is armed. Raises UsageError."""
-    domain = request.failure_domain
+    domain = request.guard_domain
     targets = preflight.resolved(session, targets, *([domain] if domain else []))
+    preflight.well_written(request.options.common, targets)
     sizes = preflight.said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain is not None:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
-    notes = [*targets.notes, *preflight.check(request.probes, request.protect, targets)]
+    notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
     within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
     variables = {**request.variables(), "evenkeel_confirm_within": within}

@@ -27,5 +27,6 @@ class Restart(PlaybookCommand):
             mode=args.mode,
             min_healthy=args.min_healthy,
             max_unavailable=args.max_unavailable,
+            guard_domain=args.guard_domain,
             probes=specs(args.probes, "probes"),
         )

@@ -62,6 +62,11 @@ def record(*results: tuple[str, str, dict[str, Any]]) -> Record:
     return found
 
 
+def test_a_misspelt_variable_of_the_command_line_is_refused_before_ansible_runs() -> None:
+    with pytest.raises(UsageError, match="did you mean evenkeel_checkpoint"):
+        run("rollback", Options(common=("--extra-vars=evenkeel_chekpoint=x",)), {}, secrets=Secrets())
+
+
 def test_the_task_that_failed_is_the_story_of_a_host_whatever_came_after() -> None:
     told = row(record(("ft_checkpoint", "failed", {"msg": "no room"}), ("ft_replicate", "ok", {})), "web1")
     assert (told["state"], told["task"], told["msg"]) == ("failed", "ft_checkpoint", "no room")
@@ -89,7 +94,7 @@ def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
 def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
-    assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_peers": ["a", "b"]}
 
 
 def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
@@ -103,7 +108,7 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
     session = cast(Any, contextlib.nullcontext(Session()))
     controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=lambda *_words: session)
     caller = Caller(secrets=Secrets(), controller=controller)
-    with pytest.raises(UsageError, match="no checkpoint for web2, web3"):
+    with pytest.raises(UsageError, match="names none for web2, web3"):
         Rollback().run_playbook(Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, caller)
 
 
