@@ -61,7 +61,13 @@ def lost(host: str) -> Event:
 
 
 BEGIN = [*play(), armed("web1"), armed("web2"), stats()]
-WELL = [*play(), ended("web1", "command", changed=True), ended("web2", "command"), stats()]
+WELL = [
+    *play(),
+    ended("localhost", "command", changed=True),
+    ended("web1", "command", changed=True),
+    ended("web2", "command"),
+    stats(),
+]
 
 
 @dataclass

@@ -99,3 +99,8 @@ def test_signatures_name_their_types() -> None:
     ]
     loose += [name for name, node in functions() if node.returns and "dict[str, Any]" in ast.unparse(node.returns)]
     assert len(loose) <= 3, loose
+
+
+@pytest.mark.parametrize("name", evenkeel.__all__)
+def test_every_public_name_stands_where_its_users_find_it(name: str) -> None:
+    assert getattr(evenkeel, name).__module__.startswith("evenkeel.")
