@@ -309,7 +309,7 @@ def test_paths_that_are_not_plain_are_refused(path: str) -> None:
     ("resources", "words"),
     [
         ([], "resources is empty"),
-        ([{"files": {"paths": []}}], "item 1: files: paths is empty"),
+        ([{"files": {"paths": []}}], "item 1: files: paths is missing"),
         ([{"file": {}}], "item 1: unknown kind 'file'"),
         ([{"files": {"path": ["/etc"]}}], "unknown key 'path'"),
         ([{"files": {"paths": ["/etc"]}}, {"files": {"paths": ["/etc/nginx"]}}], "overlap"),
@@ -412,7 +412,7 @@ def test_retention_keeps_the_newest_and_what_they_need(store: Store, tree: Path)
     assert sum(len(names) for _f, _d, names in os.walk(store.join("objects"))) == 2 + 2
     for one in (other, *ids[-2:]):
         assert store.verify(store.manifest(one)) == {}
-    with pytest.raises(UsageError, match="unknown rule 'keep'"):
+    with pytest.raises(UsageError, match="unknown key 'keep'"):
         checkpoint(store, "before", protect(tree), retention={"keep": 2})
 
 

@@ -58,10 +58,10 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
     [
         ({"name": ["a"]}, "unknown key 'name'"),
         ({"names": []}, "leave it out for all packages"),
-        ({"names": "nginx"}, "must be a list"),
+        ({"names": {"nginx": None}}, "must be a text"),
         ({"names": ["-o=x"]}, "no name of a package"),
         ({"names": ["../x"]}, "no name of a package"),
-        ({"names": [1]}, "no name of a package"),
+        ({"names": [True]}, "must be a text, not True"),
     ],
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:

@@ -195,11 +195,11 @@ def eventually(condition: Any) -> bool:
     ("hooks", "words"),
     [
         ("nginx", "quiesce must be a list"),
-        ([{"pause": "nginx"}], "item 1.* must have one key, stop, freeze or command"),
+        ([{"pause": "nginx"}], "item 1.* must have one key, stop or freeze or command"),
         ([{"stop": "nginx", "freeze": "nginx"}], "item 1.* must have one key"),
-        ([{"stop": ["nginx"]}], "item 1: stop takes the name of a unit"),
-        ([{"command": {"argv": ["true"]}}], "item 1: command takes argv and after"),
-        ([{"command": {"argv": "true", "after": ["true"]}}], "item 1: command takes argv and after"),
+        ([{"stop": ["nginx"]}], "item 1: stop must be a text"),
+        ([{"command": {"argv": ["true"]}}], "item 1: command: after is missing"),
+        ([{"command": {"argv": ["echo", True], "after": ["true"]}}], "item 1: command: argv must be a text, not True"),
     ],
 )
 def test_bad_hooks_are_named_and_nothing_is_held(store: Store, tree: Path, hooks: Any, words: str) -> None:

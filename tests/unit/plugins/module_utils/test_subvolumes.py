@@ -574,8 +574,8 @@ def test_a_mount_that_came_since_refuses_the_rollback(store: Store, data: Path, 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({}, "paths must be"),
-        ({"paths": []}, "paths must be"),
+        ({}, "paths is missing"),
+        ({"paths": []}, "paths is missing"),
         ({"paths": ["data"]}, "not an absolute path"),
         ({"paths": ["/srv/../data"]}, "not an absolute path"),
         ({"paths": ["/"]}, "always mounted"),

@@ -61,7 +61,7 @@ def test_dots_and_slashes_name_the_same_key(values: Kind) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({}, "names must be a list"),
+        ({}, "names is missing"),
         ({"names": ["vm.swappiness"], "values": {}}, "unknown key 'values'"),
         ({"names": ["vm.swapiness"]}, "this kernel has no vm/swapiness"),
         ({"names": ["vm"]}, "'vm' is no key"),
