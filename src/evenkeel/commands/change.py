@@ -11,8 +11,8 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
-from evenkeel.change import flow
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes import flow
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
 from evenkeel.commands.arguments import add_guard, add_probes, add_protect, specs
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evenkeel.ansible.events import PREFIX, Record, feed
-from evenkeel.change import decide
+from evenkeel.changes import decide
 from evenkeel.outcome import Exit, State, exit_code
 
 
