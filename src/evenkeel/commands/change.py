@@ -20,6 +20,8 @@ from evenkeel.show import summary
 
 
 class Change(FleetCommand[ChangeResult]):
+    """The command runs the user's own playbook, and so takes all options of ansible-playbook."""
+
     name = "change"
     text = "run a playbook in waves; confirm each by its health, or roll it back"
     users_playbook = True
