@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-YEAR = 365 * 86400.0
+from evenkeel.reliability import YEAR
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evenkeel.plan.batch import YEAR, Fleet, play_batch
+from evenkeel.plan.batch import Fleet, play_batch
 from evenkeel.plan.estimate import CONFIDENCE, Estimate, mean_of, rate_of
+from evenkeel.reliability import YEAR
 
 __all__ = ["CONFIDENCE", "YEAR", "Estimate", "Fleet", "Played", "mean_of", "play", "rate_of"]
 
