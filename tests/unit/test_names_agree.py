@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES
 from evenkeel.collection import make_importable
 from evenkeel.commands.change import Change
 from evenkeel.commands.fleet import FleetCommand

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
-from evenkeel.change import flow
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes import flow
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
 from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
@@ -20,6 +20,8 @@ from evenkeel.show import summary
 
 
 class Change(FleetCommand[ChangeResult]):
+    """The command runs the user's own playbook, and so takes all options of ansible-playbook."""
+
     name = "change"
     text = "run a playbook in waves; confirm each by its health, or roll it back"
     users_playbook = True

@@ -14,6 +14,8 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Protect(PlaybookCommand):
+    """Every host of the inventory may hold copies, unless the inventory or --peers says which."""
+
     name = "protect"
     text = "take a checkpoint and keep copies of it on other hosts"
     # A UsageError of a checkpoint is no word of the person's: the owner of a declared tree can make it too deep.

@@ -19,6 +19,8 @@ FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
 
 
 class Rollback(PlaybookCommand):
+    """Each host goes back to a checkpoint of its own store."""
+
     name = "rollback"
     text = "put hosts back to a checkpoint of their own"
     lost_is_doubt = True

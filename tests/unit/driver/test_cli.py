@@ -24,7 +24,7 @@ from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import Inventory, Targets
-from evenkeel.change.request import DEFAULT_WAVES
+from evenkeel.changes.request import DEFAULT_WAVES
 from evenkeel.collection import collections_path
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, PREFIX, Record, feed
-from evenkeel.change import decide
+from evenkeel.changes import decide
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import Protect
 from evenkeel.commands.rollback import Rollback

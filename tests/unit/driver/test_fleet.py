@@ -14,6 +14,8 @@ from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.events import PREFIX, Record, feed
 from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
@@ -115,3 +117,27 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
 def test_a_command_that_is_none_is_named_with_those_that_are() -> None:
     with pytest.raises(UsageError, match="'rolback' is no command .* rollback, protect"):
         run("rolback", Options(), {})
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(name: str) -> None:
+    seen: list[OwnRun] = []
+
+    class Session:
+        def list_own(self, *_words: Any) -> tuple[str, ...]:
+            return ("web1",)
+
+        def run_own(self, run: OwnRun, *_how: Any) -> Ended:
+            seen.append(run)
+            return Ended(0)
+
+    session = cast(Any, contextlib.nullcontext(Session()))
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_inventory=lambda *_words: Inventory(("web1",), {}, {}),
+        open_session=lambda *_words: session,
+    )
+    caller = Caller(secrets=Secrets(), controller=controller)
+    result = PLAYBOOKS[name].run_playbook(Options(limit="web*"), {}, caller)
+    assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
+    assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "accept"))

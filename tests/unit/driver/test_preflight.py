@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evenkeel.ansible.targets import Inventory, Targets, usable
-from evenkeel.change import preflight
+from evenkeel.changes import preflight
 from evenkeel.outcome import UsageError
 
 PROBES = [{"tcp": {"port": 80}}]

@@ -22,10 +22,10 @@ from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.session import WITNESS, OwnRun, Seen, Session
 from evenkeel.ansible.targets import Targets
-from evenkeel.change import decide, preflight, waves
-from evenkeel.change.context import GRACE, STOPPED, Context
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
-from evenkeel.change.wave import Wave
+from evenkeel.changes import decide, preflight, waves
+from evenkeel.changes.context import GRACE, STOPPED, Context
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes.wave import Wave
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
 from evenkeel.progress import Kind, Phase, Progress
 
