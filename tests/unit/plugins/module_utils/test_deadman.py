@@ -28,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state, info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
@@ -466,7 +466,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         with pytest.raises(Killed):
             run()
 
@@ -479,7 +479,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     alone(monkeypatch)
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
-    assert (live / "file").read_text() == "after" and transaction.pending(store)
+    assert (live / "file").read_text() == "after" and journals.pending(store)
     with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
@@ -492,14 +492,14 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     generation = begin(store, live)
 
     def interfere(_seconds: float) -> None:
-        if not transaction.pending(store):
+        if not journals.pending(store):
             killed(monkeypatch, lambda: rollback(Store(store.root, System()), "change"))
 
     store.system = replace(store.system, sleep=interfere)
     with pytest.raises(Unhealthy):
         end(store, generation, [{"command": {"argv": ["true"]}}], soak=0.3)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
-    assert not transaction.pending(store)
+    assert not journals.pending(store)
 
 
 def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(
