@@ -22,7 +22,7 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
 .PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
-	integration molecule bench wheel galaxy docs clean
+	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,7 +39,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
 	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
 
-checks: lint types wheel docs sanity unit-2.21 unit fuzz-short crash
+checks: lint types wheel docs sanity targets unit-2.21 unit fuzz-short crash
 
 hosts: integration molecule
 
@@ -66,6 +66,9 @@ endif
 
 sanity: .venv/test.stamp ## ansible-test sanity, from a real collection path
 	.ci/sanity .venv
+
+targets: .venv/test.stamp ## ansible-test integration, for what needs no fleet and no root
+	.ci/targets .venv
 
 sanity-2.21: $(if $(NEWER),.build/core-2.21/stamp)
 ifdef NEWER
