@@ -18,10 +18,12 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 	getfattr:attr setfacl:acl bsdtar:libarchive-tools restic:restic pg_createcluster:postgresql; do \
 	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
+# So many labs stand side by side in the tests of the flows: these mostly wait.
+LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long checks hosts lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
+.PHONY: help demo test test-long units checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
 	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
@@ -30,18 +32,15 @@ help: ## show this
 demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
 	@$(BIN)/evenkeel-demo
 
-# On hosts most of the time is spent waiting; what needs none runs beside it, and is shown after it.
+# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in two rows.
 test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
 	@$(TEST_TOOLS)
-	@echo "make checks runs beside make hosts; its output follows (.build/checks.log)"; \
-	nice $(MAKE) checks >.build/checks.log 2>&1 & checks=$$!; trap 'kill $$checks 2>/dev/null || true' EXIT; \
-	failed=; $(MAKE) hosts || failed="hosts"; \
-	tail --pid=$$checks --lines=+1 --follow .build/checks.log; wait $$checks || failed="$$failed checks"; \
-	[ -z "$$failed" ] || { echo "Failed: $$failed"; exit 1; }
+	@$(BIN)/python .ci/side-by-side integration="$(MAKE) integration" molecule="$(MAKE) molecule" \
+	units="nice $(MAKE) units" checks="nice $(MAKE) checks"
 
-checks: lint types wheel docs sanity targets unit-2.21 unit fuzz-short crash
+units: unit unit-2.21 fuzz-short
 
-hosts: integration molecule
+checks: lint types wheel docs sanity targets crash
 
 lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
 	$(BIN)/ruff check .
@@ -80,7 +79,8 @@ endif
 integration: .venv/test.stamp $(COLLECTION) ## the flows on real hosts in the lab
 ifeq ($(LAB),yes)
 	$(BIN)/python tests/lab/lab.py build
-	$(CLEAN_ENV) $(BIN)/python -m pytest -m 'not long' --durations=15 $(wildcard tests/lab tests/integration)
+	$(CLEAN_ENV) $(BIN)/python -m pytest -m 'not long' --numprocesses=$(LABS) --dist=loadscope --durations=15 \
+	$(wildcard tests/lab tests/integration)
 else
 	@echo "Left out: tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
 endif
@@ -114,9 +114,11 @@ test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of the
 	@$(TEST_TOOLS)
 	EVENKEEL_CRASH=all $(CLEAN_ENV) $(BIN)/python -m pytest tests/crash
 
+SCENARIOS = $(patsubst extensions/molecule/%/molecule.yml,%,$(wildcard extensions/molecule/*/molecule.yml))
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
 ifeq ($(LAB),yes)
-	$(CLEAN_ENV) molecule -c extensions/molecule/config.yml test $(patsubst extensions/molecule/%/molecule.yml,-s %,$(wildcard extensions/molecule/*/molecule.yml))
+	trap 'pkill -P $$$$ || true; for one in $(SCENARIOS); do $(BIN)/python tests/lab/lab.py down --name molecule-$$one; done' EXIT; \
+	$(CLEAN_ENV) molecule -c extensions/molecule/config.yml test $(SCENARIOS:%=-s %)
 else
 	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"
 endif

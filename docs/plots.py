@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests/unit/driver")]
 import experiments  # noqa: E402
 
 from evenkeel import reliability as r  # noqa: E402
-from evenkeel import simulate  # noqa: E402
+from evenkeel.plan import simulate  # noqa: E402
 
 HERE = Path(__file__).parent / "reliability"
 PERFORMANCE = Path(__file__).parent / "performance"

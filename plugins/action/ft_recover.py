@@ -5,25 +5,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import meant
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    check_peers,
+    check_variables,
+    refused,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
     RESOURCES_VARIABLE,
-    Host,
     Inventory,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
@@ -37,97 +44,159 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
-        inventory = Inventory(self, task_vars or {})
-        here = inventory.here()
-        owner = params["host"] or here.name
         try:
-            timeout = seconds(params["timeout"], "timeout")
-            peers = _placement.preference(here.name, inventory.hosts_of(params["peers"]))
-            keys = inventory.keys(owner)
-            declared = inventory.resources(owner)
+            check_variables(task_vars or {})
+            check_peers(self, task_vars or {})
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error, candidates=[])
+        try:
+            recovery = Recovery(Inventory(self, task_vars or {}), params)
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "candidates": []})
+        return report(recovery.run(self._task.check_mode))
 
-        carrier = Carrier("ft_recover", owner, lambda name: inventory.store(name, params["store"]))
-        told = inventory.each(peers, lambda host: carrier.phase(host, "candidates"), timeout)
-        candidates = [_judged(entry, owner, keys) for peer in peers for entry in _found(peer, told[peer])]
-        wrong = [
-            f"{entry['peer']}: {entry['state']} {str(entry['id'])[:12]} {entry['detail']}".replace("  ", " ")
-            for entry in candidates
-            if entry["state"] not in ("verified", "none")
-        ]
-        left = _some(wrong)
-        usable = choose(candidates, params["checkpoint"])
+
+class Recovery:
+    """One recovery of the host ``owner`` onto the host ``here``: look for copies, bring the newest, roll back to it.
+
+    Raises EvenkeelError or AnsibleError when the parameters name no peers, no time or no readable key.
+    """
+
+    def __init__(self, inventory: Inventory, params: Mapping[str, Any]) -> None:
+        self._inventory = inventory
+        self._here = inventory.here()
+        self._owner = str(params["host"] or self._here.name)
+        self._wanted = str(params["checkpoint"])
+        self._store = params["store"]
+        self._undeclared = bool(params["undeclared"])
+        self._timeout = seconds(params["timeout"], "timeout")
+        self._peers = _placement.preference(self._here.name, inventory.hosts_of(params["peers"]))
+        self._keys = inventory.keys(self._owner)
+        self._declared = _declared(inventory.resources(self._owner))
+        self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
+        # The result so far, in success and in failure.
+        self._candidates: list[dict[str, Any]] = []
+        self._left: list[str] = []
+        self._warnings: list[str] = []
+
+    def run(self, check_mode: bool) -> dict[str, Any]:
+        """The result of the module. Nothing is changed before a whole checkpoint is in the store of ``here``."""
+        self._look()
+        usable = choose(self._candidates, self._wanted)
         if not usable:
-            return report(
-                {
-                    "failed": True,
-                    "error": "NotFound",
-                    "msg": f"No peer has a verified copy of checkpoint {params['checkpoint']} of {owner}."
-                    f" Nothing was changed. {_inventory_of(candidates)}{_about_keys(candidates, keys)}",
-                    "candidates": candidates,
-                    "left": left,
-                }
-            )
+            return self._nothing_found()
         newest = usable[0]
         proved = newest[0]["state"] == "verified"
-        warnings = _warnings(newest, owner, params["checkpoint"], proved, declared)
-        left += warnings
-        planned = [_plan(owner, newest[0])]
+        self._warnings = _warnings(newest, self._owner, self._wanted, proved, self._declared)
+        self._left += self._warnings
         found: dict[str, Any] = {
-            "candidates": candidates,
+            "candidates": self._candidates,
             "id": newest[0]["id"],
-            "planned": planned,
-            "left": left,
-            **({"warnings": warnings} if warnings else {}),
+            "planned": [_plan(self._owner, newest[0])],
+            "left": self._left,
+            **({"warnings": self._warnings} if self._warnings else {}),
         }
-        if self._task.check_mode:
-            return report({**found, "changed": True, "source": newest[0]["peer"]})
-        if params["undeclared"] or (declared is None and proved):
-            limits: dict[str, Any] = {}
-        else:
-            limits = {"declared": declared or [], "proved": proved}
-        source: dict[str, Any] | None = None
-        with scratch_directory() as scratch:
-            for copies in usable:
-                source, why, refused = _bring(inventory, here, carrier, copies, scratch, timeout, limits)
-                left += why
-                if refused:
-                    return report({**found, **refused})
-                if source is not None:
-                    break
+        if check_mode:
+            return {**found, "changed": True, "source": newest[0]["peer"]}
+        source, refusal = self._bring(usable, proved)
         if source is None:
-            return report(
-                {
-                    **found,
-                    "failed": True,
-                    "error": "EvenkeelError",
-                    "msg": f"No copy of a checkpoint of {owner} could be brought here, and none of its files was"
-                    f" changed: {'; '.join(left)}",
-                }
-            )
+            return {**found, **(refusal or self._nothing_brought())}
+        return self._roll_back(source, found["id"])
+
+    def _look(self) -> None:
+        """Ask each peer for its copies, and judge them."""
+        told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
+        self._candidates = [
+            _judged(entry, self._owner, self._keys) for peer in self._peers for entry in _found(peer, told[peer])
+        ]
+        wrong = [
+            f"{entry['peer']}: {entry['state']} {str(entry['id'])[:12]} {entry['detail']}".replace("  ", " ")
+            for entry in self._candidates
+            if entry["state"] not in ("verified", "none")
+        ]
+        self._left = _some(wrong)
+
+    def _nothing_found(self) -> dict[str, Any]:
+        return {
+            "failed": True,
+            "error": "NotFound",
+            "msg": f"No peer has a verified copy of checkpoint {self._wanted} of {self._owner}."
+            f" Nothing was changed. {_inventory_of(self._candidates)}{_about_keys(self._candidates, self._keys)}",
+            "candidates": self._candidates,
+            "left": self._left,
+        }
+
+    def _nothing_brought(self) -> dict[str, Any]:
+        return {
+            "failed": True,
+            "error": "EvenkeelError",
+            "msg": f"No copy of a checkpoint of {self._owner} could be brought here, and none of its files was"
+            f" changed: {'; '.join(self._left)}",
+        }
+
+    def _bring(
+        self, usable: Sequence[Sequence[dict[str, Any]]], proved: bool
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The copy that is in the store of ``here`` now, or None; and the answer of ``here`` if it refuses them all."""
+        limits: dict[str, Any] = {}
+        if not self._undeclared and not (self._declared is None and proved):
+            limits = {"declared": self._declared or [], "proved": proved}
+        with scratch_directory() as scratch:
+            for entry in (entry for copies in usable for entry in copies):
+                got = self._carry(entry, scratch, limits)
+                if not got.get("failed") and not got.get("unreachable"):
+                    return entry, {}
+                if got.get("refused_here"):
+                    return None, {key: value for key, value in got.items() if key != "refused_here"}
+                self._left.append(f"{entry['peer']}: {entry['id'][:12]}: {words(got.get('msg'))}")
+        return None, {}
+
+    def _carry(self, entry: Mapping[str, Any], scratch: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+        """Fetch one copy from its peer and give it to ``here``; the answer of who failed, or of ``here``."""
+        peer, checkpoint = entry["peer"], entry["id"]
+        path = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
+        try:
+            got = self._inventory.each(
+                [peer], lambda host: self._carrier.fetch(host, checkpoint, [], True, path), self._timeout
+            )[peer]
+            if got.get("failed") or got.get("unreachable"):
+                return got
+            got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **limits)
+            is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
+            return {**got, "refused_here": True} if is_refused else got
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _roll_back(self, source: Mapping[str, Any], newest: str) -> dict[str, Any]:
         checkpoint = source["id"]
-        if checkpoint != found["id"]:
-            older = f"the newest checkpoint, {found['id'][:12]}, could not be brought: this is an older one"
-            left.insert(0, older)
-            warnings.insert(0, older)
-        result = here.module("ft_rollback", to=checkpoint, store=params["store"])
-        return report(
-            {
-                **result,
-                **({"warnings": [*warnings, *result.get("warnings", [])]} if warnings else {}),
-                "candidates": candidates,
-                "source": source["peer"],
-                "id": checkpoint,
-                "planned": [_plan(owner, source), *result.get("planned", [])],
-                "done": [f"took checkpoint {checkpoint[:12]} from {source['peer']}", *result.get("done", [])],
-                "left": [*left, *result.get("left", [])],
-            }
-        )
+        if checkpoint != newest:
+            older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older one"
+            self._left.insert(0, older)
+            self._warnings.insert(0, older)
+        result = self._here.module("ft_rollback", checkpoint=checkpoint, store=self._store)
+        warnings = [*self._warnings, *result.get("warnings", [])] if self._warnings else []
+        return {
+            **result,
+            **({"warnings": warnings} if warnings else {}),
+            "candidates": self._candidates,
+            "source": source["peer"],
+            "id": checkpoint,
+            "planned": [_plan(self._owner, source), *result.get("planned", [])],
+            "done": [f"took checkpoint {checkpoint[:12]} from {source['peer']}", *result.get("done", [])],
+            "left": [*self._left, *result.get("left", [])],
+        }
 
 
-def _plan(owner: str, entry: dict[str, Any]) -> str:
+def _declared(resources: Any) -> Any:
+    """What the inventory declares, with each value of its type. UsageError names what is wrong with it."""
+    if resources is None:
+        return None
+    return checked({RESOURCES_VARIABLE: registry.OPTION}, {RESOURCES_VARIABLE: resources})[RESOURCES_VARIABLE]
+
+
+def _plan(owner: str, entry: Mapping[str, Any]) -> str:
     return f"recover {owner} from checkpoint {entry['name']} ({entry['id'][:12]}) of {entry['created']}"
 
 
@@ -213,35 +282,3 @@ def _inventory_of(candidates: Sequence[dict[str, Any]]) -> str:
 def _some(said: list[str]) -> list[str]:
     """As many as a person reads: a peer can have made up any number."""
     return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
-
-
-def _bring(
-    inventory: Inventory,
-    here: Host,
-    carrier: Carrier,
-    copies: Sequence[dict[str, Any]],
-    scratch: str,
-    timeout: float,
-    limits: dict[str, Any],
-) -> tuple[dict[str, Any] | None, list[str], dict[str, Any]]:
-    """Which of the ``copies`` of a checkpoint is in the store of ``here`` now; why others were passed over; and how
-    ``here`` refuses all of them. ``limits``: within which it takes one."""
-    why: list[str] = []
-    for entry in copies:
-        peer, checkpoint = entry["peer"], entry["id"]
-        local = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
-
-        def fetch(host: Host, checkpoint: str = checkpoint, path: str = local) -> dict[str, Any]:
-            return carrier.fetch(host, checkpoint, [], True, path)
-
-        got = inventory.each([peer], fetch, timeout)[peer]
-        if not (got.get("failed") or got.get("unreachable")):
-            got = carrier.deliver(here, "adopt", checkpoint, local, **limits)
-            if not got.get("failed"):
-                return entry, why, {}
-            if got["error"] in ("Refused", "UsageError", "Busy"):
-                return None, why, got
-        why.append(f"{peer}: {checkpoint[:12]}: {words(got.get('msg'))}")
-        if os.path.exists(local):
-            os.unlink(local)
-    return None, why, {}

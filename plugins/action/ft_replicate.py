@@ -5,19 +5,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    check_peers,
+    check_variables,
+    refused,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import VARIABLE
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
@@ -31,7 +38,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
+        try:
+            check_variables(task_vars or {})
+            check_peers(self, task_vars or {})
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error, copies=[])
         inventory = Inventory(self, task_vars or {})
         here = inventory.here()
         variable = params["failure_domain"]
@@ -79,38 +91,39 @@ class ActionModule(ActionBase):
         return {**result, "warnings": [made]} if made else result
 
 
+@dataclass
 class Replication:
-    """The copies of one checkpoint of the host ``here``. offered: its id, its MAC, and the ids ``held`` there."""
+    """The copies of one checkpoint of the host ``here``.
 
-    def __init__(
-        self,
-        inventory: Inventory,
-        here: Host,
-        carrier: Carrier,
-        offered: dict[str, Any],
-        scratch: str,
-        timeout: float,
-        check_mode: bool,
-    ) -> None:
-        self._inventory = inventory
-        self._here = here
-        self._carrier = carrier
-        self._id = str(offered["id"])
-        self._mac = str(offered.get("mac", ""))
-        self._held = set(offered["held"])
-        self._scratch = scratch
-        self._timeout = timeout
-        self._check_mode = check_mode
-        self.entries: dict[str, dict[str, Any]] = {}  # what became of each peer that was asked
-        self.marked: list[str] = []  # Peers whose copies had MACs before.
-        self._bundles: dict[tuple[str, ...], str] = {}
+    offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
+    peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know.
+    """
+
+    inventory: Inventory
+    here: Host
+    carrier: Carrier
+    offered: Mapping[str, Any]
+    scratch: str
+    timeout: float
+    check_mode: bool
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    marked: list[str] = field(default_factory=list)
+    bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    @property
+    def _id(self) -> str:
+        return str(self.offered["id"])
+
+    @property
+    def _mac(self) -> str:
+        return str(self.offered.get("mac", ""))
 
     def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
         """Ask peers until enough hold a verified copy or none is left. Raises Damaged when this host cannot give it."""
         entries = self.entries
         while True:
             holding = [peer for peer, entry in entries.items() if entry["state"] in COUNTS]
-            chosen = _placement.choose(self._here.name, copies, peers, domains, holding, entries.keys() - set(holding))
+            chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
                 return
             for peer, entry in self._ask(chosen).items():
@@ -119,9 +132,9 @@ class Replication:
 
     def _ask(self, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
         def have(host: Host) -> dict[str, Any]:
-            return self._carrier.phase(host, "have", id=self._id, mac=self._mac)
+            return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
 
-        told = self._inventory.each(peers, have, self._timeout)
+        told = self.inventory.each(peers, have, self.timeout)
         entries: dict[str, dict[str, Any]] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
@@ -131,10 +144,10 @@ class Replication:
                 entries[peer] = _entry(answer)
             elif answer.get("state") == "verified":
                 entries[peer] = {"state": "verified", "new": False, "detail": "held already"}
-            elif self._check_mode:
+            elif self.check_mode:
                 entries[peer] = {"state": "planned", "new": True, "detail": ""}
             else:
-                lacking[peer] = tuple(sorted(self._held & set(answer.get("ids", []))))
+                lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
         if lacking:
             entries.update(self._send(lacking))
             # What a peer held for known may be damaged there: then it gets everything.
@@ -146,17 +159,17 @@ class Replication:
         return entries
 
     def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
-        for known in set(lacking.values()) - self._bundles.keys():
-            path = os.path.join(self._scratch, f"bundle-{len(self._bundles)}")
-            found = self._carrier.fetch(self._here, self._id, known, False, path)
+        for known in set(lacking.values()) - self.bundles.keys():
+            path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
+            found = self.carrier.fetch(self.here, self._id, known, False, path)
             if found.get("failed"):
-                raise Damaged(f"{self._here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
-            self._bundles[known] = path
+                raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
+            self.bundles[known] = path
 
         def deliver(host: Host) -> dict[str, Any]:
-            return self._carrier.deliver(host, "receive", self._id, self._bundles[lacking[host.name]], mac=self._mac)
+            return self.carrier.deliver(host, "receive", self._id, self.bundles[lacking[host.name]], mac=self._mac)
 
-        told = self._inventory.each(lacking, deliver, self._timeout)
+        told = self.inventory.each(lacking, deliver, self.timeout)
         return {peer: _entry(answer) for peer, answer in told.items()}
 
 

@@ -11,29 +11,30 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from . import _scratch
 from ._errors import EvenkeelError
-from ._jobs import be_ours
-from ._text import bounded, escaped, harmless, named, sentence
+from ._host import scratch
+from ._host.background import mark_as_ours
+from ._host.options import Option, Options, given
+from ._host.text import bounded, escaped, harmless, named, sentence
 
-STORE = {"type": "path", "default": "/var/lib/evenkeel"}
+STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
 # What every result holds, on success and on failure.
 REPORT = ("planned", "done", "proved", "left")
 
 
 def run_module(
-    argument_spec: dict[str, Any],
+    argument_spec: Options,
     work: Callable[[dict[str, Any], bool], dict[str, Any]],
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
-    be_ours()
+    mark_as_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
-        _scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
+        scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
-        result = work(named(module.params), module.check_mode)
+        result = work(named(_given(argument_spec, module.params)), module.check_mode)
     except EvenkeelError as error:
         module.fail_json(msg=sentence(error.message), error=type(error).__name__, **report(error.result))
     except OSError as error:
@@ -43,6 +44,11 @@ def run_module(
     for said in result.pop("warnings", []):
         module.warn(sentence(said))
     module.exit_json(**report(result))
+
+
+def _given(spec: Options, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, of declarations without the keys that were not given."""
+    return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
 
 
 def report(result: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import harmless
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import harmless
 
-# Above what this process takes already. A result of ours at its longest (module_utils/_text.py) needs a third of it.
+# Above what this process takes already. Our longest result (module_utils/_host/text.py) needs a third of it.
 ROOM = 64 << 20
 # Ansible prints warnings in lines, each of them an event, and compares the lines of a difference: so many warnings are
 # taken of one host, and so many characters of a text.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import moment_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import moment_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import check_name
 
 # Checkpoints that one host can have or hold.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._foreign import room
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import room
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import failed, read
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run

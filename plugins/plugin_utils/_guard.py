@@ -8,17 +8,17 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Of what a host says, no more goes into a reason.
+# Characters of a host's words that go into a reason.
 _LONGEST = 1000
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one host said of itself, or why it said nothing.
+    """The answer of one host about itself, or why there is none.
 
     state: ``pass``, ``fail`` or ``unknown``. flight: in words, what it is in the middle of; empty when in nothing;
     None when that is not known, because the host is unreachable or its answer cannot be read.
@@ -44,7 +44,7 @@ class Decision:
 
 
 def measured(result: Mapping[str, Any]) -> Measured:
-    """What the result of ft_health on a host says; anything but a clear answer is unknown."""
+    """Read the result of ft_health on a host; anything but a clear answer is unknown."""
     words = str(result.get("msg") or "").strip()[:_LONGEST]
     try:
         return _measured(result, words)
@@ -106,107 +106,136 @@ def check_budgets(min_healthy: str | None, max_unavailable: str | None) -> None:
             hosts_of_budget(text, 1, name, round_up=True)
 
 
-def decide(
-    group: Sequence[str],
-    wave: Sequence[str],
-    hosts: Mapping[str, Measured],
-    min_healthy: str | None = None,
-    max_unavailable: str | None = None,
-    domains: Mapping[str, str | None] | None = None,
-    lost: Sequence[str] = (),
-    earlier: Sequence[str] = (),
-) -> Decision:
+@dataclass(frozen=True)
+class Question:
     """Whether ``wave`` (host names) may go down, out of ``group``.
 
     hosts: what each host of group, wave and earlier said. domains: the failure domain of each, or None for no rule.
     lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in waves before.
-    Raises ValueError for a budget that is none.
     """
-    reasons: list[str] = []
-    if not group:
-        reasons.append("The group is empty, so there is no health to count: name a group that has hosts.")
-    if not wave:
-        reasons.append("The wave is empty: no host would change. Check the name of the target and the limit.")
-    strangers = [name for name in wave if name not in group]
-    if group and strangers:
-        reasons.append(
+
+    group: Sequence[str]
+    wave: Sequence[str]
+    hosts: Mapping[str, Measured]
+    min_healthy: str | None = None
+    max_unavailable: str | None = None
+    domains: Mapping[str, str | None] | None = None
+    lost: Sequence[str] = ()
+    earlier: Sequence[str] = ()
+
+    @property
+    def everyone(self) -> list[str]:
+        """The hosts of the group and of the wave, each once."""
+        return list(dict.fromkeys([*self.group, *self.wave]))
+
+    def in_state(self, state: str) -> list[str]:
+        """The hosts of ``everyone`` that said this state."""
+        return [name for name in self.everyone if self.hosts[name].state == state]
+
+
+def decide(question: Question) -> Decision:
+    """Whether the wave may go down. Raises ValueError for a budget that is none."""
+    everyone = question.everyone
+    in_flight = [name for name in everyone if question.hosts[name].flight]
+    reasons = [
+        *_about_the_names(question),
+        *_about_the_wave(question),
+        *_about_min_healthy(question),
+        *_about_max_unavailable(question),
+    ]
+    if question.domains is not None:
+        disrupted = [name for name in everyone if name in question.wave or name in in_flight]
+        reasons += _across_domains(disrupted, question.domains)
+    reasons += _about_this_run(question)
+    healthy, unhealthy, unknown = (question.in_state(state) for state in ("pass", "fail", "unknown"))
+    return Decision(reasons, healthy, unhealthy, unknown, in_flight)
+
+
+def _about_the_names(question: Question) -> Iterator[str]:
+    if not question.group:
+        yield "The group is empty, so there is no health to count: name a group that has hosts."
+    if not question.wave:
+        yield "The wave is empty: no host would change. Check the name of the target and the limit."
+    strangers = [name for name in question.wave if name not in question.group]
+    if question.group and strangers:
+        yield (
             f"{_names(strangers)} would change without being of the group whose health counts:"
             " widen the group or narrow the target."
         )
-    everyone = list(dict.fromkeys([*group, *wave]))
-    in_flight = [name for name in everyone if hosts[name].flight]
-    away = [name for name in everyone if hosts[name].flight is None]
 
-    for name in wave:
-        host = hosts[name]
+
+def _about_the_wave(question: Question) -> Iterator[str]:
+    for name in question.wave:
+        host = question.hosts[name]
         if not host.reachable:
-            reasons.append(
+            yield (
                 f"{name} is unreachable ({host.detail}):"
                 " repair the way to it, or leave it out of this change, and run again."
             )
         elif host.flight is None:
-            reasons.append(f"{name} could not be measured ({host.detail}): repair that and run again.")
+            yield f"{name} could not be measured ({host.detail}): repair that and run again."
         elif host.flight:
-            reasons.append(
+            yield (
                 f"{name} is in flight already, {host.flight}: settle that run, or wait until the host has put"
                 " itself back, and run again."
             )
 
-    others = [name for name in group if name not in wave]
-    healthy = [name for name in others if hosts[name].state == "pass"]
-    if min_healthy is not None and group:
-        needed = hosts_of_budget(min_healthy, len(group), "min_healthy", round_up=True)
-        if len(healthy) < needed:
-            sick = [f"{name} ({hosts[name].detail or hosts[name].state})" for name in others if name not in healthy]
-            reasons.append(
-                f"Without {_names(wave)}, {len(healthy)} of the {len(group)} hosts of the group would be healthy"
-                f" and min_healthy asks for {needed}: "
-                + (f"repair {_names(sick)} first" if sick else "make the wave smaller")
-                + ", and run again."
-            )
-    if max_unavailable is not None and group:
-        allowed = hosts_of_budget(max_unavailable, len(group), "max_unavailable", round_up=False)
-        # An unreachable host may be in the middle of anything.
-        also = [name for name in everyone if name not in wave and (name in in_flight or name in away)]
-        if len(also) + len(wave) > allowed:
-            reasons.append(
-                f"{_count(len(wave), 'host')} would change"
-                + (f" while {_names(also)} may be in flight" if also else "")
-                + f", and max_unavailable allows {allowed} at once: "
-                + ("settle or repair those, or " if also else "")
-                + "make the wave smaller, and run again."
-            )
-    if domains is not None:
-        reasons += _across_domains([name for name in everyone if name in wave or name in in_flight], domains)
 
-    if lost:
-        reasons.append(
-            f"{_names(lost)} failed or became unreachable earlier in this run, so that no further wave starts:"
+def _about_min_healthy(question: Question) -> Iterator[str]:
+    if question.min_healthy is None or not question.group:
+        return
+    size, hosts = len(question.group), question.hosts
+    needed = hosts_of_budget(question.min_healthy, size, "min_healthy", round_up=True)
+    others = [name for name in question.group if name not in question.wave]
+    sick = [f"{name} ({hosts[name].detail or hosts[name].state})" for name in others if hosts[name].state != "pass"]
+    healthy = len(others) - len(sick)
+    if healthy < needed:
+        yield (
+            f"Without {_names(question.wave)}, {healthy} of the {size} hosts of the group would be healthy"
+            f" and min_healthy asks for {needed}: "
+            + (f"repair {_names(sick)} first" if sick else "make the wave smaller")
+            + ", and run again."
+        )
+
+
+def _about_max_unavailable(question: Question) -> Iterator[str]:
+    if question.max_unavailable is None or not question.group:
+        return
+    allowed = hosts_of_budget(question.max_unavailable, len(question.group), "max_unavailable", round_up=False)
+    # An unreachable host may be in the middle of anything: its flight is None, and no empty text.
+    also = [name for name in question.everyone if name not in question.wave and question.hosts[name].flight != ""]
+    if len(also) + len(question.wave) > allowed:
+        yield (
+            f"{_count(len(question.wave), 'host')} would change"
+            + (f" while {_names(also)} may be in flight" if also else "")
+            + f", and max_unavailable allows {allowed} at once: "
+            + ("settle or repair those, or " if also else "")
+            + "make the wave smaller, and run again."
+        )
+
+
+def _about_this_run(question: Question) -> Iterator[str]:
+    if question.lost:
+        yield (
+            f"{_names(question.lost)} failed or became unreachable earlier in this run, so that no further wave starts:"
             " see to it first, and run again."
         )
-    for name in earlier:
-        host = hosts[name]
-        if name in lost or name in wave:
+    for name in question.earlier:
+        host = question.hosts[name]
+        if name in question.lost or name in question.wave:
             continue
         if not host.reachable or host.flight is None:
-            reasons.append(
+            yield (
                 f"{name}, of an earlier wave, cannot be measured ({host.detail}): whether its change stays is not"
                 " known. Repair the way to it and run again."
             )
         elif host.flight:
-            reasons.append(f"{name}, of an earlier wave, is still in flight, {host.flight}: settle it and run again.")
+            yield f"{name}, of an earlier wave, is still in flight, {host.flight}: settle it and run again."
         elif host.outcome != "confirmed":
-            reasons.append(
+            yield (
                 f"{name}, of an earlier wave, ended {host.outcome or 'without an outcome'} instead of confirmed:"
                 " find out why before more hosts change."
             )
-    return Decision(
-        reasons,
-        [name for name in everyone if hosts[name].state == "pass"],
-        [name for name in everyone if hosts[name].state == "fail"],
-        [name for name in everyone if hosts[name].state == "unknown"],
-        in_flight,
-    )
 
 
 def _across_domains(names: Sequence[str], domains: Mapping[str, str | None]) -> list[str]:

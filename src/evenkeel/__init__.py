@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evenkeel.fleet import run
-    from evenkeel.flow import Request, change
-    from evenkeel.options import Options, Secrets
+    from evenkeel.ansible.options import Options, Secrets
+    from evenkeel.changes.flow import change
+    from evenkeel.changes.request import Request
+    from evenkeel.commands.registry import run
     from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State, UsageError
     from evenkeel.progress import Kind, Phase, Progress
 
@@ -38,7 +39,9 @@ __all__ = [
 ]
 
 # Loaded when first asked for: the collection's path is wanted where none of their dependencies are installed.
-_HOME = {"change": "flow", "Request": "flow", "run": "fleet", "Options": "options", "Secrets": "options"}
+# No room has the name of one of these: a package that is imported would stand in its place.
+_HOME = {"change": "changes.flow", "Request": "changes.request", "run": "commands.registry"}
+_HOME |= dict.fromkeys(("Options", "Secrets"), "ansible.options")
 _HOME |= dict.fromkeys(("Kind", "Phase", "Progress"), "progress")
 
 

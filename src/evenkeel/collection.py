@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the collection is that belongs to this driver: inside the wheel, or the checkout itself."""
+"""The place of the collection that belongs to this driver: inside the wheel, or the checkout itself."""
 
 from __future__ import annotations
 

@@ -109,13 +109,13 @@ class Demo:
     def service(self, host: str, verb: str) -> None:
         """Act on the HTTP server with the collection's own process backend."""
         make_importable()
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
         process.act(verb, process.check(self.definition(host)), System())
 
     def page(self, host: str) -> str:
-        """What the host serves now."""
+        """The page that the host serves now."""
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[host], timeout=3)
         try:
             connection.request("GET", "/")
@@ -129,7 +129,7 @@ class Demo:
         return ", ".join(f"{host}: {self.page(host)}" for host in NAMES)
 
     def outcome(self, host: str) -> dict[str, Any]:
-        """How the host itself remembers the end of its last change."""
+        """The end of the last change, as the host itself remembers it."""
         try:
             return dict(json.loads((self.home / host / "evenkeel" / "events").read_text().splitlines()[-1]))
         except (OSError, IndexError):

@@ -1,24 +1,27 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What became of a run: states of hosts, results, exit codes."""
+"""The outcome of a run: states of hosts, results, exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, TypedDict
+
+# A resource or a probe: one key, its kind, and the options of that kind.
+Spec = Mapping[str, object]
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done as asked. Raised before any host is touched."""
+    """A request that cannot be fulfilled as it stands. Raised before any host is touched."""
 
 
 @contextmanager
 def under_way() -> Iterator[None]:
-    """Around all that happens once hosts may have been touched: from there on no error may say that none was."""
+    """Around everything that happens once hosts may have been touched: no error from there on may say that none was."""
     try:
         yield
     except UsageError as error:
@@ -49,8 +52,19 @@ exit codes, the same for every command:
 """
 
 
+class Probe(TypedDict, total=False):
+    """One probe as a host measured it, with the keys that the driver reads.
+
+    restarts: how often its service was started anew after it ended by itself.
+    """
+
+    kind: str | None
+    target: str | None
+    restarts: int | None
+
+
 class State(StrEnum):
-    """What became of one host in a change."""
+    """The state of one host at the end of a change."""
 
     IN_DOUBT = "in_doubt"
     ROLLED_BACK = "rolled_back"
@@ -66,8 +80,8 @@ class HostResult:
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
-    the connection is local (none). left: what its checkpoint could not bring back. rescued: what failed on it and was
-    caught by the playbook. sick: its probes failed after it was confirmed, while others changed.
+    the connection is local (none). left: sentences about what its checkpoint could not bring back. rescued: failures
+    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed.
     """
 
     host: str
@@ -81,7 +95,7 @@ class HostResult:
     until: float | None = None
     login: str = ""
     left: list[str] = field(default_factory=list)
-    probes: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
 
@@ -104,7 +118,7 @@ class ChangeResult:
     touched_outside: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {"command": "change", **asdict(self), "exit_code": int(self.exit_code)}
 
@@ -119,17 +133,17 @@ class RunResult:
     command: str
     exit_code: Exit
     reason: str
-    hosts: dict[str, dict[str, Any]]
+    hosts: Mapping[str, Mapping[str, Any]]
     notes: list[str]
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
         return {**asdict(self), "exit_code": int(self.exit_code)}
 
 
 def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
-    """The exit code of a change from what became of its hosts.
+    """The exit code of a change from the states of its hosts.
 
     complete: every wave ran and the playbook itself succeeded in each. Doubt outweighs everything; a run that
     confirmed nothing and rolled back nothing touched nothing, so it can only have been refused.
@@ -142,3 +156,17 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
     if {State.CONFIRMED, State.ROLLED_BACK} <= seen:
         return Exit.PARTLY
     return Exit.FAILED if seen & {State.CONFIRMED, State.ROLLED_BACK} else Exit.REFUSED
+
+
+def some_of(hosts: Sequence[str]) -> str:
+    """The names of ``hosts``: five of them, and how many more there are."""
+    return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
+
+
+def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for everything that checkpoints could not capture, with the hosts of which it is true."""
+    hosts_of: dict[str, list[str]] = {}
+    for host in hosts:
+        for sentence in host.left:
+            hosts_of.setdefault(sentence, []).append(host.host)
+    return [f"a rollback could not bring back on {some_of(names)}: {said}" for said, names in hosts_of.items()]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is told while a command runs: small facts, for whoever draws or logs them."""
+"""The progress of a command: small facts, for a program that draws or logs them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    PLAN = "plan"  # text: what is about to happen
+    """The kinds of fact."""
+
+    PLAN = "plan"  # text: the next thing to happen
     WAVE = "wave"  # hosts of wave number ``wave`` of ``waves`` are up
     HOST = "host"  # phase of ``hosts``; until: its dead-man
     TASK = "task"  # text: the task that runs now, in phase
     OUTPUT = "output"  # text: a line that Ansible printed
-    NOTE = "note"  # text: something a person should know
+    NOTE = "note"  # text: a sentence that a person should know
 
 
 class Phase(StrEnum):
-    """Where a host is in its wave."""
+    """The place of a host in its wave."""
 
     BEGIN = "begin"
     ARMED = "armed"
@@ -37,6 +39,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
+    """One fact about a command under way; its kind says which fields count."""
+
     kind: Kind
     text: str = ""
     hosts: tuple[str, ...] = ()

@@ -1,20 +1,52 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the driver decides and reads as the collection does: durations, numbers of hosts, where copies lie. Written
-once, there."""
+"""Functions of the collection that the driver uses as they are: durations, numbers of hosts, the places of copies."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from evenkeel.collection import make_importable
+from evenkeel.outcome import Spec
 
 make_importable()
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._duration import seconds  # noqa: E402
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
-    UsageError as BadValue,
-)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import (  # noqa: E402
+    REMOVED,
+    misspelt,
+)
 
-__all__ = ["BadValue", "choose", "hosts_of_budget", "seconds"]
+__all__ = ["REMOVED", "BadValue", "choose", "declarations", "duration", "hosts_of_budget", "misspelt", "seconds"]
+
+
+def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
+    """The resources and probes, each value of its type. BadValue names what is wrong, with its place.
+
+    given: resources, probes or both, under these names after ``prefix``.
+    """
+    # They know every kind and probe, which takes a tenth of a second to load.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+    from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+
+    options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
+    found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
+    return found
+
+
+def duration(value: object) -> float:
+    """Seconds of ``90``, ``30s``, ``1h30m``, ``60d``, ``5y`` or ``never`` (infinite). Raises ValueError."""
+    if isinstance(value, str) and value.strip() == "never":
+        return math.inf
+    try:
+        if isinstance(value, (str, int, float)):
+            return seconds(value)
+    except BadValue:
+        pass
+    raise ValueError("is not a duration; write seconds, or a text such as 30s, 1h30m, 60d or 5y")

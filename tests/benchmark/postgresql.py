@@ -36,10 +36,10 @@ PROGRAM = f"""
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
-from {LIBRARY}._checkpoint import checkpoint
-from {LIBRARY}._rollback import rollback
+from {LIBRARY}._flows.checkpoint import checkpoint
+from {LIBRARY}._flows.rollback.flow import rollback
 from {LIBRARY}._store.store import Store
-from {LIBRARY}._system import System
+from {LIBRARY}._host.system import System
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 if sys.argv[2] == "checkpoint":
     made = checkpoint(store, "bench", [{{"postgresql": {{"data": sys.argv[4]}}}}])

@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import anchors, transaction
 
 from evenkeel.collection import collections_path
 
-LIBRARY = transaction.__name__[: -len("._store.transaction")]
+LIBRARY = transaction.__name__[: -len("._files.transaction")]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The programs themselves write nothing of this (``-B``): it would be counted among their system calls."""
-    parts = ", ".join(f"{LIBRARY}.{name}" for name in ("_agent", "_checkpoint", "_scrub"))
+    parts = ", ".join(f"{LIBRARY}.{name}" for name in ("_deadman.agent", "_flows.checkpoint", "_flows.scrub"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
         program = f"import sys; sys.path.insert(0, {str(collections_path())!r}); import {parts}"
@@ -44,8 +44,8 @@ def leftovers(below: Path) -> list[Path]:
 @pytest.fixture(autouse=True)
 def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing that the test has staged stays on this machine, and what stayed fails it."""
-    own = f"{transaction.STAGE}{zlib.crc32(os.fsencode(tmp_path)):08x}-"
-    monkeypatch.setattr(transaction, "STAGE", own)
+    own = f"{anchors.STAGE}{zlib.crc32(os.fsencode(tmp_path)):08x}-"
+    monkeypatch.setattr(anchors, "STAGE", own)
     monkeypatch.setenv("EVENKEEL_STAGE", own)  # For the programs that the test starts.
     yield
     found = leftovers(tmp_path)

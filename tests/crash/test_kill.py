@@ -32,15 +32,15 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from contextlib import suppress
 from dataclasses import replace
-from {LIBRARY} import _watch
-from {LIBRARY}._checkpoint import checkpoint
+from {LIBRARY}._deadman import watcher
+from {LIBRARY}._flows.checkpoint import checkpoint
 from {LIBRARY}._errors import Damaged, EvenkeelError
-from {LIBRARY}._rollback import finish, rollback
-from {LIBRARY}._scrub import scrub
-from {LIBRARY}._store import transaction
+from {LIBRARY}._flows.rollback.flow import finish, rollback
+from {LIBRARY}._flows.scrub import scrub
+from {LIBRARY}._files import anchors, transaction
 from {LIBRARY}._store.store import Store
-from {LIBRARY}._system import System
-transaction.STAGE = os.environ["EVENKEEL_STAGE"]
+from {LIBRARY}._host.system import System
+anchors.STAGE = os.environ["EVENKEEL_STAGE"]
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
     if sys.argv[2] in ("checkpoint", "prune", "log"):
@@ -51,7 +51,7 @@ try:
     elif sys.argv[2] in ("rollback", "swap"):
         rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
     elif sys.argv[2] == "guarded":
-        _watch.start = lambda *_words: None  # Here it is a boot that ends it.
+        watcher.start = lambda *_words: None  # Here it is a boot that ends it.
         rollback(store, sys.argv[5], confirm_within=60.0)
     elif sys.argv[2] == "scrub":
         with suppress(Damaged):  # It says what it found and put aside.
@@ -150,7 +150,7 @@ def store_is_whole(work: Path, besides: str = "") -> bool:
         return False
     code = (
         f"import sys; sys.path.insert(0, {str(collections_path())!r})\n"
-        f"from {LIBRARY}._store.store import Store\nfrom {LIBRARY}._system import System\n"
+        f"from {LIBRARY}._store.store import Store\nfrom {LIBRARY}._host.system import System\n"
         f"store = Store({str(store)!r}, System())\n"
         f"assert not any(set(store.verify(store.manifest(one))) - {{{besides!r}}} for one in {sorted(ids)!r})"
     )

@@ -54,7 +54,7 @@ NAMES = {"rollback": "before", "checkpoint": "second", "prune": "before", "log":
 LEAVING_OUT = f"""
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from {LIBRARY}._store import durable
+from {LIBRARY}._host import durable
 counts = {{"fsync": 0, "syncfs": 0}}
 def passing(name, real):
     def call(fd):

@@ -17,20 +17,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _doubt, _replica, _text
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import text as _text
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from rich.console import Console
 
-from evenkeel import answers, decide, fleet, flow, plan_file, runner, summary
-from evenkeel.events import PREFIX, Record, feed, judge, rescued
-from evenkeel.options import Options
+from evenkeel.ansible import answers, child
+from evenkeel.ansible.event import about
+from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
+from evenkeel.ansible.options import Options
+from evenkeel.changes import decide
+from evenkeel.commands import playbook
+from evenkeel.commands.status import Status
 from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.plan import measured
+from evenkeel.show import summary
 
 # What may come out of a parser besides its result.
 OURS = (EvenkeelError, UsageError, answers.BadAnswer)
@@ -106,7 +115,7 @@ def bundle(data: bytes) -> None:
         wanted = hashlib.sha256(data[at:].rstrip(b"\n") + b"\n" if at >= 0 else b"").hexdigest()
         path = os.path.join(store.root, "..", "bundle")
         Path(path).write_bytes(data)
-        _replica.receive(store, "web1", wanted, path)
+        replicas.receive(store, "web1", wanted, path)
 
 
 def pack(data: bytes) -> None:
@@ -133,9 +142,9 @@ def journal(data: bytes) -> None:
         os.makedirs(folder)
         Path(folder, "plan").write_bytes(plan)
         Path(folder, "anchors").write_bytes(anchors)
-        with contextlib.suppress(*OURS, *transaction.MALFORMED):
-            transaction._read(folder)
-        transaction.close(folder)
+        with contextlib.suppress(*OURS, *journals.MALFORMED):
+            journals.read(folder)
+        journals.close(folder)
 
 
 def armed(data: bytes) -> None:
@@ -145,8 +154,8 @@ def armed(data: bytes) -> None:
         Path(store.join("armed")).write_bytes(record)
         Path(store.join("events")).write_bytes(events)
         Path(store.join("generation")).write_bytes(events[:20] if events.isdigit() else b"3\n")
-        _doubt.in_doubt(store)
-        _deadman.host_state(store.root, SYSTEM)
+        doubt.in_doubt(store)
+        host_state(store.root, SYSTEM)
 
 
 def result(data: bytes) -> None:
@@ -163,9 +172,9 @@ def result(data: bytes) -> None:
         for status in ("ok", "failed", "unreachable"):
             event = {"event": f"runner_on_{status}", "stdout": "x", "project_update_id": 1}
             event["event_data"] = {"host": "web1", "task": "t", "resolved_action": PREFIX + task, "res": said}
-            event = json.loads(runner.told(event, 1))
+            event = json.loads(child.told(event, 1))
             feed(record, event)
-            flow._about(event)
+            about(event)
             last = record.of("web1", task)
             assert last is not None
             decide.armed(last.result, 1.0, 2.0, 600.0)
@@ -174,8 +183,8 @@ def result(data: bytes) -> None:
             decide.begun(record, ["web1"], {})
             probes = (last.result.get("health") or {}).get("probes") or []
             decide.sick(record, {"web1": probes})
-            row = fleet.row(record, "web1")
-            fleet.exit_code("status", [row])
+            row = playbook.row(record, "web1")
+            Status().exit_code([row])
             json.dumps(row, allow_nan=False)
             stream = io.StringIO()
             console = Console(file=stream, width=100)
@@ -183,7 +192,7 @@ def result(data: bytes) -> None:
                 found = RunResult(command, Exit.FAILED, str(row["msg"]), {"web1": row}, [], 1.0)
                 summary.print_run(found, console)
                 summary.print_status(found, console, Options())
-            plan_file._now(["web1"], {"web1": row})
+            measured.reported(["web1"], {"web1": row})
             shown = stream.getvalue()
             assert all(one.isprintable() or one == "\n" for one in shown), ascii(shown)
     feed(record, {"event": "runner_on_failed", "event_data": {"host": "web1", "task": "t", "res": said}})
@@ -196,8 +205,8 @@ def status(data: bytes) -> None:
     with tempfile.TemporaryDirectory(dir=_MEMORY) as home:
         path = os.path.join(home, "status.json")
         Path(path).write_bytes(data)
-        found = plan_file._read_status(path)
-        plan_file._now(list(map(str, found)), found)
+        found = measured.read_status(path)
+        measured.reported(list(map(str, found)), found)
 
 
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

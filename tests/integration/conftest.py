@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,8 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from lab import Lab, unavailable
+from laboratory.existing import remove_orphans
+from laboratory.machine import locked
 
 # What the hosts of these tests protect and probe; the playbooks of the tests change nginx.
 VARIABLES = """
@@ -30,13 +34,17 @@ evenkeel_probes:
 evenkeel_soak: 1s
 evenkeel_deadline: 6s
 """
+# The tests of such a file share something that takes long to make: with -n they stay in one process.
+TOGETHER = ("test_lab.py", "test_postgresql.py", "test_published_roles.py")
+# It runs on every host before every test: the commands that cost most run only where a test gave reason to.
 _PRISTINE = """
 set -e
 pkill -KILL -f '[e]venkeel-[0-9a-f]*[.]pyz' || true
 systemctl stop evenkeel-watch.timer 2>/dev/null || true
-rm -rf /var/lib/evenkeel /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-*
-rm -rf /run/systemd/system/evenkeel-*
-systemctl daemon-reload
+units=$(ls -d /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-* \
+/run/systemd/system/evenkeel-* 2>/dev/null || true)
+rm -rf /var/lib/evenkeel $units
+[ -z "$units$(systemctl list-units --all --no-legend 'evenkeel-*')" ] || systemctl daemon-reload
 if [ ! -d /var/lib/pristine ]; then
   mkdir -p /srv/www && echo "<h1>version 1</h1>" > /srv/www/index.html
   sed -i 's#root /var/www/html;#root /srv/www;#' /etc/nginx/sites-available/default
@@ -49,7 +57,8 @@ rsync -aHAX --checksum --delete /var/lib/pristine/srv/www/ /srv/www/
 rsync -aHAX --checksum --delete /var/lib/pristine/etc/ssh/ /etc/ssh/
 cp -a /var/lib/pristine/etc/nftables.conf /etc/nftables.conf
 systemctl reset-failed 2>/dev/null || true
-systemctl enable --quiet nginx nftables
+[ -L /etc/systemd/system/multi-user.target.wants/nginx.service ] || systemctl enable --quiet nginx
+[ -L /etc/systemd/system/sysinit.target.wants/nftables.service ] || systemctl enable --quiet nftables
 systemctl restart nginx ssh
 systemctl start nftables
 """
@@ -62,6 +71,7 @@ class Fleet:
     lab: Lab
     home: Path
     names: list[str] = field(default_factory=list)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def on(self, host: str, script: str, check: bool = True) -> str:
         """What a shell script prints, run as root from the host's console."""
@@ -98,9 +108,21 @@ class Fleet:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         argv = [sys.executable, "-m", "evenkeel.cli", *words]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv, cwd=self.home, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill the drivers that a failed or interrupted test left, with the processes that they started."""
+        for process in self.started:
+            if process.poll() is None:
+                driver = psutil.Process(process.pid)
+                for one in [*driver.children(recursive=True), driver]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
+                process.wait()
 
     def evenkeel(self, *words: str, timeout: float = 180) -> tuple[int, str]:
         """Exit code and output of the driver; fails the test when it does not end in time."""
@@ -141,17 +163,42 @@ class Fleet:
         return condition()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, give each test to the first process that is free; the tests of some files stay together.
+
+    xdist's own mark for this, ``xdist_group``, has no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(TOGETHER) else nodeid
+
+    return Scheduling(config, log)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After ``-n``: take down the labs of processes that were killed before they did so themselves."""
+    if config.getoption("numprocesses", None) and not unavailable():
+        with locked():
+            remove_orphans()
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     reason = unavailable()
     if reason:
         pytest.skip(reason)
-    with Lab(os.environ.get("EVENKEEL_LAB", "flows"), hosts=6) as started:
+    # Tests that run side by side each have hosts of their own.
+    name = "-".join([os.environ.get("EVENKEEL_LAB", "flows"), *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])
+    with Lab(name, hosts=6) as started:
         yield started
 
 
 @pytest.fixture
-def fleet(lab: Lab, tmp_path: Path) -> Fleet:
+def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
     """Five hosts web1 … web5 with nginx serving version 1, and a fresh directory with an inventory. web6 is a spare."""
     names = [host.name for host in lab.hosts]
     running = [subprocess.Popen([*_exec(lab, name), "sh", "-c", _PRISTINE]) for name in names]
@@ -161,7 +208,9 @@ def fleet(lab: Lab, tmp_path: Path) -> Fleet:
     (inventory / "hosts.yml").write_text(lab.inventory.read_text())
     (inventory / "group_vars" / "all.yml").write_text(VARIABLES)
     (inventory / "groups.yml").write_text("site: {hosts: {web1: , web2: , web3: , web4: , web5: }}\n")
-    return Fleet(lab, tmp_path, names[:5])
+    fleet = Fleet(lab, tmp_path, names[:5])
+    yield fleet
+    fleet.end()
 
 
 def _exec(lab: Lab, host: str) -> list[str]:

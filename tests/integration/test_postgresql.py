@@ -21,23 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     Refused,
     RestoreFailed,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
     recovery,
     restore_point,
     wal,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.cluster import Server
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql.cluster import Server
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, System, run
 
 from evenkeel.collection import collections_path
 
@@ -121,7 +122,7 @@ class Cluster:
         return checkpoint(self.store, name, self.resources)
 
     def rollback(self, to: str = "before") -> dict[str, Any]:
-        return _rollback.rollback(self.store, to)
+        return flow.rollback(self.store, to)
 
     def record(self, name: str) -> dict[str, Any]:
         (section,) = self.store.manifest(self.store.resolve(name)).sections
@@ -253,7 +254,7 @@ def test_check_mode_writes_nothing(cluster: Cluster) -> None:
     cluster.sql("insert into t values (1)")
     before = cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))
     assert checkpoint(cluster.store, "before", cluster.resources, check_mode=True)["changed"]
-    planned = _rollback.rollback(cluster.store, "before", check_mode=True)["planned"]
+    planned = flow.rollback(cluster.store, "before", check_mode=True)["planned"]
     assert [one["action"] for one in planned] == ["restore"]
     assert (cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))) == before
     assert cluster.rows() == ["1"] and cluster.kept() == []
@@ -386,7 +387,7 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
     cluster.control("stop")
     store = cluster.store
     with store.locked():
-        _rollback.execute(store, store.manifest(store.resolve("before")), None, "boot", _rollback.Options(boot=True))
+        flow.execute(store, store.manifest(store.resolve("before")), None, "boot", flow.Options(boot=True))
     assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
     cluster.control("start")
     assert cluster.rows() == [] and not cluster.rollback()["changed"]
@@ -552,7 +553,7 @@ def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> N
         try:
             refused("Patroni")
             (cluster.data / "patroni.dynamic.json").write_text('{"pause": true}')
-            assert _rollback.rollback(cluster.store, "before", check_mode=True)["changed"]
+            assert flow.rollback(cluster.store, "before", check_mode=True)["changed"]
             (cluster.data / "patroni.dynamic.json").unlink()
         finally:
             patroni.kill()
@@ -675,7 +676,7 @@ def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
         checkpoint(Store(str(store), SYSTEM), "before", declared)
         sql("insert into t values (2)")
         (Path("/etc/postgresql") / version / name / "conf.d" / "change.conf").write_text("work_mem = '7MB'\n")
-        _rollback.rollback(Store(str(store), SYSTEM), "before")
+        flow.rollback(Store(str(store), SYSTEM), "before")
         assert (sql("select string_agg(i::text, ' ') from t"), sql("show work_mem")) == ("1", "4MB")
     finally:
         subprocess.run(["pg_dropcluster", "--stop", version, name], check=False)

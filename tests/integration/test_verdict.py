@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import yaml
 
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.events import Record, feed, judge
+from evenkeel.ansible.options import Secrets, from_arguments
+from evenkeel.ansible.session import open_session
 from evenkeel.cli import parser
 from evenkeel.collection import collections_path
-from evenkeel.configuration import ask_ansible
-from evenkeel.events import Record, feed, judge
-from evenkeel.options import Secrets, from_arguments
-from evenkeel.session import open_session
 
 NAMES = ("web1", "web2", "web3")
 BIN = Path(sys.executable).parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .._system import System
+from .._host.system import System
 from .probes import FAIL, PASS, UNKNOWN, Probe, ProbeResult, measure
 
 # More restarts than this while we look are a crash loop: waiting longer does not help.

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from .._errors import EvenkeelError
-from .._store.tree import open_dir
+from .._host.paths import open_dir
 
 # What an administrator sets: for good, and until the next boot.
 KEPT, RUNTIME = "/etc/systemd/system", "/run/systemd/system"

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .._errors import ServiceFailed
-from .._store.way import open_regular
-from .._system import System
+from .._host.system import System
+from .._host.trust import open_regular
 from . import running, systemd
 from .state import ServiceState
 from .unit import Unit

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from .._store.transaction import STAGE
-from .._system import start_time
+from .._files.anchors import STAGE
+from .._host.system import start_time
 
 _GONE = " (deleted)"
 

@@ -16,7 +16,7 @@ import stat
 from contextlib import suppress
 
 from .._errors import UsageError
-from .._store.tree import open_dir
+from .._host.paths import open_dir
 
 _NAMES = ("*.pid", "*.lock", "*.lck", "pid", "lock")
 # The longest content that can be the id of a process, and nothing else.

@@ -23,8 +23,8 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
-from .._hashing import CHUNK, chunks, hash_file, hash_of
-from .durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
+from .._host.durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
+from .._host.hashing import CHUNK, chunks, hash_file, hash_of
 from .index import Index, line_of
 
 SMALL = 64 * 1024

@@ -32,9 +32,10 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
-from .._system import System
-from . import retention, way
-from .durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
+from .._host import trust
+from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
+from .._host.system import System
+from . import retention
 from .manifest import LOG, Manifest, Section
 from .objects import Objects, Writer
 
@@ -95,14 +96,14 @@ class Store:
         return os.path.join(self.root, *parts)
 
     def _check_place(self) -> None:
-        why = way.stranger(self.root, way.trusted())
+        why = trust.stranger(self.root, trust.trusted())
         if why and self._armed and self._is_ours():
             return
         if not why and os.path.lexists(self.root):
             found = os.lstat(self.root)
             if not stat.S_ISDIR(found.st_mode):
                 why = "it is no directory, but " + ("a symlink" if stat.S_ISLNK(found.st_mode) else "something else")
-            elif found.st_uid not in way.trusted():
+            elif found.st_uid not in trust.trusted():
                 why = f"it belongs to uid {found.st_uid}"
             elif found.st_mode & 0o022 and os.listdir(self.root):
                 why = f"it has mode {stat.S_IMODE(found.st_mode):o}, so that others can have written to it"
@@ -118,7 +119,7 @@ class Store:
             place, mark = os.lstat(self.root), os.lstat(self.join("FORMAT"))
         except OSError:
             return False
-        ours = {place.st_uid, mark.st_uid} <= way.trusted()
+        ours = {place.st_uid, mark.st_uid} <= trust.trusted()
         return ours and stat.S_ISDIR(place.st_mode) and not place.st_mode & 0o077
 
     @property

@@ -8,11 +8,27 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from evenkeel.simulate import CONFIDENCE, YEAR, Estimate, mean_of
+from evenkeel.plan.simulate import CONFIDENCE, YEAR, Estimate, mean_of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much is played. size: trials, runs or years; None for the usual number of an experiment."""
+
+    size: int | None = None
+    seed: int = 1
+    confidence: float = CONFIDENCE
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+
+USUAL = Sample()
 
 
 def share_of(hits: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:
@@ -24,29 +40,23 @@ def share_of(hits: int, trials: int, confidence: float = CONFIDENCE) -> Estimate
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), trials)
 
 
-def any_of(chances: Sequence[float], trials: int = 200_000, seed: int = 1, confidence: float = CONFIDENCE) -> Estimate:
+def any_of(chances: Sequence[float], sample: Sample = USUAL) -> Estimate:
     """Throw for every chance, and count the trials in which at least one came up."""
-    thrown = np.random.default_rng(seed).random((trials, len(chances))) < np.asarray(chances)
-    return share_of(int(thrown.any(axis=1).sum()), trials, confidence)
+    trials = sample.size or 200_000
+    thrown = sample.rng().random((trials, len(chances))) < np.asarray(chances)
+    return share_of(int(thrown.any(axis=1).sum()), trials, sample.confidence)
 
 
-def repeat(
-    success: float,
-    attempts: int,
-    permanent: float = 0.0,
-    trials: int = 200_000,
-    seed: int = 1,
-    confidence: float = CONFIDENCE,
-) -> Estimate:
+def repeat(success: float, attempts: int, permanent: float = 0.0, sample: Sample = USUAL) -> Estimate:
     """Repeat an operation. The first attempt meets a permanent fault, a passing one, or none; a retry the last two."""
-    rng = np.random.default_rng(seed)
+    rng, trials = sample.rng(), sample.size or 200_000
     fails = 1 - success
     first = rng.random(trials)
     done = first >= fails
     lost = first < permanent * fails
     for _ in range(attempts - 1):
         done |= ~lost & (rng.random(trials) >= (1 - permanent) * fails)
-    return share_of(int(done.sum()), trials, confidence)
+    return share_of(int(done.sum()), trials, sample.confidence)
 
 
 def job(
@@ -55,12 +65,10 @@ def job(
     cost: float,
     restart: float,
     mtbf: float,
-    runs: int = 2_000,
-    seed: int = 1,
-    confidence: float = CONFIDENCE,
+    sample: Sample = USUAL,
 ) -> Estimate:
     """Time to finish ``work``, a whole number of intervals, where failures also strike checkpoints and restarts."""
-    rng = np.random.default_rng(seed)
+    rng, runs = sample.rng(), sample.size or 2_000
     segments = round(work / interval)
     clock = np.zeros(runs)
     for _ in range(segments):
@@ -74,26 +82,18 @@ def job(
             still = ~survived | restarting
             restarting = ~survived[still]
             doing = doing[still]
-    return mean_of(clock, confidence)
+    return mean_of(clock, sample.confidence)
 
 
-def loss(
-    copies: int,
-    tolerated: int,
-    annual_failure_rate: float,
-    repair: float,
-    years: int = 100_000,
-    seed: int = 1,
-    confidence: float = CONFIDENCE,
-) -> Estimate:
+def loss(copies: int, tolerated: int, annual_failure_rate: float, repair: float, sample: Sample = USUAL) -> Estimate:
     """Years in which one of the windows of ``repair``, of which a year holds a whole number, saw too many failures."""
-    rng = np.random.default_rng(seed)
+    rng, years = sample.rng(), sample.size or 100_000
     windows = round(YEAR / repair)
     lost = np.zeros(years, dtype=bool)
     for _ in range(windows):
         failures = rng.poisson(annual_failure_rate * repair / YEAR, (years, copies))
         lost |= (failures > 0).sum(axis=1) > tolerated
-    return share_of(int(lost.sum()), years, confidence)
+    return share_of(int(lost.sum()), years, sample.confidence)
 
 
 def absorption(
@@ -102,12 +102,10 @@ def absorption(
     mtbf: float,
     mttr: float,
     parallel_repair: bool = True,
-    runs: int = 4_000,
-    seed: int = 1,
-    confidence: float = CONFIDENCE,
+    sample: Sample = USUAL,
 ) -> Estimate:
     """Time until more than ``tolerated`` of n members are down: each has clocks of its own for failure and repair."""
-    rng = np.random.default_rng(seed)
+    rng, runs = sample.rng(), sample.size or 4_000
     times = np.empty(runs)
     for i in range(runs):
         clock, down, queue = 0.0, 0, 0
@@ -129,16 +127,14 @@ def absorption(
                 queue -= 1
                 heapq.heappush(events, (clock + rng.exponential(mttr), member, False))
         times[i] = clock
-    return mean_of(times, confidence)
+    return mean_of(times, sample.confidence)
 
 
-def escalate(
-    steps: Sequence[tuple[float, float]], trials: int = 200_000, seed: int = 1, confidence: float = CONFIDENCE
-) -> tuple[Estimate, Estimate]:
+def escalate(steps: Sequence[tuple[float, float]], sample: Sample = USUAL) -> tuple[Estimate, Estimate]:
     """Try steps (time, chance) in the order given until one helps: the time spent, and whether one did."""
-    rng = np.random.default_rng(seed)
+    rng, trials = sample.rng(), sample.size or 200_000
     spent, helped = np.zeros(trials), np.zeros(trials, dtype=bool)
     for time, chance in steps:
         spent += np.where(helped, 0.0, time)
         helped |= rng.random(trials) < chance
-    return mean_of(spent, confidence), share_of(int(helped.sum()), trials, confidence)
+    return mean_of(spent, sample.confidence), share_of(int(helped.sum()), trials, sample.confidence)

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evenkeel import advice, options
+from evenkeel.ansible import options
+from evenkeel.ansible.options import Options
 from evenkeel.cli import parser
-from evenkeel.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
+from evenkeel.commands.rollback import read_checkpoints
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back
+from evenkeel.show import advice
 
 ID = "a1b2c3d4" * 8
 
@@ -43,13 +46,18 @@ def parsed(words: list[str]) -> Any:
 
 def test_one_host_goes_back_to_the_checkpoint_of_the_change_whatever_came_after_it() -> None:
     args = parsed(command(advice.after_change(failed(confirmed(1)), Options(inventory=("my inv",))), "take it back"))
-    assert (args.command, args.inventory, args.limit, args.to) == ("rollback", ["my inv"], ["web1"], f"0001{ID[4:]}")
+    assert (args.command, args.inventory, args.limit, args.checkpoint) == (
+        "rollback",
+        ["my inv"],
+        ["web1"],
+        f"0001{ID[4:]}",
+    )
 
 
 def test_of_several_hosts_each_goes_back_to_its_own() -> None:
     args = parsed(command(advice.after_change(failed(confirmed(20)), Options()), "take it back"))
     assert args.limit == [",".join(f"web{n}" for n in range(1, 21))]
-    named = advice.read_checkpoints(args.to)
+    named = read_checkpoints(args.checkpoint)
     assert named is not None and len(named) == 20
     assert all(f"{n:04}{ID[4:]}".startswith(named[f"web{n}"]) and len(named[f"web{n}"]) >= 8 for n in range(1, 21))
 
@@ -61,7 +69,7 @@ def test_more_hosts_are_named_in_files_that_no_inventory_takes_for_its_own(
     args = parsed(command(advice.after_change(failed(confirmed(300)), Options()), "take it back"))
     limit = Path(args.limit[0].removeprefix("@"))
     assert args.limit[0].startswith("@") and limit.read_text().split() == [f"web{n}" for n in range(1, 301)]
-    assert advice.read_checkpoints(args.to) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
+    assert read_checkpoints(args.checkpoint) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
     # Ansible leaves these endings out of an inventory that is a directory.
     assert {path.suffix for path in tmp_path.iterdir()} == {".retry", ".txt"}
 
@@ -72,8 +80,8 @@ def test_where_the_directory_cannot_be_written_the_files_lie_elsewhere(
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
-    monkeypatch.setattr(advice.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(advice.Path, "cwd", lambda: tmp_path / "not there")
+    gone.rmdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     args = parsed(command(advice.after_change(failed(confirmed(30)), Options()), "take it back"))
     assert Path(args.limit[0].removeprefix("@")).is_absolute()
 
@@ -111,14 +119,14 @@ def test_a_host_whose_checkpoint_is_not_known_is_still_advised() -> None:
     args = parsed(
         command(advice.after_change(failed([HostResult("a", 1, State.CONFIRMED)]), Options()), "take it back")
     )
-    assert (args.limit, args.to) == (["a"], None)
+    assert (args.limit, args.checkpoint) == (["a"], None)
 
 
 def test_an_overdue_host_comes_with_the_command_that_puts_it_back() -> None:
     armed = {"generation": 3, "checkpoint": ID, "until": 1000.0, "overdue": 400.0}
     lines = advice.after_status({"web1": {"armed": armed}, "web2": {"armed": {**armed, "overdue": None}}}, Options())
     args = parsed(command(lines, "Overdue"))
-    assert (args.command, args.limit, args.to) == ("rollback", ["web1"], ID)
+    assert (args.command, args.limit, args.checkpoint) == ("rollback", ["web1"], ID)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_a_host_in_doubt_comes_with_both_ways_out() -> None:
     }
     lines = advice.after_status({"web1": {"armed": None, "doubt": doubt}}, Options(inventory=("inv",)))
     back, accept = parsed(command(lines, "In doubt")), parsed(command(lines, "accepted as it is"))
-    assert (back.command, back.limit, back.to) == ("rollback", ["web1"], ID)
+    assert (back.command, back.limit, back.checkpoint) == ("rollback", ["web1"], ID)
     assert (accept.command, accept.hosts, accept.inventory) == ("accept", ["web1"], ["inv"])
 
 
@@ -161,7 +169,7 @@ def test_hosts_at_rest_need_no_advice() -> None:
 def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_true() -> None:
     hosts = [HostResult(f"h{n}", 1, left=["the package x 1.0 has no file"]) for n in range(7)]
     hosts.append(HostResult("other", 1, left=["/mnt is a mount"]))
-    lines = advice.cannot_bring_back(hosts)
+    lines = cannot_bring_back(hosts)
     assert len(lines) == 2
     assert "h0, h1, h2, h3, h4 and 2 more: the package x 1.0 has no file" in lines[0] and "/mnt" in lines[1]
 
@@ -169,17 +177,17 @@ def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_
 @pytest.mark.parametrize("said", ["web1=", "=abc", "web1=a,web2", ",web1=a"])
 def test_a_list_of_checkpoints_that_is_none_is_a_usage_error(said: str) -> None:
     with pytest.raises(UsageError, match="HOST=CHECKPOINT"):
-        advice.read_checkpoints(said)
+        read_checkpoints(said)
 
 
 @pytest.mark.parametrize("said", ["latest", "before-change~1", "undo", ID])
 def test_one_checkpoint_for_all_hosts_is_left_as_it_is(said: str) -> None:
-    assert advice.read_checkpoints(said) is None
+    assert read_checkpoints(said) is None
 
 
 def test_a_file_of_checkpoints_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        advice.read_checkpoints(f"@{tmp_path}/nope")
+        read_checkpoints(f"@{tmp_path}/nope")
 
 
 def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:

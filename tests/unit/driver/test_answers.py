@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from evenkeel import answers, decide, fleet
-from evenkeel.answers import BAD, BadAnswer, read
-from evenkeel.events import PREFIX, Record, feed
+from evenkeel.ansible import answers
+from evenkeel.ansible.answers import BAD, BadAnswer, read
+from evenkeel.ansible.events import PREFIX, Record, feed
+from evenkeel.changes import decide
+from evenkeel.commands import playbook
+from evenkeel.commands.registry import PLAYBOOKS
 from evenkeel.outcome import Exit, State
 
 INFO: dict[str, Any] = {
@@ -103,13 +106,13 @@ def test_a_host_with_a_bad_answer_is_in_doubt_and_the_others_are_what_they_say()
     record = Record()
     feed(record, event("web1", "ft_info", {**INFO, "generation": "four"}))
     feed(record, event("web2", "ft_info", INFO))
-    rows = {host: fleet.row(record, host) for host in ("web1", "web2")}
+    rows = {host: playbook.row(record, host) for host in ("web1", "web2")}
     assert rows["web1"]["state"] == "failed" and rows["web1"]["error"] == BAD
-    assert "generation should be" in rows["web1"]["msg"]
+    assert "generation should be" in str(rows["web1"]["msg"])
     assert rows["web2"]["state"] == "ok"
     for command in ("status", "protect", "rollback", "recover", "restart", "scrub", "accept"):
-        assert fleet.exit_code(command, list(rows.values())) is Exit.IN_DOUBT
-        assert fleet.exit_code(command, [rows["web1"]]) is Exit.IN_DOUBT
+        assert PLAYBOOKS[command].exit_code(list(rows.values())) is Exit.IN_DOUBT
+        assert PLAYBOOKS[command].exit_code([rows["web1"]]) is Exit.IN_DOUBT
 
 
 def test_a_bad_settlement_is_a_host_in_doubt_and_not_asked_again() -> None:
@@ -123,9 +126,9 @@ def test_no_answer_in_time_is_a_host_that_was_not_reached() -> None:
     record = Record()
     late = {"failed": True, "msg": "Timed out after 300 second(s).", "timedout": {"period": 300, "frame": ""}}
     feed(record, event("web1", "ft_info", late, "failed"))
-    row = fleet.row(record, "web1")
-    assert row["state"] == "unreachable" and "no answer within 300 s" in row["msg"]
-    assert fleet.exit_code("rollback", [row]) is Exit.IN_DOUBT
+    row = playbook.row(record, "web1")
+    assert row["state"] == "unreachable" and "no answer within 300 s" in str(row["msg"])
+    assert PLAYBOOKS["rollback"].exit_code([row]) is Exit.IN_DOUBT
     assert decide.settled(record, "web1") is None, "it is asked again"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -18,9 +19,20 @@ from typing import Any
 
 import pytest
 
-from evenkeel import cli, fleet, flow
-from evenkeel.configuration import Ansible
-from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel import cli
+from evenkeel.ansible.caller import Caller, Controller
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.changes.request import DEFAULT_WAVES
+from evenkeel.collection import collections_path
+from evenkeel.commands.base import Command
+from evenkeel.commands.change import Change
+from evenkeel.commands.registry import COMMANDS as ALL
+from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.rollback import FOR_EACH, Rollback
+from evenkeel.commands.status import Status
+from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 
 COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "plan"]
 HOSTILE = "%s {0} {x} [/x] [bold]\x1b[2J\x07 100% \u202e"
@@ -48,7 +60,7 @@ def test_every_help_can_be_read(
     text = capsys.readouterr().out
     assert text.startswith("usage: evenkeel") and "%%" not in text
     if words == ["change"] and columns != "30":
-        assert flow.DEFAULT_WAVES in text
+        assert DEFAULT_WAVES in text
 
 
 def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,15 +76,15 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
     [
         ["change"],
         ["change", "x.yml", "--nonsense"],
-        ["rollback", "--to"],
-        ["rollback", "--to", ""],
-        ["rollback", "--to", "web1="],
+        ["rollback", "--checkpoint"],
+        ["rollback", "--checkpoint", ""],
+        ["rollback", "--checkpoint", "web1="],
         ["rollback", "--paths", "etc/nginx"],
         ["rollback", "--kinds", "files,"],
         ["accept"],
         ["accept", "--limit", "web1"],
         ["protect", "--copies", "many"],
-        ["protect", "--protect", "/not/there.yml"],
+        ["protect", "--resources", "/not/there.yml"],
         ["recover"],
         ["restart"],
         ["restart", "nginx", "--mode", "lukewarm"],
@@ -106,13 +118,13 @@ def test_a_usage_error_of_any_command_ends_with_1_and_with_json_when_that_was_as
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_text_of_others_in_an_error_is_shown_and_does_nothing(
-    as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_words: Any, **_how: Any) -> Any:
-        raise UsageError(HOSTILE)
+    class Refuses(Status):
+        def run(self, *_words: Any) -> RunResult:
+            raise UsageError(HOSTILE)
 
-    monkeypatch.setattr(fleet, "run", refuse)
-    assert cli.main(["status", *(["--json"] if as_json else [])]) == 1
+    assert cli.main(["status", *(["--json"] if as_json else [])], [Refuses()]) == 1
     out, err = capsys.readouterr()
     assert "\x1b[2J" not in out + err and "\u202e" not in out + err
     assert "[/x] [bold]" in out + err and "%s {0}" in out + err
@@ -122,13 +134,13 @@ def test_text_of_others_in_an_error_is_shown_and_does_nothing(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
-    as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_words: Any, **_how: Any) -> Any:
-        raise ValueError(HOSTILE)
+    class Fails(Change):
+        def run(self, *_words: Any) -> ChangeResult:
+            raise ValueError(HOSTILE)
 
-    monkeypatch.setattr(flow, "change", fail)
-    assert cli.main(["change", "x.yml", "-i", "my inv", *(["--json"] if as_json else [])]) == Exit.IN_DOUBT
+    assert cli.main(["change", "x.yml", "-i", "my inv", *(["--json"] if as_json else [])], [Fails()]) == Exit.IN_DOUBT
     out, err = capsys.readouterr()
     assert "Nothing was touched" not in out + err
     assert "evenkeel status -i 'my inv'" in out + err
@@ -136,53 +148,61 @@ def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
         assert json.loads(out)["exit_code"] == 4
 
 
-def test_nor_does_one_that_comes_when_the_result_is_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: dict[str, dict[str, Any]] = {"web1": {"no": "state"}}
-    monkeypatch.setattr(fleet, "run", lambda *_words, **_how: RunResult("rollback", Exit.DONE, "", rows, [], 0.0))
-    assert cli.main(["rollback"]) == Exit.IN_DOUBT
+def test_nor_does_one_that_comes_when_the_result_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    class Odd(Rollback):
+        def run(self, *_words: Any) -> RunResult:
+            return RunResult("rollback", Exit.DONE, "", {"web1": {"no": "state"}}, [], 0.0)
+
+    assert cli.main(["rollback"], [Odd()]) == Exit.IN_DOUBT
     assert "KeyError" in capsys.readouterr().out
 
 
-def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def late_refusal() -> Controller:
+    """A fleet of one host, whose first run ends with an error that should have come before it."""
+
+    def run_own(*_words: Any, **_how: Any) -> Any:
+        raise UsageError("of the second wave")
+
     @contextlib.contextmanager
     def session(*_words: Any) -> Iterator[Any]:
-        def fails(*_words: Any, **_how: Any) -> Any:
-            raise UsageError("of the second wave")
+        yield SimpleNamespace(list_own=lambda *_words: ("web1",), run_own=run_own)
 
-        yield SimpleNamespace(list_own=lambda *_words: ("web1",), run_own=fails)
+    inventory = Inventory(("web1",), {}, {"web1": {"evenkeel_resources": [{"files": {"paths": ["/srv"]}}]}})
+    return Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_targets=lambda *_words: Targets(("web1",), ("web1",), (), inventory),
+        open_session=session,
+    )
 
-    monkeypatch.setattr(fleet, "open_session", session)
-    monkeypatch.setattr(fleet, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
-    assert cli.main(["rollback"]) == Exit.IN_DOUBT
-    out = "".join(capsys.readouterr())
-    assert "of the second wave" in out and "Nothing was touched" not in out
 
-    monkeypatch.setattr(flow, "open_session", session)
-    monkeypatch.setattr(flow, "ask_ansible", lambda cwd: Ansible(cwd, {}, ""))
-    monkeypatch.setattr(flow, "find_targets", lambda *_words: None)
+def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caller = Caller(secrets=Secrets(), controller=late_refusal())
 
-    class Change:
-        def run(self, *, gather: bool) -> Any:
-            raise UsageError("of the second wave")
+    class LateRollback(Rollback):
+        def run(self, args: Any, given: Options, _caller: Caller) -> RunResult:
+            return super().run(args, given, caller)
 
-    monkeypatch.setattr(flow, "_prepare", lambda *_words: Change())
+    class LateChange(Change):
+        def run(self, args: Any, given: Options, _caller: Caller) -> ChangeResult:
+            return super().run(args, given, caller)
+
     (tmp_path / "site.yml").write_text("[]")
-    assert cli.main(["change", str(tmp_path / "site.yml")]) == Exit.IN_DOUBT
-    assert "Nothing was touched" not in "".join(capsys.readouterr())
+    for words, command in ((["rollback"], LateRollback()), (["change", str(tmp_path / "site.yml")], LateChange())):
+        assert cli.main(words, [command]) == Exit.IN_DOUBT
+        out = "".join(capsys.readouterr())
+        assert "of the second wave" in out and "Nothing was touched" not in out
 
 
 def test_an_error_of_our_own_is_shown_without_what_it_would_do_to_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_words: Any, **_how: Any) -> Any:
-        raise ValueError(HOSTILE)
+    class Fails(Status):
+        def run(self, *_words: Any) -> RunResult:
+            raise ValueError(HOSTILE)
 
-    monkeypatch.setattr(fleet, "run", fail)
-    cli.main(["status"])
+    cli.main(["status"], [Fails()])
     shown = "".join(capsys.readouterr())
     assert "Traceback" in shown and all(one.isprintable() or one == "\n" for one in shown), ascii(shown)
 
@@ -193,13 +213,14 @@ def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> Non
     """As in ``evenkeel status | head -n 1``."""
     words = ["status", *(["--json"] if as_json else [])]
     program = (
-        "import sys; from evenkeel import cli, fleet; from evenkeel.outcome import RunResult, Exit\n"
+        "import sys; from evenkeel import cli; from evenkeel.commands.status import Status\n"
+        "from evenkeel.outcome import RunResult, Exit\n"
         "from evenkeel.progress import Kind, Progress\n"
-        "def run(*words, report, **how):\n"
-        "    report(Progress(Kind.NOTE, 'under way'))\n"
-        f"    return RunResult('status', Exit({int(code)}), '', {{}}, [], 0.0)\n"
-        "fleet.run = run\n"
-        f"sys.exit(cli.main({words!r}))"
+        "class Told(Status):\n"
+        "    def run(self, args, given, caller):\n"
+        "        caller.report(Progress(Kind.NOTE, 'under way'))\n"
+        f"        return RunResult('status', Exit({int(code)}), '', {{}}, [], 0.0)\n"
+        f"sys.exit(cli.main({words!r}, [Told()]))"
     )
     read, write = os.pipe()
     os.close(read)
@@ -208,37 +229,78 @@ def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> Non
     assert done.returncode == code and "Error" not in done.stderr, done.stderr
 
 
-def asked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-
-    def run(command: str, given: Any, variables: dict[str, Any], **_how: Any) -> RunResult:
-        seen.update(variables, command=command)
-        return RunResult(command, Exit.DONE, "", {}, [], 0.0)
-
-    monkeypatch.setattr(fleet, "run", run)
-    assert cli.main([*words, "--json"]) == 0
-    return seen
+def variables(words: list[str]) -> dict[str, object]:
+    """The variables that a command line sends to its playbook."""
+    return PLAYBOOKS[words[0]].variables(cli.parser().parse_args(words))
 
 
-def test_a_rollback_of_some_kinds_and_paths_asks_for_these(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_every_command_that_is_a_playbook_has_one(name: str) -> None:
+    root = collections_path() / "ansible_collections/evenkeel/fault_tolerance"
+    assert (root / "playbooks" / f"{name}.yml").is_file()
+
+
+def test_a_new_command_is_one_class_and_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    class Hello(Command):
+        name = "hello"
+        text = "greet a host"
+
+        def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+            parser.add_argument("host")
+
+        def main(self, args: argparse.Namespace) -> int:
+            print(f"hello {args.host}")
+            return 5
+
+    assert cli.main(["hello", "web1"], [*ALL, Hello()]) == 5
+    assert capsys.readouterr().out == "hello web1\n"
+
+
+def test_a_rollback_of_some_kinds_and_paths_asks_for_these() -> None:
     words = ["rollback", "--kinds", "files, packages", "--kinds", "users", "--paths", "/etc/nginx", "/srv/a,b"]
-    found = asked(words, monkeypatch)
+    found = variables(words)
     assert found["evenkeel_kinds"] == ["files", "packages", "users"]
     assert found["evenkeel_paths"] == ["/etc/nginx", "/srv/a,b"]
-    assert "evenkeel_to" not in found
+    assert "evenkeel_checkpoint" not in found
 
 
-def test_a_rollback_can_name_a_checkpoint_for_each_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = asked(["rollback", "--to", "web1=aaaaaaaa,web2=bbbbbbbb"], monkeypatch)
-    assert found["evenkeel_to"] == fleet.FOR_EACH
+@pytest.mark.parametrize(
+    ("words", "new", "value"),
+    [
+        (["rollback", "--to", "before"], "checkpoint", "before"),
+        (["change", "site.yml", "--failure-domain", "rack"], "guard_domain", "rack"),
+        (["change", "site.yml", "--protect", "f.yml"], "resources", "f.yml"),
+        (["protect", "--protect", "f.yml"], "resources", "f.yml"),
+    ],
+)
+def test_an_old_name_works_and_the_new_one_is_told(
+    words: list[str], new: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = cli.parser(ALL).parse_args(words)
+    assert getattr(args, new) == value
+    said = capsys.readouterr().err
+    assert f"{words[-2]} is named --{new.replace('_', '-')} now; the old name works until version 0.3.0" in said
+    assert getattr(cli.parser(ALL).parse_args([*words[:-2], f"--{new.replace('_', '-')}", value]), new) == value
+    assert not capsys.readouterr().err
+
+
+def test_a_file_of_resources_is_checked_by_the_kinds(tmp_path: Path) -> None:
+    (tmp_path / "resources.yml").write_text("- files: {paths: [/etc], exlude: []}\n")
+    with pytest.raises(UsageError, match=r"resources\[0\]\.files\.exlude is no option \(did you mean exclude\?\)"):
+        variables(["protect", "--resources", str(tmp_path / "resources.yml")])
+
+
+def test_a_rollback_can_name_a_checkpoint_for_each_host() -> None:
+    found = variables(["rollback", "--checkpoint", "web1=aaaaaaaa,web2=bbbbbbbb"])
+    assert found["evenkeel_checkpoint"] == FOR_EACH
     assert found["evenkeel_checkpoints"] == {"web1": "aaaaaaaa", "web2": "bbbbbbbb"}
 
 
-def test_accept_is_for_the_hosts_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked(["accept", "web1", "web2"], monkeypatch) == {"command": "accept", "evenkeel_hosts": ["web1", "web2"]}
+def test_accept_is_for_the_hosts_that_are_named() -> None:
+    assert variables(["accept", "web1", "web2"]) == {"evenkeel_hosts": ["web1", "web2"]}
 
 
-def test_what_is_not_declared_is_restored_only_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = asked(["recover", "web1"], monkeypatch)
-    assert found == {"command": "recover", "evenkeel_recover_host": "web1", "evenkeel_hosts": "web1"}
-    assert asked(["recover", "web1", "--undeclared"], monkeypatch)["evenkeel_undeclared"] is True
+def test_what_is_not_declared_is_restored_only_where_that_is_said() -> None:
+    found = variables(["recover", "web1"])
+    assert found == {"evenkeel_recover_host": "web1", "evenkeel_hosts": "web1"}
+    assert variables(["recover", "web1", "--undeclared"])["evenkeel_undeclared"] is True

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evenkeel.advice import after_change
-from evenkeel.display import Board, Log, line, showing, task_name, text
-from evenkeel.options import Options
+from evenkeel.ansible.options import Options
+from evenkeel.commands.registry import PLAYBOOKS
 from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.summary import headline, print_change, print_run, print_status
+from evenkeel.show.advice import after_change
+from evenkeel.show.display import Board, Log, line, showing, task_name, text
+from evenkeel.show.summary import headline, print_change, print_run, print_status
 
 INV = Options(inventory=("inv",))
 LONG = "unreachable in 'Load': ssh: connect to host 192.0.2.1 port 22: Connection timed out"
@@ -145,7 +146,8 @@ def test_a_run_shows_warnings_and_a_recovery_what_peers_lack() -> None:
     rows = {"a": row, "b": {"state": "ok", "warnings": 5, "left": {"a": "odd"}}}
 
     def shown(command: str) -> str:
-        return seen_of(lambda console: print_run(RunResult(command, Exit.DONE, "", rows, [], 1.0), console), 200)
+        result = RunResult(command, Exit.DONE, "", rows, [], 1.0)
+        return seen_of(lambda console: PLAYBOOKS[command].show(result, Options(), console), 200)
 
     assert shown("recover").count("a: a key is new") == 1 and "a: b: failed" in shown("recover")
     assert "a: a key is new" in shown("protect") and "b: failed" not in shown("protect")
@@ -294,7 +296,7 @@ def test_a_command_is_never_wrapped(width: int) -> None:
         Exit.PARTLY, HostResult("a", 1, State.CONFIRMED, checkpoint="c" * 64), HostResult("b", 2, State.ROLLED_BACK)
     )
     lines = printed(found, width).splitlines()
-    assert f"  evenkeel rollback -i inv --limit a --to {'c' * 64}" in lines
+    assert f"  evenkeel rollback -i inv --limit a --checkpoint {'c' * 64}" in lines
 
 
 def test_a_part_that_was_kept_is_told_from_all_that_is_back() -> None:

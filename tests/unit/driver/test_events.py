@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evenkeel.events import AGAIN, Record, feed, judge, message, rescued
+from evenkeel.ansible.events import AGAIN, Record, feed, judge, message, rescued
 
 WEB = ["web1", "web2", "web3", "web4"]
 HERE = Path(__file__).parent

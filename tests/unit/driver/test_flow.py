@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
-import time as real
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from evenkeel import flow
-from evenkeel.events import PREFIX
-from evenkeel.flow import Change, Request, Wave
-from evenkeel.options import Options
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.events import PREFIX
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
+from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.changes.context import GRACE, Clock, Context
+from evenkeel.changes.flow import Change
+from evenkeel.changes.request import Request
+from evenkeel.changes.wave import Wave
 from evenkeel.outcome import HostResult, State
-from evenkeel.progress import Phase, Progress, ignore
-from evenkeel.runner import Ended, Event
-from evenkeel.session import Session
-from evenkeel.targets import Inventory, Targets
+from evenkeel.progress import Phase, Progress, Report, ignore
 
 HOSTS = ("web1", "web2")
 WITHIN = 600.0
@@ -58,7 +61,13 @@ def lost(host: str) -> Event:
 
 
 BEGIN = [*play(), armed("web1"), armed("web2"), stats()]
-WELL = [*play(), ended("web1", "command", changed=True), ended("web2", "command"), stats()]
+WELL = [
+    *play(),
+    ended("localhost", "command", changed=True),
+    ended("web1", "command", changed=True),
+    ended("web2", "command"),
+    stats(),
+]
 
 
 @dataclass
@@ -67,38 +76,23 @@ class Script:
 
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    saw: dict[str, Any] | None = field(default_factory=dict)
+    saw: Seen | None = field(default_factory=Seen)
 
-    def run_own(
-        self,
-        name: str,
-        variables: Mapping[str, Any],
-        on_event: Callable[[Event], None],
-        stop: Callable[[], str],
-        *,
-        hosts: Sequence[str] = (),
-        timeout: int | None = None,
-        fresh: bool = False,
-        facts: bool = False,
-    ) -> Ended:
-        assert facts == (name == "facts")
-        assert fresh == (name == "settle"), "what confirms a change is a login after it"
-        return self._play(name, dict(variables), on_event)
+    def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        assert run.hosts == run.variables["evenkeel_hosts"]
+        assert run.facts == (run.name == "facts")
+        assert run.question == (run.name in ("facts", "health", "status")), "a question is answered in minutes"
+        assert run.fresh == (run.name == "settle"), "a login after the change confirms it"
+        return self._play(run.name, dict(run.variables), on_event)
 
     def run_users(
-        self,
-        playbook: str,
-        limit: Sequence[str],
-        hosts: Sequence[str],
-        mark: str,
-        on_event: Callable[[Event], None],
-        stop: Callable[[], str],
+        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
     ) -> Ended:
         """A run that came to its recap came to our play, on the hosts that did not fail."""
 
         def marked(event: Event) -> None:
             if event["event"] == "playbook_on_stats":
-                failed = event["event_data"]["failures"]
+                failed = mapping(mapping(event["event_data"])["failures"])
                 for host in set(hosts) - set(failed):
                     on_event({"event": "runner_on_ok", "event_data": {"host": host, "task": mark, "res": {}}})
             on_event(event)
@@ -106,10 +100,10 @@ class Script:
         ended = self._play("users", {"limit": list(limit)}, marked)
         return Ended(ended.rc, stop())
 
-    def seen(self) -> dict[str, Any] | None:
+    def seen(self) -> Seen | None:
         return self.saw
 
-    def _play(self, name: str, variables: dict[str, Any], on_event: Callable[[Event], None]) -> Ended:
+    def _play(self, name: str, variables: dict[str, Any], on_event: OnEvent) -> Ended:
         self.asked.append((name, variables))
         expected, events, rc = self.runs.pop(0)
         assert name == expected
@@ -118,31 +112,31 @@ class Script:
         return Ended(rc)
 
 
-class Clock:
+class Hands:
+    """A clock that moves when somebody sleeps."""
+
     def __init__(self) -> None:
         self.now = 1_000_000.0
-
-    def time(self) -> float:
-        return self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    strftime, localtime, monotonic = staticmethod(real.strftime), staticmethod(real.localtime), time
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"an unexpected use of time.{name}")
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, self.sleep)
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    one = Clock()
-    monkeypatch.setattr(flow, "time", one)
-    return one
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
 
 
-def wave(*runs: tuple[str, list[Event], int | None], stops: Sequence[int] = ()) -> tuple[Wave, Script]:
-    """stops: what asked_to_stop says, call by call; then its last."""
+def wave(
+    *runs: tuple[str, list[Event], int | None],
+    stops: Sequence[int] = (),
+    report: Report = ignore,
+    clock: Hands | None = None,
+) -> tuple[Wave, Script]:
+    """stops: the answers of asked_to_stop, call by call; then its last."""
     script = Script(list(runs))
     left = list(stops)
     last = SimpleNamespace(value=0)
@@ -156,7 +150,10 @@ def wave(*runs: tuple[str, list[Event], int | None], stops: Sequence[int] = ()) 
     request = Request("site.yml", Options())
     hosts = {host: HostResult(host, 1) for host in HOSTS}
     variables = {"evenkeel_confirm_within": "10m"}
-    return Wave(cast(Session, script), request, targets, variables, hosts, ignore, asked), script
+    caller = Caller(report=report, asked_to_stop=asked)
+    session = cast(Session, script)
+    context = Context(session, request, targets, variables, caller=caller, clock=(clock or Hands()).clock())
+    return Wave(context, hosts), script
 
 
 def states(one: Wave) -> list[State]:
@@ -193,13 +190,14 @@ def test_a_guard_that_refuses_leaves_nothing_to_settle() -> None:
     assert states(one) == [State.UNTOUCHED] * 2 and len(script.asked) == 1
 
 
-def test_a_host_that_the_change_locked_out_is_asked_until_it_put_itself_back(clock: Clock) -> None:
+def test_a_host_that_the_change_locked_out_is_asked_until_it_put_itself_back(clock: Hands) -> None:
     one, script = wave(
         ("begin", BEGIN, 0),
         ("users", WELL, 0),
         ("settle", [settled("web1", "confirmed"), lost("web2")], 4),
         *[("settle", [lost("web2")], 4)] * 3,
         ("settle", [settled("web2", "rolled_back", by="deadline")], 2),
+        clock=clock,
     )
     one.run()
     assert states(one) == [State.CONFIRMED, State.ROLLED_BACK]
@@ -207,18 +205,19 @@ def test_a_host_that_the_change_locked_out_is_asked_until_it_put_itself_back(clo
     assert script.asked[3][1]["evenkeel_verdicts"] == {"web2": "roll_back"}
 
 
-def test_a_host_that_never_answers_again_is_in_doubt_and_not_waited_for_for_ever(clock: Clock) -> None:
+def test_a_host_that_never_answers_again_is_in_doubt_and_not_waited_for_for_ever(clock: Hands) -> None:
     one, _script = wave(
         ("begin", BEGIN, 0),
         ("users", WELL, 0),
         ("settle", [settled("web1", "confirmed"), lost("web2")], 4),
         *[("settle", [lost("web2")], 4)] * 1000,
+        clock=clock,
     )
     start = clock.now
     one.run()
     assert states(one) == [State.CONFIRMED, State.IN_DOUBT]
     assert "its own dead-man was to put it back at" in one.hosts["web2"].why
-    assert WITHIN + flow.GRACE <= clock.now - start < WITHIN + flow.GRACE + 20
+    assert WITHIN + GRACE <= clock.now - start < WITHIN + GRACE + 20
 
 
 def test_ansible_killed_means_everything_goes_back() -> None:
@@ -233,12 +232,13 @@ def test_ansible_killed_means_everything_goes_back() -> None:
     assert "killed" in one.hosts["web1"].why
 
 
-def test_a_begin_that_was_killed_finds_what_it_armed(clock: Clock) -> None:
+def test_a_begin_that_was_killed_finds_what_it_armed(clock: Hands) -> None:
     change = {"generation": 3, "until": clock.now + WITHIN, "within": WITHIN, "checkpoint": "f00"}
     one, script = wave(
         ("begin", [*play(), armed("web1")], None),
         ("status", [ended("web2", PREFIX + "ft_info", armed=change)], 0),
         ("settle", [settled("web1", "rolled_back"), settled("web2", "rolled_back")], 2),
+        clock=clock,
     )
     assert "killed" in one.run()[0]
     assert script.asked[2][1]["evenkeel_generations"] == {"web1": 3, "web2": 3}
@@ -282,7 +282,7 @@ def measured(host: str, status: str = "ok", **res: Any) -> Event:
 
 
 def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: str = "", **saw: Any) -> Change:
-    script = Script(list(runs), saw=saw)
+    script = Script(list(runs), saw=Seen(**saw))
     names = tuple(f"web{number}" for number in range(1, hosts + 1))
     inventory = Inventory(names, {}, {name: {"evenkeel_probes": [{"tcp": {"port": 80}}]} for name in names})
     targets = Targets(names, names, (), inventory)
@@ -290,7 +290,12 @@ def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: st
     plan = [(name,) for name in names]
     request = Request("site.yml", Options(limit=limit))
     variables = {"evenkeel_confirm_within": "10m"}
-    return Change(cast(Session, script), request, targets, variables, [], plan, results, [], ignore, lambda: 0)
+    context = Context(cast(Session, script), request, targets, variables, clock=Hands().clock())
+    return Change(context, plan, results)
+
+
+def script_of(one: Change) -> Script:
+    return cast(Script, one.context.session)
 
 
 def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> None:
@@ -332,7 +337,7 @@ def test_the_facts_of_later_waves_are_gathered_first_and_one_that_has_none_is_no
         hosts=2,
     )
     assert one.run(gather=True) == ("", False)
-    assert cast(Script, one.session).asked[0][1]["evenkeel_hosts"] == ["web2"]
+    assert script_of(one).asked[0][1]["evenkeel_hosts"] == ["web2"]
     assert "web2" in one.notes[0] and "no route" in one.notes[0]
 
 
@@ -351,18 +356,18 @@ def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:
 
 def test_what_was_left_out_and_could_not_be_seen_is_no_success_either() -> None:
     one = change(*alone("web1"), hosts=1)
-    cast(Script, one.session).saw = None
+    script_of(one).saw = None
     assert "was not seen" in one.run(gather=False)[0]
 
 
 def test_that_a_host_is_in_doubt_is_told_once() -> None:
+    told: list[Progress] = []
     one, _script = wave(
         ("begin", BEGIN, 0),
         ("users", WELL, 0),
         ("settle", [settled("web1", "confirmed"), settled("web2", "in_doubt")], 0),
+        report=told.append,
     )
-    told: list[Progress] = []
-    one.report = told.append
     one.run()
     assert [seen.hosts for seen in told if seen.phase is Phase.IN_DOUBT] == [("web2",)]
 

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from evenkeel import options
+from evenkeel.ansible import options
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.cli import parser
-from evenkeel.options import Options, Secrets
 
 
 def parsed(*words: str) -> Options:

@@ -20,9 +20,18 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placemen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel import plan, reliability
+from evenkeel import cli, reliability
+from evenkeel.commands.plan import finite
 from evenkeel.outcome import UsageError
-from evenkeel.plan_file import Group, Step, duration, rate, read_plan, share, size
+from evenkeel.plan.compare import fleet_of
+from evenkeel.plan.copies import place
+from evenkeel.plan.file import read_plan
+from evenkeel.plan.group import Group, Step
+from evenkeel.plan.proposal import Choice, Proposal, Verdict
+from evenkeel.plan.propose import propose
+from evenkeel.plan.text import nines_text, odds_text, share_text, time_text
+from evenkeel.plan.values import rate, share, size
+from evenkeel.shared import duration
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -41,11 +50,11 @@ def group(tmp_path: Path, **keys: Any) -> Group:
     return read_plan(write(tmp_path, {"groups": {"web": {"hosts": 3, **keys}}}))[0]
 
 
-def choice(proposal: plan.Proposal, what: str) -> plan.Choice:
+def choice(proposal: Proposal, what: str) -> Choice:
     return next(one for one in proposal.choices if one.what == what)
 
 
-def verdict(proposal: plan.Proposal, target: str) -> plan.Verdict:
+def verdict(proposal: Proposal, target: str) -> Verdict:
     return next(one for one in proposal.verdicts if one.target == target)
 
 
@@ -53,11 +62,11 @@ def verdict(proposal: plan.Proposal, target: str) -> plan.Verdict:
 
 
 @pytest.fixture(scope="module")
-def sample() -> dict[str, plan.Proposal]:
-    return {one.name: plan.propose(one) for one in read_plan(str(SAMPLE))}
+def sample() -> dict[str, Proposal]:
+    return {one.name: propose(one) for one in read_plan(str(SAMPLE))}
 
 
-def test_the_sample_has_three_groups_and_every_part_of_a_proposal(sample: dict[str, plan.Proposal]) -> None:
+def test_the_sample_has_three_groups_and_every_part_of_a_proposal(sample: dict[str, Proposal]) -> None:
     assert list(sample) == ["web", "db", "queue"]
     parts = {"hosts", "copies", "generations", "checkpoints", "attempts", "restart ladder", "waves", "confirm within"}
     for proposal in sample.values():
@@ -80,7 +89,7 @@ def test_the_sample_has_three_groups_and_every_part_of_a_proposal(sample: dict[s
             assert one.met or one.remedies
 
 
-def test_the_sample_meets_what_it_can_and_says_what_the_rest_would_take(sample: dict[str, plan.Proposal]) -> None:
+def test_the_sample_meets_what_it_can_and_says_what_the_rest_would_take(sample: dict[str, Proposal]) -> None:
     assert all(one.met for one in sample["web"].verdicts)
     missed = {one.target: one.remedies for one in sample["db"].verdicts if not one.met}
     assert set(missed) == {"durability", "RPO", "attempts", "RTO"}
@@ -92,14 +101,14 @@ def test_the_sample_meets_what_it_can_and_says_what_the_rest_would_take(sample: 
     )
 
 
-def test_it_says_when_more_no_longer_helps_and_diversity_would(sample: dict[str, plan.Proposal]) -> None:
+def test_it_says_when_more_no_longer_helps_and_diversity_would(sample: dict[str, Proposal]) -> None:
     assert "More hosts no longer help" in choice(sample["web"], "hosts").why
     assert "diversity" in choice(sample["web"], "hosts").why
     assert "More copies no longer help" in choice(sample["db"], "copies").why
     assert "no longer help" not in choice(sample["queue"], "hosts").why
 
 
-def test_the_numbers_are_those_of_the_formulas(sample: dict[str, plan.Proposal]) -> None:
+def test_the_numbers_are_those_of_the_formulas(sample: dict[str, Proposal]) -> None:
     numbers = sample["web"].numbers
     host = reliability.availability(60 * DAY, 30 * MINUTE)
     assert 1 - numbers["unavailability"] == pytest.approx(reliability.k_of_n(4, 6, host, 0.02), rel=1e-12)
@@ -117,7 +126,7 @@ def test_copies_are_the_fewest_that_meet_the_target(tmp_path: Path) -> None:
     store = {"annual_failure_rate": 0.2, "repair": "3d", "common_cause": 0}
     keys: dict[str, Any] = {"hosts": 9, "store": store}
     for durability, copies in (("90%", 1), ("99.9%", 1), ("99.999%", 2), ("99.99999%", 3)):
-        planned = plan.propose(group(tmp_path, **keys, targets={"durability": durability}))
+        planned = propose(group(tmp_path, **keys, targets={"durability": durability}))
         assert planned.numbers["copies"] == copies == planned.variables["evenkeel_copies"]
         lost = [reliability.loss_probability(c + 1, c, 0.2, 3 * DAY) for c in range(copies + 1)]
         assert lost[copies] <= 1 - share(durability)
@@ -127,11 +136,11 @@ def test_copies_are_the_fewest_that_meet_the_target(tmp_path: Path) -> None:
 
 def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
     store = {"annual_failure_rate": 0.5, "repair": "10d", "common_cause": 0}
-    two = plan.propose(group(tmp_path, hosts=6, domains=2, store=store, targets={"durability": "99.9999%"}))
+    two = propose(group(tmp_path, hosts=6, domains=2, store=store, targets={"durability": "99.9999%"}))
     assert two.numbers["copies"] == 1
     assert not verdict(two, "durability").met
     assert any("failure domains instead of 2" in text for text in verdict(two, "durability").remedies)
-    one = plan.propose(group(tmp_path, hosts=6, domains=1))
+    one = propose(group(tmp_path, hosts=6, domains=1))
     assert one.numbers["copies"] == 0
     assert "lost with the original" in choice(one, "copies").why
 
@@ -140,7 +149,7 @@ def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
 def test_placement_is_what_ft_replicate_chooses(domains: list[str], copies: int) -> None:
     hosts = {f"h{i}": domain for i, domain in enumerate(domains)}
     copies = min(copies, len(set(domains)) - 1)
-    for host, on in plan.place(hosts, copies).items():
+    for host, on in place(hosts, copies).items():
         assert on == choose(host, copies, list(hosts), hosts)
         used = [hosts[other] for other in on]
         assert len(set(used)) == len(used) == copies
@@ -149,50 +158,50 @@ def test_placement_is_what_ft_replicate_chooses(domains: list[str], copies: int)
 
 def test_the_plan_prints_the_placement_that_ft_replicate_chooses(tmp_path: Path) -> None:
     racks = {f"web{i}": f"r{i % 3}" for i in range(9)}
-    planned = plan.propose(group(tmp_path, hosts=racks, failure_domain="rack"))
+    planned = propose(group(tmp_path, hosts=racks, failure_domain="rack"))
     copies = planned.numbers["copies"]
     assert planned.placement == {host: choose(host, copies, list(racks), racks) for host in racks}
     assert f"web0 on {' and '.join(planned.placement['web0'])}; " in choice(planned, "placement").why
 
 
 def test_no_placement_is_printed_by_domains_that_the_inventory_does_not_name(tmp_path: Path) -> None:
-    planned = plan.propose(group(tmp_path, hosts={"a": "r1", "b": "r1", "c": "r2", "d": "r2"}))
+    planned = propose(group(tmp_path, hosts={"a": "r1", "b": "r1", "c": "r2", "d": "r2"}))
     assert planned.placement == {}
     assert "add failure_domain" in choice(planned, "placement").why
-    alone = plan.propose(group(tmp_path, hosts=["a", "b", "c"]))
+    alone = propose(group(tmp_path, hosts=["a", "b", "c"]))
     copies = alone.numbers["copies"]
     assert alone.placement == {host: choose(host, copies, ["a", "b", "c"], None) for host in "abc"}
 
 
 def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:
     checkpoint = {"cost": "20s", "size": "1GB", "bandwidth": "100MB"}
-    tight = plan.propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "30m"})).numbers
+    tight = propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "30m"})).numbers
     assert tight["interval"] == 29 * MINUTE  # 30m - 2*20s - 10s, in whole minutes
     assert tight["work_at_risk"] <= 30 * MINUTE
-    far = plan.propose(group(tmp_path, checkpoint={**checkpoint, "size": "60GB"}, targets={"rpo": "30m"})).numbers
+    far = propose(group(tmp_path, checkpoint={**checkpoint, "size": "60GB"}, targets={"rpo": "30m"})).numbers
     assert far["interval"] == 19 * MINUTE, "its copy takes ten minutes of the thirty"
-    loose = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="1d", targets={"rpo": "1d"})).numbers
+    loose = propose(group(tmp_path, checkpoint=checkpoint, mtbf="1d", targets={"rpo": "1d"})).numbers
     assert 0.9 * loose["interval_exact"] <= loose["interval"] <= loose["interval_exact"]
-    never = plan.propose(group(tmp_path, checkpoint=checkpoint, mtbf="never", targets={"rpo": "10d"}))
+    never = propose(group(tmp_path, checkpoint=checkpoint, mtbf="never", targets={"rpo": "10d"}))
     assert never.numbers["interval"] == DAY
-    late = plan.propose(group(tmp_path, checkpoint={"cost": "10m"}, targets={"rpo": "5m"}))
+    late = propose(group(tmp_path, checkpoint={"cost": "10m"}, targets={"rpo": "5m"}))
     assert not verdict(late, "RPO").met
     assert late.numbers["interval"] == 90 * MINUTE, "no more than a tenth of the time goes into checkpoints"
 
 
 def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None:
     attempts = {"success": "80%", "permanent": "50%", "target": "99%", "delay": "2s"}
-    planned = plan.propose(group(tmp_path, attempts=attempts))
+    planned = propose(group(tmp_path, attempts=attempts))
     assert not verdict(planned, "attempts").met
     assert planned.numbers["attempts"] == 2  # 0.1**2 is a tenth of the 0.1 that stay
-    enough = plan.propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
+    enough = propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
     assert enough.numbers["attempts"] == 3
     assert enough.numbers["delays"] == [2.0, 4.0]
-    slow = plan.propose(group(tmp_path, attempts={**attempts, "permanent": 0, "success": "1%", "delay": "3m"}))
+    slow = propose(group(tmp_path, attempts={**attempts, "permanent": 0, "success": "1%", "delay": "3m"}))
     assert "459 attempts, which is no plan" in verdict(slow, "attempts").remedies[0]
     assert slow.numbers["attempts"] == 20
     assert slow.numbers["delays"][:4] == [180.0, 360.0, 600.0, 600.0]
-    hopeless = plan.propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
+    hopeless = propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
     assert hopeless.numbers["attempts"] == 1
 
 
@@ -201,19 +210,19 @@ def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
         {"name": "recover", "time": "10m", "chance": "99%"},
         {"name": "warm", "time": "2s", "chance": "50%"},
     ]
-    planned = plan.propose(group(tmp_path, restart=steps, detection="1s"))
+    planned = propose(group(tmp_path, restart=steps, detection="1s"))
     assert planned.numbers["ladder"] == ["warm", "recover"]
     assert planned.numbers["time_to_restore"] == 1 + 2 + 600  # detection, and both steps until 99 % are cured
-    weak = plan.propose(group(tmp_path, restart=steps[1:]))
+    weak = propose(group(tmp_path, restart=steps[1:]))
     assert not verdict(weak, "RTO").met
     assert "a further step" in verdict(weak, "RTO").remedies[0]
 
 
 def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"hosts": 10, "needed": 6, "mtbf": "30d", "common_cause": 0}
-    calm = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.1%"})).numbers
-    wary = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.000001%"})).numbers
-    bold = plan.propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "100%"})).numbers
+    calm = propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.1%"})).numbers
+    wary = propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.000001%"})).numbers
+    bold = propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "100%"})).numbers
     assert 1 <= wary["max_unavailable"] < calm["max_unavailable"] <= bold["max_unavailable"] == 4
     assert calm["roll_risk"] <= 0.001
     fails = -math.expm1(-MINUTE / (30 * DAY))
@@ -223,7 +232,7 @@ def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Pa
 
 
 def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
-    planned = plan.propose(group(tmp_path, hosts=2, needed=2))
+    planned = propose(group(tmp_path, hosts=2, needed=2))
     assert not verdict(planned, "rolling restart").met
     assert verdict(planned, "rolling restart").remedies == ("3 hosts", "warm restarts")
     assert "the guard refuses it" in choice(planned, "waves").why
@@ -231,17 +240,17 @@ def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
 
 def test_remedies_do_what_they_say(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"hosts": 2, "needed": 2, "mtbf": "30d", "mttr": "2h", "common_cause": 0}
-    missed = verdict(plan.propose(group(tmp_path, **keys, targets={"availability": "99.99%"})), "availability")
+    missed = verdict(propose(group(tmp_path, **keys, targets={"availability": "99.99%"})), "availability")
     assert missed.remedies[0] == "3 hosts instead of 2"
     assert verdict(
-        plan.propose(group(tmp_path, **{**keys, "hosts": 3}, targets={"availability": "99.99%"})), "availability"
+        propose(group(tmp_path, **{**keys, "hosts": 3}, targets={"availability": "99.99%"})), "availability"
     ).met
     within = missed.remedies[1].removeprefix("repair within ")
     assert verdict(
-        plan.propose(group(tmp_path, **{**keys, "mttr": within}, targets={"availability": "99.99%"})), "availability"
+        propose(group(tmp_path, **{**keys, "mttr": within}, targets={"availability": "99.99%"})), "availability"
     ).met
     shared = {**keys, "hosts": 4, "common_cause": "50%"}
-    floor = verdict(plan.propose(group(tmp_path, **shared, targets={"availability": "99.99%"})), "availability")
+    floor = verdict(propose(group(tmp_path, **shared, targets={"availability": "99.99%"})), "availability")
     assert floor.remedies[0] == "more than hosts: common causes alone leave 99.86 %, however many there are"
     assert any("common causes (diversity)" in text for text in floor.remedies)
 
@@ -250,9 +259,9 @@ def test_remedies_do_what_they_say(tmp_path: Path) -> None:
 def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float, copy: float, remedies: int) -> None:
     """Also where the checkpoints alone are too slow, which must not take more than a tenth of the time."""
 
-    def judged(takes: float, copied: float) -> plan.Verdict:
+    def judged(takes: float, copied: float) -> Verdict:
         checkpoint = {"cost": takes, "size": f"{copied * 100:.0f}MB"}
-        return verdict(plan.propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "5m"})), "RPO")
+        return verdict(propose(group(tmp_path, checkpoint=checkpoint, targets={"rpo": "5m"})), "RPO")
 
     missed = judged(cost, copy)
     assert not missed.met and len(missed.remedies) == remedies
@@ -265,11 +274,11 @@ def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float,
 
 
 def test_what_no_plan_reaches_is_said(tmp_path: Path) -> None:
-    always = verdict(plan.propose(group(tmp_path, targets={"availability": 1})), "availability")
+    always = verdict(propose(group(tmp_path, targets={"availability": 1})), "availability")
     assert always.remedies == ("a target below 100 %: what can fail is not always up",)
-    at_once = verdict(plan.propose(group(tmp_path, targets={"rpo": "1s"})), "RPO")
+    at_once = verdict(propose(group(tmp_path, targets={"rpo": "1s"})), "RPO")
     assert at_once.remedies == ("synchronous replication: checkpoints are a second apart at least",)
-    steady = plan.propose(group(tmp_path, mtbf="never", targets={"rpo": "2d"}))
+    steady = propose(group(tmp_path, mtbf="never", targets={"rpo": "2d"}))
     assert "and a host never fails" in choice(steady, "checkpoints").why
 
 
@@ -312,10 +321,10 @@ def test_whatever_the_numbers_there_is_a_proposal(
         generation_good=success,
         ladder=(Step("only", cost, success),),
     )
-    proposal = plan.propose(made)
+    proposal = propose(made)
     assert proposal.numbers["interval"] > 0
     assert 0 <= proposal.numbers["copies"] < max(2, len(set(made.hosts.values())))
-    text = json.dumps(plan._finite(proposal.__dict__), default=vars)
+    text = json.dumps(finite(proposal.__dict__), default=vars)
     assert "NaN" not in text and "Infinity" not in text
     for one in proposal.verdicts:
         assert one.met or one.remedies, one
@@ -381,10 +390,10 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, {"groups": {"web": {"hosts": {"a": "r1", "b": "r2", "c": "r3"}}}})
     now = read_plan(path, str(status))[0].now
     assert (now.interval, now.copies, now.confirmed, now.rolled_back) == (4 * HOUR, 0, 1, 1)
-    proposal = plan.propose(read_plan(path, str(status))[0])
+    proposal = propose(read_plan(path, str(status))[0])
     assert choice(proposal, "copies now").value == "0"
     assert choice(proposal, "changes now").value == "1 of 2 rolled back"
-    assert plan.propose(read_plan(path)[0]).choices != proposal.choices
+    assert propose(read_plan(path)[0]).choices != proposal.choices
     measured = read_plan(path, str(status))[0]
     assert measured.change_failure == 0.5 and measured.measured == ("1 of the last 2 changes rolled back",)
     told["hosts"]["a"]["last"] = {"outcome": "confirmed"}
@@ -463,11 +472,11 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     status.write_text("[]")
     with pytest.raises(UsageError, match=r"status.json: has no hosts; write it with evenkeel status"):
         read_plan(path, str(status))
-    assert plan.main([path, "--host-years", "1"]) == 1
-    assert plan.main([str(tmp_path / "missing.yml")]) == 1
+    assert cli.main(["plan", path, "--host-years", "1"]) == 1
+    assert cli.main(["plan", str(tmp_path / "missing.yml")]) == 1
     seen = capsys.readouterr()
     assert "--host-years 1" in seen.err and "missing.yml" in seen.err and not seen.out
-    assert plan.main([str(tmp_path / "missing.yml"), "--json"]) == 1
+    assert cli.main(["plan", str(tmp_path / "missing.yml"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["exit_code"] == 1
 
 
@@ -494,28 +503,28 @@ def test_values() -> None:
      (86400, "1d"), (86399, "1d"), (90000, "1d1h"), (7261, "2h1m"), (20 * 365 * DAY, "20y"), (math.inf, "never")],
 )  # fmt: skip
 def test_times_are_written_as_they_are_read(seconds: float, text: str) -> None:
-    assert plan.time_text(seconds) == text
+    assert time_text(seconds) == text
     assert duration(text) == pytest.approx(seconds, rel=0.03) or math.isinf(seconds)
 
 
 @given(st.floats(0.0, 1e10))
 def test_every_time_can_be_read_back(seconds: float) -> None:
-    assert duration(plan.time_text(seconds)) == pytest.approx(seconds, rel=0.26, abs=0.051)
+    assert duration(time_text(seconds)) == pytest.approx(seconds, rel=0.26, abs=0.051)
 
 
 def test_small_numbers_stay_readable() -> None:
-    assert plan.nines_text(0.0) == "100 %"
-    assert plan.nines_text(3.8e-4) == "99.962 %"
-    assert plan.nines_text(1e-9) == "99.9999999 %"
-    assert plan.odds_text(5e-5) == "1 in 20,000"
-    assert plan.odds_text(0.0) == "never"
-    assert plan.share_text(1e-9) == "1.0e-07 %"
-    assert plan.share_text(0.999999) == "99.9999 %"
+    assert nines_text(0.0) == "100 %"
+    assert nines_text(3.8e-4) == "99.962 %"
+    assert nines_text(1e-9) == "99.9999999 %"
+    assert odds_text(5e-5) == "1 in 20,000"
+    assert odds_text(0.0) == "never"
+    assert share_text(1e-9) == "1.0e-07 %"
+    assert share_text(0.999999) == "99.9999 %"
 
 
 def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert plan.main([str(SAMPLE)]) == 0
+    assert cli.main(["plan", str(SAMPLE)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
@@ -530,7 +539,7 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypat
 
 def test_json_is_one_document_without_infinities(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write(tmp_path, {"groups": {"web": {"hosts": 2, "mtbf": "never"}}})
-    assert plan.main([path, "--json"]) == 0
+    assert cli.main(["plan", path, "--json"]) == 0
     document = json.loads(capsys.readouterr().out, parse_constant=lambda text: pytest.fail(text))
     assert document["groups"][0]["numbers"]["interval_exact"] is None
     assert document["groups"][0]["variables"]["evenkeel_copies"] == 1
@@ -539,7 +548,7 @@ def test_json_is_one_document_without_infinities(capsys: pytest.CaptureFixture[s
 def test_variables_are_an_inventory_in_the_words_of_the_roles(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert plan.main([str(SAMPLE), "--vars"]) == 0
+    assert cli.main(["plan", str(SAMPLE), "--vars"]) == 0
     text = capsys.readouterr().out
     web = yaml.safe_load(text)["web"]["vars"]
     assert web == {
@@ -562,15 +571,15 @@ def test_variables_are_an_inventory_in_the_words_of_the_roles(
 
 
 def test_it_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.main([str(SAMPLE), "--simulate", "--host-years", "900", "--json"]) == 0
+    assert cli.main(["plan", str(SAMPLE), "--simulate", "--host-years", "900", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [round(one["host_years"]) for one in document["simulated"]] == [300, 300, 300]
-    assert plan.main([str(SAMPLE), "--simulate", "--host-years", "900"]) == 0
+    assert cli.main(["plan", str(SAMPLE), "--simulate", "--host-years", "900"]) == 0
     text = capsys.readouterr().out
     assert "web: 300 host-years played" in text and "simulated (95 %)" in text
-    proposals = [plan.propose(one) for one in read_plan(str(SAMPLE))]
-    fleet = plan.fleet_of(read_plan(str(SAMPLE))[0], proposals[0])
+    proposals = [propose(one) for one in read_plan(str(SAMPLE))]
+    fleet = fleet_of(read_plan(str(SAMPLE))[0], proposals[0])
     assert (fleet.hosts, fleet.needed, fleet.wave, fleet.copies) == (6, 4, 2, 1)
     assert fleet.domains == (0, 0, 1, 1, 2, 2)
-    racks = plan.fleet_of(read_plan(str(SAMPLE))[1], proposals[1])
+    racks = fleet_of(read_plan(str(SAMPLE))[1], proposals[1])
     assert (racks.domain_mtbf, racks.domain_mttr) == (5 * 365 * DAY, 4 * HOUR)

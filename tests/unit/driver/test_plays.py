@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_prompts, prompts
 from evenkeel.outcome import UsageError
-from evenkeel.plays import Prompt, extra_names, gathers, no_prompts, prompts
 
 ASKS = """
 - hosts: web

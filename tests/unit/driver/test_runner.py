@@ -17,9 +17,11 @@ import psutil
 import pytest
 
 import evenkeel
-from evenkeel.events import Record, feed
-from evenkeel.processes import MARK, end_all, marked
-from evenkeel.runner import Ended, Event, Job, execute, told
+from evenkeel.ansible.child import told
+from evenkeel.ansible.event import Event, about
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.processes import MARK, end_all, marked
+from evenkeel.ansible.runner import Ended, Job, execute
 
 pytest.importorskip("ansible_runner")
 # A program in the place of ansible-playbook, whose child has a session of its own, as Ansible's workers have.
@@ -86,7 +88,7 @@ def test_when_the_driver_is_killed_the_run_and_its_directory_go_too(tmp_path: Pa
     driver = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from evenkeel.runner import Job, execute\n"
+        "from evenkeel.ansible.runner import Job, execute\n"
         f"job=Job([sys.executable,'-c',{code!r}],{str(tmp_path)!r},{{}},{{}},Path({str(scratch)!r}))\n"
         "execute(job, lambda event: print(event.get('stdout',''),flush=True), lambda: '')\n"
     )
@@ -184,5 +186,5 @@ def test_ansible_runs_where_it_was_asked_to_run(tmp_path: Path) -> None:
     scratch.mkdir()
     ended = execute(Job(argv, str(tmp_path), {}, {}, scratch), events.append, lambda: "")
     assert ended.rc == 0
-    said = [event["event_data"]["res"]["msg"] for event in events if event["event"] == "runner_on_ok"]
+    said = [about(event)[1]["msg"] for event in events if event["event"] == "runner_on_ok"]
     assert said == [str(tmp_path)], "an event that is sealed, from the directory that was asked for"

@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evenkeel import configuration, session
+from evenkeel.ansible import configuration
+from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.events import AGAIN
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended, Job
+from evenkeel.ansible.session import OnEvent, OwnRun, Stop, open_session
+from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.collection import collections_path
-from evenkeel.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
-from evenkeel.events import AGAIN
-from evenkeel.options import Options, Secrets
 from evenkeel.outcome import UsageError
-from evenkeel.runner import Ended, Event, Job
-from evenkeel.session import open_session
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_our_playbook_lies_among_what_lies_beside_the_users(root: Path, tmp_path
         playbook = one._own("status")
         assert (playbook.parent / "group_vars" / "all.yml").read_text() == "a: 1\n"
         assert "ft_info" in playbook.read_text()
-        assert session.chosen_hosts(
+        assert chosen_hosts(
             str(playbook), "", Options(inventory=("web1,web2,",)), ask_ansible(str(base)), Secrets()
         ) == ("web1", "web2")
 
@@ -188,23 +188,22 @@ def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_witho
     runs: list[str | None],
     root: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str | None] = []
 
-    def execute(job: Job, on_event: Callable[[Event], None], _stop: Any) -> Ended:
+    def execute(job: Job, on_event: OnEvent, _stop: Stop) -> Ended:
         seen.append(job.env.get("ANSIBLE_PIPELINING"))
         for event in events if len(seen) == 1 else []:
             on_event(event)
         return Ended(2)
 
-    monkeypatch.setattr(session, "execute", execute)
     told: list[Event] = []
     with open_session(Ansible("/", {}, "", pipelining), Options(), Secrets(), tmp_path) as one:
-        one.run_own("begin", {}, told.append, lambda: "", hosts=["web1"])
+        one.start = execute
+        one.run_own(OwnRun("begin", {}, ["web1"]), told.append, lambda: "")
         assert seen == runs
         assert ({"event": AGAIN} in told) is (len(runs) == 2)
-        one.run_own("settle", {}, told.append, lambda: "", hosts=["web1"])
+        one.run_own(OwnRun("settle", {}, ["web1"]), told.append, lambda: "")
         assert seen == [*runs, runs[-1]], "and so are the runs that follow"
 
 
@@ -228,53 +227,45 @@ def test_of_what_an_error_of_ansible_says_the_point_is_kept(said: str, point: st
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "variables", "seconds"),
+    ("run", "option", "seconds"),
     [
-        ("status", None, {}, "300"),
-        ("begin", None, {}, "21600"),
-        ("rollback", 90.0, {}, "90"),
-        ("settle", 90.0, {session.ANSWER_WITHIN: 12.2}, "13"),
-        ("status", float("inf"), {}, "100000000"),
-        ("status", 0.0, {}, "1"),
+        (OwnRun("status", {}, question=True), None, "300"),
+        (OwnRun("begin", {}), None, "21600"),
+        (OwnRun("rollback", {}), 90.0, "90"),
+        (OwnRun("settle", {}, answer_within=12.2), 90.0, "13"),
+        (OwnRun("status", {}, question=True), float("inf"), "100000000"),
+        (OwnRun("status", {}), 0.0, "1"),
     ],
 )
 def test_every_task_of_ours_has_a_deadline_on_each_host(
-    name: str,
-    option: float | None,
-    variables: dict[str, Any],
-    seconds: str,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    run: OwnRun, option: float | None, seconds: str, root: Path, tmp_path: Path
 ) -> None:
     seen: list[str] = []
 
-    def play(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
         seen.append(job.env["ANSIBLE_TASK_TIMEOUT"])
         return Ended(0)
 
-    monkeypatch.setattr(session, "execute", play)
     with open_session(Ansible("/", {}, ""), Options(answer_within=option), Secrets(), tmp_path) as one:
-        one.run_own(name, variables, lambda event: None, lambda: "")
+        one.start = play
+        one.run_own(run, lambda event: None, lambda: "")
     assert seen == [seconds]
 
 
-def test_facts_that_would_slow_every_wave_are_not_kept(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
 
-        def play(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+        def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
             (one.scratch / "facts").mkdir()
             for host, size in (("web1", 20_000_000), ("web2", 100)):
                 (one.scratch / "facts" / host).write_bytes(b" " * size)
             return Ended(0)
 
-        monkeypatch.setattr(session, "execute", play)
-        one.run_own("facts", {}, events.append, lambda: "", facts=True)
+        one.start = play
+        one.run_own(OwnRun("facts", {}, facts=True), events.append, lambda: "")
         assert [path.name for path in (one.scratch / "facts").iterdir()] == ["web2"]
-    assert [event["event_data"]["host"] for event in events] == ["web1"]
+    assert [mapping(event["event_data"])["host"] for event in events] == ["web1"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from evenkeel import waves
+from evenkeel.changes import waves
 from evenkeel.outcome import UsageError
-from evenkeel.plan_file import duration, read_plan
-from evenkeel.shared import BadValue, hosts_of_budget, seconds
+from evenkeel.plan.file import read_plan
+from evenkeel.shared import BadValue, duration, hosts_of_budget, seconds
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import math
 
 import pytest
 
-from evenkeel import reliability, simulate
-from evenkeel.simulate import Fleet, play
+from evenkeel import reliability
+from evenkeel.plan import simulate
+from evenkeel.plan.simulate import Fleet, play
 
 from . import experiments
 
 SURE = 0.999
+VERY_SURE = experiments.Sample(confidence=SURE)
 MINUTE, HOUR, DAY, YEAR = 60.0, 3600.0, 86400.0, simulate.YEAR
 
 
@@ -91,28 +93,28 @@ def test_a_domain_takes_its_own_hosts_and_no_others() -> None:
     ("success", "attempts", "permanent"), [(0.7, 1, 0.3), (0.7, 3, 0.0), (0.7, 3, 0.2), (0.1, 9, 0.05)]
 )
 def test_repeat_success(success: float, attempts: int, permanent: float) -> None:
-    played = experiments.repeat(success, attempts, permanent, confidence=SURE)
+    played = experiments.repeat(success, attempts, permanent, sample=VERY_SURE)
     assert played.holds(reliability.repeat_success(success, attempts, permanent))
 
 
 def test_attempts_needed() -> None:
     needed = reliability.attempts_needed(0.6, 0.95, 0.05)
-    assert experiments.repeat(0.6, needed, 0.05, confidence=SURE).low > 0.95
-    assert experiments.repeat(0.6, needed - 1, 0.05, confidence=SURE).high < 0.95
+    assert experiments.repeat(0.6, needed, 0.05, sample=VERY_SURE).low > 0.95
+    assert experiments.repeat(0.6, needed - 1, 0.05, sample=VERY_SURE).high < 0.95
 
 
 def test_any_of() -> None:
     chances = [0.3, 0.05, 0.6]
-    assert experiments.any_of(chances, confidence=SURE).holds(reliability.any_of(chances))
+    assert experiments.any_of(chances, sample=VERY_SURE).holds(reliability.any_of(chances))
 
 
 def test_ladder() -> None:
     steps = [(600.0, 0.98), (2.0, 0.5), (20.0, 0.8), (5.0, 0.1)]
     best = reliability.ladder(steps)
-    spent, helped = experiments.escalate([steps[i] for i in best["order"]], confidence=SURE)
+    spent, helped = experiments.escalate([steps[i] for i in best["order"]], sample=VERY_SURE)
     assert spent.holds(best["expected_time"])
     assert helped.holds(best["coverage"])
-    as_given, _helped = experiments.escalate(steps, confidence=SURE)
+    as_given, _helped = experiments.escalate(steps, sample=VERY_SURE)
     assert as_given.low > spent.high
 
 
@@ -124,7 +126,7 @@ def test_ladder() -> None:
     [(HOUR, 5 * MINUTE, 10 * MINUTE, 15 * HOUR), (20 * MINUTE, MINUTE, 30 * MINUTE, HOUR), (2 * HOUR, 0.0, 0.0, HOUR)],
 )
 def test_expected_time(interval: float, cost: float, restart: float, mtbf: float) -> None:
-    played = experiments.job(20 * interval, interval, cost, restart, mtbf, confidence=SURE)
+    played = experiments.job(20 * interval, interval, cost, restart, mtbf, sample=VERY_SURE)
     assert played.holds(reliability.expected_time(20 * interval, interval, cost, restart, mtbf))
 
 
@@ -133,9 +135,9 @@ def test_checkpoint_interval_is_best_when_played() -> None:
     cost, mtbf, restart = 10 * MINUTE, 2 * HOUR, 5 * MINUTE
     best = reliability.checkpoint_interval(cost, mtbf, restart)
     work = best * 64
-    at_best = experiments.job(work, best, cost, restart, mtbf, confidence=SURE)
-    assert experiments.job(work, best / 2, cost, restart, mtbf, confidence=SURE).low > at_best.high
-    assert experiments.job(work, best * 2, cost, restart, mtbf, confidence=SURE).low > at_best.high
+    at_best = experiments.job(work, best, cost, restart, mtbf, sample=VERY_SURE)
+    assert experiments.job(work, best / 2, cost, restart, mtbf, sample=VERY_SURE).low > at_best.high
+    assert experiments.job(work, best * 2, cost, restart, mtbf, sample=VERY_SURE).low > at_best.high
 
 
 def test_work_lost_to_a_failure() -> None:
@@ -156,14 +158,14 @@ def test_work_lost_to_a_failure() -> None:
     [(1, 0, 0.3, YEAR / 12), (3, 2, 3.0, YEAR / 12), (6, 2, 1.0, YEAR / 26), (20, 3, 0.5, YEAR / 52)],
 )
 def test_loss_probability(copies: int, tolerated: int, rate: float, window: float) -> None:
-    played = experiments.loss(copies, tolerated, rate, window, confidence=SURE)
+    played = experiments.loss(copies, tolerated, rate, window, sample=VERY_SURE)
     assert played.holds(reliability.loss_probability(copies, tolerated, rate, window))
 
 
 @pytest.mark.parametrize(("n", "tolerated", "together"), [(1, 0, True), (2, 1, True), (4, 2, True), (4, 2, False)])
 def test_mttdl(n: int, tolerated: int, together: bool) -> None:
     mtbf, mttr = 20 * DAY, 3 * DAY
-    played = experiments.absorption(n, tolerated, mtbf, mttr, together, confidence=SURE)
+    played = experiments.absorption(n, tolerated, mtbf, mttr, together, sample=VERY_SURE)
     assert played.holds(reliability.mttdl(n, tolerated, mtbf, mttr, together))
 
 
@@ -202,11 +204,11 @@ def test_the_classic_mistakes_are_caught() -> None:
     shared = play(Fleet(2, 1, mtbf, mttr, 0.1), 20_000, confidence=SURE).unavailable
     assert shared.holds(reliability.unavailability(1, 2, 1 - host, 0.1))
     assert not shared.holds((1 - host) ** 2), "independence assumed"
-    assert not experiments.repeat(0.7, 5, 0.1, confidence=SURE).holds(1 - 0.3**5), "permanent failures forgotten"
+    assert not experiments.repeat(0.7, 5, 0.1, sample=VERY_SURE).holds(1 - 0.3**5), "permanent failures forgotten"
     # One-sided slips in the formulas themselves.
-    assert not experiments.absorption(2, 1, 20 * DAY, 3 * DAY, confidence=SURE).holds((20 * DAY) ** 2 / (3 * DAY))
-    assert not experiments.loss(3, 2, 3.0, YEAR / 12, confidence=SURE).holds((3.0 / 12) ** 3)
-    assert not experiments.job(20 * HOUR, HOUR, 300, 600, 5 * HOUR, confidence=SURE).holds(
+    assert not experiments.absorption(2, 1, 20 * DAY, 3 * DAY, sample=VERY_SURE).holds((20 * DAY) ** 2 / (3 * DAY))
+    assert not experiments.loss(3, 2, 3.0, YEAR / 12, sample=VERY_SURE).holds((3.0 / 12) ** 3)
+    assert not experiments.job(20 * HOUR, HOUR, 300, 600, 5 * HOUR, sample=VERY_SURE).holds(
         reliability.expected_time(20 * HOUR, HOUR, 300, 0, 5 * HOUR)
     ), "restarts forgotten"
 
@@ -249,7 +251,7 @@ def test_the_seed_decides_alone() -> None:
 
 def test_intervals_cover_as_often_as_they_say() -> None:
     """Of 400 intervals at 95 % about 380 hold the truth; fewer than 360 or all of them would be a wrong interval."""
-    held = [experiments.any_of([0.2, 0.3], trials=500, seed=i).holds(0.44) for i in range(400)]
+    held = [experiments.any_of([0.2, 0.3], experiments.Sample(500, i)).holds(0.44) for i in range(400)]
     assert 360 <= sum(held) <= 397
     truth = 1 - reliability.availability(DAY, 6 * HOUR)
     held = [play(Fleet(1, 1, DAY, 6 * HOUR), 20, seed=i, batches=20).unavailable.holds(truth) for i in range(200)]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.ansible.targets import Inventory, in_order, parse_inventory, parse_plays, resolve, unprotected
+from evenkeel.commands.arguments import specs
 from evenkeel.outcome import UsageError
-from evenkeel.targets import Inventory, in_order, parse_inventory, parse_plays, read_specs, resolve, unprotected
 
 LISTED = """
 playbook: site.yml
@@ -112,9 +113,9 @@ def test_a_file_that_is_not_a_list_of_specs_is_an_error_that_names_the_place(
     path = tmp_path / "specs.yml"
     path.write_text(text)
     with pytest.raises(UsageError, match=word):
-        read_specs(str(path), "protect")
+        specs(str(path), "protect")
 
 
 def test_a_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UsageError, match="No such file"):
-        read_specs("/nowhere/specs.yml", "probes")
+        specs("/nowhere/specs.yml", "probes")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from evenkeel.changes.waves import by_domain, parse, split
 from evenkeel.outcome import UsageError
-from evenkeel.waves import by_domain, parse, split
 
 HOSTS = [f"h{number}" for number in range(1, 21)]
 

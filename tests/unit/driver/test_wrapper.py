@@ -11,8 +11,8 @@ from itertools import chain, combinations
 
 from ansible.playbook.taggable import Taggable
 
-from evenkeel.options import Options
-from evenkeel.wrapper import tags_that_run, wrapped
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.wrapper import tags_that_run, wrapped
 
 NAMES = ("all", "always", "never", "tagged", "untagged", "x", "y")
 

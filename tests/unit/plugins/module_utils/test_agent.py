@@ -19,27 +19,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _agent, _deadman, _timers, _watch
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    changes,
+    invocation,
+    package,
+    units,
+    watcher,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
-HERE = Path(_agent.__file__ or "").parent
+HERE = Path(package.__file__ or "").parents[1]
 # Refuses every import of what is not loaded or built in, as where Python was moved away.
 _BLOCKED = """
 import sys, _frozen_importlib
-agent, root = sys.argv[1:3]
-sys.argv = [agent]
-sys.path.insert(0, agent)
-from evenkeel_agent import _agent
-_agent._load_all()
+path, root = sys.argv[1:3]
+sys.argv = [path]
+sys.path.insert(0, path)
+from evenkeel_agent._deadman import agent
+from evenkeel_agent._flows.rollback.flow import finish
+agent._load_all()
 class Nothing:
     def find_spec(self, name, path=None, target=None):
         raise ModuleNotFoundError(f"not loaded: {name}")
 sys.meta_path[:] = [_frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter, Nothing()]
 sys.path[:] = []
-raise SystemExit(_agent._until_done(_agent.Store(root, _agent.System()), 1))
+raise SystemExit(agent._until_done(agent.Store(root, agent.System()), 1, finish))
 """
 
 
@@ -60,8 +68,12 @@ def closure(name: str) -> set[str]:
 
 
 def test_the_agent_holds_all_that_it_imports() -> None:
-    inside = {path.partition("/")[2] for path in _agent._sources() if "/" in path}
-    assert inside == closure("_agent.py") | {"__init__.py"}
+    inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
+    assert inside == (
+        closure("_deadman/agent.py")
+        | closure("_flows/rollback/flow.py")
+        | {"__init__.py", "_agent.py", "_flows/__init__.py"}
+    )
 
 
 def test_the_agent_is_the_same_whatever_else_is_loaded() -> None:
@@ -70,21 +82,22 @@ import hashlib, importlib, sys
 base = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils."
 for name in sys.argv[1:]:
     importlib.import_module(base + name)
-agent = importlib.import_module(base + "_agent")
-print(hashlib.sha256(agent._zipapp(agent._sources())).hexdigest())
+package = importlib.import_module(base + "_deadman.package")
+flow = importlib.import_module(base + "_flows.rollback.flow")
+print(hashlib.sha256(package._zipapp(package._sources(flow.finish))).hexdigest())
 """
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     made = {
         subprocess.run(
             [sys.executable, "-c", script, *names], env=environment, capture_output=True, text=True, check=True
         ).stdout
-        for names in ([], ["_replica", "_scrub", "_offsite", "_restart", "_info"])
+        for names in ([], ["_flows." + name for name in ("replicas", "scrub", "offsite", "restart", "info")])
     }
     assert len(made) == 1
 
 
 def test_a_loaded_agent_needs_no_python_any_more(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
     live = tmp_path / "live"
     live.mkdir()
     (live / "file").write_text("before")
@@ -102,9 +115,9 @@ def test_a_loaded_agent_needs_no_python_any_more(store: Store, tmp_path: Path, m
 
 def test_another_python_takes_the_source(tmp_path: Path) -> None:
     """What this Python was made into is for it alone; a broken one is passed over."""
-    sources = _agent._sources()
+    sources = package._sources(finish)
     path = tmp_path / "agent.pyz"
-    path.write_bytes(_agent._zipapp(sources))
+    path.write_bytes(package._zipapp(sources))
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         other = {name: archive.read(name) for name in names}
@@ -120,24 +133,24 @@ def run_unit(
     store: Store, agent: Path, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> subprocess.CompletedProcess[str]:
     """Run what the unit of the service would run, with this Python as the one that armed."""
-    monkeypatch.setattr(_timers, "python", lambda: python)
-    words = _timers._command(store, str(agent), "check")
+    monkeypatch.setattr(units, "python", lambda: python)
+    words = units._exec_start(store, str(agent), "check")
     script = words.partition("-c '")[2].removesuffix("'").replace("$$", "$").replace("%%", "%")
     return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
 
 
 def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = tmp_path / "agent.pyz"
-    agent.write_bytes(_agent._zipapp(_agent._sources()))
+    agent.write_bytes(package._zipapp(package._sources(finish)))
     other = tmp_path / "python3.99"
     other.write_text(f'#!/bin/sh\necho tried >>{tmp_path}/tried; exec {sys.executable} "$@"\n')
     other.chmod(0o755)
     os.makedirs(store.root)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(_timers, "_PYTHONS", f"/bin/false {other}")
+    monkeypatch.setattr(units, "_PYTHONS", f"/bin/false {other}")
     assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0
     assert (tmp_path / "tried").read_text().count("tried") == 1
-    monkeypatch.setattr(_timers, "_PYTHONS", "/bin/false")
+    monkeypatch.setattr(units, "_PYTHONS", "/bin/false")
     done = run_unit(store, agent, "/nowhere/python3", monkeypatch)
     assert done.returncode == 1 and "no Python on this host has run" in done.stdout
     os.unlink(store.join("armed"))
@@ -151,7 +164,7 @@ def test_the_agent_runs_only_as_it_was_installed(
     """The hash is in the name that the units of root hold; what lies below a store that a change has opened up is not
     believed for its place."""
     with store.locked():
-        agent = Path(_agent.install(store))
+        agent = Path(package.install(store, finish))
     if exchanged != "not":
         evil = tmp_path / "evil.pyz"
         with zipfile.ZipFile(evil, "w") as archive:
@@ -165,7 +178,7 @@ def test_the_agent_runs_only_as_it_was_installed(
         else:
             agent.symlink_to(evil) if exchanged == "link" else os.mkfifo(agent)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(_timers, "_PYTHONS", "")
+    monkeypatch.setattr(units, "_PYTHONS", "")
     done = run_unit(store, agent, sys.executable, monkeypatch)
     assert not (tmp_path / "pwned").exists()
     assert (done.returncode == 0) == (exchanged == "not"), done.stderr
@@ -173,20 +186,20 @@ def test_the_agent_runs_only_as_it_was_installed(
         assert f"{agent} is not as it was installed" in done.stderr
     if exchanged != "not":
         with pytest.raises(Refused, match="its watcher does not start"):
-            _watch.start(store, 1, str(agent))
+            watcher.start(store, 1, str(agent))
         assert not (tmp_path / "pwned").exists()
 
 
 def test_a_damaged_agent_is_written_anew(store: Store) -> None:
     with store.locked():
-        agent = Path(_agent.install(store))
+        agent = Path(package.install(store, finish))
         whole = agent.read_bytes()
-        assert _agent.install(store) == str(agent)
+        assert package.install(store, finish) == str(agent)
         agent.chmod(0o600)
         agent.write_bytes(whole[:-1])
-        again = Path(_agent.install(store))
+        again = Path(package.install(store, finish))
     assert again.read_bytes() == whole or again != agent
-    assert _timers.hash_of(str(again)) == hashlib.sha256(again.read_bytes()).hexdigest()
+    assert invocation.agent_hash(str(again)) == hashlib.sha256(again.read_bytes()).hexdigest()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's directory needs root")
@@ -198,8 +211,8 @@ def test_no_python_in_somebodys_directory_is_tried(
         (tmp_path / name / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name / "bin" / "python3").chmod(0o755)
         os.chown(tmp_path / name / "bin", owner, owner)
-    monkeypatch.setattr(_timers, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
-    words = _timers._command(store, "/agent.pyz", "check")
+    monkeypatch.setattr(units, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    words = units._exec_start(store, "/agent.pyz", "check")
     assert f"{tmp_path}/roots/bin/python3" in words and "users/bin" not in words
 
 
@@ -225,9 +238,9 @@ def test_the_deadline_holds_on_a_disk_that_is(tmp_path: Path, disk: str) -> None
         else:
             subprocess.run(["mount", "-o", "remount,ro", place], check=True)
         limit = time.monotonic() + 60
-        while _deadman.armed(store) is not None and time.monotonic() < limit:
+        while changes.armed(store) is not None and time.monotonic() < limit:
             time.sleep(0.1)
-        event = _deadman.last_event(store)
+        event = changes.last_event(store)
         assert event is not None and event.outcome == "rolled_back" and (live / "file").read_text() == "before"
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)

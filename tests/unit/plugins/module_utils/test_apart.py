@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, apart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, apart
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.plan import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="trees of another user need root")
 USER = 12345

@@ -19,14 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import (
-    _agent,
-    _deadman,
-    _jobs,
-    _timers,
-    _watch,
-)
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes, units, watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Busy,
     Damaged,
@@ -35,13 +28,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state, info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
 @pytest.fixture
@@ -65,8 +60,8 @@ def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe",
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No watcher: what the agent does is done by this test."""
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
-    monkeypatch.setattr(_watch, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 def make_due(store: Store) -> None:
@@ -264,11 +259,11 @@ def test_a_timer_that_does_not_start_refuses_the_change(tmp_path: Path, live: Pa
 
 def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str], System]:
     """A directory for units, what is asked of systemctl, and a system whose systemctl agrees to everything."""
-    units = tmp_path / "units"
-    units.mkdir()
-    monkeypatch.setattr(_timers, "_ETC", str(units / "etc"))
-    monkeypatch.setattr(_timers, "_RUN", str(units / "run"))
-    monkeypatch.setattr(_timers, "_BEFORE", (str(units / "control"), str(units / "etc")))
+    folder = tmp_path / "units"
+    folder.mkdir()
+    monkeypatch.setattr(units, "_ETC", str(folder / "etc"))
+    monkeypatch.setattr(units, "_RUN", str(folder / "run"))
+    monkeypatch.setattr(units, "_BEFORE", (str(folder / "control"), str(folder / "etc")))
     alone(monkeypatch)
     asked: list[str] = []
 
@@ -276,39 +271,39 @@ def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str]
         asked.append(" ".join(argv[1:]))
         return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
-    return units, asked, replace(System(), has_systemd=lambda: True, run=run)
+    return folder, asked, replace(System(), has_systemd=lambda: True, run=run)
 
 
 @pytest.mark.parametrize("name", ["a blank", "100%", "$HOME", "a;b", "gl*b", 'quo"te', "back\\slash", "é", "new\nline"])
 def test_a_store_path_that_a_unit_cannot_hold_is_refused(
     tmp_path: Path, live: Path, monkeypatch: Any, name: str
 ) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     store = Store(str(tmp_path / name), system)
     with pytest.raises(UsageError, match=r"the store path .* unit of systemd; choose a store path of letters"):
         begin(store, live)
-    assert not asked and not list(units.iterdir()) and not os.listdir(store.join("manifests"))
+    assert not asked and not list(folder.iterdir()) and not os.listdir(store.join("manifests"))
     # Without systemd the path is the word of a command, and any will do.
     plain = Store(store.root, replace(System(), has_systemd=lambda: False))
     assert begin(plain, live) == 1 and end(plain, 1)["outcome"] == "confirmed"
 
 
 def test_a_python_that_a_unit_cannot_hold_is_refused(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python3")
     with pytest.raises(UsageError, match=r"the path of Python '/opt/my python/bin/python3' .*_interpreter"):
         begin(Store(str(tmp_path / "store"), system), live)
-    assert not asked and not list(units.iterdir())
+    assert not asked and not list(folder.iterdir())
 
 
 def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     roots = [tmp_path / name for name in ("app-1", "app.1", "app/1", "app_1", "App-1", "app+1", ".app/1")]
     for root in roots:
         begin(Store(str(root), system), live)
-    assert len(list(units.glob("run/evenkeel-deadman-*.timer"))) == len(roots)
+    assert len(list(folder.glob("run/evenkeel-deadman-*.timer"))) == len(roots)
     assert len({words for words in asked if words.startswith("start ")}) == len(roots)
-    services = [path.read_text() for path in units.glob("etc/evenkeel-boot-*.service")]
+    services = [path.read_text() for path in folder.glob("etc/evenkeel-boot-*.service")]
     assert all(sum(f"--store {root} boot" in text for text in services) == 1 for root in roots)
 
 
@@ -323,7 +318,7 @@ def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatc
     ],
 )
 def test_units_are_named_as_systemd_escapes_paths(root: str, name: str) -> None:
-    assert _timers.unit(Store(root, System())) == name
+    assert units.unit(Store(root, System())) == name
 
 
 def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path) -> None:
@@ -345,13 +340,13 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
         return stage(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
-    monkeypatch.setattr(_agent, "_AGAIN", (0.3, 0.3))
+    monkeypatch.setattr(agent, "_AGAIN", (0.3, 0.3))
     return asked
 
 
 def deadline(store: Store, generation: int = 1) -> int:
     make_due(store)
-    return _agent.main(["--store", store.root, "deadline", "--generation", str(generation)])
+    return agent.main(finish, ["--store", store.root, "deadline", "--generation", str(generation)])
 
 
 def test_a_dead_man_that_was_refused_tries_again(
@@ -371,18 +366,18 @@ def test_it_ends_in_doubt_when_it_is_refused_too_often(
     alone(monkeypatch)
     begin(store, live)
     asked = refusing(monkeypatch, 99)
-    monkeypatch.setattr(_deadman, "TRIES", 0.7)
-    assert deadline(store) == _agent.DOUBT and len(asked) >= 2 and (live / "file").read_text() == "after"
+    monkeypatch.setattr(changes, "TRIES", 0.7)
+    assert deadline(store) == agent.DOUBT and len(asked) >= 2 and (live / "file").read_text() == "after"
     assert info(store)["armed"] is None and info(store)["last"]["outcome"] == "in_doubt"
     assert "no room" in info(store)["last"]["left"][0]
 
 
 def test_a_change_that_began_to_go_back_is_never_confirmed(store: Store, live: Path) -> None:
     generation = begin(store, live)
-    change = _deadman.armed(store)
+    change = changes.armed(store)
     assert change is not None and not change.shown().keys() & {"back", "left", "tries_until"}
-    _deadman.begin_return(store, change, "settle")
-    assert _deadman.begin_return(store, change, "operator").back == "settle", "the first mark stays"
+    changes.begin_return(store, change, "settle")
+    assert changes.begin_return(store, change, "operator").back == "settle", "the first mark stays"
     with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
@@ -402,13 +397,13 @@ def test_what_is_left_is_tried_again_for_one_hour_and_no_more(
         return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
     for name in ("_ETC", "_RUN"):
-        monkeypatch.setattr(_timers, name, str(tmp_path / name))
+        monkeypatch.setattr(units, name, str(tmp_path / name))
     timed = Store(store.root, replace(store.system, now=lambda: clock[0], has_systemd=lambda: True, run=run))
-    change = _deadman.armed(timed)
+    change = changes.armed(timed)
     assert change is not None
-    _deadman.keep_trying(timed, change, "settle", ["/srv/a: is busy", "/srv/b: is busy"])
+    changes.keep_trying(timed, change, "settle", ["/srv/a: is busy", "/srv/b: is busy"])
     clock[0] = 3000.0
-    _deadman.keep_trying(timed, change, "boot", ["/srv/a: is busy"])  # With what was read before the first attempt.
+    changes.keep_trying(timed, change, "boot", ["/srv/a: is busy"])  # With what was read before the first attempt.
     shown = info(store)["armed"]
     assert (shown["back"], shown["left"], shown["tries_until"]) == ("settle", ["/srv/a: is busy"], 4600.0)
     fired = [words for words in asked if words[1] == "start" and words[-1].endswith(".service")]
@@ -431,9 +426,9 @@ def test_the_hour_of_trying_is_an_hour_whatever_happens_to_the_clock(
     timed = Store(store.root, system)
 
     def tries() -> float:
-        change = _deadman.armed(timed)
+        change = changes.armed(timed)
         assert change is not None
-        return _deadman.note_left(timed, change, "deadline", ["/srv/a: is busy"]).tries_left(system)
+        return changes.note_left(timed, change, "deadline", ["/srv/a: is busy"]).tries_left(system)
 
     assert tries() == 3600.0
     uptime[0] += 600.0
@@ -457,7 +452,7 @@ def test_records_of_older_and_newer_versions_are_read(store: Store, live: Path) 
     older = {key: record[key] for key in record if key not in ("back", "left", "tries_until")}
     for written in (older, dict(record, of_a_newer_version={"any": 1})):
         path.write_text(json.dumps(written))
-        assert _deadman.armed(store) == _deadman.Armed(**older)
+        assert changes.armed(store) == changes.Armed(**older)
 
 
 class Killed(BaseException):
@@ -471,7 +466,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         with pytest.raises(Killed):
             run()
 
@@ -484,7 +479,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     alone(monkeypatch)
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
-    assert (live / "file").read_text() == "after" and transaction.pending(store)
+    assert (live / "file").read_text() == "after" and journals.pending(store)
     with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
@@ -497,14 +492,14 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     generation = begin(store, live)
 
     def interfere(_seconds: float) -> None:
-        if not transaction.pending(store):
+        if not journals.pending(store):
             killed(monkeypatch, lambda: rollback(Store(store.root, System()), "change"))
 
     store.system = replace(store.system, sleep=interfere)
     with pytest.raises(Unhealthy):
         end(store, generation, [{"command": {"argv": ["true"]}}], soak=0.3)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
-    assert not transaction.pending(store)
+    assert not journals.pending(store)
 
 
 def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(
@@ -545,7 +540,7 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
         return lock(self, **wait)
 
     monkeypatch.setattr(Store, "locked", full)
-    monkeypatch.setattr(_agent, "_AGAIN", (0.1,))
+    monkeypatch.setattr(agent, "_AGAIN", (0.1,))
     assert deadline(store) == 0 and len(asked) == 2 and (live / "file").read_text() == "before"
     assert "No space left on device" in capsys.readouterr().err
 
@@ -555,12 +550,12 @@ def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, mon
     (live / "lost").write_bytes(os.urandom(100_000))
     begin(store, live)
     (live / "lost").write_text("after")
-    monkeypatch.setattr(_agent, "_AGAIN", (0.2,))
-    monkeypatch.setattr(_deadman, "TRIES", 0.5)
+    monkeypatch.setattr(agent, "_AGAIN", (0.2,))
+    monkeypatch.setattr(changes, "TRIES", 0.5)
     for lost in Path(store.join("objects")).rglob("*"):
         if lost.is_file():
             lost.unlink()
-    assert deadline(store) == _agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
+    assert deadline(store) == agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
     (left,) = info(store)["last"]["left"]
     assert left.startswith(f"{live}/lost: ") and (live / "file").read_text() == "before"
 
@@ -568,11 +563,11 @@ def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, mon
 def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone(monkeypatch)
     begin(store, live)
-    change = _deadman.armed(store)
+    change = changes.armed(store)
     assert change is not None
-    later = threading.Timer(0.5, _deadman.conclude, (store, change, _deadman.CONFIRMED, "settle"))
+    later = threading.Timer(0.5, changes.conclude, (store, change, changes.CONFIRMED, "settle"))
     asked = refusing(monkeypatch, 1, later.start)
-    monkeypatch.setattr(_agent, "_AGAIN", (60.0,))
+    monkeypatch.setattr(agent, "_AGAIN", (60.0,))
     started = time.monotonic()
     assert deadline(store) == 0 and len(asked) == 1 and time.monotonic() - started < 20
 
@@ -584,7 +579,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
     begin(store, live)
     refusing(monkeypatch, 1)
     for name in ("_ETC", "_RUN"):
-        monkeypatch.setattr(_timers, name, str(tmp_path / name))
+        monkeypatch.setattr(units, name, str(tmp_path / name))
     said: list[str] = []
 
     def run(argv: Any, timeout: float) -> Any:
@@ -592,8 +587,8 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
         return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
     booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
-    monkeypatch.setattr(_agent, "System", lambda: booted)
-    assert _agent.main(["--store", store.root, "boot"]) == _agent.DOUBT
+    monkeypatch.setattr(agent, "System", lambda: booted)
+    assert agent.main(finish, ["--store", store.root, "boot"]) == agent.DOUBT
     (started,) = {words for words in said if words.endswith(".service")}
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
@@ -618,13 +613,13 @@ def test_who_waits_for_the_lock_leaves_once_the_change_is_over(
     """The next change is armed under this lock, and its watcher waits for this one to leave."""
     alone(monkeypatch)
     generation = begin(store, live)
-    change = _deadman.armed(store)
+    change = changes.armed(store)
     assert change is not None
     with store.locked():
-        later = threading.Timer(0.5, _deadman.conclude, (store, change, _deadman.ROLLED_BACK, "settle"))
+        later = threading.Timer(0.5, changes.conclude, (store, change, changes.ROLLED_BACK, "settle"))
         later.start()
         began = time.monotonic()
-        with pytest.raises(Busy), _agent._locked(store, generation):
+        with pytest.raises(Busy), agent._locked(store, generation):
             pass
         assert time.monotonic() - began < 20
 
@@ -634,11 +629,11 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
 ) -> None:
     asked: list[str] = []
 
-    def ended(*_words: Any, **_more: Any) -> _jobs.Ended:
+    def ended(*_words: Any, **_more: Any) -> background.Ended:
         asked.append((live / "file").read_text())
-        return _jobs.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
+        return background.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
 
-    monkeypatch.setattr(_jobs, "end", ended)
+    monkeypatch.setattr(background, "end_jobs", ended)
     generation = begin(store, live)
     (live / "file").write_text("new")
     end(store, generation)
@@ -672,15 +667,15 @@ def test_a_record_that_cannot_be_read_is_named_and_no_traceback(store: Store, na
     with store.locked():
         (Path(store.root) / name).write_bytes(said)
     if name == "generation" and said.startswith(b"9"):
-        assert _deadman.host_state(store.root, store.system)["generation"] > 0
+        assert host_state(store.root, store.system)["generation"] > 0
         return
     with pytest.raises(Damaged, match=f"/{name} is damaged"):
-        _deadman.host_state(store.root, store.system)
+        host_state(store.root, store.system)
 
 
 def test_an_event_with_values_of_other_types_never_was_one(store: Store) -> None:
-    good = _deadman.Event(3, "confirmed", "settle", 1.0, "", [])
+    good = changes.Event(3, "confirmed", "settle", 1.0, "", [])
     with store.locked():
         lines = [good.line(), b'{"generation": "x", "outcome": 5, "by": "", "at": [], "checkpoint": "", "left": {}}']
         (Path(store.root) / "events").write_bytes(b"\n".join([*lines, b"[" * 100_000, b""]))
-    assert _deadman.last_event(store) == good
+    assert changes.last_event(store) == good

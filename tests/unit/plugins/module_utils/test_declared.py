@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._declared import refuse_outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.declared import refuse_outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -216,10 +216,10 @@ def test_what_is_refused_leaves_nothing_in_the_store(store: Store, tree: Path, t
     there = Store(str(tmp_path / "there"), store.system)
     taken = checkpoint(there, "before", [{"files": {"paths": [str(tree)]}}], host="web1")
     bundle = str(tmp_path / "bundle")
-    _replica.export(there, "web1", taken["id"], [], bundle, from_replica=False)
+    replicas.export(there, "web1", taken["id"], [], bundle, from_replica=False)
     for declared, host in (([], "web1"), ([{"files": {"paths": [str(tree)]}}], "web2")):
         with pytest.raises(Refused):
-            _replica.adopt(store, host, taken["id"], bundle, declared)
+            replicas.adopt(store, host, taken["id"], bundle, declared)
         assert store.checkpoints() == [] and not list(Path(store.root, "packs").iterdir())
-    _replica.adopt(store, "web1", taken["id"], bundle, [{"files": {"paths": [str(tree)]}}])
+    replicas.adopt(store, "web1", taken["id"], bundle, [{"files": {"paths": [str(tree)]}}])
     assert [one.id for one in store.checkpoints()] == [taken["id"]]

@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._doubt import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import (
     accept,
     cleared,
     in_doubt,
     refuse_if_in_doubt,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-DOUBT = _deadman.Event(3, "in_doubt", "deadline", 1.0, "a" * 64, ["app: its script failed"])
+DOUBT = changes.Event(3, "in_doubt", "deadline", 1.0, "a" * 64, ["app: its script failed"])
 
 
-def write(store: Store, *events: _deadman.Event) -> None:
+def write(store: Store, *events: changes.Event) -> None:
     lines = [json.dumps({key: value for key, value in asdict(one).items() if value is not None}) for one in events]
     Path(store.join("events")).write_text("".join(f"{line}\n" for line in lines) + '{"torn')
 
@@ -83,7 +83,7 @@ def test_the_next_change_is_refused_with_what_is_left(store: Store, live: Path) 
         ),
     ],
 )
-def test_what_ends_a_doubt(store: Store, live: Path, later: list[_deadman.Event], open_still: bool) -> None:
+def test_what_ends_a_doubt(store: Store, live: Path, later: list[changes.Event], open_still: bool) -> None:
     write(store, DOUBT, *later)
     found = in_doubt(store)
     assert (found is not None) is open_still
@@ -104,10 +104,10 @@ def test_a_host_is_accepted_as_it_is(store: Store, live: Path) -> None:
 
 def test_what_is_still_tried_again_is_in_doubt_and_can_be_accepted(store: Store, live: Path) -> None:
     assert begin(store, live)["generation"] == 4
-    change = _deadman.armed(store)
+    change = changes.armed(store)
     assert change is not None
     with store.locked():
-        _deadman.note_left(store, change, "settle", ["app: no package file"])
+        changes.note_left(store, change, "settle", ["app: no package file"])
     with pytest.raises(Refused, match="in doubt since the change of generation 4: app: no package file"):
         refuse_if_in_doubt(store)
     assert info(store)["doubt"]["left"] == ["app: no package file"] and info(store)["doubt"]["by"] == "settle"
@@ -136,9 +136,9 @@ def test_a_rollback_that_is_to_be_confirmed_is_no_change_that_is_refused(store: 
     (live / "file").write_text("after")
     result = rollback(store, "other", confirm_within=60.0)
     assert result["generation"] == 4 and in_doubt(store) is None and info(store)["armed"]["generation"] == 4
-    change = _deadman.armed(store)
+    change = changes.armed(store)
     assert change is not None
-    _deadman.conclude(store, change, _deadman.ROLLED_BACK, "deadline")
+    changes.conclude(store, change, changes.ROLLED_BACK, "deadline")
     assert in_doubt(store) == replace(DOUBT, rollback=None)
 
 

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import firewall, registry, ruleset
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall import firewall, ruleset
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall.ruleset import Keep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.ruleset import Keep
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
 FIREWALL: list[dict[str, Any]] = [{"firewall": {}}]
 
@@ -460,13 +461,13 @@ _REAL = (
     """
 import re, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 store = Store(sys.argv[2], System(has_systemd=lambda: False))
 def nft(text): subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
 def listed(*words):

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _foreign, _replica
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 MAGIC = b"evenkeel-pack 1\n"
@@ -47,7 +48,7 @@ def bundle(*parts: bytes) -> bytes:
 def take(store: Store, tmp_path: Path, data: bytes, wanted: str = "0" * 64) -> dict[str, Any]:
     path = tmp_path / "bundle"
     path.write_bytes(data)
-    return _replica.receive(store, "web1", wanted, str(path))
+    return replicas.receive(store, "web1", wanted, str(path))
 
 
 def offered(store: Store, tmp_path: Path, data: bytes) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def test_a_length_that_the_bundle_does_not_have_is_refused_before_anything_is_wr
 def test_a_line_that_we_never_write_is_refused(today: Store, tmp_path: Path, body: str) -> None:
     with pytest.raises(Damaged, match="is refused|manifest [0-9a-f]{64} cannot be read"):
         offered(today, tmp_path, manifest(body))
-    assert _replica.have(today, "web1")["ids"] == []
+    assert replicas.have(today, "web1")["ids"] == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_field_out_of_form_is_refused(today: Store, tmp_path: Path, fields: di
     assert offered(today, tmp_path, manifest())["state"] == "verified"
     with pytest.raises(Damaged):
         offered(today, tmp_path, manifest(**fields))
-    assert len(_replica.have(today, "web1")["ids"]) == 1
+    assert len(replicas.have(today, "web1")["ids"]) == 1
 
 
 def test_clocks_may_be_some_hours_apart(today: Store, tmp_path: Path) -> None:
@@ -160,13 +161,13 @@ def test_a_log_has_no_more_records_than_we_write(today: Store, tmp_path: Path) -
 def test_a_bundle_for_which_there_is_no_room_is_refused(
     today: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_foreign, "room", lambda *_directories: 100)
+    monkeypatch.setattr(foreign, "room", lambda *_directories: 100)
     with pytest.raises(EvenkeelError, match="has room for 100"):
         offered(today, tmp_path, manifest())
 
 
 def test_two_files_on_one_file_system_share_its_room(tmp_path: Path) -> None:
-    one, both = _foreign.room(str(tmp_path / "not" / "there")), _foreign.room(str(tmp_path), str(tmp_path / "not"))
+    one, both = foreign.room(str(tmp_path / "not" / "there")), foreign.room(str(tmp_path), str(tmp_path / "not"))
     assert 0 < both <= one // 2 + 10 * 1024 * 1024
 
 
@@ -175,7 +176,7 @@ def test_a_copy_that_an_older_version_took_in_is_named_and_not_offered(today: St
     data = manifest(created="2096-10-02T07:06:40.000000Z")
     later = Store(today.root, replace(today.system, now=lambda: 4e9))
     offered(later, tmp_path, data)
-    (found,) = _replica.candidates(today, "web1")["candidates"]
+    (found,) = replicas.candidates(today, "web1")["candidates"]
     assert (found["state"], found["created"]) == ("damaged", "") and "2096" in found["detail"]
 
 
@@ -221,4 +222,4 @@ def test_a_log_of_few_bytes_that_say_that_much_stays_takes_no_more_memory_than_o
     finally:
         tracemalloc.stop()
     assert peak < 10_000_000
-    assert len(_replica.candidates(today, "web1")["candidates"]) == 91
+    assert len(replicas.candidates(today, "web1")["candidates"]) == 91

@@ -12,11 +12,16 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _hashing
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._hashing import CHUNK, chunks, hash_file, hash_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import hashing
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import (
+    CHUNK,
+    chunks,
+    hash_file,
+    hash_of,
+)
 
 # These do more than read: they tell a part of what they read, or write what they hash.
-ALLOWED = {"_hashing.py", "cache.py", "manifest.py", "objects.py"}
+ALLOWED = {"hashing.py", "cache.py", "manifest.py", "objects.py"}
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK // 4, CHUNK + 1, 9 * CHUNK + 7])
@@ -25,7 +30,7 @@ def test_every_way_gives_the_hash_of_the_whole(size: int, tmp_path: Path, monkey
     path.write_bytes((bytes(range(256)) * (size // 256 + 1))[:size])
     wanted = hashlib.sha256(path.read_bytes()).hexdigest(), size
     for large in (CHUNK * 16, CHUNK):  # Without and with a thread that reads on.
-        monkeypatch.setattr(_hashing, "_LARGE", large)
+        monkeypatch.setattr(hashing, "_LARGE", large)
         with open(path, "rb") as stream:
             assert hash_file(stream.fileno()) == wanted
             os.lseek(stream.fileno(), 0, os.SEEK_SET)
@@ -44,7 +49,7 @@ def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_nobody_else_has_a_loop_that_hashes() -> None:
-    library = Path(_hashing.__file__).parent
+    library = Path(hashing.__file__).parents[1]
     found = set()
     for path in library.rglob("*.py"):
         for loop in ast.walk(ast.parse(path.read_text())):

@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _jobs
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
 # A host of its own, where jobs can only be of this host.
 HOST = replace(System(), has_systemd=lambda: True)
@@ -34,13 +34,13 @@ time.sleep(77)
 @pytest.fixture(autouse=True)
 def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all processes of this machine only those that a test has started: others may be at work here with Ansible."""
-    everything = _jobs._processes
+    everything = background._processes
 
-    def ours() -> dict[int, _jobs.Process]:
+    def ours() -> dict[int, background.Process]:
         found = everything()
-        return {pid: one for pid, one in found.items() if os.getpid() in _jobs._lineage(pid, found)}
+        return {pid: one for pid, one in found.items() if os.getpid() in background._lineage(pid, found)}
 
-    monkeypatch.setattr(_jobs, "_processes", ours)
+    monkeypatch.setattr(background, "_processes", ours)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def boottime() -> float:
 
 
 def children(pid: int) -> list[int]:
-    return [one.pid for one in _jobs._processes().values() if one.parent == pid]
+    return [one.pid for one in background._processes().values() if one.parent == pid]
 
 
 @pytest.mark.parametrize("name", ["AnsiballZ_command.py", "async_wrapper.py"])
@@ -83,16 +83,16 @@ def test_a_job_ends_with_what_it_started(scripts: Path, started: list[subprocess
     job = start(started, sys.executable, scripts / name, "j1", "300")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     (child,) = children(job.pid)
-    result = _jobs.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert len(result.ended) == 1 and name in result.ended[0] and not result.running
-    assert _jobs.started(job.pid) == _jobs.started(child) == 0.0
+    assert background.started(job.pid) == background.started(child) == 0.0
 
 
 def test_a_pipelined_module_is_waited_for_and_then_ended(started: list[subprocess.Popen[str]]) -> None:
     since = boottime() - 1
     one = start(started, "/bin/sh", "-c", f"{sys.executable} -c 'import time; time.sleep(77)' && sleep 0")
     two = start(started, "/bin/sh", "-c", f"sleep 0.5; {sys.executable} -c pass && sleep 0")
-    result = _jobs.end(HOST, since, boottime() + 1, 3.0)
+    result = background.end_jobs(HOST, since, boottime() + 1, 3.0)
     assert two.wait(5) == 0, "it had the time to end by itself"
     assert one.wait(5) < 0 and len(result.ended) == 1
 
@@ -108,12 +108,13 @@ def test_what_only_looks_like_a_job_is_left_alone(scripts: Path, started: list[s
     word = start(started, "/bin/sh", "-c", "sleep 66; : AnsiballZ_command.py")
     ours = (
         "import sys; sys.path[:] = eval(sys.argv[1]); from ansible_collections.evenkeel.fault_tolerance.plugins."
-        "module_utils._jobs import be_ours; be_ours(); print('ready', flush=True); import time; time.sleep(66)"
+        "module_utils._host.background import mark_as_ours; mark_as_ours(); "
+        "print('ready', flush=True); import time; time.sleep(66)"
     )
     settle = start(started, "/bin/sh", "-c", f'{sys.executable} -c "{ours}" "{sys.path}" && sleep 0')
     assert settle.stdout is not None and settle.stdout.readline() == "ready\n"
     began = time.monotonic()
-    result = _jobs.end(HOST, since, boottime(), 30.0)
+    result = background.end_jobs(HOST, since, boottime(), 30.0)
     assert not result.ended and not result.running and time.monotonic() - began < 20
     assert all(one.poll() is None for one in (before, mine, word, settle))
 
@@ -125,16 +126,16 @@ def test_a_job_of_another_account_is_ended_where_the_login_of_the_change_has_sta
     since = boottime() - 1
     job = start(started, sys.executable, scripts / "async_wrapper.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    everything = _jobs._processes
+    everything = background._processes
 
-    def theirs() -> dict[int, _jobs.Process]:
+    def theirs() -> dict[int, background.Process]:
         found = everything()
         return {pid: replace(one, users={12345}, login=1000) if one.is_job else one for pid, one in found.items()}
 
-    monkeypatch.setattr(_jobs, "_processes", theirs)
+    monkeypatch.setattr(background, "_processes", theirs)
     for other in (-1, 1001, 0):
-        assert not _jobs.end(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
-    assert len(_jobs.end(HOST, since, boottime(), 0.0, 1000).ended) == 1
+        assert not background.end_jobs(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
+    assert len(background.end_jobs(HOST, since, boottime(), 0.0, 1000).ended) == 1
     assert job.wait(5) < 0
 
 
@@ -164,7 +165,7 @@ def test_no_other_user_delays_the_deadline(
     other = start(started, *words)
     time.sleep(0.5)
     began = time.monotonic()
-    assert not _jobs.end(HOST, since, boottime(), 3.0).ended and time.monotonic() - began < 2
+    assert not background.end_jobs(HOST, since, boottime(), 3.0).ended and time.monotonic() - began < 2
     assert other.poll() is None
     assert way == "plain" or os.stat(f"/proc/{other.pid}").st_uid == 0, "it has not gained anything"
 
@@ -179,12 +180,12 @@ def test_a_program_that_gains_rights_is_no_job(tmp_path: Path, started: list[sub
     shutil.copy(os.path.realpath(shutil.which("bash") or ""), waits)
     one = start(started, "bash", "-c", f"exec -a sh {waits} -c '{LOOKS}; true && sleep 0'")
     time.sleep(0.3)
-    result = _jobs.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert bool(result.ended) == (name == "sh") and (one.poll() is None) == (name == "su")
 
 
 @needs_root
-@pytest.mark.parametrize("name", [_jobs.OURS, "dpkg"])
+@pytest.mark.parametrize("name", [background.OURS, "dpkg"])
 def test_no_other_user_keeps_a_job_alive(
     tmp_path: Path, scripts: Path, started: list[subprocess.Popen[str]], name: str
 ) -> None:
@@ -209,7 +210,7 @@ def test_no_other_user_keeps_a_job_alive(
     job = start(started, sys.executable, scripts / "AnsiballZ_shell.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     time.sleep(0.2)
-    assert len(_jobs.end(HOST, since, boottime(), 0.0).ended) == 1 and job.wait(5) < 0
+    assert len(background.end_jobs(HOST, since, boottime(), 0.0).ended) == 1 and job.wait(5) < 0
 
 
 def test_what_a_python_is_given_as_a_word_is_not_what_it_runs(
@@ -220,7 +221,7 @@ def test_what_a_python_is_given_as_a_word_is_not_what_it_runs(
     (tmp_path / "tool.py").write_text("import time; print('ready', flush=True); time.sleep(66)")
     tool = start(started, sys.executable, tmp_path / "tool.py", scripts / "AnsiballZ_command.py")
     assert tool.stdout is not None and tool.stdout.readline() == "ready\n"
-    assert _jobs.end(HOST, since, boottime(), 3.0) == _jobs.Ended() and tool.poll() is None
+    assert background.end_jobs(HOST, since, boottime(), 3.0) == background.Ended() and tool.poll() is None
 
 
 def test_half_an_installation_is_named_and_goes_on(scripts: Path, started: list[subprocess.Popen[str]]) -> None:
@@ -230,7 +231,7 @@ def test_half_an_installation_is_named_and_goes_on(scripts: Path, started: list[
     (scripts / "AnsiballZ_apt.py").write_text(_MODULE.replace("/bin/sleep", str(dpkg)))
     job = start(started, sys.executable, scripts / "AnsiballZ_apt.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    result = _jobs.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert not result.ended and len(result.running) == 1 and "AnsiballZ_apt.py" in result.running[0]
     assert job.poll() is None
 
@@ -241,5 +242,5 @@ def test_on_a_machine_that_plays_several_hosts_nothing_is_ended(
     since = boottime() - 1
     job = start(started, sys.executable, scripts / "AnsiballZ_command.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    result = _jobs.end(replace(System(), has_systemd=lambda: False), since, boottime(), 0.2)
-    assert result == _jobs.Ended() and job.poll() is None
+    result = background.end_jobs(replace(System(), has_systemd=lambda: False), since, boottime(), 0.2)
+    assert result == background.Ended() and job.poll() is None

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 from .conftest import copy_of, differences
@@ -95,13 +95,13 @@ def test_a_kill_before_the_files_ends_all_new(store: Store, tree: Path, installe
     installer.killed_after = 1
     with pytest.raises(Killed):
         rollback(store, "before")
-    assert installer.place.read_text() == "2" and _deadman.host_state(store.root)["interrupted"]
+    assert installer.place.read_text() == "2" and host_state(store.root)["interrupted"]
     installer.killed_after = 99
     with store.locked():
         said = finish(store)
     assert "finished an interrupted rollback to before" in said[0]
     assert differences(copy, tree) == "" and installer.place.read_text() == "1"
-    assert not _deadman.host_state(store.root)["interrupted"]
+    assert not host_state(store.root)["interrupted"]
     rollback(store, "undo")
     assert installer.place.read_text() == "2" and (tree / "sub" / "small").read_text() == "changed"
     assert (tree / "a").read_text() == "first", "as it was before the rollback, not as the kill left it"
@@ -166,11 +166,11 @@ def test_a_kill_where_no_file_changes_is_finished_too(
     late.killed_after = 1
     with pytest.raises(Killed):
         rollback(store, "before")
-    assert late.place.read_text() == "2" and _deadman.host_state(store.root)["interrupted"]
+    assert late.place.read_text() == "2" and host_state(store.root)["interrupted"]
     late.killed_after = 99
     with store.locked():
         assert len(finish(store)) == 1
-    assert late.place.read_text() == "1" and not _deadman.host_state(store.root)["interrupted"]
+    assert late.place.read_text() == "1" and not host_state(store.root)["interrupted"]
 
 
 def test_trees_of_a_kind_are_put_back_with_the_files(

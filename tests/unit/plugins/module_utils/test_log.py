@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, NotFound
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import manifest as manifests
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import store as stores
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
@@ -221,7 +221,7 @@ def test_what_a_record_follows_stays_also_when_its_line_in_refs_is_gone(
 
 def bundle(store: Store, one: str, known: list[str], path: Path) -> int:
     path.unlink(missing_ok=True)
-    return int(_replica.export(store, "web1", one, known, str(path), from_replica=False)["bytes"])
+    return int(replicas.export(store, "web1", one, known, str(path), from_replica=False)["bytes"])
 
 
 def test_a_lost_host_comes_back_to_any_record_from_a_copy(
@@ -229,17 +229,17 @@ def test_a_lost_host_comes_back_to_any_record_from_a_copy(
 ) -> None:
     peer, path = Store(str(tmp_path / "peer"), store.system), tmp_path / "bundle"
     bundle(store, log[3], [], path)
-    _replica.receive(peer, "web1", log[3], str(path))
-    assert _replica.have(peer, "web1")["ids"] == log[:4]
+    replicas.receive(peer, "web1", log[3], str(path))
+    assert replicas.have(peer, "web1")["ids"] == log[:4]
     whole = path.stat().st_size
     assert bundle(store, log[4], log[:4], path) < min(2200, whole // 10)
-    _replica.receive(peer, "web1", log[4], str(path))
-    assert [one["state"] for one in _replica.candidates(peer, "web1")["candidates"]] == ["verified"] * 5
+    replicas.receive(peer, "web1", log[4], str(path))
+    assert [one["state"] for one in replicas.candidates(peer, "web1")["candidates"]] == ["verified"] * 5
     shutil.rmtree(tree)
     shutil.rmtree(store.root)
     path.unlink()
-    _replica.export(peer, "web1", log[4], [], str(path), from_replica=True)
-    _replica.adopt(store, "web1", log[4], str(path))
+    replicas.export(peer, "web1", log[4], [], str(path), from_replica=True)
+    replicas.adopt(store, "web1", log[4], str(path))
     for number in (4, 1):
         rollback(store, log[number])
         assert differences(tmp_path / f"copy-{number}", tree) == ""
@@ -249,10 +249,10 @@ def test_a_record_without_what_it_follows_is_never_a_copy(store: Store, log: lis
     peer, path = Store(str(tmp_path / "peer"), store.system), tmp_path / "bundle"
     bundle(store, log[4], log[:4], path)
     with pytest.raises(Damaged):
-        _replica.receive(peer, "web1", log[4], str(path))
-    assert _replica.have(peer, "web1")["ids"] == []
+        replicas.receive(peer, "web1", log[4], str(path))
+    assert replicas.have(peer, "web1")["ids"] == []
     bundle(store, log[4], [], path)
-    assert _replica.receive(peer, "web1", log[4], str(path))["state"] == "verified"
+    assert replicas.receive(peer, "web1", log[4], str(path))["state"] == "verified"
 
 
 def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
@@ -264,14 +264,14 @@ def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
     extra = store.record_data(log[4])
     path.write_bytes(whole.replace(b"manifest ", b"manifest %d\n%s\nmanifest " % (len(extra), extra), 1))
     with pytest.raises(Damaged, match="does not follow"):
-        _replica.receive(peer, "web1", log[1], str(path))
+        replicas.receive(peer, "web1", log[1], str(path))
     first = whole.index(b"manifest ")
     second = whole.index(b"\nmanifest ", first) + 1
     for wrong in (whole[:second], whole[:first] + whole[second:], whole[:-1]):
         path.write_bytes(wrong)
         with pytest.raises(Damaged):
-            _replica.receive(peer, "web1", log[1], str(path))
-    assert _replica.have(peer, "web1")["ids"] == []
+            replicas.receive(peer, "web1", log[1], str(path))
+    assert replicas.have(peer, "web1")["ids"] == []
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

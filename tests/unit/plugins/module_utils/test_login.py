@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _login, _settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._login import Ancestor, age
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as settling
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.logins import Ancestor, age
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 
@@ -48,7 +49,7 @@ def test_the_login_that_a_process_came_over_is_told_from_older_ones(above: list[
 
 
 def test_the_chain_of_this_process_is_read_as_the_kernel_has_it() -> None:
-    mine = list(_login._ancestors(os.getpid()))
+    mine = list(logins._ancestors(os.getpid()))
     assert [one.pid for one in mine[:2]] == [os.getpid(), os.getppid()]
     assert mine[0].name.startswith(Path("/proc/self/comm").read_text().strip())
     assert all(0 <= one.started <= time.clock_gettime(time.CLOCK_BOOTTIME) for one in mine)
@@ -65,7 +66,7 @@ def settled_over(login: str, store: Store, live: Path, monkeypatch: pytest.Monke
         asked.append(since)
         return login
 
-    monkeypatch.setattr(_settle._login, "age", age)
+    monkeypatch.setattr(settling.logins, "age", age)
     try:
         return settle(store, begun["generation"], [], 0.0, 1.0, 0.1)
     finally:

@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _offsite, _system
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     EvenkeelError,
     NotFound,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._offsite import Repository, fetch, push
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
 from .conftest import SYSTEM, copy_of, differences
 
@@ -88,7 +89,7 @@ def test_what_comes_back_different_does_not_count(
     store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint(store, "before", files(tree))
-    fetched = _offsite._fetched
+    fetched = offsite._fetched
 
     def spoilt(*words: Any) -> str:
         path = fetched(*words)
@@ -97,7 +98,7 @@ def test_what_comes_back_different_does_not_count(
             stream.write(b"\xff")
         return path
 
-    monkeypatch.setattr(_offsite, "_fetched", spoilt)
+    monkeypatch.setattr(offsite, "_fetched", spoilt)
     with pytest.raises(Damaged, match=r"came back from .* as something else"):
         push(store, repository, "web1", "latest")
     shutil.rmtree(store.root)
@@ -135,7 +136,7 @@ def test_a_password_in_an_address_is_neither_shown_nor_an_argument(store: Store,
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", files(tree))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(_system, "_PLACES", ())
+    monkeypatch.setattr(commands, "_PLACES", ())
     with pytest.raises(UsageError, match=r"restic is not to be had on this host .* install it"):
         push(store, Repository("/srv/restic", "/etc/password", SYSTEM), "web1", "latest")
 

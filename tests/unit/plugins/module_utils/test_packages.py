@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
     diversions,
     dpkg,
@@ -32,12 +35,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     packages,
     rpm,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.package import Package
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed
 
 from .conftest import SYSTEM
 
@@ -58,10 +58,10 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
     [
         ({"name": ["a"]}, "unknown key 'name'"),
         ({"names": []}, "leave it out for all packages"),
-        ({"names": "nginx"}, "must be a list"),
+        ({"names": {"nginx": None}}, "must be a text"),
         ({"names": ["-o=x"]}, "no name of a package"),
         ({"names": ["../x"]}, "no name of a package"),
-        ({"names": [1]}, "no name of a package"),
+        ({"names": [True]}, "must be a text, not True"),
     ],
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:

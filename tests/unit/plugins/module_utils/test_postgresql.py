@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
-    registry,
     restore_point,
     wal,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.wal import Leg
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql.wal import Leg
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import tag
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 MIB = 1 << 20
 SIZE = 16 * MIB

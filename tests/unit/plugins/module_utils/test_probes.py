@@ -14,15 +14,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
 
 from .conftest import SYSTEM
 from .fake_systemd import Unit, machine
@@ -259,10 +259,16 @@ def test_a_process(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> None:
-    def broken(system: System) -> Any:
-        raise RuntimeError("bug")
+    class Broken(probes.Probe):
+        kind = "broken"
 
-    made = [probes.Probe("odd", "it", 1.0, broken), *probes.check([{"tcp": {"port": silent}}])]
+        def prepare(self, declared: Mapping[str, Any]) -> str:
+            return "it"
+
+        def measure(self, system: System) -> probes.Measurement:
+            raise RuntimeError("bug")
+
+    made = [Broken({}, 1.0), *probes.check([{"tcp": {"port": silent}}])]
     first, second = probes.measure(made, SYSTEM)
     assert (first.state, first.detail, second.state) == ("unknown", "RuntimeError: bug", "pass")
 
@@ -288,32 +294,38 @@ GOOD = {"http": {"url": "http://localhost/"}}
         ({"tcp": {"port": 1}, "http": {}}, "must have one key"),
         ({"ping": {}}, "unknown kind 'ping'; there are http, tcp"),
         ({"tcp": 80}, "tcp takes a mapping, not 80"),
-        ({"tcp": {}}, "tcp needs port"),
-        ({"tcp": {"port": 80, "adress": "x"}}, "tcp has no 'adress'; it takes host, port, timeout"),
-        ({"tcp": {"port": "http"}}, "tcp: port 'http' is not a whole number"),
-        ({"tcp": {"port": None}}, "tcp needs port"),
+        ({"tcp": {}}, "tcp: port is missing"),
+        (
+            {"tcp": {"port": 80, "hots": "x"}},
+            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes host, port, timeout",
+        ),
+        ({"tcp": {"port": "http"}}, "tcp: port must be a whole number, not 'http'"),
+        ({"tcp": {"port": None}}, "tcp: port is missing"),
         ({"tcp": {"port": 0}}, "tcp: port 0 is not between"),
         ({"tcp": {"port": 65536}}, "tcp: port 65536 is not between"),
         ({"tcp": {"port": 80, "timeout": "soon"}}, "tcp: timeout: 'soon' is not a duration"),
         ({"tcp": {"port": 80, "timeout": 0}}, "tcp: timeout must be more than 0"),
-        ({"http": {"url": ""}}, "http needs url"),
+        ({"http": {"url": ""}}, "http: url is missing"),
         ({"http": {"url": "localhost/x"}}, "http: url 'localhost/x' is not an http or https address"),
         ({"http": {"url": "ftp://localhost/"}}, "http: url 'ftp://localhost/' is not"),
         ({"http": {"url": "http:///x"}}, "http: url 'http:///x' is not"),
         ({"http": {"url": "http://a/b c"}}, "http: url 'http://a/b c' is not"),
         ({"http": {"url": "http://a:x/"}}, "http: url 'http://a:x/': Port could not"),
-        ({"http": {**GOOD["http"], "status": "2xx"}}, "http: status '2xx' is not a whole number"),
-        ({"http": {**GOOD["http"], "status": [200, None]}}, "http: status None is not a whole number"),
+        ({"http": {**GOOD["http"], "status": "2xx"}}, "http: status must be a whole number, not '2xx'"),
+        ({"http": {**GOOD["http"], "status": [200, None]}}, "http: status must be a whole number, not None"),
         ({"http": {**GOOD["http"], "status": []}}, "http: status is an empty list"),
         ({"http": {**GOOD["http"], "body": "("}}, r"http: body '\(' is no regular expression"),
         ({"service": {}}, "service: give either name, a systemd unit, or process"),
         ({"service": {"name": ""}}, "service: give either name"),
-        ({"service": {"name": "a", "process": {"name": "b"}}}, "service: give either name"),
+        (
+            {"service": {"name": "a", "process": {"name": "b", "pidfile": "/p", "argv": ["/b"]}}},
+            "service: give either name",
+        ),
         ({"service": {"process": {"name": "b"}}}, "service: process: pidfile is missing"),
-        ({"command": {"argv": "true"}}, "command: argv must be a list of words, not 'true'"),
-        ({"command": {"argv": []}}, "command needs argv"),
-        ({"command": {"argv": ["true"], "rc": "ok"}}, "command: rc 'ok' is not a whole number"),
-        ({"file": {"path": "/x"}}, "file needs sha256"),
+        ({"command": {"argv": [True]}}, "command: argv must be a text, not True"),
+        ({"command": {"argv": []}}, "command: argv is missing"),
+        ({"command": {"argv": ["true"], "rc": "ok"}}, "command: rc must be a whole number, not 'ok'"),
+        ({"file": {"path": "/x"}}, "file: sha256 is missing"),
         ({"file": {"path": "x", "sha256": "0" * 64}}, "file: path must be absolute"),
         ({"file": {"path": "/x", "sha256": "0" * 63}}, "file: .* 64 hexadecimal digits"),
     ],

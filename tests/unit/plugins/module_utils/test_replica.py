@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 from .conftest import copy_of, differences
@@ -28,11 +28,11 @@ def peer(tmp_path: Path, store: Store) -> Store:
 
 
 def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> dict[str, Any]:
-    offered = _replica.offer(store, "web1", "latest")
+    offered = replicas.offer(store, "web1", "latest")
     bundle = tmp_path / "bundle"
-    _replica.export(store, "web1", offered["id"], list(known), str(bundle), from_replica=False)
+    replicas.export(store, "web1", offered["id"], list(known), str(bundle), from_replica=False)
     try:
-        return _replica.receive(peer, "web1", offered["id"], str(bundle))
+        return replicas.receive(peer, "web1", offered["id"], str(bundle))
     finally:
         os.unlink(bundle)
 
@@ -43,11 +43,11 @@ def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: P
     assert send(store, peer, tmp_path)["state"] == "verified"
     shutil.rmtree(tree)
     shutil.rmtree(store.root)
-    (found,) = _replica.candidates(peer, "web1")["candidates"]
+    (found,) = replicas.candidates(peer, "web1")["candidates"]
     assert (found["id"], found["state"]) == (taken["id"], "verified")
     bundle = str(tmp_path / "back")
-    _replica.export(peer, "web1", found["id"], [], bundle, from_replica=True)
-    _replica.adopt(store, "web1", found["id"], bundle)
+    replicas.export(peer, "web1", found["id"], [], bundle, from_replica=True)
+    replicas.adopt(store, "web1", found["id"], bundle)
     rollback(store, found["id"])
     assert differences(copy, tree) == ""
 
@@ -65,8 +65,8 @@ def test_a_checkpoint_that_a_change_needs_comes_back_though_it_is_damaged_here(
     with pytest.raises(Damaged):
         checkpoint(rebooted, "later", resources)
     bundle = str(tmp_path / "back")
-    _replica.export(peer, "web1", taken["id"], [], bundle, from_replica=True)
-    _replica.adopt(rebooted, "web1", taken["id"], bundle)
+    replicas.export(peer, "web1", taken["id"], [], bundle, from_replica=True)
+    replicas.adopt(rebooted, "web1", taken["id"], bundle)
     checkpoint(rebooted, "later", resources)
     assert (tree / "a").read_text() == "first"
 
@@ -76,25 +76,25 @@ def test_only_what_the_peer_lacks_travels(store: Store, peer: Store, tree: Path,
     first = send(store, peer, tmp_path)
     (tree / "a").write_text("second")
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
-    second = send(store, peer, tmp_path, _replica.have(peer, "web1")["ids"])
+    second = send(store, peer, tmp_path, replicas.have(peer, "web1")["ids"])
     assert first["objects"] > 5 and second["objects"] == 1
-    assert [one["state"] for one in _replica.candidates(peer, "web1")["candidates"]] == ["verified", "verified"]
+    assert [one["state"] for one in replicas.candidates(peer, "web1")["candidates"]] == ["verified", "verified"]
 
 
 def test_a_bundle_with_a_flipped_byte_is_never_a_copy(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
     taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
     bundle = tmp_path / "bundle"
-    _replica.export(store, "web1", taken["id"], [], str(bundle), from_replica=False)
+    replicas.export(store, "web1", taken["id"], [], str(bundle), from_replica=False)
     whole = bundle.read_bytes()
     for at in range(0, len(whole), 997):
         bundle.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
         with pytest.raises(Damaged):
-            _replica.receive(peer, "web1", taken["id"], str(bundle))
-        assert _replica.candidates(peer, "web1")["candidates"] == []
+            replicas.receive(peer, "web1", taken["id"], str(bundle))
+        assert replicas.candidates(peer, "web1")["candidates"] == []
     for end in (10, len(whole) // 2, len(whole) - 30):
         bundle.write_bytes(whole[:end])
         with pytest.raises(Damaged):
-            _replica.receive(peer, "web1", taken["id"], str(bundle))
+            replicas.receive(peer, "web1", taken["id"], str(bundle))
 
 
 def test_a_copy_with_a_flipped_byte_is_named_by_path(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_a_copy_with_a_flipped_byte_is_named_by_path(store: Store, peer: Store, 
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    (found,) = _replica.candidates(peer, "web1")["candidates"]
+    (found,) = replicas.candidates(peer, "web1")["candidates"]
     assert found["state"] == "damaged" and f"{tree}/a" in found["detail"]
     with pytest.raises(Damaged):
-        _replica.export(peer, "web1", found["id"], [], str(tmp_path / "b"), from_replica=True)
+        replicas.export(peer, "web1", found["id"], [], str(tmp_path / "b"), from_replica=True)
     assert not (tmp_path / "b").exists()
 
 
@@ -116,24 +116,24 @@ def test_a_damaged_copy_is_mended_by_sending_it_whole(store: Store, peer: Store,
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    assert _replica.verify(peer, "web1", taken["id"])["state"] == "damaged"
+    assert replicas.verify(peer, "web1", taken["id"])["state"] == "damaged"
     assert send(store, peer, tmp_path)["state"] == "verified"
-    assert _replica.verify(peer, "web1", taken["id"])["state"] == "verified"
+    assert replicas.verify(peer, "web1", taken["id"])["state"] == "verified"
 
 
 @pytest.mark.parametrize("host", ["", "..", "../web1", "a/b", ".hidden", "a\nb"])
 def test_a_host_name_cannot_lead_out_of_the_replicas(peer: Store, host: str) -> None:
     with pytest.raises(UsageError, match="cannot name the folder"):
-        _replica.have(peer, host)
+        replicas.have(peer, host)
 
 
 def test_a_doctored_manifest_is_not_its_id(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
     taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
     bundle = tmp_path / "bundle"
-    _replica.export(store, "web1", taken["id"], [], str(bundle), from_replica=False)
+    replicas.export(store, "web1", taken["id"], [], str(bundle), from_replica=False)
     whole = bundle.read_bytes()
     evil = whole.replace(f"f {tree}/a ".encode(), f"f {tree}/b ".encode())
     assert evil != whole
     bundle.write_bytes(evil)
     with pytest.raises(Damaged, match="manifest .* is damaged"):
-        _replica.receive(peer, "web1", taken["id"], str(bundle))
+        replicas.receive(peer, "web1", taken["id"], str(bundle))

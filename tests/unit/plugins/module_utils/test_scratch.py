@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _scratch
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import scratch
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's file needs root")
 USER = 12345
@@ -22,7 +22,7 @@ LATER = 60.0
 
 @pytest.fixture(autouse=True)
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(_scratch, "_TOP", str(tmp_path))
+    monkeypatch.setattr(scratch, "_TOP", str(tmp_path))
     for above in tmp_path.parents[:2]:
         above.chmod(above.stat().st_mode | 0o111)
     tmp_path.chmod(0o1777)
@@ -30,8 +30,8 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bundle(run: str = "run1", owner: int | None = None) -> Path:
-    path = _scratch.new(run, os.geteuid() if owner is None else owner)
-    _scratch.make_empty(path, os.geteuid() if owner is None else owner)
+    path = scratch.new(run, os.geteuid() if owner is None else owner)
+    scratch.make_empty(path, os.geteuid() if owner is None else owner)
     Path(path).write_bytes(b"secret")
     return Path(path)
 
@@ -54,13 +54,13 @@ def test_the_login_user_can_read_and_write_the_bundle_and_nothing_else() -> None
 
 def test_what_is_taken_in_is_gone_at_once_and_still_there_to_read(top: Path) -> None:
     path = bundle()
-    with _scratch.taken(str(path)) as there:
+    with scratch.taken(str(path)) as there:
         assert os.listdir(top) == []
         for _twice in range(2):
             assert Path(there).read_bytes() == b"secret"
     path.parent.mkdir()
     path.symlink_to("/etc/hostname")
-    with pytest.raises(OSError, match="symbolic links"), _scratch.taken(str(path)):
+    with pytest.raises(OSError, match="symbolic links"), scratch.taken(str(path)):
         pass
 
 
@@ -68,12 +68,12 @@ def test_the_next_call_takes_away_what_a_killed_run_left(top: Path) -> None:
     bundle()
     (top / "evenkeel-bundle-old").mkdir()  # As version 0.1.0 named them, and killed before there was anything in it.
     (top / "evenkeel-else").mkdir()
-    _scratch.reclaim("", time.time())
+    scratch.reclaim("", time.time())
     assert len(os.listdir(top)) == 3, "its run may be about to open it"
-    _scratch.reclaim("run1", time.time() + LATER)
+    scratch.reclaim("run1", time.time() + LATER)
     assert len(os.listdir(top)) == 2, "what is of the same run stays"
     (top / "evenkeel-bundle-run2-x").mkdir()
-    _scratch.reclaim("run2", time.time() + LATER)
+    scratch.reclaim("run2", time.time() + LATER)
     assert sorted(os.listdir(top)) == ["evenkeel-bundle-run2-x", "evenkeel-else"]
 
 
@@ -81,9 +81,9 @@ def test_the_next_call_takes_away_what_a_killed_run_left(top: Path) -> None:
 def test_what_a_process_has_open_stays(top: Path, mode: str) -> None:
     path = bundle()
     with open(path, mode):
-        _scratch.reclaim("", time.time() + LATER)
+        scratch.reclaim("", time.time() + LATER)
         assert path.exists()
-    _scratch.reclaim("", time.time() + LATER)
+    scratch.reclaim("", time.time() + LATER)
     assert os.listdir(top) == []
 
 
@@ -94,5 +94,5 @@ def test_what_is_somebody_elses_is_left_alone(top: Path) -> None:
     (top / "evenkeel-bundle-link").symlink_to(victim)
     (top / "evenkeel-bundle-theirs").mkdir()
     os.chown(top / "evenkeel-bundle-theirs", USER, USER)
-    _scratch.reclaim("", time.time() + LATER)
+    scratch.reclaim("", time.time() + LATER)
     assert len(os.listdir(top)) == 3

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica, _scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 from .conftest import copy_of, differences
@@ -164,14 +165,14 @@ def test_a_damaged_manifest_is_put_aside_and_named(store: Store, tree: Path, pac
 def test_copies_of_other_hosts_are_read_too(store: Store, tree: Path, pack: Path, tmp_path: Path) -> None:
     peer = Store(str(tmp_path / "peer"), store.system)
     bundle = str(tmp_path / "bundle")
-    _replica.export(store, "web1", store.resolve("before"), [], bundle, from_replica=False)
-    _replica.receive(peer, "web1", store.resolve("before"), bundle)
+    replicas.export(store, "web1", store.resolve("before"), [], bundle, from_replica=False)
+    replicas.receive(peer, "web1", store.resolve("before"), bundle)
     assert scrub(peer)["stats"]["files"] > 2
     (path,) = Path(peer.join("replicas", "web1", "packs")).glob("*.pack")
     spoil(path, b"first", b"f1rst")
     found = damage(peer)
     assert {one["host"] for one in found["damaged"]} == {"web1"} and found["damaged"][1]["paths"][0] == f"{tree}/a"
-    _replica.receive(peer, "web1", store.resolve("before"), bundle)
+    replicas.receive(peer, "web1", store.resolve("before"), bundle)
     assert scrub(peer)["damaged"] == []
 
 
@@ -212,7 +213,7 @@ def test_a_disk_that_takes_no_more_writes_still_gets_its_damage_told(
         raise OSError(30, os.strerror(30))
 
     for name in ("write_file", "move_all"):
-        monkeypatch.setattr(_scrub, name, fails)
+        monkeypatch.setattr(sys.modules[scrub.__module__], name, fails)
     with pytest.raises(EvenkeelError, match="nothing that was read .* Read-only file system"):
         scrub(store)
     spoil(large, large.read_bytes()[:9], b"otherwise")

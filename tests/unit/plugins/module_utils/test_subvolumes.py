@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _replica, _watch
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     EvenkeelError,
@@ -29,11 +28,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, subvolumes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import Completed, run
 
 from evenkeel.collection import collections_path
 
@@ -49,10 +51,10 @@ KILLED = f"""
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
-from {LIBRARY}._resources import subvolumes
-from {LIBRARY}._rollback import rollback
+from {LIBRARY}._resources.subvolumes import subvolumes
+from {LIBRARY}._flows.rollback.flow import rollback
 from {LIBRARY}._store.store import Store
-from {LIBRARY}._system import System
+from {LIBRARY}._host.system import System
 real, left = getattr(subvolumes, sys.argv[3]), [int(sys.argv[5])]
 def call(*args):
     left[0] -= 1
@@ -252,7 +254,7 @@ def test_one_that_was_made_read_only_is_put_back(store: Store, data: Path) -> No
 def test_an_unconfirmed_change_is_undone_at_boot(
     store: Store, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
     old = copy_of(data, tmp_path)
     checkpoint(store, "before", resources(data), confirm_within=60.0)
     change(data)
@@ -401,13 +403,13 @@ def test_a_snapshot_that_is_missing_or_was_changed_is_refused_and_found_by_a_scr
 def test_a_copy_on_another_host_does_not_pretend_to_have_it(store: Store, data: Path, tmp_path: Path) -> None:
     taken = checkpoint(store, "before", resources(data))
     bundle = str(tmp_path / "bundle")
-    _replica.export(store, "web1", taken["id"], [], bundle, False)
+    replicas.export(store, "web1", taken["id"], [], bundle, False)
     other = Store(str(tmp_path / "other"), SYSTEM)
-    _replica.receive(other, "web1", taken["id"], bundle)
+    replicas.receive(other, "web1", taken["id"], bundle)
     assert scrub(other)["damaged"] == []
     btrfs("subvolume", "delete", data.parent / ".evenkeel-snapshots" / kept(data)[0])
     assert scrub(other)["damaged"] == []
-    _replica.adopt(other, "web1", taken["id"], bundle)
+    replicas.adopt(other, "web1", taken["id"], bundle)
     with pytest.raises(Damaged, match="nowhere else"):
         rollback(other, "before")
     with pytest.raises(Damaged, match="before"):
@@ -572,8 +574,8 @@ def test_a_mount_that_came_since_refuses_the_rollback(store: Store, data: Path, 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({}, "paths must be"),
-        ({"paths": []}, "paths must be"),
+        ({}, "paths is missing"),
+        ({"paths": []}, "paths is missing"),
         ({"paths": ["data"]}, "not an absolute path"),
         ({"paths": ["/srv/../data"]}, "not an absolute path"),
         ({"paths": ["/"]}, "always mounted"),

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -61,7 +61,7 @@ def test_dots_and_slashes_name_the_same_key(values: Kind) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({}, "names must be a list"),
+        ({}, "names is missing"),
         ({"names": ["vm.swappiness"], "values": {}}, "unknown key 'values'"),
         ({"names": ["vm.swapiness"]}, "this kernel has no vm/swapiness"),
         ({"names": ["vm"]}, "'vm' is no key"),
@@ -134,10 +134,10 @@ def test_a_doctored_line_is_refused(store: Store, values: Kind, line: str) -> No
 _REAL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 names = ["net.ipv4.ip_forward", "net.ipv4.conf.all.accept_redirects", "net.ipv4.ip_local_port_range"]
 def values(): return [open("/proc/sys/" + name.replace(".", "/")).read() for name in names]
 def write(name, value): open("/proc/sys/" + name.replace(".", "/"), "w").write(value)

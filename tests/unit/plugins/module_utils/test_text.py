@@ -11,7 +11,7 @@ import random
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import report, reported
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._text import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import (
     LONGEST_RESULT,
     bounded,
     escape,

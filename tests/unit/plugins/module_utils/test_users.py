@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, users
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 # Takes the lock as shadow's programs do, adds a user to one file, and to the other a while later.
 _ADD = """
@@ -139,7 +139,7 @@ def test_a_host_comes_back_even_where_an_editor_was_left_open(store: Store, etc:
 def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", [{"users": {}}])
     (etc / "passwd").write_text("changed\n")
-    apply, seen = transaction._apply, []
+    apply, seen = transaction.apply, []
 
     def kill(*_words: object) -> None:
         raise KeyboardInterrupt
@@ -148,10 +148,10 @@ def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, mo
         seen.append(free(etc / ".pwd.lock"))
         return apply(journal, plan)
 
-    monkeypatch.setattr(transaction, "_apply", kill)
+    monkeypatch.setattr(transaction, "apply", kill)
     with pytest.raises(KeyboardInterrupt):
         rollback(store, "before")
-    monkeypatch.setattr(transaction, "_apply", look)
+    monkeypatch.setattr(transaction, "apply", look)
     with store.locked():
         finish(store)
     assert seen == [False] and (etc / "passwd").read_text() == "root:\n" and free(etc / ".pwd.lock")

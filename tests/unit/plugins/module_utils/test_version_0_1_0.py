@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._scrub import scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 from .conftest import SYSTEM, copy_of, differences
@@ -252,7 +252,7 @@ def test_a_host_that_it_armed_goes_back_at_the_boot(old: Old, store: Store, live
 
 def test_its_own_agent_puts_the_host_back_and_the_present_code_says_so(old: Old, store: Store, live: Path) -> None:
     number = begin(old, live, within=2.0)
-    assert wait_until(lambda: _deadman.last_event(store) is not None)
+    assert wait_until(lambda: changes.last_event(store) is not None)
     assert (live / "file").read_text() == "before"
     with pytest.raises(Unhealthy, match="put itself back already, by deadline"):
         settle(store, number, [], 0.0, 10.0, 0.1)

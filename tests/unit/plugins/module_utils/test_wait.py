@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import Probe, ProbeResult
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import CRASH_LOOP, Health, wait
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
 
 class Clock:

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _watch
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.way import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.trust import (
     open_regular,
     read_small,
     stranger,
     trusted,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 from .conftest import SYSTEM
 
@@ -79,7 +79,7 @@ def test_a_store_that_others_could_exchange_is_refused(deep: Path, harm: Callabl
 def test_a_change_that_opens_a_directory_above_the_store_keeps_no_host_from_going_back(
     deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
 ) -> None:
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "file").write_text("before")

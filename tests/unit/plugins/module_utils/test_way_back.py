@@ -17,33 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _deadman, _watch
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     EvenkeelError,
     Refused,
     RestoreFailed,
     Unhealthy,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    anchors,
+    applying,
+    journals,
+    transaction,
+    walk,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._rollback import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.tree import mounts
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back import access, plan
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._way_back.run import Run
 
 
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_watch, "start", lambda *_words: None)
-    monkeypatch.setattr(_watch, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 class Word:
@@ -78,13 +84,13 @@ class Word:
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The order in which kinds and paths are put back."""
     found: list[str] = []
-    apply = transaction._apply
+    apply = transaction.apply
 
     def noting(journal: str, plan: dict[str, Any]) -> transaction.Finished:
         found.extend(os.path.basename(os.fsdecode(bytes.fromhex(step["path"]))) for step in plan["steps"])
         return apply(journal, plan)
 
-    monkeypatch.setattr(transaction, "_apply", noting)
+    monkeypatch.setattr(transaction, "apply", noting)
     yield found
 
 
@@ -150,13 +156,13 @@ def test_an_operators_rollback_puts_the_firewall_back_under_its_dead_man_alone(
     wall.now = "new"
     (tree / "a").write_text("new")
     armed: list[bool] = []
-    arm = _deadman.arm
+    arm = changes.arm
 
-    def arming(*words: Any) -> _deadman.Armed:
+    def arming(*words: Any) -> changes.Armed:
         armed.append(wall.now == "new")
         return arm(*words)
 
-    monkeypatch.setattr(_deadman, "arm", arming)
+    monkeypatch.setattr(changes, "arm", arming)
     rollback(store, "before", confirm_within=60.0)
     assert armed == [True] and wall.now == "old" and log.index("a") < log.index("firewall")
 
@@ -228,7 +234,7 @@ def test_nothing_is_touched_where_something_else_is_mounted_now(
     result = back(store, generation)  # Here the test does not say that it is mounted.
     assert (tree / "a").read_text() == "first" and (tree / "sub" / "small").read_text() == "new"
     assert [one for one in result["left"] if one.startswith(f"{tree}/sub was a mount point (xfs)")]
-    assert _deadman.armed(store) is not None, "it is tried again"
+    assert changes.armed(store) is not None, "it is tried again"
 
 
 def test_a_host_that_is_called_rolled_back_is_measured_again(store: Store, tree: Path) -> None:
@@ -295,15 +301,15 @@ def test_a_declared_path_that_cannot_be_looked_at_keeps_no_other_one_back(
     declared = [{"files": {"paths": [str(share), str(tree)]}}]
     generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
     (tree / "a").write_text("new")
-    look = files._Walk.root
+    look = walk.Walk.root
 
-    def dead(walk: files._Walk, path: bytes) -> None:
+    def dead(walk: walk.Walk, path: bytes) -> None:
         if path == os.fsencode(share):
             raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         look(walk, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(files._Walk, "root", dead)
+        patched.setattr(walk.Walk, "root", dead)
         result = back(store, generation)
     assert (tree / "a").read_text() == "first" and (share / "one").read_text() == "old"
     assert result["outcome"] == "in_doubt"
@@ -429,10 +435,10 @@ def test_a_journal_that_ended_in_an_error_is_not_carried_out_later(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_sync", broken)
+        patched.setattr(applying, "sync", broken)
         with suppress(RestoreFailed):
             rollback(store, "before")
-    assert transaction.pending(store) == []
+    assert journals.pending(store) == []
     checkpoint(store, "after", [{"files": {"paths": [str(tree)]}}])
     (tree / "sub" / "small").write_text("kept")
     rollback(store, "after", paths=[str(tree / "a")])
@@ -453,15 +459,15 @@ def test_what_asks_for_a_checkpoint_that_is_gone_blocks_nothing_for_ever(store: 
 def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = tmp_path / "good"
     good.mkdir()
-    monkeypatch.setattr(transaction._Anchors, "_highest", lambda _anchors, parent: parent)
-    anchors = transaction._Anchors(str(tmp_path))
+    monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, parent: parent)
+    made = anchors.Anchors(str(tmp_path))
     with pytest.raises(FileNotFoundError):
-        anchors.of(os.fsencode(tmp_path / "never" / "one"), set())
+        made.of(os.fsencode(tmp_path / "never" / "one"), set())
     with pytest.raises(FileNotFoundError):
-        anchors.of(os.fsencode(tmp_path / "never" / "two"), set())
-    number = anchors.of(os.fsencode(good / "one"), set())
-    assert os.path.samestat(os.fstat(anchors.fd(number)), os.stat(anchors.paths[number]))
-    anchors.close()
+        made.of(os.fsencode(tmp_path / "never" / "two"), set())
+    number = made.of(os.fsencode(good / "one"), set())
+    assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.paths[number]))
+    made.close()
 
 
 def test_a_kind_of_file_system_may_have_any_name(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import (
     Decision,
     Measured,
-    decide,
+    Question,
     earlier_hosts,
     hosts_of_budget,
     measured,
@@ -27,6 +28,10 @@ FLYING = Measured("pass", True, "", "its change of generation 7 is armed until n
 
 def fleet(**others: Measured) -> dict[str, Measured]:
     return {**dict.fromkeys(GROUP, WELL), **others}
+
+
+def decide(*words: Any, **named: Any) -> Decision:
+    return _guard.decide(Question(*words, **named))
 
 
 def one_reason(decision: Decision) -> str:

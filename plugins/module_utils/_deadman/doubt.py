@@ -1,0 +1,132 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host in doubt: a change ended there without all being back. It takes no other one until that is over.
+
+It is over with a good rollback of all the kinds of a checkpoint, that of the change or another one; or when somebody
+accepts the host as it is. Both are events, as the ends of changes are. A change that goes back, and of which something
+is left that is tried again, is in doubt as well, for as long as that takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from .._errors import Refused
+from .._store.store import Store
+from .changes import (
+    ACCEPTED,
+    IN_DOUBT,
+    ROLLED_BACK,
+    TRIES,
+    Event,
+    armed,
+    conclude,
+    event_of,
+    fence,
+    generation,
+    record_event,
+    refuse_if_armed,
+)
+
+
+def in_doubt(store: Store) -> Event | None:
+    """The end in doubt that nothing has made good since, or None."""
+    change = armed(store)
+    if change is not None and change.left:
+        return Event(
+            change.generation, IN_DOUBT, change.back, change.tries_until - TRIES, change.checkpoint, change.left
+        )
+    doubt: Event | None = None
+    taken: dict[int, Event | None] = {}
+    for event in _events(store):
+        if event.outcome == IN_DOUBT:
+            doubt = event
+        elif event.outcome == ACCEPTED:
+            doubt = None
+        elif event.outcome == ROLLED_BACK and event.rollback is not None:
+            # By a rollback that is to be confirmed itself: undone, it leaves the host as it was.
+            taken[event.rollback], doubt = doubt, None
+        elif event.outcome == ROLLED_BACK and event.generation in taken:
+            doubt = taken[event.generation]
+        elif event.outcome == ROLLED_BACK and doubt is not None:
+            same = event.generation == doubt.generation or event.checkpoint == doubt.checkpoint
+            doubt = None if same else doubt
+    return doubt
+
+
+def _events(store: Store) -> Iterator[Event]:
+    """The ends of changes, oldest first; a torn line (power cut while appending) never was one."""
+    try:
+        with open(store.join("events"), "rb") as stream:
+            lines = stream.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return
+    yield from filter(None, map(event_of, lines))
+
+
+def refuse_if_in_doubt(store: Store) -> None:
+    """Refuse a change of a host that is in doubt."""
+    doubt = in_doubt(store)
+    if doubt is not None:
+        raise Refused(
+            f"this host is in doubt since the change of generation {doubt.generation}: {_some(doubt.left)}. It takes "
+            f"no other change until it is rolled back (ft_rollback to {doubt.checkpoint[:12]}), or accepted as it is "
+            "(ft_accept, evenkeel accept)",
+            left=doubt.left,
+        )
+
+
+def cleared(store: Store, checkpoint: str, whole: bool, rollback: int | None = None) -> None:
+    """Under the lock, after a good rollback to the checkpoint: the doubt is over, where ``whole`` says that all kinds
+    of the checkpoint went back. ``rollback``: its generation, where it is to be confirmed itself."""
+    doubt = in_doubt(store)
+    if doubt is not None and whole:
+        _append(store, replace(doubt, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
+
+
+def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> dict[str, Any]:
+    """Take the host as it is (``ft_accept``); the result as documented there. ``asked``: the generation of the run."""
+    if check_mode:
+        store.check_format()
+        return _accepted(store, asked)
+    if not store.exists:
+        return _accepted(store, asked)
+    with store.locked():
+        result = _accepted(store, asked)
+        doubt, change = in_doubt(store), armed(store)
+        if doubt is not None and change is not None:
+            conclude(store, change, ACCEPTED, "operator", doubt.left)
+        elif doubt is not None:
+            _append(store, replace(doubt, outcome=ACCEPTED, by="operator"))
+        if doubt is not None:
+            result["done"] = [f"accepted what was in doubt since generation {doubt.generation}"]
+        return result
+
+
+def _accepted(store: Store, asked: int | None) -> dict[str, Any]:
+    fence(store, asked)
+    doubt, change = in_doubt(store), armed(store)
+    if change is not None and not change.left:
+        refuse_if_armed(store)
+    planned = [f"accept what is in doubt since generation {doubt.generation}"] if doubt is not None else []
+    return {
+        "changed": doubt is not None,
+        "generation": generation(store),
+        "accepted": asdict(doubt) if doubt is not None else None,
+        "planned": planned,
+        "done": [],
+        "proved": [],
+        "left": list(doubt.left) if doubt is not None else [],
+    }
+
+
+def _append(store: Store, event: Event) -> None:
+    record_event(store, replace(event, at=store.system.now()))
+
+
+def _some(left: list[str]) -> str:
+    return "; ".join(left[:5]) + (f"; and {len(left) - 5} more" if len(left) > 5 else "")

@@ -1,0 +1,118 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The package of the agent: this library in one file on the host, which the timers of a change run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import marshal
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
+
+from .._host.durable import ensure_dir, write_file
+from .._host.trust import open_regular
+from .._store.store import Store
+from . import agent, changes
+from .invocation import agent_hash
+
+_PACKAGE = "evenkeel_agent"
+# Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
+_START = f"{_PACKAGE}/_agent.py"
+_MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
+_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
+
+
+def install(store: Store, finish: Callable[..., list[str]]) -> str:
+    """Write the zipapp of this library below the store; its path. The agent puts the host back with ``finish``.
+
+    Its name holds the hashes of its sources and of itself, so that it runs only as it was written here. The file of a
+    waiting agent stays until no change is armed.
+    """
+    sources = _sources(finish)
+    folder = store.join("agent")
+    ensure_dir(folder)
+    name = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
+    prefix = f"evenkeel-{name.hexdigest()[:12]}"
+    path = next((os.path.join(folder, one) for one in os.listdir(folder) if one.startswith(prefix)), "")
+    if not path or not _is_whole(path):
+        data = _zipapp(sources)
+        path = os.path.join(folder, f"{prefix}{hashlib.sha256(data).hexdigest()}.pyz")
+        write_file(path, data, 0o400)
+    if changes.armed(store) is None:
+        for other in os.listdir(folder):
+            if other != os.path.basename(path):
+                os.unlink(os.path.join(folder, other))
+    return path
+
+
+def _is_whole(path: str) -> bool:
+    """Whether the file has the hash that its name holds."""
+    with open_regular(path) as stream:
+        return hashlib.sha256(stream.read()).hexdigest() == agent_hash(path)
+
+
+def _zipapp(sources: dict[str, str]) -> bytes:
+    """The sources, each also compiled for this Python so that the agent starts quickly. Others compile them anew."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, text in sorted(sources.items()):
+            archive.writestr(zipfile.ZipInfo(path), text)
+            # A .pyc that is never compared with its source (PEP 552).
+            code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
+            archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
+    return buffer.getvalue()
+
+
+def _sources(finish: Callable[..., list[str]]) -> dict[str, str]:
+    """The agent, the module of ``finish``, and all that they import, directly or not; the same whatever is loaded."""
+    base = __name__.rpartition("._deadman.")[0]
+    start = f"""from ._deadman import agent
+from {finish.__module__[len(base) :]} import {finish.__name__}
+
+
+def main():
+    return agent.main({finish.__name__})
+"""
+    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
+    todo, seen = [agent.__name__, finish.__module__], {base}
+    while todo:
+        name = todo.pop()
+        if name in seen or not name.startswith(base + "."):
+            continue
+        seen.add(name)
+        spec = _spec(name)
+        if spec is None:
+            continue
+        is_package = spec.submodule_search_locations is not None
+        source = spec.loader.get_source(name) or ""  # type: ignore[union-attr]
+        inside = name[len(base) + 1 :].replace(".", "/")
+        files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source
+        todo += _imports(source, name if is_package else name.rpartition(".")[0])
+    return files
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """The modules that a source imports relatively, at any place in it, and the packages that contain them."""
+    for found in _IMPORT.finditer(source):
+        module = resolve_name(found[1], package)
+        parts = module.split(".")
+        yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
+        for one in found[2].strip("()").split(","):
+            name = one.split(" as ")[0].partition("#")[0].strip()
+            if name.isidentifier():
+                yield f"{module}.{name}"
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """The spec of a module; None where the name is not that of a module."""
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:
+        return None

@@ -1,0 +1,62 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The timers that bring the agent to work at the deadline of a change, whatever the change did to the host."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .._host.system import System
+from .._store.store import Store
+from .units import SystemdTimer
+from .watcher import WatcherTimer
+
+
+class Timer(Protocol):
+    """One way to start the agent at the deadline. A new backend is a class with these methods in a file of this room,
+    and a place in ``TIMERS``. A change relies on all available timers at once: one may be destroyed by the change.
+
+    ``number``: the generation of the change. ``due``: the deadline on the monotonic clock. ``agent``: the path of the
+    installed zipapp. Methods raise Refused when the timer cannot be relied on, and OSError.
+    """
+
+    def is_available(self, system: System) -> bool:
+        """Whether this host can have this timer."""
+
+    def prepare(self, store: Store, agent: str) -> None:
+        """Before the checkpoint is taken: put files in place that must not be part of the change."""
+
+    def arm(self, store: Store, number: int, agent: str) -> None:
+        """Before the deadline is set: start what takes time."""
+
+    def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
+        """See to it that the timer runs until the deadline, whatever was done to it. Called again and again."""
+
+    def fire(self, store: Store) -> None:
+        """Start the agent now. Nothing is waited for, and an agent that works already goes on alone."""
+
+    def disarm(self, store: Store) -> None:
+        """No change is under way any more. An agent that is started later finds nothing to do."""
+
+
+# A new timer is added here.
+TIMERS: tuple[Timer, ...] = (SystemdTimer(), WatcherTimer())
+
+
+def available(system: System) -> list[Timer]:
+    """The timers that this host can have."""
+    return [timer for timer in TIMERS if timer.is_available(system)]
+
+
+def ensure(store: Store, number: int, due: float, agent: str, patience: float = 10.0) -> None:
+    """``Timer.ensure`` of all available timers."""
+    for timer in available(store.system):
+        timer.ensure(store, number, due, agent, patience)
+
+
+def disarm(store: Store) -> None:
+    """``Timer.disarm`` of all available timers."""
+    for timer in available(store.system):
+        timer.disarm(store)

@@ -1,0 +1,77 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A second process for the latter half of a look at a large tree, where there is a CPU for it.
+
+Most of a look at what has not changed is the kernel's answers about one file after the other. The process asks about
+what the stat cache knows, and marks what is as it was; the walk, which comes there later, need not ask again. What is
+not marked, or not yet, the walk looks at by itself.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+from contextlib import suppress
+
+from .._host.durable import die_with_parent
+from .._host.paths import open_dir
+from .cache import Cache, keys_of
+from .entry import path_of
+
+# Lines from which on a second process is worth its start.
+MANY = 20_000
+
+
+class Ahead:
+    """To be closed. ``marks``: by the number of the line, 1 for what was found to be as it was since this began, and
+    has no second name."""
+
+    def __init__(self, cache: Cache | None) -> None:
+        self._pid = 0
+        count = len(cache.lines) if cache is not None else 0
+        self.marks = mmap.mmap(-1, max(count, 1))
+        if cache is None or count < MANY or len(os.sched_getaffinity(0)) < 2:
+            return
+        parent = os.getpid()
+        with suppress(OSError):  # No room for one more process: then there is none.
+            self._pid = os.fork()
+            if self._pid == 0:
+                try:
+                    die_with_parent(parent)
+                    _look(cache, count // 2, self.marks)
+                finally:
+                    os._exit(0)
+
+    def close(self) -> None:
+        if self._pid:
+            with suppress(ProcessLookupError, ChildProcessError):  # Where SIGCHLD is ignored nobody waits for it.
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _look(cache: Cache, at: int, marks: mmap.mmap) -> None:
+    """From the line ``at`` on, mark what is as it was of the directories that hold leaves alone."""
+    while at < len(cache.lines):
+        line = cache.lines[at]
+        at += 1
+        if line[0] != "d":
+            continue
+        path = path_of(line)
+        cache.at = at
+        leaves = cache.leaves(path, line[2 : line.find(" ", 2)] + "/")
+        if leaves is None or not leaves.names:
+            continue
+        fd = open_dir(path)
+        try:
+            found = [os.stat(name, dir_fd=fd, follow_symlinks=False) for name in leaves.names]
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+        start, count = leaves.start, len(leaves.names)
+        lines = cache.still(range(start, start + count), found, keys_of(found))
+        marks[start : start + count] = bytes(line is not None and info.st_nlink < 2 for line, info in zip(lines, found))

@@ -1,0 +1,164 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which paths cannot be put back now, found before the first one changes: mounts, immutable files, room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from .._errors import EvenkeelError
+from .._host.durable import inode_flags
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import Parents, ancestors, opened
+from .._store.objects import SMALL
+from .entry import ABOVE, PINNED, Entry
+from .step import Step
+
+_CAP_LINUX_IMMUTABLE = 9
+# File systems that can share data between files.
+_SHARING = {"btrfs", "xfs", "bcachefs"}
+MOUNTED = "it is a mount point or holds one, and cannot be replaced while it is mounted; unmount it"
+NO_ROOM = "no room"
+
+
+def preflight(steps: Sequence[Step], directories: Sequence[str], away: Mapping[str, str]) -> dict[str, str]:
+    """Target -> why its step cannot be carried out now, of those that cannot. Only looks.
+
+    ``away``: mount points of which nothing at or below them can be put back, and why.
+    """
+    found: dict[str, str] = {}
+    made = made_by(steps)
+    look = _Look(set(mount_points()), made, {Entry.parse(line).path for line in directories}, _may_unpin())
+    missing = [(os.fsencode(one), why) for one, why in away.items()]
+    with Parents() as parents:
+        for step in steps:
+            path = os.fsencode(step.target)
+            why = str(step.detail.get("blocked", ""))
+            why = why or next((words for one, words in missing if path == one or path.startswith(one + b"/")), "")
+            try:
+                why = why or look.refuses(step, path, parents)
+            except (OSError, EvenkeelError) as error:
+                why = getattr(error, "message", "") or str(error)
+            if why:
+                found[step.target] = why
+    found.update(short_of_room([step for step in steps if step.target not in found]))
+    return {**found, **below(steps, found)}
+
+
+def below(steps: Sequence[Step], blocked: Collection[str]) -> dict[str, str]:
+    """What cannot be made because the directory that it belongs into cannot. Pure."""
+    gone = {os.fsencode(one) for one in blocked} & made_by(steps)
+    found = {}
+    for step in steps if gone else ():
+        above = next((one for one in ancestors(os.fsencode(step.target)) if one in gone), None)
+        if above is not None:
+            found[step.target] = f"{os.fsdecode(above)}, which it lies in, cannot be made"
+    return found
+
+
+def made_by(steps: Sequence[Step]) -> set[bytes]:
+    """The directories that the steps make. Pure."""
+    return {
+        os.fsencode(step.target)
+        for step in steps
+        if step.detail["op"] in ("put", "swap") and step.detail["line"][:1] in ("d", ABOVE)
+    }
+
+
+class _Look(NamedTuple):
+    """``made``: directories that steps make. ``ours``: directories that get their own attributes at the end.
+    ``free``: whether immutable and append-only can be taken off."""
+
+    mounts: set[bytes]
+    made: set[bytes]
+    ours: set[bytes]
+    free: bool
+
+    def refuses(self, step: Step, path: bytes, parents: Parents) -> str:
+        """Why this step cannot be carried out, in words; empty when it can."""
+        op, parent = step.detail["op"], os.path.dirname(path)
+        if op != "meta":
+            inside = any(one == path or one.startswith(path + b"/") for one in self.mounts)
+            if inside and step.action != "create":
+                return MOUNTED
+            if parent not in self.made:
+                fd, _name = parents.of(path)
+                # Taken off on the way, and put back as recorded with the attributes of the directories.
+                if inode_flags(fd) & PINNED and not (self.free and parent in self.ours):
+                    return _pinned(parent, " and is not part of the checkpoint" if self.free else "")
+                if step.action == "create" and _occupied(path, parents):
+                    return "something is in its place that was made since this was planned"
+        if step.action != "create" and not self.free:
+            fd, name = parents.of(path)
+            with opened(fd, name) as target:
+                if target is not None and inode_flags(target) & PINNED:
+                    return _pinned(path)
+        return ""
+
+
+def short_of_room(steps: Sequence[Step]) -> dict[str, str]:
+    """Target -> why, of the paths for which there is no room: old and new lie side by side until the end.
+
+    What is small comes first: of that the most can be put back.
+    """
+    kinds = mount_points()
+    made = made_by(steps)
+    needed: dict[bytes, list[tuple[int, int, str]]] = {}
+    for step in steps:
+        path = os.fsencode(step.target)
+        while os.path.dirname(path) in made:
+            path = os.path.dirname(path)
+        mount = mount_of(path, kinds)
+        size = count = 0
+        for line in [step.detail["line"], *step.detail.get("tree", ())] if step.detail["op"] in ("put", "swap") else ():
+            entry = Entry.parse(line)
+            # Where data can be shared, only a small file certainly takes room.
+            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds.get(mount) not in _SHARING):
+                size += entry.size
+            count += not entry.link
+        needed.setdefault(mount, []).append((size, count, step.target))
+    found = {}
+    for mount, needs in needed.items():
+        try:
+            there = os.statvfs(mount)
+        except OSError as error:  # A dead mount.
+            found.update({target: f"{os.fsdecode(mount)}: {error.strerror}" for _size, _count, target in needs})
+            continue
+        room = there.f_frsize * (there.f_bfree if os.geteuid() == 0 else there.f_bavail)
+        inodes = there.f_ffree if there.f_files else sum(count for _size, count, _target in needs)
+        where = os.fsdecode(mount)
+        for size, count, target in sorted(needs):
+            if there.f_flag & os.ST_RDONLY:
+                found[target] = f"{where} is mounted read-only; remount it writable"
+            elif size > room:
+                found[target] = f"{NO_ROOM}: {where} has {room} bytes free, and this takes {size}; make room"
+            elif count > inodes:
+                found[target] = f"{NO_ROOM}: {where} has {inodes} inodes free; make room"
+            else:
+                room, inodes = room - size, inodes - count
+    return found
+
+
+def _occupied(path: bytes, parents: Parents) -> bool:
+    """Whether something has the name of what is to be made."""
+    fd, name = parents.of(path)
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _pinned(path: bytes, more: str = "") -> str:
+    return f"{os.fsdecode(path)} is immutable or append-only{more}; take the flag off with chattr -i -a"
+
+
+def _may_unpin() -> bool:
+    """Whether this process may take immutable and append-only off."""
+    with open("/proc/self/status") as stream:
+        word = next((line.split()[1] for line in stream if line.startswith("CapEff:")), "0")
+    return bool(int(word, 16) >> _CAP_LINUX_IMMUTABLE & 1)

@@ -1,0 +1,157 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Changing a set of paths so that a kill or a power cut leaves all of them old, or all of them new.
+
+1. Everything new is staged, whole and with its final attributes, in a private directory on the same file system.
+2. The plan is written to the journal, all of it is synced, then the journal's COMMIT decides.
+3. Each path is renamed into place, what goes is renamed to the trash; directories get their attributes last, and
+   after them what shall be immutable or append-only becomes so: with that flag on, none of this could be done.
+4. Synced again. ``close`` removes the journal and the staging directories, once all that follows is done too.
+
+Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
+process, as often as needed: every operation first looks whether it has been done.
+
+Which paths can go back is settled before COMMIT. One that fails all the same is named, and holds nothing else up: it is
+planned anew when the rollback is run again.
+
+Others may own the trees, and give one directory the name of another at any moment. So directories are known by their
+inode, from the look at them on: each is compared when it is opened again, attributes are set on what is open, and what
+goes is looked at once more when nobody else can reach it any more, and given back where it is another. A staging
+directory is ours, for us alone and empty when it is opened; what it holds nobody else can exchange.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Callable
+
+from .._errors import EvenkeelError, Refused
+from .._host.durable import (
+    ensure_dir,
+    write_file,
+)
+from .._store.store import Store
+from .applying import Finished, apply
+from .journals import MALFORMED, close, pending, read, unreadable
+from .preflight import NO_ROOM, preflight
+from .staging import Staging
+from .step import Step
+
+
+class Transaction:
+    """Puts back the steps of ``files.compare``: ``stage``, then ``commit``, and at the end of a ``with`` all of its
+    traces go."""
+
+    def __init__(self, store: Store, note: dict[str, Any]) -> None:
+        self.journal = ""
+        self._store = store
+        self._note = note
+        self._plan: dict[str, Any] | None = None
+        self._staged: tuple[Sequence[Step], Sequence[str]] = ((), ())
+        self._left: dict[str, str] = {}
+        self._committing = False
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._committing:
+            self._discard()
+
+    def stage(
+        self,
+        steps: Sequence[Step],
+        directories: Sequence[str],
+        away: Mapping[str, str] | None = None,
+        partly: bool = False,
+    ) -> dict[str, str]:
+        """Make ready what can be put back, in the place of what else was staged before; target -> why of the others.
+
+        ``away``: mount points that are not as they were (see ``preflight``). Raises Refused or Damaged, with nothing
+        changed, where there is no room or the store is damaged; ``partly``: the paths in question are left out then.
+        """
+        if (steps, directories) == self._staged:
+            return self._left
+        self._discard()
+        self._left = {}
+        if not steps:
+            return {}
+        with _nothing_changed():
+            left = preflight(steps, directories, away or {})
+            short = [f"{path}: {why}" for path, why in left.items() if why.startswith(NO_ROOM)]
+            if short and not partly:
+                raise Refused(f"{'; '.join(short[:5])}; nothing was changed. Make room, then run again")
+            chosen = [step for step in steps if step.target not in left]
+            if chosen:
+                ensure_dir(self._store.join("journal"))
+                self.journal = self._store.join("journal", f"{int(self._store.system.now() * 1000):015d}-{os.getpid()}")
+                ensure_dir(self.journal)
+                made = Staging(self._store, self.journal, partly)
+                self._plan = made.plan(chosen, directories, self._note)
+                left = {**made.left, **left}
+        self._staged, self._left = (steps, directories), left
+        return left
+
+    def commit(self) -> Finished:
+        """Carry out what was staged."""
+        if self._plan is None:
+            return Finished(self.journal, self._note, [], {})
+        self._committing = True  # What ends this in the middle leaves it to the next run.
+        write_file(os.path.join(self.journal, "COMMIT"), b"")
+        try:
+            finished = apply(self.journal, self._plan)
+        except (OSError, EvenkeelError):
+            self._committing = False  # It is told, and planned anew; carried out later it would undo what came since.
+            raise
+        self._committing = False
+        return finished
+
+    def _discard(self) -> None:
+        if self.journal and os.path.isdir(self.journal):
+            close(self.journal)
+        self._plan, self._staged = None, ((), ())
+
+
+@contextmanager
+def _nothing_changed() -> Iterator[None]:
+    """Until COMMIT an error of the system is a refusal: nothing live was touched."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            f"what is to be put back could not be staged: {error.strerror or error}"
+            f"{f' ({error.filename})' if error.filename else ''}; nothing was changed. Mend the cause, then run again"
+        ) from error
+
+
+def unfinished(
+    store: Store, held: Callable[[dict[str, Any]], AbstractContextManager[None]] = lambda _note: nullcontext()
+) -> Iterator[Finished]:
+    """Carry out every committed journal and close it; throw away the others.
+
+    ``held`` gives what to hold meanwhile, by what the journal is for. What follows the paths is to be asked for
+    elsewhere before a journal is committed: it is not tried a second time.
+    """
+    first: Exception | None = None
+    for journal in pending(store):
+        if os.path.exists(os.path.join(journal, "COMMIT")):
+            try:
+                plan = read(journal)
+                with held(plan["note"]):
+                    finished = apply(journal, plan)
+            except (OSError, EvenkeelError) as error:
+                close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
+                first = first or error
+                continue
+            except MALFORMED as error:
+                close(journal)
+                first = first or unreadable(journal, f"{type(error).__name__}: {error}")
+                continue
+            yield finished
+        close(journal)
+    if first is not None:
+        raise first

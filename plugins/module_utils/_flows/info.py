@@ -1,0 +1,55 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host remembers: reads only, and takes no lock."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from .._deadman import changes
+from .._deadman.doubt import in_doubt
+from .._files.journals import committed
+from .._host.system import System
+from .._store.store import Store
+
+
+def info(store: Store) -> dict[str, Any]:
+    """The result of ``ft_info``, as documented there. A host without a store has an empty one."""
+    store.check_format()
+    folder = store.join("replicas")
+    hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    replicas = {
+        host: [one.id for one in Store(os.path.join(folder, host), store.system).checkpoints()] for host in hosts
+    }
+    checkpoints = [asdict(one) for one in store.checkpoints()]
+    return {
+        "changed": False,
+        "checkpoints": checkpoints,
+        "replicas": replicas,
+        **host_state(store.root, store.system),
+    }
+
+
+def host_state(root: str, system: System | None = None) -> dict[str, Any]:
+    """What a guard or a status asks of a host; reads only."""
+    store = Store(root, system or System())
+    change, last, doubt = changes.armed(store), changes.last_event(store), in_doubt(store)
+    return {
+        "generation": changes.generation(store),
+        "armed": dict(change.shown(), overdue=_late(change, store.system)) if change else None,
+        "last": asdict(last) if last else None,
+        "doubt": asdict(doubt) if doubt else None,
+        "interrupted": committed(store) or os.path.exists(store.join("resume")),
+    }
+
+
+def _late(change: changes.Armed, system: System) -> float | None:
+    """For how many seconds the host should have been going back; None while a confirmation is waited for."""
+    if change.overdue(system) is None:
+        return None
+    # The monotonic clock begins at the boot that ended the wait. Who is asked to go back may begin before it is due.
+    return max(0.0, system.monotonic() - (change.due if change.boot_id == system.boot_id() else 0.0))

@@ -1,0 +1,169 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Checkpoints in a restic repository, away from the fleet: encrypted, deduplicated, on whatever storage restic knows.
+
+What is stored is the bundle that peers get as well (``replicas``), so that nothing that comes back is believed either:
+every hash is computed again on the way in. restic's tags say whose it is and which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from .._errors import Damaged, EvenkeelError, NotFound, UsageError
+from .._host.durable import ensure_dir
+from .._host.hashing import hash_file
+from .._host.paths import check_path
+from .._host.system import System
+from .._store.foreign import check_created
+from .._store.store import Store, check_name, meant
+from . import replicas
+
+_TAG = "evenkeel"
+_KEYS = ("checkpoint", "name", "created")
+_BUNDLE = "bundle"
+_ID = re.compile("[0-9a-f]{64}")
+# What stands before the host in an address.
+_PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
+_TIMEOUT = 6 * 3600.0
+_LEFT_BEHIND = 86400.0
+
+
+class Repository:
+    """A restic repository, by restic's own address and the file of its password. ``shown``: it, without a password."""
+
+    def __init__(self, address: str, password_file: str, system: System) -> None:
+        self.address = address
+        self.shown = _masked(address)
+        self._argv = ["restic", "--password-file", password_file, "--quiet"]
+        self._system = system
+
+    def run(self, *words: str) -> str:
+        """What restic prints. Raises UsageError where it is not installed, EvenkeelError with its own words."""
+        # Not in the argv, which everybody can read: an address may hold a password.
+        before = os.environ.get("RESTIC_REPOSITORY")
+        os.environ["RESTIC_REPOSITORY"] = self.address
+        try:
+            done = self._system.run([*self._argv, *words], _TIMEOUT)
+        finally:
+            del os.environ["RESTIC_REPOSITORY"]
+            if before is not None:
+                os.environ["RESTIC_REPOSITORY"] = before
+        if done.rc == 127:
+            raise UsageError(f"restic is not to be had on this host ({done.words}); install it, for example with apt")
+        if done.rc != 0:
+            raise EvenkeelError(f"restic {words[0]} in {self.shown}: {_masked(done.words)}")
+        return done.out
+
+    def checkpoints(self, host: str) -> list[dict[str, str]]:
+        """The checkpoints of a host, oldest first: ``checkpoint``, ``name``, ``created``, and restic's ``snapshot``.
+
+        What does not have their form, or a date that is to come, is none of ours.
+        """
+        found = []
+        for one in json.loads(self.run("snapshots", "--json", "--tag", _TAG, "--host", host)) or []:
+            with suppress(LookupError, TypeError, ValueError, AttributeError, EvenkeelError):
+                tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+                told = {**{key: tags[key] for key in _KEYS}, "snapshot": one["id"], "path": one["paths"][0]}
+                if not all(_ID.fullmatch(told[key]) for key in ("checkpoint", "snapshot")):
+                    continue
+                check_name(told["name"])
+                check_created(told["created"], self._system.now())
+                check_path(os.fsencode(told["path"]))
+                found.append(told)
+        return sorted(found, key=lambda one: (one["created"], one["checkpoint"]))
+
+
+def _masked(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> dict[str, Any]:
+    """Put a checkpoint of this host into the repository, fetch it back and compare (``ft_offsite``).
+
+    It counts only then (I10). One that is there already is not sent again.
+    """
+    offered = replicas.offer(store, host, wanted)
+    plan = f"push {offered['name']} ({offered['id'][:12]}) to {repository.shown}"
+    result: dict[str, Any] = {"changed": True, "id": offered["id"], "planned": [plan]}
+    held = repository.checkpoints(host)
+    if any(one["checkpoint"] == offered["id"] for one in held):
+        proved = [f"{repository.shown} has {offered['name']} ({offered['id'][:12]})"]
+        return {**result, "changed": False, "planned": [], "proved": proved, "held": held}
+    if check_mode:
+        return {**result, "held": held}
+    # Without the lock of the store: a rollback must not wait for a slow line.
+    with _scratch(store) as folder:
+        path = os.path.join(folder, _BUNDLE)
+        replicas.export(store, host, offered["id"], [], path, False)
+        values = {"checkpoint": offered["id"], "name": offered["name"], "created": offered["created"]}
+        tags = ",".join([_TAG, *(f"{key}={value}" for key, value in values.items())])
+        repository.run("backup", "--host", host, "--tag", tags, "--", path)
+        sent = _digest(path)
+        os.unlink(path)
+        held = repository.checkpoints(host)
+        mine = [one for one in held if one["checkpoint"] == offered["id"]]
+        if not mine or _digest(_fetched(repository, mine[-1], folder)) != sent:
+            raise Damaged(
+                f"{offered['name']} ({offered['id'][:12]}) came back from {repository.shown} as something else; "
+                "look at the repository with restic check --read-data, then push it again"
+            )
+    return {**result, "done": [plan], "proved": ["it was fetched back and is what was sent"], "held": held}
+
+
+def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> dict[str, Any]:
+    """Take a checkpoint of ``host`` out of the repository into the store, for a rollback to follow.
+
+    Raises NotFound with what there is; Damaged, with nothing taken in, when a hash is wrong.
+    """
+    held = repository.checkpoints(host)
+    ids = meant(wanted, [(one["name"], one["checkpoint"]) for one in held])
+    if not ids:
+        there = ", ".join(f"{one['name']} ({one['checkpoint'][:12]})" for one in held) or "none"
+        raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
+    chosen = next(one for one in reversed(held) if one["checkpoint"] == ids[0])
+    plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
+    result: dict[str, Any] = {"changed": True, "id": chosen["checkpoint"], "planned": [plan], "held": held}
+    known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
+    if known and not store.verify(store.manifest(chosen["checkpoint"])):
+        return {**result, "changed": False, "planned": [], "proved": ["the store has it, verified"]}
+    if check_mode:
+        return result
+    with _scratch(store) as folder:
+        replicas.adopt(store, host, chosen["checkpoint"], _fetched(repository, chosen, folder))
+    return {**result, "done": [plan], "proved": ["every content has its hash, and is durable"]}
+
+
+def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:
+    repository.run("restore", one["snapshot"], "--include", one["path"], "--target", folder)
+    return os.path.join(folder, one["path"].lstrip("/"))
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as stream:
+        return hash_file(stream.fileno())[0]
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[str]:
+    """A private directory in the store, for bundles; what a kill left there goes after a day."""
+    place = store.join("offsite")
+    ensure_dir(place)
+    for old in os.listdir(place):
+        with suppress(FileNotFoundError):  # Of another run, which has just ended.
+            if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
+                shutil.rmtree(os.path.join(place, old), ignore_errors=True)
+    folder = tempfile.mkdtemp(dir=place)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,142 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The part of a checkpoint that lets people in: accounts, sshd, the network, the firewall's files. It goes back first,
+and waits for nothing of the rest. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..._files.entry import ABOVE, ABSENT, Entry, path_of, place_of
+from ..._host.paths import ancestors
+from ..._resources import files
+from ..._resources.registry import own_lines, path_lines, tree_spec
+from ..._store.manifest import Section
+
+# Units that listen for logins, or without which no login arrives.
+_UNITS = (
+    *("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service", "dropbear.socket"),
+    *("networking.service", "NetworkManager.service", "systemd-networkd.service", "systemd-networkd.socket"),
+)
+_ETC = (
+    *("ssh", "dropbear", "pam.d", "pam.conf", "security", "login.defs", "nsswitch.conf", "sudoers", "sudoers.d"),
+    *("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "shells", "nologin", "hosts.allow", "hosts.deny"),
+    *("hosts", "resolv.conf", "network", "netplan", "NetworkManager", "systemd/network", "nftables.conf", "nftables.d"),
+)
+PATHS = (
+    "/root/.ssh",
+    *(f"/etc/{one}" for one in _ETC),
+    *(f"/etc/systemd/system/{unit}{more}" for unit in _UNITS for more in ("", ".d")),
+)
+
+
+def narrowed(section: Section) -> Section | None:
+    """The section with nothing but paths that give access; None where it has none.
+
+    Its lines are such as a look at these paths alone could have written.
+    """
+    spec = tree_spec(section)
+    if spec is None:
+        return None
+    declared = spec["paths"]
+    wanted = {one for one in PATHS if any(_inside(one, root) for root in declared)}
+    wanted |= {root for root in declared if any(_inside(root, one) for one in PATHS)}
+    roots = sorted(one for one in wanted if not files.excludes(spec, one))
+    roots = [one for one in roots if not any(_inside(one, other) for other in roots if other != one)]
+    if not roots:
+        return None
+    lines = section.lines if section.kind == "files" else path_lines(section)
+    narrow: dict[str, Any] = dict(spec, paths=roots)
+    return replace(section, kind="files", spec=narrow, lines=lines_at(lines, roots))
+
+
+def _inside(path: str, root: str) -> bool:
+    return f"{path}/".startswith(root.rstrip("/") + "/")
+
+
+def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
+    """Those of the lines that a look at these paths alone would have."""
+    found: dict[bytes, str] = {}
+    for root in map(os.fsencode, roots):
+        for above in ancestors(root):
+            at = place_of(lines, above)
+            if at < len(lines) and path_of(lines[at]) == above:
+                entry = Entry.parse(lines[at])
+                if entry.type not in ("d", ABOVE):
+                    break
+                found[above] = entry._replace(type=ABOVE, mtime=0, flags=0).line()
+        mine = _below(lines, root)
+        for line in mine:
+            found[path_of(line)] = line
+        if not mine:
+            found[root] = Entry(root, ABSENT).line()
+    return [found[path] for path in sorted(found)]
+
+
+def _below(lines: Sequence[str], root: bytes) -> list[str]:
+    """The lines of the path and of all that is below it."""
+    found = []
+    at = place_of(lines, root)
+    if at < len(lines) and path_of(lines[at]) == root:
+        found.append(lines[at])
+    at = place_of(lines, root + b"/")
+    while at < len(lines) and path_of(lines[at]).startswith(root + b"/"):
+        found.append(lines[at])
+        at += 1
+    return found
+
+
+def is_of(one: Section, other: Section) -> bool:
+    """Whether both are of the same declaration."""
+    return one.kind == other.kind and files.declared(one.spec) == files.declared(other.spec)
+
+
+def as_it_was(now: Section, then: Section, known: Section) -> Section:
+    """A section as it is now, with what was ``known`` of a part of it before that was put back.
+
+    ``then``: the section of the checkpoint that ``known`` is a part of.
+    """
+    if not is_of(now, then):
+        return now
+    if known.kind != "files":
+        return replace(now, lines=known.lines)
+    return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
+
+
+def _order(line: str) -> tuple[bool, bytes]:
+    """Entries by their path, then lines in a kind's own words."""
+    return (False, path_of(line)) if line[1:2] == " " else (True, b"")
+
+
+def _merged(lines: Sequence[str], known: Section) -> list[str]:
+    """Lines of a later look, with those of an earlier one at the paths that it was about."""
+    roots = [os.fsencode(one) for one in known.spec["paths"]]
+    inside = tuple(root + b"/" for root in roots)
+    is_left_out, left_out = files.left_out(known.spec), set()
+    kept = []
+    for line in lines:
+        if line[1:2] != " ":
+            kept.append(line)
+            continue
+        path = path_of(line)
+        if path.startswith(inside) and (os.path.dirname(path) in left_out or is_left_out(path)):
+            left_out.add(path)  # The earlier look was not about it.
+        elif path in roots or path.startswith(inside):
+            continue
+        kept.append(line)
+    for root in roots:
+        kept += [line for line in _below(known.lines, root) if not line.startswith(ABSENT)]
+    return kept
+
+
+def units(section: Section) -> Section | None:
+    """Of services, those units that give access."""
+    if section.kind != "services":
+        return None
+    lines = [line for line in own_lines(section) if any(f'"{unit}"' in line for unit in _UNITS)]
+    return replace(section, lines=lines) if lines else None

@@ -1,0 +1,206 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Back to a checkpoint, on the host that holds it: who may ask for it, how it ends a change, and how what a kill has
+left is finished. ``run`` carries it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..._deadman import changes, doubt, package
+from ..._errors import EvenkeelError, RestoreFailed
+from ..._files import transaction
+from ..._host.durable import remove_file, write_file
+from ..._resources.registry import held
+from ..._services import outage, quiescing
+from ..._store.manifest import Manifest
+from ..._store.store import UNDO, Store
+from .plan import Options
+from .run import Run, resume_path
+
+Arm = Callable[[str], changes.Armed]
+
+
+def rollback(
+    store: Store,
+    to: str,
+    kinds: Sequence[str] | None = None,
+    generation: int | None = None,
+    check_mode: bool = False,
+    swap: bool = False,
+    confirm_within: float | None = None,
+    quiesce: Any = None,
+    paths: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
+
+    Ends a change under way when ``to`` is its checkpoint, and arms nothing then; refuses any other target meanwhile.
+    ``swap``: put declared directories back as a whole where that is possible.
+    """
+    changes.check_within(confirm_within)
+    how = Options(kinds, paths, swap=swap, quiesce=quiescing.check(quiesce))
+    if check_mode:
+        store.check_format()
+        return Run(store, store.manifest(store.resolve(to)), how).predicted()
+    with store.locked():
+        said = finish(store)
+        changes.fence(store, generation)
+        manifest = store.manifest(store.resolve(to))
+        change = changes.armed(store)
+        if change is not None and (change.checkpoint != manifest.id or how.kinds):
+            changes.refuse_if_armed(store)
+        arm = _arming(store, confirm_within) if change is None else None
+        result = execute(store, manifest, change, "operator", how, arm)
+        result["done"] = [*said, *result["done"]]
+        result["changed"] = result["changed"] or bool(said)
+        doubt.cleared(store, manifest.id, not kinds and not paths, result["generation"])
+        return result
+
+
+def _arming(store: Store, within: float | None) -> Arm | None:
+    """What arms the dead-man with the undo as its target, once there is one."""
+    if within is None:
+        return None
+    agent = package.install(store, finish)
+    changes.prepare(store, agent)
+    return lambda undo: changes.arm(store, undo, UNDO, within, agent)
+
+
+_BEGAN = {
+    "deadline": "whose time to confirm was over",
+    "boot": "which a boot had ended",
+    "settle": "which was told to go back and had not come to an end",
+    "operator": "which was being put back by hand",
+}
+
+
+def finish(store: Store, boot: bool = False) -> list[str]:
+    """Under the lock, before anything else: complete what a kill left, and what a missed deadline asks for."""
+    said, back = resume(store, boot)
+    change = changes.armed(store)
+    why = change.overdue(store.system) if change is not None else None
+    if change is not None and change.checkpoint in back:
+        why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
+    if change is not None and why is not None:
+        try:
+            execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
+        except EvenkeelError as error:
+            error.message = (
+                f"this host is in doubt since its change of generation {change.generation}, and could not be put back "
+                f"now: {error.cause}. Mend the cause, or accept it as it is (ft_accept)"
+            )
+            raise
+        said.append(
+            f"rolled back the unconfirmed change {change.name} (generation {change.generation}), {_BEGAN.get(why, why)}"
+        )
+    return said
+
+
+def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
+    """Complete the rollback that a kill left; what was done, in words, and the checkpoints that it was to.
+
+    A journal that was committed decides for the new state of its paths; all the rest is planned anew.
+    """
+    said: list[str] = []
+    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
+        wanted = {"checkpoint": left.note["checkpoint"], "kinds": left.note["kinds"], "undo": "", "down": {}}
+        known = {**wanted, **(_asked(store) or {})}
+        known["changed"] = [*known.get("changed", []), *left.paths]
+        write_file(resume_path(store), json.dumps(known).encode())
+    asked = _asked(store)
+    if asked is None:
+        return said, set()
+    change = changes.armed(store)
+    try:
+        manifest = store.manifest(asked["checkpoint"])
+    except EvenkeelError:
+        if change is None or change.checkpoint != asked["checkpoint"]:
+            remove_file(resume_path(store))  # It would stand in the way of everything else, for ever.
+        raise
+    if change is not None and change.checkpoint == manifest.id:
+        # The change that it ends says when it is over.
+        return said, {manifest.id}
+    if not asked.get("begun", True):
+        return [*said, *_up_again(store, asked)], set()
+    how = Options(
+        asked["kinds"],
+        asked.get("paths", ()),
+        boot,
+        insist=True,
+        undo=asked.get("undo", ""),
+        changed=asked.get("changed", ()),
+        down=asked.get("down", {}),
+    )
+    try:
+        Run(store, manifest, how).carry_out()
+    except Exception:
+        remove_file(resume_path(store))  # It is reported now, and not tried again unasked.
+        raise
+    said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
+    return said, {manifest.id}
+
+
+def _up_again(store: Store, asked: dict[str, Any]) -> list[str]:
+    """Start what a rollback had stopped that was killed before it had changed anything; what was done, in words."""
+    started, left = outage.bring_up(outage.Down(**asked["down"]), store.system)
+    remove_file(resume_path(store))
+    if left:
+        words = [f"{name}: {why}" for name, why in left.items()]
+        raise RestoreFailed(
+            f"an interrupted rollback had stopped what does not start again: {'; '.join(words)}", left=words
+        )
+    return [f"started {name}, which an interrupted rollback had stopped" for name in started]
+
+
+def _asked(store: Store) -> dict[str, Any] | None:
+    try:
+        with open(resume_path(store)) as stream:
+            found = dict(json.load(stream))
+        return found if found.get("checkpoint") else None
+    except (FileNotFoundError, ValueError):  # What nobody can read asks for nothing.
+        return None
+
+
+def execute(
+    store: Store,
+    manifest: Manifest,
+    change: changes.Armed | None,
+    by: str,
+    how: Options | None = None,
+    arm: Arm | None = None,
+) -> dict[str, Any]:
+    """Roll back, under the lock; with ``change`` it is over once all is back. Until then its dead-man tries again, for
+    an hour, and whoever asked is told what is left."""
+    how = how or Options()
+    if change is None:
+        return _on_demand(store, manifest, how, arm)
+    asked = _asked(store) or {}
+    if asked.get("checkpoint") == manifest.id:
+        how = replace(how, undo=asked.get("undo", ""), changed=asked.get("changed", ()), down=asked.get("down", {}))
+    change = changes.begin_return(store, change, by)
+    try:
+        run = Run(store, manifest, replace(how, insist=True))
+        result = run.carry_out()
+    except EvenkeelError as error:
+        error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.cause]
+        change = changes.keep_trying(store, change, by, error.result["left"])
+        error.result["armed"] = change.shown()
+        raise
+    changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
+    return dict(result, changed=True)
+
+
+def _on_demand(store: Store, manifest: Manifest, how: Options, arm: Arm | None) -> dict[str, Any]:
+    run = Run(store, manifest, how, arm)
+    try:
+        return run.carry_out()
+    except EvenkeelError as error:
+        if run.change is not None and not run.done and not isinstance(error, RestoreFailed):
+            changes.conclude(store, run.change, changes.ROLLED_BACK, "operator")  # Nothing was touched.
+            error.result.update(generation=None, armed=None)
+        raise

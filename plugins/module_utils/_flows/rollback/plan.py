@@ -1,0 +1,383 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a rollback does now: the plan, and what it is measured by afterwards. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
+from ..._files.entry import SOCKET, Entry, Tree, path_of
+from ..._files.step import Step
+from ..._host.mounts import mount_points
+from ..._host.paths import check_path
+from ..._resources import files, services
+from ..._resources.kind import Kind, Restore, Sink
+from ..._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec
+from ..._services import quiescing, traces
+from ..._store.manifest import Manifest, Section
+from ..._store.objects import Hasher
+from ..._store.store import Store
+
+# How many paths that services have written are remembered.
+_MOST = 200
+# The line of a file of a few bytes.
+_SHORT = re.compile(r" size=[0-9]{1,2} ")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a rollback is carried out.
+
+    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
+    itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
+    directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
+    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
+    that are as services left them when they started again, and the lines of these.
+    """
+
+    kinds: Sequence[str] | None = None
+    paths: Sequence[str] = ()
+    boot: bool = False
+    insist: bool = False
+    swap: bool = False
+    quiesce: Sequence[dict[str, Any]] = ()
+    undo: str = ""
+    changed: Sequence[str] = ()
+    down: Mapping[str, Any] = field(default_factory=dict)
+    spared: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Whoever names paths means files.
+        if self.paths and not self.kinds:
+            object.__setattr__(self, "kinds", ["files"])
+
+    def wants(self, path: str) -> bool:
+        """Whether this path is to be put back."""
+        return not self.paths or any(_within(path, one) for one in self.paths)
+
+
+@dataclass
+class Plan:
+    """What a rollback to ``manifest`` does now. ``before`` are the same sections as they are, for the undo.
+
+    ``away``: mount points at which nothing can be put back, and why. ``left``: what could not even be looked at, and
+    why. ``unkept``: what the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
+    """
+
+    manifest: Manifest
+    sections: list[Section]
+    before: list[Section] = field(default_factory=list)
+    early: list[Step] = field(default_factory=list)
+    files: list[Step] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    late: list[Step] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+    away: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    unkept: list[str] = field(default_factory=list)
+    spared: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.files + self.early + self.late
+
+
+def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
+    """The sections of these kinds. Raises Damaged for a kind of a later version, UsageError for one that is not in."""
+    present = [section.kind for section in manifest.sections]
+    unknown = sorted(set(present) - {"files", *EARLY, *LATE})
+    if unknown:
+        raise Damaged(
+            f"checkpoint {manifest.name} has {', '.join(unknown)}, which this version does not know; nothing was "
+            "changed. Use the version of evenkeel that took it"
+        )
+    for kind in kinds or ():
+        if kind not in present:
+            raise UsageError(f"checkpoint {manifest.name} has no {kind}; it has {', '.join(sorted(set(present)))}")
+    return [section for section in manifest.sections if not kinds or section.kind in kinds]
+
+
+def check_declared(manifest: Manifest) -> None:
+    """UsageError for a declaration of trees that nobody could have made: the checkpoint is not to be trusted."""
+    for section in manifest.sections:
+        spec = section.spec if section.kind == "files" else tree_spec(section)
+        if spec is not None:
+            files.check(files.declared(spec))
+
+
+def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
+    """NotFound names the path of which the checkpoint knows nothing, UsageError one that is no absolute path."""
+    declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
+    for path in paths:
+        check_path(os.fsencode(path.rstrip("/") or "/"))
+        covered = any(_within(path, one) or _within(one, path) for one in declared)
+        # Of what is there now and was not, a rollback knows that it has to go.
+        if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
+            raise NotFound(
+                f"checkpoint {manifest.name} holds nothing at or below {path}; it holds {', '.join(sorted(declared))}. "
+                "Nothing was changed"
+            )
+
+
+def _is_recorded(manifest: Manifest, path: bytes) -> bool:
+    paths = (path_of(line) for section in manifest.sections for line in section.lines if line[1:2] == " ")
+    return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
+
+
+def _within(path: str, root: str) -> bool:
+    return f"{path}/".startswith(root.rstrip("/") + "/")
+
+
+def look(
+    store: Store, made: Plan, how: Options, sink: Sink, still: Sink, running: Sequence[Section] = (), undo: bool = True
+) -> None:
+    """Fill in what is there now, and what puts back the paths.
+
+    ``running``: what was there before all stood still; what was stopped for that is kept as it was. Without ``undo``
+    nothing is looked at that only the undo wants.
+    """
+    for section in made.sections:
+        lines: list[str] = []
+        if tree_spec(section) is not None:
+            with _noting(made.left, section.kind, store=True):
+                lines += _look_at_files(store, made, section, how, sink)
+        if section.kind != "files" and undo:
+            unkept: dict[str, str] = {}
+            before = next((one for one in running if one.kind == section.kind), None)
+            # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
+            with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
+                lines += _capture(section, how, before, sink, still, store)
+            made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
+            if unkept and section.spec.get("trees") is None:
+                continue
+        known = dict(section.spec)
+        if tree_spec(section) is not None:
+            known[files.MOUNTS] = files.mounted(files.declared(tree_spec(section) or {}), seen_mounts())
+        made.before.append(replace(section, spec=known, lines=lines))
+    if not running:
+        made.spared = list(_refusing(store, made, how))
+    made.files = [step for step in made.files if not any(_within(step.target, root) for root in made.spared)]
+
+
+def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
+    """The trees of what goes back whole or not at all, and refuses to."""
+    for section in made.sections:
+        if section.kind in KINDS and KINDS[section.kind].whole:
+            why: dict[str, str] = {}
+            with _noting(why, section.kind):
+                KINDS[section.kind].plan(own_lines(section), restore(store, made.manifest, how, how.changed))
+            if why:
+                yield from (tree_spec(section) or {"paths": []})["paths"]
+
+
+@contextmanager
+def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
+    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
+    room, where something is written to it."""
+    try:
+        yield
+    except Damaged:
+        raise
+    except EvenkeelError as error:
+        notes[what] = error.cause
+    except Exception as error:
+        if store and isinstance(error, OSError):
+            raise
+        notes[what] = f"{type(error).__name__}: {error}"
+
+
+def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
+    spec = tree_spec(section)
+    if spec is None:
+        return []
+    scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
+    then = entries(section, spec, scan)
+    steps = _wanted(store, made.sections, then, scan, how)
+    made.away.update(files.remounted(spec, seen_mounts()))
+    # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
+    planned = {step.target for step in made.files}
+    todo = files.swapped(steps, then, scan, spec, mount_points()) if how.swap and not how.paths else steps
+    made.files += [step for step in todo if step.target not in planned]
+    made.directories += files.directories(then, todo)
+    made.diff += _diff(steps, scan)
+    made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
+    return scan.lines()
+
+
+def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[Step]:
+    """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
+    state of theirs: put back, it would keep them from starting."""
+    serves = any(section.kind == "services" for section in sections)
+    return [
+        step
+        for step in files.compare(then, now)
+        if how.wants(step.target)
+        and not (serves and _is_trace(store, step))
+        and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
+    ]
+
+
+def _line_of(now: files.Scan, path: str) -> str:
+    found = now.entries.find(os.fsencode(path))
+    return found.line() if found is not None else ""
+
+
+def written_since(store: Store, sections: Sequence[Section], how: Options) -> dict[str, str]:
+    """Of all that was proved, what is not as recorded any more, since services have started: path -> its line now."""
+    found = {}
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
+            found.update({step.target: _line_of(scan, step.target) for step in steps})
+    return found if len(found) <= _MOST else {}
+
+
+def _is_trace(store: Store, step: Step) -> bool:
+    if step.detail["op"] != "put":
+        return False
+    entry = Entry.parse(step.detail["line"])
+    if entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
+        return False
+    with suppress(Damaged):
+        return traces.is_of_the_gone(b"".join(store.objects.read(entry.sha256)))
+    return False
+
+
+def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
+    """Before services start: take away, in the declared trees, what programs that are gone have left; the paths."""
+    found = []
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is not None:
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            for line in scan.entries.lines:
+                entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and _SHORT.search(line)) else None
+                if (
+                    entry is not None
+                    and (entry.type == SOCKET or traces.may_hold_id(entry.path, entry.size))
+                    and traces.clear(entry.path, entry.type == SOCKET)
+                ):
+                    found.append(os.fsdecode(entry.path))
+    return found
+
+
+def _capture(
+    section: Section, how: Options, running: Section | None, sink: Sink, still: Sink, store: Store
+) -> list[str]:
+    kind = KINDS[section.kind]
+    if running is not None and not kind.still:
+        return own_lines(running)
+    capture = (kind.brief if how.insist else None) or kind.before or kind.capture
+    return capture(section.spec, still if kind.still else sink, store.system)
+
+
+def add_steps(store: Store, made: Plan, how: Options) -> None:
+    """Fill in what puts back all that is no path, given the paths that are."""
+    at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
+    made.early = []
+    for kind in EARLY:
+        with _noting(made.left, kind):
+            made.early += steps_of({kind: EARLY[kind]}, made.sections, at)
+    made.late = []
+    for kind in LATE:
+        with _noting(made.left, kind):
+            here = replace(at, steps=[*made.early, *made.late])
+            made.late += steps_of({kind: LATE[kind]}, made.sections, here)
+
+
+def stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
+    """The plan with what the hooks stop: that is started anew, where it would have been reloaded."""
+    stops = quiescing.stopped(hooks)
+    late = [
+        replace(step, action="restart") if step.action == "reload" and step.target in stops else step
+        for step in made.late
+    ]
+    return replace(made, late=late)
+
+
+def recorded_down(sections: Sequence[Section]) -> set[str]:
+    """The units that are recorded as not active."""
+    return {unit for section in sections if section.kind == "services" for unit in services.down(own_lines(section))}
+
+
+def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
+    since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
+    # Whoever goes back by itself tries again: another program's lock is not waited for long.
+    patience = 10.0 if how.insist else 300.0
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, insist=how.insist)
+
+
+def steps_of(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:
+    """The plan of the kinds of this group, kind by kind in its order."""
+    steps: list[Step] = []
+    for kind, resource in group.items():
+        # What is put back before services, which run what is on disk.
+        exchanged = [step.target for step in [*at.steps, *steps] if step.resource == "subvolumes"]
+        here = replace(at, changed=[*at.changed, *exchanged], steps=[*at.steps, *steps])
+        for section in sections:
+            if section.kind == kind:
+                steps += resource.plan(own_lines(section), here)
+    return steps
+
+
+def entries(section: Section, spec: dict[str, Any], now: files.Scan) -> Tree:
+    return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec, now)
+
+
+def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tuple[list[str], dict[str, str]]:
+    """(what holds, path -> what does not) of the paths of the sections, measured now."""
+    proved: list[str] = []
+    left: dict[str, str] = {}
+    for section in sections:
+        spec = tree_spec(section)
+        if spec is None:
+            continue
+        with _noting(left, section.kind):
+            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            then = entries(section, spec, scan)
+            wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
+            away = files.remounted(spec, seen_mounts())
+            left.update(away)
+            left.update({one: step.why or step.action for one, step in wrong.items()})
+            if not wrong and not away:
+                proved.append(f"{len(then)} paths are as recorded")
+    return proved, left
+
+
+def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], list[str]]:
+    """(what holds, what does not) of all that is no path, measured now. At early boot nothing: the rest is to come."""
+    if boot and section.kind in LATE:
+        return [], []
+    own = own_lines(section)
+    try:
+        wrong = KINDS[section.kind].verify(own, store.system)
+    except EvenkeelError as error:
+        wrong = [f"{section.kind}: {error.cause}"]
+    return ([] if wrong else [f"{section.kind}: {len(own)} as recorded"]), wrong
+
+
+def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
+    """Manifest lines, now and then: they tell what changes, and only hashes of what may be secret."""
+    shown = []
+    for step in steps:
+        found = scan.entries.find(os.fsencode(step.target))
+        shown.append(
+            {
+                "before_header": step.target,
+                "after_header": step.target,
+                "before": found.shown() + "\n" if found else "",
+                "after": Entry.parse(step.detail["line"]).shown() + "\n" if "line" in step.detail else "",
+            }
+        )
+    return shown

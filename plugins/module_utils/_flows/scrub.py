@@ -1,0 +1,330 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reading everything that a store holds, so that damage is found while an intact copy can still be had.
+
+A batch is a pack, or the large contents whose names begin alike. Those that were read longest ago come first, and when
+each was read stands in the file ``scrub`` of the store: a run that ends early, or is killed, is carried on by the next.
+Nothing is locked while reading: what is in a store never changes, it can only go. Manifests and names are small, and
+every run checks all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, Callable
+
+from .._errors import Busy, Damaged, EvenkeelError, UsageError
+from .._host.durable import move_all, write_file
+from .._host.hashing import chunks, hash_of
+from .._resources.registry import lost
+from .._store.store import Store, objects_of, paths_of
+
+# Seconds between two writings of what has been read.
+_SAVE = 5.0
+_MISSING = "it is missing"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is read together: a pack or a folder of large contents, in the replica of ``host`` or the store itself."""
+
+    host: str
+    kind: str  # packs, objects
+    name: str
+
+    @property
+    def key(self) -> str:
+        return "/".join([*(["replicas", self.host] if self.host else []), self.kind, self.name])
+
+
+@dataclass
+class State:
+    """When each batch was read last, by its key, and when the last pass over all ended (seconds since the epoch)."""
+
+    began: float
+    passed: float | None = None
+    verified: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Found:
+    """What is wrong in one store, by id."""
+
+    contents: dict[str, str] = field(default_factory=dict)
+    packs: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, id)
+    outside: dict[tuple[str, str, str, str], str] = field(default_factory=dict)  # (name, id, kind, path)
+
+
+def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> dict[str, Any]:
+    """Read the store and the replicas in it (``ft_scrub``); the result as documented there.
+
+    ``time_limit`` in seconds, looked at between batches; ``share``: the part of the time, in percent, that is spent
+    reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first. Raises
+    EvenkeelError when something could not be put aside or written down.
+    """
+    if not 1 <= share <= 100:
+        raise UsageError(f"share: {share} is not a percentage from 1 to 100")
+    run = _Run(store, share, check_mode)
+    run.read(time_limit)
+    damaged = [one for host in run.stores for one in run.check_checkpoints(host)]
+    result = run.report(damaged)
+    if damaged:
+        checkpoints = sorted({point["name"] for one in damaged for point in one["checkpoints"]})
+        paths = sorted({path for one in damaged for path in one["paths"]})
+        raise Damaged(
+            f"{len(damaged)} things in {store.root} are damaged or missing. Checkpoints that need them: "
+            f"{', '.join(checkpoints) or 'none'}; paths: {', '.join(paths[:10]) or 'none'}"
+            f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again what this host still has as "
+            "it was; for the rest recover the checkpoint from a replica (ft_recover), or send the replica again "
+            "(ft_replicate)",
+            **result,
+        )
+    if run.left:
+        raise EvenkeelError(
+            f"nothing that was read of {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
+            "again",
+            **result,
+        )
+    return result
+
+
+class _Run:
+    def __init__(self, store: Store, share: int, check_mode: bool) -> None:
+        folder = store.join("replicas")
+        hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        self.stores = {"": store, **{host: Store(os.path.join(folder, host), store.system) for host in hosts}}
+        for one in self.stores.values():
+            one.check_format()
+        self.store = store
+        self.system = store.system
+        self.share = share
+        self.check_mode = check_mode
+        self.found = {host: Found() for host in self.stores}
+        self.done: list[str] = []
+        self.left: list[str] = []
+        self.started = self.system.monotonic()
+        self.batches, self.files, self.bytes = 0, 0, 0
+        self.state = _load(store)
+        self.all = [batch for host in self.stores for batch in self._batches(host)]
+
+    def _batches(self, host: str) -> Iterator[Batch]:
+        store = self.stores[host]
+        for kind in ("packs", "objects"):
+            names: set[str] = set()
+            for folder in (store.join(kind), store.objects.in_trash(store.join(kind))):
+                names |= set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            yield from (Batch(host, kind, name) for name in sorted(names) if kind == "objects" or name[-5:] == ".pack")
+
+    # -- contents
+
+    def read(self, time_limit: float | None) -> None:
+        """Read batch after batch, at least one; note what is wrong and put it aside."""
+        verified = self.state.verified
+        saved = self.started
+        for batch in sorted(self.all, key=lambda batch: (verified.get(batch.key, 0.0), batch.key)):
+            now = self.system.monotonic()
+            if time_limit is not None and self.batches and now - self.started >= time_limit:
+                break
+            if now - saved > _SAVE:
+                self._save()
+                saved = now
+            at = self.system.now()
+            self._read(batch)
+            verified[batch.key] = at
+            self.batches += 1
+        present = {batch.key for batch in self.all}
+        self.state.verified = {key: at for key, at in verified.items() if key in present}
+        if all(verified.get(key, 0.0) >= self.state.began for key in present):
+            self.state.passed = self.state.began = self.system.now()
+        self._save()
+
+    def _save(self) -> None:
+        if not self.check_mode and self.store.exists:
+            line = json.dumps(asdict(self.state), sort_keys=True).encode()
+            data = line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+            try:
+                write_file(self.store.join("scrub"), data)
+            except OSError as error:
+                # Of a disk that fails, what it still tells counts most.
+                self.left.append(f"could not write down what was read: {error}")
+
+    def _read(self, batch: Batch) -> None:
+        store, found = self.stores[batch.host], self.found[batch.host]
+        folder = store.join(batch.kind, *([batch.name] if batch.kind == "objects" else []))
+        for where in (folder, store.objects.in_trash(folder)):
+            names = [batch.name] if batch.kind == "packs" else os.listdir(where) if os.path.isdir(where) else []
+            for name in sorted(names):
+                path = os.path.join(where, name)
+                sha = batch.name + name if batch.kind == "objects" else name[: -len(".pack")]
+                problem = self._problem(path, sha)
+                if problem and batch.kind == "packs":
+                    found.packs[sha] = problem
+                    with suppress(OSError):
+                        bad = [one for one, data in store.objects.pack_contents(path) if data is None]
+                        found.contents.update(dict.fromkeys(bad, f"it is damaged in the pack {sha[:12]}"))
+                    self._act(store, f"put aside pack {sha[:12]}", partial(store.salvage, path))
+                elif problem:
+                    found.contents[sha] = problem
+                    self._put_aside(store, path, f"object {sha[:12]}", sha)
+                elif batch.kind == "packs" and os.path.exists(path) and not store.objects.index_is_whole(path):
+                    self._act(store, f"index pack {sha[:12]} anew", partial(store.objects.index_anew, path))
+
+    def _problem(self, path: str, sha: str) -> str:
+        """What is wrong with the file; empty when nothing is, or when it is not there (any more)."""
+        try:
+            with open(path, "rb", buffering=0) as stream:
+                # From the disk and not from memory; and what others need in memory is not pushed out.
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                found, _size = hash_of(self._slowly(chunks(stream.fileno())))
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"it cannot be read: {error.strerror}"
+        self.files += 1
+        return "" if found == sha else f"it is damaged: its SHA-256 is {found}"
+
+    def _slowly(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces, with pauses, so that reading and hashing take no more than the share of the time."""
+        while True:
+            began = self.system.monotonic()
+            piece = next(pieces, b"")
+            if not piece:
+                return
+            yield piece
+            self.bytes += len(piece)
+            if self.share < 100:
+                self.system.sleep((self.system.monotonic() - began) * (100 - self.share) / self.share)
+
+    def _put_aside(self, store: Store, path: str, what: str, name: str) -> None:
+        self._act(store, f"put aside {what}", partial(move_all, [(path, store.join("quarantine", name))]))
+
+    def _act(self, store: Store, what: str, act: Callable[[], object]) -> None:
+        """Change something in a store, under its lock, unless it is check mode."""
+        if not self.check_mode:
+            try:
+                with store.locked():
+                    act()
+            except FileNotFoundError:
+                return  # Pruned since.
+            except (Busy, OSError) as error:
+                self.left.append(f"could not {what}: {error}")
+                return
+        self.done.append(what)
+
+    # -- checkpoints
+
+    def check_checkpoints(self, host: str) -> list[dict[str, Any]]:
+        """Read every manifest; all that is wrong in the store, with the checkpoints and the paths that need it."""
+        store, found = self.stores[host], self.found[host]
+        refs = store.refs()
+        store.objects.forget_index()
+        bad = {sha for sha in found.contents if store.objects.verify(sha)}
+        missing: dict[str, set[tuple[str, str]]] = {}
+        uses: dict[str, list[tuple[str, str, str]]] = {}
+        manifest = None
+        for name, one in ((name, one) for name, ids in refs.items() for one in ids):
+            try:
+                manifest = store.manifest(one, manifest)
+            except Damaged as error:
+                found.checkpoints[name, one] = error.message
+                continue
+            # What a replica needs outside of it is on the host that it is a copy of, if anywhere.
+            elsewhere = lost(manifest.sections) if not host else {}
+            found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
+            gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
+            for sha in gone - bad:
+                missing.setdefault(sha, set()).add((name, one))
+            if gone:
+                for path, sha in paths_of(manifest):
+                    if sha in gone:
+                        uses.setdefault(sha, []).append((name, one, path))
+        # Without the lock, what is pruned while we look seems to be missing.
+        held = {(name, one) for name, ids in store.refs().items() for one in ids}
+        for sha, needed in missing.items():
+            if needed & held:
+                found.contents.setdefault(sha, _MISSING)
+        found.checkpoints = {key: problem for key, problem in found.checkpoints.items() if key in held}
+        for _name, one in found.checkpoints:
+            path = store.join("manifests", one)
+            if os.path.exists(path) and not store.has_record(one):  # and not only what it follows
+                self._put_aside(store, path, f"manifest {one[:12]}", one)
+        damaged = [_entry(host, "pack", pack, problem) for pack, problem in found.packs.items()]
+        for (name, one), problem in found.checkpoints.items():
+            damaged.append(_entry(host, "manifest", one, problem, [(name, one, "")]))
+        for (name, one, kind, path), problem in found.outside.items():
+            if (name, one) in held:
+                damaged.append(_entry(host, kind, path, problem, [(name, one, path)]))
+        for sha, problem in sorted(found.contents.items()):
+            damaged.append(_entry(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
+        return damaged
+
+    def report(self, damaged: list[dict[str, Any]]) -> dict[str, Any]:
+        times = [self.state.verified.get(batch.key, 0.0) for batch in self.all]
+        oldest = min(times, default=0.0)
+        return {
+            "changed": bool(self.done),
+            "damaged": damaged,
+            "complete": self.batches == len(self.all),
+            "oldest": _text(oldest) if oldest else None,
+            "unverified": sum(not at for at in times),
+            "last_pass": _text(self.state.passed) if self.state.passed else None,
+            "stats": {
+                "files": self.files,
+                "bytes": self.bytes,
+                "seconds": round(self.system.monotonic() - self.started, 3),
+            },
+            "planned": list(self.done),
+            "done": [] if self.check_mode else list(self.done),
+            "proved": [f"{self.files} files of {self.bytes} bytes were read"],
+            "left": self.left + [f"{one['kind']} {_short(one['id'])}: {one['problem']}" for one in damaged],
+        }
+
+
+def _short(name: str) -> str:
+    return name if name.startswith("/") else name[:12]
+
+
+def _entry(
+    host: str, kind: str, name: str, problem: str, uses: list[tuple[str, str, str]] | None = None
+) -> dict[str, Any]:
+    """One thing that is damaged; ``uses``: (name of a checkpoint, its id, path in it)."""
+    points = sorted({(point, one) for point, one, _path in uses or []})
+    return {
+        "host": host,
+        "kind": kind,
+        "id": name,
+        "problem": problem,
+        "checkpoints": [{"name": point, "id": one} for point, one in points],
+        "paths": sorted({path for _point, _one, path in uses or [] if path}),
+    }
+
+
+def _load(store: Store) -> State:
+    """What earlier runs have read. One that is damaged, or of the future, is not believed: all is read anew."""
+    now = store.system.now()
+    try:
+        with open(store.join("scrub"), "rb") as stream:
+            line, digest = stream.read().split(b"\n")[:2]
+        if hashlib.sha256(line).hexdigest().encode() != digest:
+            return State(now)
+        state = State(**json.loads(line))
+    except (OSError, ValueError, TypeError):
+        return State(now)
+    state.began = min(state.began, now)
+    state.verified = {key: at for key, at in state.verified.items() if at <= now}
+    return state
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

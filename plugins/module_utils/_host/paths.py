@@ -1,0 +1,141 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Walking to a path without being led astray: no component is followed through a symlink (invariant I8)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
+
+from .._errors import UsageError
+
+# How a directory is opened, wherever that is.
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_TO_BE_READ = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+
+
+def check_path(path: bytes) -> bytes:
+    """The path, if it is absolute and normal; UsageError otherwise (relative, ``..``, doubled slashes)."""
+    if path != b"/" and (
+        not path.startswith(b"/") or b"\0" in path or any(part in (b"", b".", b"..") for part in path[1:].split(b"/"))
+    ):
+        raise UsageError(f"{os.fsdecode(path)!r} is not an absolute path without '.', '..' and doubled slashes")
+    return path
+
+
+def open_dir(path: bytes, declared: bytes = b"") -> int:
+    """A descriptor of the directory, reached one component at a time.
+
+    Raises UsageError naming the symlink on the way, and what to write instead of the ``declared`` path;
+    FileNotFoundError and NotADirectoryError as the system does.
+    """
+    check_path(path)
+    fd = os.open(b"/", DIRECTORY)
+    walked = b""
+    for part in path.split(b"/"):
+        if not part:
+            continue
+        walked += b"/" + part
+        try:
+            below = os.open(part, DIRECTORY, dir_fd=fd)
+        except OSError as error:
+            link = _link(part, fd)
+            if link is not None:
+                real = os.path.realpath(os.fsdecode(declared or path))
+                raise UsageError(
+                    f"{os.fsdecode(path)} leads through the symlink {os.fsdecode(walked)} -> {os.fsdecode(link)}; "
+                    f"declare the real path {real}"
+                ) from error
+            error.filename = os.fsdecode(walked)
+            raise
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def _link(name: bytes, fd: int) -> bytes | None:
+    try:
+        return os.readlink(name, dir_fd=fd)
+    except OSError:
+        return None
+
+
+@contextmanager
+def opened(parent: int, name: bytes) -> Iterator[int | None]:
+    """The regular file or directory of that name, open; None for anything else, and for what we may not read.
+
+    Its owner can hold a lease on it, or give the name to something else at this moment: that is None as well.
+    """
+    fd = None
+    try:
+        info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_READ:
+            raise
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+class Parents:
+    """Descriptors of parent directories, the last few kept open, because paths come sorted.
+
+    ``check`` gets the path and the descriptor of each that is opened, and raises OSError for one that will not do.
+    """
+
+    def __init__(self, keep: int = 8, check: Callable[[bytes, int], None] | None = None) -> None:
+        self._open: dict[bytes, int] = {}
+        self._keep = keep
+        self._check = check
+
+    def of(self, path: bytes) -> tuple[int, bytes]:
+        """(descriptor of the directory that holds the path, last name)."""
+        parent, name = os.path.split(path)
+        if parent not in self._open:
+            while len(self._open) >= self._keep:
+                os.close(self._open.pop(next(iter(self._open))))
+            fd = open_dir(parent)
+            try:
+                if self._check is not None:
+                    self._check(parent, fd)
+            except OSError:
+                os.close(fd)
+                raise
+            self._open[parent] = fd
+        return self._open[parent], name
+
+    def forget(self) -> None:
+        """Close all; after directories were moved a kept descriptor would name the old place."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __enter__(self) -> Parents:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.forget()
+
+
+def ancestors(path: bytes) -> Iterator[bytes]:
+    """All directories above the path, the root first."""
+    at = path.find(b"/", 1)
+    yield b"/"
+    while at > 0:
+        yield path[:at]
+        at = path.find(b"/", at + 1)
+
+
+def is_ours(uid: int, mode: int) -> bool:
+    """Whether nobody else can give another name to what we make in a directory of this owner and mode."""
+    return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)

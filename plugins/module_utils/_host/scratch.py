@@ -1,0 +1,104 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bundles on their way through a host: each in a directory of ours, and none stays when its run is killed.
+
+A connection brings and fetches files as the user who logs in. So the file is that user's, in a directory where that
+user can add, exchange and list nothing. It is gone once it is open, or with the next call of any module.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from .trust import open_regular
+
+_TOP = "/var/tmp"
+_PREFIX = "evenkeel-bundle-"
+# Seconds that may pass between two steps of another run: a call of a module, and the opening of the file.
+_BETWEEN = 5.0
+
+
+def new(run: str, owner: int) -> str:
+    """The path for a bundle, in a new directory that only we can change and its ``owner`` can pass through."""
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{run}-", dir=_TOP)
+    if owner != os.geteuid():
+        os.chmod(folder, 0o711)
+    return os.path.join(folder, "bundle")
+
+
+def hand_over(path: str, owner: int) -> None:
+    """Let this user, and nobody else, read and write the bundle."""
+    os.chmod(path, 0o600)
+    if owner != os.geteuid():
+        os.chown(path, owner, -1)
+
+
+def make_empty(path: str, owner: int) -> None:
+    """A file for the bundle that this user is to bring."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    hand_over(path, owner)
+
+
+@contextmanager
+def taken(path: str) -> Iterator[str]:
+    """Another path of the bundle, which leads to it for this time alone: its own is gone already."""
+    with open_regular(path) as stream:
+        discard(path)
+        yield f"/proc/self/fd/{stream.fileno()}"
+
+
+def discard(path: str) -> None:
+    """Remove the bundle with its directory."""
+    os.unlink(path)
+    folder = os.path.dirname(path)
+    if os.path.basename(folder).startswith(_PREFIX):
+        os.rmdir(folder)
+
+
+def reclaim(run: str, now: float) -> None:
+    """Remove what killed runs have left: not what is of this ``run``, what a process has open, or what was touched a
+    moment ago."""
+    left = [found for found in _left(run) if abs(now - _touched(found)) > _BETWEEN]
+    if left:
+        used = set(_opened())
+        for folder in left:
+            if not any(path.startswith(folder + "/") for path in used):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left(run: str) -> Iterator[str]:
+    with suppress(OSError), os.scandir(_TOP) as entries:
+        for entry in entries:
+            ours = entry.name.startswith(_PREFIX) and not (run and entry.name.startswith(f"{_PREFIX}{run}-"))
+            if (
+                ours
+                and entry.is_dir(follow_symlinks=False)
+                and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+            ):
+                yield entry.path
+
+
+def _touched(folder: str) -> float:
+    """When the directory, or what is in it, was changed last."""
+    last = 0.0
+    for path in (folder, os.path.join(folder, "bundle")):
+        with suppress(OSError):
+            found = os.lstat(path)
+            last = max(last, found.st_ctime, found.st_mtime if stat.S_ISREG(found.st_mode) else 0.0)
+    return last
+
+
+def _opened() -> Iterator[str]:
+    """The paths of all files that processes have open, as far as we may see."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    yield os.readlink(f"/proc/{pid}/fd/{number}")

@@ -1,0 +1,377 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel's.
+
+Only tables that differ are made anew. What a running program owns is left as it is, and named (see ``ruleset``).
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ..._errors import Damaged, RestoreFailed, UsageError
+from ..._files.step import Step
+from ..._host.commands import Completed
+from ..._host.durable import write_all
+from ..._host.options import Options, read
+from ..._host.system import System
+from ..._store.objects import SMALL
+from ..kind import Kind, Restore, Sink
+from . import ruleset
+from .ruleset import Keep, Key, Table
+
+OPTIONS: Options = {"except": {"type": "list", "elements": "str", "default": []}}
+_TIMEOUT = 60.0
+_FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
+_PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
+# Of version 0.1.0: all tables, those of known programs too.
+_OLD = re.compile(r"ruleset sha256=([0-9a-f]{64})")
+_LINE = re.compile(r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})")
+# Where rulesets are written down that are loaded at boot.
+_CONFIGURED = (
+    *("/etc/nftables.conf", "/etc/sysconfig/nftables.conf", "/etc/nftables/**", "/etc/nftables.d/**"),
+    *("/etc/nftables*.nft", "/usr/local/etc/nftables*"),
+)
+_NO_INTERFACE = re.compile(r":(\d+):\d+(?:-\d+)?: Error: Interface does not exist")
+_LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/ip6_tables_names"))
+
+
+def kind(system: System) -> Kind:
+    """The kind. ``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
+    return Kind(
+        options=OPTIONS,
+        check=lambda spec: check(spec, system),
+        capture=capture,
+        plan=plan,
+        apply=apply,
+        verify=verify,
+        lacks=lacks,
+    )
+
+
+def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
+    """The declaration; UsageError when nft is missing, or could not load again what it lists now."""
+    excepts = read(OPTIONS, spec, "firewall")["except"]
+    if not all(map(_PATTERN.fullmatch, excepts)):
+        raise UsageError(
+            f"firewall: except must be a list of tables and sets, not {excepts!r}; write a table as 'inet name' and a "
+            "set as 'inet table name', with * and ? for what may vary"
+        )
+    done = _list(system)
+    if done.rc != 0:
+        raise UsageError(f"firewall: the ruleset cannot be listed: {done.words}; it needs nftables, and root (become)")
+    keep = Keep(_words(excepts))
+    found = ruleset.tables(done.out)
+    alone, strange = _foreign(done, found, keep)
+    if strange:
+        tables = ", ".join(f"{table} of {owner}" for table, owner in strange.items())
+        raise UsageError(
+            f"firewall: the table {tables} has expressions that only iptables understands, and nft cannot put back; "
+            f"leave it alone with firewall: {{except: ['{next(iter(strange))}']}}, or write those rules for nft "
+            "(iptables-restore-translate)"
+        )
+    mine = {key: table for key, table in found.items() if key not in alone}
+    loaded = _load(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), system, "--check")
+    if loaded.rc != 0:
+        raise UsageError(
+            f"firewall: nft could not load the ruleset again that it lists now: {loaded.words}; "
+            "mend that rule, leave its table alone (except), or take firewall out of the resources"
+        )
+    return {"except": sorted(set(excepts))} if excepts else {}
+
+
+def _words(patterns: Sequence[str]) -> list[tuple[str, ...]]:
+    return [tuple(one.split(" ")) for one in patterns]
+
+
+def _list(system: System) -> Completed:
+    # Stateless: without the values of counters and quotas, and without the time that elements have left.
+    return system.run(["nft", "--stateless", "--handle", "list", "ruleset"], _TIMEOUT)
+
+
+def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[dict[Key, str], dict[str, str]]:
+    """Of the tables that nft says only iptables understands: those in which a known program has chains, with the
+    names of these; and the others, with what manages them."""
+    alone: dict[Key, str] = {}
+    strange: dict[str, str] = {}
+    for family, name, manager in _FOREIGN.findall(done.out + done.err):
+        table = found.get((family, name))
+        if table is not None and keep.table(table):
+            continue
+        programs = ruleset.programs_in(table, keep) if table is not None else []
+        if programs:
+            alone[family, name] = f"{' and '.join(programs)}, by {manager}, with whatever else is in it"
+        else:
+            strange[f"{family} {name}"] = manager
+    return alone, strange
+
+
+def _handles(found: Mapping[Key, Table]) -> set[str]:
+    """What tells whether a table, or a set in it, is the very one that was there."""
+    sets = {f"{one.handle}.{block.handle}" for one in found.values() for block in one.blocks if block.is_set}
+    return sets | {one.handle for one in found.values()}
+
+
+def _load(text: str, system: System, *options: str) -> Completed:
+    """One transaction: all of it, or nothing."""
+    with _readable(text.encode()) as (_fd, path):
+        return system.run(["nft", *options, "--file", path], _TIMEOUT)
+
+
+@contextmanager
+def _readable(data: bytes) -> Iterator[tuple[int, str]]:
+    """Memory as a file: its descriptor at offset 0, and a path for a command that we start. Nothing is on disk."""
+    fd = os.memfd_create("ruleset")
+    try:
+        write_all(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd, f"/proc/{os.getpid()}/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+# -- recording
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """``rules form=<hash> sha256=<name>``: of what is put back, and the text. Then what is left alone, and whose it is.
+
+    Nothing when nft does not answer: a rollback may bring it back.
+    """
+    done = _list(system)
+    if done.rc != 0:
+        return []
+    found = ruleset.tables(done.out)
+    excepts = _words(spec.get("except", []))
+    foreign, strange = _foreign(done, found, Keep(excepts))
+    # What cannot be loaded again is refused when it is declared. For an undo it is just left alone.
+    foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
+    keep = Keep(excepts, set(foreign))
+    sets = ruleset.plain_sets(found.values(), keep, _configured())
+    keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
+    lines = [f"except {' '.join(words)}" for words in excepts]
+    for key, table in found.items():
+        owner = foreign.get(key) or keep.table(table)
+        if owner:
+            lines.append(f"alone table {' '.join(key)} {quote(owner)}")
+        elif any(ruleset.programs_in(table, keep)):
+            lines.append(f"alone parts {' '.join(key)} {quote(' and '.join(ruleset.programs_in(table, keep)))}")
+            lines.append(f"same {table.handle}")
+    for table, block in sets:
+        lines += [f"alone set {' '.join(table.key)} {block.name}", f"same {table.handle}.{block.handle}"]
+    lines += [f"legacy {name}" for name in _legacy(system)]
+    text = ruleset.recording(found.values(), keep)
+    form = hashlib.sha256(ruleset.form(found.values(), keep).encode()).hexdigest()
+    return [f"rules form={form} sha256={_stored(text.encode(), sink)}", *lines]
+
+
+def _stored(data: bytes, sink: Sink) -> str:
+    if len(data) <= SMALL:
+        return sink.add(data)
+    with _readable(data) as (fd, _path):
+        return sink.add_file(fd)[0]
+
+
+def _configured() -> str:
+    """All that is written down of rulesets on this host."""
+    found = ""
+    for pattern in _CONFIGURED:
+        for path in sorted(glob.glob(pattern, recursive=True)):
+            if os.path.isfile(path):
+                with open(path, encoding="utf-8", errors="replace") as stream:
+                    found += stream.read() + "\n"
+    return found
+
+
+def _legacy(system: System) -> list[str]:
+    """What filters packets besides nftables, and is in use."""
+    found = []
+    for name, path in _LEGACY:
+        try:
+            with open(path, encoding="utf-8") as stream:
+                found += [name] if stream.read().strip() else []
+        except OSError:
+            continue
+    listed = system.run(["ipset", "list", "-name"], _TIMEOUT)
+    return found + (["ipset"] if listed.rc == 0 and listed.out.strip() else [])
+
+
+# -- what was recorded
+
+
+@dataclass
+class Recorded:
+    """The lines, read. ``form`` is "" for the record of an older version, which has all tables in ``sha``."""
+
+    sha: str = ""
+    form: str = ""
+    excepts: list[tuple[str, ...]] = field(default_factory=list)
+    tables: dict[Key, str] = field(default_factory=dict)
+    parts: dict[Key, str] = field(default_factory=dict)
+    sets: list[tuple[str, str, str]] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+    legacy: list[str] = field(default_factory=list)
+
+    @property
+    def keep(self) -> Keep:
+        if self.sha and not self.form:
+            return Keep(known=False)
+        return Keep(self.excepts, set(self.tables), set(self.sets))
+
+    def matches(self, listing: str) -> bool:
+        found = ruleset.tables(listing).values()
+        if self.form:
+            return hashlib.sha256(ruleset.form(found, self.keep).encode()).hexdigest() == self.form
+        return hashlib.sha256(ruleset.recording(found, self.keep).encode()).hexdigest() == self.sha
+
+
+def parse(lines: Sequence[str]) -> Recorded:
+    """Raises Damaged for what ``capture`` could not have written."""
+    found = Recorded()
+    for line in lines:
+        first, *words = line.split(" ")
+        old, new = _OLD.fullmatch(line), _LINE.fullmatch(line)
+        if old is not None:
+            found.sha = old[1]
+        elif new is not None:
+            found.form, found.sha = new[1], new[2]
+        elif first == "except" and len(words) in (2, 3):
+            found.excepts.append(tuple(words))
+        elif first == "alone" and len(words) == 4 and words[0] == "table":
+            found.tables[words[1], words[2]] = unquote(words[3])
+        elif first == "alone" and len(words) == 4 and words[0] == "parts":
+            found.parts[words[1], words[2]] = unquote(words[3])
+        elif first == "alone" and len(words) == 4 and words[0] == "set":
+            found.sets.append((words[1], words[2], words[3]))
+        elif first == "same" and len(words) == 1:
+            found.same.append(words[0])
+        elif first == "legacy" and len(words) == 1:
+            found.legacy.append(words[0])
+        else:
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed")
+    return found
+
+
+def lacks(lines: Sequence[str]) -> list[str]:
+    """What a rollback to these lines leaves as it is, in words."""
+    recorded = parse(lines)
+    if not recorded.sha:
+        return ["firewall: nft does not answer, so that nothing of it is recorded: install nftables"]
+    owned = [f"the table {' '.join(key)} ({owner})" for key, owner in recorded.tables.items()]
+    owned += [f"what is of {owner} in the table {' '.join(key)}" for key, owner in recorded.parts.items()]
+    owned += [f"the elements of the set {' '.join(path)} (no file has them: a program's)" for path in recorded.sets]
+    found = [f"firewall: {', '.join(owned)}: left as they are at a rollback, for a program owns them"] if owned else []
+    if recorded.legacy:
+        words = " and ".join(recorded.legacy)
+        found.append(f"firewall: what {words} filters beside nftables is not recorded, and not put back")
+    return found
+
+
+# -- putting back
+
+
+def _live(system: System) -> Completed | None:
+    """None when nft does not answer, perhaps because the change removed it."""
+    done = _list(system)
+    return done if done.rc == 0 else None
+
+
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    recorded, live = parse(then), _live(at.system)
+    if not recorded.sha or (live is not None and recorded.matches(live.out)):
+        return []
+    detail: dict[str, Any] = {"lines": list(then)}
+    note = _note(recorded, ruleset.tables(live.out)) if live is not None else ""
+    if note:
+        detail["note"] = note
+    return [Step("firewall", "replace", "ruleset", "another ruleset", detail)]
+
+
+def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
+    """What is left alone and is not as it was, in words: tables of programs that came or went."""
+    keep = recorded.keep
+    came = [table for key, table in found.items() if keep.table(table) and key not in recorded.tables]
+    words = [f"the table {' '.join(one.key)} of {keep.table(one)} is new, and was left alone" for one in came]
+    for key, owner in recorded.tables.items():
+        if key not in found:
+            words.append(f"the table {' '.join(key)} ({owner}) is gone: it makes it anew when it is restarted")
+    return f"firewall: {'; '.join(words)}" if words else ""
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Load what was recorded, all or nothing; of a host that goes back by itself the tables that can be. RestoreFailed
+    with what the kernel has not taken: that is as it was."""
+    for step in steps:
+        wrong = _put_back(parse(step.detail["lines"]), at)
+        if wrong:
+            raise RestoreFailed(
+                f"the ruleset of the firewall cannot be loaded, and is not as recorded: {'; '.join(wrong)}",
+                done=[],
+                left=[f"firewall: {one}" for one in wrong],
+            )
+    return list(steps)
+
+
+def _put_back(recorded: Recorded, at: Restore) -> list[str]:
+    """What went wrong, in words."""
+    try:
+        text = b"".join(at.objects.read(recorded.sha)).decode()
+    except Damaged as error:
+        return [error.message]
+    live = _live(at.system)
+    if live is None:
+        return [_list(at.system).words]
+    then, now = ruleset.tables(text), ruleset.tables(live.out)
+    whole = not recorded.form
+    wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
+    done = _load(wanted, at.system)
+    if done.rc != 0:
+        # What a program has there stands in the way: an element that is part of one that was for good, a rule of
+        # iptables. To come in again matters more.
+        bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
+        plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
+        done = _load(plain, at.system)
+        if done.rc != 0 and at.insist:
+            return _each(then, {**now, **bare}, recorded, at.system)
+    return [] if done.rc == 0 else [done.words]
+
+
+def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorded, system: System) -> list[str]:
+    """Each table by itself, what is new first, so that one that cannot be loaded keeps no other from it."""
+    wrong = []
+    for key in [*(key for key in now if key not in then), *then]:
+        was, live = ({key: side[key]} if key in side else {} for side in (then, now))
+        text = ruleset.transaction(was, live, recorded.keep, recorded.same, whole=True)
+        done = _load(text, system) if text else None
+        if done is None or done.rc == 0:
+            continue
+        words = f"table {' '.join(key)}: {done.words}"
+        lines = text.splitlines(keepends=True)
+        gone = {int(one) - 1 for one in _NO_INTERFACE.findall(done.out + done.err)}
+        # A rule that asks for an interface that is gone matches nothing; one that asks for any other would.
+        if gone and all(number < len(lines) and "!=" not in lines[number] for number in gone):
+            text = "".join(line for number, line in enumerate(lines) if number not in gone)
+            if _load(text, system).rc == 0:
+                words += f"; all but {len(gone)} of its rules are back"
+        wrong.append(words)
+    return wrong
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    recorded, live = parse(then), _live(system)
+    if not recorded.sha or (live is not None and recorded.matches(live.out)):
+        return []
+    return ["the ruleset of the firewall is another one" if live is not None else "nft does not list the firewall"]
+
+
+KIND = kind(System())

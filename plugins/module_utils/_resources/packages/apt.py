@@ -1,0 +1,397 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Putting packages of Debian back: as many as can be, each transaction of apt simulated before it is carried out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..._errors import Damaged, EvenkeelError, RestoreFailed
+from ..._host.commands import Completed
+from ..._host.durable import write_all
+from ..._services import systemd
+from ..kind import Restore
+from .dpkg import fetch, identity, look
+from .package import INSTALLS, REMOVES, Package, environment, most
+
+# A transaction is only ever stopped by what must not happen; dpkg killed in the middle is worse than a late end.
+_CHANGE = 3600.0
+# apt stops at the first thing that goes wrong, and goes on when it is asked again.
+_TURNS = 3
+_LOCKS = (
+    *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
+    *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
+)
+# Everything apt knows is what is installed and what it is given: it can neither download nor choose anything else.
+_OFFLINE = (
+    *("-o", "Dir::Etc::sourcelist=/dev/null", "-o", "Dir::Etc::sourceparts=/dev/null"),
+    *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
+)
+_KEEP_CONFIG = ("--force-confdef", "--force-confold")
+_QUIET = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBIAN_PRIORITY": "critical",
+    "UCF_FORCE_CONFFOLD": "1",
+    "APT_LISTCHANGES_FRONTEND": "none",
+    "APT_LISTBUGS_FRONTEND": "none",
+    "NEEDRESTART_SUSPEND": "1",
+    "NEEDRESTART_MODE": "l",
+}
+
+Change = tuple[str, Package]
+
+
+def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | None = None) -> dict[str, str]:
+    """Make the packages as given, by (action of the step, package as recorded), in one transaction of apt.
+    ``filters``: what dpkg is to leave out of them, in place of what it is configured to leave out.
+
+    What cannot be is left out, with what depends on it, and returned: name and architecture -> why. RestoreFailed, with
+    nothing changed, when another program holds the lock of dpkg or apt for longer than ``at.patience``.
+    """
+    _wait_for_locks(at)
+    with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
+        files, left = _files([one for action, one in changes if action in INSTALLS], folder, at)
+        options = [] if filters is None else [f"--{one}" for one in ("path-include=*", *filters)]
+        work = Work(changes, files, folder, at, options)
+        work.repair()
+        able = [key for key in work.open() if key not in left and not work.is_configuring(key)]
+        chosen, refused = most(able, work.refusal)
+        failed = work.carry_out(chosen) if chosen else {}
+        still = {key: cause(work.said, key.partition(":")[0]) or reason(work.said) for key in work.open()}
+        left = {**still, **refused, **{key: why for key, why in failed.items() if key in still}, **left}
+        left.update(_mark([one for one in changes if one[1].key not in left], folder, at))
+    os.sync()
+    if at.boot and at.system.has_systemd():
+        systemd.daemon_reload(at.system)
+    return left
+
+
+def lacking(changes: Sequence[Change], at: Restore) -> list[str]:
+    """What stands against it now, in words, as far as that can be told without a package file being taken out."""
+    held = [f"packages: {words}" for words in [locked()] if words]
+    gone = [one for action, one in changes if action in INSTALLS and not one.sha256]
+    return held + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+
+
+@dataclass
+class Work:
+    """What is to be done, and the package files that there are, by name and architecture. ``options``: more of dpkg's;
+    ``said``: by apt and dpkg."""
+
+    changes: Sequence[Change]
+    files: Mapping[str, str]
+    folder: str
+    at: Restore
+    options: Sequence[str] = ()
+    said: str = ""
+
+    def open(self) -> list[str]:
+        """The keys of what is not as it should be yet."""
+        live = look(self.at.system)
+        return list(dict.fromkeys(one.key for action, one in self.changes if _is_open(action, one, live.get(one.key))))
+
+    def is_configuring(self, key: str) -> bool:
+        return all(action == "configure" for action, one in self.changes if one.key == key)
+
+    def _of(self, keys: Iterable[str], actions: Sequence[str]) -> list[Package]:
+        wanted = set(keys)
+        return [one for action, one in self.changes if action in actions and one.key in wanted]
+
+    def argv(self, keys: Sequence[str], force: Sequence[str] = ()) -> list[str]:
+        paths = [self.files[one.key] for one in self._of(keys, INSTALLS)]
+        options = [*self.options, *force]
+        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), options, self.at.patience)
+
+    def refusal(self, keys: Sequence[str]) -> str:
+        """Why apt does not do this, or not this alone; "" when it would."""
+        simulated = self.at.system.run([*self.argv(keys), "--simulate"], _CHANGE)
+        more = beyond(simulated.out, self._of(keys, INSTALLS), self._of(keys, REMOVES))
+        if more:
+            return (
+                f"apt would also change {', '.join(more)}. Declare all packages (packages: {{}}) so that what belongs "
+                "together is put back together, or resolve it by hand"
+            )
+        return f"apt refuses: {reason(simulated.out + simulated.err)}" if simulated.rc else ""
+
+    def carry_out(self, keys: Sequence[str]) -> dict[str, str]:
+        """Change them; key -> cause, for those that it did not work for."""
+        live = look(self.at.system)
+        lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
+        # What somebody deleted of a package that stayed installed does not come back with it, unless it fails without.
+        force = ["--force-confmiss"] if any(key not in live for key in lost) else []
+        torn = self._torn(keys, live)
+        for _turn in range(_TURNS):
+            self._run([*self.argv(keys, force), "--yes"])
+            # Those whose scripts went well are not to wait for one whose did not.
+            self.configure()
+            still = set(self.open())
+            keys = [key for key in keys if key in still]
+            if not keys:
+                break
+            # A file that moved to a newer package belongs to that until this one goes, too.
+            moved = set(re.findall(r"trying to overwrite .* also in package (\S+) ", self.said))
+            force = ["--force-confmiss"] if force or not lost.isdisjoint(keys) else []
+            force += ["--force-overwrite"] if moved and moved <= self._names() else []
+        torn = [key for key in torn if key not in keys]
+        if torn:
+            self._run([*self.argv(torn), "--yes", "--reinstall"])
+        return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
+
+    def _torn(self, keys: Sequence[str], live: Mapping[str, Package]) -> list[str]:
+        """Those that have to be installed twice. Where a newer package says that it replaces them, dpkg leaves out the
+        files that moved to it, and takes them away with it."""
+        names = [live[key].name if live[key].arch == "all" else key for key in keys if key in live]
+        seen = self.at.system.run(["dpkg-query", "-W", "-f", "${Replaces}, ", *names], 60.0) if names else None
+        replaced = {one.split()[0] for one in seen.out.split(",") if one.strip()} if seen is not None else set()
+        return [key for key in keys if key in self.files and key.partition(":")[0] in replaced]
+
+    def _names(self) -> set[str]:
+        """As dpkg says them, of all that is changed."""
+        return {name for _action, one in self.changes for name in (one.name, one.key)}
+
+    def _lost_conffiles(self, key: str) -> bool:
+        listed = self.at.system.run(["dpkg-deb", "--info", self.files[key], "conffiles"], 60.0)
+        paths = [line.split()[-1] for line in listed.out.splitlines() if listed.rc == 0 and line.strip()]
+        return any(path.startswith("/") and not os.path.lexists(path) for path in paths)
+
+    def configure(self) -> None:
+        self._run(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"])
+
+    def _run(self, argv: Sequence[str]) -> None:
+        self.said += run(argv, self.folder, self.at).out
+
+    def repair(self) -> None:
+        """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells.
+
+        A package of which a kill left only a part has no archive that apt could go on from: it gets the recorded one.
+        """
+        live = look(self.at.system)
+        if not any(package.status for package in live.values()):
+            return
+        self.configure()
+        gone = {one.key for action, one in self.changes if action in REMOVES}
+        for key, package in look(self.at.system).items():
+            partial = package.status.startswith("half-installed") or package.status.endswith("reinstreq")
+            if partial and key in gone:
+                self._run(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key])
+            elif partial and key in self.files:
+                self._run(["dpkg", *self.options, "--force-depends", "--force-breaks", "--unpack", self.files[key]])
+
+
+def _is_open(action: str, wanted: Package, now: Package | None) -> bool:
+    if action in REMOVES:
+        return now is not None
+    if action == "configure":
+        return now is not None and bool(now.status)
+    return action in INSTALLS and (now is None or bool(now.status) or now.version != wanted.version)
+
+
+def apt_install(
+    paths: Sequence[str],
+    removes: Sequence[Package],
+    purge: bool = False,
+    more: Sequence[str] = (),
+    wait: float = 300.0,
+) -> list[str]:
+    """The command that installs these files and removes these packages, and nothing else. ``purge``: with their data;
+    ``more``: options for dpkg."""
+    options = [*_KEEP_CONFIG, *more]
+    return [
+        *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={wait:.0f}", "-o", "Dpkg::Use-Pty=0"),
+        *(word for one in options for word in ("-o", f"Dpkg::Options::={one}")),
+        *("-o", "APT::Get::AutomaticRemove=false", "--no-install-recommends"),
+        *("--allow-downgrades", "--allow-change-held-packages", *(["--purge"] if purge else []), "install"),
+        *paths,
+        *(f"{one.key}-" for one in removes),
+    ]
+
+
+def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Package]) -> list[str]:
+    """What a simulated transaction would do beyond what was asked for, in words."""
+    # apt names the architecture of what is foreign alone.
+    asked = {("Inst", name) for one in installs for name in (one.name, one.key)}
+    asked |= {(verb, name) for verb in ("Remv", "Purg") for one in removes for name in (one.name, one.key)}
+    found = re.findall(r"^(Inst|Remv|Purg) (\S+)", simulated, re.MULTILINE)
+    return [f"{name} ({verb})" for verb, name in found if (verb, name) not in asked]
+
+
+# -- package files
+
+
+def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[str, str], dict[str, str]]:
+    """(key -> package file in ``folder``, key -> why there is none). What the store lacks, a mirror may have by now."""
+    files: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for package in installs:
+        if package.sha256:
+            try:
+                files[package.key] = _take_out(package, folder, at)
+            except (EvenkeelError, OSError) as error:
+                left[package.key] = str(error)
+    without = [one for one in installs if not one.sha256]
+    files.update(fetch(without, folder, at.system, not at.boot))
+    for one in without:
+        if one.key not in files:
+            left[one.key] = (
+                f"nobody has the package file of version {one.version}: not the store, not apt's cache, not a mirror. "
+                "Install this version by hand, then run the rollback again"
+            )
+    return files, left
+
+
+def _take_out(package: Package, folder: str, at: Restore) -> str:
+    """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
+    path = os.path.join(folder, f"{package.name}_{package.arch}.deb")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in at.objects.read(package.sha256):
+            write_all(fd, chunk)
+    finally:
+        os.close(fd)
+    held = identity(path, at.system)
+    if held != package.ident:
+        raise Damaged(
+            f"object {package.sha256} is recorded as the package {package.key} {package.version}, and is "
+            f"{' '.join(held).strip() or 'no package'}"
+        )
+    return path
+
+
+# -- marks
+
+
+def _mark(changes: Sequence[Change], folder: str, at: Restore) -> dict[str, str]:
+    """Hold and mark all that was changed; a transaction marks what it installs as manual. key -> why it could not."""
+    live = look(at.system)
+    wanted: dict[str, list[Package]] = {}
+    for action, package in changes:
+        now = live.get(package.key)
+        if now is None or action in REMOVES or action == "configure":
+            continue
+        if package.auto != now.auto:
+            wanted.setdefault("auto" if package.auto else "manual", []).append(package)
+        if package.hold != now.hold:
+            wanted.setdefault("hold" if package.hold else "unhold", []).append(package)
+    left = {}
+    for verb, packages in wanted.items():
+        names = sorted({one.name if one.arch == "all" else one.key for one in packages})
+        done = run(["apt-mark", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={at.patience:.0f}", verb, *names], folder, at)
+        if done.rc:
+            left.update({one.key: f"cannot be marked {verb}: {reason(done.out)}" for one in packages})
+    return left
+
+
+# -- running
+
+
+def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
+    """Run what changes packages; all that it says is in ``out``. Waits for a lock of others while there is patience."""
+    log = os.path.join(folder, "log")
+    command = ["env", "-i", *(f"{key}={value}" for key, value in environment(_QUIET, at.boot).items()), *argv]
+    # Into a file, not a pipe of ours: when we are killed, it goes on and ends well.
+    script = 'umask 022; log=$1; shift; exec "$@" >"$log" 2>&1'
+    end = at.system.monotonic() + at.patience
+    while True:
+        done = at.system.run(["sh", "-c", script, "sh", log, *command], _CHANGE)
+        said = _read(log) or done.err
+        over = at.system.monotonic() >= end
+        holder = locked() if over else ""
+        if done.rc and holder and _is_locked(said):
+            raise _held(holder)
+        if done.rc == 0 or over or not _is_locked(said):
+            return Completed(done.argv, done.rc, said, "")
+        at.system.sleep(1.0)
+
+
+def _wait_for_locks(at: Restore) -> None:
+    end = at.system.monotonic() + at.patience
+    while True:
+        words = locked()
+        if not words:
+            return
+        if at.system.monotonic() >= end:
+            raise _held(words)
+        at.system.sleep(1.0)
+
+
+def _held(words: str) -> RestoreFailed:
+    return RestoreFailed(
+        f"packages cannot be put back now: {words}. Wait for its end, or end it, then run the rollback again",
+        done=[],
+        left=[f"packages: {words}"],
+    )
+
+
+def locked() -> str:
+    """Who holds a lock of dpkg or apt, in words; "" when nobody does. A lock file that nobody holds is no lock."""
+    for path in _LOCKS:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            # struct flock, as the C library of this machine lays it out.
+            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _whence, _start, _length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        except (OSError, struct.error):
+            continue
+        finally:
+            os.close(fd)
+        if kind != fcntl.F_UNLCK:
+            return f"{path} is held by process {pid} ({_name(pid)})"
+    return ""
+
+
+def _name(pid: int) -> str:
+    return _read(f"/proc/{pid}/comm").strip() or "of which no name can be read"
+
+
+def _is_locked(said: str) -> bool:
+    return "lock" in said and ("another process" in said or "held by process" in said)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+# -- what went wrong
+
+_BEGINS = re.compile(
+    r"(Setting up|Unpacking|Preparing to unpack|Removing|Purging|Processing triggers|Selecting|\(Reading database|"
+    r"Errors were|dpkg: error processing|Reading |Building |E: | \S)"
+)
+
+
+def cause(said: str, name: str) -> str:
+    """Why dpkg failed with this package: what its script said last, and what dpkg made of it. "" when it did not."""
+    word = re.escape(name)
+    failed = re.compile(rf"dpkg: error processing (package {word}[: ]|archive \S*/{word}_)")
+    lines = said.splitlines()
+    for number in range(len(lines) - 1, -1, -1):
+        if failed.match(lines[number]):
+            before: list[str] = []
+            while number - len(before) > 0 and not _BEGINS.match(lines[number - len(before) - 1]):
+                before.insert(0, lines[number - len(before) - 1].strip())
+            after = lines[number + 1].strip() if number + 1 < len(lines) else ""
+            return "; ".join(one for one in [*before[-3:], after] if one)
+    return ""
+
+
+def reason(said: str) -> str:
+    """The lines in which apt or dpkg name the cause, not those that say that something went wrong."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    unmet = [line for line in lines if re.match(r"\S+ : (Pre)?(Depends|Breaks|Conflicts|Recommends)", line)]
+    errors = [line for line in lines if re.match(r"(E: |dpkg: error)", line) and "returned an error code" not in line]
+    return " / ".join((unmet or errors or lines[-3:])[:3]) or "it said nothing"

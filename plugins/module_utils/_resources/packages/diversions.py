@@ -1,0 +1,61 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Diversions of dpkg that somebody has made by hand: a package's file then goes where nobody looks for it. Those of
+packages come and go with their scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from ..._files.step import Step
+from ..._host.system import System
+
+_FILE = "/var/lib/dpkg/diversions"
+_BY_HAND = ":"
+ACTIONS = ("divert", "undivert")
+
+
+def look(path: str = _FILE) -> dict[str, str]:
+    """Path -> where files of packages go in its place."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            lines = stream.read().splitlines()
+    except OSError:
+        return {}
+    return {at: to for at, to, by in zip(lines[::3], lines[1::3], lines[2::3]) if by == _BY_HAND}
+
+
+def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
+    """What makes them as they were. Pure."""
+    gone = [(at, to) for at, to in now.items() if then.get(at) != to]
+    back = [(at, to) for at, to in then.items() if now.get(at) != to]
+    return [
+        *(Step("packages", "undivert", at, f"was not diverted to {to}", {"to": to}) for at, to in gone),
+        *(Step("packages", "divert", at, f"was diverted to {to}", {"to": to}) for at, to in back),
+    ]
+
+
+def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
+    """Carry the steps out; path -> why that was not possible."""
+    left = {}
+    for step in steps:
+        at, to = step.target, str(step.detail["to"])
+        if step.action == "undivert":
+            argv = ["--no-rename", "--remove", at]
+        else:
+            # What was there may be back with the files already.
+            move = "--no-rename" if os.path.lexists(to) else "--rename"
+            argv = ["--local", "--divert", to, move, "--add", at]
+        done = system.run(["dpkg-divert", *argv], 60.0)
+        if done.rc:
+            left[at] = done.words
+            continue
+        try:
+            if step.action == "undivert" and os.path.lexists(to):
+                os.replace(to, at)
+        except OSError as error:
+            left[at] = str(error)
+    return left

@@ -1,0 +1,226 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Packages of Debian: what dpkg and apt know, and where package files come from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..._errors import EvenkeelError
+from ..._host.system import System
+from ..._store.objects import SMALL, Hasher
+from ..kind import Sink
+from .package import LATER, Ident, Package
+
+_FILTER = re.compile(r"""^[ \t]*(path-exclude|path-include)[ \t]*[= \t][ \t]*["']?(.*?)["']?[ \t]*$""", re.MULTILINE)
+_ARCHIVES = "/var/cache/apt/archives"
+_MARKS = "/var/lib/apt/extended_states"
+_FORMAT = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Want}\\t${db:Status-Eflag}\\t${db:Status-Status}\\n"
+# Not installed: nothing of them but perhaps configuration files. Whole: triggers run by themselves.
+_GONE = ("not-installed", "config-files")
+_WHOLE = ("installed", "triggers-awaited", "triggers-pending")
+_LOOK = 60.0
+_CONFIG = "/etc/dpkg/dpkg.cfg"
+# Seconds that a download may take: for the connection, and for each package. A rollback may be waiting.
+_CONNECT, _EACH = 20.0, 2.0
+
+
+def look(system: System) -> dict[str, Package]:
+    """key -> package, of all that is installed or half so; none where dpkg is not the host's package manager."""
+    seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
+    if seen.rc == 127 or (seen.rc and "no packages found" in seen.err):
+        return {}
+    if seen.rc:
+        raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'dpkg --audit' says")
+    try:
+        with open(_MARKS, encoding="utf-8", errors="replace") as stream:
+            marks = stream.read()
+    except FileNotFoundError:
+        marks = ""
+    return packages_of(seen.out, marks)
+
+
+def packages_of(listed: str, marks: str) -> dict[str, Package]:
+    """From the output of dpkg-query and the text of apt's extended_states. Pure."""
+    auto = auto_marked(marks)
+    names = {name for name, _arch in auto}
+    found = {}
+    for line in listed.splitlines():
+        name, arch, version, want, flag, status = line.split("\t")
+        if status in _GONE:
+            continue
+        # apt notes packages for all architectures under the host's own.
+        marked = (name, arch) in auto or (arch == "all" and name in names)
+        whole = status in _WHOLE and flag == "ok"
+        state = "" if whole else (status if flag == "ok" else f"{status}-{flag}")
+        package = Package(name, arch, version, want == "hold", marked, state)
+        found[package.key] = package
+    return found
+
+
+def with_data(system: System) -> list[str]:
+    """The keys of what is not installed, and has left its configuration and data."""
+    seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
+    words = [line.split("\t") for line in seen.out.splitlines()] if seen.rc == 0 else []
+    return sorted(f"{one[0]}:{one[1]}" for one in words if one[5:] == ["config-files"])
+
+
+def auto_marked(text: str) -> set[tuple[str, str]]:
+    """(name, architecture) of what apt installed because something else needed it."""
+    found = set()
+    for paragraph in _paragraphs(text):
+        if paragraph.get("Auto-Installed") == "1":
+            found.add((paragraph.get("Package", ""), paragraph.get("Architecture", "")))
+    return found
+
+
+def _paragraphs(text: str) -> Iterable[dict[str, str]]:
+    """The fields of each paragraph, without those that go on over several lines."""
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line for line in block.splitlines() if ": " in line and line[:1] not in (" ", "\t")]
+        if lines:
+            yield dict(line.split(": ", 1) for line in lines)
+
+
+def older(one: str, other: str, system: System) -> bool:
+    return system.run(["dpkg", "--compare-versions", one, "lt", other], _LOOK).rc == 0
+
+
+# -- what dpkg leaves out of packages
+
+
+def filters(config: str = _CONFIG) -> list[str]:
+    """The options by which dpkg installs a part of a package's files only, in the order in which it reads them."""
+    found = []
+    parts = sorted(os.listdir(f"{config}.d")) if os.path.isdir(f"{config}.d") else []
+    for path in [*(f"{config}.d/{name}" for name in parts if re.fullmatch("[A-Za-z0-9_-]+", name)), config]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                found += _FILTER.findall(stream.read())
+        except OSError:
+            continue
+    return [f"{name}={pattern}" for name, pattern in found]
+
+
+# -- package files
+
+
+def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
+    """ident -> name of the package file in the sink, for those of which one can be had.
+
+    In this order: apt's cache, the mirror, a file made anew by dpkg-repack. With a Hasher nothing is downloaded or
+    made: the name is that of the file which a Writer would get. Without ``fetch`` apt's cache is all that is asked.
+    """
+    if not packages:
+        return {}
+    offered = _offered(packages, system) if fetch else {}
+    found = {}
+    for package in packages:
+        path = _cached(package, system)
+        if path:
+            sha = add_file(path, sink)
+            if sha and sha == offered.get(package.ident, sha):
+                found[package.ident] = sha
+    missing = [package for package in packages if package.ident not in found]
+    if not fetch:
+        return found
+    if isinstance(sink, Hasher):
+        last = LATER if shutil.which("dpkg-repack") else ""
+        return {**{one.ident: offered.get(one.ident, last) for one in missing}, **found}
+    with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
+        wanted = [package for package in missing if package.ident in offered]
+        found.update(_download(wanted, offered, folder, sink, system))
+        for package in missing:
+            if package.ident not in found and shutil.which("dpkg-repack"):
+                found.update(_repack(package, folder, sink, system))
+    return found
+
+
+def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
+    """ident -> SHA-256, of the versions that apt's lists say can be downloaded."""
+    asked = [f"{package.key}={package.version}" for package in packages]
+    shown = system.run(["apt-cache", "show", "--no-all-versions", *asked], _LOOK)
+    wanted = {package.ident for package in packages}
+    found = {}
+    for record in _paragraphs(shown.out):
+        ident = (record.get("Package", ""), record.get("Architecture", ""), record.get("Version", ""))
+        if ident in wanted and re.fullmatch("[0-9a-f]{64}", record.get("SHA256", "")):
+            found[ident] = record["SHA256"]
+    return found
+
+
+def _cached(package: Package, system: System) -> str:
+    """The package file in apt's cache; "" when there is none."""
+    path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
+    return path if os.path.isfile(path) and identity(path, system) == package.ident else ""
+
+
+def fetch(packages: Sequence[Package], folder: str, system: System, download: bool) -> dict[str, str]:
+    """key -> package file, from apt's cache or, into ``folder``, from the mirror."""
+    found = {one.key: path for one in packages for path in [_cached(one, system)] if path}
+    missing = [one for one in packages if one.key not in found]
+    if missing and download:
+        idents = {one.ident: one.key for one in missing}
+        for path in _downloaded(missing, folder, system):
+            key = idents.get(identity(path, system))
+            if key is not None:
+                found[key] = path
+    return found
+
+
+def _download(
+    packages: Sequence[Package], offered: Mapping[Ident, str], folder: str, sink: Sink, system: System
+) -> dict[Ident, str]:
+    if not packages:
+        return {}
+    # Some may fail: what came is known by its hash.
+    idents = {offered[package.ident]: package.ident for package in packages}
+    came = [add_file(path, sink) for path in _downloaded(packages, folder, system)]
+    return {idents[sha]: sha for sha in came if sha in idents}
+
+
+def _downloaded(packages: Sequence[Package], folder: str, system: System) -> list[str]:
+    """What came of these from the mirror, in a folder of its own, under the names that apt gives it."""
+    inside = tempfile.mkdtemp(dir=folder)
+    options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
+    argv = ["env", "-C", inside, "apt-get", "-q", *(word for one in options for word in ("-o", one)), "download"]
+    system.run([*argv, *(f"{one.key}={one.version}" for one in packages)], _CONNECT + _EACH * len(packages))
+    return [os.path.join(inside, name) for name in sorted(os.listdir(inside)) if name.endswith(".deb")]
+
+
+def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[Ident, str]:
+    inside = tempfile.mkdtemp(dir=folder)
+    name = package.name if package.arch == "all" else package.key
+    system.run(["env", "-C", inside, "dpkg-repack", name], 600.0)
+    for made in os.listdir(inside):
+        path = os.path.join(inside, made)
+        if made.endswith(".deb") and identity(path, system) == package.ident:
+            return {package.ident: add_file(path, sink)}
+    return {}
+
+
+def add_file(path: str, sink: Sink) -> str:
+    """The file's content into the sink; its name there, or "" when it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        if os.fstat(fd).st_size <= SMALL:
+            return sink.add(os.read(fd, SMALL))
+        return sink.add_file(fd)[0]
+    finally:
+        os.close(fd)
+
+
+def identity(path: str, system: System) -> Ident:
+    """(name, architecture, version) of a package file; empty words where it is none."""
+    words = system.run(["dpkg-deb", "--show", "--showformat=${Package}\\t${Architecture}\\t${Version}", path], _LOOK)
+    name, arch, version = (words.out.split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
+    return name, arch, version

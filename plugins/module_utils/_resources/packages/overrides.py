@@ -1,0 +1,58 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Owners and modes that somebody has told dpkg to give to files of packages (dpkg-statoverride)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..._files.step import Step
+from ..._host.system import System
+
+_FILE = "/var/lib/dpkg/statoverride"
+ACTIONS = ("override", "unoverride")
+
+
+def look(path: str = _FILE) -> dict[str, str]:
+    """Path -> owner, group and mode, as dpkg writes them."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            lines = [line.rstrip("\n").split(" ", 3) for line in stream]
+    except OSError:
+        return {}
+    return {words[3]: " ".join(words[:3]) for words in lines if len(words) == 4}
+
+
+def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
+    """What makes them as they were. Pure."""
+    steps = []
+    for at, had in now.items():
+        if at not in then:
+            step = Step("packages", "unoverride", at, f"had no owner and mode of its own, and has {had}")
+            step.detail["note"] = (
+                f"{at} is no longer told to be {had}. It stays so until its package is installed again: "
+                "declare it in files to have its owner and mode put back"
+            )
+            steps.append(step)
+    for at, had in then.items():
+        if now.get(at) != had:
+            steps.append(Step("packages", "override", at, f"was told to be {had}", {"as": had, "anew": at in now}))
+    return steps
+
+
+def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
+    """Carry the steps out; path -> why that was not possible."""
+    left = {}
+    for step in steps:
+        at = step.target
+        commands = [["--remove", at]] if step.action == "unoverride" or step.detail["anew"] else []
+        if step.action == "override":
+            commands.append(["--update", "--add", *str(step.detail["as"]).split(" "), at])
+        for words in commands:
+            done = system.run(["dpkg-statoverride", *words], 60.0)
+            if done.rc:
+                left[at] = done.words
+                break
+    return left

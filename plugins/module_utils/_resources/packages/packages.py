@@ -1,0 +1,383 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``packages``: the versions that were installed, held and marked as they were.
+
+The package file of what is installed is kept in the store, so that a version comes back without a network, and after
+the mirror has dropped it. Which file belongs to which version is remembered by the manifests themselves: a version
+that any checkpoint holds is not looked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Callable, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from ..._errors import Damaged, RestoreFailed, UsageError
+from ..._files.step import Step
+from ..._host.options import Options, read
+from ..._host.system import System
+from ..._store.manifest import Manifest
+from ..._store.objects import Hasher, Objects
+from ..kind import Kind, Restore, Sink
+from . import apt, diversions, dpkg, overrides, rpm
+from .package import Ident, Package
+
+OPTIONS: Options = {
+    "names": {"type": "list", "elements": "str"},
+    "purge": {"type": "bool", "default": False},
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
+# In place of a name, absent: nothing but the packages of the other lines was installed.
+_ALL = "*"
+# What was not installed is removed with its data; but the data of what is named so were there before.
+_PURGE = "purge"
+# dpkg's own options by which it leaves files of packages out, one a line after this word.
+_FILTERS = "filters"
+# What somebody has diverted by hand, likewise; with all packages alone.
+_DIVERSIONS = "diversions"
+_OVERRIDES = "overrides"
+_DIVERSION = re.compile(r"diversion (/\S*) (/\S*)")
+_OVERRIDE = re.compile(r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)")
+_FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
+_DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
+NO_FILE = "; its package file is not in the store"
+
+
+class Recorded(NamedTuple):
+    """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``.
+
+    ``data``: keys of what was not installed, and had left data; None where nothing is to be purged. ``filters``: what
+    dpkg left out of packages, ``diversions`` and ``overrides``: what was diverted, and given another owner and mode, by
+    hand; None where that is not recorded.
+    """
+
+    present: list[Package]
+    absent: set[str]
+    data: set[str] | None = None
+    filters: list[str] | None = None
+    diversions: dict[str, str] | None = None
+    overrides: dict[str, str] | None = None
+
+    def covers(self, package: Package) -> bool:
+        return not self.absent.isdisjoint({package.key, package.name, _ALL})
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; ``names`` is None for all packages. UsageError names what is bad."""
+    found = read(OPTIONS, spec, "packages")
+    names, purge = found["names"], found["purge"]
+    # A key that says what holds without it would make another declaration of the same.
+    more = {"purge": True} if purge else {}
+    if names is None:
+        return {"names": None, **more}
+    if not names:
+        raise UsageError("packages: names is empty; leave it out for all packages")
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
+    return {"names": sorted(set(names)), **more}
+
+
+def look(system: System) -> list[Package]:
+    """All that is installed, by name. UsageError where neither dpkg nor rpm has installed anything."""
+    found = list(dpkg.look(system).values()) or rpm.look(system)
+    if not found:
+        raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")
+    return sorted(found)
+
+
+def at_hand(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same as ``capture``, with the package files that are on this host: no mirror is waited for."""
+    return capture(spec, sink, system, fetch=False)
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System, fetch: bool = True) -> list[str]:
+    """A line for each package, with the name of its file in the sink as far as one can be had."""
+    live = look(system)
+    names = spec["names"]
+    chosen = [one for one in live if names is None or not {one.key, one.name}.isdisjoint(names)]
+    known = remembered(sink.objects, chosen)
+    # What could not be had last time is tried again where it would be kept, and otherwise expected to be so again.
+    settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
+    unknown = [one for one in chosen if one.ident not in settled]
+    manager = live[0].manager
+    found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system, fetch)
+    lines = [one._replace(sha256=known.get(one.ident) or found.get(one.ident, "")).line() for one in chosen]
+    have = {one.key for one in chosen} | {one.name for one in chosen}
+    lines += [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
+    if manager == "deb":
+        lines += [_FILTERS, *(f"filter {one}" for one in dpkg.filters())]
+    if manager == "deb" and names is None:
+        lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
+        lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
+    return lines + ([_PURGE, *(f"data {key}" for key in dpkg.with_data(system))] if spec.get("purge") else [])
+
+
+def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident, str]:
+    """ident -> the file in the store, or "" where the newest checkpoint that has it could get none."""
+    found: dict[Ident, str] = {}
+    missing = {one.ident for one in wanted}
+    folder = os.path.join(objects.root, "manifests") if objects is not None else ""
+    if objects is None or not os.path.isdir(folder):
+        return found
+    paths = [os.path.join(folder, name) for name in os.listdir(folder) if re.fullmatch("[0-9a-f]{64}", name)]
+    for path in sorted(paths, key=os.path.getmtime, reverse=True):
+        if not missing:
+            break
+        with open(path, "rb") as stream:
+            data = stream.read()
+        if b"\nresource packages " not in data or hashlib.sha256(data).hexdigest() != os.path.basename(path):
+            continue
+        record = Manifest.parse(data, os.path.basename(path))
+        for one in (Package.parse(line) for kind, line in record.written() if kind == "packages"):
+            if one is not None and one.ident in missing and (not one.sha256 or objects.has(one.sha256)):
+                found[one.ident] = one.sha256
+                missing.remove(one.ident)
+    return found
+
+
+def _word(path: str) -> str:
+    """A path as one word of a line, whatever bytes it has."""
+    return quote(os.fsencode(path))
+
+
+def _path(word: str) -> str:
+    return os.fsdecode(unquote_to_bytes(word))
+
+
+def parse(lines: Sequence[str]) -> Recorded:
+    """Raises Damaged for what ``capture`` could not have written."""
+    recorded = Recorded(
+        present=[],
+        absent=set(),
+        data=set() if _PURGE in lines else None,
+        filters=[] if _FILTERS in lines else None,
+        diversions={} if _DIVERSIONS in lines else None,
+        overrides={} if _OVERRIDES in lines else None,
+    )
+    for line in lines:
+        left, kept_out, diverted = _DATA.fullmatch(line), _FILTER.fullmatch(line), _DIVERSION.fullmatch(line)
+        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES):
+            continue
+        if diverted is not None and recorded.diversions is not None:
+            recorded.diversions[_path(diverted[1])] = _path(diverted[2])
+            continue
+        told = _OVERRIDE.fullmatch(line)
+        if told is not None and recorded.overrides is not None:
+            recorded.overrides[_path(told[1])] = told[2]
+            continue
+        if kept_out is not None and recorded.filters is not None:
+            recorded.filters.append(kept_out[1])
+            continue
+        if left is not None and recorded.data is not None:
+            recorded.data.add(left[1])
+            continue
+        word, _blank, rest = line.partition(" ")
+        name = rest[: -len(" -")]
+        if word in ("deb", "rpm") and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
+            recorded.absent.add(name)
+            continue
+        package = Package.parse(line)
+        if package is None:
+            raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}; nothing was changed")
+        recorded.present.append(package)
+    return recorded
+
+
+def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], bool]) -> list[Step]:
+    """What makes the packages of dpkg as recorded. Pure; ``older``: whether its first version is before its second."""
+    steps = []
+    replaced = set()
+    live = {one.key: one for one in now}
+    present = {one.key for one in then.present}
+    for wanted in then.present:
+        had = live.get(wanted.key) or _other_architecture(live, wanted)
+        if had is not None and had.key != wanted.key:
+            replaced.add(had.key)
+        if had is None or had.status or (had.key, had.version) != (wanted.key, wanted.version):
+            steps.append(_install(wanted, had, older))
+        steps += _marks(wanted, had or wanted._replace(hold=False, auto=False))
+    for key, one in live.items():
+        if key in present or key in replaced:
+            continue
+        if then.covers(one):
+            steps.append(_removal(then, one))
+        elif one.status:
+            steps.append(_step("configure", key, f"is {one.status}", one))
+    return steps
+
+
+def compare_versions(then: Recorded, now: Sequence[Package]) -> list[Step]:
+    """What makes the packages of rpm as recorded, of which several versions may be installed at once. Pure."""
+    steps = []
+    present = {one.ident for one in then.present}
+    recorded = {one.key for one in then.present}
+    live = {one.ident: one for one in now}
+    for wanted in then.present:
+        had = live.get(wanted.ident)
+        if had is None:
+            others = ", ".join(one.version for one in now if one.key == wanted.key)
+            why = f"is {others}" if others else "is not installed"
+            why += "" if wanted.sha256 else NO_FILE
+            steps.append(_step("install", f"{wanted.key} {wanted.version}", why, wanted))
+        steps += _marks(wanted, had or wanted._replace(auto=False))
+    for one in now:
+        if one.ident not in present and (one.key in recorded or then.covers(one)):
+            steps.append(_step("remove", f"{one.key} {one.version}", "was not installed", one))
+    return steps
+
+
+def _step(action: str, target: str, why: str, package: Package) -> Step:
+    return Step("packages", action, target, why, {"package": list(package)})
+
+
+def _removal(then: Recorded, one: Package) -> Step:
+    if then.data is not None and one.key not in then.data:
+        return _step("purge", one.key, "was not installed", one)
+    why = "was not installed; its configuration and data stay (state rc)"
+    step = _step("remove", one.key, why, one)
+    hint = ": with packages: {purge: true} they are removed too" if then.data is None else ", as they were there before"
+    step.detail["note"] = f"{one.key} was removed, and its configuration and data stay (state rc){hint}"
+    return step
+
+
+def _other_architecture(live: Mapping[str, Package], wanted: Package) -> Package | None:
+    """The installed package of another architecture that gives way to ``wanted``: one of both is for all."""
+    for now in live.values():
+        if now.name == wanted.name and "all" in (now.arch, wanted.arch):
+            return now
+    return None
+
+
+def _install(wanted: Package, now: Package | None, older: Callable[[str, str], bool]) -> Step:
+    if now is None:
+        action, why = "install", "is not installed"
+    elif now.version == wanted.version:
+        action, why = "reinstall", f"is {now.status}" if now.status else f"is {now.arch}"
+    else:
+        action = "downgrade" if older(wanted.version, now.version) else "upgrade"
+        why = f"is {now.version}" + (f", {now.status}" if now.status else "")
+    if not wanted.sha256:
+        why += NO_FILE
+    return _step(action, f"{wanted.key} {wanted.version}", why, wanted)
+
+
+def _marks(wanted: Package, now: Package) -> list[Step]:
+    steps = []
+    if wanted.hold != now.hold:
+        action, why = ("hold", "is not held") if wanted.hold else ("unhold", "is held")
+        steps.append(_step(action, wanted.key, why, wanted))
+    if wanted.auto != now.auto:
+        action, why = ("auto", "is marked manual") if wanted.auto else ("manual", "is marked auto")
+        steps.append(_step(action, wanted.key, why, wanted))
+    return steps
+
+
+def plan(then: Sequence[str], system: System) -> list[Step]:
+    recorded, now = parse(then), look(system)
+    manager = then[0].split(" ")[0] if then else now[0].manager
+    if manager != now[0].manager:
+        raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
+    if manager == "rpm":
+        return compare_versions(recorded, now)
+    steps = compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
+    if recorded.filters is not None and recorded.filters != dpkg.filters():
+        # Otherwise a package would come back without files that it had.
+        steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
+    if recorded.diversions is not None:
+        steps = diversions.compare(recorded.diversions, diversions.look()) + steps
+    if recorded.overrides is not None:
+        steps = overrides.compare(recorded.overrides, overrides.look()) + steps
+    return steps
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    """What is not as recorded, in words."""
+    return [f"{step.target}: {step.why}" for step in plan(then, system)]
+
+
+def lacks(lines: Sequence[str]) -> list[str]:
+    """What a rollback to these lines could not bring back, in words."""
+    present = parse(lines).present
+    found = []
+    broken = [f"{one.name} is {one.status}" for one in present if one.status]
+    if broken:
+        found.append(
+            f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, or "
+            "run 'dpkg --configure -a', and take the checkpoint again"
+        )
+    without = [f"{one.name} {one.version}" for one in present if not one.sha256]
+    if without:
+        found.append(
+            f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
+            "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
+            "take the checkpoint again"
+        )
+    return found
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (", …" if len(words) > 5 else "")
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """As many as can be; RestoreFailed names the others, each with its cause."""
+    changes = _changes(steps)
+    try:
+        # First of all, so that a package's file goes to its place.
+        left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
+        left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
+        if changes and changes[0][1].manager == "deb":
+            left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
+        elif changes:
+            left.update(rpm.transact(changes, at))
+    except OSError as error:
+        raise RestoreFailed(
+            f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
+            done=[],
+            left=[f"packages: {error}"],
+        ) from error
+    done = [step for step in steps if _key(step) not in left]
+    if left:
+        words = [f"{key}: {why}" for key, why in left.items()]
+        raise RestoreFailed(
+            f"{len(left)} packages cannot be put back: {'; '.join(words[:10])}",
+            done=[step.shown() for step in done],
+            left=words,
+            notes=[step.detail["note"] for step in done if "note" in step.detail],
+        )
+    return done
+
+
+def _changes(steps: Sequence[Step]) -> list[tuple[str, Package]]:
+    return [(step.action, Package.of(step.detail["package"])) for step in steps if "package" in step.detail]
+
+
+def _key(step: Step) -> str:
+    return Package.of(step.detail["package"]).key if "package" in step.detail else step.target
+
+
+def lacking(then: Sequence[str], at: Restore) -> list[str]:
+    """What a rollback to the lines could not put back now, or what it would have to wait for, in words."""
+    changes = _changes(plan(then, at.system))
+    return (apt if changes[0][1].manager == "deb" else rpm).lacking(changes, at) if changes else []
+
+
+KIND = Kind(
+    options=OPTIONS,
+    check=check,
+    capture=capture,
+    plan=lambda then, at: plan(then, at.system),
+    apply=apply,
+    verify=verify,
+    lacks=lacks,
+    lacking=lacking,
+    brief=at_hand,
+)

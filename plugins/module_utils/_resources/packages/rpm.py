@@ -1,0 +1,251 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Packages of rpm: a set of versions, of which a transaction installs what is missing and erases what is too much.
+
+Locks of versions (``dnf versionlock``) are a file, and belong to ``files``.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..._errors import Damaged, EvenkeelError, RestoreFailed
+from ..._host.durable import write_all
+from ..._host.system import System
+from ..._services import systemd
+from ..._store.objects import Hasher
+from ..kind import Restore, Sink
+from .dpkg import add_file
+from .package import LATER, Ident, Package, environment, most
+
+_CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
+_FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
+_ALONE = ("--disablerepo=*",)
+_LOOK, _CHANGE = 60.0, 3600.0
+_CONNECT, _EACH = 30.0, 2.0
+# Keys, which rpm lists as packages, have no architecture.
+_NONE = "(none)"
+_PYTHONS = ("/usr/libexec/platform-python", "/usr/bin/python3")
+
+# rpm's command can either install or erase. Its library, which need not belong to the Python that runs us, does both
+# at once. All that it is to do is in one file; it says what stands against it, and ends with 1 when anything does.
+_TRANSACTION = r"""
+import json, rpm, sys
+with open(sys.argv[1]) as stream:
+    work = json.load(stream)
+ts = rpm.TransactionSet()
+ts.setProbFilter(rpm.RPMPROB_FILTER_OLDPACKAGE | rpm.RPMPROB_FILTER_REPLACEPKG)
+if len(sys.argv) > 2:
+    ts.setFlags(rpm.RPMTRANS_FLAG_TEST)
+for path in work["install"]:
+    with open(path, "rb") as stream:
+        ts.addInstall(ts.hdrFromFdno(stream.fileno()), path, "i")
+for name, arch, version in work["erase"]:
+    for one in ts.dbMatch("name", name):
+        if (one["arch"], "%s:%s-%s" % (one["epoch"] or 0, one["version"], one["release"])) == (arch, version):
+            ts.addErase(one)
+ts.check()
+problems = [str(one) for one in ts.problems()]
+opened = {}
+def callback(what, amount, total, path, data):
+    if what == rpm.RPMCALLBACK_INST_OPEN_FILE:
+        opened[path] = open(path, "rb")
+        return opened[path].fileno()
+    if what == rpm.RPMCALLBACK_INST_CLOSE_FILE:
+        opened.pop(path).close()
+if not problems:
+    ts.order()
+    failed = ts.run(callback, "")
+    problems = [one[0] for one in failed or []] or ([] if failed is None else ["a scriptlet failed"])
+print("\n".join(problems))
+sys.exit(bool(problems))
+"""
+
+
+def look(system: System) -> list[Package]:
+    """All that is installed; nothing where there is no rpm."""
+    seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
+    if seen.rc == 127:
+        return []
+    if seen.rc:
+        raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
+    wanted = system.run(
+        ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"], _LOOK
+    )
+    return packages_of(seen.out, wanted.out if wanted.rc == 0 else None)
+
+
+def packages_of(listed: str, wanted: str | None) -> list[Package]:
+    """From the output of rpm, and of dnf: what the user asked for, None for all of it. Pure."""
+    manual = None if wanted is None else set(wanted.split())
+    found = []
+    for line in listed.splitlines():
+        name, arch, version = line.split("\t")
+        if arch != _NONE:
+            auto = manual is not None and f"{name}:{arch}" not in manual
+            found.append(Package(name, arch, version, auto=auto, manager="rpm"))
+    return found
+
+
+def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
+    """ident -> name of the package file in the sink, from dnf's cache or else its repositories.
+
+    With a Hasher nothing is downloaded: what dnf may have is LATER. Without ``fetch`` the cache is all that is asked.
+    """
+    missing = {package.ident: package for package in packages}
+    folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
+    found = _taken(missing, folders, sink, system)
+    left = [package for ident, package in missing.items() if ident not in found]
+    if not fetch or not left or not shutil.which("dnf"):
+        return found
+    if isinstance(sink, Hasher):
+        return {**dict.fromkeys((package.ident for package in left), LATER), **found}
+    with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
+        options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
+        argv = ["dnf", "-q", "download", *options, *(_nevra(package) for package in left)]
+        seconds = _CONNECT + _EACH * len(left)
+        if system.run(argv, seconds).rc:
+            # One version that no repository has stops all of them.
+            for package in left:
+                system.run([*argv[: 3 + len(options)], _nevra(package)], _CONNECT)
+        return {**found, **_taken(missing, [folder], sink, system)}
+
+
+def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System) -> dict[Ident, str]:
+    """Those of the wanted package files that are in the folders, under the names that dnf gives them."""
+    found = {}
+    for ident in missing:
+        name, arch, version = ident
+        for folder in folders:
+            path = os.path.join(folder, f"{name}-{version.partition(':')[2]}.{arch}.rpm")
+            if os.path.isfile(path) and identity(path, system) == ident:
+                sha = add_file(path, sink)
+                if sha:
+                    found[ident] = sha
+    return found
+
+
+def _nevra(package: Package) -> str:
+    return f"{package.name}-{package.version}.{package.arch}"
+
+
+def identity(path: str, system: System) -> Ident:
+    """Of a package file; empty words where it is none."""
+    words = system.run(["rpm", "-qp", "--qf", _FORMAT, path], _LOOK)
+    name, arch, version = (words.out.strip().split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
+    return name, arch, version
+
+
+def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
+    """Install and erase, by (action of the step, package as recorded), in one transaction; then the marks.
+
+    What cannot be is left out, with what depends on it, and returned: name and architecture -> why. Each transaction is
+    tested first. The versions of one package go together: its newer one is not erased where the older one is missing.
+    """
+    left: dict[str, str] = {}
+    work: dict[str, list[tuple[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
+        for action, one in changes:
+            if action not in ("install", "remove"):
+                continue
+            try:
+                what = ("install", _take_out(one, folder, at)) if action == "install" else ("erase", one.ident)
+                work.setdefault(one.key, []).append(what)
+            except (EvenkeelError, OSError) as error:
+                left[one.key] = str(error)
+        able = [key for key in work if key not in left]
+        chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
+        failed = _run(work, chosen, folder, at) if chosen else ""
+    left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
+    still = _open(changes, at) if failed else set()
+    left.update({key: failed for key in chosen if key in still})
+    left.update(_mark([one for one in changes if one[1].key not in left], at))
+    os.sync()
+    if at.boot and at.system.has_systemd():
+        systemd.daemon_reload(at.system)
+    return left
+
+
+def lacking(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
+    """What stands against it now, in words, as far as that can be told without a package file being taken out."""
+    gone = [one for action, one in changes if action == "install" and not one.sha256]
+    return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+
+
+def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
+    """The keys of what is not as it should be yet."""
+    live = {one.ident for one in look(at.system)}
+    wanted = [(action == "install", one) for action, one in changes if action in ("install", "remove")]
+    return {one.key for install, one in wanted if install != (one.ident in live)}
+
+
+def _run(
+    work: Mapping[str, Sequence[tuple[str, Any]]], keys: Sequence[str], folder: str, at: Restore, test: bool = False
+) -> str:
+    """Carry out what these packages need, or only test it; why it cannot be, "" when it could."""
+    todo = [one for key in keys for one in work[key]]
+    plan = os.path.join(folder, "work.json")
+    with open(plan, "w", encoding="utf-8") as stream:
+        json.dump({kind: [what for one, what in todo if one == kind] for kind in ("install", "erase")}, stream)
+    done = at.system.run([*_command(at), plan, *(["test"] if test else [])], _CHANGE)
+    return ("; ".join(done.out.split("\n")[:10]).rstrip("; ") or done.words) if done.rc else ""
+
+
+def _command(at: Restore) -> list[str]:
+    """The Python that has rpm's library, at work on the transaction."""
+    words = [f"{key}={value}" for key, value in environment({}, at.boot).items()]
+    for python in _PYTHONS:
+        if at.system.run([python, "-c", "import rpm"], _LOOK).rc == 0:
+            clean = ["env", "-i", *words, "sh", "-c", 'umask 022; exec "$@"', "sh"]
+            return [*clean, python, "-c", _TRANSACTION]
+    raise RestoreFailed(
+        "no Python on this host has the module rpm; no package was changed. Install python3-rpm, then run it again",
+        done=[],
+        left=["packages: no Python has the module rpm"],
+    )
+
+
+def _take_out(package: Package, folder: str, at: Restore) -> str:
+    """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
+    if not package.sha256:
+        raise Damaged(
+            f"the store has no package file of version {package.version}. Install this version by hand, if a "
+            "repository still has it, then run the rollback again"
+        )
+    path = os.path.join(folder, f"{_nevra(package)}.rpm")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in at.objects.read(package.sha256):
+            write_all(fd, chunk)
+    finally:
+        os.close(fd)
+    if identity(path, at.system) != package.ident:
+        raise Damaged(f"object {package.sha256} is recorded as the package {_nevra(package)}, and is another")
+    return path
+
+
+def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
+    """Mark all that was changed; rpm's library tells dnf nothing of why it installs. key -> why it could not."""
+    live = {one.key: one.auto for one in look(at.system)}
+    verbs = {False: "install", True: "remove"}
+    if at.system.run(["dnf", "--version"], _LOOK).out.startswith("dnf5"):
+        verbs = {False: "user", True: "dependency"}
+    left = {}
+    for auto, verb in verbs.items():
+        keys = {
+            one.key for action, one in changes if action != "remove" and one.auto == auto != live.get(one.key, auto)
+        }
+        if keys:
+            names = [".".join(key.split(":")) for key in sorted(keys)]
+            done = at.system.run(["dnf", "-q", "-y", "-C", *_ALONE, "mark", verb, *names], _LOOK)
+            if done.rc:
+                left.update(dict.fromkeys(keys, f"cannot be marked {verb}: {done.words}"))
+    return left

@@ -1,0 +1,259 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One cluster of PostgreSQL: how its server and its files are asked, and what of it cannot be recorded or put back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..._errors import EvenkeelError, Refused
+from ..._host.commands import Completed
+from ..._host.mounts import mounts
+from ..._host.system import System
+from ..._host.trust import open_regular, read_small, stranger, trusted
+from . import wal
+
+# Seconds for what answers at once, and for what copies or reads a whole cluster.
+QUICK, LONG = 30.0, 86400.0
+# Where Patroni keeps the settings of its cluster, as it last read them.
+PATRONI = "patroni.dynamic.json"
+# More of a small file in the owner's directories is not read.
+LONGEST = 1 << 20
+_OLDEST = 13
+_LOOK = """select json_build_object(
+'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
+'system', (select system_identifier::text from pg_control_system()), 'standby', pg_is_in_recovery(),
+'segment_size', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
+'archive_mode', current_setting('archive_mode'), 'wal_level', current_setting('wal_level'),
+'failing', (select last_failed_wal from pg_stat_archiver
+    where last_failed_time > coalesce(last_archived_time, '-infinity')),
+'tablespaces', (select count(*) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
+'segment', case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end,
+'inserted', case when not pg_is_in_recovery() then pg_current_wal_insert_lsn() end,
+'flushed', case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end)"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
+
+    spec: dict[str, Any]
+    system: System
+
+    @property
+    def data(self) -> str:
+        return str(self.spec["data"])
+
+    @property
+    def log(self) -> str:
+        return f"{self.spec['archive']}/wal"
+
+    @property
+    def bases(self) -> str:
+        return f"{self.spec['archive']}/base"
+
+    @property
+    def stage(self) -> str:
+        """Where a copy is recovered, and where the old data lies for a moment after the exchange."""
+        return self.data + ".evenkeel-new"
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["cluster"] or self.data)
+
+    def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
+        """Run the command as the owner; PostgreSQL's own ones are looked for where they are installed."""
+        owner = os.stat(self.data).st_uid
+        who: list[str] = []
+        if owner != os.geteuid():
+            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
+        # The tools look for each other from a directory that their user can enter.
+        return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
+
+    def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
+        """What it printed; EvenkeelError when it failed."""
+        done = self.run(argv, timeout)
+        if done.rc != 0:
+            raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
+        return done.out
+
+    def found(self, command: str) -> str:
+        version = self.version()
+        for folder in (f"/usr/lib/postgresql/{version}/bin", f"/usr/pgsql-{version}/bin"):
+            if os.path.exists(f"{folder}/{command}"):
+                return f"{folder}/{command}"
+        return command
+
+    def version(self) -> str:
+        try:
+            return read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its PG_VERSION is none"
+            raise Refused(
+                f"postgresql: {self.data} is no data directory of PostgreSQL ({why}); nothing was changed"
+            ) from error
+
+    def identifier(self) -> str:
+        """The cluster's identity, the first word of its control file."""
+        with open_regular(f"{self.data}/global/pg_control") as stream:
+            return str(int.from_bytes(stream.read(8), sys.byteorder))
+
+    def address(self) -> tuple[str, str] | None:
+        """(directory of the socket, port) of the server that runs on the data directory; None when none does."""
+        words = postmaster(self.data)
+        return (words[4], words[3]) if len(words) > 7 and words[7].strip() == "ready" else None
+
+    def ask(self, *statements: str) -> list[str]:
+        """The lines that they give. Raises Refused when the server does not run or does not answer."""
+        address = self.address()
+        if address is None:
+            raise Refused(f"postgresql: {self.name} is not running; start it, then run again. Nothing was changed")
+        words = [word for statement in statements for word in ("-c", statement)]
+        argv = ["psql", "-h", address[0], "-p", address[1], "-d", "postgres", "-XAtqw", "-v", "ON_ERROR_STOP=1", *words]
+        done = self.run(argv)
+        if done.rc != 0:
+            raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
+        return done.out.splitlines()
+
+    def look(self) -> dict[str, Any]:
+        """What the server says of itself. Raises Refused as ``ask`` does."""
+        return dict(json.loads(" ".join(self.ask(_LOOK))))
+
+    def seen(self) -> dict[str, Any] | None:
+        """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
+        try:
+            return self.look()
+        except Refused:
+            return None
+
+    def history(self, timeline: int) -> list[tuple[int, int]] | None:
+        """What the timeline came from; None when that is not known any more."""
+        if timeline == 1:
+            return []
+        for folder in (f"{self.data}/pg_wal", self.log):
+            try:
+                return wal.forks(read_small(f"{folder}/{timeline:08X}.history", LONGEST)[0].decode("utf-8", "replace"))
+            except OSError:
+                continue
+        return None
+
+    def taken(self) -> list[wal.Base]:
+        """The base backups that are there."""
+        return [base for base in map(wal.Base.parse, os.listdir(self.bases)) if base is not None]
+
+    def archived(self) -> set[str]:
+        """The segments that are in the archive, or will be. What came from another server counts as done, unarchived.
+
+        They are listed in the order in which a segment passes."""
+        here = os.listdir(f"{self.data}/pg_wal")
+        done = os.listdir(f"{self.data}/pg_wal/archive_status")
+        return {name for name in here if f"{name}.done" not in done} | set(os.listdir(self.log))
+
+    def control(self) -> dict[str, str]:
+        """What pg_controldata says, by its own words."""
+        lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
+        return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
+
+
+def postmaster(folder: str) -> list[str]:
+    """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
+    try:
+        words = read_small(f"{folder}/postmaster.pid", 4096)[0].decode().splitlines()
+        works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
+    except (OSError, ValueError, IndexError):
+        return []
+    return words if works_in == os.path.realpath(folder) else []
+
+
+# -- what is refused
+
+
+def refuse(server: Server) -> None:
+    """What can neither be recorded nor put back in this way; looks at files alone. Raises Refused."""
+    data = server.data
+    if int(server.version().split(".")[0]) < _OLDEST:
+        decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
+    if os.path.realpath(data) != data:
+        decline(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
+    for at in (os.fsdecode(one.point) for one in mounts()):
+        if (at + "/").startswith(data + "/"):
+            decline(
+                server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
+            )
+    owners = {*trusted(), os.stat(data).st_uid}
+    for place in (data, str(server.spec["archive"])):
+        # What is in them is believed, and a recovery copies it: with a name below to see these themselves, too.
+        why = stranger(f"{place}/any", owners)
+        if why:
+            decline(server, f"{why}, and so can exchange {place}; it has to be root's or its owner's alone")
+    if os.path.islink(f"{data}/pg_wal"):
+        decline(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
+    if os.listdir(f"{data}/pg_tblspc"):
+        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if os.path.exists(f"{data}/standby.signal"):
+        decline(server, "it is a standby; the primary's checkpoint is the one to go back to")
+    if _patroni() and not _paused(data):
+        decline(server, "Patroni runs, and would act against it; `patronictl pause` first")
+    for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
+        found = server.found(command)
+        if not os.path.isabs(found) and shutil.which(found) is None:
+            decline(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
+
+
+def decline(server: Server, why: str) -> None:
+    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
+
+
+def _patroni() -> bool:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as stream:
+                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
+            except OSError:
+                continue
+            if {b"patroni", b"patroni.py"} & set(words if words[0].startswith(b"python") else words[:1]):
+                return True
+    return False
+
+
+def _paused(data: str) -> bool:
+    """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
+    try:
+        return json.loads(read_small(f"{data}/{PATRONI}", LONGEST)[0]).get("pause") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def refuse_live(server: Server, seen: dict[str, Any]) -> None:
+    """What a server that runs must be to be recorded."""
+    if seen["standby"]:
+        decline(server, "it is a standby; take the checkpoint on the primary")
+    if os.path.realpath(seen["data"]) != server.data:
+        decline(server, f"its data directory is {seen['data']}; declare that as data")
+    if seen["tablespaces"]:
+        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if seen["archive_mode"] == "off" or seen["wal_level"] == "minimal":
+        mode, level = seen["archive_mode"], seen["wal_level"]
+        decline(server, f"archive_mode is {mode} and wal_level {level}; the role postgresql sets up archiving")
+    if seen["failing"]:
+        decline(server, f"archiving fails at {seen['failing']}; the server's log says why")
+    if not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+        decline(
+            server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving"
+        )
+
+
+def free(path: str) -> int:
+    """Bytes that are free on the file system of the path."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

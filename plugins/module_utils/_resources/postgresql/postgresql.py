@@ -1,0 +1,304 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
+
+Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_command``) and ``base/`` (base backups,
+see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback recovers a
+copy of a base to that point while the cluster still runs, with a server of one process that nobody can connect to;
+then the cluster is stopped, the two directories are exchanged in one system call, and it starts again. The old
+directory is kept. A base, and the log before the oldest one, go with the last checkpoint of a base, an old directory
+with the undo of its rollback (``forget``).
+
+PostgreSQL's own tools do all that touches its files, as the owner of the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
+from ..._files.step import Step
+from ..._host.durable import fsync_dir
+from ..._host.system import System
+from ..._host.trust import open_regular
+from ..._store.objects import Hasher, tag
+from .. import own_line
+from ..kind import Kind, Restore, Sink
+from . import cluster, recovery, restore_point, wal
+
+# So many bytes of log are replayed from one base at least, however small the cluster is.
+_REPLAY = 1 << 30
+
+
+def trees(spec: dict[str, Any]) -> list[str]:
+    """The configuration: it is not in the log."""
+    if spec["cluster"]:
+        return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
+    return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
+
+
+# -- capture
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """One line that names a restore point: the newest one of ours when nothing was written since, else a new one."""
+    return _captured(spec, sink, system, renew=True)
+
+
+def _captured(spec: dict[str, Any], sink: Sink, system: System, renew: bool) -> list[str]:
+    server = restore_point.server_of(spec, system)
+    cluster.refuse(server)
+    seen = server.look()
+    cluster.refuse_live(server, seen)
+    mine = tag(sink.objects.root) if sink.objects is not None else ""
+    last = restore_point.newest(server, mine)
+    if last is not None and restore_point.is_there(server, last, seen):
+        return [own_line.write("cluster", last)]
+    if isinstance(sink, Hasher):
+        return [own_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
+    base = _newest_base(server, seen, mine)
+    if base is None or (renew and _outgrown(server, base, seen)):
+        _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
+        base = _take_base(server, mine)
+    record = _restore_point(server, seen, base.name)
+    restore_point.remember(server, record)
+    return [own_line.write("cluster", record)]
+
+
+def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
+    directory is kept."""
+    try:
+        return _captured(spec, sink, system, renew=False)
+    except EvenkeelError as error:
+        return [own_line.write("kept", {"data": spec["data"], "why": error.message})]
+
+
+def _newest_base(server: cluster.Server, seen: dict[str, Any], mine: str) -> wal.Base | None:
+    """The base of this store with the least of the log between it and now; None when no base leads there, or when the
+    log has a gap: what a standby replays that takes over later is not in the archive of its own."""
+    timeline, lsn, size = int(seen["segment"][:8], 16), wal.position(seen["inserted"]), int(seen["segment_size"])
+    forks = server.history(timeline)
+    if forks is None:
+        return None
+    have = server.archived()
+
+    def leads(base: wal.Base) -> bool:
+        if not os.path.exists(f"{server.bases}/{base.name}/backup_manifest"):
+            return False
+        legs = wal.route(base.timeline, base.start, forks, timeline, lsn)
+        whole = legs is not None and have.issuperset(wal.segments(legs, size))
+        return whole and wal.route(base.timeline, base.end, forks, timeline, lsn) is not None
+
+    usable = [base for base in server.taken() if base.store == mine and leads(base)]
+    return max(usable, key=lambda base: base.start) if usable else None
+
+
+def _outgrown(server: cluster.Server, base: wal.Base, seen: dict[str, Any]) -> bool:
+    """Whether the log since the base is larger than the base: a new one then costs no more than what was written, ends
+    what a rollback has to replay, and lets the log before it go. Not where there is no room for both."""
+    since = wal.position(seen["inserted"]) - base.start
+    if since <= _REPLAY:
+        return False
+    try:
+        with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
+            size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # Nothing could be put back from it.
+    return since > size and cluster.free(server.bases) > size * 1.2
+
+
+def _take_base(server: cluster.Server, mine: str) -> wal.Base:
+    """Take a base backup and verify it. It waits until the log that it needs is in the archive."""
+    address = server.address()
+    if address is None:
+        raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
+    new = f"{server.bases}/new"
+    server.must(["rm", "-rf", "--", new], cluster.LONG)
+    words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
+    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
+    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
+    with open_regular(f"{new}/backup_manifest") as stream:
+        text = stream.read()
+    (need,) = json.loads(text)["WAL-Ranges"]
+    start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])
+    base = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16], mine)
+    server.must(["mv", "-T", "--", new, f"{server.bases}/{base.name}"])
+    fsync_dir(server.bases)
+    return base
+
+
+def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
+    """Make a restore point and wait until its segment is in the archive; the record of it."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
+    point = f"evenkeel_{stamp}_{secrets.token_hex(4)}"
+    made = server.ask(
+        f"select pg_create_restore_point('{point}')", "select pg_switch_wal()", "select pg_current_wal_insert_lsn()"
+    )
+    lsn, size, timeline = wal.position(made[0]), int(seen["segment_size"]), int(seen["segment"][:8], 16)
+    segment = wal.segment_name(timeline, (lsn - 1) // size, size)
+    recovery.wait_archived(server, segment)
+    return dict(
+        server.spec,
+        base=base,
+        lsn=made[0],
+        point=point,
+        segment=segment,
+        segment_size=size,
+        system=seen["system"],
+        timeline=timeline,
+        version=seen["version"],
+    )
+
+
+# -- rollback
+
+
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    """What brings the cluster back to the restore point; everything that this needs is verified here, before anything
+    is changed. Raises Refused and Damaged."""
+    record = restore_point.read(then)
+    server = restore_point.server_of(record, at.system)
+    cluster.refuse(server)
+    seen = server.seen()
+    system = seen["system"] if seen else server.identifier()
+    if system != record["system"]:
+        cluster.decline(server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}")
+    if seen is not None and seen["standby"]:
+        cluster.decline(server, "it is a standby; roll back the primary")
+    if restore_point.is_there(server, record, seen):
+        if seen is None:
+            return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
+        touched = any((path + "/").startswith(tree + "/") for tree in trees(server.spec) for path in at.changed)
+        return [Step("postgresql", "restart", server.name, "its configuration changed", record)] if touched else []
+    replay = recovery.verify(server, record)
+    why = f"to {record['point']} at {record['lsn']} on timeline {record['timeline']}, {replay} segments after its base"
+    return [Step("postgresql", "restore", server.name, why, record)]
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Carry out the steps. Raises RestoreFailed with what is ``left``."""
+    done = []
+    for step in steps:
+        server = restore_point.server_of(step.detail, at.system)
+        try:
+            if step.action == "restore":
+                done.append(recovery.restore(server, step, at.boot, tag(at.objects.root)))
+            else:
+                recovery.tidy(server)
+                if step.action == "restart":
+                    recovery.control(server, "stop", at.boot)
+                recovery.control(server, "start", at.boot)
+                done.append(step)
+        except (EvenkeelError, OSError) as error:
+            message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
+            raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
+    return done
+
+
+def verify(then: Sequence[str], system: System) -> list[str]:
+    """What is not as recorded, in words. What clients wrote after a rollback is no difference."""
+    record = restore_point.read(then)
+    server = restore_point.server_of(record, system)
+    return restore_point.differences(server, record)
+
+
+# -- what the store does not hold
+
+
+def lost(then: Sequence[str]) -> dict[str, str]:
+    """data directory -> what of its base or its log is not there. What is in them a rollback verifies."""
+    found = {}
+    for line in then:
+        try:
+            record = restore_point.read([line])
+        except EvenkeelError:
+            continue  # It names none.
+        server = restore_point.server_of(record, System())
+        try:
+            recovery.needed(server, record)
+        except Damaged as error:
+            found[server.data] = error.message
+    return found
+
+
+def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+    """Remove what the checkpoints that go needed and none of those that stay does: bases of this store, then the log
+    before the oldest base that is there, whoever's it is; and the old directories of which the undo goes.
+
+    Raises Damaged when a line is none of ours, and what it needs is unknown; EvenkeelError when a removal fails.
+    """
+    mine = tag(store)
+    needed, kept = _records(stay)
+    gone, _kept = _records(go)
+    bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
+    for spec in {one["archive"]: one for one in gone}.values():
+        server = restore_point.server_of(spec, system)
+        if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
+            continue  # There is no cluster any more that could say whose all this is.
+        ended = {one["base"] for one in gone} - bases
+        found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
+        _remove(server, [f"{server.bases}/{name}" for name in found], f"{server.bases}/gone")
+        _trim(server, int(spec["segment_size"]))
+        if server.data not in kept:
+            ended = {f"{mine} {one['point']}" for one in gone if one["point"] not in points}
+            olds = [old for old in recovery.olds(server) if recovery.undo_of(old) in ended]
+            _remove(server, olds, f"{server.data}.evenkeel-gone")
+
+
+def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
+    """The records among the lines, and the data directories that could not be recorded."""
+    records: list[dict[str, Any]] = []
+    kept: set[str] = set()
+    for line in lines:
+        if line.startswith("cluster "):
+            records.append(restore_point.read([line]))
+        elif line.startswith("kept "):
+            with own_line.read(line) as (_word, record):
+                kept.add(str(record["data"]))
+    return records, kept
+
+
+def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None:
+    """Remove the directories. A kill leaves the rest under a name that is taken for nothing else."""
+    for path in [leftover, *paths]:
+        if path != leftover:
+            os.rename(path, leftover)
+            fsync_dir(os.path.dirname(path))
+        if os.path.isdir(leftover):
+            server.must(["find", leftover, "-mindepth", "1", "-delete"], cluster.LONG)
+            os.rmdir(leftover)
+
+
+def _trim(server: cluster.Server, size: int) -> None:
+    """Remove the log before the oldest base. Histories of timelines stay."""
+    if os.path.lexists(f"{server.bases}/new"):
+        return  # What a base that is being taken needs is not known yet.
+    oldest = min((base.start for base in server.taken()), default=0)
+    names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))
+    for at in range(0, len(names), 1000):
+        server.must(["rm", "-f", "--", *(f"{server.log}/{name}" for name in names[at : at + 1000])])
+
+
+KIND = Kind(
+    options=restore_point.OPTIONS,
+    check=restore_point.check,
+    capture=capture,
+    plan=plan,
+    apply=apply,
+    verify=verify,
+    trees=trees,
+    before=before,
+    lost=lost,
+    forget=forget,
+    consistent=True,
+    whole=True,
+)

@@ -1,0 +1,357 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How a cluster of PostgreSQL is brought to a restore point: what this needs is verified; a copy of the base is
+recovered, while the cluster still runs, by a server of one process that nobody can connect to; then the cluster is
+stopped, the two directories are exchanged in one system call, and it starts again. The old directory is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from ..._errors import Damaged, EvenkeelError, Refused
+from ..._files.step import Step
+from ..._host.durable import exchange, fsync_dir, syncfs
+from ..._host.mounts import file_system_of
+from ..._host.trust import open_regular, read_small
+from ..._services import systemd
+from . import cluster, restore_point, wal
+
+# Configuration that the log does not hold, where it lies in the data directory.
+CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
+# A directory with this file in it is a copy of ours; without it, it may be somebody's data.
+_MARK = "evenkeel.staged"
+# In an old directory: the tag of the store and the restore point that was its undo.
+_UNDO = "evenkeel.undo"
+_ARCHIVED = 60.0
+_REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
+|| coalesce(client_addr::text, 'this host') from pg_stat_replication
+union select 'slot ' || slot_name from pg_replication_slots"""
+
+
+def verify(server: cluster.Server, record: dict[str, Any]) -> int:
+    """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
+    try:
+        legs, names, text = needed(server, record)
+        folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
+        commands = [["pg_verifybackup", "--no-parse-wal", "--quiet", folder]]
+        for leg in legs:
+            # A record that goes on in the next segment is there on the next timeline.
+            end = leg.end if leg is legs[-1] else leg.end - leg.end % size
+            if leg.start < end:
+                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
+                commands.append(["pg_waldump", "--quiet", "-p", server.log, *span])
+        for command in commands:
+            done = server.run(command, cluster.LONG)
+            if done.rc != 0:
+                raise Damaged(done.words)
+    except Damaged as error:
+        raise Damaged(
+            f"postgresql: {server.name} cannot be put back: {error.message}. Nothing was changed; roll back to another "
+            "checkpoint, or leave postgresql out"
+        ) from error
+    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
+    return len(names)
+
+
+def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg], list[str], bytes]:
+    """The way through the log to the restore point, its segments, and the manifest of the base; all of it is there.
+    Raises Damaged with what is not."""
+    size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
+    base = wal.Base.parse(record["base"])
+    forks = server.history(timeline)
+    legs = wal.route(base.timeline, base.start, forks, timeline, lsn) if base and forks is not None else None
+    if base is None or legs is None:
+        raise Damaged(f"the history of timeline {timeline} is missing or does not lead to it")
+    if timeline > 1 and not os.path.exists(f"{server.log}/{timeline:08X}.history"):
+        raise Damaged(f"{timeline:08X}.history is not in {server.log}")
+    names = wal.segments(legs, size)
+    for name in names:
+        problem = _segment_problem(f"{server.log}/{name}", name, record, size)
+        if problem:
+            raise Damaged(f"{server.log}/{name}: {problem}")
+    manifest = f"{server.bases}/{base.name}/backup_manifest"
+    try:
+        with open_regular(manifest) as stream:
+            text = stream.read()
+    except OSError as error:
+        raise Damaged(f"{manifest}: {error.strerror}") from error
+    if hashlib.sha256(text).hexdigest()[:16] != base.digest:
+        raise Damaged(f"{manifest} is not the one that was written")
+    return legs, names, text
+
+
+def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
+    try:
+        with open_regular(path) as stream:
+            if os.fstat(stream.fileno()).st_size != size:
+                return "it is not whole"
+            return wal.wrong_header(stream.read(64), name, int(record["system"]), size)
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _refuse_space(server: cluster.Server, need: int) -> None:
+    """A file system that is full would take the running server down; where the copy shares its data it fills none."""
+    parent = os.path.dirname(server.data)
+    shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and file_system_of(parent) in ("xfs", "btrfs")
+    free = cluster.free(parent)
+    if not shares and free < need * 1.05:
+        cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
+
+
+def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
+    """Bring the cluster to the restore point of the step; the step with what it took. Raises EvenkeelError, OSError."""
+    record = step.detail
+    tidy(server)
+    try:
+        _recover(server, record)
+    except (EvenkeelError, OSError):
+        tidy(server)  # Where there is no room, the running server is short of it as well.
+        raise
+    replicas = _replicas(server)
+    running = bool(cluster.postmaster(server.data))
+    _mark_undo(server, mine)  # While it still runs: where there is no room for it, nothing has happened yet.
+    if running:
+        control(server, "stop", boot)
+    if cluster.postmaster(server.data):
+        raise EvenkeelError(f"postgresql {server.name} does not stop, and it still has its old data")
+    try:
+        _exchange(server)
+    except OSError:
+        if running:
+            control(server, "start", boot)
+        raise
+    old = _put_aside(server)
+    restore_point.remember(server, record)
+    said = f"{step.why}; the old data is kept in {old}"
+    if replicas:
+        said += f"; to be rebuilt: {', '.join(replicas)}"
+    if not boot:
+        _start_recovered(server, record, old)
+    elif running:
+        control(server, "start", boot)
+    return replace(step, why=said)
+
+
+def _mark_undo(server: cluster.Server, mine: str) -> None:
+    """Note in the data directory, which is about to be put aside, with which undo it may go. One that stays live has
+    the note to no end: it is put aside with a note of that day, or with none."""
+    undo, path = restore_point.newest(server, mine), f"{server.data}/{_UNDO}"
+    if undo is None:
+        server.must(["rm", "-f", "--", path])
+    else:
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", path])
+
+
+def _replicas(server: cluster.Server) -> list[str]:
+    """Who follows the log that ends here, in words."""
+    try:
+        return server.ask(_REPLICAS)
+    except Refused:
+        return ["whatever followed it (it was not running, or did not answer)"]
+
+
+def _start_recovered(server: cluster.Server, record: dict[str, Any], old: str) -> None:
+    """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
+    try:
+        control(server, "start")
+        wrong = restore_point.differences(server, record)
+        if wrong:
+            raise EvenkeelError("; ".join(wrong))
+    except EvenkeelError as error:
+        _give_back(server, old, error.message)
+    # Until its history is in the archive, another recovery could take the same number for its timeline.
+    try:
+        wait_archived(server, f"{int(server.look()['segment'][:8], 16):08X}.history")
+    except Refused as error:
+        raise EvenkeelError(
+            f"postgresql {server.name} is back at {record['point']}, but not archiving: {error}"
+        ) from error
+
+
+def wait_archived(server: cluster.Server, name: str) -> None:
+    """Until ``archive_command`` succeeded for the file, which it does when the copy is durable. Raises Refused."""
+    waiting = f"{server.data}/pg_wal/archive_status/{name}.ready"
+    end = server.system.monotonic() + _ARCHIVED
+    asked = server.system.monotonic() + 1.0
+    while os.path.exists(waiting):
+        now = server.system.monotonic()
+        if now >= end:
+            cluster.decline(server, f"{name} is not archived after {_ARCHIVED:g} s; archiving is too slow, or it hangs")
+        if now >= asked:
+            asked = now + 1.0
+            failing = server.look()["failing"]
+            if failing:
+                cluster.decline(server, f"archiving fails at {failing}; the server's log says why")
+        server.system.sleep(0.005)
+    if not os.path.exists(f"{server.log}/{name}"):
+        cluster.decline(
+            server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up"
+        )
+
+
+def tidy(server: cluster.Server) -> None:
+    """What a killed run left: a copy of ours is removed, the old data gets the name under which it is kept."""
+    server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
+    if not os.path.lexists(server.stage):
+        return
+    if os.path.exists(f"{server.stage}/{_MARK}"):
+        pids = cluster.postmaster(server.stage)
+        if pids:
+            server.run(["kill", "-KILL", str(abs(int(pids[0])))])
+            server.system.sleep(0.5)
+        server.must(["rm", "-rf", "--", server.stage], cluster.LONG)
+    elif not os.listdir(server.stage):
+        os.rmdir(server.stage)
+    else:
+        _put_aside(server)
+
+
+def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
+    """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
+    found = os.stat(server.data)
+    os.mkdir(server.stage, 0o700)
+    fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if found.st_uid != os.geteuid():
+            os.fchown(fd, found.st_uid, found.st_gid)
+        server.must(["touch", "--", f"{server.stage}/{_MARK}"])
+        source = f"{server.bases}/{record['base']}/."
+        server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], cluster.LONG)
+        server.must(["touch", "--", f"{server.stage}/recovery.signal"])
+        # What it says of its configuration was meant for the cluster.
+        server.must(["truncate", "-s", "0", "--", f"{server.stage}/postgresql.auto.conf"])
+        done = server.run(_recovery(server, record), cluster.LONG)
+        fatal = [line.partition(":  ")[2] for line in done.err.splitlines() if "FATAL" in line or "PANIC" in line]
+        problem = "" if done.rc == 0 else "; ".join(fatal) or done.words
+        if not problem:
+            problem = _not_reached(server, record)
+        if problem:
+            said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
+            raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
+        for name in (*CONFIGURATION, cluster.PATRONI):
+            if os.path.exists(f"{server.data}/{name}"):
+                server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
+            else:
+                server.must(["rm", "-f", "--", f"{server.stage}/{name}"])
+        syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
+    """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
+    and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
+    live = server.control()
+    settings = {
+        "config_file": "/dev/null",
+        "hba_file": "/dev/null",
+        "ident_file": "/dev/null",
+        "restore_command": f'cp --reflink=auto "{server.log}/%f" "%p"',
+        "recovery_target_name": record["point"],
+        "recovery_target_timeline": str(record["timeline"]),
+        "recovery_target_action": "promote",
+        "hot_standby": "off",
+        "archive_mode": "on",
+        "archive_command": "false",
+        "wal_level": "logical" if live["wal_level setting"] == "logical" else "replica",
+        "wal_log_hints": live["wal_log_hints setting"],
+        "max_prepared_transactions": str(max(int(live["max_prepared_xacts setting"]), 256)),
+        "track_commit_timestamp": live["track_commit_timestamp setting"],
+        "shared_buffers": "128MB",
+        "logging_collector": "off",
+        "log_destination": "stderr",
+    }
+    words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+    return ["postgres", "--single", "-D", server.stage, *words, "template1"]
+
+
+def _not_reached(server: cluster.Server, record: dict[str, Any]) -> str:
+    """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
+    staged = cluster.Server(dict(server.spec, data=server.stage), server.system)
+    control = staged.control()
+    timeline = int(control["Latest checkpoint's TimeLineID"])
+    forks = staged.history(timeline) or []
+    if control["Database system identifier"] != record["system"] or control["Database cluster state"] != "shut down":
+        return f"it is {control['Database cluster state']}"
+    if not forks or forks[-1] != (int(record["timeline"]), wal.position(record["lsn"])):
+        return "it ended somewhere else in the log"
+    return ""
+
+
+def _exchange(server: cluster.Server) -> None:
+    """From here on the name of the data directory means the recovered one."""
+    parent = os.path.dirname(server.data)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        exchange(fd, os.fsencode(os.path.basename(server.stage)), fd, os.fsencode(os.path.basename(server.data)))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _put_aside(server: cluster.Server) -> str:
+    """Give the old data the name under which it is kept; the name."""
+    stamp = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    old = next(one for one in names if not os.path.lexists(one))
+    os.rename(server.stage, old)
+    fsync_dir(os.path.dirname(old))
+    server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
+    return old
+
+
+def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
+    """The recovered cluster does not start: the old data again."""
+    said = f"postgresql {server.name} does not start on what was recovered: {why}"
+    try:
+        if cluster.postmaster(server.data):
+            control(server, "stop")
+        os.rename(old, server.stage)
+        server.must(["touch", "--", f"{server.data}/{_MARK}"])
+        _exchange(server)
+        control(server, "start")
+    except (EvenkeelError, OSError) as error:
+        raise EvenkeelError(f"{said}; and its old data, {old} or {server.stage}, not either: {error}") from error
+    raise EvenkeelError(f"{said}. It runs with its old data again; the attempt is in {server.stage}")
+
+
+def control(server: cluster.Server, verb: str, boot: bool = False) -> None:
+    """Start or stop it, and wait for that, except for a start early at boot. Raises EvenkeelError."""
+    version, _slash, name = server.spec["cluster"].partition("/")
+    unit = server.spec["unit"] or (f"postgresql@{version}-{name}" if name else "")
+    if boot and unit and verb == "start" and server.system.has_systemd():
+        systemd.act(verb, unit, server.system, wait=False)
+    elif server.spec["unit"] and not boot and server.system.has_systemd():
+        systemd.act(verb, unit, server.system)
+    elif name and not boot:
+        mode = ["-m", "fast"] if verb == "stop" else []
+        done = server.system.run(["pg_ctlcluster", version, name, verb, *mode], 600.0)
+        if done.rc != 0:
+            raise EvenkeelError(f"pg_ctlcluster {version} {name} {verb}: {done.words}")
+    else:
+        rest = ["-m", "fast"] if verb == "stop" else ["-l", f"{server.data}.log"]
+        server.must(["pg_ctl", "-D", server.data, "-w", "-t", "600", verb, *rest], 610.0)
+
+
+def olds(server: cluster.Server) -> list[str]:
+    """The directories that rollbacks have put aside."""
+    folder, name = os.path.split(server.data)
+    pattern = re.compile(re.escape(name) + r"\.evenkeel-old-[0-9]{8}T[0-9]{6}(-[0-9]+)?")
+    return [os.path.join(folder, one) for one in sorted(os.listdir(folder)) if pattern.fullmatch(one)]
+
+
+def undo_of(old: str) -> str:
+    """With which undo an old directory may go: the tag of its store and the restore point."""
+    try:
+        return read_small(f"{old}/{_UNDO}", 1000)[0].decode()[:100]
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,173 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A cluster of PostgreSQL as declared, the restore point that a checkpoint records of it, and whether it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..._errors import Damaged, Refused, UsageError
+from ..._host.options import Options
+from ..._host.options import read as read_options
+from ..._host.system import System
+from ..._host.trust import read_small
+from .. import own_line
+from . import cluster, wal
+
+OPTIONS: Options = {
+    "cluster": {"type": "str"},
+    "data": {"type": "str"},
+    "unit": {"type": "str"},
+    "archive": {"type": "str"},
+}
+_KEYS = tuple(OPTIONS)
+_PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
+_CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+_UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
+# A server that nobody writes to does not get further in its log than this, in records and segments.
+_RECORDS, _NEAR = 500, 8
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; UsageError names the bad one."""
+    made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
+    found = _CLUSTER.fullmatch(made["cluster"])
+    if made["cluster"] and found is None:
+        raise UsageError(f"postgresql: cluster {made['cluster']!r} must be a version and a name, such as 15/main")
+    if found is None and not made["data"]:
+        raise UsageError("postgresql: name a cluster of Debian's, such as 15/main, or a data directory as data")
+    if found is not None and made["unit"]:
+        raise UsageError("postgresql: unit goes with data alone; a cluster is started by pg_ctlcluster")
+    made["data"] = made["data"] or f"/var/lib/postgresql/{made['cluster']}"
+    made["archive"] = made["archive"] or made["data"] + ".evenkeel"
+    _refuse_words(made)
+    if made["archive"].startswith(made["data"] + ".evenkeel-"):
+        raise UsageError(
+            f"postgresql: archive {made['archive']} has a name that a rollback uses itself; choose another"
+        )
+    for one, other in (("data", "archive"), ("archive", "data")):
+        if (made[one] + "/").startswith(made[other] + "/"):
+            raise UsageError(f"postgresql: {one} {made[one]} lies in {other}; they must stand side by side")
+    return made
+
+
+def _refuse_words(made: dict[str, Any]) -> None:
+    """Paths stand in configuration and in commands of the server: nothing but plain names."""
+    for key in ("data", "archive"):
+        if not _PATH.fullmatch(made[key]):
+            raise UsageError(
+                f"postgresql: {key} {made[key]!r} must be an absolute path of letters, digits and . _ @ + - alone"
+            )
+    if not _UNIT.fullmatch(made["unit"]) or made["unit"].startswith("-"):
+        raise UsageError(f"postgresql: unit {made['unit']!r} is no name of a unit")
+
+
+def server_of(spec: dict[str, Any], system: System) -> cluster.Server:
+    """The cluster of a declaration, or of a record, which holds one."""
+    return cluster.Server({key: spec[key] for key in _KEYS}, system)
+
+
+def read(lines: Sequence[str]) -> dict[str, Any]:
+    """The record; Damaged when the line is not one that ``capture`` writes."""
+    for line in lines:
+        with own_line.read(line) as (word, record):
+            if word == "kept":
+                raise Refused(
+                    f"postgresql: {record['data']} could not be recorded then ({record['why']}): what it was is in a "
+                    f"directory {record['data']}.evenkeel-old-… only. Nothing was changed; leave postgresql out, or "
+                    "exchange the directories by hand while the server is stopped"
+                )
+            declared = check({key: record[key] for key in _KEYS})
+            good = (
+                word == "cluster"
+                and declared == {key: record[key] for key in _KEYS}
+                and re.fullmatch(r"evenkeel_[0-9]{8}T[0-9]{6}_[0-9a-f]{8}", record["point"])
+                and re.fullmatch(r"[0-9A-F]{24}", record["segment"])
+                and wal.Base.parse(record["base"])
+                and wal.position(record["lsn"])
+                and int(record["timeline"])
+                and int(record["segment_size"]) in [1 << power for power in range(20, 31)]
+                and int(record["system"])
+            )
+            if not good:
+                raise ValueError("not a restore point of ours")
+            return record
+    raise Damaged("a manifest names no restore point of postgresql; nothing was changed")
+
+
+def newest(server: cluster.Server, mine: str) -> dict[str, Any] | None:
+    """The record of the newest restore point of ours, if it is of this declaration and store and can still be used."""
+    try:
+        record = dict(json.loads(read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0]))
+        usable = {key: record[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
+        paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return record if usable and all(os.path.exists(path) for path in paths) else None
+
+
+def remember(server: cluster.Server, record: dict[str, Any]) -> None:
+    """Make it the newest restore point of ours."""
+    path = f"{server.spec['archive']}/last"
+    script = 'umask 077; printf "%s" "$1" >"$2.tmp" && mv -fT -- "$2.tmp" "$2"'
+    server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
+
+
+def is_there(server: cluster.Server, record: dict[str, Any], seen: dict[str, Any] | None) -> bool:
+    """Whether nothing was written since the restore point, or since a rollback to it. ``seen`` None: not running."""
+    size = int(record["segment_size"])
+    if seen is not None:
+        if seen["standby"] or seen["system"] != record["system"]:
+            return False
+        timeline = int(seen["segment"][:8], 16)
+        now = wal.end_of_last(wal.position(seen["inserted"]), size)
+        if now != wal.end_of_last(wal.position(seen["flushed"]), size):
+            return False
+    else:
+        control = server.control()
+        if control["Database cluster state"] != "shut down":
+            return False
+        timeline = int(control["Latest checkpoint's TimeLineID"])
+        now = wal.end_of_last(wal.position(control["Latest checkpoint location"]), size)
+    forks = server.history(timeline)
+    start = wal.position(record["lsn"])
+    legs = None if forks is None else wal.route(int(record["timeline"]), start, forks, timeline, now)
+    return legs is not None and all(_quiet(server, part, size) for leg in legs for part in wal.parts(leg, size))
+
+
+def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
+    """Whether nobody changed anything there, as far as it can be read. The server keeps what is not archived yet."""
+    names = wal.segments([part], size)
+    if len(names) > _NEAR:
+        return False
+    span = ["-t", str(part.timeline), "-s", wal.words(part.start), "-e", wal.words(part.end)]
+    for folder in (f"{server.data}/pg_wal", server.log):
+        # It waits five seconds for a segment that is not there.
+        if all(os.path.exists(f"{folder}/{name}") for name in names):
+            done = server.run(["pg_waldump", "-p", folder, *span, "-n", str(_RECORDS)])
+            return done.rc == 0 and wal.quiet(done.out, _RECORDS)
+    return False
+
+
+def differences(server: cluster.Server, record: dict[str, Any]) -> list[str]:
+    """Why the running cluster is not at the restore point, or did not go on from it; in words."""
+    try:
+        seen = server.look()
+    except Refused as error:
+        return [error.message]
+    if seen["system"] != record["system"]:
+        return [f"{server.name} is the cluster {seen['system']}, and was {record['system']}"]
+    if seen["standby"]:
+        return [f"{server.name} is still in recovery"]
+    if is_there(server, record, seen):
+        return []
+    timeline = int(seen["segment"][:8], 16)
+    if (server.history(timeline) or [(0, 0)])[-1] != (int(record["timeline"]), wal.position(record["lsn"])):
+        return [f"{server.name} is not where {record['point']} was"]
+    return []

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""btrfs subvolumes, as the kernel and btrfs-progs show them. btrfs-progs make and delete them; the kernel commits a
+snapshot before it says that it is made.
+
+Whether two subvolumes, of which one is a snapshot of the other, are still the same is told by the number of the
+transaction in which an inode of theirs was changed last: a snapshot has that of what it is a snapshot of. (The
+generation does not tell it: being snapshotted raises it as well.)
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from ..._errors import Refused
+from ..._host.durable import syncfs
+from ..._host.mounts import Mount, mounts
+from ..._host.paths import open_dir
+from ..._host.processes import start_time
+from ..._host.system import System
+
+_TIMEOUT = 1800.0
+# BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.
+_GET_INFO = 0x81F8943C
+_INFO = struct.Struct("=288x Q 16s 16s 16x Q 152x")
+_READ_ONLY = 1
+# The inode number of the root of every subvolume.
+_ROOT = 256
+
+
+@dataclass(frozen=True)
+class Subvolume:
+    """``parent``: the uuid of what it is a snapshot of. ``changed``: the transaction of its last change."""
+
+    uuid: str
+    parent: str
+    changed: int
+    read_only: bool
+
+
+def look(path: str) -> Subvolume | None:
+    """What is there, where that is the root of a btrfs subvolume. Raises UsageError for a symlink above it; OSError
+    when it cannot be told, which is not the same as None."""
+    try:
+        parent = open_dir(os.fsencode(os.path.dirname(path)))
+        try:
+            fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if os.fstat(fd).st_ino != _ROOT:
+            return None
+        flags, own, above, changed = _INFO.unpack(fcntl.ioctl(fd, _GET_INFO, bytes(_INFO.size)))
+        return Subvolume(str(uuid.UUID(bytes=own)), str(uuid.UUID(bytes=above)), changed, bool(flags & _READ_ONLY))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        return None  # Another file system.
+    finally:
+        os.close(fd)
+
+
+def synced(path: str) -> Subvolume | None:
+    """The same, when what was written before counts in ``changed``."""
+    if look(path) is not None:
+        with opened(path) as fd:
+            syncfs(fd)
+    return look(path)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    fd = open_dir(os.fsencode(path))
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def same(kept: Subvolume, live: Subvolume) -> bool:
+    """Whether one is a snapshot of the other, and neither was changed since."""
+    return kept.changed == live.changed and (kept.parent == live.uuid or live.parent == kept.uuid)
+
+
+def btrfs(system: System, *words: str) -> str:
+    done = system.run(["btrfs", *words], _TIMEOUT)
+    if done.rc == 127:
+        raise Refused(f"subvolumes: {done.words}; install btrfs-progs on this host")
+    if done.rc != 0:
+        raise Refused(f"subvolumes: btrfs {' '.join(words)}: {done.words}")
+    return done.out
+
+
+def delete(path: str, system: System) -> None:
+    btrfs(system, "subvolume", "delete", "--commit-after", path)
+
+
+def mounted(path: bytes) -> set[str]:
+    """Mount points at or below the path, and those that show what lies there."""
+    found = mounts()
+    shows = _showing(path, found)
+    return {os.fsdecode(one.point) for one in found if within(one.point, path) or shows(one)}
+
+
+def mounted_elsewhere(path: bytes) -> dict[int, int]:
+    """The processes (id -> when it started) in whose own mount namespace what lies at the path is mounted."""
+    shows = _showing(path, mounts())
+    spaces = {os.stat("/proc/self/ns/mnt").st_ino: False}
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # It has ended.
+            space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if space not in spaces:
+                spaces[space] = any(shows(one) for one in mounts(pid))
+            started = start_time(int(pid))
+            if spaces[space] and started is not None:
+                found[int(pid)] = started
+    return found
+
+
+def _showing(path: bytes, found: Sequence[Mount]) -> Callable[[Mount], bool]:
+    """Whether a mount shows what lies at or below the path, which those that were found lead to."""
+    # The last one is on top.
+    around = max((one for one in reversed(found) if within(path, one.point)), key=lambda one: len(one.point))
+    inside = os.path.normpath(os.path.join(around.root, os.path.relpath(path, around.point)))
+    return lambda one: one.device == around.device and within(one.root, inside)
+
+
+def within(path: bytes, top: bytes) -> bool:
+    return (path.rstrip(b"/") + b"/").startswith(top.rstrip(b"/") + b"/")

@@ -1,0 +1,347 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The resource ``subvolumes``: whole btrfs subvolumes, kept as snapshots on their own file system.
+
+Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in it. A rollback
+makes a writable snapshot of that one there, exchanges it with the subvolume in one system call, and deletes what it got
+for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
+from ..._files.step import Step
+from ..._host.durable import ensure_dir, exchange, syncfs
+from ..._host.options import Options, read
+from ..._host.paths import ancestors, check_path
+from ..._host.system import System
+from ..._store.objects import Hasher, tag
+from .. import own_line
+from ..kind import Kind, Restore, Sink
+from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
+
+OPTIONS: Options = {"paths": {"type": "list", "elements": "str", "required": True}}
+_FOLDER = ".evenkeel-snapshots"
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+
+
+def check(spec: dict[str, Any]) -> dict[str, Any]:
+    """The declaration with all its keys; UsageError names the bad one. Looks at nothing."""
+    paths = read(OPTIONS, spec, "subvolumes")["paths"]
+    for path in paths:
+        if check_path(os.fsencode(path)) == b"/":
+            raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
+    return {"paths": sorted(set(paths))}
+
+
+def _folder(path: str) -> str:
+    return os.path.join(os.path.dirname(path), _FOLDER)
+
+
+def _aside(path: str) -> str:
+    """Where a rollback stages the new one, and has the old one after the exchange."""
+    return os.path.join(_folder(path), f"replaced-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
+
+
+def _stamp(system: System) -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(system.now()))}-{secrets.token_hex(4)}"
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether the directory is there, and root's alone."""
+    try:
+        found = os.lstat(folder)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _refuse(path: str, system: System) -> None:
+    """Refused where the subvolume at the path could not be exchanged, or others could put something in its way."""
+    for one in ancestors(os.fsencode(path)):
+        found = os.stat(one)
+        if found.st_uid != 0 or (found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+            raise Refused(
+                f"subvolumes: {os.fsdecode(one)}, above {path}, can be written to by others than root, who could put "
+                "something else in its place; nothing was changed. Make it root's alone, or declare the path as files"
+            )
+    if os.path.lexists(_folder(path)) and not _is_ours(_folder(path)):
+        raise Refused(
+            f"subvolumes: {_folder(path)} is not a directory that belongs to root alone (mode 0700); nothing was "
+            "changed. See what it is, and move it away or mend its owner and mode"
+        )
+    held = sorted(mounted(os.fsencode(path)))
+    if held:
+        raise Refused(
+            f"subvolumes: {path} is mounted, or has a mount below it, at {', '.join(held)}, and a rollback could not "
+            "exchange it; nothing was changed. Unmount that, and use it where it lies below a mount of its file system "
+            "(mount -o subvolid=5), or declare the path as files"
+        )
+    nested = btrfs(system, "subvolume", "list", "-o", path).splitlines() if look(path) is not None else []
+    if nested:
+        raise Refused(
+            f"subvolumes: {path} holds {len(nested)} subvolumes, which its snapshots would leave out, for example "
+            f"{nested[0].partition(' path ')[2]}; nothing was changed. Move them beside it, or declare it as files"
+        )
+
+
+# -- capture
+
+
+def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
+    Hasher."""
+    for path in spec["paths"]:
+        live = look(path)
+        if live is None or live.read_only:
+            raise UsageError(
+                f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs "
+                "subvolume show); declare the path as files"
+            )
+    return [_captured(path, sink, system) for path in spec["paths"]]
+
+
+def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
+    """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
+    return [
+        own_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
+        for path in spec["paths"]
+    ]
+
+
+def _captured(path: str, sink: Sink, system: System) -> str:
+    folder, store = _folder(path), sink.objects.root if sink.objects is not None else "/"
+    if within(os.fsencode(os.path.realpath(store)), os.fsencode(path)):
+        raise UsageError(f"subvolumes: the store {store} lies in {path}, and would be rolled back with it; use another")
+    _refuse(path, system)
+    live = synced(path)
+    for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
+        kept = look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(tag(store)) else None
+        if kept is not None and live is not None and kept.read_only and same(kept, live):
+            return _record(path, name, kept)
+    if isinstance(sink, Hasher):
+        return own_line.write("subvolume", {"path": path, "snapshot": "to be made"})
+    ensure_dir(folder)
+    name = f"{tag(store)}-{_stamp(system)}"
+    btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
+    kept = look(os.path.join(folder, name))
+    if kept is None or live is None or not kept.read_only or kept.parent != live.uuid:
+        raise Refused(f"subvolumes: {folder}/{name} is not the snapshot of {path} that was to be made; run again")
+    return _record(path, name, kept)
+
+
+def _record(path: str, name: str, kept: Subvolume) -> str:
+    return own_line.write("subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid})
+
+
+# -- putting back
+
+
+def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
+    """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
+    found = []
+    for line in then:
+        with own_line.read(line) as (word, one):
+            if word == "unrecorded":
+                raise Refused(
+                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. What was there, if "
+                    f"anything, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
+                    "(resources), or put it back by hand"
+                )
+            good = (
+                word == "subvolume"
+                and check({"paths": [one["path"]]})
+                and _NAME.fullmatch(one["snapshot"])
+                and str(uuid.UUID(one["uuid"])) == one["uuid"]
+                and isinstance(one["transaction"], int)
+            )
+            if not good:
+                raise ValueError("not a snapshot of ours")
+            found.append(one)
+    return found
+
+
+def _kept(record: dict[str, Any]) -> str:
+    return os.path.join(_folder(record["path"]), record["snapshot"])
+
+
+def _problem(record: dict[str, Any]) -> str:
+    """What is wrong with the snapshot; empty when nothing is."""
+    try:
+        kept = look(_kept(record))
+    except (UsageError, OSError) as error:
+        return f"its snapshot is not at {_kept(record)}: {error}"
+    if kept is None or kept.uuid != record["uuid"]:
+        return f"its snapshot is not at {_kept(record)}"
+    if not kept.read_only or kept.changed != record["transaction"]:
+        return f"its snapshot {_kept(record)} was changed"
+    return ""
+
+
+def plan(then: Sequence[str], at: Restore) -> list[Step]:
+    """A step for each that is not as its snapshot, or for which a killed rollback has left something to be removed.
+
+    Raises Damaged when a snapshot is missing, Refused when a subvolume cannot be exchanged.
+    """
+    steps = []
+    for record in _recorded(then):
+        path, problem = record["path"], _problem(record)
+        if problem:
+            raise Damaged(
+                f"subvolumes: {path} cannot be put back: {problem}. It was on the disk of the host that took the "
+                "checkpoint, and nowhere else; nothing was changed. Mount its file system, or leave subvolumes out of "
+                "this rollback (resources)"
+            )
+        _refuse(path, at.system)
+        kept, live = look(_kept(record)), synced(path)
+        if kept is None or live is None or live.read_only or not same(kept, live):
+            there = "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
+            steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
+        elif os.path.lexists(_aside(path)):
+            steps.append(Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", record))
+    return steps
+
+
+def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why.
+
+    In the detail of those that were done is ``held``: the processes that had the replaced one mounted in a mount
+    namespace of their own, which lost it.
+    """
+    done: list[Step] = []
+    left = []
+    for step in steps:
+        try:
+            held = mounted_elsewhere(os.fsencode(step.target))
+            _put_back(step, at.system)
+            done.append(replace(step, detail={"held": held}))
+        except (EvenkeelError, OSError) as error:
+            left.append(f"{step.target}: {error}")
+    if left:
+        shown = [one.shown() for one in done]
+        raise RestoreFailed(f"subvolumes are not as they were: {'; '.join(left)}", done=shown, left=left)
+    return done
+
+
+def _put_back(step: Step, system: System) -> None:
+    record, path, aside = step.detail, step.target, _aside(step.target)
+    _clear(aside, system)
+    if step.action == "finish":
+        return
+    btrfs(system, "subvolume", "snapshot", _kept(record), aside)
+    made = look(aside)
+    if made is None or made.parent != record["uuid"] or made.changed != record["transaction"]:
+        raise Refused(f"{aside} is not what the snapshot {record['snapshot']} holds; run the rollback again")
+    live = look(path)
+    if live is not None and live.read_only:
+        btrfs(system, "property", "set", "-ts", path, "ro", "false")  # Its name could not be exchanged.
+    with opened(os.path.dirname(aside)) as folder, opened(os.path.dirname(path)) as parent:
+        names = os.fsencode(os.path.basename(aside)), os.fsencode(os.path.basename(path))
+        if os.path.lexists(path):
+            exchange(folder, names[0], parent, names[1])
+        else:
+            os.rename(names[0], names[1], src_dir_fd=folder, dst_dir_fd=parent)
+        syncfs(parent)
+    live = look(path)
+    if live is None or live.uuid != made.uuid:
+        raise Refused("something else took its place at the same time; run the rollback again")
+    _clear(aside, system)
+
+
+def _clear(aside: str, system: System) -> None:
+    """Delete what lies there, of which the undo has a snapshot. What is no subvolume has none, and is kept."""
+    if look(aside) is not None:
+        delete(aside, system)
+    elif os.path.lexists(aside):
+        os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))
+
+
+def was(shown: bytes, targets: Sequence[str]) -> bytes | None:
+    """For the path at which the kernel shows a file of a replaced subvolume, the one that it had; None for others."""
+    for target in targets:
+        aside = os.fsencode(_aside(target))
+        if shown.startswith((aside + b"/", aside + b" ")):  # The subvolume itself has lost its name: " (deleted)".
+            return os.fsencode(target) + shown[len(aside) :].partition(b" (deleted)")[0]
+    return None
+
+
+def verify(then: Sequence[str], _system: System) -> list[str]:
+    """What is not as recorded, in words. What was written to it since the rollback is no difference."""
+    wrong = []
+    for record in _recorded(then):
+        kept, live = look(_kept(record)), look(record["path"])
+        if live is None:
+            wrong.append(f"{record['path']} is no subvolume")
+        elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
+            wrong.append(f"{record['path']} is not what {record['snapshot']} holds")
+    return wrong
+
+
+# -- what the store does not hold
+
+
+def lacks(then: Sequence[str]) -> list[str]:
+    """In check mode as well, where the snapshot is still to be made."""
+    found = []
+    for line in then:
+        with own_line.read(line) as (_word, one):
+            found.append(
+                f"{one['path']} is kept as a snapshot on its own disk alone: replicas and restic do not carry it"
+            )
+    return found
+
+
+def lost(then: Sequence[str]) -> dict[str, str]:
+    """path -> what is wrong with its snapshot."""
+    problems = {record["path"]: _problem(record) for record in map(_record_of, then) if record is not None}
+    return {path: problem for path, problem in problems.items() if problem}
+
+
+def _record_of(line: str) -> dict[str, Any] | None:
+    """The record of a line; None of one that names no snapshot of ours."""
+    try:
+        return _recorded([line])[0]
+    except EvenkeelError:
+        return None
+
+
+def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+    """Delete the snapshots that this store has made and no line of those that stay names, where any line has one.
+
+    Raises Refused when btrfs does not delete one.
+    """
+    needed = {_kept(record) for record in map(_record_of, stay) if record is not None}
+    named = {_kept(record) for record in map(_record_of, go) if record is not None} | needed
+    for folder in sorted({os.path.dirname(one) for one in named}):
+        for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
+            path = os.path.join(folder, name)
+            if _NAME.fullmatch(name) and name.startswith(tag(store)) and path not in needed and look(path):
+                delete(path, system)
+
+
+KIND = Kind(
+    options=OPTIONS,
+    check=check,
+    capture=capture,
+    plan=plan,
+    apply=apply,
+    verify=verify,
+    lacks=lacks,
+    before=before,
+    lost=lost,
+    forget=forget,
+    still=True,
+)

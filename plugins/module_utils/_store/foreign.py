@@ -1,0 +1,103 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The form of what another host has sent: a manifest and its lines, before any of it is kept or acted on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+
+from .._errors import Damaged, EvenkeelError, UsageError
+from .manifest import Manifest
+from .store import check_name, time_of
+
+# How far the clocks of two hosts may be apart.
+SKEW = datetime.timedelta(days=1)
+# Bytes and lines of all manifests of a bundle: some millions of files.
+MANIFESTS = 1024 * 1024 * 1024
+LINES = 8 * 1024 * 1024
+# Left free of what a file system has, for everybody else.
+_SPARE = 16 * 1024 * 1024
+
+_CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_HOST = re.compile("[!-~]{1,255}")
+# An entry of files, in the order in which its words are written (see ``_files.entry``).
+_ENTRY = re.compile(
+    r"- \S+|[fdlpscbD] \S+ [0-7]{1,4} [0-9]{1,10} [0-9]{1,10} -?[0-9]{1,28}"
+    r"(?: size=[0-9]{1,19} sha256=[0-9a-f]{64})?(?: target=\S+)?(?: rdev=[0-9]{1,20})?(?: link=\S+)?"
+    r"(?: sparse=1)?(?: flags=[0-9a-f]{1,8})?(?: x:[^\s=]+=[A-Za-z0-9+/]*={0,2})*"
+)
+# A line in a kind's own words: the first has more than one letter.
+_OWN = re.compile(r"[A-Za-z][A-Za-z0-9_.:+-]+(?: .*)?")
+_CONTENT = re.compile("sha256=[0-9a-f]{64}")
+
+
+def moment_of(created: str) -> datetime.datetime:
+    """The time that a manifest names; Damaged when it is none, or not in the form in which we write it."""
+    try:
+        if not _CREATED.fullmatch(created):
+            raise ValueError("another form")
+        return time_of(created)
+    except ValueError as error:
+        raise Damaged(f"{created[:40]!r} is no date of a checkpoint") from error
+
+
+def check_created(created: str, now: float) -> None:
+    """Damaged unless it is a date of a checkpoint, and none that is still to come."""
+    here = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+    if moment_of(created) > here + SKEW:
+        raise Damaged(
+            f"a checkpoint of {created} is refused: it is {here:%Y-%m-%d} here. Where that is wrong, set the clock and "
+            "run again; where the other host's is, set that one and take a new checkpoint there"
+        )
+
+
+def check_manifest(manifest: Manifest, now: float) -> None:
+    """Damaged unless every field and every line has a form that a checkpoint can have. ``now``: our own clock.
+
+    The lines of a record of a log are what came, went and stayed; those that came are looked at.
+    """
+    try:
+        check_name(manifest.name)
+    except UsageError as error:
+        raise Damaged(error.message) from error
+    if not _HOST.fullmatch(manifest.host):
+        raise Damaged(f"{manifest.host[:100]!r} is no name of a host")
+    check_created(manifest.created, now)
+    for _kind, line in manifest.written():
+        if not line.isprintable() or not (_ENTRY.fullmatch(line) or _is_own(line)):
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: nothing that we write has its form")
+
+
+def _is_own(line: str) -> bool:
+    contents = [word for word in line.split(" ") if word.startswith("sha256=")]
+    return _OWN.fullmatch(line) is not None and all(map(_CONTENT.fullmatch, contents))
+
+
+def room(*directories: str) -> int:
+    """Bytes that a bundle may have which lies in the first of the directories and is taken in into the last.
+
+    What is not there yet is made where its nearest directory above is.
+    """
+    free: dict[int, int] = {}
+    shares: dict[int, int] = {}
+    for directory in map(os.path.abspath, directories):
+        while not os.path.isdir(directory):
+            directory = os.path.dirname(directory)
+        device, found = os.stat(directory).st_dev, os.statvfs(directory)
+        free[device] = max(0, found.f_bavail * found.f_frsize - _SPARE)
+        shares[device] = shares.get(device, 0) + 1
+    return min(free[device] // shares[device] for device in free)
+
+
+def refuse_too_large(size: int, directory: str, what: str) -> None:
+    """EvenkeelError unless there is room for so many bytes; said before they are written."""
+    there = room(directory)
+    if size > there:
+        raise EvenkeelError(
+            f"{what} has {size} bytes, and {directory} has room for {there}: free some, or use a store elsewhere; "
+            "nothing was changed"
+        )

@@ -1,0 +1,218 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The answers of hosts, taken in at one place: in the form that our modules promise, bounded, or not at all.
+
+A host that was taken over answers as it likes. An answer that cannot be read here puts that host in doubt, and no
+other. Behind this place every number is a number, every text is short enough to be shown, and every name of a
+checkpoint can stand in a command line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+# The ``error`` of a host whose answer could not be read.
+BAD = "BadAnswer"
+# The characters of a text that are kept, the entries of a list, the values of a whole answer, and its depth.
+LONGEST_TEXT = 20_000
+LONGEST_LIST = 20_000
+MOST_VALUES = 400_000
+DEEPEST = 30
+# No number of ours is larger, in seconds or whatever else.
+_LARGEST = 1e12
+_ID = re.compile(r"[0-9A-Za-z]{0,64}")
+# The key of a form for every key that has no form of its own.
+_OTHERS = "*"
+
+
+class BadAnswer(Exception):
+    """An answer that none of our modules gives: where it is wrong, and what stands there."""
+
+
+def read(said: object) -> Mapping[str, Any]:
+    """The result of a task of ours as the rest of the driver may rely on it. Raises BadAnswer."""
+    if not isinstance(said, Mapping):
+        raise BadAnswer("there is no result in it, or one that is too long")
+    try:
+        return _Reader().mapping(said, "", _RESULT)
+    except RecursionError:  # another bound on the depth than ours came first
+        raise BadAnswer("it is nested too deep") from None
+
+
+class _Reader:
+    """One answer on its way in; counts what it holds."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+
+    def mapping(self, said: object, where: str, form: Mapping[str, _Form], depth: int = 0) -> dict[str, object]:
+        if not isinstance(said, Mapping):
+            raise _wrong(where, "a mapping", said)
+        found: dict[str, object] = {}
+        for key, value in said.items():
+            name = _cut(str(key), 200)
+            place = f"{where}.{name}" if where else name
+            known = form.get(name, form.get(_OTHERS))
+            if value is None or known is None:
+                found[name] = self.plain(value, place, depth + 1)
+            else:
+                found[name] = self.value(value, place, known, depth + 1)
+        return found
+
+    def value(self, value: object, where: str, form: _Form, depth: int) -> object:
+        """One value, as ``form`` reads it."""
+        if isinstance(form, dict):
+            return self.mapping(value, where, form, depth)
+        if isinstance(form, list):
+            if not isinstance(value, list):
+                raise _wrong(where, "a list", value)
+            return [self.value(item, f"{where}[{at}]", form[0], depth + 1) for at, item in enumerate(_some(value))]
+        if form is _step and isinstance(value, Mapping):
+            return self.plain(value, where, depth)
+        self.count(where, depth)
+        return form(value, where)
+
+    def plain(self, value: object, where: str, depth: int) -> object:
+        """A value of no form of ours, as one that can be shown: finite, bounded, and without a type of Ansible's."""
+        self.count(where, depth)
+        if isinstance(value, str):
+            return _cut(value, LONGEST_TEXT)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, (int, float)):
+            return value if abs(value) <= _LARGEST and math.isfinite(value) else None
+        if isinstance(value, Mapping):
+            return self.mapping(value, where, {}, depth)
+        if isinstance(value, (list, tuple)):
+            return [self.plain(item, where, depth + 1) for item in _some(list(value))]
+        return _cut(str(value), LONGEST_TEXT)
+
+    def count(self, where: str, depth: int) -> None:
+        """Count one value. Raises BadAnswer for too many, or too deep a one."""
+        self.counted += 1
+        if self.counted > MOST_VALUES:
+            raise BadAnswer(f"it holds more than {MOST_VALUES} values")
+        if depth > DEEPEST:
+            raise BadAnswer(f"{_cut(where, 200)} is nested more than {DEEPEST} deep")
+
+
+def _some(values: list[object]) -> list[object]:
+    return values[:LONGEST_LIST]
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _wrong(where: str, wanted: str, value: object) -> BadAnswer:
+    said = f"{value[:40]!r}" if isinstance(value, str) else f"of type {type(value).__name__}"
+    return BadAnswer(f"{_cut(where, 200) or 'it'} should be {wanted}, and is {said}")
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "a text", value)
+    return _cut(value, LONGEST_TEXT)
+
+
+def _ident(value: object, where: str) -> str:
+    """The id of a checkpoint, which is to be pasted into a command line."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise _wrong(where, "the id of a checkpoint", value)
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    # In this order: a huge whole number cannot be made a float.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+        raise _wrong(where, "a number within reason", value)
+    return value
+
+
+def _count(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        raise _wrong(where, "a whole number, not negative", value)
+    return value
+
+
+def _yes_or_no(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(where, "true or false", value)
+    return value
+
+
+def _step(value: object, where: str) -> str:
+    """A step that was planned or done: a sentence, or a mapping of anything."""
+    return _text(value, where)
+
+
+# The reader of one value, a list of one form, or the forms of the keys of a mapping. A key that is not named may hold
+# anything, and every value may be null: so a module says that it does not know it.
+_Form: TypeAlias = "Callable[[object, str], object] | list[_Form] | dict[str, _Form]"
+
+_CHANGE: dict[str, _Form] = {
+    "generation": _count,
+    "checkpoint": _ident,
+    "name": _text,
+    "until": _number,
+    "within": _number,
+    "back": _text,
+    "left": [_text],
+    "tries_until": _number,
+    "overdue": _number,
+}
+_END: dict[str, _Form] = {
+    "generation": _count,
+    "outcome": _text,
+    "by": _text,
+    "at": _number,
+    "checkpoint": _ident,
+    "left": [_text],
+    "until": _number,
+    "rollback": _count,
+}
+_CHECKPOINT: dict[str, _Form] = {
+    "id": _ident,
+    "name": _text,
+    "names": [_text],
+    "kind": _text,
+    "created": _text,
+    "host": _text,
+    "left": [_text],
+}
+_PROBE: dict[str, _Form] = {"kind": _text, "target": _text, "restarts": _count}
+_HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
+_HOST: dict[str, _Form] = {
+    "generation": _count,
+    "armed": _CHANGE,
+    "last": _END,
+    "doubt": _END,
+    "interrupted": _yes_or_no,
+}
+_RESULT: dict[str, _Form] = {
+    **_HOST,
+    "msg": _text,
+    "error": _text,
+    "changed": _yes_or_no,
+    "failed": _yes_or_no,
+    "unreachable": _yes_or_no,
+    "id": _ident,
+    "outcome": _text,
+    "by": _text,
+    "login": _text,
+    "state": _text,
+    "planned": [_step],
+    "done": [_step],
+    "proved": [_step],
+    "left": [_text],
+    "replicas": {_OTHERS: [_ident]},
+    "checkpoints": [_CHECKPOINT],
+    "health": _HEALTH,
+    "health_after": _HEALTH,
+    "probes": [_PROBE],
+    "host_state": _HOST,
+}

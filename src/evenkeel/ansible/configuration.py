@@ -1,0 +1,175 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The user's own Ansible: its programs, its configuration, and the settings that a run adds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evenkeel.collection import collections_path
+from evenkeel.outcome import UsageError
+
+# A connection that a firewall silently drops is noticed after fifteen seconds.
+KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+# A program that is run for its answer prints that answer and little else.
+_QUIET = {
+    "ANSIBLE_NOCOLOR": "True",
+    "ANSIBLE_FORCE_COLOR": "False",
+    "ANSIBLE_VERBOSITY": "0",
+    "ANSIBLE_DEBUG": "False",
+    "ANSIBLE_DEPRECATION_WARNINGS": "False",
+    "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
+}
+# Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
+_OWN = {
+    **_QUIET,
+    "ANSIBLE_ANY_ERRORS_FATAL": "False",
+    "ANSIBLE_STRATEGY": "linear",
+    "ANSIBLE_TASK_TIMEOUT": "0",
+    "ANSIBLE_NO_LOG": "False",
+    "ANSIBLE_GATHERING": "explicit",
+    "ANSIBLE_SSH_RETRIES": "0",
+    "ANSIBLE_RUN_TAGS": "all",
+    "ANSIBLE_SKIP_TAGS": "",
+}
+# The message of sudo where sudoers has requiretty: it needs a terminal, and pipelining has no room for one.
+NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Ansible:
+    """settings: name -> value of the user's configuration, in the directory where they called us.
+
+    pipelining: None where the user says nothing of it.
+    """
+
+    cwd: str
+    settings: Mapping[str, Any]
+    ssh_args: str
+    pipelining: bool | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The variables that every run of ansible-playbook gets in addition to the user's own environment.
+
+        ansible-runner overrides settings that it takes for unset, so those of the user's files are made explicit.
+        """
+        env = {
+            "ANSIBLE_COLLECTIONS_PATH": self.collections(),
+            "ANSIBLE_HOST_KEY_CHECKING": str(self.settings.get("HOST_KEY_CHECKING", True)),
+            "ANSIBLE_SSH_ARGS": f"{self.ssh_args} {KEEP_ALIVE}".strip(),
+            "ANSIBLE_NOCOLOR": "True",
+        }
+        callbacks = self.settings.get("DEFAULT_CALLBACK_PLUGIN_PATH")
+        if callbacks:
+            env["ANSIBLE_CALLBACK_PLUGINS"] = os.pathsep.join(callbacks)
+        return env
+
+    def own(self, *, pipelining: bool = True) -> dict[str, str]:
+        """The variables that our own playbooks get besides; ``pipelining`` where the user's configuration is silent."""
+        return _OWN if self.pipelining is not None else {**_OWN, "ANSIBLE_PIPELINING": str(pipelining)}
+
+    def collections(self) -> str:
+        """Our collection first, so that driver and collection fit, then what the user's configuration names."""
+        theirs = self.settings.get("COLLECTIONS_PATHS") or []
+        return os.pathsep.join([str(collections_path()), *theirs])
+
+
+def program(name: str) -> str:
+    """The user's ``name`` (ansible-playbook, …): the first on PATH, else the one beside this Python."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if not found:
+        raise UsageError(f"{name} is neither on PATH nor beside {sys.executable}: install ansible-core")
+    return found
+
+
+def ask_ansible(cwd: str) -> Ansible:
+    """Read the user's configuration as Ansible itself resolves it in ``cwd``. Raises UsageError when it cannot."""
+    done = listing([program("ansible-config"), "dump", "--type", "all", "--format", "json"], cwd, {})
+    entries = document(done.stdout, list)
+    base = [entry for entry in entries if "name" in entry]
+    ssh: list[dict[str, Any]] = []
+    for entry in entries:
+        for plugin in entry.get("CONNECTION_PLUGINS", []):
+            ssh += plugin.get("ssh", [])
+    said = [o for o in [*base, *ssh] if o["name"].lower().endswith("pipelining") and o.get("origin") != "default"]
+    return Ansible(
+        cwd,
+        {entry["name"]: entry.get("value") for entry in base},
+        next((str(option["value"]) for option in ssh if option["name"] == "ssh_args"), ""),
+        bool(said[-1]["value"]) if said else None,
+    )
+
+
+def document(text: str, kind: type[Any]) -> Any:
+    """The JSON document (of type ``kind``) in what a program printed, among whatever else it or a plugin said.
+
+    Raises UsageError where there is none.
+    """
+    decoder = json.JSONDecoder()
+    found: list[tuple[int, Any]] = []
+    at = 0
+    for start in re.finditer(r"^[\[{]", text, re.MULTILINE):
+        if start.start() < at:
+            continue  # within the one before
+        with contextlib.suppress(ValueError):
+            value, at = decoder.raw_decode(text, start.start())
+            if isinstance(value, kind):
+                found.append((at - start.start(), value))
+    if not found:
+        raise UsageError(f"Ansible did not answer in JSON but with: {_point(text)[:400] or 'nothing'}")
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def listing(
+    argv: Sequence[str], cwd: str, env: Mapping[str, str], secrets: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of Ansible's that only tells something. Raises UsageError with what it said on failure.
+
+    secrets: vault id -> password; handed over through pipes, so that they are in no argv and on no disk.
+    """
+    ends = []
+    words = list(argv)
+    for ident, password in (secrets or {}).items():
+        read, write = os.pipe()
+        os.write(write, password.encode() + b"\n")
+        os.close(write)
+        ends.append(read)
+        words.append(f"--vault-id={ident}@/dev/fd/{read}")
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, **env, **_QUIET},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            pass_fds=ends,
+            check=False,
+        )
+    finally:
+        for end in ends:
+            os.close(end)
+    if done.returncode:
+        raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
+    return done
+
+
+def _point(text: str) -> str:
+    """The point of an error message of Ansible, without the place in its own files."""
+    before, _traceback, after = text.partition("Traceback (most recent call last)")
+    if not before.strip():  # the error is what a traceback ends with
+        before = after.strip().rpartition("\n")[2]
+    flat = " ".join(before.split()).partition(" Origin: ")[0]
+    return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat).removesuffix(". Nothing was touched")

@@ -1,0 +1,240 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record of a run: a fold over its events, without I/O.
+
+Neither Ansible's exit code nor its recap tells whether a host is done: one that ``any_errors_fatal``, ``serial`` or a
+failed ``run_once`` left behind counts as nothing at all. So Ansible is asked: after the user's playbook comes a play
+of ours (wrapper.py), and a host that Ansible has given up does not reach it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from evenkeel.ansible import answers
+from evenkeel.ansible.event import Event, mapping
+
+PREFIX = "evenkeel.fault_tolerance."
+# No event of Ansible's: the run begins anew, and what it said until now does not count.
+AGAIN = "again"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# The beginning of messages of Ansible, before the point.
+_PREAMBLE = re.compile(
+    r"^(Task failed: )?((Failed to connect to the host via ssh|Data could not be sent to remote host .*? over ssh): )?"
+)
+# Events whose output belongs to no result of a host: errors of Ansible itself, warnings. So many lines are kept.
+_LOOSE = ("verbose", "error", "warning", "system_warning")
+_KEPT = 200
+# The characters of a text that are looked at.
+_LONGEST = 20_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: epoch seconds."""
+
+    task: str
+    status: str
+    result: Mapping[str, Any]
+    started: float | None = None
+
+
+@dataclass
+class Record:
+    """A run so far, as its events tell it.
+
+    mark: the name of the task that ends the run; reached: the hosts that came to it. failures: why a host failed
+    last; caught: every failure of a host, in order, those that the playbook rescued among them.
+    """
+
+    mark: str = ""
+    began: bool = False
+    task: str = ""
+    reached: set[str] = field(default_factory=set)
+    results: dict[str, list[Result]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    caught: dict[str, list[str]] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
+    stats: Mapping[str, Mapping[str, int]] | None = None
+    asked: str = ""
+    loose: list[str] = field(default_factory=list)
+
+    def of(self, host: str, task: str) -> Result | None:
+        """The last result of our task ``task`` (as ``ft_settle``) on ``host``."""
+        return next((r for r in reversed(self.results.get(host, [])) if r.task == task), None)
+
+    def messages(self) -> str:
+        """The messages of Ansible itself, outside of any task, without their decoration."""
+        lines = [line for line in self.loose if line and not line.startswith(("PLAY", "TASK", "Using "))]
+        return "\n".join(lines[-12:])
+
+
+# Ansible's own action that checks the arguments of a role.
+CHECKS_ARGUMENTS = "validate_argument_spec"
+
+
+def feed(record: Record, event: Event) -> None:
+    """Take one event of ansible-runner into the record."""
+    kind, data = str(event.get("event", "")), mapping(event.get("event_data"))
+    if kind == AGAIN:
+        vars(record).update(vars(Record(mark=record.mark)))
+    elif kind == "playbook_on_play_start":
+        record.began = True
+    elif kind == "playbook_on_task_start":
+        if data.get("name") != record.mark:
+            record.task = str(data.get("name", ""))
+    elif kind == "playbook_on_stats":
+        record.stats = {key: value for key, value in data.items() if isinstance(value, dict)}
+    elif kind == "playbook_on_vars_prompt":
+        record.asked = str(data.get("varname", ""))
+    elif kind in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable", "runner_on_skipped"):
+        _task_ended(record, kind.removeprefix("runner_on_"), data)
+    elif kind in _LOOSE:
+        record.loose.append(_COLOUR.sub("", str(event.get("stdout", ""))[:_LONGEST]).rstrip())
+        del record.loose[:-_KEPT]
+
+
+def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None:
+    host = str(data.get("host", ""))
+    name = str(data.get("task") or "")
+    action = str(data.get("resolved_action") or data.get("task_action") or "")
+    ours = action.startswith(PREFIX) and status != "skipped"
+    status, res = _taken(status, data.get("res"), ours)
+    if status == "unreachable":
+        record.unreachable[host] = f"unreachable in {name!r}: {message(res)}"
+    elif status == "failed" and not data.get("ignore_errors"):
+        record.failures[host] = f"failed in {name!r}: {message(res)}"
+        record.caught.setdefault(host, []).append(record.failures[host])
+    elif status == "ok" and record.mark and name == record.mark:
+        record.reached.add(host)
+    if status == "failed" and action.rpartition(".")[2] == CHECKS_ARGUMENTS:  # of a role, before its first task
+        error = {"failed": True, "error": "UsageError", "msg": message(res)}
+        record.results.setdefault(host, []).append(Result(CHECKS_ARGUMENTS, status, error, _epoch(data.get("start"))))
+    if ours:
+        record.results.setdefault(host, []).append(
+            Result(action.removeprefix(PREFIX), status, res, _epoch(data.get("start")))
+        )
+
+
+def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any]]:
+    """The end of a task, and its result; the result of a task of ours in the form that it promises, or a failure."""
+    if not ours:
+        return status, said if isinstance(said, Mapping) else {}
+    try:
+        res = answers.read(said)
+    except answers.BadAnswer as error:
+        why = (
+            f"its answer cannot be trusted ({error}): look at the host itself, it may run something else than Evenkeel"
+        )
+        return "failed", {"failed": True, "error": answers.BAD, "msg": why}
+    period = res.get("timedout")
+    if status == "failed" and isinstance(period, Mapping):  # so Ansible says that a task took too long
+        return "unreachable", {**res, "msg": f"no answer within {period.get('period')} s"}
+    return status, res
+
+
+def _epoch(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
+
+
+def message(res: Mapping[str, Any]) -> str:
+    """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
+    lines = [line.strip() for line in _reason(res)[:_LONGEST].splitlines() if line.strip()]
+    return _PREAMBLE.sub("", " ".join(lines))[:400] or "no reason given"
+
+
+def _reason(res: Mapping[str, Any]) -> str:
+    items = res.get("results")
+    bad = [item for item in items if isinstance(item, dict) and item.get("failed")] if isinstance(items, list) else []
+    if bad and items:
+        first = bad[0]
+        label = first.get("_ansible_item_label", first.get(str(first.get("ansible_loop_var") or "item"), ""))
+        more = f" ({len(bad)} of {len(items)} items failed)" if len(bad) > 1 else ""
+        return f"{f'item {str(label)[:80]}: ' if label != '' else ''}{_reason(first)}{more}"
+    said = str(res.get("msg") or res.get("reason") or res.get("censored") or "")
+    if res.get("module_stderr") or res.get("module_stdout"):
+        said = f"the module died: {_last_line(res, 'module_stderr', 'module_stdout')} (exit code {res.get('rc', '?')})"
+    elif said == "non-zero return code":
+        said = f"exit code {res.get('rc', '?')}: {_last_line(res, 'stderr', 'stdout') or 'it said nothing'}"
+    elif not said:
+        why = "" if not res.get("failed_when_result") else "failed_when calls it failed"
+        why = "what until waits for did not come" if "attempts" in res else why
+        last = _last_line(res, "stderr", "stdout")
+        return "; it said: ".join(part for part in (why, last) if part)
+    return f"{said} (the last attempt)" if "attempts" in res else said
+
+
+def _last_line(res: Mapping[str, Any], *keys: str) -> str:
+    """The last line of the first of these that says anything; of a traceback that is the error."""
+    said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "")[-_LONGEST:].splitlines()))
+    return next((line for line in said if line), "")
+
+
+def judge(
+    record: Record, hosts: Sequence[str], *, rc: int | None, stopped: str = "", strict: Collection[str] = ()
+) -> dict[str, str]:
+    """For each of ``hosts``: why the user's playbook did not run on it to its end and well; empty when it did.
+
+    strict: the hosts on which a failure counts although the playbook rescued it.
+    """
+    if stopped or rc is None or record.stats is None:
+        said = _line(record.messages()) or f"ansible-playbook ended with {rc}"
+        why = stopped or ("ansible-playbook was killed" if rc is None else said)
+        return {host: _own(record, host) or why for host in hosts}
+    # A failure on the controller is one of every host's change.
+    elsewhere = next((host for host in _troubled(record) if host not in hosts), "")
+    whys = {host: _why(record, host, host in strict) for host in hosts}
+    for host in hosts:
+        if elsewhere and not whys[host]:
+            whys[host] = f"the playbook failed on {elsewhere}: {_own(record, elsewhere) or 'no reason given'}"
+    return whys
+
+
+def rescued(record: Record, host: str) -> list[str]:
+    """The failures on ``host`` that the playbook rescued."""
+    count = _counted(record, "rescued", host)
+    return record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
+
+
+def _why(record: Record, host: str, strict: bool) -> str:
+    if _counted(record, "dark", host):
+        return record.unreachable.get(host, "unreachable")
+    # Also where meta clear_host_errors took the host back.
+    if _counted(record, "failures", host):
+        return record.failures.get(host, "failed")
+    if host not in record.reached:
+        rescued_there = [name for name in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", name)]
+        other = next((name for name in [*_troubled(record), *rescued_there] if name != host), "")
+        after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
+        said = _line(record.messages())
+        return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
+    if strict and (found := rescued(record, host)):
+        return f"{found[-1]} (rescued by the playbook, and here nothing else can tell whether the host is well)"
+    return ""
+
+
+def _troubled(record: Record) -> list[str]:
+    """The hosts that failed or were lost, by the recap."""
+    stats = record.stats or {}
+    found = [host for key in ("failures", "dark") for host, count in stats.get(key, {}).items() if count]
+    return sorted(set(found))
+
+
+def _counted(record: Record, key: str, host: str) -> int:
+    return (record.stats or {}).get(key, {}).get(host, 0)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:400]
+
+
+def _own(record: Record, host: str) -> str:
+    return record.unreachable.get(host) or record.failures.get(host, "")

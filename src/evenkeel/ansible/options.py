@@ -1,0 +1,217 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of ansible-playbook that are passed on, and the passwords they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from evenkeel.ansible.wrapper import tags_that_run
+from evenkeel.outcome import UsageError
+from evenkeel.shared import duration
+
+# Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
+_FLAG: Mapping[str, Any] = {"action": "store_true"}
+_MANY: Mapping[str, Any] = {"action": "append", "default": []}
+_Flags = tuple[tuple[str, ...], Mapping[str, Any]]  # the names of an option, and the arguments of add_argument
+_EVERYWHERE: list[_Flags] = [
+    (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
+    (("-u", "--user"), {"help": "connect as this user"}),
+    (("-c", "--connection"), {"help": "connection type"}),
+    (("-T", "--timeout"), {"help": "connection timeout in seconds"}),
+    (("--private-key", "--key-file"), {"metavar": "FILE"}),
+    (("--ssh-common-args",), {"metavar": "ARGS"}),
+    (("--ssh-extra-args",), {"metavar": "ARGS"}),
+    (("--sftp-extra-args",), {"metavar": "ARGS"}),
+    (("--scp-extra-args",), {"metavar": "ARGS"}),
+    (("-k", "--ask-pass"), {**_FLAG, "help": "ask for the connection password"}),
+    (("--connection-password-file", "--conn-pass-file"), {"metavar": "FILE"}),
+    (("-b", "--become"), {**_FLAG, "help": "run with become"}),
+    (("--become-method",), {"metavar": "METHOD"}),
+    (("--become-user",), {"metavar": "USER"}),
+    (("-K", "--ask-become-pass"), {**_FLAG, "help": "ask for the become password"}),
+    (("--become-password-file", "--become-pass-file"), {"metavar": "FILE"}),
+    (("-J", "--ask-vault-pass", "--ask-vault-password"), {**_FLAG, "help": "ask for the vault password"}),
+    (("--vault-id",), {**_MANY, "metavar": "ID"}),
+    (("--vault-password-file", "--vault-pass-file"), {**_MANY, "metavar": "FILE"}),
+    (("-f", "--forks"), {"help": "number of parallel processes"}),
+    (("-M", "--module-path"), {**_MANY, "metavar": "PATH"}),
+    (("-v", "--verbose"), {"action": "count", "default": 0, "help": "show Ansible's output as well"}),
+]
+_USERS_ONLY: list[_Flags] = [
+    (("-t", "--tags"), {**_MANY, "metavar": "TAGS"}),
+    (("--skip-tags",), {**_MANY, "metavar": "TAGS"}),
+    (("--start-at-task",), {"metavar": "NAME"}),
+    (("-D", "--diff"), {**_FLAG, "help": "show differences, with Ansible's output"}),
+    (("--force-handlers",), _FLAG),
+    (("--flush-cache",), _FLAG),
+]
+# Options that also count where Ansible only lists: they define hosts, variables and secrets.
+_LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
+
+
+# An extra variable that says how a host is reached or where its store is, and holds no secret.
+_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|evenkeel)_\w+=\S+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of Ansible that are passed on, as they stand on a command line.
+
+    common: for every run. users: for the user's playbook alone. listing: for inventory and host lists.
+    limit: the user's --limit, empty for none. prompts: vault ids that Ansible asks for. output: show what Ansible
+    prints. answer_within: how long one task of ours may take on a host, in seconds; None for the usual time.
+    """
+
+    inventory: tuple[str, ...] = ()
+    limit: str = ""
+    common: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    listing: tuple[str, ...] = ()
+    ask_pass: bool = False
+    ask_become_pass: bool = False
+    ask_vault_pass: bool = False
+    prompts: tuple[str, ...] = ()
+    output: bool = False
+    answer_within: float | None = None
+
+    def inventories(self) -> list[str]:
+        """The words that name the inventories."""
+        return [word for source in self.inventory for word in ("-i", source)]
+
+    def again(self) -> tuple[list[str], bool]:
+        """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
+
+        Of extra variables only files and what names no secret: a value of the user's own may be one.
+        """
+        words, missing = self.inventories(), False
+        for word in self.common:
+            name, _equals, value = word.partition("=")
+            if name.startswith("-v"):
+                continue
+            if name == "--extra-vars" and not (value.startswith("@") or _REACHING.fullmatch(value)):
+                missing = True
+                continue
+            words.append(word)
+        return words, missing
+
+    def tags(self, settings: Mapping[str, Any]) -> list[str] | None:
+        """Tags with which a task of ours runs in the user's playbook; None when none could (see wrapper)."""
+
+        def said(flag: str, setting: str) -> set[str]:
+            words = [word.partition("=")[2] for word in self.users if word.startswith(f"{flag}=")]
+            return {tag.strip() for word in [*words, *(settings.get(setting) or [])] for tag in word.split(",")} - {""}
+
+        return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
+
+    def with_configuration(self, settings: Mapping[str, Any]) -> Options:
+        """The same, with the passwords that the user's configuration makes Ansible ask for."""
+        listed = settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []
+        return replace(
+            self,
+            ask_pass=self.ask_pass or bool(settings.get("DEFAULT_ASK_PASS")),
+            ask_become_pass=self.ask_become_pass or bool(settings.get("DEFAULT_BECOME_ASK_PASS")),
+            ask_vault_pass=self.ask_vault_pass or bool(settings.get("DEFAULT_ASK_VAULT_PASS")),
+            prompts=(*self.prompts, *_prompting(map(str, listed))),
+        )
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Passwords, in memory only. vault: vault id -> password; the id ``default`` is that of --ask-vault-pass."""
+
+    connection: str | None = field(default=None, repr=False)
+    become: str | None = field(default=None, repr=False)
+    vault: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def answers(self) -> dict[str, str]:
+        """Ansible's prompts, as regular expressions, and what to answer."""
+        found = {}
+        if self.connection is not None:
+            found[r"^SSH password: ?$"] = self.connection
+        if self.become is not None:
+            found[r"^(?!SSH)[A-Z]+ password(\[defaults to SSH password\])?: ?$"] = self.become
+        for ident, password in self.vault.items():
+            # --ask-vault-pass asks without the name of the id, --vault-id @prompt with it.
+            optional = "?" if ident == "default" else ""
+            found[rf"^Vault password( \({re.escape(ident)}\)){optional}: ?$"] = password
+        return found
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
+    """Add -i, --limit and Ansible's own options; with ``playbook`` also those meant for the user's playbook."""
+    group = parser.add_argument_group("options of ansible-playbook, passed on")
+    group.add_argument("-i", "--inventory", action="append", default=[], help="inventory file, directory or host list")
+    group.add_argument("-l", "--limit", action="append", default=[], metavar="PATTERN", help="only these hosts")
+    for flags, how in _EVERYWHERE + (_USERS_ONLY if playbook else []):
+        group.add_argument(*flags, **how)
+    text = "how long one task of a host may take until it counts as no answer (6h; what only asks 5m)"
+    parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
+
+
+def from_arguments(args: argparse.Namespace) -> Options:
+    """The options of parsed arguments."""
+    given = vars(args)
+    vault_ids = [*given["vault_id"], *given["vault_password_file"]]
+    return Options(
+        inventory=tuple(given["inventory"]),
+        limit=",".join(given["limit"]),
+        common=_words(given, _EVERYWHERE),
+        users=_words(given, _USERS_ONLY),
+        listing=_words(given, [option for option in _EVERYWHERE if set(option[0]) & set(_LISTING)]),
+        ask_pass=given["ask_pass"],
+        ask_become_pass=given["ask_become_pass"],
+        ask_vault_pass=given["ask_vault_pass"],
+        prompts=_prompting(vault_ids),
+        output=bool(given["verbose"] or given.get("diff")),
+        answer_within=given.get("answer_within"),
+    )
+
+
+def _time(said: str) -> float:
+    try:
+        return duration(said)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{said!r} {error}") from None
+
+
+def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]:
+    words: list[str] = []
+    for flags, how in table:
+        name = next(flag for flag in flags if flag.startswith("--"))
+        value = given.get(name[2:].replace("-", "_"))
+        if not value:
+            continue
+        if how.get("action") == "store_true":
+            words.append(name)
+        elif how.get("action") == "count":
+            words.append("-" + "v" * value)
+        else:
+            # One word, so that a value that begins with a dash (--ssh-extra-args) stays a value.
+            words += [f"{name}={item}" for item in (value if isinstance(value, list) else [value])]
+    return tuple(words)
+
+
+def _prompting(vault_ids: Iterable[str]) -> tuple[str, ...]:
+    """The names of the vault ids whose source is a prompt, as in ``dev@prompt``."""
+    pairs = [ident.rpartition("@") for ident in vault_ids]
+    return tuple(name or "default" for name, _, source in pairs if source == "prompt")
+
+
+def ask(options: Options, prompt: Callable[[str], str] = getpass.getpass) -> Secrets:
+    """Ask the user, once, for every password that Ansible would ask for in each run."""
+    try:
+        connection = prompt("SSH password: ") if options.ask_pass else None
+        hint = "[defaults to SSH password]" if connection is not None else ""
+        become = prompt(f"BECOME password{hint}: ") if options.ask_become_pass else None
+        vault = {"default": prompt("Vault password: ")} if options.ask_vault_pass else {}
+        vault |= {name: prompt(f"Vault password ({name}): ") for name in options.prompts if name not in vault}
+    except EOFError:
+        raise UsageError("a password is needed and there is no terminal to ask for it: use a password file") from None
+    return Secrets(connection, become, vault)

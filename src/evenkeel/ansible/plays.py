@@ -1,0 +1,155 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A playbook read before it runs: whether it gathers facts, and which variables it would ask for.
+
+Ansible lists hosts and tasks beforehand, but not these two. A playbook that cannot be read here (one of a collection,
+an encrypted one, an import whose name is a template) is left to the run.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evenkeel.outcome import UsageError
+
+_IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
+_GATHERS = ("setup", "gather_facts")
+_SETUP = re.compile(r"^[ -]*(ansible\.(builtin|legacy)\.)?(setup|(?<=\.)gather_facts)\s*:", re.MULTILINE)
+_BLOCKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A variable that a play asks the terminal for. private: its answer is not shown."""
+
+    name: str
+    private: bool
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads any tag (!vault, !unsafe) as the value behind it."""
+
+
+def _any(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+
+_Loader.add_multi_constructor("!", _any)
+
+
+def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[str, Any]]:
+    """The plays of the playbook, those that it imports among them."""
+    if path in seen:
+        return
+    for entry in _read(path) or []:
+        if not isinstance(entry, dict):
+            continue
+        imported = next((str(entry[key]) for key in _IMPORT if key in entry), "")
+        if not imported:
+            yield entry
+        elif "{{" not in imported:
+            yield from plays(path.parent / imported, seen | {path})
+
+
+def gathers(path: Path, gathering: str) -> bool:
+    """Whether a play gathers facts, or a task of it, of a role or of a file beside it.
+
+    gathering: the setting, which decides where a play does not.
+    """
+
+    def play_gathers(play: Mapping[str, Any]) -> bool:
+        said = play.get("gather_facts", gathering != "explicit")
+        return str(said).lower() not in ("false", "no", "off", "0", "none") or any(map(_gathers, _tasks(play)))
+
+    found = list(plays(path))
+    if not found:
+        return gathering != "explicit"
+    return any(map(play_gathers, found)) or _beside_gathers(path.parent)
+
+
+def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
+    """The variables that the plays would ask for, without those that are ``given`` (the words of a command line)."""
+    known = extra_names(given)
+    asked = [prompt for play in plays(path) for prompt in play.get("vars_prompt") or [] if isinstance(prompt, dict)]
+    found = [
+        Prompt(str(prompt["name"]), str(prompt.get("private", True)).lower() in ("true", "yes", "on", "1"))
+        for prompt in asked
+        if "name" in prompt
+    ]
+    return [prompt for prompt in dict.fromkeys(found) if prompt.name not in known]
+
+
+def no_prompts(playbook: str, path: Path, given: Sequence[str]) -> None:
+    """Raises UsageError where the playbook would ask: nobody is there to answer in the middle of a wave."""
+    found = prompts(path, given)
+    if found:
+        how = " ".join(f"-e {prompt.name}=…" for prompt in found if not prompt.private)
+        secret = ", ".join(prompt.name for prompt in found if prompt.private)
+        ways = [f"with {how}" if how else "", f"in a file for what is secret ({secret}): -e @FILE" if secret else ""]
+        names = ", ".join(prompt.name for prompt in found)
+        raise UsageError(f"{playbook} asks for {names} (vars_prompt): give it {' and '.join(filter(None, ways))}")
+
+
+def extra_names(words: Sequence[str]) -> set[str]:
+    """The names of the variables that ``--extra-vars=…`` give, in all its forms."""
+    names: set[str] = set()
+    for word in words:
+        name, _, text = word.partition("=")
+        if name != "--extra-vars":
+            continue
+        found = _read(Path(text[1:])) if text.startswith("@") else _parse(text) if text[:1] in ("{", "[") else None
+        if isinstance(found, dict):
+            names |= {str(key) for key in found}
+        elif found is None and not text.startswith("@"):
+            names |= {pair.partition("=")[0] for pair in _split(text)}
+    return names
+
+
+def _tasks(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for key in _BLOCKS:
+        for task in node.get(key) or []:
+            if isinstance(task, dict):
+                yield task
+                yield from _tasks(task)
+
+
+def _gathers(task: Mapping[str, Any]) -> bool:
+    return any(str(key).rpartition(".")[2] in _GATHERS for key in task)
+
+
+def _beside_gathers(directory: Path) -> bool:
+    files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
+    return any(_SETUP.search(path.read_text(encoding="utf-8", errors="replace")) for path in files if path.is_file())
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return _parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return None

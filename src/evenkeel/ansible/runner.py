@@ -1,0 +1,148 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run ansible-playbook in a child process that can be killed, and that dies with its parent.
+
+The child (child.py) drives ansible-runner and sends its events through a pipe; the caller judges success from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evenkeel.ansible.child import LONGEST_RESULT, SEAL
+from evenkeel.ansible.event import Event
+from evenkeel.ansible.processes import MARK, end_all
+
+# How long the child may take, after Ansible was ended, to hand over the last events.
+_LAST_WORDS = 3.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its whole command line, its directory, its environment and its passwords.
+
+    env: set in addition to this process's environment. passwords: prompts (regular expressions) and answers.
+    scratch: a private directory (0700); the run makes and removes one of its own in it.
+    """
+
+    argv: Sequence[str]
+    cwd: str
+    env: Mapping[str, str]
+    passwords: Mapping[str, str]
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run. rc: None when Ansible (or the child) was killed. stopped: the reason for which we ended it."""
+
+    rc: int | None
+    stopped: str = ""
+    errors: str = ""
+
+
+def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+    """Run ``job`` to its end, calling ``on_event`` in this thread for each event, in order.
+
+    stop: asked several times a second; a reason (not empty) ends the run and all its processes.
+    """
+    ident = uuid.uuid4().hex
+    scratch = Path(tempfile.mkdtemp(prefix="run-", dir=job.scratch))
+    seal = uuid.uuid4().int
+    env = {**os.environ, **job.env, MARK: ident, "MAX_EVENT_RES": str(LONGEST_RESULT), SEAL: str(seal)}
+    # The display of the user's choice would be wrapped around the events, and nobody would see it.
+    env.pop("ANSIBLE_STDOUT_CALLBACK", None)
+    errors = scratch / "errors"
+    with errors.open("wb") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "evenkeel.ansible.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=env,
+            cwd=job.cwd,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not Ansible's
+        )
+    try:
+        order = {
+            "ident": ident,
+            "argv": list(job.argv),
+            "cwd": job.cwd,
+            "passwords": dict(job.passwords),
+            "scratch": str(scratch),
+            "session": str(job.scratch),
+            "seal": seal,
+        }
+        ended = _follow(child, json.dumps(order).encode() + b"\n", on_event, stop, ident)
+        return Ended(ended.rc, ended.stopped, errors.read_text(errors="replace")[-4000:])
+    finally:
+        # Also when on_event raised: nothing of the run may go on unseen.
+        if child.poll() is None:
+            end_all(ident)
+        for stream in (child.stdin, child.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        child.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _follow(
+    child: subprocess.Popen[bytes],
+    order: bytes,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], str],
+    ident: str,
+) -> Ended:
+    assert child.stdin is not None and child.stdout is not None  # both are pipes
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(order)
+        child.stdin.flush()  # and stays open: its end tells the child that we died
+    pipe = child.stdout.fileno()
+    begun: list[bytes] = []  # the parts of a line that is not whole yet
+    rc: int | None = None
+    finished = False
+    stopped = ""
+    give_up: float | None = None
+    while True:
+        ready, _, _ = select.select([pipe], [], [], 0.2)
+        if ready:
+            data = os.read(pipe, 1 << 16)
+            if not data:
+                break
+            *lines, rest = data.split(b"\n")
+            if lines:
+                lines[0] = b"".join([*begun, lines[0]])
+                begun = []
+            begun.append(rest)
+            for line in lines:
+                message = json.loads(line)
+                if "end" in message:
+                    rc, finished = message["end"], True
+                else:
+                    on_event(message)
+        if not stopped and not finished:
+            stopped = stop()
+            if stopped:
+                end_all(ident, spare=child.pid)
+                give_up = time.monotonic() + _LAST_WORDS
+        if give_up is not None and time.monotonic() > give_up:
+            end_all(ident, grace=0)
+            give_up = None
+    if not finished or rc is None:
+        # Somebody killed Ansible or the child: what is left of the run must not go on behind our back.
+        end_all(ident, grace=0.5)
+    return Ended(rc, stopped)

@@ -1,0 +1,72 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The private directory of a session: in memory where it can be, and gone with its session, also after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+_PREFIX = "evenkeel-"
+
+
+@contextmanager
+def scratch_directory(local_tmp: object) -> Iterator[Path]:
+    """A directory (0700); at its end the SSH connections in it are closed, and it is removed.
+
+    local_tmp: Ansible's setting of that name, the directory in which Ansible makes one for each of its runs.
+    """
+    root = _memory()
+    reclaim(root)
+    if isinstance(local_tmp, str):
+        reclaim(Path(local_tmp).parent)  # the bundles of our plugins lie there
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    lock = os.open(scratch / "unlocked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (scratch / "unlocked").rename(scratch / "lock")  # never there without being held
+    try:
+        yield scratch
+    finally:
+        _hang_up(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _memory() -> Path:
+    """A directory in memory that is ours to write in; the usual temporary one where there is none."""
+    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+        if candidate and os.access(candidate, os.W_OK | os.X_OK):
+            return Path(candidate)
+    return Path(tempfile.gettempdir())
+
+
+def reclaim(root: Path) -> None:
+    """Remove the directories of killed sessions of this user: the kernel dropped their lock with them."""
+    for path in root.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.is_symlink() or path.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _hang_up(scratch: Path) -> None:
+    """End the SSH masters whose sockets lie in ``scratch``; they would linger for a minute."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            line = process.info["cmdline"] or []
+            if process.info["name"] == "ssh" and any(str(scratch) in word for word in line):
+                process.terminate()

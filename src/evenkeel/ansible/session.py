@@ -1,0 +1,237 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.events import AGAIN, PREFIX
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended, Job, execute
+from evenkeel.ansible.scratch import scratch_directory
+from evenkeel.ansible.targets import chosen_hosts
+from evenkeel.ansible.wrapper import wrapped
+from evenkeel.collection import FQCN, collections_path
+
+WITNESS = f"{FQCN}.witness"
+# A run where nobody says how long one task may take on a host: a large checkpoint takes hours, a question does not.
+_HOURS = 6 * 3600.0
+_MINUTES = 300.0
+# Facts of a host of more bytes than this are not kept: each wave would read them again.
+_LARGEST_FACTS = 16_000_000
+# The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
+_LONGEST_SOCKET_DIRECTORY = 70
+
+OnEvent = Callable[[Event], None]
+Stop = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """One run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
+
+    timeout: of connecting, in seconds. answer_within: how long one task may take on a host, in seconds, until it
+    counts as no answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection
+    of an earlier run, so that reaching a host proves that it still lets one in. facts: keep the facts that it gathers
+    for the user's playbook.
+    """
+
+    name: str
+    variables: Mapping[str, object]
+    hosts: Sequence[str] = ()
+    limit: str = ""
+    timeout: int | None = None
+    answer_within: float | None = None
+    question: bool = False
+    fresh: bool = False
+    facts: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Hosts beyond its own that a run of the user's playbook came to.
+
+    touched: hosts on which tasks ran by delegation. left_out: host -> the play that did not run there, as the host
+    was added while the playbook ran.
+    """
+
+    touched: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
+    playbook, whose variables, plugins and collections count besides those of the inventory. start: runs a job.
+    """
+
+    ansible: Ansible
+    options: Options
+    secrets: Secrets
+    scratch: Path
+    base: Path
+    start: Callable[[Job, OnEvent, Stop], Ended] = execute
+    _count: int = field(default=0)
+    _pipelining: bool = field(default=True)
+
+    def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        """Run a playbook of the collection; see ``runner.execute`` for ``on_event`` and ``stop``."""
+        argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
+        argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
+        argv += ["--timeout", str(run.timeout)] if run.timeout else []
+        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name))]
+        progress = _Progress()
+
+        def watch(event: Event) -> None:
+            progress.take(event)
+            on_event(event)
+
+        more = self._facts() if run.facts else {}
+        more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
+        env = self.ansible.own(pipelining=self._pipelining) | more
+        ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
+        if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
+            # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
+            self._pipelining = False
+            on_event({"event": AGAIN})
+            env = self.ansible.own(pipelining=False) | more
+            ended = self._execute(argv, env, on_event, stop, fresh=run.fresh)
+        if run.facts:
+            self._refuse_facts(on_event)
+        return ended
+
+    def _answer_within(self, run: OwnRun) -> int:
+        said = self.options.answer_within if run.answer_within is None else run.answer_within
+        usual = _MINUTES if run.question else _HOURS
+        return math.ceil(max(1.0, min(1e8, usual if said is None else said)))
+
+    def _refuse_facts(self, on_event: OnEvent) -> None:
+        """Remove the facts of hosts that are too large to be kept, as a failure of theirs."""
+        for path in (self.scratch / "facts").glob("*"):
+            if path.stat().st_size > _LARGEST_FACTS:
+                path.unlink()
+                why = {"msg": f"they are larger than {_LARGEST_FACTS // 1_000_000} MB"}
+                data = {"host": path.name, "task": "Gathering Facts", "res": why}
+                on_event({"event": "runner_on_failed", "event_data": data})
+
+    def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
+        """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
+        extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
+        return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
+
+    def run_users(
+        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
+    ) -> Ended:
+        """Run the user's playbook, unmodified, within ``limit``; those of ``hosts`` that Ansible has not given up at
+        its end report the task ``mark``.
+        """
+        path = os.path.join(self.ansible.cwd, playbook)
+        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a name of a collection's
+        around = self._beside() / ".evenkeel-around.yml"
+        around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
+        (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
+        (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
+        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
+        env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
+        for host in hosts:  # a host that changes tells its facts itself
+            (self.scratch / "facts" / host).unlink(missing_ok=True)
+        argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
+        argv += [*self._limit(limit, ""), str(around)]
+        return self._execute(argv, {**env, **self._facts()}, on_event, stop)
+
+    def seen(self) -> Seen | None:
+        """The hosts that the last run of the user's playbook came to; None when it did not come to its recap."""
+        try:
+            found = json.loads((self.scratch / "witness" / "seen.json").read_text())
+            return Seen(
+                [str(host) for host in found["touched"]],
+                {str(host): str(play) for host, play in found["left_out"].items()},
+            )
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def _facts(self) -> dict[str, str]:
+        """Facts outlive a run for the waves to come, in a cache of ours where the user has configured none."""
+        if self.ansible.settings.get("CACHE_PLUGIN", "memory") not in ("memory", "ansible.builtin.memory"):
+            return {}
+        return {
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.scratch / "facts"),
+            "ANSIBLE_CACHE_PLUGIN_PREFIX": "",
+            "ANSIBLE_CACHE_PLUGIN_TIMEOUT": "0",
+        }
+
+    def _execute(
+        self, argv: Sequence[str], env: Mapping[str, str], on_event: OnEvent, stop: Stop, *, fresh: bool = False
+    ) -> Ended:
+        sockets = self.scratch / (f"c{self._count}" if fresh else "c")
+        env = {**self.ansible.environment(), **env}
+        if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
+            # Connections of our own: one that lay open before us has no keep-alive, and may be dead already.
+            sockets.mkdir(mode=0o700, exist_ok=True)
+            env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
+        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
+        return self.start(job, on_event, stop)
+
+    def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
+        if hosts:  # in a file: a thousand names do not fit every command line
+            return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
+        return ["--limit", limit] if limit else []
+
+    def _write(self, name: str, text: str) -> Path:
+        self._count += 1
+        path = self.scratch / f"{self._count}-{name}"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+        return path
+
+    def _own(self, name: str) -> Path:
+        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook."""
+        path = self._beside() / f".evenkeel-{name}.yml"
+        ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
+        path.write_bytes(ours.read_bytes())
+        return path
+
+    def _beside(self) -> Path:
+        """A directory of links to what lies beside the user's playbook: Ansible looks where the play that runs lies."""
+        directory = self.scratch / "beside"
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700)
+            for entry in self.base.iterdir():
+                with contextlib.suppress(OSError):
+                    (directory / entry.name).symlink_to(entry.resolve())
+        return directory
+
+
+@dataclass
+class _Progress:
+    """Whether sudo wanted a terminal in a run of ours, and whether any module of ours did more than look."""
+
+    wants_terminal: bool = False
+    did: bool = False
+
+    def take(self, event: Event) -> None:
+        kind, data = event.get("event", ""), mapping(event.get("event_data"))
+        if kind in ("runner_on_failed", "runner_on_unreachable"):
+            self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
+        elif kind == "runner_on_ok":
+            action = str(data.get("resolved_action") or data.get("task_action") or "")
+            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in ("ft_guard", "ft_info")
+
+
+@contextmanager
+def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path) -> Iterator[Session]:
+    """A session; at its end connections are closed and its directory is gone."""
+    with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
+        yield Session(ansible, options, secrets, scratch, base)

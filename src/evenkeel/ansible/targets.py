@@ -1,0 +1,196 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts of a playbook, found out before any of them is touched."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from evenkeel.ansible.configuration import Ansible, document, listing, program
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.outcome import UsageError
+
+# The controller itself: never a host of the fleet, whatever a play does on it.
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_UNMATCHED = re.compile(r"Could not match supplied host pattern, ignoring: (\S+)")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """order: every host, in the order of the inventory. groups: group -> its hosts. variables: host -> its own."""
+
+    order: tuple[str, ...]
+    groups: Mapping[str, frozenset[str]]
+    variables: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The hosts of a playbook.
+
+    hosts: the fleet hosts that change under the user's --limit, in the order of the plays and within one of the
+    inventory. group: the same without --limit, for the guard. local: the names under which plays run on the controller.
+    """
+
+    hosts: tuple[str, ...]
+    group: tuple[str, ...]
+    local: tuple[str, ...]
+    inventory: Inventory
+    notes: tuple[str, ...] = field(default=())
+
+
+def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Targets:
+    """Ask Ansible for the hosts of ``playbook``. Raises UsageError when it does not parse or finds no host."""
+    base = os.path.dirname(os.path.abspath(os.path.join(ansible.cwd, playbook)))
+
+    def hosts(limit: str) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
+        return list_hosts(playbook, limit, options, ansible, secrets)
+
+    with ThreadPoolExecutor() as pool:
+        known = pool.submit(find_inventory, options, ansible, secrets, base)
+        everywhere = pool.submit(hosts, "")
+        limited = pool.submit(hosts, options.limit) if options.limit else everywhere
+        inventory, (plays, unmatched), (some, also_unmatched) = known.result(), everywhere.result(), limited.result()
+
+    _no_typos(options.limit, also_unmatched - unmatched)
+    return resolve(playbook, plays, some, inventory, options.limit)
+
+
+def list_hosts(
+    playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
+) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
+    """The plays of a playbook as (pattern, hosts), and the patterns that matched nothing."""
+    argv = [program("ansible-playbook"), "--list-hosts", *options.inventories(), *_without_prompts(options.listing)]
+    argv += [*more, *(["--limit", limit] if limit else []), playbook]
+    try:
+        done = listing(argv, ansible.cwd, ansible.environment(), secrets.vault)
+    except UsageError as error:
+        _no_typos(limit, frozenset(_UNMATCHED.findall(str(error))) if limit else frozenset())
+        raise
+    return parse_plays(done.stdout), frozenset(_UNMATCHED.findall(done.stderr))
+
+
+def chosen_hosts(
+    playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
+) -> tuple[str, ...]:
+    """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is none, or for a typo."""
+    plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
+    _no_typos(limit, unmatched)
+    hosts = in_order((hosts for _, hosts in plays), ())
+    if not hosts:
+        raise UsageError("no host of the inventory is meant: give -i INVENTORY, or another --limit")
+    return hosts
+
+
+def _no_typos(limit: str, unmatched: frozenset[str]) -> None:
+    if unmatched:
+        names = ", ".join(sorted(unmatched))
+        raise UsageError(f"{f'--limit {limit}: ' if limit else ''}{names} is no host or group of the inventory")
+
+
+def resolve(
+    playbook: str,
+    plays: Sequence[tuple[str, frozenset[str]]],
+    limited: Sequence[tuple[str, frozenset[str]]],
+    inventory: Inventory,
+    limit: str = "",
+) -> Targets:
+    """Put together Ansible's lists: ``plays`` without and ``limited`` with the user's --limit, as (name, hosts)."""
+    group = in_order((hosts for _, hosts in plays), inventory.order)
+    chosen = in_order((hosts for _, hosts in limited), inventory.order)
+    if not group:
+        if any(hosts for _, hosts in plays):
+            raise UsageError(f"{playbook} runs on the controller alone: there is no fleet host to protect")
+        raise UsageError(f"{playbook} matches no host of the inventory: {', '.join(name for name, _ in plays)}")
+    if not chosen:
+        raise UsageError(f"--limit {limit} leaves {playbook} without any fleet host")
+    odd = next((host for host in chosen if not usable(host)), "")
+    if odd:
+        raise UsageError(
+            f"{odd!r} is no host name that a wave can name: give it one of letters, digits, dots, dashes and"
+            " underscores, and what it is now in ansible_host"
+        )
+    ambiguous = [host for host in chosen if host in inventory.groups]
+    if ambiguous:
+        raise UsageError(f"{ambiguous[0]} is the name of a host and of a group: no wave can name the host alone")
+    notes = [f"play {name} matches no host" for name, hosts in plays if not hosts]
+    return Targets(
+        hosts=chosen,
+        group=group,
+        local=tuple(sorted(LOCAL & frozenset().union(*(hosts for _, hosts in limited)))),
+        inventory=inventory,
+        notes=tuple(notes),
+    )
+
+
+def usable(host: str) -> bool:
+    """Whether Ansible takes the name for this host alone, in --limit and in the pattern of a play."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@+=-]*", host) is not None
+    return True
+
+
+def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
+    """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts."""
+    plays: list[tuple[str, set[str]]] = []
+    for line in text.splitlines():
+        play = re.match(r"  play #\d+ \((.*?)\): ", line)
+        host = re.match(r"      (\S.*)$", line)
+        if play:
+            plays.append((play[1], set()))
+        elif host and plays:
+            plays[-1][1].add(host[1].strip())
+    return [(name, frozenset(hosts)) for name, hosts in plays]
+
+
+def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str, ...]:
+    """The fleet hosts of ``sets``, set by set, within each in the order of the inventory."""
+    place = {host: number for number, host in enumerate(order)}
+    found: dict[str, None] = {}
+    for hosts in sets:
+        for host in sorted(hosts - LOCAL, key=lambda name: (place.get(name, len(place)), name)):
+            found.setdefault(host)
+    return tuple(found)
+
+
+def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: str) -> Inventory:
+    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``."""
+    argv = [program("ansible-inventory"), "--list", "--playbook-dir", base]
+    argv += [*options.inventories(), *_without_prompts(options.listing)]
+    return parse_inventory(document(listing(argv, ansible.cwd, ansible.environment(), secrets.vault).stdout, dict))
+
+
+def parse_inventory(document: Mapping[str, Any]) -> Inventory:
+    """Read the document of ``ansible-inventory --list``."""
+    order: dict[str, None] = {}
+    groups: dict[str, frozenset[str]] = {}
+
+    def walk(group: str) -> frozenset[str]:
+        entry = document.get(group) or {}
+        own = list(entry.get("hosts", []))
+        order.update(dict.fromkeys(own))
+        groups[group] = frozenset(own).union(*(walk(child) for child in entry.get("children", [])))
+        return groups[group]
+
+    walk("all")
+    hostvars = (document.get("_meta") or {}).get("hostvars") or {}
+    return Inventory(tuple(order), groups, hostvars)
+
+
+def unprotected(hosts: Iterable[str], inventory: Inventory) -> list[str]:
+    """The hosts for which no inventory variable says what to protect."""
+    return [host for host in hosts if not inventory.variables.get(host, {}).get("evenkeel_resources")]
+
+
+def _without_prompts(words: Sequence[str]) -> list[str]:
+    """Listing runs have no terminal to prompt at; the passwords come as vault ids of their own."""
+    return [word for word in words if not (word.startswith("--vault-id=") and word.endswith("@prompt"))]

@@ -1,0 +1,195 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decisions of a change, from the records of its runs; without I/O.
+
+A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (probe, then confirm or roll back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
+from evenkeel.outcome import Probe, State
+
+PROBE, ROLL_BACK = "probe", "roll_back"
+# The clocks of two machines may differ by so many seconds, and can still be compared.
+_SKEW = 3.0
+
+
+@dataclass(frozen=True)
+class Armed:
+    """The dead-man of one host, in epoch seconds of this machine's clock.
+
+    It goes off between ``earliest`` (counted from when the task began) and ``latest`` (from when it had ended).
+    """
+
+    generation: int
+    checkpoint: str
+    within: float
+    earliest: float
+    latest: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The begin of a wave. halt: why the user's playbook must not run, empty when it may. whys: per host.
+
+    doubtful: hosts that may be armed, and whose answer cannot be read.
+    """
+
+    armed: Mapping[str, Armed]
+    whys: Mapping[str, str]
+    halt: str = ""
+    usage: bool = False
+    doubtful: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The end of a change as a host tells it."""
+
+    state: State
+    by: str
+    why: str
+    probes: list[Probe] = field(default_factory=list)
+    login: str = ""
+
+
+def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
+    """The dead-man that a result of ft_checkpoint speaks of, if any; also when the task failed after arming.
+
+    asked: how long it was to wait. One that says otherwise is not ours, and would have all other hosts wait for it.
+    """
+    change = result.get("armed")
+    if not isinstance(change, dict) or change.get("generation") is None:
+        return None
+    within = float(change.get("within") or 0)
+    if asked is not None and abs(within - asked) > 1:
+        return None
+    return Armed(
+        generation=int(change["generation"]),
+        checkpoint=str(result.get("id") or change.get("checkpoint") or ""),
+        within=within,
+        earliest=(started if started is not None else now) + within,
+        latest=now + within,
+    )
+
+
+def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | None = None) -> Armed | None:
+    """The dead-man that a begin of ours armed before it was killed, from what ft_info says; None when it is not ours.
+
+    began, now: epoch seconds. Only a change that the host began in this very time is taken for ours, so a host whose
+    clock is off is left to its dead-man rather than another run's change rolled back.
+    """
+    change = info.get("armed")
+    if not isinstance(change, dict):
+        return None
+    at = float(change.get("until") or 0) - float(change.get("within") or 0)
+    if not began - _SKEW <= at <= now + _SKEW:
+        return None
+    return armed({"armed": change}, began, now, asked)
+
+
+def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
+    """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed.
+
+    stopped: why the run was cut short, by us or by somebody who killed it; a host may then be armed unknown to us.
+    """
+    guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
+    whys = {}
+    strange = set()
+    for host in hosts:
+        result = record.of(host, "ft_checkpoint")
+        if result is not None and result.status == "ok" and host in found:
+            continue
+        if result is not None and result.status == "ok" and result.result.get("armed"):
+            whys[host] = "its dead-man is not the one that was asked for, and may undo what it likes: look at the host"
+            strange.add(host)
+        elif result is not None and result.status == "ok":
+            whys[host] = "took a checkpoint but armed no dead-man: give --confirm-within"
+        elif result is not None:
+            whys[host] = message(result.result)
+            strange |= {host} if result.result.get("error") == BAD else set()
+        else:
+            whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
+    if guard:
+        halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
+        return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
+    doubtful = frozenset(strange)
+    if stopped:
+        unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
+        return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped, doubtful=doubtful)
+    first = next((host for host, why in whys.items() if why), "")
+    if whys:
+        halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
+        results = [record.of(host, "ft_checkpoint") or record.of(host, CHECKS_ARGUMENTS) for host in whys]
+        usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
+        return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
+    return Begun(found, {})
+
+
+def _hinted(why: str) -> str:
+    """The become of a play in the user's playbook does not reach ours, a common surprise."""
+    return f"{why} (log in as root, or give --become)" if "Permission denied: '" in why else why
+
+
+def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> dict[str, str]:
+    """The verdict on each armed host: settle by its probes, or go back at once."""
+    return {host: ROLL_BACK if halted or whys.get(host) else PROBE for host in hosts}
+
+
+def settled(record: Record, host: str) -> Settled | None:
+    """The end of the change on ``host``; None when it did not say, and must be asked again."""
+    result = record.of(host, "ft_settle")
+    if result is None or result.status == "unreachable":
+        return None
+    found = result.result
+    outcome = found.get("outcome")
+    health = found.get("health") or {}
+    probes: list[Probe] = health.get("probes") or []
+    if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        why = "" if outcome == State.CONFIRMED else message(found)
+        return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
+    if found.get("error") in ("Refused", "UsageError", BAD):
+        # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
+        return Settled(State.IN_DOUBT, "", message(found), probes)
+    return None
+
+
+def why_unsettled(record: Record, host: str) -> str:
+    """Why a host has not said how its change ended."""
+    result = record.of(host, "ft_settle")
+    if result is not None:
+        return message(result.result)
+    return record.unreachable.get(host) or record.failures.get(host) or record.messages()
+
+
+def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, str]:
+    """The hosts that are not well now, and why. confirmed: hosts, with the probes that confirmed each.
+
+    A host that does not say that it is well is not; neither is one whose service has crashed since, though it is up.
+    """
+    found = {}
+    for host, before in confirmed.items():
+        result = record.of(host, "ft_health")
+        if result is None or result.status != "ok":
+            told = message(result.result) if result is not None else ""
+            found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
+            continue
+        restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
+        for probe in result.result.get("probes") or []:
+            crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
+            if crashes > 0:
+                times = "once" if crashes == 1 else f"{crashes} times"
+                found[host] = f"{probe.get('target')} ended and was started anew {times} since"
+    return found
+
+
+def time_to_change(armed: Sequence[Armed]) -> float:
+    """The end of the time for the user's playbook, in epoch seconds: the first dead-man, less the time to settle."""
+    return min(dead_man.earliest - min(30.0, dead_man.within / 4) for dead_man in armed)

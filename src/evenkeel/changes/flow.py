@@ -1,0 +1,187 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change over a fleet, wave by wave: nothing is kept unless it is confirmed.
+
+Every host is fenced and puts itself back by itself; the driver is expendable. A fact that the driver does not know is
+left to the hosts, and asked of them afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Unpack
+
+from evenkeel.ansible import plays
+from evenkeel.ansible.caller import Caller, CallerArguments
+from evenkeel.ansible.event import Event
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.session import WITNESS, OwnRun, Seen, Session
+from evenkeel.ansible.targets import Targets
+from evenkeel.changes import decide, preflight, waves
+from evenkeel.changes.context import GRACE, STOPPED, Context
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes.wave import Wave
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
+from evenkeel.progress import Kind, Phase, Progress
+
+# How long a measurement of confirmed hosts may take besides, in seconds.
+_MEASURE = 60.0
+
+
+def change(request: Request, **caller: Unpack[CallerArguments]) -> ChangeResult:
+    """Run ``request.playbook`` over its hosts in waves, each confirmed by its hosts' health or rolled back.
+
+    caller: see ``evenkeel.ansible.caller.Caller``. Raises UsageError before anything is touched.
+    """
+    return run(request, Caller(**caller))
+
+
+def run(request: Request, caller: Caller) -> ChangeResult:
+    """The same, for a caller. Raises UsageError before anything is touched."""
+    started = time.monotonic()
+    ansible = caller.ansible()
+    options = request.options.with_configuration(ansible.settings)
+    path = Path(os.path.join(ansible.cwd, request.playbook))
+    plays.no_prompts(request.playbook, path, options.common)
+    if options.tags(ansible.settings) is None:
+        raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
+    secrets = caller.passwords(options)
+    targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
+    with caller.controller.open_session(ansible, options, secrets, path.resolve().parent) as session:
+        whole = _prepare(session, request, targets, caller)
+        with under_way():
+            gathering = str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))
+            reason, usage = whole.run(gather=plays.gathers(path, gathering))
+    code = exit_code([result.state for result in whole.hosts.values()], complete=not reason)
+    if code is Exit.REFUSED and usage:
+        code = Exit.USAGE
+    return ChangeResult(
+        playbook=request.playbook,
+        exit_code=code,
+        reason=reason,
+        waves=[list(wave) for wave in whole.plan],
+        hosts=list(whole.hosts.values()),
+        notes=whole.notes,
+        seconds=time.monotonic() - started,
+        touched_outside=sorted(whole.touched),
+        left_out=sorted(whole.left_out),
+    )
+
+
+def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
+    """Everything that can be known before a host is armed. Raises UsageError."""
+    domain = request.guard_domain
+    targets = preflight.resolved(session, targets, *([domain] if domain else []))
+    preflight.well_written(request.options.common, targets)
+    sizes = preflight.said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
+    plan = waves.split(targets.hosts, waves.parse(sizes))
+    if domain is not None:
+        plan = waves.by_domain(plan, preflight.domains(domain, targets))
+    notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
+    strict = preflight.strict(request.probes, targets)
+    within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
+    variables = {**request.variables(), "evenkeel_confirm_within": within}
+    if caller.asked_to_stop():
+        raise UsageError("stopped before anything was touched")
+    total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
+    count = f"{len(plan)} {'wave' if len(plan) == 1 else 'waves'}"
+    caller.report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {count}"))
+    context = Context(session, request, targets, variables, strict, caller)
+    for note in notes:
+        context.note(note)
+    hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
+    return Change(context, plan, hosts, notes)
+
+
+@dataclass
+class Change:
+    """All waves, one after the other. touched: hosts outside of their wave; left_out: host -> the play it missed."""
+
+    context: Context
+    plan: Sequence[tuple[str, ...]]
+    hosts: dict[str, HostResult]
+    notes: list[str] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *, gather: bool) -> tuple[str, bool]:
+        """Returns why it stopped (or nothing) and whether that was usage. gather: the playbook gathers facts."""
+        later = [host for wave in self.plan[1:] for host in wave]
+        if gather and later:
+            self._gather(later)
+        reason, usage = "", False
+        for number, wave in enumerate(self.plan, 1):
+            reason = self._measure() if number > 1 else ""
+            if reason:
+                break
+            self.context.caller.report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(self.plan)))
+            reason, usage = self._wave(wave)
+            if not reason and self.context.stops() and number < len(self.plan):
+                reason = "stopped by the user between two waves"
+            if reason:
+                break
+        if len(self.plan) > 1 and not self.context.stops():
+            reason = reason or self._measure()
+        return reason, usage
+
+    def _wave(self, hosts: Sequence[str]) -> tuple[str, bool]:
+        wave = Wave(self.context, {host: self.hosts[host] for host in hosts})
+        reason, usage = wave.run()
+        witnessed = self.context.session.seen() if wave.changed else None
+        seen = witnessed or Seen()
+        self.touched.update(seen.touched)
+        targets = self.context.targets
+        if not self.context.request.options.limit:  # which is the user's word for leaving hosts out
+            known = {*targets.group, *targets.local}
+            self.left_out.update({host: play for host, play in seen.left_out.items() if host not in known})
+        unsettled = [result for result in wave.hosts.values() if result.state is not State.CONFIRMED]
+        if unsettled and not reason:
+            reason = f"{unsettled[0].host}: {unsettled[0].why}"
+        if not reason and witnessed is None:
+            reason = f"what the playbook left out was not seen: the callback {WITNESS} did not run"
+        for host, play in self.left_out.items():
+            reason = reason or (
+                f"{host} was added while the playbook ran, and is protected by nothing: play {play!r} was left out"
+                " there. Add it to the inventory, or configure it in a run of its own"
+            )
+        return reason, usage
+
+    def _gather(self, hosts: Sequence[str]) -> None:
+        """Gather the facts of hosts of later waves, for templates of earlier ones; note each host that has none."""
+        record = Record()
+        failed: dict[str, str] = {}
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            failed.update(record.unreachable | record.failures)
+
+        def stop() -> str:
+            return STOPPED if self.context.stops() else ""
+
+        run = OwnRun("facts", self.context.variables_for(hosts), hosts, question=True, facts=True)
+        self.context.session.run_own(run, on_event, stop)
+        for host, why in failed.items():
+            self.notes.append(f"no facts of {host} for the waves before its own: {why}")
+            self.context.note(self.notes[-1])
+
+    def _measure(self) -> str:
+        """Measure the hosts confirmed so far. Returns the sentence about the first that fell ill, or nothing."""
+        can_tell = preflight.probed(self.context.request.probes, self.context.targets)
+        confirmed = [host for host in can_tell if self.hosts[host].state is State.CONFIRMED]
+        if not confirmed:
+            return ""
+        record = Record()
+        run = OwnRun("health", self.context.variables_for(confirmed), confirmed, question=True)
+        stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
+        self.context.session.run_own(run, lambda event: feed(record, event), stop)
+        sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
+        for host, why in sick.items():
+            self.hosts[host].sick = True
+            self.hosts[host].why = f"fell ill after it was confirmed: {why}"
+            self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
+        return next((f"{host} fell ill after it was confirmed: {why}" for host, why in sick.items()), "")

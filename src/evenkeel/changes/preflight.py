@@ -1,0 +1,186 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The needs of a change, checked before any host of it is armed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evenkeel.ansible.event import Event, about, mapping
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.plays import extra_names
+from evenkeel.ansible.session import OwnRun, Session
+from evenkeel.ansible.targets import Targets, unprotected
+from evenkeel.outcome import UsageError
+from evenkeel.shared import BadValue, declarations, misspelt
+
+RESCUED = ("probe", "fail")
+# The variables of a host that the driver reads; Ansible resolves all others where they are used.
+_READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenkeel_probes", "evenkeel_resources")
+_DECLARATIONS = ("evenkeel_resources", "evenkeel_probes")
+# Two names are one host where these are equal: the way to it, and the store on it.
+_ADDRESS = (
+    "ansible_connection",
+    "ansible_host",
+    "ansible_ssh_host",
+    "ansible_port",
+    "ansible_ssh_port",
+    "ansible_ssh_common_args",
+    "ansible_ssh_extra_args",
+    "evenkeel_store",
+)
+
+_SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
+_STORE = "/var/lib/evenkeel"
+
+
+def resolved(session: Session, targets: Targets, *more: str) -> Targets:
+    """The same, with the templates in these variables resolved by Ansible. Raises UsageError where it cannot.
+
+    more: names of further variables that are read.
+    """
+    known = targets.inventory.variables
+    asked = {
+        host: [name for name in (*_READ, *_ADDRESS, *more) if _is_template(known.get(host, {}).get(name))]
+        for host in targets.hosts
+    }
+    asked = {host: names for host, names in asked.items() if names}
+    if not asked:
+        return targets
+    record = Record()
+    found: dict[str, Mapping[str, object]] = {}
+
+    def on_event(event: Event) -> None:
+        feed(record, event)
+        if event.get("event") == "runner_on_ok":
+            host, result = about(event)
+            found[host] = mapping(result.get("msg"))
+
+    wanted = {"evenkeel_hosts": list(asked), "evenkeel_asked": asked}
+    ended = session.run_own(OwnRun("variables", wanted, list(asked), question=True), on_event, lambda: "")
+    for host, names in asked.items():
+        if host not in found:
+            why = record.failures.get(host) or record.messages() or ended.errors
+            raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}")
+    variables = {host: {**own, **found.get(host, {})} for host, own in known.items()}
+    return replace(targets, inventory=replace(targets.inventory, variables=variables))
+
+
+def said(given: str | None, variable: str, default: str, targets: Targets) -> str:
+    """A value that holds for the whole run: given here, or by the hosts' variables, which then must agree."""
+    if given is not None:
+        return given
+    variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
+    found = {str(own[variable]) for own in variables if variable in own}
+    if len(found) > 1:
+        raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
+    return found.pop() if found else default
+
+
+def domains(variable: str, targets: Targets) -> dict[str, str]:
+    """Host -> failure domain. Raises UsageError naming the hosts that have none."""
+    variables = targets.inventory.variables
+    without = [host for host in targets.hosts if variable not in variables.get(host, {})]
+    if without:
+        raise UsageError(f"--guard-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
+    return {host: str(variables[host][variable]) for host in targets.hosts}
+
+
+def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
+    """The hosts that have probes. probes: those that count for every host; None for each host's own."""
+    if probes is not None:
+        return list(targets.hosts) if probes else []
+    variables = targets.inventory.variables
+    return [host for host in targets.hosts if variables.get(host, {}).get("evenkeel_probes")]
+
+
+def local(host: str, words: Sequence[str], targets: Targets) -> bool:
+    """Whether a host is this machine itself, into which nobody logs. words: the options of ansible-playbook."""
+    said = [word.partition("=")[2] for word in words if word.startswith("--connection=")]
+    found = targets.inventory.variables.get(host, {}).get("ansible_connection") or (said or ["ssh"])[-1]
+    return str(found).rpartition(".")[2] == "local"
+
+
+def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
+    """The hosts on which a rescued failure counts: they say so, or have no probes that could tell."""
+    said_so = {host: str(own.get("evenkeel_rescued", "probe")) for host, own in targets.inventory.variables.items()}
+    for host in targets.hosts:
+        if said_so.get(host, "probe") not in RESCUED:
+            raise UsageError(f"{host}: evenkeel_rescued is {said_so[host]!r}, and can be {' or '.join(RESCUED)}")
+    can_tell = probed(probes, targets)
+    return [host for host in targets.hosts if said_so.get(host) == "fail" or host not in can_tell]
+
+
+def well_written(words: Sequence[str], targets: Targets) -> None:
+    """Raises UsageError for a variable, or a key of a declaration, that is written wrong.
+
+    words: the options of ansible-playbook.
+    """
+    known = targets.inventory.variables
+    wrong = misspelt({*extra_names(words), *(name for host in targets.hosts for name in known.get(host, {}))})
+    if wrong:
+        raise UsageError("; ".join(wrong))
+    seen = set()
+    for host in targets.hosts:
+        declared = {name: known[host][name] for name in _DECLARATIONS if name in known.get(host, {})}
+        text = json.dumps(declared, sort_keys=True, default=str)
+        if declared and text not in seen:
+            seen.add(text)
+            try:
+                declarations(declared, "evenkeel_")
+            except BadValue as error:
+                raise UsageError(f"{host}: {error.message.removesuffix('. Nothing was touched')}") from error
+
+
+def check(probes: Sequence[Any] | None, resources: Sequence[Any] | None, targets: Targets) -> list[str]:
+    """Raises UsageError where a change cannot do as it says. Returns sentences that a person should know."""
+    if resources is None:
+        bare = unprotected(targets.hosts, targets.inventory)
+        if bare:
+            raise UsageError(
+                f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
+                " services in the variable evenkeel_resources or in --resources FILE"
+            )
+    for name, other in _twins(targets):
+        raise UsageError(
+            f"{name} and {other} are one host by the inventory (the same address, port and store): a change would"
+            " confirm or undo the one under the other. Leave one of them out, with --limit or in the inventory"
+        )
+    if len(probed(probes, targets)) < len(targets.hosts):
+        return ["no probes for some hosts (evenkeel_probes, --probes): a new login alone confirms them"]
+    return []
+
+
+def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
+    seen: dict[tuple[str, ...], str] = {}
+    for host in targets.hosts:
+        key = _where(host, targets.inventory.variables.get(host, {}))
+        if key in seen:
+            yield seen[key], host
+        seen[key] = host
+
+
+def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """The way to a host and to its store, the same for a value that is written in two ways, or left to its default."""
+    where = {name: str(variables.get(name) or "").strip() for name in _ADDRESS}
+    store = where["evenkeel_store"].rstrip("/") or _STORE
+    connection = where["ansible_connection"].rpartition(".")[2]
+    if connection == "local":
+        return "local", store
+    # No name of DNS has case, and a dot at its end changes nothing.
+    address = (where["ansible_host"] or where["ansible_ssh_host"] or host).lower().rstrip(".")
+    port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
+    reach = where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]
+    return "" if connection in _SSH else connection, address, port, *reach, store
+
+
+def _is_template(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_is_template(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_is_template(item) for item in value)
+    return isinstance(value, str) and ("{{" in value or "{%" in value)

@@ -1,0 +1,129 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The end of a wave: every armed host confirms the change or goes back, and says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evenkeel.ansible.event import Event, about
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.session import OwnRun
+from evenkeel.changes import decide, preflight
+from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.outcome import HostResult, State
+from evenkeel.progress import Phase
+
+# A host that is asked to settle has at least so many seconds to answer.
+_SHORTEST = 30.0
+
+
+@dataclass
+class Settlement:
+    """The armed hosts of a wave on their way to an end.
+
+    whys: why the change failed on a host, empty where it did not. halted: the user's playbook never ran.
+    silent: why a host did not answer.
+    """
+
+    context: Context
+    hosts: Mapping[str, HostResult]
+    armed: Mapping[str, decide.Armed]
+    whys: Mapping[str, str]
+    halted: bool
+    silent: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Ask every armed host to settle, until each has answered or had time enough to put itself back."""
+        mine = [host for host in self.hosts if host in self.armed]
+        waiting = decide.verdicts(mine, self.whys, halted=self.halted)
+        again = False
+        while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
+            answered = self._ask(waiting, again=again)
+            for host, answer in answered.items():
+                missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
+                self._ended(host, answer, self.whys.get(host) or missed)
+            # A host that could not be asked right after the change is not to be trusted with it.
+            waiting = {host: decide.ROLL_BACK for host in waiting if host not in answered}
+            if waiting:
+                self._wait(waiting)
+                again = True
+        for host in waiting:
+            self._never_answered(host)
+
+    def _ask(self, waiting: Mapping[str, str], *, again: bool) -> dict[str, decide.Settled]:
+        """Ask once. Returns the answers; ``silent`` gets why the other hosts gave none."""
+        record = Record()
+        answered: dict[str, decide.Settled] = {}
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            host, _ = about(event)
+            answer = decide.settled(record, host) if host in waiting and host not in answered else None
+            if answer:
+                answered[host] = answer
+                text = self.whys.get(host) or answer.why
+                self.context.tell(Phase(answer.state.replace("_", " ")), host, text=text)
+
+        def stop() -> str:
+            if self.context.stops() > 1:
+                return STOPPED
+            return "no answer in time" if self._now() > self._last_call(waiting) else ""
+
+        names = list(waiting)
+        generations = {host: self.armed[host].generation for host in names}
+        run = OwnRun(
+            "settle",
+            self.context.variables_for(names, evenkeel_generations=generations, evenkeel_verdicts=dict(waiting)),
+            names,
+            timeout=SHORT_TIMEOUT if again else None,
+            answer_within=max(_SHORTEST, self._last_call(waiting) - self._now()),
+            # A change that locks new logins out must not be confirmed over a connection that is still open.
+            fresh=True,
+        )
+        if not again:
+            self.context.tell(Phase.SETTLE, *names)
+        ended = self.context.session.run_own(run, on_event, stop)
+        for host in waiting.keys() - answered.keys():
+            self.silent.setdefault(host, decide.why_unsettled(record, host) or ended.stopped or ended.errors)
+        return answered
+
+    def _now(self) -> float:
+        return self.context.clock.now()
+
+    def _last_call(self, waiting: Mapping[str, str]) -> float:
+        return max(self.armed[host].latest for host in waiting) + GRACE
+
+    def _wait(self, waiting: Mapping[str, str]) -> None:
+        """Wait before asking again: shortly around the time a dead-man is due, longer before it."""
+        for host in waiting:
+            self.context.tell(Phase.WAIT, host, until=self.armed[host].latest, text=self.silent.get(host, ""))
+        now = self._now()
+        next_due = min((self.armed[host].latest for host in waiting if self.armed[host].latest > now), default=now)
+        until = now + min(15.0, max(2.0, (next_due - now) / 4))
+        while self._now() < until and self.context.stops() < 2:
+            self.context.clock.sleep(0.2)
+
+    def _never_answered(self, host: str) -> None:
+        latest, silent = self.armed[host].latest, self.silent.get(host, "not asked")
+        due = time.strftime("%H:%M:%S", time.localtime(latest))
+        dead_man = f"its own dead-man {'is' if latest > self._now() else 'was'} to put it back at {due}"
+        why = dead_man if silent == STOPPED else f"{silent}; {dead_man}"
+        self._ended(host, decide.Settled(State.IN_DOUBT, "", why), self.whys.get(host, ""))
+        self.context.tell(Phase.IN_DOUBT, host, text=self.hosts[host].why)
+
+    def _ended(self, host: str, answer: decide.Settled, why: str) -> None:
+        """Write the end of a host into its result."""
+        result = self.hosts[host]
+        result.state, result.by, result.probes, result.login = answer.state, answer.by, answer.probes, answer.login
+        if answer.login and preflight.local(host, self.context.request.options.common, self.context.targets):
+            result.login = "none"
+        if self.halted and answer.state is State.ROLLED_BACK:
+            # The playbook never ran there: rolling back only disarmed it.
+            result.state = State.UNTOUCHED
+        result.why = why or (answer.why if result.state is not State.UNTOUCHED else "")
+        if why and answer.state is State.IN_DOUBT:
+            result.why = f"{why}; {answer.why}"

@@ -1,0 +1,172 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One wave of a change: begin, the user's playbook, settle."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evenkeel.ansible.event import Event, about
+from evenkeel.ansible.events import Record, feed, judge, rescued
+from evenkeel.ansible.session import OwnRun
+from evenkeel.changes import decide
+from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.changes.settle import Settlement
+from evenkeel.outcome import HostResult, State, cannot_bring_back
+from evenkeel.progress import Kind, Phase, Progress
+from evenkeel.shared import duration
+
+
+@dataclass
+class Wave:
+    """One wave on its way.
+
+    hosts: their results, filled in as they become known. armed: the dead-men of those that have one. changed: the
+    user's playbook was started.
+    """
+
+    context: Context
+    hosts: dict[str, HostResult]
+    armed: dict[str, decide.Armed] = field(default_factory=dict)
+    changed: bool = False
+
+    def run(self) -> tuple[str, bool]:
+        """Begin, change, settle. Returns why the change must stop here (or nothing) and whether that was usage."""
+        begun = self._begin()
+        for host, result in self.hosts.items():
+            if host not in self.armed:
+                doubtful = host in begun.doubtful
+                result.state = State.IN_DOUBT if doubtful else State.UNTOUCHED
+                result.why = begun.whys.get(host, "")
+                self.context.tell(Phase.IN_DOUBT if doubtful else Phase.UNTOUCHED, host, text=result.why)
+        whys: Mapping[str, str] = {}
+        broken = ""
+        halt = begun.halt or (STOPPED if self.context.stops() else "")
+        if not halt:
+            self.changed = True
+            try:
+                whys = self._change()
+            except Exception as error:  # of ours: the armed hosts go back now, and not at their deadline
+                broken = f"evenkeel itself failed while the playbook ran: {type(error).__name__}: {error}"
+                whys = dict.fromkeys(self.hosts, broken)
+        Settlement(self.context, self.hosts, self.armed, whys, halted=bool(halt)).run()
+        if broken:
+            return broken, False
+        if not halt and self.context.stops():
+            halt = STOPPED
+        return halt, begun.usage or bool(self.context.stops())
+
+    def _begin(self) -> decide.Begun:
+        """Guard, checkpoint, arm. Returns how that went."""
+        record, context = Record(), self.context
+        names = list(self.hosts)
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            if event.get("event") == "playbook_on_task_start":
+                context.task(record.task, Phase.BEGIN)
+            host, _ = about(event)
+            result = record.of(host, "ft_checkpoint")
+            now, within = context.clock.now(), self._confirm_within()
+            found = decide.armed(result.result, result.started, now, within) if result else None
+            if found and host in self.hosts and host not in self.armed:
+                self._is_armed(host, found)
+
+        def stop() -> str:
+            if context.stops() > 1:
+                return STOPPED
+            if self.armed and context.clock.now() > decide.time_to_change(list(self.armed.values())):
+                return "the other hosts' time to confirm ran out before this one was armed"
+            return ""
+
+        began = context.clock.now()
+        context.tell(Phase.BEGIN, *self.hosts)
+        variables = context.variables_for(names, evenkeel_group=list(context.targets.group))
+        ended = context.session.run_own(OwnRun("begin", variables, names), on_event, stop)
+        killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
+        if killed and not ended.stopped:
+            self._adopt(began)
+        begun = decide.begun(record, names, self.armed, ended.stopped or killed)
+        for host, result in self.hosts.items():
+            taken = record.of(host, "ft_checkpoint")
+            result.left = [str(said) for said in taken.result.get("left") or []] if taken else []
+        for note in cannot_bring_back(self.hosts.values()):
+            context.note(note)
+        if begun.halt and not record.began and ended.errors:
+            context.note(ended.errors)
+        return begun
+
+    def _confirm_within(self) -> float | None:
+        """The time that each dead-man is to wait, in seconds; None where only the hosts can tell."""
+        try:
+            return duration(self.context.variables.get("evenkeel_confirm_within"))
+        except ValueError:
+            return None
+
+    def _is_armed(self, host: str, found: decide.Armed) -> None:
+        self.armed[host] = found
+        result = self.hosts[host]
+        result.generation, result.checkpoint, result.until = found.generation, found.checkpoint, found.latest
+        self.context.tell(Phase.ARMED, host, until=found.latest)
+
+    def _adopt(self, began: float) -> None:
+        """Find the hosts that were armed although nobody lived to say so."""
+        record = Record()
+        names = [host for host in self.hosts if host not in self.armed]
+        if not names:
+            return
+        run = OwnRun("status", self.context.variables_for(names), names, timeout=SHORT_TIMEOUT, question=True)
+        now = self.context.clock.now
+        self.context.session.run_own(run, lambda event: feed(record, event), self.context.until(now() + GRACE))
+        for host in names:
+            result = record.of(host, "ft_info")
+            found = decide.adopted(result.result, began, now(), self._confirm_within()) if result else None
+            if found:
+                self._is_armed(host, found)
+
+    def _change(self) -> Mapping[str, str]:
+        """Run the user's playbook. Returns why each host failed, empty for those that did not."""
+        record, context = Record(mark=f"evenkeel: done {uuid.uuid4().hex}"), self.context
+        failed: set[str] = set()
+        latest = decide.time_to_change(list(self.armed.values()))
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            host, result = about(event)
+            if record.mark not in str(event.get("stdout", "")) and host not in record.reached:
+                self._output(event)
+            if event.get("event") == "playbook_on_task_start" and not record.reached:
+                context.task(record.task, Phase.CHANGE)
+            if host in self.hosts and event.get("event") == "runner_on_ok" and result.get("changed"):
+                self.hosts[host].changed = True
+            why = record.unreachable.get(host) or record.failures.get(host, "")
+            if host in self.hosts and why and host not in failed:
+                failed.add(host)
+                context.tell(Phase.FAILED, host, text=why)
+
+        def stop() -> str:
+            if context.stops():
+                return "stopped by the user while the playbook ran"
+            if record.asked:
+                return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
+            if context.clock.now() > latest:
+                within = context.variables["evenkeel_confirm_within"]
+                return f"the playbook did not end within the time to confirm ({within}): it was in {record.task!r}"
+            return ""
+
+        context.tell(Phase.CHANGE, *self.hosts)
+        playbook, hosts = context.request.playbook, list(self.hosts)
+        limit = [*hosts, *context.targets.local]
+        ended = context.session.run_users(playbook, limit, hosts, record.mark, on_event, stop)
+        if ended.stopped:
+            context.note(ended.stopped)
+        for host, found in self.hosts.items():
+            found.rescued = rescued(record, host)
+        return judge(record, hosts, rc=ended.rc, stopped=ended.stopped, strict=context.strict)
+
+    def _output(self, event: Event) -> None:
+        if self.context.request.options.output and event.get("stdout"):
+            self.context.caller.report(Progress(Kind.OUTPUT, str(event["stdout"])))

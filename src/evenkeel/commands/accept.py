@@ -1,0 +1,26 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`evenkeel accept`: take hosts that are in doubt as they are."""
+
+from __future__ import annotations
+
+import argparse
+
+from evenkeel.commands.arguments import Variables, given
+from evenkeel.commands.playbook import PlaybookCommand
+
+
+class Accept(PlaybookCommand):
+    """The hosts forget their doubt; nothing else changes on them."""
+
+    name = "accept"
+    text = "take hosts that are in doubt as they are, so that they may be changed again"
+    lost_is_doubt = True
+    question = True
+
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and well")
+
+    def variables(self, args: argparse.Namespace) -> Variables:
+        return given(hosts=args.hosts)

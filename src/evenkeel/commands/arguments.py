@@ -1,0 +1,88 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several commands have, and the files that they name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from evenkeel.outcome import Spec, UsageError
+from evenkeel.shared import REMOVED, BadValue, declarations
+
+Variables = dict[str, object]
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")
+
+
+def add_guard(parser: argparse.ArgumentParser) -> None:
+    """Add the limits of the guard."""
+    parser.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
+    parser.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
+    text = "inventory variable that names what fails together: hosts in flight share its value"
+    parser.add_argument("--guard-domain", metavar="VAR", help=text)
+
+
+def add_probes(parser: argparse.ArgumentParser) -> None:
+    """Add --probes, a file that ``specs`` reads."""
+    parser.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """Add --resources, a file that ``specs`` reads."""
+    text = "YAML list of resources; else the variable evenkeel_resources"
+    parser.add_argument("--resources", metavar="FILE", help=text)
+    add_old_name(parser, "--protect", "--resources")
+
+
+def add_old_name(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Let the option ``new`` be said by its old name, which goes on working for one minor version."""
+    parser.add_argument(old, dest=new[2:].replace("-", "_"), action=_OldName, const=new, help=argparse.SUPPRESS)
+
+
+class _OldName(argparse.Action):
+    """An option that has another name now (``const``)."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        print(f"{option} is named {self.const} now; the old name works until version {REMOVED}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def given(**variables: object) -> Variables:
+    """The variables (evenkeel_*) of the options that were given."""
+    return {f"evenkeel_{name}": value for name, value in variables.items() if value is not None}
+
+
+def specs(path: str | None, option: str) -> list[Spec] | None:
+    """The resources or probes in a YAML file, each a mapping of one key; None where no file was given.
+
+    option: resources or probes. Raises UsageError.
+    """
+    if not path:
+        return None
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{option} file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{option} file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, list) or not found:
+        raise UsageError(f"{option} file {path} must hold a list, as in '- files: {{paths: [/etc/nginx]}}'")
+    for number, item in enumerate(found, 1):
+        if not isinstance(item, dict) or len(item) != 1:
+            raise UsageError(
+                f"{option} file {path}, item {number}: one kind and what it is about, as in '- files: {{…}}'"
+            )
+    try:
+        return declarations({option: found})[option]
+    except BadValue as error:
+        raise UsageError(f"{option} file {path}: {error.message.removesuffix('. Nothing was touched')}") from error

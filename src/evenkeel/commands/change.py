@@ -1,0 +1,62 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`evenkeel change`: run a playbook in waves."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.options import Options
+from evenkeel.changes import flow
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs
+from evenkeel.commands.fleet import FleetCommand
+from evenkeel.outcome import ChangeResult, UsageError
+from evenkeel.show import summary
+
+
+class Change(FleetCommand[ChangeResult]):
+    """The command runs the user's own playbook, and so takes all options of ansible-playbook."""
+
+    name = "change"
+    text = "run a playbook in waves; confirm each by its health, or roll it back"
+    users_playbook = True
+
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("playbook", metavar="PLAYBOOK")
+        waves = DEFAULT_WAVES.replace("%", "%%")
+        parser.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({waves})")
+        add_guard(parser)
+        add_old_name(parser, "--failure-domain", "--guard-domain")
+        within = f"undo unless confirmed in this time ({DEFAULT_CONFIRM_WITHIN})"
+        parser.add_argument("--confirm-within", metavar="TIME", help=within)
+        parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
+        parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
+        add_probes(parser)
+        add_resources(parser)
+        parser.add_argument("-C", "--check", action="store_true", help=argparse.SUPPRESS)
+
+    def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
+        if args.check:
+            raise UsageError("a dry run changes nothing that would have to be undone: use ansible-playbook --check")
+        request = Request(
+            args.playbook,
+            given,
+            waves=args.waves,
+            min_healthy=args.min_healthy,
+            max_unavailable=args.max_unavailable,
+            guard_domain=args.guard_domain,
+            confirm_within=args.confirm_within,
+            soak=args.soak,
+            deadline=args.deadline,
+            probes=specs(args.probes, "probes"),
+            resources=specs(args.resources, "resources"),
+        )
+        return flow.run(request, caller)
+
+    def show(self, result: ChangeResult, given: Options, console: Console) -> None:
+        summary.print_change(result, console, given)

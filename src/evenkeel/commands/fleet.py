@@ -1,0 +1,136 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The frame around every command that reaches hosts: its signals, its progress, its errors and its last words."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import traceback
+from abc import abstractmethod
+from collections.abc import Iterator
+from types import FrameType
+from typing import ClassVar, Generic, TypeVar
+
+from rich.console import Console
+
+from evenkeel.ansible import options
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.options import Options
+from evenkeel.commands.arguments import add_json
+from evenkeel.commands.base import Command, refusal
+from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
+from evenkeel.show import display
+
+_STOPPING = (
+    "stopping: the playbook is ended and the hosts in flight are rolled back now; once more leaves them to their"
+    " own dead-men"
+)
+_LEAVING = "leaving: hosts in flight put themselves back when their time to confirm is over"
+
+Result = TypeVar("Result", ChangeResult, RunResult)
+
+
+class Stop:
+    """The number of times that the user (by Ctrl-C) or a job scheduler (by SIGTERM) asked to stop."""
+
+    def __init__(self, console: Console) -> None:
+        self.times = 0
+        self.told = 0
+        self.console = console
+
+    def __call__(self) -> int:
+        if self.told < self.times:
+            self.told = self.times
+            with contextlib.suppress(OSError):
+                self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow")
+        return self.times
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.times += 1  # and no more: a table may be half drawn
+
+
+class FleetCommand(Command, Generic[Result]):
+    """A command that reaches hosts. users_playbook: it takes the options of the user's own playbook as well."""
+
+    users_playbook: ClassVar[bool] = False
+
+    @abstractmethod
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options that this command alone has."""
+
+    @abstractmethod
+    def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> Result:
+        """Run the command. Raises UsageError before any host is touched."""
+
+    @abstractmethod
+    def show(self, result: Result, given: Options, console: Console) -> None:
+        """Print the result for a person."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_json(parser)
+        self.add_own_arguments(parser)
+        options.add_arguments(parser, playbook=self.users_playbook)
+
+    def main(self, args: argparse.Namespace) -> int:
+        console = display.Screen(stderr=args.json, highlight=False)
+        stop = Stop(console)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop.handle)
+        given = options.from_arguments(args)
+        try:
+            with display.showing(console) as report:
+                result = self.run(args, given, Caller(report=report, asked_to_stop=stop))
+        except UsageError as error:
+            with _readers():
+                if args.json:
+                    print(refusal(self.name, Exit.USAGE, str(error)))
+                console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
+            return Exit.USAGE
+        except Exception as error:  # whatever it is, hosts may be armed: it must not look like "nothing"
+            with _readers():
+                self._broken(args, given, error, console)
+            return Exit.IN_DOUBT
+        try:
+            with _readers():
+                if args.json:
+                    print(json.dumps(result.to_dict(), indent=2, default=str))
+                else:
+                    self.show(result, given, console)
+        except Exception as error:  # the end of every host is known, and was not shown
+            with _readers():
+                self._broken(args, given, error, console)
+            return max(result.exit_code, Exit.IN_DOUBT)
+        return result.exit_code
+
+    def _broken(self, args: argparse.Namespace, given: Options, error: Exception, console: Console) -> None:
+        """Print an error of our own. The hosts take care of themselves, and the person is told how to ask them."""
+        reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+        if args.json:
+            print(refusal(self.name, Exit.IN_DOUBT, reason))
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            console.print(display.text(line), style="dim", markup=False, highlight=False)
+        console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
+        console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
+        words = shlex.join(["evenkeel", "status", *given.again()[0]])
+        console.print(display.text(f"  {words}", 10_000), markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _readers() -> Iterator[None]:
+    """Around all that is printed: a reader that is gone (| head, a closed terminal) changes no exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

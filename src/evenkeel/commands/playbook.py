@@ -1,0 +1,152 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The frame of a command that is one run of the collection's playbook of the same name."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.event import Event
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, feed, message
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.plays import extra_names
+from evenkeel.ansible.session import OwnRun
+from evenkeel.ansible.targets import Inventory
+from evenkeel.commands.arguments import Variables
+from evenkeel.commands.fleet import FleetCommand
+from evenkeel.outcome import Exit, RunResult, UsageError, under_way
+from evenkeel.progress import Kind, Phase, Progress
+from evenkeel.shared import misspelt
+from evenkeel.show import summary
+
+# Keys of a result that speak of Ansible and of no host.
+_INTERNAL = ("invocation", "exception", "deprecations")
+_REFUSALS = ("Refused", "Busy")
+
+
+class PlaybookCommand(FleetCommand[RunResult]):
+    """A command that sends variables to one playbook and tells what became of each host.
+
+    lost_is_doubt: a host that is lost on the way is in doubt, as its state is half moved, or not known.
+    usage_errors: the errors of a host that mean that the person typed something wrong.
+    doubtful_errors: the errors of a host that leave it in doubt.
+    question: the playbook only asks hosts, so that an answer takes minutes at most.
+    """
+
+    lost_is_doubt: ClassVar[bool] = False
+    usage_errors: ClassVar[frozenset[str]] = frozenset({"UsageError", "NotFound"})
+    doubtful_errors: ClassVar[frozenset[str]] = frozenset({"RestoreFailed"})
+    question: ClassVar[bool] = False
+
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """A command without options of its own adds none."""
+
+    def variables(self, args: argparse.Namespace) -> Variables:
+        """The variables (evenkeel_*) that the playbook gets. Raises UsageError."""
+        return {}
+
+    def variables_of(
+        self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
+    ) -> Mapping[str, object]:
+        """The variables, now that the hosts are known. inventory: reads it, which takes a second. Raises UsageError."""
+        return variables
+
+    def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> RunResult:
+        return self.run_playbook(given, self.variables(args), caller)
+
+    def show(self, result: RunResult, given: Options, console: Console) -> None:
+        summary.print_run(result, console)
+
+    def run_playbook(self, options: Options, variables: Mapping[str, object], caller: Caller) -> RunResult:
+        """Run the playbook with ``variables``. Raises UsageError before any host is touched."""
+        started = time.monotonic()
+        ansible = caller.ansible()
+        options = options.with_configuration(ansible.settings)
+        if wrong := misspelt(extra_names(options.common)):
+            raise UsageError("; ".join(wrong))
+        secrets = caller.passwords(options)
+        record = Record()
+
+        def inventory() -> Inventory:
+            return caller.controller.find_inventory(options, ansible, secrets, ansible.cwd)
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            if event.get("event") == "playbook_on_task_start":
+                caller.report(Progress(Kind.TASK, record.task, phase=Phase.RUN))
+            if options.output and event.get("stdout"):
+                caller.report(Progress(Kind.OUTPUT, str(event["stdout"])))
+
+        def stop() -> str:
+            return "stopped by the user" if caller.asked_to_stop() else ""
+
+        with caller.controller.open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+            hosts = session.list_own(self.name, variables, options.limit)
+            variables = self.variables_of(hosts, variables, inventory)
+            count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
+            caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
+            caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
+            with under_way():
+                run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
+                ended = session.run_own(run, on_event, stop)
+        rows = {host: row(record, host, ended.stopped) for host in hosts}
+        code = self.exit_code(list(rows.values()))
+        reason = next((f"{host}: {found['msg']}" for host, found in rows.items() if found["state"] != "ok"), "")
+        if code is Exit.DONE and ended.rc != 0:
+            code = Exit.FAILED
+            reason = ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
+        return RunResult(self.name, code, reason, rows, [], time.monotonic() - started)
+
+    def exit_code(self, rows: Sequence[Mapping[str, Any]]) -> Exit:
+        """The exit code of the command from the rows of its hosts (see ``row``)."""
+        bad = [found for found in rows if found["state"] != "ok"]
+        errors = {found.get("error") for found in bad}
+        if not bad:
+            return Exit.DONE
+        if BAD in errors:
+            return Exit.IN_DOUBT
+        refused = errors & set(_REFUSALS) or any(found.get("task") == "ft_guard" for found in bad)
+        if refused and all(found["state"] in ("failed", "missing") for found in rows):
+            return Exit.REFUSED
+        wrong = [
+            found for found in bad if found.get("task") == CHECKS_ARGUMENTS or found.get("error") in self.usage_errors
+        ]
+        if len(wrong) == len(rows):
+            return Exit.USAGE
+        lost = any(found["state"] in ("unreachable", "missing") for found in bad)
+        if (lost and self.lost_is_doubt) or errors & self.doubtful_errors:
+            return Exit.IN_DOUBT
+        return Exit.FAILED
+
+
+def _confirmation(result: Result) -> bool:
+    return result.task == "ft_settle" and result.status == "ok"
+
+
+def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
+    """The story of ``host``: the result of its last task of ours, with state and msg."""
+    results = record.results.get(host, [])
+    # The confirmation of a rollback is not the story of the rollback.
+    story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
+    last = next((result for result in story if result.status != "ok"), story[-1] if story else None)
+    if last is None:
+        state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"
+        why = record.unreachable.get(host) or record.failures.get(host)
+        return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
+    told = {key: value for key, value in last.result.items() if not key.startswith("_") and key not in _INTERNAL}
+    if last.task == "ft_rollback" and _confirmation(results[-1]):
+        told.pop("armed", None)  # it was, until this was confirmed
+        told["outcome"] = results[-1].result.get("outcome")
+    if last.status == "ok" and (host in record.failures or host in record.unreachable):
+        state = "failed" if host in record.failures else "unreachable"
+        return {**told, "state": state, "msg": record.failures.get(host) or record.unreachable.get(host)}
+    return {**told, "task": last.task, "state": last.status, "msg": "" if last.status == "ok" else message(last.result)}

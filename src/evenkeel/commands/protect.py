@@ -1,0 +1,49 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`evenkeel protect`: take a checkpoint, and keep copies of it on other hosts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+from evenkeel.ansible.targets import LOCAL, Inventory
+from evenkeel.commands.arguments import Variables, add_resources, given, specs
+from evenkeel.commands.playbook import PlaybookCommand
+
+
+class Protect(PlaybookCommand):
+    """Every host of the inventory may hold copies, unless the inventory or --peers says which."""
+
+    name = "protect"
+    text = "take a checkpoint and keep copies of it on other hosts"
+    # A UsageError of a checkpoint is no word of the person's: the owner of a declared tree can make it too deep.
+    usage_errors = frozenset({"NotFound"})
+
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
+        parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
+        parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
+        add_resources(parser)
+
+    def variables(self, args: argparse.Namespace) -> Variables:
+        return given(
+            copies=args.copies,
+            peers=args.peers,
+            failure_domain=args.failure_domain,
+            resources=specs(args.resources, "resources"),
+        )
+
+    def variables_of(
+        self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
+    ) -> Mapping[str, object]:
+        return {**peers(inventory(), hosts), **variables}
+
+
+def peers(inventory: Inventory, hosts: Sequence[str]) -> Variables:
+    """The hosts that may hold copies where the inventory does not say it: every host of it."""
+    said = ("evenkeel_peers", "evenkeel_group")
+    if all(any(name in inventory.variables.get(host, {}) for name in said) for host in hosts):
+        return {}
+    return {"evenkeel_peers": [host for host in inventory.order if host not in LOCAL]}

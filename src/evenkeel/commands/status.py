@@ -1,0 +1,25 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`evenkeel status`: the state of hosts, and the checkpoints that they could go back to."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from evenkeel.ansible.options import Options
+from evenkeel.commands.playbook import PlaybookCommand
+from evenkeel.outcome import RunResult
+from evenkeel.show import summary
+
+
+class Status(PlaybookCommand):
+    """The playbook reads, and changes nothing."""
+
+    name = "status"
+    text = "what hosts are in the middle of, and what they could go back to"
+    lost_is_doubt = True
+    question = True
+
+    def show(self, result: RunResult, given: Options, console: Console) -> None:
+        summary.print_status(result, console, given)

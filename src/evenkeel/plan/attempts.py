@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The number of attempts at an operation, and the waits between them."""
+
+from __future__ import annotations
+
+from evenkeel import reliability
+from evenkeel.plan.group import Group
+from evenkeel.plan.proposal import Draft
+from evenkeel.plan.text import share_text, time_text
+
+# An operation that needs more attempts than this is not to be repeated but repaired; no wait is longer than that.
+_MOST_ATTEMPTS = 20
+
+
+_LONGEST_WAIT = 600.0
+
+
+def plan_attempts(draft: Draft) -> None:
+    """Choose the attempts and their waits; judge the chance that one succeeds."""
+    group = draft.group
+    limit = 1 - group.permanent * (1 - group.success)
+    met, remedies = True, []
+    try:
+        attempts = reliability.attempts_needed(group.success, group.attempts_target, group.permanent)
+        if attempts > _MOST_ATTEMPTS:
+            met, remedies = False, [f"{attempts:,} attempts, which is no plan: repair what fails"]
+            attempts = _knee(group)
+    except reliability.UsageError:
+        attempts = _knee(group)
+        met = False
+        remedies = [f"escalation, as repeating reaches {share_text(limit)} at most"]
+        if group.success < 1:
+            beta = max(0.0, (1 - group.attempts_target) / (1 - group.success))
+            remedies.append(
+                f"fewer than {share_text(beta)} permanent failures instead of {share_text(group.permanent)}"
+            )
+    reached = reliability.repeat_success(group.success, attempts, group.permanent)
+    delays = _delays(group, attempts)
+    draft.numbers |= {"attempts": attempts, "delays": delays, "success_after_attempts": reached}
+    why = f"one succeeds with {share_text(group.success)}, {attempts} with {share_text(reached)}"
+    if group.permanent:
+        why += f"; more reach {share_text(limit)} at most, as {share_text(group.permanent)} of failures stay"
+    waits = " ".join(time_text(delay) for delay in delays[:6]) + (" ..." if len(delays) > 6 else "")
+    value = f"{attempts}, waits {waits}" if delays else "1"
+    draft.choose("attempts", value, f"{why}. Random jitter of half a wait keeps hosts apart.")
+    for count in sorted({1, max(1, attempts - 1), attempts, attempts + 1}):
+        chance = reliability.repeat_success(group.success, count, group.permanent)
+        waited = sum(_delays(group, count))
+        draft.offer(
+            "attempts", str(count), f"{share_text(chance)} succeed", f"waits {time_text(waited)}", count == attempts
+        )
+    draft.judge("attempts", share_text(group.attempts_target), share_text(reached), met, remedies)
+
+
+def _delays(group: Group, attempts: int) -> list[float]:
+    """Waits between attempts: each twice the one before, up to a limit."""
+    return [min(group.delay * 2**i, max(group.delay, _LONGEST_WAIT)) for i in range(attempts - 1)]
+
+
+def _knee(group: Group) -> int:
+    """Attempts until the curable failures are a tenth of the permanent ones: more would be theatre."""
+    curable = (1 - group.permanent) * (1 - group.success)
+    if curable <= 0 or group.success <= 0:
+        return 1
+    floor = group.permanent * (1 - group.success)
+    attempts = 1
+    while attempts < _MOST_ATTEMPTS and curable**attempts > 0.1 * floor:
+        attempts += 1
+    return attempts

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Numbers that were measured: those that a person counted, and those that the hosts report."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from evenkeel.outcome import UsageError
+from evenkeel.plan.group import Now
+from evenkeel.plan.section import Section, load
+from evenkeel.plan.values import count, natural
+from evenkeel.shared import duration
+
+# Name of a value -> the number that was measured, and how, as a sentence.
+Measured = dict[str, tuple[float, str]]
+
+
+def of_attempts(section: Section) -> Measured:
+    """The success of attempts and the cost of checkpoints, which need no number of hosts."""
+    found: Measured = {}
+    if section.has("attempts"):
+        tried = section.take("attempts", count)
+        good = section.take("successes", natural)
+        if good > tried:
+            raise section.refuse("successes", f"is more than the {tried} attempts")
+        if good == tried:
+            found["success of one attempt"] = (
+                1 - min(1.0, 3 / tried),
+                f"no failure in {tried} attempts: {_least(tried)}",
+            )
+        else:
+            found["success of one attempt"] = good / tried, f"{good} of {tried} attempts succeeded"
+    if section.has("checkpoint"):
+        times = section.value["checkpoint"]
+        times = times if isinstance(times, list) and times else [times]
+        took = section.take("checkpoint", lambda _value: [duration(took) for took in times])
+        typical = statistics.median(took)
+        found["checkpoint cost"] = typical, f"checkpoints took {typical:.3g} s (median of {len(took)})"
+    return found
+
+
+def _least(trials: float) -> str:
+    return f"success at least {100 * (1 - min(1.0, 3 / trials)):.3g} % (rule of three, 95 %)"
+
+
+def of_failures(section: Section, hosts: int) -> Measured:
+    """Failures and downtime of all hosts together, as mtbf and mttr of one host."""
+    found: Measured = {}
+    for key in ("attempts", "successes", "checkpoint"):
+        section.known.append(key)
+    if section.has("over"):
+        over = section.take("over", duration)
+        failures = section.take("failures", natural)
+        downtime = section.take("downtime", duration) if section.has("downtime") else None
+        total = over * hosts
+        if not 0 < total < math.inf or (downtime or 0.0) >= total:
+            raise section.refuse("over", f"does not hold the failures and the downtime of {hosts} hosts; check both")
+        if failures:
+            mtbf = (total - (downtime or 0.0)) / failures
+            found["mtbf"] = mtbf, f"{failures} failures in {total / 86400:.4g} host-days: mtbf {mtbf / 86400:.3g} d"
+            if downtime:
+                mttr = downtime / failures
+                found["mttr"] = mttr, f"{downtime / 3600:.3g} h down in {failures} failures: mttr {mttr / 60:.3g} min"
+        else:
+            found["mtbf"] = (
+                total / 3,
+                (
+                    f"no failure in {total / 86400:.4g} host-days: mtbf at least {total / 3 / 86400:.3g} d"
+                    " (rule of three, 95 %)"
+                ),
+            )
+    section.close()
+    return found
+
+
+def of_changes(now: Now) -> Measured:
+    """The share of bad changes. So few changes tell nothing where none was rolled back."""
+    if not now.rolled_back:
+        return {}
+    ended = now.confirmed + now.rolled_back
+    return {"bad changes": (now.rolled_back / ended, f"{now.rolled_back} of the last {ended} changes rolled back")}
+
+
+def read_status(path: str) -> Mapping[str, object]:
+    """The hosts in a file that `evenkeel status --json` wrote. Raises UsageError."""
+    data = load(path)  # JSON is YAML
+    hosts = data.get("hosts") if isinstance(data, Mapping) else None
+    if not isinstance(hosts, Mapping):
+        raise UsageError(f"{path}: has no hosts; write it with evenkeel status -i INVENTORY --json")
+    return hosts
+
+
+def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
+    """The numbers that these hosts report; hosts that did not answer report none."""
+    told = {host: _told(status[host]) for host in hosts if isinstance(status.get(host), Mapping)}
+    gaps = [gap for row in told.values() for gap in _gaps(row.get("checkpoints"))]
+    outcomes = [_told(row.get("last")).get("outcome") for row in told.values()]
+    copies = None
+    if told:
+        holders = {host: sum(host in _told(row.get("replicas")) for row in told.values()) for host in told}
+        copies = min(holders.values())
+    return Now(
+        interval=statistics.median(gaps) if gaps else None,
+        copies=copies,
+        confirmed=outcomes.count("confirmed"),
+        rolled_back=outcomes.count("rolled_back"),
+    )
+
+
+def _told(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _gaps(checkpoints: object) -> Iterator[float]:
+    """The times between checkpoints, of those that say when they were taken."""
+    known = checkpoints if isinstance(checkpoints, list) else []
+    times = sorted(when for checkpoint in known if (when := _when(_told(checkpoint).get("created"))) is not None)
+    return (later - earlier for earlier, later in itertools.pairwise(times))
+
+
+def _when(created: object) -> float | None:
+    try:  # YAML reads times, JSON's are texts to it
+        return (created if isinstance(created, datetime) else datetime.fromisoformat(str(created))).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,267 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The end of a command in words and a table, for a person at three in the morning."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evenkeel.ansible.options import Options
+from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
+from evenkeel.progress import Phase
+from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
+from evenkeel.show.display import STYLES, text
+
+_STYLE = {
+    Exit.DONE: "bold green",
+    Exit.FAILED: "bold yellow",
+    Exit.PARTLY: "bold yellow",
+    Exit.IN_DOUBT: "bold red",
+}
+# More hosts than this that ended alike share a line.
+_ALIKE = 12
+# Warnings of one host that are shown.
+_WARNINGS = 10
+_FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
+
+
+class Told:
+    """The sentences that a report has said: each stands in it once."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def once(self, *sentences: str) -> str:
+        """Those of the sentences that are new, or that they stand above."""
+        some = [self._shortened(sentence) for sentence in dict.fromkeys(sentences) if sentence]
+        new = [sentence for sentence in some if sentence not in self.said]
+        self.said.update(some)
+        return "; ".join(new) if new or not some else "as above"
+
+    def _shortened(self, sentence: str) -> str:
+        """A sentence that ends with the failure of another host names its task; the reason stands above."""
+        for before in self.said:
+            found = _FAILURE.match(before)
+            if found and before != sentence and sentence.endswith(before):
+                return sentence.removesuffix(before) + found[1]
+        return sentence
+
+
+def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) -> None:
+    """Say why, and remember what was said of which host."""
+    if reason:
+        console.print(Text(f"Why: {text(reason)}"))
+        told.once(text(reason))
+        for host in hosts:
+            if reason.startswith(f"{host}: "):
+                told.once(text(reason.removeprefix(f"{host}: ")))
+
+
+def _print_advice(lines: Iterable[str], console: Console) -> None:
+    for line in lines:  # not wrapped: a command is to be pasted
+        console.print(Text(text(line, 10_000)), soft_wrap=line.startswith("  "))
+
+
+def print_change(result: ChangeResult, console: Console, options: Options) -> None:
+    """Print the end of a change, host by host, and the next steps of a person."""
+    told = Told()
+    console.print(Text(headline(result), style=_STYLE.get(result.exit_code, "bold")))
+    _print_why(result.reason, (first.host for first in result.hosts), console, told)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("host", "wave", "outcome"):
+        table.add_column(name, no_wrap=name != "host")
+    table.add_column("", ratio=1, overflow="fold")
+    for hosts in alike(result.hosts):
+        first = hosts[0]
+        state = first.state.replace("_", " ")
+        outcome = Text(state, style="dim" if first.state is State.NOT_BEGUN else STYLES.get(Phase(state), ""))
+        names = first.host if len(hosts) == 1 else f"{first.host} … {hosts[-1].host} ({len(hosts)})"
+        table.add_row(Text(text(names)), str(first.wave), outcome, Text(detail(first, told)))
+    console.print(table)
+    _print_advice(after_change(result, options), console)
+
+
+def headline(result: ChangeResult) -> str:
+    """The end of a change in one line."""
+    took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
+    number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
+    if result.exit_code is Exit.DONE:
+        changed = sum(host.changed for host in result.hosts)
+        return f"CONFIRMED on {_hosts(number[State.CONFIRMED])}, {changed} changed ({took})"
+    if result.exit_code in (Exit.REFUSED, Exit.USAGE):
+        return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
+    parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
+    ill = sum(host.sick for host in result.hosts)
+    parts += [f"{ill} of the confirmed ill since"] if ill else []
+    starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
+    start = starts.get(result.exit_code, "FAILED")
+    if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
+        start = "STOPPED AND ROLLED BACK" if stopped(result) else "FAILED AND ROLLED BACK"
+    return f"{start}: {', '.join(parts)} ({took})"
+
+
+def detail(host: HostResult, told: Told | None = None) -> str:
+    """The words about one host besides its outcome, unless they were ``told`` before."""
+    told = told or Told()
+    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(host.by, "")
+    if host.state is State.CONFIRMED:
+        caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
+        said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
+        return "; ".join([said, *caught])
+    if host.state is State.NOT_BEGUN:
+        return "its wave never came"
+    return "; ".join(part for part in (by, told.once(text(host.why))) if part)
+
+
+def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
+    """Hosts in their order, long runs of the same wave, state and story together."""
+    groups: list[list[HostResult]] = []
+    for host in hosts:
+        if groups and _story(groups[-1][0]) == _story(host):
+            groups[-1].append(host)
+        else:
+            groups.append([host])
+    short: list[list[HostResult]] = []
+    for group in groups:
+        untold = group[0].state is State.NOT_BEGUN and len(group) > 3
+        short += [group] if untold or len(group) > _ALIKE else [[host] for host in group]
+    return short
+
+
+def _story(host: HostResult) -> tuple[object, ...]:
+    return (
+        host.state,
+        host.why,
+        host.by,
+        host.changed,
+        *host.rescued,
+        host.wave if host.state is not State.NOT_BEGUN else 0,
+    )
+
+
+def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False) -> None:
+    """Print the end of a run of one of our playbooks, host by host.
+
+    warn_of_left: warn of ``left`` on hosts that did well.
+    """
+    ok = sum(1 for row in result.hosts.values() if row["state"] == "ok")
+    words = {Exit.DONE: "DONE", Exit.USAGE: "STOPPED", Exit.FAILED: "FAILED", Exit.REFUSED: "REFUSED"}
+    start = words.get(result.exit_code, "IN DOUBT")
+    line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
+    console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
+    told = Told()
+    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
+        _print_why(result.reason, result.hosts, console, told)  # else it stands beside that host
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("host")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("", ratio=1, overflow="fold")
+    for host, row in result.hosts.items():
+        well, said = row["state"] == "ok", text(_done(row))
+        outcome = Text(row["state"], style="green" if well else "red")
+        table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
+    console.print(table)
+    for host, row in result.hosts.items():
+        for warning in _warnings(row, warn_of_left):
+            console.print(Text(f"{text(host)}: {text(warning)}", style="yellow"))
+
+
+def _warnings(row: Mapping[str, Any], of_left: bool) -> list[str]:
+    """The warnings of a host; with ``of_left`` also those of a host that did well and could not do all."""
+    found = [row.get("warnings"), row.get("left") if of_left and row["state"] == "ok" else None]
+    said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
+    return list(dict.fromkeys(said))[:_WARNINGS]
+
+
+def _done(row: Mapping[str, Any]) -> str:
+    idle = row.get("proved", []) if row.get("task") == "ft_scrub" else ["nothing to do"]
+    said = row.get("done") or ([] if row.get("changed") else idle)
+    if row.get("msg"):
+        return str(row["msg"])
+    more = f" and {len(said) - 4} more" if len(said) > 4 else ""
+    return "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4]) + more
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    return " ".join(str(step[key]) for key in ("action", "target") if step.get(key)) or str(step)
+
+
+def _hosts(number: int) -> str:
+    return f"{number} host" if number == 1 else f"{number} hosts"
+
+
+def print_status(result: RunResult, console: Console, options: Options) -> None:
+    """Print the state of hosts, their checkpoints, and the next steps of a person."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("host")
+    for name in ("now", "last change", "checkpoints", "holds copies for"):
+        table.add_column(name, overflow="fold")
+    for host, row in result.hosts.items():
+        if row["state"] != "ok":
+            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "")
+            continue
+        table.add_row(Text(text(host)), *status_cells(row, time.time()))
+    console.print(table)
+    _print_advice(after_status({h: row for h, row in result.hosts.items() if row["state"] == "ok"}, options), console)
+
+
+def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+    """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
+    last = row.get("last")
+    ended = Text("none", style="dim")
+    if last:
+        state = text(last.get("outcome", "")).replace("_", " ")
+        style = STYLES.get(Phase(state), "") if state in [phase.value for phase in Phase] else ""
+        ended = Text(f"{state} by {text(last.get('by'))}, {_clock(last.get('at'))}", style)
+    found = row.get("checkpoints") or []
+    newest = found[-1] if found else {}
+    names = ", ".join(newest.get("names") or [newest.get("name") or ""]) if newest else ""
+    lost = newest.get("left") or row.get("left") or []
+    checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
+    checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
+    copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (row.get("replicas") or {}).items())
+    return _now(row, at), ended, Text(checkpoints), Text(copies)
+
+
+def _now(row: Mapping[str, Any], at: float) -> Text:
+    """The change or rollback that a host is in the middle of."""
+    armed, doubt = row.get("armed"), row.get("doubt")
+    if armed and going_on(row):
+        until = f", tried again until {_clock(armed['tries_until'])}" if armed.get("tries_until") else ""
+        left = f"; not back yet: {_some(armed['left'])}" if armed.get("left") else ""
+        return Text(f"going back{until}{left} (generation {text(armed.get('generation'))})", style="yellow")
+    if row.get("interrupted"):
+        return Text("a rollback was interrupted: the next run finishes it", style="bold red")
+    if armed and overdue(row, at):
+        since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
+        return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
+    if armed:
+        until = f"armed until {_clock(armed.get('until'))}"
+        return Text(f"{until} (generation {text(armed.get('generation'))})", style="yellow")
+    if doubt:
+        left = f": {_some(doubt['left'])}" if doubt.get("left") else ""
+        return Text(f"in doubt since {_clock(doubt.get('at'))}{left}", style="bold red")
+    return Text("at rest", style="dim")
+
+
+def _some(said: Any) -> str:
+    """The first items that a host names, and how many more there are."""
+    items = said if isinstance(said, list) else [said]
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return "; ".join(text(item, 200) for item in items[:5]) + more
+
+
+def _clock(epoch: Any) -> str:
+    try:
+        then, now = time.localtime(float(epoch)), time.localtime()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "?"
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)

@@ -1,0 +1,186 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The units of the dead-man: what they hold against, and that what was done to them is mended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import units, watcher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+AGENT = "/var/lib/evenkeel/agent/evenkeel-0123456789ab.pyz"
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Store:
+    """A store whose systemd, up since the fifth second, agrees to everything and has both timers running."""
+    monkeypatch.setattr(units, "_ETC", str(tmp_path / "etc"))
+    monkeypatch.setattr(units, "_RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(units, "_BEFORE", (str(tmp_path / "control"), str(tmp_path / "etc")))
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(" ".join(argv[1:]))
+        out = "LoadState=loaded\nActiveState=active\n" * 2 + "UserspaceTimestampMonotonic=5000000\n"
+        return type("Done", (), {"rc": 0, "words": "", "out": out})
+
+    return Store("/var/lib/evenkeel", replace(System(), has_systemd=lambda: True, run=run))
+
+
+def settings(path: Path) -> dict[str, str]:
+    """The last value of each setting."""
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+
+
+def test_the_deadline_is_a_moment_that_no_reload_begins_anew(host: Store, tmp_path: Path) -> None:
+    units.ensure(host, 1, 105.5, AGENT)
+    for path in ("evenkeel-deadman.timer", "evenkeel-deadman.timer.d/zzz-evenkeel.conf"):
+        found = settings(tmp_path / "run" / path)
+        assert found["OnStartupSec"] == "100500000us" and found["OnActiveSec"] == "", path
+        assert found["AccuracySec"] == "100ms" and found["RandomizedDelaySec"] == "0", path
+
+
+def test_what_stops_everything_does_not_stop_the_deadline(host: Store, tmp_path: Path) -> None:
+    units.ensure(host, 1, 105.0, AGENT)
+    for name in ("evenkeel-deadman.timer", "evenkeel-deadman.service"):
+        found = settings(tmp_path / "run" / name)
+        assert found["RefuseManualStop"] == found["IgnoreOnIsolate"] == "yes", name
+        assert found["DefaultDependencies"] == "no", "the end of sysinit.target would stop it"
+    service = settings(tmp_path / "run" / "evenkeel-deadman.service")
+    assert service["Restart"] == "on-failure" and service["StartLimitIntervalSec"] == "0"
+    assert "SIGTERM" in service["RestartForceExitStatus"] and service["RestartPreventExitStatus"] == "3"
+
+
+def test_what_is_set_for_all_services_does_not_reach_the_dead_man(host: Store, tmp_path: Path) -> None:
+    """Its settings stand in the last drop-in as well, since systemd reads those of service.d in between."""
+    units.ensure(host, 1, 105.0, AGENT)
+    for folder, name in (("run", "evenkeel-deadman.service"), ("etc", "evenkeel-boot.service")):
+        found = settings(tmp_path / folder / f"{name}.d" / "zzz-evenkeel.conf")
+        assert found["User"] == "root" and found["ProtectSystem"] == "no" and found["ExecStartPre"] == ""
+        assert "PYTHONHOME" in found["UnsetEnvironment"] and "LD_PRELOAD" in found["UnsetEnvironment"]
+        assert AGENT in found["ExecStart"] and " -I " in found["ExecStart"] and found["UMask"] == "0022"
+
+
+def test_what_stands_is_left_alone(host: Store, asked: list[str]) -> None:
+    assert units.ensure(host, 1, 105.0, AGENT)
+    asked.clear()
+    assert not units.ensure(host, 1, 105.0, AGENT) and not any(words.startswith("start") for words in asked)
+
+
+@pytest.mark.parametrize("name", ["evenkeel-deadman.timer", "evenkeel-deadman.service", "evenkeel-watch.timer"])
+@pytest.mark.parametrize("how", ["removed", "masked", "overwritten", "shadowed"])
+def test_units_that_were_disturbed_are_mended(
+    host: Store, tmp_path: Path, asked: list[str], name: str, how: str
+) -> None:
+    units.ensure(host, 1, 105.0, AGENT)
+    unit = tmp_path / "run" / name
+    before = unit.read_text()
+    asked.clear()
+    if how == "removed":
+        unit.unlink()
+    elif how == "masked":
+        unit.unlink()
+        unit.symlink_to("/dev/null")
+        (tmp_path / "etc" / name).symlink_to("/dev/null")
+    elif how == "overwritten":
+        unit.write_text("[Unit]\n")
+    else:
+        (tmp_path / "etc" / name).write_text("[Unit]\n")
+    assert units.ensure(host, 1, 105.0, AGENT)
+    assert unit.read_text() == before and not unit.is_symlink() and not os.path.lexists(tmp_path / "etc" / name)
+    assert asked[-2:] == ["daemon-reload", "start evenkeel-deadman.timer evenkeel-watch.timer"]
+
+
+def test_units_of_an_older_version_are_removed_before_a_checkpoint(host: Store, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for name in ("evenkeel-deadman.timer", "evenkeel-deadman.service"):
+        (tmp_path / "etc" / name).write_text("[Unit]\n")
+    units.install_boot(host, AGENT)
+    assert sorted(os.listdir(tmp_path / "etc")) == [
+        "evenkeel-boot.service",
+        "evenkeel-boot.service.d",
+        "sysinit.target.wants",
+    ]
+    link = tmp_path / "etc" / "sysinit.target.wants" / "evenkeel-boot.service"
+    assert os.readlink(link) == str(tmp_path / "etc" / "evenkeel-boot.service")
+
+
+def test_no_unit_of_the_dead_man_is_part_of_a_checkpoint(host: Store, tmp_path: Path) -> None:
+    """So that no rollback removes or alters one, or puts an old one back: whatever the store."""
+    for store in (host, Store("/srv/app-1/.x", host.system)):
+        units.ensure(store, 1, 105.0, AGENT)
+        units.install_boot(store, AGENT)
+    for folder in ("etc", "run"):
+        scan = files.scan({"paths": [str(tmp_path / folder)], "exclude": []}, Hasher(host.objects), [])
+        assert not [line for line in scan.lines() if "evenkeel" in line.partition(folder)[2]]
+
+
+def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "ran"
+    good, unfit = tmp_path / "python3.9", tmp_path / "python3.1"
+    good.write_text(f'#!/bin/sh\necho "$@" >{ran}\n')
+    unfit.write_text("#!/bin/sh\nexit 1\n")
+    for path in (good, unfit):
+        path.chmod(0o755)
+    monkeypatch.setattr(units, "python", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr(units, "_PYTHONS", f"{tmp_path}/python3.*")
+    store = Store(str(tmp_path / "store"), System())
+    shell = re.fullmatch("/bin/sh -c '(.*)'", units._exec_start(store, "agent.pyz", "boot"))
+    assert shell is not None
+    subprocess.run(["/bin/sh", "-c", shell[1].replace("$$", "$")], check=True)
+    assert ran.read_text() == f"-I agent.pyz --store {store.root} boot\n"
+
+
+def test_a_python_that_is_gone_or_another_users_is_none_to_fall_back_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken", "whole", "open"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / "broken" / "bin" / "python3").symlink_to("/nowhere/python3")
+    for name, mode in (("whole", 0o755), ("open", 0o777)):
+        (tmp_path / name / "bin" / "python3").touch()
+        (tmp_path / name / "bin" / "python3").chmod(mode)
+    monkeypatch.setattr(units, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    monkeypatch.setattr(units, "stranger", lambda _path, _owners: "")
+    command = units._exec_start(Store(str(tmp_path / "store"), System()), "agent.pyz", "boot")
+    assert f"{tmp_path}/whole/bin/python3" in command or os.geteuid() != 0
+    assert "/broken/" not in command and "/open/" not in command
+
+
+def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
+    agent = tmp_path / "agent.pyz"
+    agent.touch()
+    script = (
+        "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(agent)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        holder.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
+        assert watcher.is_running(str(agent))
+        assert not watcher._is_stopped(holder.pid)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert not watcher.is_running(str(agent))

@@ -1,0 +1,61 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rooms of the library: each imports from itself and from rooms above it alone."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
+ROOMS = [
+    "_errors",
+    "_reliability",
+    "_host",
+    "_store",
+    "_files",
+    "_services",
+    "_health",
+    "_resources",
+    "_deadman",
+    "_flows",
+    "_adapter",
+]
+
+
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of the library that it imports, wherever in it the import stands."""
+    paths = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in LIBRARY.rglob("*.py")}
+    paths = {name: path for name, path in paths.items() if path.name != "__init__.py"}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        said = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*name.split(".")[: -node.level], *(node.module or "").split(".")]
+                module = ".".join(filter(None, base))
+                said |= {module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)}
+        found[name] = said & paths.keys()
+    return found
+
+
+def room(module: str) -> int:
+    return ROOMS.index(module.partition(".")[0])
+
+
+def test_a_room_imports_from_itself_and_from_rooms_above_alone() -> None:
+    found = imports()
+    assert sum(map(len, found.values())) > 200, "imports are not seen"
+    wrong = [f"{one} imports {other}" for one, others in found.items() for other in others if room(other) > room(one)]
+    assert wrong == []
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
