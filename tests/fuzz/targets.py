@@ -34,7 +34,7 @@ from evenkeel.ansible import answers, child
 from evenkeel.ansible.event import about
 from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
 from evenkeel.ansible.options import Options
-from evenkeel.change import decide
+from evenkeel.changes import decide
 from evenkeel.commands import playbook
 from evenkeel.commands.status import Status
 from evenkeel.outcome import Exit, RunResult, UsageError

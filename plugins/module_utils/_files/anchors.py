@@ -20,7 +20,8 @@ from .._host.durable import (
     project,
     write_file,
 )
-from .._host.paths import DIRECTORY, ancestors, is_ours, mount_of, mount_points, open_dir
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
 from .entry import PINNED
 
 # How the name of a staging directory begins; the name of its journal follows.

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from .._errors import UsageError
-from .._host.paths import mount_of, mount_points, open_dir
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import open_dir
 
 # A directory that a rollback works in: its inode number, and the mount point that it lies on. There is no number of its
 # device: a boot may give it another.

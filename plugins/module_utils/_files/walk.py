@@ -19,7 +19,8 @@ from typing import NamedTuple
 from .._errors import EvenkeelError, UsageError
 from .._host.durable import inode_flags
 from .._host.hashing import chunks, hash_of
-from .._host.paths import Parents, ancestors, mount_points, open_dir
+from .._host.mounts import mount_points
+from .._host.paths import Parents, ancestors, open_dir
 from .._store.objects import SMALL, Hasher, Writer
 from .ahead import Ahead
 from .cache import NEVER, Cache, Leaves, key_of, keys_of

@@ -37,7 +37,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.paths import mounts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
@@ -49,7 +49,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "start", lambda *_words: None)
-    monkeypatch.setattr(watcher, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 class Word:
