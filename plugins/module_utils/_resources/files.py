@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
+"""The kind ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import stat
 import sys
 import time
 from bisect import insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,12 +41,14 @@ from .._files.entry import (
     quote,
     unlike,
 )
-from .._files.step import Step
+from .._files.step import FILES, Step
 from .._host.durable import inode_flags
 from .._host.hashing import chunks, hash_of
 from .._host.paths import Parents, ancestors, check_path, is_ours, mount_points, open_dir
+from .._host.system import System
 from .._options import Options, read
 from .._store.objects import SMALL, Hasher, Writer
+from .kind import Kind, Restore, Sink, Spec, is_within
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},
@@ -976,18 +978,18 @@ def compare(then: Tree, now: Scan) -> list[Step]:
             continue
         detail: dict[str, Any] = {"line": entry.line(), **_which(entry.path, now)}
         if found is None:
-            steps.append(Step("files", "create", path, "", dict(detail, op="put")))
+            steps.append(Step(FILES, "create", path, "", dict(detail, op="put")))
         elif found.type != entry.type:
             if found.type == "d":
                 if entry.path in now.holding:
                     detail["blocked"] = "it has become a directory that holds excluded files; move them away"
                 gone.add(entry.path)
             op = "swap" if found.type == "d" or entry.type in ("d", ABOVE) else "put"
-            steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op=op)))
+            steps.append(Step(FILES, "replace", path, ", ".join(why), dict(detail, op=op)))
         elif entry.type == "d" or (entry.path not in replaced and _in_place(entry, found, why)):
-            steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
+            steps.append(Step(FILES, "attributes", path, ", ".join(why), dict(detail, op="meta")))
         else:
-            steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
+            steps.append(Step(FILES, "replace", path, ", ".join(why), dict(detail, op="put")))
     return steps + _deletions(pairs, now, gone)
 
 
@@ -1029,7 +1031,7 @@ def swapped(
         detail = {"op": "swap", "line": lines[0], "tree": lines[1:], **_which(root, now)}
         first = found.index(below[0])
         found = [step for step in found if not (os.fsencode(step.target) + b"/").startswith(inside)]
-        found.insert(first, Step("files", "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
+        found.insert(first, Step(FILES, "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
     return found
 
 
@@ -1064,7 +1066,7 @@ def _deletions(pairs: dict[bytes, tuple[Entry | None, Entry | None]], now: Scan,
             if path in now.holding:
                 continue
             gone.add(path)
-        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete", **_which(path, now)}))
+        steps.append(Step(FILES, "delete", os.fsdecode(path), "was not there", {"op": "delete", **_which(path, now)}))
     return steps[::-1]
 
 
@@ -1080,3 +1082,57 @@ def directories(then: Tree, steps: Sequence[Step]) -> list[str]:
                 if entry is not None and entry.type in kinds:
                     touched[one] = entry.line()
     return [touched[path] for path in sorted(touched, reverse=True)]
+
+
+class Files(Kind):
+    """Trees that the declaration names itself. The flows scan, compare and put back the trees of all kinds alike."""
+
+    name = FILES
+    options = OPTIONS
+    only_paths = True
+    read_at_start = False  # A service is concerned by the paths themselves.
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        return check(dict(spec))
+
+    def trees(self, spec: Spec) -> list[str]:
+        return list(spec["paths"])
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        return []
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        return []
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        return []
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        return []
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        return lacks(dict(spec), lines)
+
+    def declaration(self, spec: Spec) -> Spec:
+        return self.check(spec)
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        paths, excluded = spec.get("paths"), spec.get("exclude", [])
+        if not isinstance(paths, list) or not isinstance(excluded, list) or not all(isinstance(p, str) for p in paths):
+            yield "in a form that nobody declares"
+            return
+        partly = []
+        for path in paths:
+            cover = next((one for one in declared for root in one["paths"] if is_within(path, root)), None)
+            if cover is None or excludes(dict(cover), path):
+                yield path
+            elif not set(cover["exclude"]) <= set(map(str, excluded)):
+                missing = sorted(set(cover["exclude"]) - set(map(str, excluded)))
+                yield f"{path} with what is left out now ({', '.join(missing)})"
+            elif cover["exclude"]:
+                partly.append((os.fsencode(path), left_out(dict(cover))))
+        for root, is_left_out in partly:
+            for line in lines:
+                found = path_of(line)
+                if found.startswith(root + b"/") and is_left_out(found):
+                    yield os.fsdecode(found)
