@@ -13,9 +13,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._errors import EvenkeelError
 from ._host import scratch
-from ._host.background import be_ours
+from ._host.background import mark_as_ours
+from ._host.options import Option, Options, given
 from ._host.text import bounded, escaped, harmless, named, sentence
-from ._options import Option, Options, given
 
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
@@ -29,7 +29,7 @@ def run_module(
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
-    be_ours()
+    mark_as_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())

@@ -242,7 +242,7 @@ msg:
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention

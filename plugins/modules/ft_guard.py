@@ -159,7 +159,7 @@ msg:
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
 
 ARGUMENTS: Options = {
     "group": {"type": "list", "elements": "str", "required": True},

@@ -253,7 +253,8 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
 ARGUMENTS: Options = {
     "probes": probing.OPTION,
@@ -268,7 +269,6 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import wait
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 

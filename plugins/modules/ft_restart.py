@@ -242,7 +242,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, mapping
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, mapping
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 ARGUMENTS: Options = {

@@ -246,7 +246,7 @@ msg:
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 
 ARGUMENTS: Options = {

@@ -168,7 +168,7 @@ import os
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
 ARGUMENTS: Options = {
     "time_limit": {"type": "str"},

@@ -241,7 +241,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
 ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},

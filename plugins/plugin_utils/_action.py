@@ -13,7 +13,7 @@ from ansible.plugins.action.normal import ActionModule as Normal
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
 

@@ -15,7 +15,12 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Option, Options, given, meant
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import (
+    Option,
+    Options,
+    given,
+    meant,
+)
 
 # What this module checks itself, in words of its own.
 _NESTED = ("options", "mutually_exclusive", "required_one_of")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import meant
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import meant
 
 PREFIX = "evenkeel_"
 # What roles, playbooks and modules read.

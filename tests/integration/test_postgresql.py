@@ -29,7 +29,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
     recovery,

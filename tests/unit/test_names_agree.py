@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -14,7 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES
 from evenkeel.collection import make_importable
+from evenkeel.commands.change import Change
+from evenkeel.commands.fleet import FleetCommand
+from evenkeel.commands.registry import PLAYBOOKS
 
 make_importable()
 
@@ -89,7 +94,7 @@ def test_every_option_of_a_role_is_read_by_it(role: str) -> None:
         text += text_of("begin") + text_of("settle")
     unread = {name for name in options_of(role) if not re.search(rf"\b{name}\b", text)} - BY_ACTIONS
     assert not unread
-    undeclared = set(re.findall(r"\bevenkeel_(?!archive_wal)\w+", text)) - set(options_of(role))
+    undeclared = set(re.findall(r"\bevenkeel_(?!archive_wal)\w*[a-z]\b", text)) - set(options_of(role))
     assert role == "change" or undeclared <= {"evenkeel_group"}
 
 
@@ -129,6 +134,23 @@ def test_the_role_change_takes_what_the_roles_in_it_take() -> None:
     assert {name: own.get(name) for name in inner if name not in handed_over} == {
         name: option for name, option in inner.items() if name not in handed_over
     }
+
+
+def test_options_of_the_command_line_have_the_names_of_the_variables() -> None:
+    words = {"host": "recover_host", "time_limit": "scrub_time_limit", "share": "scrub_share"}
+    commands: list[FleetCommand[Any]] = [*PLAYBOOKS.values(), Change()]
+    for command in commands:
+        parser = argparse.ArgumentParser()
+        command.add_own_arguments(parser)
+        for option in parser._actions:
+            if option.dest not in ("help", "playbook", "onto", "check"):
+                assert f"evenkeel_{words.get(option.dest, option.dest)}" in VARIABLES.KNOWN, command.name
+
+
+def test_the_defaults_of_the_command_line_are_those_of_roles_and_playbooks() -> None:
+    assert options_of("begin")["evenkeel_confirm_within"]["default"] == DEFAULT_CONFIRM_WITHIN
+    assert f"default('{DEFAULT_WAVES}')" in (ROOT / "playbooks/change.yml").read_text()
+    assert f"| `{DEFAULT_WAVES}` |" in (ROOT / "docs/playbooks.md").read_text()
 
 
 def test_arguments_of_roles_are_checked_wherever_playbooks_use_them() -> None:

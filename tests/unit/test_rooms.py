@@ -14,7 +14,6 @@ import pytest
 LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
 ROOMS = [
     "_errors",
-    "_options",
     "_reliability",
     "_host",
     "_store",

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._deadman import changes
 from .._deadman.doubt import in_doubt
-from .._files.transaction import committed
+from .._files.journals import committed
 from .._host.system import System
 from .._store.store import Store
 

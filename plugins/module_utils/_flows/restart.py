@@ -21,7 +21,7 @@ from .._services.state import ServiceState
 
 def restart(
     name: str | None,
-    definition: dict[str, Any] | None,
+    definition: Any,
     mode: str,
     probes: Any,
     soak: float,
@@ -93,7 +93,7 @@ def restart(
     return dict(result, proved=proved, left=[], warnings=[f"{before.name}: the reload was {words}"])
 
 
-def _observe(name: str | None, definition: dict[str, Any] | None, system: System) -> ServiceState:
+def _observe(name: str | None, definition: process.Definition | None, system: System) -> ServiceState:
     if definition is not None:
         return process.observe(definition, system)
     return systemd.observe([name or ""], system)[0]

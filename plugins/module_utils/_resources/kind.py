@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from .._files.step import Step
+from .._host.options import Options
 from .._host.system import System
-from .._options import Options
 from .._services.outage import Down
 from .._store.objects import Hasher, Objects, Writer
 

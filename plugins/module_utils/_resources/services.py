@@ -15,8 +15,8 @@ from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
+from .._host.options import Options, read
 from .._host.system import System
-from .._options import Options, read
 from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
 from .._services.reload import reload

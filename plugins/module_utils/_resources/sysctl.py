@@ -15,8 +15,8 @@ from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
 from .._files.step import Step
 from .._host.durable import write_all
+from .._host.options import Options, read
 from .._host.system import System
-from .._options import Options, read
 from .kind import Kind, Restore, Sink, Spec
 
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from .._errors import Refused
 from .._files.step import Step
+from .._host.options import read
 from .._host.system import System
-from .._options import read
 from .kind import Kind, Restore, Sink, Spec
 
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")

@@ -18,7 +18,7 @@ from typing import Any
 
 from .._errors import UsageError
 from .._host.durations import seconds
-from .._options import mapping, read
+from .._host.options import mapping, read
 
 # What is one period, as strftime writes it. For ``last`` each checkpoint is one.
 PERIODS = {

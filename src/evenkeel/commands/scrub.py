@@ -12,6 +12,8 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Scrub(PlaybookCommand):
+    """Damage that no copy mends leaves a host in doubt."""
+
     name = "scrub"
     text = "read all that the stores of hosts hold, and find what is damaged"
     lost_is_doubt = True

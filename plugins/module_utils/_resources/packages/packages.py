@@ -21,8 +21,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
+from ..._host.options import Options, read
 from ..._host.system import System
-from ..._options import Options, read
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._errors import Damaged, Refused, UsageError
+from ..._host.options import Options
+from ..._host.options import read as read_options
 from ..._host.system import System
 from ..._host.trust import read_small
-from ..._options import Options
-from ..._options import read as read_options
 from .. import json_line
 from . import cluster, wal
 

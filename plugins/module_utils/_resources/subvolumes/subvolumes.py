@@ -25,9 +25,9 @@ from typing import Any
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.durable import ensure_dir, exchange, syncfs
+from ..._host.options import Options, read
 from ..._host.paths import ancestors, check_path
 from ..._host.system import System
-from ..._options import Options, read
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Processes, Restore, Sink, Spec

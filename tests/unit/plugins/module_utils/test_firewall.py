@@ -21,7 +21,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall import firewall, ruleset
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall.ruleset import Keep

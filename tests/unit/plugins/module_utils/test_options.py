@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._options import Options, given, meant, read
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, given, meant, read
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},

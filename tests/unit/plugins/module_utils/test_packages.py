@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,

@@ -32,7 +32,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes.subvolumes import (

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
-from ._errors import UsageError
+from .._errors import UsageError
 
 Option = dict[str, Any]
 Options = Mapping[str, Option]
