@@ -20,6 +20,8 @@ Inode = tuple[int, int]
 # with all that is in it; set attributes of the object that stays; delete it.
 PUT, SWAP, META, DELETE = "put", "swap", "meta", "delete"
 OPERATIONS = (PUT, SWAP, META, DELETE)
+# The resource of a step that changes a path, whichever kind the path belongs to.
+FILES = "files"
 
 
 @dataclass(frozen=True)
@@ -78,4 +80,4 @@ class PathStep:
 
     def reported(self) -> Step:
         """The step as a rollback reports it."""
-        return Step("files", self.action, self.target, self.why)
+        return Step(FILES, self.action, self.target, self.why)
