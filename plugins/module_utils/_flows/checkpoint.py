@@ -80,7 +80,7 @@ def checkpoint(
         writer = Writer(store.objects)
         try:
             still = quiescing.Quiesced(hooks, store.system)
-            with registry.held([section.kind for section in declared], store.system):
+            with registry.locked([section.kind for section in declared], store.system):
                 sections = registry.capture(declared, writer, store.system, store.root, still)
             lacking = _lacking(sections, require_restorable)
         except EvenkeelError:
@@ -123,7 +123,7 @@ def checkpoint(
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:
     """What a rollback to the sections could not put back, in words; Refused for it, where that is asked for."""
-    found = registry.lacks(sections)
+    found = registry.not_restorable(sections)
     if found and refuse:
         raise Refused(
             f"a rollback could not put back all of it, and that is required (require_restorable): {'; '.join(found)}. "

@@ -13,6 +13,7 @@ from .._errors import ServiceFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import CRASH_LOOP, wait
 from .._host.system import System
+from .._resources.registry import programs
 from .._services import process, systemd
 from .._services.reload import ASKED, reload
 from .._services.state import ServiceState
@@ -52,7 +53,7 @@ def restart(
         )
     # What does not run has no connections to keep: starting it is all that is asked.
     verb = "start" if not before.active else "reload" if mode == "warm" else "restart"
-    planned = [{"resource": "services", "action": verb, "target": before.name}]
+    planned = [{"resource": programs().name, "action": verb, "target": before.name}]
     result: dict[str, Any] = {"changed": True, "mode": mode, "before": asdict(before), "planned": planned}
     if check_mode:
         return dict(result, after=asdict(before), done=[], proved=[], left=[])

@@ -16,7 +16,7 @@ from ..._deadman import changes, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._files import transaction
 from ..._host.durable import remove_file, write_file
-from ..._resources.registry import held
+from ..._resources.registry import locked
 from ..._services import outage, quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store
@@ -107,7 +107,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     A journal that was committed decides for the new state of its paths; all the rest is planned anew.
     """
     said: list[str] = []
-    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
+    for left in transaction.unfinished(store, lambda note: locked(note.get("held", ()), store.system, unattended=True)):
         wanted = {"checkpoint": left.note["checkpoint"], "kinds": left.note["kinds"], "undo": "", "down": {}}
         known = {**wanted, **(_asked(store) or {})}
         known["changed"] = [*known.get("changed", []), *left.paths]
