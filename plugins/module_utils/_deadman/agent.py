@@ -252,8 +252,8 @@ def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
         else 0.0
     )
     jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
-    return [f"ended a job of Ansible, {one}" for one in jobs.ended] + [
-        f"a job of Ansible still runs, {one}" for one in jobs.running
+    return [f"ended a job of Ansible, {job}" for job in jobs.ended] + [
+        f"a job of Ansible still runs, {job}" for job in jobs.running
     ]
 
 

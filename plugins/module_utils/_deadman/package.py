@@ -38,9 +38,9 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
     sources = _sources(finish)
     folder = store.join("agent")
     ensure_dir(folder)
-    name = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
-    prefix = f"evenkeel-{name.hexdigest()[:12]}"
-    path = next((os.path.join(folder, one) for one in os.listdir(folder) if one.startswith(prefix)), "")
+    digest = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
+    prefix = f"evenkeel-{digest.hexdigest()[:12]}"
+    path = next((os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(prefix)), "")
     if not path or not _is_whole(path):
         data = _zipapp(sources)
         path = os.path.join(folder, f"{prefix}{hashlib.sha256(data).hexdigest()}.pyz")
@@ -104,8 +104,8 @@ def _imports(source: str, package: str) -> Iterator[str]:
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
-        for one in found[2].strip("()").split(","):
-            name = one.split(" as ")[0].partition("#")[0].strip()
+        for item in found[2].strip("()").split(","):
+            name = item.split(" as ")[0].partition("#")[0].strip()
             if name.isidentifier():
                 yield f"{module}.{name}"
 

@@ -26,7 +26,7 @@ _LONGEST = 20
 def may_hold_id(path: bytes, size: int) -> bool:
     """Whether a file of this name and size may be a pid file, or a lock with the id of its holder."""
     name = os.fsdecode(os.path.basename(path))
-    return 0 < size <= _LONGEST and any(fnmatch.fnmatchcase(name, one) for one in _NAMES)
+    return 0 < size <= _LONGEST and any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
 
 
 def is_of_the_gone(content: bytes) -> bool:

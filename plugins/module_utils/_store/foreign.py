@@ -58,7 +58,7 @@ def check_created(created: str, now: float) -> None:
 def check_manifest(manifest: Manifest, now: float) -> None:
     """Damaged unless every field and every line has a form that a checkpoint can have. ``now``: our own clock.
 
-    Of the record of a log the lines that came are checked.
+    In the record of a log the lines that came are checked.
     """
     try:
         check_name(manifest.name)

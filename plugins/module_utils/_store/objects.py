@@ -39,7 +39,7 @@ class Objects:
     def __init__(self, root: str) -> None:
         self.root = root
         self._index: Index | None = None
-        # Of each stat cache that was read: which file it was, and what it held (see ``cache``).
+        # Path of a stat cache -> the identity of the file that was read, and its contents (see ``cache``).
         self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
@@ -157,9 +157,9 @@ class Objects:
             raise Damaged(f"object {sha} is missing from the store {self.root}: {error.strerror}") from error
 
     def _open(self, path: str) -> BinaryIO:
-        for one in (path, self.in_trash(path)):
+        for place in (path, self.in_trash(path)):
             with suppress(FileNotFoundError):
-                return open(one, "rb")
+                return open(place, "rb")
         return open(path, "rb")  # It was taken back meanwhile, or is missing.
 
     def read(self, sha: str) -> Iterator[bytes]:

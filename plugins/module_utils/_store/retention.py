@@ -72,7 +72,7 @@ def keep(
     taken: Sequence[tuple[str, datetime.datetime]], policy: Policy, now: datetime.datetime
 ) -> dict[str, list[str]]:
     """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; other checkpoints may go."""
-    ordered = sorted(taken, key=lambda one: (one[1], one[0]), reverse=True)
+    ordered = sorted(taken, key=lambda pair: (pair[1], pair[0]), reverse=True)
     kept: dict[str, list[str]] = {}
     for rule, count in policy.counts.items():
         left, before = count, None

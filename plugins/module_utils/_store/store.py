@@ -304,10 +304,10 @@ class Store:
         Raises NotFound; Damaged when a checkpoint that cannot be read might be the one that is meant.
         """
         refs = self.refs()
-        held = [(name, one) for name, ids in refs.items() for one in ids]
+        held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
         if wanted == LATEST:  # Of several names: their order is that of the dates.
-            dated = [(self.record(one, whole=False).created, one, name) for name, one in held if name != UNDO]
-            held = [(name, one) for _created, one, name in sorted(dated)]
+            dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name != UNDO]
+            held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
         found = meant(wanted, held)
         if found:
             return found[0]
@@ -316,8 +316,8 @@ class Store:
         name, tilde, back = wanted.rpartition("~")
         if tilde and back.isdigit() and refs.get(name):
             raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are {len(refs[name])} of {name}")
-        for _name, one in sorted(held):
-            self.record(one)
+        for _name, checkpoint in sorted(held):
+            self.record(checkpoint)
         known = ", ".join(sorted(refs)) or "none"
         raise NotFound(f"no checkpoint {wanted!r} in {self.root}; there are: {known}")
 
@@ -355,7 +355,7 @@ class Store:
     def _newest(self) -> Manifest | None:
         """The newest checkpoint that can be read, without its lines."""
         taken = []
-        for checkpoint in {one for ids in self.refs().values() for one in ids}:
+        for checkpoint in {id_ for ids in self.refs().values() for id_ in ids}:
             with suppress(OSError), open(self.join("manifests", checkpoint), "rb") as stream:
                 # The date is not trusted yet: hashes are checked from the newest on, until one is right.
                 taken.append((stream.read(512).partition(b"\ncreated ")[2].partition(b"\n")[0], checkpoint))
@@ -384,7 +384,7 @@ class Store:
     def _write_ref(self, name: str, ids: list[str]) -> None:
         path = self.join("refs", _ref_file(name))
         if ids:
-            write_file(path, "".join(f"{one}\n" for one in ids).encode("ascii"))
+            write_file(path, "".join(f"{checkpoint}\n" for checkpoint in ids).encode("ascii"))
         elif os.path.exists(path):
             os.unlink(path)
             fsync_dir(os.path.dirname(path))
@@ -397,7 +397,7 @@ class Store:
         """
         refs = self.refs()
         try:
-            manifests = {one: self.record(one) for ids in [*refs.values(), sorted(protect)] for one in ids}
+            manifests = {id_: self.record(id_) for ids in [*refs.values(), sorted(protect)] for id_ in ids}
             # A record that others follow may have lost its line in refs.
             for follower in list(manifests.values()):
                 while follower.kind == LOG and (follower.parent or "-") not in manifests:
@@ -409,14 +409,14 @@ class Store:
                 f"up by taking its line out of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        keep = set(manifests) - {one for pruned in (name, UNDO) for one in refs.get(pruned, [])} | protect
-        kept: dict[str, list[str]] = {one: ["needed now"] for one in sorted(protect)}
+        keep = set(manifests) - {checkpoint for pruned in (name, UNDO) for checkpoint in refs.get(pruned, [])} | protect
+        kept: dict[str, list[str]] = {checkpoint: ["needed now"] for checkpoint in sorted(protect)}
         for pruned in (name, UNDO):
-            taken = [(one, time_of(manifests[one].created)) for one in refs.get(pruned, [])]
+            taken = [(checkpoint, time_of(manifests[checkpoint].created)) for checkpoint in refs.get(pruned, [])]
             if coming and pruned == name:
                 taken.append(("", self._next_time(self._newest())))
             rules = retention.keep(taken, policy, now)
-            newest = max(taken, key=lambda one: (one[1], one[0]))[0] if taken else ""
+            newest = max(taken, key=lambda pair: (pair[1], pair[0]))[0] if taken else ""
             if pruned == name and newest not in keep | set(rules):
                 raise Refused(
                     f"nothing was pruned: the retention would drop {newest[:12]}, the last good checkpoint of {name}; "
@@ -434,7 +434,11 @@ class Store:
                     kept[follower.parent] = [f"{follower.id[:12]} follows it"]
         gone = sorted(set(manifests) - keep)
         kept.pop("", None)
-        return Pruning(kept, gone, {sha for one in keep if one in manifests for sha in objects_of(manifests[one])})
+        return Pruning(
+            kept,
+            gone,
+            {sha for checkpoint in keep if checkpoint in manifests for sha in objects_of(manifests[checkpoint])},
+        )
 
     def prune(
         self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] | None = None
@@ -453,9 +457,9 @@ class Store:
             kinds[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
-            for one, ids in self.refs().items():
+            for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
-                    self._write_ref(one, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
+                    self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
             self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in made.gone], now)
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
@@ -468,15 +472,15 @@ class Store:
         """
         found: dict[str, tuple[list[str], list[str]]] = {kind: ([], []) for kind in kinds}
         for folder in (self.join("manifests"), self.objects.in_trash(self.join("manifests"))):
-            for one in filter(_ID.fullmatch, os.listdir(folder) if kinds and os.path.isdir(folder) else []):
-                path = os.path.join(folder, one)
+            for entry in filter(_ID.fullmatch, os.listdir(folder) if kinds and os.path.isdir(folder) else []):
+                path = os.path.join(folder, entry)
                 with open(path, "rb") as stream:
                     data = stream.read()
                 if not any(f"\nresource {kind} ".encode() in data for kind in kinds):
                     continue
                 goes = folder != self.join("manifests") and os.lstat(path).st_mtime < before
                 try:
-                    record = Manifest.parse(data, one)
+                    record = Manifest.parse(data, entry)
                 except Damaged as error:
                     raise Damaged(
                         f"nothing was deleted: {error.message}. What else needs what it names cannot be told; move "
@@ -517,7 +521,7 @@ class Store:
         # With all contents whole, the pack that was just written may have the name of the damaged one.
         if os.stat(path).st_ino == bad:
             files = [path, path[: -len(".pack")] + ".idx"]
-            moves = [(one, self.join("quarantine", os.path.basename(one))) for one in files if os.path.exists(one)]
+            moves = [(file, self.join("quarantine", os.path.basename(file))) for file in files if os.path.exists(file)]
             move_all(moves)
         self.objects.forget_index()
 
@@ -564,7 +568,7 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
     """
 
     def newest(of: Callable[[str], bool]) -> list[str]:
-        return list(dict.fromkeys(one for name, one in reversed(held) if of(name)))
+        return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(held) if of(name)))
 
     if wanted == LATEST:
         return newest(lambda name: name != UNDO)
@@ -576,7 +580,7 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
         named = newest(lambda name: name == base)
         if named:
             return named[int(back) :][:1]
-    ids = [one for one in newest(lambda _name: True) if len(wanted) >= _SHORTEST and one.startswith(wanted)]
+    ids = [found for found in newest(lambda _name: True) if len(wanted) >= _SHORTEST and found.startswith(wanted)]
     return ids if len(ids) == 1 else []
 
 
