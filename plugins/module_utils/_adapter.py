@@ -11,33 +11,31 @@ from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._errors import EvenkeelError
+from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
 from ._host.background import be_ours
 from ._host.text import bounded, escaped, harmless, named, sentence
+from ._results import Result
 
 STORE = {"type": "path", "default": "/var/lib/evenkeel"}
-
-# What every result holds, on success and on failure.
-REPORT = ("planned", "done", "proved", "left")
 
 
 def run_module(
     argument_spec: dict[str, Any],
-    work: Callable[[dict[str, Any], bool], dict[str, Any]],
+    work: Callable[[dict[str, Any], bool], Result],
     **options: Any,
 ) -> None:
-    """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
+    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys."""
     be_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
-        result = work(named(module.params), module.check_mode)
+        result = work(named(module.params), module.check_mode).report()
     except EvenkeelError as error:
-        module.fail_json(msg=sentence(error.message), error=type(error).__name__, **report(error.result))
+        module.fail_json(msg=sentence(error.message), error=error.code, **report(error.result))
     except OSError as error:
-        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error="OSError", **report({}))
+        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error=OS_ERROR, **report({}))
     if not module._diff:
         result.pop("diff", None)
     for said in result.pop("warnings", []):
@@ -56,7 +54,7 @@ def reported(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(result: dict[str, Any]) -> dict[str, Any]:
-    found = {"changed": False, **{key: [] for key in REPORT}, **result}
+    found = {**Result().report(), **result}
     if isinstance(found.get("msg"), str):
         found["msg"] = found["msg"].replace("\n", " ")
     return bounded(found)

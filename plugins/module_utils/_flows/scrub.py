@@ -26,6 +26,7 @@ from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import lost
+from .._results import Scrubbed
 from .._store.store import Store, objects_of, paths_of
 
 # Seconds between two writings of what has been read.
@@ -65,8 +66,8 @@ class Found:
     outside: dict[tuple[str, str, str, str], str] = field(default_factory=dict)  # (name, id, kind, path)
 
 
-def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> dict[str, Any]:
-    """Read the store and the replicas in it (``ft_scrub``); the result as documented there.
+def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> Scrubbed:
+    """Read the store and the replicas in it.
 
     ``time_limit`` in seconds, looked at between batches; ``share``: the part of the time, in percent, that is spent
     reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first. Raises
@@ -77,7 +78,7 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
     run = _Run(store, share, check_mode)
     run.read(time_limit)
     damaged = [one for host in run.stores for one in run.check_checkpoints(host)]
-    result = run.report(damaged)
+    result = run.result(damaged)
     if damaged:
         checkpoints = sorted({point["name"] for one in damaged for point in one["checkpoints"]})
         paths = sorted({path for one in damaged for path in one["paths"]})
@@ -87,13 +88,13 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
             f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again what this host still has as "
             "it was; for the rest recover the checkpoint from a replica (ft_recover), or send the replica again "
             "(ft_replicate)",
-            **result,
+            **result.report(),
         )
     if run.left:
         raise EvenkeelError(
             f"nothing that was read of {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
             "again",
-            **result,
+            **result.report(),
         )
     return result
 
@@ -269,26 +270,23 @@ class _Run:
             damaged.append(_entry(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
         return damaged
 
-    def report(self, damaged: list[dict[str, Any]]) -> dict[str, Any]:
+    def result(self, damaged: list[dict[str, Any]]) -> Scrubbed:
         times = [self.state.verified.get(batch.key, 0.0) for batch in self.all]
         oldest = min(times, default=0.0)
-        return {
-            "changed": bool(self.done),
-            "damaged": damaged,
-            "complete": self.batches == len(self.all),
-            "oldest": _text(oldest) if oldest else None,
-            "unverified": sum(not at for at in times),
-            "last_pass": _text(self.state.passed) if self.state.passed else None,
-            "stats": {
-                "files": self.files,
-                "bytes": self.bytes,
-                "seconds": round(self.system.monotonic() - self.started, 3),
-            },
-            "planned": list(self.done),
-            "done": [] if self.check_mode else list(self.done),
-            "proved": [f"{self.files} files of {self.bytes} bytes were read"],
-            "left": self.left + [f"{one['kind']} {_short(one['id'])}: {one['problem']}" for one in damaged],
-        }
+        seconds = round(self.system.monotonic() - self.started, 3)
+        return Scrubbed(
+            changed=bool(self.done),
+            planned=list(self.done),
+            done=[] if self.check_mode else list(self.done),
+            proved=[f"{self.files} files of {self.bytes} bytes were read"],
+            left=self.left + [f"{one['kind']} {_short(one['id'])}: {one['problem']}" for one in damaged],
+            damaged=damaged,
+            complete=self.batches == len(self.all),
+            oldest=_text(oldest) if oldest else None,
+            unverified=sum(not at for at in times),
+            last_pass=_text(self.state.passed) if self.state.passed else None,
+            stats={"files": self.files, "bytes": self.bytes, "seconds": seconds},
+        )
 
 
 def _short(name: str) -> str:
