@@ -9,10 +9,12 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
@@ -27,9 +29,10 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         reclaim()
         variables = task_vars or {}
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
         inventory = Inventory(self, variables)
         try:
+            check_variables(variables)
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
             return self._decide(inventory, params, variables)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return _result(_guard.Decision([str(error)]), error="UsageError")
@@ -49,12 +52,16 @@ class ActionModule(ActionBase):
             earlier = known
 
         hosts = list(dict.fromkeys([*group, *wave, *earlier]))
+        for host in hosts:
+            check_variables(inventory.variables(host))
         # Before any of them is asked: a budget that cannot be read is no reason to wait for thirty seconds.
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
-        domain = params["failure_domain"]
+        domain = params["guard_domain"]
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
         probes = {
-            host: inventory.variable(host, PROBES_VARIABLE, []) if params["probes"] is None else params["probes"]
+            host: _probes(inventory.variable(host, PROBES_VARIABLE, []), host)
+            if params["probes"] is None
+            else params["probes"]
             for host in hosts
         }
 
@@ -91,6 +98,14 @@ class ActionModule(ActionBase):
             unknown=decision.unknown,
             in_flight=decision.in_flight,
         )
+
+
+def _probes(declared: Any, host: str) -> Any:
+    """The probes of a host, before it is asked. UsageError names what is wrong with them."""
+    try:
+        return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
+    except UsageError as error:
+        raise UsageError(f"{host}: {error.message}") from error
 
 
 def _said(host: str, one: _guard.Measured) -> str:

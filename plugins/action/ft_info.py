@@ -3,14 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.plugins.action.normal import ActionModule as Normal
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_info import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
 
-class ActionModule(Normal):
-    """The module as it is, its answer bounded. meta/runtime.yml names it for all that have no action of their own."""
+class ActionModule(HostAction):
+    """The module, its arguments checked here first."""
 
-    def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:
-        return answer(self._connection, lambda: super(ActionModule, self)._execute_module(*args, **options))
+    ARGUMENTS = ARGUMENTS

@@ -13,13 +13,20 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import meant
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_recover import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    check_peers,
+    check_variables,
+    refused,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
@@ -37,7 +44,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
+        try:
+            check_variables(task_vars or {})
+            check_peers(self, task_vars or {})
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error, candidates=[])
         try:
             recovery = Recovery(Inventory(self, task_vars or {}), params)
         except (EvenkeelError, AnsibleError) as error:
@@ -61,7 +73,7 @@ class Recovery:
         self._timeout = seconds(params["timeout"], "timeout")
         self._peers = _placement.preference(self._here.name, inventory.hosts_of(params["peers"]))
         self._keys = inventory.keys(self._owner)
-        self._declared = inventory.resources(self._owner)
+        self._declared = _declared(inventory.resources(self._owner))
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
         # The result so far, in success and in failure.
         self._candidates: list[dict[str, Any]] = []
@@ -87,9 +99,9 @@ class Recovery:
         }
         if check_mode:
             return {**found, "changed": True, "source": newest[0]["peer"]}
-        source, refused = self._bring(usable, proved)
+        source, refusal = self._bring(usable, proved)
         if source is None:
-            return {**found, **(refused or self._nothing_brought())}
+            return {**found, **(refusal or self._nothing_brought())}
         return self._roll_back(source, found["id"])
 
     def _look(self) -> None:
@@ -151,8 +163,8 @@ class Recovery:
             if got.get("failed") or got.get("unreachable"):
                 return got
             got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **limits)
-            refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
-            return {**got, "refused_here": True} if refused else got
+            is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
+            return {**got, "refused_here": True} if is_refused else got
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -163,7 +175,7 @@ class Recovery:
             older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older one"
             self._left.insert(0, older)
             self._warnings.insert(0, older)
-        result = self._here.module("ft_rollback", to=checkpoint, store=self._store)
+        result = self._here.module("ft_rollback", checkpoint=checkpoint, store=self._store)
         warnings = [*self._warnings, *result.get("warnings", [])] if self._warnings else []
         return {
             **result,
@@ -175,6 +187,13 @@ class Recovery:
             "done": [f"took checkpoint {checkpoint[:12]} from {source['peer']}", *result.get("done", [])],
             "left": [*self._left, *result.get("left", [])],
         }
+
+
+def _declared(resources: Any) -> Any:
+    """What the inventory declares, with each value of its type. UsageError names what is wrong with it."""
+    if resources is None:
+        return None
+    return checked({RESOURCES_VARIABLE: registry.OPTION}, {RESOURCES_VARIABLE: resources})[RESOURCES_VARIABLE]
 
 
 def _plan(owner: str, entry: Mapping[str, Any]) -> str:

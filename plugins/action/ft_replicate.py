@@ -13,12 +13,18 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    check_peers,
+    check_variables,
+    refused,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import VARIABLE
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
@@ -32,7 +38,12 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        _valid, params = self.validate_argument_spec(argument_spec=dict(ARGUMENTS, store=STORE))
+        try:
+            check_variables(task_vars or {})
+            check_peers(self, task_vars or {})
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error, copies=[])
         inventory = Inventory(self, task_vars or {})
         here = inventory.here()
         variable = params["failure_domain"]

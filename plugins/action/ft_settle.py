@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_settle import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 
 
-class ActionModule(ActionBase):
+class ActionModule(HostAction):
     """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
 
+    ARGUMENTS = ARGUMENTS
+
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
         reclaim()
         connection = self._connection
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""
             connection.set_option("ssh_args", f"{_NEW_LOGIN} {theirs}".strip())
-        return answer(connection, lambda: self._execute_module(task_vars=task_vars))
+        return super().run(tmp, task_vars)

@@ -5,7 +5,7 @@
 """The results of the modules. Each has the keys of ``Result`` and keys of its own, on success and on failure alike.
 
 RETURN of each module documents them, and a test compares both. A key with ``None`` for its value stands in the report
-as null, unless the field is ``left_out()``.
+as null, unless the field is to be left out then.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result", bound="Result")
+# A field that the report does not hold while it is None.
 _LEFT_OUT = {"left_out": True}
-
-
-def left_out() -> Any:
-    """A field that the report does not hold while it is None."""
-    return field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -74,7 +70,7 @@ class Checkpointed(Result):
     generation: int | None = None
     armed: Any = None
     stats: dict[str, float] = field(default_factory=dict)
-    consistency: str | None = left_out()
+    consistency: str | None = field(default=None, metadata=_LEFT_OUT)
     kept: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -90,7 +86,7 @@ class RolledBack(Result):
     notes: list[str] = field(default_factory=list)
     restart_needed: list[dict[str, Any]] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
-    warnings: list[str] | None = left_out()
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -101,7 +97,7 @@ class Settled(Result):
     outcome: str = ""
     by: str = ""
     health: Any = None
-    login: str | None = left_out()
+    login: str | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -153,8 +149,8 @@ class Restarted(Result):
     mode: str = ""
     before: Any = None
     after: Any = None
-    health: Any = left_out()
-    warnings: list[str] | None = left_out()
+    health: Any = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -197,9 +193,9 @@ class Copies(Result):
 
     ids: list[str] = field(default_factory=list)
     macs: int = 0
-    id: str | None = left_out()
-    state: str | None = left_out()
-    wrong: list[str] | None = left_out()
+    id: str | None = field(default=None, metadata=_LEFT_OUT)
+    state: str | None = field(default=None, metadata=_LEFT_OUT)
+    wrong: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -225,9 +221,9 @@ class Copied(Result):
 
     id: str = ""
     state: str = ""
-    objects: int | None = left_out()
-    bytes: int | None = left_out()
-    wrong: list[str] | None = left_out()
+    objects: int = 0
+    bytes: int = 0
+    wrong: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass

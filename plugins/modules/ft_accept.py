@@ -54,6 +54,35 @@ accepted:
     was none.
   returned: unless it was refused
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    outcome:
+      description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
+      type: str
+    by:
+      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      type: str
+    at:
+      description: When it ended, in seconds since the epoch.
+      type: float
+    checkpoint:
+      description: Id of the checkpoint of the change.
+      type: str
+    left:
+      description: What could not be put back.
+      type: list
+      elements: str
+    until:
+      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      type: float
+    rollback:
+      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      type: int
+    written:
+      description: What services wrote as they started again, by path, as lines of a manifest.
+      type: dict
 planned:
   description: What was to be done, in order.
   returned: always
@@ -74,23 +103,38 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import accept
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Accepted
 
-ARGUMENTS = {"generation": {"type": "int"}}
+ARGUMENTS: Options = {"generation": {"type": "int"}}
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Accepted:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import accept
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
     return accept(Store(params["store"], System()), params["generation"], check_mode)
 
 

@@ -14,11 +14,18 @@ description:
   - A host in doubt (RV(evenkeel.fault_tolerance.ft_info#module:doubt)) is not armed, until it was rolled back, or
     accepted as it is with M(evenkeel.fault_tolerance.ft_accept).
   - A state that the newest checkpoint of the name holds already is not recorded again.
+  - O(quiesce) holds programs still while files are read and snapshots made.
+  - O(retention) decides which checkpoints of the name to keep, and which of those that rollbacks leave (C(undo)).
+    Nothing is deleted, and the module fails, when a checkpoint of the store cannot be read, because what it needs could
+    not be told from garbage.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._retention
+  - evenkeel.fault_tolerance._quiesce
+  - evenkeel.fault_tolerance._resources
 options:
   name:
     description:
@@ -39,69 +46,10 @@ options:
     choices: [snapshot, log]
     default: snapshot
     version_added: 0.2.0
-  resources:
-    description:
-      - What is to be protected, each a mapping with one key, the kind.
-      - V(files) takes C(paths) (absolute) and C(exclude) (shell patterns; with a slash against the whole path,
-        otherwise against each name). A byte of a name that is not UTF-8 is written C(\xe9), here as in all results,
-        and a backslash that would read so C(\x5c).
-      - V(packages) takes C(names), or nothing for all packages, of dpkg or rpm (with rpm's Python module; locks of
-        dnf are files). Versions, holds and the marks auto and manual are recorded, and the package files are kept in
-        the store, from the cache of apt or dnf or else the mirror. What was not installed is removed again, but its
-        configuration and data stay, unless C(purge) is V(true) (dpkg alone). As many are put back as can be; each of
-        the others is named with its cause.
-      - V(postgresql) takes C(cluster) (of Debian's, such as V(15/main)), or C(data) (a data directory) and C(unit); and
-        C(archive), the directory of its archived log and base backups, by default C(data) with C(.evenkeel) behind it.
-        The role C(postgresql) sets it up.
-      - V(subvolumes) takes C(paths), each the root of a writable btrfs subvolume that is not mounted itself, below
-        directories that root alone can write to. It needs btrfs-progs. What is kept is a snapshot, in
-        C(.evenkeel-snapshots) beside the subvolume. It takes no time and no room at first, and is on that disk alone.
-        Replicas and restic do not carry it. Subvolumes within one are refused, because a snapshot leaves them out.
-        Reading files changes their times of access, and with them the subvolume, unless it is mounted with
-        C(noatime).
-      - V(services) takes C(names) (systemd units) and C(processes) (mappings with C(name), C(pidfile), C(argv)).
-        The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. Units
-        are recorded under their own names, whatever alias is written; a pattern or a template is refused. What a
-        rollback could not do for a unit is said in C(left).
-      - V(users) takes nothing. It is the accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read
-        and put back as one set under the lock of useradd and its like.
-      - V(sysctl) takes C(names), keys of the running kernel such as V(net.ipv4.ip_forward). What sets them at boot are
-        files.
-      - V(firewall) takes nothing, or C(except). It is the nftables ruleset of the running kernel, without the values of
-        counters. The elements of sets that packets add or that expire are no part of it and stay as they are. So do the
-        tables, chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others),
-        the elements of sets that only shut out and that no file of the configuration fills, and what C(except) names,
-        each a table such as V(inet mine) or a set such as V(inet filter banned), with V(*) and V(?). RV(left) names
-        them. Refused where iptables keeps rules of nobody known that nft cannot load again.
-    type: list
-    elements: dict
-    required: true
-  quiesce:
-    description:
-      - What is to stand still while files are read and snapshots made, in this order, each a mapping with one key.
-      - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
-        alone. What runs and requires a unit that is stopped is stopped before it and started after it.
-      - V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has failed.
-      - All of it is let go in the reverse order, whatever happens, also when the module is killed. Nothing is held in
-        check mode.
-    type: list
-    elements: dict
   confirm_within:
     description:
       - Arm the dead-man with this time to confirm, in seconds or as V(10m).
     type: str
-  retention:
-    description:
-      - "Which checkpoints of the name to keep, and which of those that rollbacks leave (C(undo)), for example
-        V({last: 10}) or V({within: 2d, daily: 7, weekly: 4, monthly: 12}). By default all are kept."
-      - C(last) keeps as many of the newest; C(hourly), C(daily), C(weekly), C(monthly) and C(yearly) the newest of as
-        many hours, days (UTC), weeks (ISO 8601), months and years that have one; C(within) all up to an age. What any
-        of the rules keeps stays.
-      - What nothing needs any more lies in the trash of the store for the time C(grace), V(1d) by default, and is
-        deleted by a later run with O(retention); a checkpoint that needs it before that takes it back.
-      - Nothing is deleted, and the module fails, when a checkpoint of the store cannot be read, because what it needs
-        could not be told from garbage.
-    type: dict
   host:
     description:
       - Host name to record. By default the node name.
@@ -189,15 +137,56 @@ generation:
   returned: success
   type: int
 armed:
-  description: The change under way, with C(generation), C(until) (seconds since the epoch) and C(within).
+  description: The change under way; null without O(confirm_within).
   returned: success
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    checkpoint:
+      description: Id of the checkpoint that the host goes back to.
+      type: str
+    name:
+      description: Name of that checkpoint.
+      type: str
+    until:
+      description: When the time to confirm ends, in seconds since the epoch.
+      type: float
+    within:
+      description: The time to confirm, in seconds.
+      type: float
+    back:
+      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      type: str
+    left:
+      description: What could not be put back so far. Absent where nothing is left.
+      type: list
+      elements: str
+    tries_until:
+      description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
+      type: float
 stats:
   description:
-    - Counts of C(paths), C(new_objects) and C(new_bytes), the C(seconds) it took, and those of the C(pause) in which
-      what O(quiesce) names stood still.
+    - What was recorded. Empty in check mode.
   returned: success
   type: dict
+  contains:
+    paths:
+      description: Paths of files that were recorded.
+      type: int
+    new_objects:
+      description: Contents that the store did not have.
+      type: int
+    new_bytes:
+      description: Bytes of these contents.
+      type: int
+    seconds:
+      description: Seconds that the recording took.
+      type: float
+    pause:
+      description: Seconds in which what O(quiesce) names stood still.
+      type: float
 consistency:
   description:
     - V(crash) when files were read while programs ran, as a power cut would leave them (those of a subvolume all at the
@@ -232,46 +221,62 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Checkpointed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "name": {"type": "str"},
     "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
-    "resources": {"type": "list", "elements": "dict", "required": True},
-    "quiesce": {"type": "list", "elements": "dict"},
+    "resources": {**registry.OPTION, "required": True},
+    "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
-    "retention": {"type": "dict"},
+    "retention": retention.OPTION,
     "host": {"type": "str"},
     "require_restorable": {"type": "bool", "default": False},
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    within = params["confirm_within"]
-    return checkpoint(
-        Store(params["store"], System()),
-        params["name"],
-        params["resources"],
-        None if within is None else seconds(within, "confirm_within"),
-        params["retention"],
-        params["host"],
-        check_mode,
-        params["kind"],
-        params["quiesce"],
-        params["require_restorable"],
+def work(params: Params, check_mode: bool) -> Checkpointed:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import Request, checkpoint
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+    request = Request(
+        name=params["name"],
+        resources=params["resources"],
+        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
+        retention=params["retention"],
+        host=params["host"],
+        kind=params["kind"],
+        quiesce=params["quiesce"],
+        require_restorable=params["require_restorable"],
     )
+    return checkpoint(Store(params["store"], System()), request, check_mode)
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ description:
     are in the middle of a change, or when a host that is about to change is not there.
   - A host that is unreachable, or whose health is unknown, counts as unhealthy. A host of the wave may be unhealthy,
     as the change may be its cure, but it must be reachable and in the middle of nothing.
+  - Where O(probes) is not given, each host's own variable C(evenkeel_probes) counts. A host with no probes is healthy
+    when it is reachable.
   - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
     C(serial) past an unreachable host, whatever C(max_fail_percentage) and C(any_errors_fatal) say.
   - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
@@ -22,6 +24,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._probes
 options:
   group:
     description:
@@ -35,12 +38,6 @@ options:
       - Names of the hosts that are about to change. By default the hosts of this batch.
     type: list
     elements: str
-  probes:
-    description:
-      - Measurements of health, as for M(evenkeel.fault_tolerance.ft_health), the same for every host.
-      - By default each host's own variable C(evenkeel_probes). A host with no probes is healthy when it is reachable.
-    type: list
-    elements: dict
   min_healthy:
     description:
       - How many hosts of the group must be healthy besides the wave, as a number, a percentage or V(quorum) (more
@@ -52,11 +49,13 @@ options:
         does every host that an earlier run left in the middle of a change, or that does not answer. By default there
         is no limit.
     type: str
-  failure_domain:
+  guard_domain:
     description:
       - Name of the inventory variable that says what fails together. With it, the hosts in flight must all be of one
         failure domain.
+      - This option was named C(failure_domain) before version 0.2.0.
     type: str
+    aliases: [failure_domain]
   confirmed:
     description:
       - Refuse unless every host of an earlier batch of this play ended V(confirmed). For plays that arm every host.
@@ -139,28 +138,43 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: The reasons in one text.
   returned: failure
   type: str
 """
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Result
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "group": {"type": "list", "elements": "str", "required": True},
     "wave": {"type": "list", "elements": "str"},
-    "probes": {"type": "list", "elements": "dict"},
+    "probes": probes.OPTION,
     "min_healthy": {"type": "str"},
     "max_unavailable": {"type": "str"},
-    "failure_domain": {"type": "str"},
+    "guard_domain": {"type": "str", **renamed("failure_domain")},
     "confirmed": {"type": "bool", "default": False},
     "timeout": {"type": "str", "default": "30s"},
 }
 
 
-def work(params: dict[str, object], check_mode: bool) -> dict[str, object]:
+def work(params: Params, check_mode: bool) -> Result:
     raise UsageError(
         "ft_guard decides on the controller, and nothing was decided: call it by its full name"
         " evenkeel.fault_tolerance.ft_guard, from a playbook"

@@ -17,18 +17,8 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._probes
 options:
-  probes:
-    description:
-      - Measurements of health, each a mapping with one key, the kind. Each takes a C(timeout), by default 5 seconds.
-      - V(http) takes C(url), C(status) (200, or a list) and C(body) (a regular expression).
-      - V(tcp) takes C(port) and C(host) (by default 127.0.0.1).
-      - V(service) takes C(name) (a systemd unit), or C(process) (a mapping with C(name), C(pidfile), C(argv)).
-      - V(command) takes C(argv) and C(rc) (0).
-      - V(file) takes C(path) and C(sha256). Of what a symlink leads to it tells only whether it is as wanted.
-    type: list
-    elements: dict
-    default: []
   soak:
     description:
       - How long all probes must keep passing, with no restart of a probed service. With V(0s) one round is enough.
@@ -72,10 +62,32 @@ state:
   returned: unless it was refused
   type: str
 probes:
-  description: The last round, each probe with C(kind), C(target), C(state), C(detail), C(seconds).
+  description: The last round.
   returned: unless it was refused
   type: list
   elements: dict
+  contains:
+    kind:
+      description: Kind of the probe.
+      type: str
+    target:
+      description: Address, unit, command or path that it measures.
+      type: str
+    state:
+      description: V(pass), V(fail) or V(unknown).
+      type: str
+    detail:
+      description: The measurement in words.
+      type: str
+    seconds:
+      description: Seconds that the measurement took.
+      type: float
+    identity:
+      description: Of a service, a text that changes with each of its starts. Empty for others.
+      type: str
+    restarts:
+      description: Of a service, how often its service manager has restarted it.
+      type: int
 waited:
   description: Seconds that it took.
   returned: unless it was refused
@@ -89,10 +101,115 @@ restarts:
   returned: unless it was refused
   type: int
 host_state:
-  description: Whether a change is under way, as M(evenkeel.fault_tolerance.ft_info) returns it (C(generation),
-    C(armed), C(last), C(doubt), C(interrupted)).
+  description: Whether a change is under way, as M(evenkeel.fault_tolerance.ft_info) returns it.
   returned: unless it was refused
   type: dict
+  contains:
+    generation:
+      description: Number of the newest change; 0 before the first.
+      type: int
+    armed:
+      description: The change that waits for its confirmation; null when there is none.
+      type: dict
+      contains:
+        generation:
+          description: Number of the change.
+          type: int
+        checkpoint:
+          description: Id of the checkpoint that the host goes back to.
+          type: str
+        name:
+          description: Name of that checkpoint.
+          type: str
+        until:
+          description: When the time to confirm ends, in seconds since the epoch.
+          type: float
+        within:
+          description: The time to confirm, in seconds.
+          type: float
+        back:
+          description:
+            - By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+          type: str
+        left:
+          description: What could not be put back so far. Absent where nothing is left.
+          type: list
+          elements: str
+        tries_until:
+          description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
+          type: float
+        overdue:
+          description: For how many seconds the host should have been going back; null while there is time.
+          type: float
+    last:
+      description: How the last change ended; null before the first.
+      type: dict
+      contains:
+        generation:
+          description: Number of the change.
+          type: int
+        outcome:
+          description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
+          type: str
+        by:
+          description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+          type: str
+        at:
+          description: When it ended, in seconds since the epoch.
+          type: float
+        checkpoint:
+          description: Id of the checkpoint of the change.
+          type: str
+        left:
+          description: What could not be put back.
+          type: list
+          elements: str
+        until:
+          description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+          type: float
+        rollback:
+          description:
+            - Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+          type: int
+        written:
+          description: What services wrote as they started again, by path, as lines of a manifest.
+          type: dict
+    doubt:
+      description: The end in doubt that nothing has made good since; null when there is none.
+      type: dict
+      contains:
+        generation:
+          description: Number of the change.
+          type: int
+        outcome:
+          description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
+          type: str
+        by:
+          description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+          type: str
+        at:
+          description: When it ended, in seconds since the epoch.
+          type: float
+        checkpoint:
+          description: Id of the checkpoint of the change.
+          type: str
+        left:
+          description: What could not be put back.
+          type: list
+          elements: str
+        until:
+          description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+          type: float
+        rollback:
+          description:
+            - Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+          type: int
+        written:
+          description: What services wrote as they started again, by path, as lines of a manifest.
+          type: dict
+    interrupted:
+      description: Whether a rollback was interrupted and waits to be finished.
+      type: bool
 planned:
   description: Empty, as this module only reads.
   returned: always
@@ -113,41 +230,57 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import wait
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured
 
-ARGUMENTS = {
-    "probes": {"type": "list", "elements": "dict", "default": []},
+ARGUMENTS: Options = {
+    "probes": probing.OPTION,
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "0s"},
     "interval": {"type": "str", "default": "1s"},
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
+def work(params: Params, check_mode: bool) -> Measured:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of, wait
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+    times = times_of(params)
+    times = replace(times, deadline=max(times.soak, times.deadline))
     system = Store(params["store"], System()).system
-    health = wait(probing.check(params["probes"]), soak, max(soak, deadline), interval, system)
-    result: dict[str, Any] = dict(asdict(health), host_state=host_state(params["store"], system))
-    bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != probing.PASS]
+    health = wait(probing.check(params["probes"]), times, system)
+    result = Measured(**vars(health), host_state=host_state(params["store"], system))
     if health.state != probing.PASS:
-        raise Unhealthy(f"not healthy: {'; '.join(bad) or 'it did not hold for the soak'}", **dict(result, left=bad))
-    result["proved"] = [f"{one.kind} {one.target}: {one.detail}" for one in health.probes]
+        result.left = health.wrong()
+        why = "; ".join(result.left) or "it did not hold for the soak"
+        raise Unhealthy(f"not healthy: {why}", **result.report())
+    result.proved = [f"{one.kind} {one.target}: {one.detail}" for one in health.probes]
     return result
 
 

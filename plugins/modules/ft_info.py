@@ -39,26 +39,105 @@ EXAMPLES = r"""
 
 RETURN = r"""
 checkpoints:
-  description: All checkpoints, oldest first, each with C(id), C(name), C(names), C(kind), C(created), C(host),
-    C(resources).
+  description: All checkpoints, oldest first.
   returned: success
   type: list
   elements: dict
+  contains:
+    id:
+      description: The checkpoint, the SHA-256 of its manifest.
+      type: str
+    name:
+      description: Name under which it was taken.
+      type: str
+    names:
+      description: Names whose newest checkpoint it is.
+      type: list
+      elements: str
+    kind:
+      description: V(snapshot) or V(log).
+      type: str
+    created:
+      description: When it was taken, as ISO 8601 writes it.
+      type: str
+    host:
+      description: The host that it names.
+      type: str
+    resources:
+      description: The kinds of resources that it holds.
+      type: list
+      elements: str
 generation:
   description: Number of the newest change; 0 before the first.
   returned: success
   type: int
 armed:
   description:
-    - The change that waits for its confirmation, with C(generation), C(name), C(checkpoint), C(until), C(within).
-    - C(overdue) tells for how many seconds the host should have been going back, null while there is time.
+    - The change that waits for its confirmation; null when there is none.
   returned: success
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    checkpoint:
+      description: Id of the checkpoint that the host goes back to.
+      type: str
+    name:
+      description: Name of that checkpoint.
+      type: str
+    until:
+      description: When the time to confirm ends, in seconds since the epoch.
+      type: float
+    within:
+      description: The time to confirm, in seconds.
+      type: float
+    back:
+      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      type: str
+    left:
+      description: What could not be put back so far. Absent where nothing is left.
+      type: list
+      elements: str
+    tries_until:
+      description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
+      type: float
+    overdue:
+      description: For how many seconds the host should have been going back; null while there is time.
+      type: float
 last:
-  description: How the last change ended, with C(generation), C(outcome) (V(confirmed), V(rolled_back), V(in_doubt) or
-    V(accepted)), C(by), C(at), C(checkpoint), C(left).
+  description: How the last change ended; null before the first.
   returned: success
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    outcome:
+      description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
+      type: str
+    by:
+      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      type: str
+    at:
+      description: When it ended, in seconds since the epoch.
+      type: float
+    checkpoint:
+      description: Id of the checkpoint of the change.
+      type: str
+    left:
+      description: What could not be put back.
+      type: list
+      elements: str
+    until:
+      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      type: float
+    rollback:
+      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      type: int
+    written:
+      description: What services wrote as they started again, by path, as lines of a manifest.
+      type: dict
 doubt:
   description:
     - The end in doubt that nothing has made good since, as in RV(last); null when there is none. What its C(left)
@@ -66,6 +145,35 @@ doubt:
       M(evenkeel.fault_tolerance.ft_accept), the host takes no other change.
   returned: success
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    outcome:
+      description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
+      type: str
+    by:
+      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      type: str
+    at:
+      description: When it ended, in seconds since the epoch.
+      type: float
+    checkpoint:
+      description: Id of the checkpoint of the change.
+      type: str
+    left:
+      description: What could not be put back.
+      type: list
+      elements: str
+    until:
+      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      type: float
+    rollback:
+      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      type: int
+    written:
+      description: What services wrote as they started again, by path, as lines of a manifest.
+      type: dict
 interrupted:
   description: Whether a rollback was interrupted and waits to be finished.
   returned: success
@@ -95,26 +203,43 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Remembered
+
+ARGUMENTS: Options = {}
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Remembered:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
     return info(Store(params["store"], System()))
 
 
 def main() -> None:
-    run_module({}, work)
+    run_module(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ EXAMPLES = r"""
 
 - name: Put this host back to it
   evenkeel.fault_tolerance.ft_rollback:
-    to: "{{ brought.id }}"
+    checkpoint: "{{ brought.id }}"
 """
 
 RETURN = r"""
@@ -88,11 +88,26 @@ id:
   returned: success
   type: str
 held:
-  description: The checkpoints of the host in the repository, oldest first, with C(checkpoint), C(name), C(created) and
-    restic's C(snapshot).
+  description: The checkpoints of the host in the repository, oldest first.
   returned: success
   type: list
   elements: dict
+  contains:
+    checkpoint:
+      description: Id of the checkpoint.
+      type: str
+    name:
+      description: Its name.
+      type: str
+    created:
+      description: When it was taken, as ISO 8601 writes it.
+      type: str
+    snapshot:
+      description: Id of the snapshot of restic that holds it.
+      type: str
+    path:
+      description: Path of the bundle in that snapshot.
+      type: str
 planned:
   description: What was to be done, in order.
   returned: always
@@ -114,6 +129,18 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
@@ -121,14 +148,12 @@ msg:
 """
 
 import os
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Offsite
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "repository": {"type": "str", "required": True},
     "password_file": {"type": "path", "required": True, "no_log": False},
     "state": {"type": "str", "choices": ["pushed", "fetched"], "default": "pushed"},
@@ -137,7 +162,12 @@ ARGUMENTS = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Offsite:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
     system = System()
     carry = push if params["state"] == "pushed" else fetch
     repository = Repository(params["repository"], params["password_file"], system)

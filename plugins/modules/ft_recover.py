@@ -92,12 +92,34 @@ id:
   type: str
 candidates:
   description:
-    - What every peer holds, with C(peer), C(id), C(host) (that the checkpoint names), C(name), C(created), C(state) and
-      C(detail). The state is V(verified), V(unproved) (whole, without a MAC of ours), V(refused), V(damaged), V(none),
-      V(failed) or V(unreachable).
+    - What every peer holds.
   returned: always
   type: list
   elements: dict
+  contains:
+    peer:
+      description: The host that was asked.
+      type: str
+    id:
+      description: The checkpoint. Empty where the peer holds none.
+      type: str
+    host:
+      description: The host that the checkpoint names.
+      type: str
+    name:
+      description: Name of the checkpoint.
+      type: str
+    created:
+      description: When it was taken, as ISO 8601 writes it.
+      type: str
+    state:
+      description:
+        - V(verified), V(unproved) (whole, without a MAC of ours), V(refused), V(damaged), V(none), V(failed) or
+          V(unreachable).
+      type: str
+    detail:
+      description: The state in words.
+      type: str
 undo:
   description: The checkpoint of what was replaced; empty when nothing was.
   returned: success
@@ -110,6 +132,18 @@ restart_needed:
   type: list
   elements: dict
   sample: [{"unit": "php-fpm.service", "processes": ["php-fpm[812]"], "paths": ["/srv/www/app.php"]}]
+  contains:
+    unit:
+      description: The unit that the processes belong to. Empty where they belong to none.
+      type: str
+    processes:
+      description: The processes, each with its id in brackets.
+      type: list
+      elements: str
+    paths:
+      description: Some of the files.
+      type: list
+      elements: str
 planned:
   description: What was to be done, in order.
   returned: always
@@ -130,6 +164,18 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
@@ -138,8 +184,9 @@ msg:
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import PHASE, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "host": {"type": "str"},
     "checkpoint": {"type": "str", "default": "latest"},
     "peers": {"type": "list", "elements": "str", "required": True},
@@ -149,7 +196,7 @@ ARGUMENTS = {
 
 
 def main() -> None:
-    run_module(dict(ARGUMENTS, **PHASE), work)
+    run_module({**ARGUMENTS, **PHASE}, work)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ description:
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same ones.
     A peer that cannot be reached or does not take the copy is replaced by the next one.
+  - O(retention) decides which copies of this host each peer keeps.
   - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
     one.
 version_added: 0.1.0
@@ -24,6 +25,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._retention
   - evenkeel.fault_tolerance._phase
 options:
   copies:
@@ -53,11 +55,6 @@ options:
     description:
       - Name under which the peers keep the copies. By default the name of this host in the inventory.
     type: str
-  retention:
-    description:
-      - "Which copies of this host each peer keeps, for example V({last: 10}), with the rules of
-        O(evenkeel.fault_tolerance.ft_checkpoint#module:retention). By default all are kept."
-    type: dict
   timeout:
     description:
       - How long a peer may take for its part; after that it counts as unreachable.
@@ -90,11 +87,27 @@ id:
   type: str
 copies:
   description:
-    - One entry for each peer that was asked, with C(peer), C(domain), C(id), C(state) and C(detail). The state is
-      V(verified) for a copy that counts, V(planned) in check mode, and V(failed) or V(unreachable) otherwise.
+    - One entry for each peer that was asked.
   returned: when a peer was asked
   type: list
   elements: dict
+  contains:
+    peer:
+      description: The host that was asked.
+      type: str
+    domain:
+      description: Its failure domain.
+      type: str
+    id:
+      description: The checkpoint.
+      type: str
+    state:
+      description:
+        - V(verified) for a copy that counts, V(planned) in check mode, and V(failed) or V(unreachable) otherwise.
+      type: str
+    detail:
+      description: The state in words.
+      type: str
 planned:
   description: The copies to be made.
   returned: always
@@ -115,6 +128,18 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
@@ -123,20 +148,22 @@ msg:
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import PHASE, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "copies": {"type": "int", "default": 2},
     "peers": {"type": "list", "elements": "str", "required": True},
     "failure_domain": {"type": "str"},
     "checkpoint": {"type": "str", "default": "latest"},
     "host": {"type": "str"},
-    "retention": {"type": "dict"},
+    "retention": retention.OPTION,
     "timeout": {"type": "str", "default": "10m"},
 }
 
 
 def main() -> None:
-    run_module(dict(ARGUMENTS, **PHASE), work)
+    run_module({**ARGUMENTS, **PHASE}, work)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,13 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._process
+  - evenkeel.fault_tolerance._probes
 options:
   name:
     description:
       - The systemd unit. Either this or O(process).
     type: str
-  process:
-    description:
-      - A service without systemd, a mapping with C(name), C(pidfile), C(argv), and optionally C(chdir),
-        C(reload_signal), C(stop_signal).
-    type: dict
   mode:
     description:
       - V(cold) stops and starts. V(warm) reloads, and is refused where the service cannot.
@@ -36,17 +33,6 @@ options:
     type: str
     choices: [cold, warm]
     default: cold
-  probes:
-    description:
-      - Measurements of health, each a mapping with one key, the kind. Each takes a C(timeout), by default 5 seconds.
-      - V(http) takes C(url), C(status) (200, or a list) and C(body) (a regular expression).
-      - V(tcp) takes C(port) and C(host) (by default 127.0.0.1).
-      - V(service) takes C(name) (a systemd unit), or C(process) (a mapping with C(name), C(pidfile), C(argv)).
-      - V(command) takes C(argv) and C(rc) (0).
-      - V(file) takes C(path) and C(sha256). Of what a symlink leads to it tells only whether it is as wanted.
-    type: list
-    elements: dict
-    default: []
   soak:
     description:
       - How long all probes must keep passing, with no restart of a probed service. With V(0s) one round is enough.
@@ -101,17 +87,118 @@ mode:
   returned: unless it was refused
   type: str
 before:
-  description: The service before, with C(active), C(text), C(identity), C(started), C(restarts).
+  description: The service before.
   returned: unless it was refused
   type: dict
+  contains:
+    name:
+      description: The unit, or the name of the process.
+      type: str
+    exists:
+      description: Whether there is such a unit.
+      type: bool
+    enabled:
+      description: Unit-file state of systemd. Empty for a process.
+      type: str
+    active:
+      description: Whether it runs.
+      type: bool
+    text:
+      description: The state in the words of the service manager.
+      type: str
+    started:
+      description: When it started, in seconds since the epoch; null when that is not known.
+      type: float
+    identity:
+      description: A text that changes with each start. Empty while it does not run.
+      type: str
+    restarts:
+      description: How often the service manager has restarted it.
+      type: int
+    can_reload:
+      description: Whether it can be restarted warm.
+      type: bool
+    queued:
+      description: Whether the service manager is about to act on it.
+      type: bool
 after:
   description: The service afterwards.
   returned: unless it was refused
   type: dict
+  contains:
+    name:
+      description: The unit, or the name of the process.
+      type: str
+    exists:
+      description: Whether there is such a unit.
+      type: bool
+    enabled:
+      description: Unit-file state of systemd. Empty for a process.
+      type: str
+    active:
+      description: Whether it runs.
+      type: bool
+    text:
+      description: The state in the words of the service manager.
+      type: str
+    started:
+      description: When it started, in seconds since the epoch; null when that is not known.
+      type: float
+    identity:
+      description: A text that changes with each start. Empty while it does not run.
+      type: str
+    restarts:
+      description: How often the service manager has restarted it.
+      type: int
+    can_reload:
+      description: Whether it can be restarted warm.
+      type: bool
+    queued:
+      description: Whether the service manager is about to act on it.
+      type: bool
 health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
   type: dict
+  contains:
+    state:
+      description: V(pass), V(fail) or V(unknown).
+      type: str
+    probes:
+      description: The last round.
+      type: list
+      elements: dict
+      contains:
+        kind:
+          description: Kind of the probe.
+          type: str
+        target:
+          description: Address, unit, command or path that it measures.
+          type: str
+        state:
+          description: V(pass), V(fail) or V(unknown).
+          type: str
+        detail:
+          description: The measurement in words.
+          type: str
+        seconds:
+          description: Seconds that the measurement took.
+          type: float
+        identity:
+          description: Of a service, a text that changes with each of its starts. Empty for others.
+          type: str
+        restarts:
+          description: Of a service, how often its service manager has restarted it.
+          type: int
+    waited:
+      description: Seconds that it took.
+      type: float
+    soaked:
+      description: Seconds for which all probes had been passing.
+      type: float
+    restarts:
+      description: Restarts of probed services meanwhile.
+      type: int
 planned:
   description: What was to be done, in order.
   returned: always
@@ -133,44 +220,51 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, mapping
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Restarted
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "name": {"type": "str"},
-    "process": {"type": "dict"},
+    "process": mapping(process.OPTIONS),
     "mode": {"type": "str", "choices": ["cold", "warm"], "default": "cold"},
-    "probes": {"type": "list", "elements": "dict", "default": []},
+    "probes": probes.OPTION,
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "1m"},
     "interval": {"type": "str", "default": "1s"},
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    return restart(
-        params["name"],
-        params["process"],
-        params["mode"],
-        params["probes"],
-        soak,
-        deadline,
-        interval,
-        Store(params["store"], System()).system,
-        check_mode,
-    )
+def work(params: Params, check_mode: bool) -> Restarted:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import Request, restart
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+    request = Request(params["name"], params["process"], params["mode"], params["probes"], times_of(params))
+    return restart(request, Store(params["store"], System()).system, check_mode)
 
 
 def main() -> None:

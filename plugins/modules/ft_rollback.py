@@ -13,24 +13,38 @@ description:
   - Kinds, and paths, go back independently. What cannot go back is named in RV(left), and the module fails.
   - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
     finished it.
-  - Ends a change under way when O(to) is its checkpoint.
+  - Ends a change under way when O(checkpoint) is its checkpoint.
+  - O(quiesce) holds programs still while things are put back. It is held once all that can be prepared is, just before
+    the first thing changes, and let go when services have been put back. Nothing is held when nothing is to be done, or
+    when the rollback is refused before. What was written until then is in the checkpoint V(undo). Packages are put back
+    while it is held; those whose scripts restart a unit do so.
+  - A unit that the checkpoint records as not active is stopped and stays so. A frozen unit is thawed when the files are
+    in place, before services are put back; it cannot be reloaded before.
+  - Without O(quiesce), what programs write during the rollback to what is put back is in no checkpoint.
+  - A rollback that was killed is finished without O(quiesce), and so are those of the dead-man. Name a unit in the
+    checkpoint's C(services) to have it restarted then.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._quiesce
 options:
-  to:
+  checkpoint:
     description:
       - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
         name, V(name~2) the one before that. V(undo) is what the last rollback replaced.
+      - This option was named C(to) before version 0.2.0.
     type: str
     default: latest
-  resources:
+    aliases: [to]
+  kinds:
     description:
-      - Put back only these kinds of resource, for example V(files).
+      - Put back only these kinds of resource, for example V([files, services]).
+      - This option was named C(resources) before version 0.2.0.
     type: list
     elements: str
+    aliases: [resources]
   paths:
     description:
       - Put back only these files and trees, absolute paths that the checkpoint holds or that lie in what it holds.
@@ -46,23 +60,6 @@ options:
     type: str
     choices: [paths, swap]
     default: paths
-  quiesce:
-    description:
-      - What is to stand still while things are put back, in this order, each a mapping with one key.
-      - V(stop) and V(freeze) take a systemd unit, which is started or thawed again; one that does not run is left
-        alone. What runs and requires a unit that is stopped is stopped before it and started after it.
-      - V(command) takes C(argv) and C(after), both lists of words; C(after) has to do no harm where C(argv) has failed.
-      - It is held once all that can be prepared is, just before the first thing changes, and let go in the reverse
-        order when services have been put back, whatever happens, also when the module is killed. Nothing is held in
-        check mode, when nothing is to be done, or when the rollback is refused before. What was written until then is
-        in the checkpoint V(undo). Packages are put back while it is held; those whose scripts restart a unit do so.
-      - A unit that the checkpoint records as not active is stopped and stays so. A frozen unit is thawed when the files
-        are in place, before services are put back; it cannot be reloaded before.
-      - Without it, what programs write during the rollback to what is put back is in no checkpoint.
-      - A rollback that was killed is finished without it, and so are those of the dead-man - name a unit in the
-        checkpoint's C(services) to have it restarted then.
-    type: list
-    elements: dict
   generation:
     description:
       - Refuse unless the host is still at this generation.
@@ -92,38 +89,38 @@ attributes:
 EXAMPLES = r"""
 - name: Back to how it was
   evenkeel.fault_tolerance.ft_rollback:
-    to: before-upgrade
+    checkpoint: before-upgrade
 
 - name: Undo that
   evenkeel.fault_tolerance.ft_rollback:
-    to: undo
+    checkpoint: undo
 
 - name: A web site, the old one or the new one and nothing in between
   evenkeel.fault_tolerance.ft_rollback:
-    to: latest
+    checkpoint: latest
     strategy: swap
 
 - name: An application that must not see half of its data, nor write to it meanwhile
   evenkeel.fault_tolerance.ft_rollback:
-    to: before-upgrade
+    checkpoint: before-upgrade
     quiesce:
       - command: {argv: [/opt/app/maintenance, 'on'], after: [/opt/app/maintenance, 'off']}
       - stop: app
 
 - name: Only the files of the newest checkpoint
   evenkeel.fault_tolerance.ft_rollback:
-    to: latest
-    resources: [files]
+    checkpoint: latest
+    kinds: [files]
 
 - name: Only one tree of it
   evenkeel.fault_tolerance.ft_rollback:
-    to: before-upgrade
+    checkpoint: before-upgrade
     paths: [/etc/nginx]
 
 - name: Back to an older firewall, if we can still get in then
   evenkeel.fault_tolerance.ft_rollback:
-    to: last-month
-    resources: [firewall]
+    checkpoint: last-month
+    kinds: [firewall]
     confirm_within: 2m
   register: back
 
@@ -149,9 +146,35 @@ generation:
   returned: unless it was refused
   type: int
 armed:
-  description: The rollback to be confirmed, with C(generation), C(until) (seconds since the epoch) and C(within).
+  description: The rollback to be confirmed; null when nothing was armed.
   returned: unless it was refused
   type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    checkpoint:
+      description: Id of the checkpoint that the host goes back to.
+      type: str
+    name:
+      description: Name of that checkpoint.
+      type: str
+    until:
+      description: When the time to confirm ends, in seconds since the epoch.
+      type: float
+    within:
+      description: The time to confirm, in seconds.
+      type: float
+    back:
+      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      type: str
+    left:
+      description: What could not be put back so far. Absent where nothing is left.
+      type: list
+      elements: str
+    tries_until:
+      description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
+      type: float
 planned:
   description: What was to be done, in order.
   returned: always
@@ -190,51 +213,70 @@ restart_needed:
   type: list
   elements: dict
   sample: [{"unit": "php-fpm.service", "processes": ["php-fpm[812]"], "paths": ["/srv/www/app.php"]}]
+  contains:
+    unit:
+      description: The unit that the processes belong to. Empty where they belong to none.
+      type: str
+    processes:
+      description: The processes, each with its id in brackets.
+      type: list
+      elements: str
+    paths:
+      description: Some of the files.
+      type: list
+      elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 
-ARGUMENTS = {
-    "to": {"type": "str", "default": "latest"},
-    "resources": {"type": "list", "elements": "str"},
+ARGUMENTS: Options = {
+    "checkpoint": {"type": "str", "default": "latest", **renamed("to")},
+    "kinds": {"type": "list", "elements": "str", **renamed("resources")},
     "paths": {"type": "list", "elements": "str"},
     "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
-    "quiesce": {"type": "list", "elements": "dict"},
+    "quiesce": quiescing.OPTION,
     "generation": {"type": "int"},
     "confirm_within": {"type": "str"},
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    store = Store(params["store"], System())
-    within = params["confirm_within"]
-    result = rollback(
-        store,
-        params["to"],
-        params["resources"],
-        params["generation"],
-        check_mode,
-        params["strategy"] == "swap",
-        None if within is None else seconds(within, "confirm_within"),
-        params["quiesce"],
-        **({"paths": params["paths"]} if params["paths"] else {}),
+def work(params: Params, check_mode: bool) -> RolledBack:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import Request, rollback
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+    request = Request(
+        to=params["checkpoint"],
+        kinds=params["kinds"],
+        paths=params["paths"] or (),
+        generation=params["generation"],
+        swap=params["strategy"] == "swap",
+        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
+        quiesce=params["quiesce"],
     )
-    result["warnings"] = [
-        f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
-        f"{one['paths'][0]}; restart it to see the new ones"
-        for one in result["restart_needed"]
-    ]
-    return result
+    return rollback(Store(params["store"], System()), request, check_mode)
 
 
 def main() -> None:

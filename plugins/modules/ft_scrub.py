@@ -56,9 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 damaged:
-  description: What is damaged or missing, each with C(kind) (V(object), V(pack) or V(manifest), and V(subvolumes) or
-    V(postgresql) for what they need outside of the store), C(id), C(problem), the C(checkpoints) (C(name), C(id)) and
-    the C(paths) that need it, and C(host), empty or the host whose copy it is.
+  description: What is damaged or missing, in the store or, for V(subvolumes) and V(postgresql), outside of it.
   returned: unless it was refused
   type: list
   elements: dict
@@ -69,6 +67,34 @@ damaged:
       checkpoints: [{"name": "before", "id": "3fc9b689459d738f8c88a3a48aa9e33542016b7a4052e001aaa536fca74813cb"}]
       paths: [/etc/nginx/nginx.conf]
       host: ""
+  contains:
+    kind:
+      description: V(object), V(pack), V(manifest), V(subvolumes) or V(postgresql).
+      type: str
+    id:
+      description: Name of the object, the pack or the checkpoint, or the path.
+      type: str
+    problem:
+      description: The problem in words.
+      type: str
+    checkpoints:
+      description: The checkpoints that need it.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name of the checkpoint.
+          type: str
+        id:
+          description: Its id.
+          type: str
+    paths:
+      description: The paths that need it.
+      type: list
+      elements: str
+    host:
+      description: The host whose copy it is. Empty for the store of the host itself.
+      type: str
 complete:
   description: Whether this run has read all.
   returned: unless it was refused
@@ -87,9 +113,19 @@ last_pass:
   returned: unless it was refused
   type: str
 stats:
-  description: C(files) and C(bytes) that this run has read, and the C(seconds) it took.
+  description: What this run has read.
   returned: unless it was refused
   type: dict
+  contains:
+    files:
+      description: Packs and contents that this run has read.
+      type: int
+    bytes:
+      description: Bytes of them.
+      type: int
+    seconds:
+      description: Seconds that it took.
+      type: float
 planned:
   description: What was to be done, in order.
   returned: always
@@ -110,6 +146,18 @@ left:
   returned: always
   type: list
   elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
@@ -117,29 +165,27 @@ msg:
 """
 
 import os
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Scrubbed
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "time_limit": {"type": "str"},
     "share": {"type": "int", "default": 50},
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    limit = params["time_limit"]
+def work(params: Params, check_mode: bool) -> Scrubbed:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
     os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
-    return scrub(
-        Store(params["store"], System()),
-        None if limit is None else seconds(limit, "time_limit"),
-        params["share"],
-        check_mode,
-    )
+    limit = seconds_or_none(params["time_limit"], "time_limit")
+    return scrub(Store(params["store"], System()), limit, params["share"], check_mode)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ short_description: Confirm a change on a host, or roll it back
 description:
   - Measures the health of the host. When all probes pass for the whole soak, the change that
     M(evenkeel.fault_tolerance.ft_checkpoint) began with C(confirm_within) is confirmed and stays.
+  - Without any probe the change is confirmed.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
   - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
     whether that login is newer than the change. One that lay open before does not show that new ones are let in, so
@@ -20,18 +21,13 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._probes
 options:
   generation:
     description:
       - Number of the change, as returned when it began. Another number is refused.
     type: int
     required: true
-  probes:
-    description:
-      - Measurements of health, as for M(evenkeel.fault_tolerance.ft_health). Without any the change is confirmed.
-    type: list
-    elements: dict
-    default: []
   soak:
     description:
       - How long the probes must keep passing.
@@ -100,10 +96,88 @@ health:
   description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
   type: dict
+  contains:
+    state:
+      description: V(pass), V(fail) or V(unknown).
+      type: str
+    probes:
+      description: The last round.
+      type: list
+      elements: dict
+      contains:
+        kind:
+          description: Kind of the probe.
+          type: str
+        target:
+          description: Address, unit, command or path that it measures.
+          type: str
+        state:
+          description: V(pass), V(fail) or V(unknown).
+          type: str
+        detail:
+          description: The measurement in words.
+          type: str
+        seconds:
+          description: Seconds that the measurement took.
+          type: float
+        identity:
+          description: Of a service, a text that changes with each of its starts. Empty for others.
+          type: str
+        restarts:
+          description: Of a service, how often its service manager has restarted it.
+          type: int
+    waited:
+      description: Seconds that it took.
+      type: float
+    soaked:
+      description: Seconds for which all probes had been passing.
+      type: float
+    restarts:
+      description: Restarts of probed services meanwhile.
+      type: int
 health_after:
   description: The same, measured after a rollback.
   returned: when the host was rolled back by this task
   type: dict
+  contains:
+    state:
+      description: V(pass), V(fail) or V(unknown).
+      type: str
+    probes:
+      description: The last round.
+      type: list
+      elements: dict
+      contains:
+        kind:
+          description: Kind of the probe.
+          type: str
+        target:
+          description: Address, unit, command or path that it measures.
+          type: str
+        state:
+          description: V(pass), V(fail) or V(unknown).
+          type: str
+        detail:
+          description: The measurement in words.
+          type: str
+        seconds:
+          description: Seconds that the measurement took.
+          type: float
+        identity:
+          description: Of a service, a text that changes with each of its starts. Empty for others.
+          type: str
+        restarts:
+          description: Of a service, how often its service manager has restarted it.
+          type: int
+    waited:
+      description: Seconds that it took.
+      type: float
+    soaked:
+      description: Seconds for which all probes had been passing.
+      type: float
+    restarts:
+      description: Restarts of probed services meanwhile.
+      type: int
 planned:
   description: What was to be done, in order.
   returned: always
@@ -133,23 +207,45 @@ restart_needed:
   type: list
   elements: dict
   sample: [{"unit": "php-fpm.service", "processes": ["php-fpm[812]"], "paths": ["/srv/www/app.php"]}]
+  contains:
+    unit:
+      description: The unit that the processes belong to. Empty where they belong to none.
+      type: str
+    processes:
+      description: The processes, each with its id in brackets.
+      type: list
+      elements: str
+    paths:
+      description: Some of the files.
+      type: list
+      elements: str
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
 msg:
   description: What went wrong, where, and what to do next.
   returned: failure
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
 
-ARGUMENTS = {
+ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},
-    "probes": {"type": "list", "elements": "dict", "default": []},
+    "probes": probes.OPTION,
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "2m"},
     "interval": {"type": "str", "default": "1s"},
@@ -157,12 +253,15 @@ ARGUMENTS = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    store = Store(params["store"], System(), armed=True)
-    return settle(
-        store, params["generation"], params["probes"], soak, deadline, interval, params["verdict"], check_mode
-    )
+def work(params: Params, check_mode: bool) -> Settled:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import Request, settle
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+    request = Request(params["generation"], params["probes"], times_of(params), params["verdict"])
+    return settle(Store(params["store"], System(), armed=True), request, check_mode)
 
 
 def main() -> None:

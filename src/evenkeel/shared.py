@@ -11,12 +11,37 @@ from evenkeel.collection import make_importable
 
 make_importable()
 
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
+    BAD_ANSWER,
+    Busy,
+    Damaged,
+    NotFound,
+    Refused,
+    RestoreFailed,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
 
-__all__ = ["BadValue", "choose", "duration", "hosts_of_budget", "seconds"]
+# The codes of failures that decide an exit code; docs/errors.md tells of all.
+USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
+DAMAGED, RESTORE_FAILED = Damaged.code, RestoreFailed.code
+
+__all__ = [
+    "BAD_ANSWER",
+    "BUSY",
+    "DAMAGED",
+    "NOT_FOUND",
+    "REFUSED",
+    "RESTORE_FAILED",
+    "USAGE",
+    "BadValue",
+    "choose",
+    "duration",
+    "hosts_of_budget",
+    "seconds",
+]
 
 
 def duration(value: object) -> float:

@@ -78,7 +78,7 @@ def test_a_doubt_is_named_by_its_cause_and_refuses_the_next_change(host: Fleet, 
     assert any(one.startswith(cause) for one in host.module(HOST, "ft_info")["doubt"]["left"])
     # Its cause is gone: a rollback makes it good, and the host takes changes again.
     host.on(HOST, "touch /srv/ek-good")
-    assert not host.module(HOST, "ft_rollback", to="before")["failed"]
+    assert not host.module(HOST, "ft_rollback", checkpoint="before")["failed"]
     assert host.module(HOST, "ft_info")["doubt"] is None and begin(host)["armed"]
 
 
@@ -105,7 +105,7 @@ def test_names_that_are_not_utf_8_come_back_and_are_reported(host: Fleet) -> Non
     taken = host.module(HOST, "ft_checkpoint", name="before", resources=[{"files": {"paths": [declared]}}])
     assert not taken["failed"] and taken["stats"]["paths"] >= 1, taken
     host.on(HOST, r"printf after > /srv/www/caf$(printf '\351'); printf y > '/srv/www/caf\xe9'")
-    result = host.module(HOST, "ft_rollback", to="before")
+    result = host.module(HOST, "ft_rollback", checkpoint="before")
     assert not result["failed"] and [one["target"] for one in result["done"]] == [declared], result
     assert host.on(HOST, r"cat /srv/www/caf$(printf '\351') '/srv/www/caf\xe9'") == "beforey"
     # Of a whole tree, as the driver sees it.

@@ -122,8 +122,8 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
     assert "ek-demo 1:2.0" in after and "ek-new 1.0" in after
     assert host.on(HOST, "cat /etc/ek-demo/conf") == "as packaged in 1:2.0\n"
 
-    foreseen = module(host, "ft_rollback", check=True, to="before")
-    result = module(host, "ft_rollback", to="before")
+    foreseen = module(host, "ft_rollback", check=True, checkpoint="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert not result["failed"] and result["planned"] == foreseen["planned"]
     # What the package has written to a declared path is put back once more.
     assert [step for step in result["planned"] if step not in result["done"]] == []
@@ -137,9 +137,9 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
     ]
     assert host.on(HOST, STATE) == before
     assert host.on(HOST, "cat /etc/ek-demo/conf /usr/share/ek-demo/version") == "of the administrator\n1.0\n"
-    assert module(host, "ft_rollback", to="before")["changed"] is False
+    assert module(host, "ft_rollback", checkpoint="before")["changed"] is False
 
-    undone = module(host, "ft_rollback", to="undo")
+    undone = module(host, "ft_rollback", checkpoint="undo")
     assert not undone["failed"]
     assert host.on(HOST, STATE) == after
 
@@ -148,7 +148,7 @@ def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
     module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-lib"]}}])
     host.on(HOST, UPGRADE)
     after = host.on(HOST, STATE)
-    refused = module(host, "ft_rollback", to="before")
+    refused = module(host, "ft_rollback", checkpoint="before")
     assert refused["failed"] and "ek-demo (Remv)" in refused["msg"] and refused["done"] == []
     assert host.on(HOST, STATE) == after and host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
 
@@ -189,7 +189,7 @@ def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> No
     host.on(HOST, "cd /srv/ek/lost; dpkg --install ek-lost_2_all.deb ek-[abc]_2_all.deb; rm /srv/ek/good")
     # Removed with the configuration file that it brought.
     host.on(HOST, "dpkg --remove ek-a; rm -r /etc/ek-a")
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert result["failed"], result
     assert any(one.startswith("ek-lost:all: nobody has the package file of version 1") for one in result["left"]), (
         result
@@ -200,7 +200,7 @@ def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> No
     assert host.on(HOST, "cat /etc/ek-a/conf /run/ek-script") == "ek-a\n0022 de_DE.UTF-8\n"
     # Its cause is gone: the same again does the rest.
     host.on(HOST, "touch /srv/ek/good")
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert [one["target"] for one in result["done"]] == ["ek-b:all 1"] and len(result["left"]) >= 2, result
     host.on(HOST, "sed -i 's/^/#/' /etc/default/locale")
     host.on(
@@ -208,7 +208,7 @@ def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> No
         "cd /srv/ek/lost; mkdir -p x; dpkg-deb -R ek-lost_2_all.deb x; sed -i 's/^Version: 2/Version: 1/' "
         "x/DEBIAN/control; dpkg-deb -b x /var/cache/apt/archives/ek-lost_1_all.deb",
     )
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert not result["failed"] and host.on(HOST, STATE) == before, result
 
 
@@ -236,7 +236,7 @@ def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
     before = host.on(HOST, STATE)
     host.on(HOST, "cd /srv/ek/moved; dpkg --install ek-b_2_all.deb ek-a_2_all.deb")
     assert host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-b\n"
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert not result["failed"], result
     assert host.on(HOST, STATE) == before and host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-a\n"
 
@@ -246,10 +246,10 @@ def test_data_of_what_was_not_there_before_stay_or_are_purged_as_declared(host: 
     module(host, "ft_checkpoint", name="kept", resources=[{"packages": {"names": names}}])
     module(host, "ft_checkpoint", name="purged", resources=[{"packages": {"names": names, "purge": True}}])
     host.on(HOST, UPGRADE)
-    assert not module(host, "ft_rollback", to="kept")["failed"]
+    assert not module(host, "ft_rollback", checkpoint="kept")["failed"]
     assert "ek-new" in host.on(HOST, "dpkg -l | grep ^rc; ls /etc")
     host.on(HOST, UPGRADE)
-    result = module(host, "ft_rollback", to="purged")
+    result = module(host, "ft_rollback", checkpoint="purged")
     assert not result["failed"] and "purge ek-new:all" in [f"{one['action']} {one['target']}" for one in result["done"]]
     assert "ek-new" not in host.on(HOST, "dpkg -l | grep ^rc; ls /etc; true")
 
@@ -268,13 +268,13 @@ def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet, script: s
     host.on(HOST, f"rm {SLOW}")
     running.join(60)
     assert host.on(HOST, "dpkg --audit") != "" and host.on(HOST, "ls /var/lib/evenkeel/resume") != ""
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert not result["failed"], result
     assert host.on(HOST, STATE) == before
     assert host.on(HOST, "cat /etc/ek-demo/conf") == "of the administrator\n"
     assert host.on(HOST, "ls /var/lib/evenkeel/resume", check=False) == ""
     # The undo is what was there before it all began, not what the kill left.
-    assert not module(host, "ft_rollback", to="undo")["failed"]
+    assert not module(host, "ft_rollback", checkpoint="undo")["failed"]
     assert host.on(HOST, STATE) == after
 
 
@@ -293,7 +293,7 @@ def test_a_reboot_puts_packages_back_before_their_services_start(host: Fleet) ->
 
 def rollback_to_its_death(fleet: Fleet, host: str) -> None:
     with contextlib.suppress(AssertionError, ValueError):
-        fleet.module(host, "ft_rollback", to="before")
+        fleet.module(host, "ft_rollback", checkpoint="before")
 
 
 def test_what_dpkg_was_told_to_leave_out_or_to_divert_is_there_again(host: Fleet) -> None:
@@ -307,7 +307,7 @@ def test_what_dpkg_was_told_to_leave_out_or_to_divert_is_there_again(host: Fleet
     try:
         fleet.on(HOST, UPGRADE)
         assert fleet.on(HOST, files, check=False) != before
-        result = module(fleet, "ft_rollback", to="before")
+        result = module(fleet, "ft_rollback", checkpoint="before")
         assert result["left"] == [] and fleet.on(HOST, files) == before
     finally:
         fleet.on(HOST, "rm -f /etc/dpkg/dpkg.cfg.d/ek; dpkg-divert --rename --remove /usr/bin/nproc", check=False)

@@ -83,7 +83,7 @@ def test_versions_of_rpm_come_back_offline_and_after_a_kill(host: Fleet) -> None
     after = host.on(HOST, STATE)
     assert "ek-demo-2.0-1.noarch" in after and "ek-lib-1.0-1.noarch" in after
 
-    refused = host.module(HOST, "ft_rollback", to="lib")
+    refused = host.module(HOST, "ft_rollback", checkpoint="lib")
     assert refused["failed"] and "ek-lib is needed by" in refused["msg"] and refused["done"] == []
     assert host.on(HOST, STATE) == after
 
@@ -94,10 +94,10 @@ def test_versions_of_rpm_come_back_offline_and_after_a_kill(host: Fleet) -> None
     host.on(HOST, "kill -9 $(cat /var/lib/evenkeel/lock) $(pgrep -f '[w]ork.json|/[r]pm-tmp'); rm /run/ek-slow")
     running.join(60)
     assert "ek-demo-2.0-1.noarch" in host.on(HOST, "rpm -qa") and host.on(HOST, "ls /var/lib/evenkeel/resume") != ""
-    result = host.module(HOST, "ft_rollback", to="before")
+    result = host.module(HOST, "ft_rollback", checkpoint="before")
     assert not result["failed"], result
     assert host.on(HOST, STATE) == before
-    assert host.module(HOST, "ft_rollback", to="before")["changed"] is False
+    assert host.module(HOST, "ft_rollback", checkpoint="before")["changed"] is False
 
-    assert not host.module(HOST, "ft_rollback", to="undo")["failed"]
+    assert not host.module(HOST, "ft_rollback", checkpoint="undo")["failed"]
     assert host.on(HOST, STATE) == after

@@ -173,7 +173,7 @@ def checkpoint(fleet: Fleet, paths: list[str], names: list[str], **more: Any) ->
 
 
 def rollback(fleet: Fleet, **more: Any) -> dict[str, Any]:
-    result = module(fleet, "ft_rollback", to="before", **more)
+    result = module(fleet, "ft_rollback", checkpoint="before", **more)
     assert not result["failed"], result
     return result
 
@@ -199,7 +199,7 @@ def test_what_was_active_gets_back_what_another_unit_took_from_it(host: Fleet) -
 def test_a_unit_that_the_change_brought_is_gone_again(host: Fleet) -> None:
     checkpoint(host, [], ["ek-new", "nginx"])
     install(host, "ek-new", "/bin/sleep 1000", then="enable --now")
-    foreseen = module(host, "ft_rollback", check=True, to="before")
+    foreseen = module(host, "ft_rollback", check=True, checkpoint="before")
     result = rollback(host)
     assert foreseen["planned"] == result["planned"]
     # What was done says how it was proved.
@@ -261,7 +261,7 @@ def test_what_cannot_be_put_back_is_named_and_the_rest_is_put_back(host: Fleet) 
     install(host, "ek-a", "/opt/ek-sleep 1000", then="enable --now")
     checkpoint(host, [], ["ek-a", "nginx"], confirm_within="10m")
     host.on(HOST, "systemctl stop ek-a nginx; rm /opt/ek-sleep")
-    result = module(host, "ft_rollback", to="before")
+    result = module(host, "ft_rollback", checkpoint="before")
     assert result["failed"] and "ek-a.service" in result["msg"]
     assert [one.partition(":")[0] for one in result["left"]] == ["ek-a.service"]
     assert actions(result) == ["start nginx.service"] and host.serves(HOST)

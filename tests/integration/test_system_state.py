@@ -34,10 +34,10 @@ def test_accounts_come_back_and_go_on_working(fleet: Fleet) -> None:
     before = fleet.on(HOST, ACCOUNTS)
     assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=[{"users": {}}])["failed"]
     fleet.on(HOST, "userdel kept; useradd --no-create-home new; echo 'ops:changed' | chpasswd; gpasswd -a new ops")
-    result = fleet.module(HOST, "ft_rollback", to="before")
+    result = fleet.module(HOST, "ft_rollback", checkpoint="before")
     assert not result["failed"] and result["left"] == [] and fleet.on(HOST, ACCOUNTS) == before
     assert fleet.on(HOST, "id kept; id new; pwck -rq; grpck -r; echo $?", check=False).split()[-1] == "0"
-    assert not fleet.module(HOST, "ft_rollback", to="before")["changed"]
+    assert not fleet.module(HOST, "ft_rollback", checkpoint="before")["changed"]
     fleet.on(HOST, "userdel kept && useradd --no-create-home new && userdel new")
 
 
@@ -50,7 +50,7 @@ def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: 
     closed = fleet.module(HOST, "ft_checkpoint", name="closed", resources=firewall)
     assert not closed["failed"], closed
     fleet.on(HOST, f"nft '{OPEN}'")
-    result = fleet.module(HOST, "ft_rollback", to="closed", confirm_within="6s")
+    result = fleet.module(HOST, "ft_rollback", checkpoint="closed", confirm_within="6s")
     assert not result["failed"] and result["armed"]["within"] == 6, result
     assert not open_to_us(fleet)
     assert fleet.eventually(lambda: open_to_us(fleet), 15)
@@ -58,7 +58,7 @@ def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: 
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
     # The other way round there is someone to confirm it.
     fleet.on(HOST, "nft add rule inet filter input tcp dport 9 drop")
-    result = fleet.module(HOST, "ft_rollback", to="open", confirm_within="60s")
+    result = fleet.module(HOST, "ft_rollback", checkpoint="open", confirm_within="60s")
     assert not fleet.module(HOST, "ft_settle", generation=result["generation"])["failed"]
     assert fleet.state(HOST)["outcome"] == "confirmed" and "dport" not in fleet.on(HOST, "nft list ruleset")
 
@@ -107,7 +107,7 @@ def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet:
     assert fleet.eventually(lambda: open_to_us(fleet), 30) and fleet.disarmed(HOST)
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
     # Where nothing is to be done there is nothing to confirm.
-    fleet.module(HOST, "ft_rollback", to="open")
+    fleet.module(HOST, "ft_rollback", checkpoint="open")
     code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "open")
     assert code == 0 and "nothing to do" in out and not fleet.armed(HOST)
 
@@ -128,8 +128,8 @@ def test_a_unit_is_down_while_a_rollback_puts_its_files_back(fleet: Fleet) -> No
     state = "systemctl is-active nginx >> /run/ek-state; cat /srv/www/index.html >> /run/ek-state"
     look = {"command": {"argv": ["sh", "-c", f"{state}; true"], "after": ["sh", "-c", f"{state}; true"]}}
     hooks = [{"stop": "nginx"}, look]
-    planned = fleet.module(HOST, "ft_rollback", check=True, to="before", quiesce=hooks)["planned"]
-    result = fleet.module(HOST, "ft_rollback", to="before", quiesce=hooks)
+    planned = fleet.module(HOST, "ft_rollback", check=True, checkpoint="before", quiesce=hooks)["planned"]
+    result = fleet.module(HOST, "ft_rollback", checkpoint="before", quiesce=hooks)
     assert not result["failed"] and result["done"] == planned and result["pause"] > 0, result
     assert fleet.serves(HOST)
     seen = fleet.on(HOST, "cat /run/ek-state; rm /run/ek-state").split("\n")
@@ -138,7 +138,7 @@ def test_a_unit_is_down_while_a_rollback_puts_its_files_back(fleet: Fleet) -> No
     fleet.on(HOST, "systemctl stop nginx")
     assert not fleet.module(HOST, "ft_checkpoint", name="down", resources=resources)["failed"]
     fleet.on(HOST, "echo changed > /srv/www/index.html; systemctl start nginx")
-    result = fleet.module(HOST, "ft_rollback", to="down", quiesce=[{"stop": "nginx"}])
+    result = fleet.module(HOST, "ft_rollback", checkpoint="down", quiesce=[{"stop": "nginx"}])
     assert not result["failed"] and fleet.on(HOST, "systemctl is-active nginx", check=False).strip() == "inactive"
 
 
@@ -160,7 +160,7 @@ def test_a_unit_that_stands_still_for_a_checkpoint_runs_on_and_is_recorded_as_ru
         assert "does not support freezing" in result["msg"] and "no checkpoint was taken" in result["msg"], result
         pytest.skip("systemd cannot freeze units in these containers, and says so")
     assert not result["failed"] and result["consistency"] == "quiesced" and result["stats"]["pause"] > 0, result
-    assert not fleet.module(HOST, "ft_rollback", to="before")["changed"]
+    assert not fleet.module(HOST, "ft_rollback", checkpoint="before")["changed"]
 
 
 def test_a_unit_that_is_not_there_is_named_and_no_checkpoint_taken(fleet: Fleet) -> None:
@@ -176,7 +176,7 @@ def test_what_still_works_with_old_files_is_warned_of_by_its_unit(fleet: Fleet) 
     resources = [{"files": {"paths": ["/srv/www"]}}]
     assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
     fleet.on(HOST, "echo new > /srv/www/new; systemd-run --unit=ek-reader tail -f /srv/www/new")
-    result = fleet.module(HOST, "ft_rollback", to="before")
+    result = fleet.module(HOST, "ft_rollback", checkpoint="before")
     told = [one for one in result["restart_needed"] if one["unit"] == "ek-reader.service"]
     assert [one["paths"] for one in told] == [["/srv/www/new"]], result
     assert "ek-reader.service still works with files that were replaced, such as /srv/www/new" in result["said"]

@@ -138,7 +138,7 @@ def test_units_come_back_as_they_were_however_they_were_enabled(host: Fleet) -> 
     assert {name: now[name] for name in was if was[name] != now[name]} == {
         name: was[name] for name in was if was[name] != now[name]
     }
-    again = host.module(HOST, "ft_rollback", check=True, to="before")
+    again = host.module(HOST, "ft_rollback", check=True, checkpoint="before")
     assert again["planned"] == [] and not again["changed"]
 
 

@@ -41,6 +41,7 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
         "not_running": {"said": server("test ! -f /a/%f && cp %p /a/%f | cat", mode="off")},
         "wrapped": {"said": server(f"maybe {OURS[:-4]}; pgbackrest archive-push %p")},
         "library": {"said": server(library="basic_archive")},
+        "misspelt": {"said": server(), "evenkeel_postgresql_dta": "/srv/pg"},
     }
     refused = {"pgbackrest", "not_loaded", "not_running", "wrapped", "library"}
     (tmp_path / "setpriv").write_text('#!/bin/sh\nprintf "%s\\n" "$SAID"\n')
@@ -62,6 +63,9 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert set(found) == refused, done.stdout + done.stderr
     assert "archives with pgbackrest" in found["pgbackrest"] and "archives with barman" in found["not_loaded"]
     assert "archives with a command of others" in found["not_running"]
+    assert "no variable is named evenkeel_postgresql_dta; there are evenkeel_postgresql_archive" in done.stdout
+    recap = re.search(r"^misspelt +: (.*)", done.stdout, re.M)
+    assert recap is not None and recap[1].startswith("ok=1 ") and "failed=1" in recap[1]
     changed = dict(re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", done.stdout, re.M))
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 
@@ -74,9 +78,9 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
             for module in ("ft_guard", "ft_replicate"):
                 words = task.get(f"evenkeel.fault_tolerance.{module}")
                 if words is not None:
-                    given[path.parts[-3]] = words["failure_domain"]
+                    given[path.parts[-3]] = words["guard_domain" if module == "ft_guard" else "failure_domain"]
                     options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
-                    name = words["failure_domain"].split()[1]
+                    name = given[path.parts[-3]].split()[1]
                     assert name in options["argument_specs"]["main"]["options"]
     assert given == {
         "begin": "{{ evenkeel_guard_domain | default(omit) }}",

@@ -27,8 +27,8 @@ from .rollback.flow import finish
 class Request:
     """The arguments of ``ft_checkpoint``; ``confirm_within`` in seconds.
 
-    Of ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on. With
-    ``require_restorable``, a resource that could not be put back refuses the checkpoint.
+    With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
+    With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
     """
 
     name: str | None

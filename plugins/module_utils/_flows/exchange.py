@@ -23,7 +23,7 @@ from . import replicas
 PHASE = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
 
 
-def work(params: dict[str, Any], check_mode: bool) -> Result:
+def work(params: Mapping[str, Any], check_mode: bool) -> Result:
     """The result of one phase. Raises UsageError where the module was called without one."""
     phase = _PHASES.get(params["_phase"])
     if phase is None:

@@ -93,9 +93,7 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
     return Exported(path=path, bytes=size, objects=len(needed))
 
 
-def receive(
-    store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = ""
-) -> Copied:
+def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = "") -> Copied:
     """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10).
 
     ``mac``: by which the controller will know the copy; it is kept beside it.
@@ -173,9 +171,7 @@ def candidates(store: Store, host: str) -> Candidates:
     return Candidates(candidates=sorted(found, key=lambda one: (one.created, one.id), reverse=True))
 
 
-def adopt(
-    store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False
-) -> Copied:
+def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False) -> Copied:
     """On the host to be recovered: take the bundle into its own store, for a rollback to follow.
 
     With ``declared``, which resources are declared for ``host``, a checkpoint that holds others is Refused, and unless

@@ -158,7 +158,7 @@ def _health_now(again: Health | None) -> str:
 
 
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
-    """End the jobs that a killed controller, or the change itself, has left running: they would change the host again."""
+    """End the jobs that a killed controller, or the change itself, has left running."""
     since = background.boottime(store.system, change.due - change.within)
     # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
     return background.end(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
@@ -208,5 +208,4 @@ def _passed(health: Health | None) -> list[str]:
 
 
 def _reason(health: Health) -> str:
-    bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != "pass"]
-    return "; ".join(bad) or f"not healthy for the whole soak ({health.state})"
+    return "; ".join(health.wrong()) or f"not healthy for the whole soak ({health.state})"

@@ -21,12 +21,13 @@ from typing import Any
 from .._errors import ServiceFailed, UsageError
 from .._host.durations import seconds
 from .._host.hashing import chunks, hash_of
+from .._host.options import Options, mapping, meant, one_of, read
 from .._host.system import System
 from .._services import process, systemd
 from .._services.state import ServiceState
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
-_TIMEOUT = 5.0
+_TIMEOUT = {"type": "str", "default": "5s"}
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. One that does not (a dripping answer, a hung mount) is given up this much later.
 _GRACE = 1.0
@@ -57,7 +58,9 @@ class Probe:
 
 
 def check(probes: Any) -> list[Probe]:
-    """The probes, ready to measure. UsageError names the item and the key that is wrong."""
+    """The probes, ready to measure; none where none are declared. UsageError names the item and key that is wrong."""
+    if probes is None:
+        return []
     if not isinstance(probes, list):
         raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
     made = []
@@ -66,31 +69,18 @@ def check(probes: Any) -> list[Probe]:
             raise UsageError(f"probes, item {number}: {item!r} must have one key, the kind: {', '.join(_KINDS)}")
         ((kind, spec),) = item.items()
         if kind not in _KINDS:
-            raise UsageError(f"probes, item {number}: unknown kind {kind!r}; there are {', '.join(_KINDS)}")
-        if not isinstance(spec, dict):
-            raise UsageError(f"probes, item {number}: {kind} takes a mapping, not {spec!r}")
-        keys, required, make = _KINDS[kind]
-        for key in spec:
-            if key not in keys:
-                raise UsageError(f"probes, item {number}: {kind} has no {key!r}; it takes {', '.join(sorted(keys))}")
-        for key in required:
-            if spec.get(key) in (None, "", []):
-                raise UsageError(f"probes, item {number}: {kind} needs {key}")
+            near = meant(str(kind), _KINDS)
+            raise UsageError(f"probes, item {number}: unknown kind {kind!r}{near}; there are {', '.join(_KINDS)}")
+        options, make = _KINDS[kind]
+        found = read(options, spec, f"probes, item {number}: {kind}")
         try:
-            timeout = seconds(spec.get("timeout", _TIMEOUT), "timeout")
+            timeout = seconds(found["timeout"], "timeout")
             if not timeout:
                 raise UsageError("timeout must be more than 0")
-            made.append(make(spec, timeout))
+            made.append(make(found, timeout))
         except UsageError as error:
             raise UsageError(f"probes, item {number}: {kind}: {error.message}") from error
     return made
-
-
-def _number(key: str, value: Any) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise UsageError(f"{key} {value!r} is not a whole number") from None
 
 
 def measure(probes: list[Probe], system: System) -> list[ProbeResult]:
@@ -125,22 +115,29 @@ def _measure(probe: Probe, system: System) -> ProbeResult:
     return ProbeResult(probe.kind, probe.target, state, detail, took, identity, restarts)
 
 
+_HTTP: Options = {
+    "url": {"type": "str", "required": True},
+    "status": {"type": "list", "elements": "int", "default": [200]},
+    "body": {"type": "str"},
+    "timeout": _TIMEOUT,
+}
+
+
 def _http(spec: dict[str, Any], timeout: float) -> Probe:
     try:
-        url = urllib.parse.urlsplit(str(spec["url"]))
+        url = urllib.parse.urlsplit(spec["url"])
         host, port = url.hostname, url.port
     except ValueError as error:
         raise UsageError(f"url {spec['url']!r}: {error}") from error
-    if url.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", str(spec["url"])):
+    if url.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", spec["url"]):
         raise UsageError(f"url {spec['url']!r} is not an http or https address")
     if url.username is not None:
         raise UsageError("url holds a user or a password, which results and logs would show; use a command probe")
-    statuses = spec.get("status", 200)
-    wanted = [_number("status", one) for one in (statuses if isinstance(statuses, list) else [statuses])]
+    wanted = spec["status"]
     if not wanted:
         raise UsageError("status is an empty list: no answer would pass")
     try:
-        body = re.compile(str(spec["body"])) if spec.get("body") else None
+        body = re.compile(spec["body"]) if spec["body"] else None
     except re.error as error:
         raise UsageError(f"body {spec['body']!r} is no regular expression: {error}") from error
     where = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
@@ -164,11 +161,18 @@ def _http(spec: dict[str, Any], timeout: float) -> Probe:
             return FAIL, f"status {answer.status}, but the body does not match {body.pattern!r}", None
         return PASS, f"status {answer.status}", None
 
-    return Probe("http", str(spec["url"]), timeout, ask)
+    return Probe("http", spec["url"], timeout, ask)
+
+
+_TCP: Options = {
+    "port": {"type": "int", "required": True},
+    "host": {"type": "str", "default": "127.0.0.1"},
+    "timeout": _TIMEOUT,
+}
 
 
 def _tcp(spec: dict[str, Any], timeout: float) -> Probe:
-    host, port = str(spec.get("host", "127.0.0.1")), _number("port", spec["port"])
+    host, port = spec["host"], spec["port"]
     if not 0 < port < 65536:
         raise UsageError(f"port {port} is not between 1 and 65535")
 
@@ -184,11 +188,18 @@ def _tcp(spec: dict[str, Any], timeout: float) -> Probe:
     return Probe("tcp", f"{host}:{port}", timeout, ask)
 
 
+_SERVICE: Options = {
+    "name": {"type": "str"},
+    "process": mapping(process.OPTIONS),
+    "timeout": _TIMEOUT,
+}
+
+
 def _service(spec: dict[str, Any], timeout: float) -> Probe:
-    if bool(spec.get("name")) == bool(spec.get("process")):
+    if bool(spec["name"]) == bool(spec["process"]):
         raise UsageError("give either name, a systemd unit, or process")
-    definition = process.check(spec["process"]) if spec.get("process") else None
-    target = definition["name"] if definition is not None else systemd.unit_name(str(spec["name"]))
+    definition = process.check(spec["process"]) if spec["process"] else None
+    target = definition["name"] if definition is not None else systemd.unit_name(spec["name"])
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
         try:
@@ -205,10 +216,15 @@ def _service(spec: dict[str, Any], timeout: float) -> Probe:
     return Probe("service", str(target), timeout, ask)
 
 
+_COMMAND: Options = {
+    "argv": {"type": "list", "elements": "str", "required": True},
+    "rc": {"type": "int", "default": 0},
+    "timeout": _TIMEOUT,
+}
+
+
 def _command(spec: dict[str, Any], timeout: float) -> Probe:
-    if not isinstance(spec["argv"], list):
-        raise UsageError(f"argv must be a list of words, not {spec['argv']!r}")
-    argv, wanted = [str(word) for word in spec["argv"]], _number("rc", spec.get("rc", 0))
+    argv, wanted = spec["argv"], spec["rc"]
 
     def ask(system: System) -> tuple[str, str, ServiceState | None]:
         done = system.command(argv, timeout)
@@ -220,8 +236,15 @@ def _command(spec: dict[str, Any], timeout: float) -> Probe:
     return Probe("command", argv[0], timeout, ask)
 
 
+_FILE: Options = {
+    "path": {"type": "str", "required": True},
+    "sha256": {"type": "str", "required": True},
+    "timeout": _TIMEOUT,
+}
+
+
 def _file(spec: dict[str, Any], timeout: float) -> Probe:
-    path, wanted = str(spec["path"]), str(spec["sha256"]).lower()
+    path, wanted = spec["path"], spec["sha256"].lower()
     if not os.path.isabs(path) or not re.fullmatch("[0-9a-f]{64}", wanted):
         raise UsageError("path must be absolute, and sha256 64 hexadecimal digits")
 
@@ -259,11 +282,13 @@ def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
     return found if goes_on() else None
 
 
-# kind -> keys, those it needs, how it is made
-_KINDS: dict[str, tuple[set[str], tuple[str, ...], Callable[[dict[str, Any], float], Probe]]] = {
-    "http": ({"url", "status", "body", "timeout"}, ("url",), _http),
-    "tcp": ({"host", "port", "timeout"}, ("port",), _tcp),
-    "service": ({"name", "process", "timeout"}, (), _service),
-    "command": ({"argv", "rc", "timeout"}, ("argv",), _command),
-    "file": ({"path", "sha256", "timeout"}, ("path", "sha256"), _file),
+# kind -> its options, how it is made of a declaration that has been read by them
+_KINDS: dict[str, tuple[Options, Callable[[dict[str, Any], float], Probe]]] = {
+    "http": (_HTTP, _http),
+    "tcp": (_TCP, _tcp),
+    "service": (_SERVICE, _service),
+    "command": (_COMMAND, _command),
+    "file": (_FILE, _file),
 }
+# The option ``probes`` of modules and roles.
+OPTION = one_of({kind: mapping(options) for kind, (options, _make) in _KINDS.items()})

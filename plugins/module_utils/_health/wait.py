@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from .._host.durations import seconds
 from .._host.system import System
 from .probes import FAIL, PASS, UNKNOWN, Probe, ProbeResult, measure
 
@@ -26,6 +28,10 @@ class Health:
     soaked: float
     restarts: int
 
+    def wrong(self) -> list[str]:
+        """The probes of the last round that did not pass, each with its reason."""
+        return [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in self.probes if one.state != PASS]
+
 
 @dataclass(frozen=True)
 class Times:
@@ -34,6 +40,11 @@ class Times:
     soak: float
     deadline: float
     interval: float
+
+
+def times_of(params: Mapping[str, Any]) -> Times:
+    """The times that a module is given by its options ``soak``, ``deadline`` and ``interval``."""
+    return Times(*(seconds(params[name], name) for name in ("soak", "deadline", "interval")))
 
 
 def wait(

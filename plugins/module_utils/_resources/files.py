@@ -44,9 +44,14 @@ from .._files.entry import (
 from .._files.step import Step
 from .._host.durable import inode_flags
 from .._host.hashing import chunks, hash_of
+from .._host.options import Options, read
 from .._host.paths import Parents, ancestors, check_path, is_ours, mount_points, open_dir
 from .._store.objects import SMALL, Hasher, Writer
 
+OPTIONS: Options = {
+    "paths": {"type": "list", "elements": "str", "required": True},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+}
 # Our own traces inside a declared tree: staging areas, and the units of the dead-man.
 _OWN_NAMES = (
     b".evenkeel-*",
@@ -104,21 +109,16 @@ _NOTHING = re.compile(rb"(?!)")
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
-    unknown = set(spec) - {"paths", "exclude"}
-    if unknown:
-        raise UsageError(f"files: unknown key {sorted(unknown)[0]!r}; it takes paths and exclude")
+    found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
-        value = spec.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            raise UsageError(f"files: {key} must be a list of texts, not {value!r}")
-    if not spec.get("paths"):
-        raise UsageError("files: paths is empty; name at least one absolute path")
-    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in spec["paths"]}
+        if not all(found[key]):
+            raise UsageError(f"files: {key} must be a list of texts, not {found[key]!r}")
+    paths = {check_path(os.fsencode(one.rstrip("/") or "/")) for one in found["paths"]}
     if b"/" in paths:
         raise UsageError("files: / cannot be protected as a whole; name the trees that matter, such as /etc")
     return {
         "paths": sorted(os.fsdecode(path) for path in paths),
-        "exclude": sorted(set(spec.get("exclude", []))),
+        "exclude": sorted(set(found["exclude"])),
     }
 
 

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Union
 
-from .._errors import UsageError
 from .._files.step import Step
+from .._host.options import Options
 from .._host.system import System
 from .._store.objects import Hasher, Objects, Writer
 
@@ -39,17 +39,6 @@ class Restore:
     insist: bool = False
 
 
-def listed(kind: str, spec: Mapping[str, Any], key: str, what: str) -> list[str]:
-    """The list that is all there is to declare, under ``key``; ``what`` it holds, for the UsageError that it is not."""
-    unknown = set(spec) - {key}
-    if unknown:
-        raise UsageError(f"{kind}: unknown key {sorted(unknown)[0]!r}; it takes {key}")
-    value = spec.get(key)
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
-        raise UsageError(f"{kind}: {key} must be a list of {what}, not {value!r}")
-    return value
-
-
 def no_trees(_spec: dict[str, Any]) -> list[str]:
     return []
 
@@ -70,6 +59,7 @@ def nothing_held(_system: System, _patience: float | None) -> AbstractContextMan
 class Kind:
     """One kind of state. All of it is looked at anew each time, so that an interrupted rollback is simply run again.
 
+    - ``options``: what a declaration takes, in the words of Ansible's argument specs.
     - ``check``: the declaration with all its keys; UsageError names the bad one.
     - ``trees``: paths of files that belong to it. They are captured and put back together with ``files``.
     - ``capture``: lines in words of its own (the first word longer than one letter), without what changes by itself:
@@ -110,3 +100,4 @@ class Kind:
     still: bool = False
     lost: Callable[[Sequence[str]], dict[str, str]] = loses_nothing
     forget: Callable[[str, System, Sequence[str], Sequence[str]], None] | None = None
+    options: Options = field(default_factory=dict)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
+from .._host.options import mapping, meant, one_of
 from .._host.paths import mount_points
 from .._host.system import System
 from .._store.manifest import Section
@@ -39,6 +40,8 @@ LATE: dict[str, Kind] = {
 }
 KINDS = {**EARLY, **LATE}
 ORDER = [*EARLY, "files", *LATE]
+# The option ``resources`` of modules and roles.
+OPTION = one_of({kind: mapping(files.OPTIONS if kind == "files" else KINDS[kind].options) for kind in ORDER})
 
 
 def check(resources: Any) -> list[Section]:
@@ -53,7 +56,10 @@ def check(resources: Any) -> list[Section]:
             raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(ORDER)}")
         ((kind, spec),) = item.items()
         if kind not in ORDER:
-            raise UsageError(f"resources, item {number}: unknown kind {kind!r}; there are {' and '.join(ORDER)}")
+            raise UsageError(
+                f"resources, item {number}: unknown kind {kind!r}{meant(str(kind), ORDER)}; there are "
+                f"{' and '.join(ORDER)}"
+            )
         if not isinstance(spec, dict):
             raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
         try:

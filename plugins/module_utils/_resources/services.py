@@ -14,6 +14,7 @@ from typing import Any
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
+from .._host.options import Options, read
 from .._host.system import System
 from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
@@ -23,6 +24,10 @@ from .._services.unit import Unit
 from . import own_line
 from .kind import Kind, Restore
 
+OPTIONS: Options = {
+    "names": {"type": "list", "elements": "str"},
+    "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
+}
 # Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 # Kinds that a service does not read as it starts, or that see to their own server.
@@ -33,15 +38,10 @@ _ACCESS = ("ssh.service", "sshd.service")
 
 def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
-    unknown = set(spec) - {"names", "processes"}
-    if unknown:
-        raise UsageError(f"services: unknown key {sorted(unknown)[0]!r}; it takes names and processes")
-    names = spec.get("names") or []
-    if not isinstance(names, list) or not all(isinstance(one, str) and one and "/" not in one for one in names):
+    found = read(OPTIONS, spec, "services")
+    names, processes = found["names"] or [], found["processes"] or []
+    if not all(one and "/" not in one for one in names):
         raise UsageError(f"services: names must be a list of units, not {names!r}")
-    processes = spec.get("processes") or []
-    if not isinstance(processes, list):
-        raise UsageError(f"services: processes must be a list of mappings, not {processes!r}")
     if not names and not processes:
         raise UsageError("services: name at least one unit in names, or one process in processes")
     for name in names:
@@ -377,6 +377,7 @@ def verify(then: Sequence[str], system: System) -> list[str]:
 def kind(system: System) -> Kind:
     """The kind. ``system`` tells the units' own names for the check of a declaration."""
     return Kind(
+        options=OPTIONS,
         check=lambda spec: check(spec, system),
         capture=lambda spec, _sink, here: capture(spec, here),
         plan=plan,

@@ -16,8 +16,10 @@ from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
 from .._files.step import Step
 from .._host.durable import write_all
-from .kind import Kind, Restore, listed
+from .._host.options import Options, read
+from .kind import Kind, Restore
 
+OPTIONS: Options = {"names": {"type": "list", "elements": "str", "required": True}}
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
 # looked for again.
 _PASSES = 3
@@ -26,6 +28,7 @@ _PASSES = 3
 def kind(root: str = "/proc/sys") -> Kind:
     """The kind for the tree of values below ``root``."""
     return Kind(
+        options=OPTIONS,
         check=lambda spec: check(spec, root),
         capture=lambda spec, _sink, _system: capture(spec["names"], root),
         plan=lambda then, at: plan(then, at, root),
@@ -36,7 +39,7 @@ def kind(root: str = "/proc/sys") -> Kind:
 
 def check(spec: dict[str, Any], root: str) -> dict[str, Any]:
     """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
-    names = listed("sysctl", spec, "names", "keys such as vm.swappiness")
+    names = read(OPTIONS, spec, "sysctl")["names"]
     found = sorted({canonical(one) for one in names})
     for name in found:
         _usable(name, root)

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from .._errors import Refused, UsageError
+from .._errors import Refused
+from .._host.options import Options, read
 from .._host.system import System
 from .kind import Kind
 
+OPTIONS: Options = {}
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 # struct flock: type, whence, start, length, process, padding.
 _FLOCK = "hhqqi4x"
@@ -30,6 +32,7 @@ def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
         return held(os.path.join(etc, ".pwd.lock"), patience if limit is None else min(limit, patience), system)
 
     return Kind(
+        options=OPTIONS,
         check=check,
         # All of it is files.
         capture=lambda _spec, _sink, _system: [],
@@ -42,9 +45,8 @@ def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
-    if spec:
-        raise UsageError(f"users: unknown key {sorted(spec)[0]!r}; it takes none, write users: {{}}")
-    return {}
+    """The declaration, which has no keys; UsageError names one that is given."""
+    return read(OPTIONS, spec, "users")
 
 
 @contextmanager

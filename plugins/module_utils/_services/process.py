@@ -24,12 +24,20 @@ from typing import Any
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.durable import ensure_dir, write_all, write_file
+from .._host.options import Options, read
 from .._host.paths import open_dir
 from .._host.system import System, detached, send, start_time, users
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
 
-_KEYS = {"name", "pidfile", "argv", "chdir", "reload_signal", "stop_signal"}
+OPTIONS: Options = {
+    "name": {"type": "str", "required": True},
+    "pidfile": {"type": "str", "required": True},
+    "argv": {"type": "list", "elements": "str", "required": True},
+    "chdir": {"type": "str", "default": "/"},
+    "reload_signal": {"type": "str"},
+    "stop_signal": {"type": "str", "default": "TERM"},
+}
 _STOP_LIMIT = 10.0
 # How long a fresh process must live to count as started.
 _ALIVE = 0.5
@@ -41,26 +49,18 @@ _LINE = 256
 
 def check(definition: Any) -> dict[str, Any]:
     """The definition with all its keys; UsageError names the bad one."""
-    if not isinstance(definition, dict):
-        raise UsageError(f"process: {definition!r} must be a mapping with name, pidfile and argv")
-    unknown = set(definition) - _KEYS
-    if unknown:
-        raise UsageError(f"process: unknown key {sorted(unknown)[0]!r}; it takes {', '.join(sorted(_KEYS))}")
-    for key in ("name", "pidfile", "argv"):
-        if not definition.get(key):
-            raise UsageError(f"process: {key} is missing")
-    argv = definition["argv"]
-    if not isinstance(argv, list) or not os.path.isabs(str(argv[0])):
-        raise UsageError(f"process {definition['name']}: argv must be a list that begins with an absolute path")
-    made = {"chdir": "/", "reload_signal": "", "stop_signal": "TERM", **definition}
+    made = read(OPTIONS, definition, "process")
+    where = f"process {made['name']}"
+    if not os.path.isabs(made["argv"][0]):
+        raise UsageError(f"{where}: argv must be a list that begins with an absolute path")
     for key in ("pidfile", "chdir"):
-        if not os.path.isabs(str(made[key])):
-            raise UsageError(f"process {definition['name']}: {key} must be an absolute path")
+        if not os.path.isabs(made[key]):
+            raise UsageError(f"{where}: {key} must be an absolute path")
     for key in ("reload_signal", "stop_signal"):
-        made[key] = str(made[key]).upper().removeprefix("SIG")
+        made[key] = (made[key] or "").upper().removeprefix("SIG")
         if made[key] and "SIG" + made[key] not in signal.Signals.__members__:
-            raise UsageError(f"process {definition['name']}: {key} {definition[key]!r} is no signal; write HUP or TERM")
-    return dict(made, argv=[str(word) for word in argv])
+            raise UsageError(f"{where}: {key} {definition[key]!r} is no signal; write HUP or TERM")
+    return made
 
 
 def _running(definition: dict[str, Any], system: System) -> tuple[int, int] | None:

@@ -15,9 +15,23 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
+from .._host.options import mapping, one_of, read
 from .._host.system import Completed, System, detached
 from . import systemd
 
+# The option ``quiesce`` of modules and roles.
+OPTION = one_of(
+    {
+        "stop": {"type": "str"},
+        "freeze": {"type": "str"},
+        "command": mapping(
+            {
+                "argv": {"type": "list", "elements": "str", "required": True},
+                "after": {"type": "list", "elements": "str", "required": True},
+            }
+        ),
+    }
+)
 _TIMEOUT = 90.0
 # The variable by which the watcher gets what it is to run.
 _SCRIPT = "EVENKEEL_AFTER"
@@ -38,22 +52,17 @@ def check(hooks: Any) -> list[dict[str, Any]]:
         return []
     if not isinstance(hooks, list):
         raise UsageError(f"quiesce must be a list, not {hooks!r}")
+    kinds = OPTION["options"]
+    checked = []
     for number, hook in enumerate(hooks, 1):
         where = f"quiesce, item {number}"
-        if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= {"stop", "freeze", "command"}:
-            raise UsageError(f"{where}: {hook!r} must have one key, stop, freeze or command")
+        if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= set(kinds):
+            raise UsageError(f"{where}: {hook!r} must have one key, {' or '.join(kinds)}")
         ((kind, what),) = hook.items()
+        checked.append(read({kind: {**kinds[kind], "required": True}}, hook, where))
         if kind != "command":
-            if not isinstance(what, str):
-                raise UsageError(f"{where}: {kind} takes the name of a unit, not {what!r}")
             systemd.unit_name(what)
-        elif not isinstance(what, dict) or set(what) != {"argv", "after"} or not all(map(_words, what.values())):
-            raise UsageError(f"{where}: command takes argv and after, both lists of words, not {what!r}")
-    return hooks
-
-
-def _words(argv: Any) -> bool:
-    return isinstance(argv, list) and bool(argv) and all(isinstance(word, str) for word in argv)
+    return checked
 
 
 def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:

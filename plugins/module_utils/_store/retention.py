@@ -18,6 +18,7 @@ from typing import Any
 
 from .._errors import UsageError
 from .._host.durations import seconds
+from .._host.options import mapping, read
 
 # What is one period, as strftime writes it. For ``last`` each checkpoint is one.
 PERIODS = {
@@ -28,7 +29,14 @@ PERIODS = {
     "monthly": "%Y-%m",
     "yearly": "%Y",
 }
-GRACE = 86400.0  # seconds
+# The option ``retention`` of modules and roles.
+OPTION = mapping(
+    {
+        **{rule: {"type": "int"} for rule in PERIODS},
+        "within": {"type": "str"},
+        "grace": {"type": "str", "default": "1d"},
+    }
+)
 EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
 
 
@@ -40,31 +48,24 @@ class Policy:
     """
 
     counts: dict[str, int]
+    grace: float
     within: float | None = None
-    grace: float = GRACE
 
 
 def check(declared: dict[str, Any] | None) -> Policy | None:
     """The policy that is declared; None, for keep all, when nothing is. Raises UsageError naming what is wrong."""
-    if not declared:
-        return None
-    counts: dict[str, int] = {}
-    within, grace = None, GRACE
-    for key, value in declared.items():
-        if key == "within":
-            within = seconds(value, "retention: within")
-        elif key == "grace":
-            grace = seconds(value, "retention: grace")
-        elif key not in PERIODS:
-            known = ", ".join([*PERIODS, "within", "grace"])
-            raise UsageError(f"retention: unknown rule {key!r}; there are {known}, {EXAMPLE}")
-        elif isinstance(value, bool) or not str(value).isdigit() or int(value) < 1:
-            raise UsageError(f"retention: {key}: {value!r} must be a number of 1 or more, {EXAMPLE}")
-        else:
-            counts[key] = int(value)
-    if not counts and within is None:
+    found = read(OPTION["options"], declared or {}, "retention")
+    counts = {rule: found[rule] for rule in PERIODS if found[rule] is not None}
+    for rule, count in counts.items():
+        if count < 1:
+            raise UsageError(f"retention: {rule}: {count} must be a number of 1 or more, {EXAMPLE}")
+    within = None if found["within"] is None else seconds(found["within"], "retention: within")
+    grace = seconds(found["grace"], "retention: grace")
+    if counts or within is not None:
+        return Policy(counts, grace, within)
+    if found["grace"] != OPTION["options"]["grace"]["default"]:
         raise UsageError(f"retention: grace alone keeps nothing; add a rule, {EXAMPLE}")
-    return Policy(counts, within, grace)
+    return None
 
 
 def keep(

@@ -128,7 +128,7 @@ def document(text: str, kind: type[Any]) -> Any:
                 found.append((at - start.start(), value))
     if not found:
         raise UsageError(f"Ansible did not answer in JSON but with: {_point(text)[:400] or 'nothing'}")
-    return max(found, key=lambda one: one[0])[1]
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def listing(

@@ -146,7 +146,7 @@ def message(res: Mapping[str, Any]) -> str:
 
 def _reason(res: Mapping[str, Any]) -> str:
     items = res.get("results")
-    bad = [one for one in items if isinstance(one, dict) and one.get("failed")] if isinstance(items, list) else []
+    bad = [item for item in items if isinstance(item, dict) and item.get("failed")] if isinstance(items, list) else []
     if bad and items:
         first = bad[0]
         label = first.get("_ansible_item_label", first.get(str(first.get("ansible_loop_var") or "item"), ""))
@@ -204,8 +204,8 @@ def _why(record: Record, host: str, strict: bool) -> str:
     if _counted(record, "failures", host):
         return record.failures.get(host, "failed")
     if host not in record.reached:
-        rescued_there = [one for one in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", one)]
-        other = next((one for one in [*_troubled(record), *rescued_there] if one != host), "")
+        rescued_there = [name for name in (record.stats or {}).get("rescued", {}) if _counted(record, "rescued", name)]
+        other = next((name for name in [*_troubled(record), *rescued_there] if name != host), "")
         after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
         said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"

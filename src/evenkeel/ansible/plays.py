@@ -69,36 +69,36 @@ def gathers(path: Path, gathering: str) -> bool:
     gathering: the setting, which decides where a play does not.
     """
 
-    def one(play: Mapping[str, Any]) -> bool:
+    def play_gathers(play: Mapping[str, Any]) -> bool:
         said = play.get("gather_facts", gathering != "explicit")
         return str(said).lower() not in ("false", "no", "off", "0", "none") or any(map(_gathers, _tasks(play)))
 
     found = list(plays(path))
     if not found:
         return gathering != "explicit"
-    return any(map(one, found)) or _beside_gathers(path.parent)
+    return any(map(play_gathers, found)) or _beside_gathers(path.parent)
 
 
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
     """The variables that the plays would ask for, without those that are ``given`` (the words of a command line)."""
     known = extra_names(given)
-    asked = [one for play in plays(path) for one in play.get("vars_prompt") or [] if isinstance(one, dict)]
+    asked = [prompt for play in plays(path) for prompt in play.get("vars_prompt") or [] if isinstance(prompt, dict)]
     found = [
-        Prompt(str(one["name"]), str(one.get("private", True)).lower() in ("true", "yes", "on", "1"))
-        for one in asked
-        if "name" in one
+        Prompt(str(prompt["name"]), str(prompt.get("private", True)).lower() in ("true", "yes", "on", "1"))
+        for prompt in asked
+        if "name" in prompt
     ]
-    return [one for one in dict.fromkeys(found) if one.name not in known]
+    return [prompt for prompt in dict.fromkeys(found) if prompt.name not in known]
 
 
 def no_prompts(playbook: str, path: Path, given: Sequence[str]) -> None:
     """Raises UsageError where the playbook would ask: nobody is there to answer in the middle of a wave."""
     found = prompts(path, given)
     if found:
-        how = " ".join(f"-e {one.name}=…" for one in found if not one.private)
-        secret = ", ".join(one.name for one in found if one.private)
+        how = " ".join(f"-e {prompt.name}=…" for prompt in found if not prompt.private)
+        secret = ", ".join(prompt.name for prompt in found if prompt.private)
         ways = [f"with {how}" if how else "", f"in a file for what is secret ({secret}): -e @FILE" if secret else ""]
-        names = ", ".join(one.name for one in found)
+        names = ", ".join(prompt.name for prompt in found)
         raise UsageError(f"{playbook} asks for {names} (vars_prompt): give it {' and '.join(filter(None, ways))}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import Record, message
 from evenkeel.outcome import Probe, State
+from evenkeel.shared import REFUSED, USAGE
 
 PROBE, ROLL_BACK = "probe", "roll_back"
 # The clocks of two machines may differ by so many seconds, and can still be compared.
@@ -119,7 +120,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
     if guard:
         halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
-        return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
+        return Begun(found, {}, halt, guard[0].result.get("error") == USAGE)
     doubtful = frozenset(strange)
     if stopped:
         unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
@@ -128,7 +129,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
     if whys:
         halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
         results = [record.of(host, "ft_checkpoint") for host in whys]
-        usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
+        usage = all(r is not None and r.result.get("error") == USAGE for r in results)
         return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
     return Begun(found, {})
 
@@ -155,7 +156,7 @@ def settled(record: Record, host: str) -> Settled | None:
     if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if outcome == State.CONFIRMED else message(found)
         return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
-    if found.get("error") in ("Refused", "UsageError", BAD):
+    if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None
@@ -192,4 +193,4 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
 
 def time_to_change(armed: Sequence[Armed]) -> float:
     """The end of the time for the user's playbook, in epoch seconds: the first dead-man, less the time to settle."""
-    return min(one.earliest - min(30.0, one.within / 4) for one in armed)
+    return min(dead_man.earliest - min(30.0, dead_man.within / 4) for dead_man in armed)

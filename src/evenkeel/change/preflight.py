@@ -62,7 +62,7 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors
             raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}")
-    variables = {host: {**one, **found.get(host, {})} for host, one in known.items()}
+    variables = {host: {**own, **found.get(host, {})} for host, own in known.items()}
     return replace(targets, inventory=replace(targets.inventory, variables=variables))
 
 
@@ -71,7 +71,7 @@ def said(given: str | None, variable: str, default: str, targets: Targets) -> st
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
-    found = {str(one[variable]) for one in variables if variable in one}
+    found = {str(own[variable]) for own in variables if variable in own}
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
@@ -103,7 +103,7 @@ def local(host: str, words: Sequence[str], targets: Targets) -> bool:
 
 def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     """The hosts on which a rescued failure counts: they say so, or have no probes that could tell."""
-    said_so = {host: str(one.get("evenkeel_rescued", "probe")) for host, one in targets.inventory.variables.items()}
+    said_so = {host: str(own.get("evenkeel_rescued", "probe")) for host, own in targets.inventory.variables.items()}
     for host in targets.hosts:
         if said_so.get(host, "probe") not in RESCUED:
             raise UsageError(f"{host}: evenkeel_rescued is {said_so[host]!r}, and can be {' or '.join(RESCUED)}")
@@ -120,9 +120,9 @@ def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: 
                 f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
                 " services in the variable evenkeel_resources or in --protect FILE"
             )
-    for one, other in _twins(targets):
+    for name, other in _twins(targets):
         raise UsageError(
-            f"{one} and {other} are one host by the inventory (the same address, port and store): a change would"
+            f"{name} and {other} are one host by the inventory (the same address, port and store): a change would"
             " confirm or undo the one under the other. Leave one of them out, with --limit or in the inventory"
         )
     if len(probed(probes, targets)) < len(targets.hosts):
@@ -139,9 +139,9 @@ def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
         seen[key] = host
 
 
-def _where(host: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     """The way to a host and to its store, the same for a value that is written in two ways, or left to its default."""
-    where = {name: str(one.get(name) or "").strip() for name in _ADDRESS}
+    where = {name: str(variables.get(name) or "").strip() for name in _ADDRESS}
     store = where["evenkeel_store"].rstrip("/") or _STORE
     connection = where["ansible_connection"].rpartition(".")[2]
     if connection == "local":

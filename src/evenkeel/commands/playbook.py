@@ -24,11 +24,12 @@ from evenkeel.commands.arguments import Variables
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import Exit, RunResult, under_way
 from evenkeel.progress import Kind, Phase, Progress
+from evenkeel.shared import BUSY, NOT_FOUND, REFUSED, RESTORE_FAILED, USAGE
 from evenkeel.show import summary
 
 # Keys of a result that speak of Ansible and of no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
-_REFUSALS = ("Refused", "Busy")
+_REFUSALS = (REFUSED, BUSY)
 
 
 class PlaybookCommand(FleetCommand[RunResult]):
@@ -41,8 +42,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
     """
 
     lost_is_doubt: ClassVar[bool] = False
-    usage_errors: ClassVar[frozenset[str]] = frozenset({"UsageError", "NotFound"})
-    doubtful_errors: ClassVar[frozenset[str]] = frozenset({"RestoreFailed"})
+    usage_errors: ClassVar[frozenset[str]] = frozenset({USAGE, NOT_FOUND})
+    doubtful_errors: ClassVar[frozenset[str]] = frozenset({RESTORE_FAILED})
     question: ClassVar[bool] = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -121,18 +122,22 @@ class PlaybookCommand(FleetCommand[RunResult]):
         return Exit.FAILED
 
 
+def _confirmation(result: Result) -> bool:
+    return result.task == "ft_settle" and result.status == "ok"
+
+
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     """The story of ``host``: the result of its last task of ours, with state and msg."""
     results = record.results.get(host, [])
     # The confirmation of a rollback is not the story of the rollback.
-    found: Sequence[Result] = [one for one in results if (one.task, one.status) != ("ft_settle", "ok")] or results
-    last = next((one for one in found if one.status != "ok"), found[-1] if found else None)
+    story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
+    last = next((result for result in story if result.status != "ok"), story[-1] if story else None)
     if last is None:
         state = "unreachable" if host in record.unreachable else "failed" if host in record.failures else "missing"
         why = record.unreachable.get(host) or record.failures.get(host)
         return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
     told = {key: value for key, value in last.result.items() if not key.startswith("_") and key not in _INTERNAL}
-    if last.task == "ft_rollback" and results[-1].task == "ft_settle" and results[-1].status == "ok":
+    if last.task == "ft_rollback" and _confirmation(results[-1]):
         told.pop("armed", None)  # it was, until this was confirmed
         told["outcome"] = results[-1].result.get("outcome")
     if last.status == "ok" and (host in record.failures or host in record.unreachable):

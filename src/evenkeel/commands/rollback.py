@@ -70,10 +70,10 @@ def read_checkpoints(said: str) -> dict[str, str] | None:
             raise UsageError(f"--to {said}: {error.strerror}") from error
         pairs = [tuple(line.split(None, 1)) for line in lines if line.strip()]
     elif "=" in said:
-        pairs = [tuple(one.rpartition("=")[::2]) for one in said.split(",")]
+        pairs = [tuple(pair.rpartition("=")[::2]) for pair in said.split(",")]
     else:
         return None
-    wrong = next((one for one in pairs if len(one) != 2 or not all(part.strip() for part in one)), None)
+    wrong = next((pair for pair in pairs if len(pair) != 2 or not all(part.strip() for part in pair)), None)
     if wrong is not None or not pairs:
         raise UsageError(f"--to {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each")
     return {host.strip(): ident.strip() for host, ident in pairs}

@@ -237,8 +237,8 @@ def _ladder(section: Section, transfer: float, reader: _Reader) -> tuple[Step, .
     if not isinstance(given, list) or not given:
         raise section.refuse("restart", "is not a list; write - {name: warm, time: 5s, chance: 50%} lines below it")
     steps = []
-    for i, one in enumerate(given):
-        step = Section(f"{section.at('restart')}[{i}]", one)
+    for i, rung in enumerate(given):
+        step = Section(f"{section.at('restart')}[{i}]", rung)
         name = step.take("name", word)
         steps.append(Step(name, step.take("time", duration), step.take("chance", share)))
         step.close()

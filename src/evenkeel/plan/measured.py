@@ -39,7 +39,7 @@ def of_attempts(section: Section) -> Measured:
     if section.has("checkpoint"):
         times = section.value["checkpoint"]
         times = times if isinstance(times, list) and times else [times]
-        took = section.take("checkpoint", lambda _value: [duration(one) for one in times])
+        took = section.take("checkpoint", lambda _value: [duration(took) for took in times])
         typical = statistics.median(took)
         found["checkpoint cost"] = typical, f"checkpoints took {typical:.3g} s (median of {len(took)})"
     return found
@@ -99,11 +99,11 @@ def read_status(path: str) -> Mapping[str, object]:
 def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
     """The numbers that these hosts report; hosts that did not answer report none."""
     told = {host: _told(status[host]) for host in hosts if isinstance(status.get(host), Mapping)}
-    gaps = [gap for one in told.values() for gap in _gaps(one.get("checkpoints"))]
-    outcomes = [_told(one.get("last")).get("outcome") for one in told.values()]
+    gaps = [gap for row in told.values() for gap in _gaps(row.get("checkpoints"))]
+    outcomes = [_told(row.get("last")).get("outcome") for row in told.values()]
     copies = None
     if told:
-        holders = {host: sum(host in _told(one.get("replicas")) for one in told.values()) for host in told}
+        holders = {host: sum(host in _told(row.get("replicas")) for row in told.values()) for host in told}
         copies = min(holders.values())
     return Now(
         interval=statistics.median(gaps) if gaps else None,
@@ -120,7 +120,7 @@ def _told(value: object) -> Mapping[str, object]:
 def _gaps(checkpoints: object) -> Iterator[float]:
     """The times between checkpoints, of those that say when they were taken."""
     known = checkpoints if isinstance(checkpoints, list) else []
-    times = sorted(when for one in known if (when := _when(_told(one).get("created"))) is not None)
+    times = sorted(when for checkpoint in known if (when := _when(_told(checkpoint).get("created"))) is not None)
     return (later - earlier for earlier, later in itertools.pairwise(times))
 
 

@@ -145,7 +145,7 @@ def play(
     """
     horizon = host_years * YEAR / fleet.hosts / batches
     seeds = np.random.SeedSequence(seed).spawn(batches)
-    done = [_play(fleet, horizon, np.random.default_rng(one)) for one in seeds]
+    done = [_play(fleet, horizon, np.random.default_rng(batch_seed)) for batch_seed in seeds]
     lost = [float(np.mean(batch.lost_work)) for batch in done if batch.lost_work]
     years = horizon / YEAR * batches
     outages = [seconds for batch in done for seconds in batch.outages]

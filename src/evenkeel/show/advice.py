@@ -23,11 +23,11 @@ _LATE = 10.0
 
 def after_change(result: ChangeResult, options: Options) -> list[str]:
     """The next steps after a change: each command on a line of its own, after the sentence that says why."""
-    of = {state: [one for one in result.hosts if one.state is state] for state in State}
+    of = {state: [host for host in result.hosts if host.state is state] for state in State}
     lines = []
     if of[State.IN_DOUBT]:
         lines.append("Ask the hosts in doubt, once they answer, what became of them:")
-        lines += _shown("status", options, [one.host for one in of[State.IN_DOUBT]])
+        lines += _shown("status", options, [host.host for host in of[State.IN_DOUBT]])
     if of[State.CONFIRMED] and result.exit_code is not Exit.DONE:
         lines.append("Confirmed hosts keep the change. To take it back there as well:")
         lines += going_back(of[State.CONFIRMED], options)
@@ -39,7 +39,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         lines.append(
             f"Tasks of a wave also ran on hosts outside of it, and nothing protects or confirms what they did: {names}"
         )
-    unseen = [one.host for one in of[State.CONFIRMED] if one.login == "not shown"]
+    unseen = [host.host for host in of[State.CONFIRMED] if host.login == "not shown"]
     if unseen:
         lines.append(
             f"Whether a new login is let in was not shown on {some_of(unseen)}: the connection, or its become, does not"
@@ -56,17 +56,17 @@ def stopped(result: ChangeResult) -> bool:
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
     """The next steps for hosts that a status shows overdue, or in doubt."""
     lines = []
-    late = {host: one for host, one in rows.items() if overdue(one, time.time())}
+    late = {host: row for host, row in rows.items() if overdue(row, time.time())}
     if late:
         lines.append("Overdue: nothing has put these hosts back in time. This does:")
-        lines += _back({host: str(one["armed"].get("checkpoint") or "") for host, one in late.items()}, options)
-    doubt = {host: one["doubt"] for host, one in rows.items() if one.get("doubt") and host not in late}
+        lines += _back({host: str(row["armed"].get("checkpoint") or "") for host, row in late.items()}, options)
+    doubt = {host: row["doubt"] for host, row in rows.items() if row.get("doubt") and host not in late}
     if doubt:
         trying = [host for host in doubt if going_on(rows[host])]
         if trying:
             lines.append(f"By themselves these hosts try again what is not back yet: {some_of(trying)}")
         lines.append("In doubt: the next change is refused until such a host was put back,")
-        lines += _back({host: str(one.get("checkpoint") or "") for host, one in doubt.items()}, options)
+        lines += _back({host: str(change.get("checkpoint") or "") for host, change in doubt.items()}, options)
         lines.append("or is accepted as it is:")
         lines += _shown("accept", options, list(doubt), positional=True)
     return lines
@@ -90,7 +90,7 @@ def going_on(info: Mapping[str, Any]) -> bool:
 
 def going_back(hosts: Sequence[HostResult], options: Options) -> list[str]:
     """The command that takes a change back on its ``hosts``, to the very checkpoints that it took."""
-    return _back({one.host: one.checkpoint or "" for one in hosts}, options)
+    return _back({host.host: host.checkpoint or "" for host in hosts}, options)
 
 
 def _back(checkpoints: Mapping[str, str], options: Options) -> list[str]:

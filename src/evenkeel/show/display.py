@@ -57,11 +57,13 @@ def text(said: object, limit: int = _LONGEST) -> str:
     """
     whole = str(said)
     cut = whole[: limit - 1] + "…" if len(whole) > limit else whole
-    return "".join(one if one.isprintable() else " " if one in "\t\n\r" else _escaped(one) for one in cut)
+    return "".join(map(_shown, cut))
 
 
-def _escaped(one: str) -> str:
-    return one.encode("unicode_escape", "surrogatepass").decode()
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character in "\t\n\r" else character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def task_name(name: str) -> str:
@@ -166,7 +168,7 @@ def line(progress: Progress) -> str:
             due = time.strftime("%H:%M:%S", time.localtime(progress.until))
             said = f"{said}, dead-man due at {due}" if said else f"dead-man due at {due}"
         return f"  {hosts}: {progress.phase}{f' ({said})' if said else ''}"
-    return "\n".join(text(one) for one in progress.text.splitlines())
+    return "\n".join(text(part) for part in progress.text.splitlines())
 
 
 @dataclass

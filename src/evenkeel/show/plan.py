@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def variables_yaml(proposals: Sequence[Proposal]) -> str:
     """An inventory of nothing but variables, to be given with -i beside the real one."""
     lines = ["# Proposed by evenkeel plan. Use it beside your inventory: -i hosts.yml -i this.yml"]
-    for one in proposals:
-        attempts, delays = one.numbers["attempts"], one.numbers["delays"]
+    for proposal in proposals:
+        attempts, delays = proposal.numbers["attempts"], proposal.numbers["delays"]
         lines.append(
-            f"# {one.group}: run evenkeel protect every {time_text(one.numbers['interval'])};"
+            f"# {proposal.group}: run evenkeel protect every {time_text(proposal.numbers['interval'])};"
             f" try {plural(attempts, 'time')}{', waiting ' + ' '.join(map(time_text, delays)) if delays else ''};"
-            f" escalate {', '.join(one.numbers['ladder'])}"
+            f" escalate {', '.join(proposal.numbers['ladder'])}"
         )
-    inventory = {one.group: {"vars": one.variables} for one in proposals}
+    inventory = {proposal.group: {"vars": proposal.variables} for proposal in proposals}
     return "\n".join(lines) + "\n" + yaml.safe_dump(inventory, sort_keys=False, width=110)
 
 
@@ -55,16 +55,16 @@ def show(proposal: Proposal, console: Console) -> None:
     table = _table("instead", "option", "gives", "costs")
     table.columns[2].max_width, table.columns[3].overflow = 40, "fold"
     last = ""
-    for one in proposal.alternatives:
-        style = "cyan" if one.chosen else ""
-        option = f"{one.option} *" if one.chosen else one.option
+    for alternative in proposal.alternatives:
+        style = "cyan" if alternative.chosen else ""
+        option = f"{alternative.option} *" if alternative.chosen else alternative.option
         table.add_row(
-            Text("" if one.choice == last else one.choice),
+            Text("" if alternative.choice == last else alternative.choice),
             Text(option, style=style),
-            Text(one.effect, style=style),
-            Text(one.cost, style=style),
+            Text(alternative.effect, style=style),
+            Text(alternative.cost, style=style),
         )
-        last = one.choice
+        last = alternative.choice
     console.print(table)
     if proposal.measured:
         console.print(Text("Measured: " + "; ".join(proposal.measured) + "."))

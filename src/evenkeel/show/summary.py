@@ -41,17 +41,17 @@ class Told:
 
     def once(self, *sentences: str) -> str:
         """Those of the sentences that are new, or that they stand above."""
-        some = [self._shortened(one) for one in dict.fromkeys(sentences) if one]
-        new = [one for one in some if one not in self.said]
+        some = [self._shortened(sentence) for sentence in dict.fromkeys(sentences) if sentence]
+        new = [sentence for sentence in some if sentence not in self.said]
         self.said.update(some)
         return "; ".join(new) if new or not some else "as above"
 
     def _shortened(self, sentence: str) -> str:
         """A sentence that ends with the failure of another host names its task; the reason stands above."""
-        for one in self.said:
-            found = _FAILURE.match(one)
-            if found and one != sentence and sentence.endswith(one):
-                return sentence.removesuffix(one) + found[1]
+        for before in self.said:
+            found = _FAILURE.match(before)
+            if found and before != sentence and sentence.endswith(before):
+                return sentence.removesuffix(before) + found[1]
         return sentence
 
 
@@ -66,25 +66,25 @@ def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) 
 
 
 def _print_advice(lines: Iterable[str], console: Console) -> None:
-    for one in lines:  # not wrapped: a command is to be pasted
-        console.print(Text(text(one, 10_000)), soft_wrap=one.startswith("  "))
+    for line in lines:  # not wrapped: a command is to be pasted
+        console.print(Text(text(line, 10_000)), soft_wrap=line.startswith("  "))
 
 
 def print_change(result: ChangeResult, console: Console, options: Options) -> None:
     """Print the end of a change, host by host, and the next steps of a person."""
     told = Told()
     console.print(Text(headline(result), style=_STYLE.get(result.exit_code, "bold")))
-    _print_why(result.reason, (one.host for one in result.hosts), console, told)
+    _print_why(result.reason, (first.host for first in result.hosts), console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("host", "wave", "outcome"):
         table.add_column(name, no_wrap=name != "host")
     table.add_column("", ratio=1, overflow="fold")
     for hosts in alike(result.hosts):
-        one = hosts[0]
-        state = one.state.replace("_", " ")
-        outcome = Text(state, style="dim" if one.state is State.NOT_BEGUN else STYLES.get(Phase(state), ""))
-        names = one.host if len(hosts) == 1 else f"{one.host} … {hosts[-1].host} ({len(hosts)})"
-        table.add_row(Text(text(names)), str(one.wave), outcome, Text(detail(one, told)))
+        first = hosts[0]
+        state = first.state.replace("_", " ")
+        outcome = Text(state, style="dim" if first.state is State.NOT_BEGUN else STYLES.get(Phase(state), ""))
+        names = first.host if len(hosts) == 1 else f"{first.host} … {hosts[-1].host} ({len(hosts)})"
+        table.add_row(Text(text(names)), str(first.wave), outcome, Text(detail(first, told)))
     console.print(table)
     _print_advice(after_change(result, options), console)
 
@@ -92,14 +92,14 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
 def headline(result: ChangeResult) -> str:
     """The end of a change in one line."""
     took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
-    number = {state: sum(1 for one in result.hosts if one.state is state) for state in State}
+    number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
-        changed = sum(one.changed for one in result.hosts)
+        changed = sum(host.changed for host in result.hosts)
         return f"CONFIRMED on {_hosts(number[State.CONFIRMED])}, {changed} changed ({took})"
     if result.exit_code in (Exit.REFUSED, Exit.USAGE):
         return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
     parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
-    ill = sum(one.sick for one in result.hosts)
+    ill = sum(host.sick for host in result.hosts)
     parts += [f"{ill} of the confirmed ill since"] if ill else []
     starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
     start = starts.get(result.exit_code, "FAILED")
@@ -108,36 +108,43 @@ def headline(result: ChangeResult) -> str:
     return f"{start}: {', '.join(parts)} ({took})"
 
 
-def detail(one: HostResult, told: Told | None = None) -> str:
+def detail(host: HostResult, told: Told | None = None) -> str:
     """The words about one host besides its outcome, unless they were ``told`` before."""
     told = told or Told()
-    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(one.by, "")
-    if one.state is State.CONFIRMED:
-        caught = [f"rescued: {text(one_of)}" for one_of in one.rescued]
-        said = told.once(text(one.why)) or ("changed" if one.changed else "nothing to change")
+    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(host.by, "")
+    if host.state is State.CONFIRMED:
+        caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
+        said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
         return "; ".join([said, *caught])
-    if one.state is State.NOT_BEGUN:
+    if host.state is State.NOT_BEGUN:
         return "its wave never came"
-    return "; ".join(part for part in (by, told.once(text(one.why))) if part)
+    return "; ".join(part for part in (by, told.once(text(host.why))) if part)
 
 
 def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
     """Hosts in their order, long runs of the same wave, state and story together."""
     groups: list[list[HostResult]] = []
-    for one in hosts:
-        if groups and _story(groups[-1][0]) == _story(one):
-            groups[-1].append(one)
+    for host in hosts:
+        if groups and _story(groups[-1][0]) == _story(host):
+            groups[-1].append(host)
         else:
-            groups.append([one])
+            groups.append([host])
     short: list[list[HostResult]] = []
     for group in groups:
         untold = group[0].state is State.NOT_BEGUN and len(group) > 3
-        short += [group] if untold or len(group) > _ALIKE else [[one] for one in group]
+        short += [group] if untold or len(group) > _ALIKE else [[host] for host in group]
     return short
 
 
-def _story(one: HostResult) -> tuple[object, ...]:
-    return one.state, one.why, one.by, one.changed, *one.rescued, one.wave if one.state is not State.NOT_BEGUN else 0
+def _story(host: HostResult) -> tuple[object, ...]:
+    return (
+        host.state,
+        host.why,
+        host.by,
+        host.changed,
+        *host.rescued,
+        host.wave if host.state is not State.NOT_BEGUN else 0,
+    )
 
 
 def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False) -> None:
@@ -145,40 +152,40 @@ def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False
 
     warn_of_left: warn of ``left`` on hosts that did well.
     """
-    ok = sum(1 for one in result.hosts.values() if one["state"] == "ok")
+    ok = sum(1 for row in result.hosts.values() if row["state"] == "ok")
     words = {Exit.DONE: "DONE", Exit.USAGE: "STOPPED", Exit.FAILED: "FAILED", Exit.REFUSED: "REFUSED"}
     start = words.get(result.exit_code, "IN DOUBT")
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
     console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
     told = Told()
-    if not any(result.reason == f"{host}: {one['msg']}" for host, one in result.hosts.items() if one.get("msg")):
+    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
         _print_why(result.reason, result.hosts, console, told)  # else it stands beside that host
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     table.add_column("outcome", no_wrap=True)
     table.add_column("", ratio=1, overflow="fold")
-    for host, one in result.hosts.items():
-        well, said = one["state"] == "ok", text(_done(one))
-        outcome = Text(one["state"], style="green" if well else "red")
+    for host, row in result.hosts.items():
+        well, said = row["state"] == "ok", text(_done(row))
+        outcome = Text(row["state"], style="green" if well else "red")
         table.add_row(Text(text(host)), outcome, Text(said if well else told.once(said)))
     console.print(table)
-    for host, one in result.hosts.items():
-        for warning in _warnings(one, warn_of_left):
+    for host, row in result.hosts.items():
+        for warning in _warnings(row, warn_of_left):
             console.print(Text(f"{text(host)}: {text(warning)}", style="yellow"))
 
 
-def _warnings(one: Mapping[str, Any], of_left: bool) -> list[str]:
+def _warnings(row: Mapping[str, Any], of_left: bool) -> list[str]:
     """The warnings of a host; with ``of_left`` also those of a host that did well and could not do all."""
-    found = [one.get("warnings"), one.get("left") if of_left and one["state"] == "ok" else None]
+    found = [row.get("warnings"), row.get("left") if of_left and row["state"] == "ok" else None]
     said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
     return list(dict.fromkeys(said))[:_WARNINGS]
 
 
-def _done(one: Mapping[str, Any]) -> str:
-    idle = one.get("proved", []) if one.get("task") == "ft_scrub" else ["nothing to do"]
-    said = one.get("done") or ([] if one.get("changed") else idle)
-    if one.get("msg"):
-        return str(one["msg"])
+def _done(row: Mapping[str, Any]) -> str:
+    idle = row.get("proved", []) if row.get("task") == "ft_scrub" else ["nothing to do"]
+    said = row.get("done") or ([] if row.get("changed") else idle)
+    if row.get("msg"):
+        return str(row["msg"])
     more = f" and {len(said) - 4} more" if len(said) > 4 else ""
     return "; ".join(item if isinstance(item, str) else _step(item) for item in said[:4]) + more
 
@@ -197,43 +204,43 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     table.add_column("host")
     for name in ("now", "last change", "checkpoints", "holds copies for"):
         table.add_column(name, overflow="fold")
-    for host, one in result.hosts.items():
-        if one["state"] != "ok":
-            table.add_row(Text(text(host)), Text(f"{one['state']}: {text(one['msg'])}", style="red"), "", "", "")
+    for host, row in result.hosts.items():
+        if row["state"] != "ok":
+            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "")
             continue
-        table.add_row(Text(text(host)), *status_cells(one, time.time()))
+        table.add_row(Text(text(host)), *status_cells(row, time.time()))
     console.print(table)
-    _print_advice(after_status({h: one for h, one in result.hosts.items() if one["state"] == "ok"}, options), console)
+    _print_advice(after_status({h: row for h, row in result.hosts.items() if row["state"] == "ok"}, options), console)
 
 
-def status_cells(one: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
     """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
-    last = one.get("last")
+    last = row.get("last")
     ended = Text("none", style="dim")
     if last:
         state = text(last.get("outcome", "")).replace("_", " ")
         style = STYLES.get(Phase(state), "") if state in [phase.value for phase in Phase] else ""
         ended = Text(f"{state} by {text(last.get('by'))}, {_clock(last.get('at'))}", style)
-    found = one.get("checkpoints") or []
+    found = row.get("checkpoints") or []
     newest = found[-1] if found else {}
     names = ", ".join(newest.get("names") or [newest.get("name") or ""]) if newest else ""
-    lost = newest.get("left") or one.get("left") or []
+    lost = newest.get("left") or row.get("left") or []
     checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
     checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
-    copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (one.get("replicas") or {}).items())
-    return _now(one, at), ended, Text(checkpoints), Text(copies)
+    copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (row.get("replicas") or {}).items())
+    return _now(row, at), ended, Text(checkpoints), Text(copies)
 
 
-def _now(one: Mapping[str, Any], at: float) -> Text:
+def _now(row: Mapping[str, Any], at: float) -> Text:
     """The change or rollback that a host is in the middle of."""
-    armed, doubt = one.get("armed"), one.get("doubt")
-    if armed and going_on(one):
+    armed, doubt = row.get("armed"), row.get("doubt")
+    if armed and going_on(row):
         until = f", tried again until {_clock(armed['tries_until'])}" if armed.get("tries_until") else ""
         left = f"; not back yet: {_some(armed['left'])}" if armed.get("left") else ""
         return Text(f"going back{until}{left} (generation {text(armed.get('generation'))})", style="yellow")
-    if one.get("interrupted"):
+    if row.get("interrupted"):
         return Text("a rollback was interrupted: the next run finishes it", style="bold red")
-    if armed and overdue(one, at):
+    if armed and overdue(row, at):
         since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
         return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
     if armed:
@@ -249,7 +256,7 @@ def _some(said: Any) -> str:
     """The first items that a host names, and how many more there are."""
     items = said if isinstance(said, list) else [said]
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return "; ".join(text(one, 200) for one in items[:5]) + more
+    return "; ".join(text(item, 200) for item in items[:5]) + more
 
 
 def _clock(epoch: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..._deadman import changes, doubt, package
@@ -17,6 +17,7 @@ from ..._errors import EvenkeelError, RestoreFailed
 from ..._files import transaction
 from ..._host.durable import remove_file, write_file
 from ..._resources.registry import held
+from ..._results import RolledBack
 from ..._services import outage, quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store
@@ -26,40 +27,57 @@ from .run import Run, resume_path
 Arm = Callable[[str], changes.Armed]
 
 
-def rollback(
-    store: Store,
-    to: str,
-    kinds: Sequence[str] | None = None,
-    generation: int | None = None,
-    check_mode: bool = False,
-    swap: bool = False,
-    confirm_within: float | None = None,
-    quiesce: Any = None,
-    paths: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``ft_rollback``; ``confirm_within`` in seconds.
 
-    Ends a change under way when ``to`` is its checkpoint, and arms nothing then; refuses any other target meanwhile.
-    ``swap``: put declared directories back as a whole where that is possible.
+    ``kinds``, ``paths``: only these of the checkpoint. ``generation``: refuse unless the host is still at it. ``swap``:
+    put declared directories back as a whole where that is possible.
     """
-    changes.check_within(confirm_within)
-    how = Options(kinds, paths, swap=swap, quiesce=quiescing.check(quiesce))
+
+    to: str
+    kinds: Sequence[str] | None = None
+    paths: Sequence[str] = ()
+    generation: int | None = None
+    swap: bool = False
+    confirm_within: float | None = None
+    quiesce: Any = None
+
+
+def rollback(store: Store, request: Request, check_mode: bool = False) -> RolledBack:
+    """Roll back because an operator asks for it.
+
+    A change under way ends when ``to`` is its checkpoint, and nothing is armed then; any other target is refused
+    meanwhile.
+    """
+    changes.check_within(request.confirm_within)
+    kinds, paths = request.kinds, request.paths
+    how = Options(kinds, paths, swap=request.swap, quiesce=quiescing.check(request.quiesce))
     if check_mode:
         store.check_format()
-        return Run(store, store.manifest(store.resolve(to)), how).predicted()
+        return _with_warnings(Run(store, store.manifest(store.resolve(request.to)), how).predicted())
     with store.locked():
-        said = finish(store)
-        changes.fence(store, generation)
-        manifest = store.manifest(store.resolve(to))
+        finished = finish(store)
+        changes.fence(store, request.generation)
+        manifest = store.manifest(store.resolve(request.to))
         change = changes.armed(store)
         if change is not None and (change.checkpoint != manifest.id or how.kinds):
             changes.refuse_if_armed(store)
-        arm = _arming(store, confirm_within) if change is None else None
+        arm = _arming(store, request.confirm_within) if change is None else None
         result = execute(store, manifest, change, "operator", how, arm)
-        result["done"] = [*said, *result["done"]]
-        result["changed"] = result["changed"] or bool(said)
-        doubt.cleared(store, manifest.id, not kinds and not paths, result["generation"])
-        return result
+        result.done = [*finished, *result.done]
+        result.changed = result.changed or bool(finished)
+        doubt.cleared(store, manifest.id, not kinds and not paths, result.generation)
+        return _with_warnings(result)
+
+
+def _with_warnings(result: RolledBack) -> RolledBack:
+    result.warnings = [
+        f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
+        f"{one['paths'][0]}; restart it to see the new ones"
+        for one in result.restart_needed
+    ]
+    return result
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:
@@ -173,7 +191,7 @@ def execute(
     by: str,
     how: Options | None = None,
     arm: Arm | None = None,
-) -> dict[str, Any]:
+) -> RolledBack:
     """Roll back, under the lock; with ``change`` it is over once all is back. Until then its dead-man tries again, for
     an hour, and whoever asked is told what is left."""
     how = how or Options()
@@ -192,10 +210,11 @@ def execute(
         error.result["armed"] = change.shown()
         raise
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
-    return dict(result, changed=True)
+    result.changed = True
+    return result
 
 
-def _on_demand(store: Store, manifest: Manifest, how: Options, arm: Arm | None) -> dict[str, Any]:
+def _on_demand(store: Store, manifest: Manifest, how: Options, arm: Arm | None) -> RolledBack:
     run = Run(store, manifest, how, arm)
     try:
         return run.carry_out()

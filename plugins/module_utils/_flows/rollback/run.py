@@ -37,6 +37,7 @@ from ..._resources import files, services
 from ..._resources.kind import Restore
 from ..._resources.registry import EARLY, KINDS, LATE, held, own_lines
 from ..._resources.subvolumes import subvolumes
+from ..._results import RolledBack
 from ..._services import outage, quiescing
 from ..._services.holders import holders
 from ..._store.manifest import Manifest, Section
@@ -85,7 +86,7 @@ class Run:
         plan.check_paths(manifest, how.paths)
         self._made = Plan(manifest, plan.chosen(manifest, how.kinds))
 
-    def carry_out(self) -> dict[str, Any]:
+    def carry_out(self) -> RolledBack:
         """All phases; the result as ``ft_rollback`` documents it.
 
         Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
@@ -105,23 +106,25 @@ class Run:
         if self._left and not self._made.steps and not self.done and not self.how.insist:
             words = "; ".join(self._left[:20])
             raise Refused(
-                f"what differs from {self.manifest.name} cannot be put back; nothing was changed: {words}", **result
+                f"what differs from {self.manifest.name} cannot be put back; nothing was changed: {words}",
+                **result.report(),
             )
         if self._left:
             self._forget(whole=False)
             number = f"{len(self._left)} {'thing is' if len(self._left) == 1 else 'things are'}"
             raise RestoreFailed(
                 f"{self.manifest.name} is put back, but {number} not as recorded: {'; '.join(self._left[:20])}",
-                **dict(result, changed=bool(self.done)),
+                **dict(result.report(), changed=bool(self.done)),
             )
         try:
             self._forget()
         except OSError as error:  # It would be carried out once more, over what comes later.
             left = f"{resume_path(self.store)}: it could not be removed durably: {error}"
-            raise RestoreFailed(f"{self.manifest.name} is put back, but {left}", **dict(result, left=[left])) from error
+            report = dict(result.report(), left=[left])
+            raise RestoreFailed(f"{self.manifest.name} is put back, but {left}", **report) from error
         return result
 
-    def predicted(self) -> dict[str, Any]:
+    def predicted(self) -> RolledBack:
         """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing."""
         made, hasher = self._made, Hasher(self.store.objects)
         plan.look(self.store, made, self.how, hasher, hasher, undo=False)
@@ -142,7 +145,7 @@ class Run:
         done = [*self.done, *error.result.get("done", [])]
         causes = [words for cause in self._causes.values() for words in cause]
         left = [*self._left, *causes, *error.result.get("left", [])]
-        error.result = {**self.result(), **error.result, "done": done, "left": left, "changed": bool(done)}
+        error.result = {**self.result().report(), **error.result, "done": done, "left": left, "changed": bool(done)}
         return error
 
     def _carry_out(self) -> None:
@@ -590,23 +593,24 @@ class Run:
             self._notes.append(f"restart_needed is not whole: in {_LOOK:.0f} s not all open files could be looked at")
         return found
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RolledBack:
+        """The result so far."""
         made = self._made
-        return {
-            "changed": bool(made.steps) or bool(self.done),
-            "id": self.manifest.id,
-            "undo": self._undo,
-            "pause": round(self._still.seconds, 3),
-            "generation": self.change.generation if self.change else None,
-            "armed": self.change.shown() if self.change else None,
-            "planned": [step.shown() for step in made.steps],
-            "done": self.done,
-            "proved": self._proved,
-            "left": self._left,
-            "notes": self._notes,
-            "restart_needed": self._restart_needed,
-            "diff": made.diff,
-        }
+        return RolledBack(
+            changed=bool(made.steps) or bool(self.done),
+            planned=[step.shown() for step in made.steps],
+            done=self.done,
+            proved=self._proved,
+            left=self._left,
+            id=self.manifest.id,
+            undo=self._undo,
+            pause=round(self._still.seconds, 3),
+            generation=self.change.generation if self.change else None,
+            armed=self.change.shown() if self.change else None,
+            notes=self._notes,
+            restart_needed=self._restart_needed,
+            diff=made.diff,
+        )
 
 
 def resume_path(store: Store) -> str:

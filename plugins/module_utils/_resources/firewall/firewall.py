@@ -22,12 +22,14 @@ from urllib.parse import quote, unquote
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.durable import write_all
+from ..._host.options import Options, read
 from ..._host.system import Completed, System
 from ..._store.objects import SMALL
 from ..kind import Kind, Restore, Sink
 from . import ruleset
 from .ruleset import Keep, Key, Table
 
+OPTIONS: Options = {"except": {"type": "list", "elements": "str", "default": []}}
 _TIMEOUT = 60.0
 _FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
@@ -46,6 +48,7 @@ _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/i
 def kind(system: System) -> Kind:
     """The kind. ``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
     return Kind(
+        options=OPTIONS,
         check=lambda spec: check(spec, system),
         capture=capture,
         plan=plan,
@@ -57,11 +60,8 @@ def kind(system: System) -> Kind:
 
 def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
     """The declaration; UsageError when nft is missing, or could not load again what it lists now."""
-    unknown = set(spec) - {"except"}
-    if unknown:
-        raise UsageError(f"firewall: unknown key {sorted(unknown)[0]!r}; it takes except, or nothing: firewall: {{}}")
-    excepts = spec.get("except", [])
-    if not isinstance(excepts, list) or not all(isinstance(one, str) and _PATTERN.fullmatch(one) for one in excepts):
+    excepts = read(OPTIONS, spec, "firewall")["except"]
+    if not all(map(_PATTERN.fullmatch, excepts)):
         raise UsageError(
             f"firewall: except must be a list of tables and sets, not {excepts!r}; write a table as 'inet name' and a "
             "set as 'inet table name', with * and ? for what may vary"

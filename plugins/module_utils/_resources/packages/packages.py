@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
+from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
@@ -28,6 +29,10 @@ from ..kind import Kind, Restore, Sink
 from . import apt, diversions, dpkg, overrides, rpm
 from .package import Ident, Package
 
+OPTIONS: Options = {
+    "names": {"type": "list", "elements": "str"},
+    "purge": {"type": "bool", "default": False},
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
@@ -66,22 +71,16 @@ class Recorded(NamedTuple):
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; ``names`` is None for all packages. UsageError names what is bad."""
-    unknown = set(spec) - {"names", "purge"}
-    if unknown:
-        raise UsageError(
-            f"packages: unknown key {sorted(unknown)[0]!r}; it takes names, or nothing for all packages, and purge"
-        )
-    names, purge = spec.get("names"), spec.get("purge", False)
-    if not isinstance(purge, bool):
-        raise UsageError(f"packages: purge must be true or false, not {purge!r}")
+    found = read(OPTIONS, spec, "packages")
+    names, purge = found["names"], found["purge"]
     # A key that says what holds without it would make another declaration of the same.
     more = {"purge": True} if purge else {}
     if names is None:
         return {"names": None, **more}
-    if not isinstance(names, list) or not names:
-        raise UsageError(f"packages: names must be a list of packages, not {names!r}; leave it out for all packages")
+    if not names:
+        raise UsageError("packages: names is empty; leave it out for all packages")
     for name in names:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
     return {"names": sorted(set(names)), **more}
 
@@ -372,6 +371,7 @@ def lacking(then: Sequence[str], at: Restore) -> list[str]:
 
 
 KIND = Kind(
+    options=OPTIONS,
     check=check,
     capture=capture,
     plan=lambda then, at: plan(then, at.system),

@@ -289,6 +289,7 @@ def _trim(server: cluster.Server, size: int) -> None:
 
 
 KIND = Kind(
+    options=restore_point.OPTIONS,
     check=restore_point.check,
     capture=capture,
     plan=plan,

@@ -13,12 +13,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._errors import Damaged, Refused, UsageError
+from ..._host.options import Options
+from ..._host.options import read as read_options
 from ..._host.system import System
 from ..._host.trust import read_small
 from .. import own_line
 from . import cluster, wal
 
-_KEYS = ("archive", "cluster", "data", "unit")
+OPTIONS: Options = {
+    "cluster": {"type": "str"},
+    "data": {"type": "str"},
+    "unit": {"type": "str"},
+    "archive": {"type": "str"},
+}
+_KEYS = tuple(OPTIONS)
 _PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
 _CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
@@ -28,10 +36,7 @@ _RECORDS, _NEAR = 500, 8
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
-    unknown = set(spec) - set(_KEYS)
-    if unknown:
-        raise UsageError(f"postgresql: unknown key {sorted(unknown)[0]!r}; it takes {', '.join(_KEYS)}")
-    made = {key: str(spec.get(key) or "") for key in _KEYS}
+    made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
     found = _CLUSTER.fullmatch(made["cluster"])
     if made["cluster"] and found is None:
         raise UsageError(f"postgresql: cluster {made['cluster']!r} must be a version and a name, such as 15/main")

@@ -25,20 +25,22 @@ from typing import Any
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.durable import ensure_dir, exchange, syncfs
+from ..._host.options import Options, read
 from ..._host.paths import ancestors, check_path
 from ..._host.system import System
 from ..._store.objects import Hasher, tag
 from .. import own_line
-from ..kind import Kind, Restore, Sink, listed
+from ..kind import Kind, Restore, Sink
 from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
 
+OPTIONS: Options = {"paths": {"type": "list", "elements": "str", "required": True}}
 _FOLDER = ".evenkeel-snapshots"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 
 
 def check(spec: dict[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one. Looks at nothing."""
-    paths = listed("subvolumes", spec, "paths", "absolute paths of btrfs subvolumes")
+    paths = read(OPTIONS, spec, "subvolumes")["paths"]
     for path in paths:
         if check_path(os.fsencode(path)) == b"/":
             raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
@@ -331,6 +333,7 @@ def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -
 
 
 KIND = Kind(
+    options=OPTIONS,
     check=check,
     capture=capture,
     plan=plan,

@@ -73,7 +73,7 @@ def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(flee
     for options, said in (
         ({"group": ["h1", "hx"]}, "hx: the inventory has no host and no group of this name"),
         ({"min_healthy": "most"}, "min_healthy: 'most' is not a number"),
-        ({"failure_domain": "rak"}, "no failure domain is known"),
+        ({"guard_domain": "rak"}, "no failure domain is known"),
     ):
         run = fleet.play([guard(**options)], "h1")
         assert run.rc == 2
@@ -81,6 +81,6 @@ def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(flee
 
 
 def test_the_failure_domain_is_each_hosts_own_variable(fleet: Fleet) -> None:
-    assert fleet.play([guard(failure_domain="rack", max_unavailable="50%")], "h1,h2", "--check").rc == 0
-    run = fleet.play([guard(failure_domain="rack")], "h2,h3")
+    assert fleet.play([guard(guard_domain="rack", max_unavailable="50%")], "h1,h2", "--check").rc == 0
+    run = fleet.play([guard(guard_domain="rack")], "h2,h3")
     assert "r1: h2; r2: h3" in run.results["h2"]["msg"]

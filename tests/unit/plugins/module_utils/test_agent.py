@@ -26,10 +26,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
     watcher,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint
 
 HERE = Path(package.__file__ or "").parents[1]
 # Refuses every import of what is not loaded or built in, as where Python was moved away.

@@ -36,14 +36,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from .conftest import copy_of, differences
 
@@ -309,7 +308,7 @@ def test_paths_that_are_not_plain_are_refused(path: str) -> None:
     ("resources", "words"),
     [
         ([], "resources is empty"),
-        ([{"files": {"paths": []}}], "item 1: files: paths is empty"),
+        ([{"files": {"paths": []}}], "item 1: files: paths is missing"),
         ([{"file": {}}], "item 1: unknown kind 'file'"),
         ([{"files": {"path": ["/etc"]}}], "unknown key 'path'"),
         ([{"files": {"paths": ["/etc"]}}, {"files": {"paths": ["/etc/nginx"]}}], "overlap"),
@@ -412,7 +411,7 @@ def test_retention_keeps_the_newest_and_what_they_need(store: Store, tree: Path)
     assert sum(len(names) for _f, _d, names in os.walk(store.join("objects"))) == 2 + 2
     for one in (other, *ids[-2:]):
         assert store.verify(store.manifest(one)) == {}
-    with pytest.raises(UsageError, match="unknown rule 'keep'"):
+    with pytest.raises(UsageError, match="unknown key 'keep'"):
         checkpoint(store, "before", protect(tree), retention={"keep": 2})
 
 

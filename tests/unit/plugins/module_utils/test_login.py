@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as settling
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.logins import Ancestor, age
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, settle
 
 
 def chain(*names_and_starts: tuple[str, float]) -> list[Ancestor]:

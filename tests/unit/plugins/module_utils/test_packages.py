@@ -22,8 +22,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
@@ -38,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from .conftest import SYSTEM
 
@@ -58,10 +57,10 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
     [
         ({"name": ["a"]}, "unknown key 'name'"),
         ({"names": []}, "leave it out for all packages"),
-        ({"names": "nginx"}, "must be a list"),
+        ({"names": {"nginx": None}}, "must be a text"),
         ({"names": ["-o=x"]}, "no name of a package"),
         ({"names": ["../x"]}, "no name of a package"),
-        ({"names": [1]}, "no name of a package"),
+        ({"names": [True]}, "must be a text, not True"),
     ],
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:

@@ -444,7 +444,7 @@ def os_group_is_gone(group: int) -> None:
         ({"name": ""}, "process: name is missing"),
         ({"pidfile": None}, "process: pidfile is missing"),
         ({"argv": []}, "process: argv is missing"),
-        ({"argv": "/bin/sleep 5"}, "process web: argv must be a list"),
+        ({"argv": [True]}, "process: argv must be a text, not True"),
         ({"argv": ["sleep", "5"]}, "process web: argv .* absolute path"),
         ({"pidfile": "run/pid"}, "process web: pidfile must be an absolute path"),
         ({"pidfile": 7}, "process web: pidfile must be an absolute path"),
@@ -462,7 +462,7 @@ def test_a_bad_definition_is_named(change: dict[str, Any], words: str) -> None:
 
 
 def test_what_is_no_mapping_is_no_definition() -> None:
-    with pytest.raises(UsageError, match="must be a mapping"):
+    with pytest.raises(UsageError, match="takes a mapping"):
         process.check("web")
 
 

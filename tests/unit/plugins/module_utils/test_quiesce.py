@@ -26,12 +26,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.quiescing import Quiesced
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from evenkeel.collection import collections_path
 
@@ -195,11 +194,11 @@ def eventually(condition: Any) -> bool:
     ("hooks", "words"),
     [
         ("nginx", "quiesce must be a list"),
-        ([{"pause": "nginx"}], "item 1.* must have one key, stop, freeze or command"),
+        ([{"pause": "nginx"}], "item 1.* must have one key, stop or freeze or command"),
         ([{"stop": "nginx", "freeze": "nginx"}], "item 1.* must have one key"),
-        ([{"stop": ["nginx"]}], "item 1: stop takes the name of a unit"),
-        ([{"command": {"argv": ["true"]}}], "item 1: command takes argv and after"),
-        ([{"command": {"argv": "true", "after": ["true"]}}], "item 1: command takes argv and after"),
+        ([{"stop": ["nginx"]}], "item 1: stop must be a text"),
+        ([{"command": {"argv": ["true"]}}], "item 1: command: after is missing"),
+        ([{"command": {"argv": ["echo", True], "after": ["true"]}}], "item 1: command: argv must be a text, not True"),
     ],
 )
 def test_bad_hooks_are_named_and_nothing_is_held(store: Store, tree: Path, hooks: Any, words: str) -> None:
@@ -407,7 +406,7 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
         f"from {library}._host.system import System\nimport time\n"
         "transaction._apply = lambda *_: time.sleep(60)\n"
         f"hooks = [{shell(f'touch {held}', f'touch {ended}')!r}]\n"
-        f"flow.rollback(store.Store({store.root!r}, System()), 'before', quiesce=hooks)"
+        f"flow.rollback(store.Store({store.root!r}, System()), flow.Request('before', quiesce=hooks))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         assert eventually(lambda: list(Path(store.root, "journal").glob("*/COMMIT"))) and held.exists()

@@ -369,10 +369,10 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
     [
         ({}, "at least one unit"),
         ({"names": []}, "at least one unit"),
-        ({"names": "web"}, "names must be a list of units, not 'web'"),
+        ({"names": [["web"]]}, "names must be a text, not"),
         ({"names": [""]}, "names must be a list of units"),
         ({"units": ["web"]}, "unknown key 'units'"),
-        ({"processes": {"name": "p"}}, "processes must be a list"),
+        ({"processes": {"name": "p"}}, "pidfile is missing"),
         ({"processes": [{"name": "p"}]}, "pidfile is missing"),
     ],
 )

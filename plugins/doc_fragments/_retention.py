@@ -1,0 +1,50 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  retention:
+    description:
+      - "What to keep, for example V({last: 10}) or V({within: 2d, daily: 7, weekly: 4, monthly: 12}). What any of the
+        rules keeps stays. By default all is kept."
+    type: dict
+    suboptions:
+      last:
+        description:
+          - As many of the newest. For example V(10).
+        type: int
+      hourly:
+        description:
+          - The newest of as many hours that have one. For example V(48).
+        type: int
+      daily:
+        description:
+          - The newest of as many days (UTC) that have one. For example V(7).
+        type: int
+      weekly:
+        description:
+          - The newest of as many weeks (ISO 8601) that have one. For example V(4).
+        type: int
+      monthly:
+        description:
+          - The newest of as many months that have one. For example V(12).
+        type: int
+      yearly:
+        description:
+          - The newest of as many years that have one. For example V(5).
+        type: int
+      within:
+        description:
+          - All up to this age. For example V(2d).
+        type: str
+      grace:
+        description:
+          - How long the contents that nothing needs any more lie in the trash of the store. A checkpoint that needs
+            them before that takes them back; a later run with a retention deletes them. For example V(12h).
+        type: str
+        default: 1d
+"""

@@ -1,0 +1,111 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The options that a declaration takes, in the words of Ansible's argument specs, and a declaration read by them.
+
+A kind of resource, a probe, a quiesce hook, a retention each declare their options beside their code. The argument
+specs of modules are made of the same mappings, so that a default stands in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Union
+
+from .._errors import UsageError
+
+Option = dict[str, Any]
+Options = Mapping[str, Option]
+Scalar = Union[str, int, float]
+
+
+def mapping(options: Options) -> Option:
+    """The option that takes a mapping with these options."""
+    return {"type": "dict", "options": dict(options)}
+
+
+def one_of(kinds: Mapping[str, Option]) -> Option:
+    """The option that takes a list of mappings, each with one key: one of ``kinds``."""
+    names = list(kinds)
+    return {
+        "type": "list",
+        "elements": "dict",
+        "options": dict(kinds),
+        "mutually_exclusive": [names],
+        "required_one_of": [names],
+    }
+
+
+def renamed(old: str) -> Option:
+    """What an option's specification says of its old name, which goes on working for one minor version."""
+    alias = {"name": old, "version": "0.3.0", "collection_name": "evenkeel.fault_tolerance"}
+    return {"aliases": [old], "deprecated_aliases": [alias]}
+
+
+def given(value: Any) -> Any:
+    """The value without the keys that were not given: Ansible sets them to None."""
+    if isinstance(value, dict):
+        return {key: given(one) for key, one in value.items() if one is not None}
+    return [given(one) for one in value] if isinstance(value, list) else value
+
+
+def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
+    """Every option with its value: what is declared, and otherwise the default, None where there is none.
+
+    Takes what Ansible takes: a text for a list of one text, a text for a number. UsageError names, after ``where``, a
+    key that is unknown or missing and a value of another type.
+    """
+    if not isinstance(declared, Mapping):
+        raise UsageError(f"{where} takes a mapping, not {declared!r}")
+    for key in declared:
+        if key not in options:
+            takes = f"it takes {', '.join(sorted(options))}" if options else f"it takes none, write {where}: {{}}"
+            raise UsageError(f"{where}: unknown key {key!r}{meant(str(key), options)}; {takes}")
+    for key, option in options.items():
+        if option.get("required") and declared.get(key) in (None, "", []):
+            raise UsageError(f"{where}: {key} is missing")
+    return {
+        key: _default(option) if declared.get(key) is None else _value(option, declared[key], f"{where}: {key}")
+        for key, option in options.items()
+    }
+
+
+def meant(key: str, known: Iterable[str]) -> str:
+    """The words that ask for the known key that is nearly this one; empty where none is."""
+    from difflib import get_close_matches  # a module of Python's that takes longer to load than it is needed for
+
+    near = get_close_matches(key, list(known), 1, 0.7)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _default(option: Option) -> Any:
+    default = option.get("default")
+    return list(default) if isinstance(default, list) else default
+
+
+def _value(option: Option, value: Any, where: str) -> Any:
+    kind = option["type"]
+    if kind == "list":
+        elements = {"type": option["elements"], "options": option.get("options")}
+        return [_value(elements, one, where) for one in _listed(value)]
+    if kind == "dict":
+        return read(option["options"], value, where) if option.get("options") is not None else dict(value)
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise UsageError(f"{where} must be true or false, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise UsageError(f"{where} must be {'a whole number' if kind == 'int' else 'a text'}, not {value!r}")
+    return _number(value, where) if kind == "int" else str(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
+
+
+def _number(value: Scalar, where: str) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise UsageError(f"{where} must be a whole number, not {value!r}") from None

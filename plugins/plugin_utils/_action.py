@@ -1,0 +1,62 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The controller's half of a module that works on one host: its arguments are checked first, its answer is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.plugins.action.normal import ActionModule as Normal
+from ansible.utils.display import Display
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+
+_COLLECTION = "evenkeel.fault_tolerance"
+
+
+def check_variables(names: Iterable[str]) -> None:
+    """UsageError for a name that is nearly one of our variables; a warning for one that is none, or an old one."""
+    names = list(names)
+    if wrong := _variables.misspelt(names):
+        raise UsageError(f"{'; '.join(wrong)}. Nothing was touched")
+    for said in _variables.unread(names):
+        Display().warning(said)
+    for said in _variables.replaced(names):
+        Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
+
+
+def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
+    """A warning where one of our roles takes those whose health counts for those that hold copies."""
+    role = getattr(action._task, "_role", None)
+    ours = role is not None and role.get_name().startswith(f"{_COLLECTION}.")
+    if ours and "evenkeel_group" in variables and "evenkeel_peers" not in variables:
+        said = "evenkeel_group no longer says who holds copies, only whose health counts: set evenkeel_peers"
+        Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
+
+
+def refused(error: UsageError, **more: Any) -> dict[str, Any]:
+    """The result of a task whose arguments or variables are wrong. No host was asked anything."""
+    return reported({"failed": True, "msg": error.message, "error": "UsageError", **more})
+
+
+class HostAction(Normal):
+    """Of the module whose ``ARGUMENTS`` these are."""
+
+    ARGUMENTS: Options = {}
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            check_variables(task_vars or {})
+            _arguments.checked({**self.ARGUMENTS, "store": STORE}, self._task.args)
+        except UsageError as error:
+            return refused(error)
+        return dict(super().run(tmp, task_vars))
+
+    def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return answer(self._connection, lambda: super(HostAction, self)._execute_module(*args, **options))

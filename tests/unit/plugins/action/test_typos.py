@@ -1,0 +1,153 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A word that is written wrong is refused on the controller, with its place, before any host is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet, Run
+
+OURS = "evenkeel.fault_tolerance."
+# Stands in for ssh: whoever is asked anything leaves a mark. To end a connection (-O) is to ask nobody.
+SSH = '#!/bin/sh\ncase " $* " in *" -O "*) exit 0;; esac\necho touched >> {mark}\nexit 255\n'
+FILES = {"files": {"paths": ["/etc/nginx"]}}
+
+
+def task(module: str, **arguments: Any) -> dict[str, Any]:
+    return {"tasks": [{OURS + module: arguments}]}
+
+
+def role(name: str, **variables: Any) -> dict[str, Any]:
+    return {"tasks": [{"ansible.builtin.import_role": {"name": OURS + name}}], "vars": variables}
+
+
+def book(name: str, **variables: Any) -> dict[str, Any]:
+    return {"ansible.builtin.import_playbook": OURS + name, "vars": variables}
+
+
+# What is run -> the words that name what is wrong, and where it stands.
+TYPOS: dict[str, tuple[dict[str, Any], str]] = {
+    "kind": (
+        task("ft_checkpoint", resources=[FILES, {"flies": {"paths": ["/etc"]}}]),
+        "resources[1].flies is no option (did you mean files?)",
+    ),
+    "key": (
+        task("ft_checkpoint", resources=[FILES, {"files": {"paths": ["/srv"], "exlude": ["*.log"]}}]),
+        "resources[1].files.exlude is no option (did you mean exclude?)",
+    ),
+    "type": (task("ft_checkpoint", resources=[{"packages": {"purge": "perhaps"}}]), "resources[0].packages: argument"),
+    "two-kinds": (
+        task("ft_checkpoint", resources=[{**FILES, "users": {}}]),
+        "resources[0] must have one key, one of packages, files",
+    ),
+    "probe": (
+        task("ft_settle", generation=1, probes=[{"htpp": {}}]),
+        "probes[0].htpp is no option (did you mean http?)",
+    ),
+    "probe-key": (
+        task("ft_health", probes=[{"http": {"url": "http://localhost/", "stauts": 200}}]),
+        "probes[0].http.stauts is no option (did you mean status?)",
+    ),
+    "retention": (
+        task("ft_checkpoint", resources=[FILES], retention={"lats": 3}),
+        "retention.lats is no option (did you mean last?)",
+    ),
+    "quiesce": (
+        task("ft_rollback", quiesce=[{"command": {"argv": ["/opt/app", True], "after": ["/opt/app"]}}]),
+        "quiesce[0].command.argv[1] must be a text, not True",
+    ),
+    "process": (
+        task("ft_restart", process={"name": "a", "pidfile": "/a", "argv": ["/a"], "stop_singal": "HUP"}),
+        "process.stop_singal is no option (did you mean stop_signal?)",
+    ),
+    "option": (
+        task("ft_checkpoint", resources=[FILES], confim_within="5m"),
+        "confim_within is no option (did you mean confirm_within?)",
+    ),
+    "copies": (
+        task("ft_replicate", peers=["all"], retention={"dayly": 3}),
+        "retention.dayly is no option (did you mean daily?)",
+    ),
+    "role-variable": (
+        role("begin", evenkeel_resources=[FILES], evenkeel_confim_within="5m"),
+        "no variable is named evenkeel_confim_within (did you mean evenkeel_confirm_within?)",
+    ),
+    "role-key": (
+        role("begin", evenkeel_resources=[{"files": {"paths": ["/etc"], "exlude": []}}]),
+        "evenkeel_resources.files.exlude",
+    ),
+    "playbook-variable": (
+        book("rollback", evenkeel_chekpoint="before"),
+        "no variable is named evenkeel_chekpoint (did you mean evenkeel_checkpoint?)",
+    ),
+    "playbook-key": (book("health", evenkeel_probes=[{"tcp": {"prot": 80}}]), "probes[0].tcp.prot is no option"),
+}
+
+OF_ROLES = ("role-variable", "role-key", "playbook-variable", "playbook-key")
+
+
+@pytest.fixture
+def watched(fleet: Fleet, tmp_path: Path) -> Fleet:
+    """A host for each typo, which leaves a mark when it is touched."""
+    (tmp_path / "ssh").write_text(SSH.format(mark=tmp_path / "mark"))
+    (tmp_path / "ssh").chmod(0o755)
+    ssh = {"ansible_connection": "ssh", "ansible_ssh_executable": str(tmp_path / "ssh"), "ansible_ssh_retries": 0}
+    fleet.hosts = {name: dict(ssh) for name in [*TYPOS, "right", "other"]}
+    return fleet
+
+
+def run(fleet: Fleet, host: str, play: dict[str, Any]) -> Run:
+    if "tasks" in play:
+        written = {"hosts": host, "gather_facts": False, **play}
+    else:
+        written = {**play, "vars": {**play["vars"], "evenkeel_hosts": host}}
+    (fleet.home / "plays.yml").write_text(json.dumps([written]))
+    return fleet.playbook("plays.yml")
+
+
+def test_each_typo_of_a_task_is_refused_before_any_host_is_touched(watched: Fleet) -> None:
+    """Each on a host of its own, of one play: a play whose hosts have all failed ends the run."""
+    typos = {host: play["tasks"][0] for host, (play, _words) in TYPOS.items() if host not in OF_ROLES}
+    tasks = [{**one, "when": f"inventory_hostname == '{host}'"} for host, one in typos.items()]
+    found = run(watched, ",".join(typos), {"tasks": tasks})
+    assert not (watched.home / "mark").exists()
+    assert set(found.results) == set(typos)
+    for host in typos:
+        assert TYPOS[host][1] in found.results[host]["msg"], host
+        assert found.results[host]["error"] == "UsageError"
+
+
+@pytest.mark.parametrize("host", OF_ROLES)
+def test_each_typo_for_a_role_or_a_playbook_is_refused_before_any_host_is_touched(watched: Fleet, host: str) -> None:
+    play, words = TYPOS[host]
+    found = run(watched, host, play)
+    assert not (watched.home / "mark").exists()
+    assert found.rc != 0 and words in found.results[host]["msg"]
+
+
+def test_what_is_right_reaches_the_host(watched: Fleet) -> None:
+    found = run(watched, "right", task("ft_checkpoint", resources=[FILES, {"users": {}}], retention={"last": 3}))
+    assert (watched.home / "mark").exists() and found.results["right"]["unreachable"]
+
+
+def test_what_is_wrong_for_another_host_of_the_group_is_found_by_the_guard(watched: Fleet) -> None:
+    watched.hosts["other"]["evenkeel_probes"] = [{"tcp": {"porrt": 80}}]
+    found = run(watched, "right", task("ft_guard", group=["right", "other"]))
+    assert "other: evenkeel_probes[0].tcp.porrt is no option" in found.results["right"]["msg"]
+    watched.hosts["other"] |= {"evenkeel_probes": [], "evenkeel_waevs": 1}
+    found = run(watched, "right", task("ft_guard", group=["right", "other"]))
+    assert "no variable is named evenkeel_waevs (did you mean evenkeel_waves?)" in found.results["right"]["msg"]
+    assert not (watched.home / "mark").exists()
+
+
+def test_a_name_of_ours_that_nothing_reads_and_an_old_name_are_told(watched: Fleet) -> None:
+    found = run(watched, "right", role("rollback", evenkeel_to="before", evenkeel_favourite="blue"))
+    assert "nothing reads the variable evenkeel_favourite" in " ".join(found.output.split())
+    assert "the variable evenkeel_to is named evenkeel_checkpoint now" in " ".join(found.output.split())
+    assert (watched.home / "mark").exists()

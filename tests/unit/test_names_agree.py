@@ -1,0 +1,147 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One thing has one name and one default in modules, roles, variables and playbooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evenkeel.collection import make_importable
+
+make_importable()
+
+ROOT = Path(__file__).parents[2]
+OURS = "evenkeel.fault_tolerance."
+PLUGINS = f"ansible_collections.{OURS}plugins"
+VARIABLES = import_module(f"{PLUGINS}.plugin_utils._variables")
+ERRORS = import_module(f"{PLUGINS}.module_utils._errors")
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+# Where a word of the module says less than a variable has to: module, option -> variable.
+LONGER = {
+    ("ft_recover", "host"): "evenkeel_recover_host",
+    ("ft_restart", "name"): "evenkeel_service",
+    ("ft_scrub", "time_limit"): "evenkeel_scrub_time_limit",
+    ("ft_scrub", "share"): "evenkeel_scrub_share",
+    ("ft_settle", "generation"): "evenkeel_generations",
+}
+# Read by the action plugins, for every host its own.
+BY_ACTIONS = {"evenkeel_key", "evenkeel_probes"}
+_USE = re.compile(r"\b(evenkeel_\w+)(?: \| default\(([^()]*)\))?")
+
+
+def options_of(role: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())
+    options: dict[str, Any] = found["argument_specs"]["main"]["options"]
+    return options
+
+
+def text_of(role: str) -> str:
+    return "".join(path.read_text() for name in ("tasks", "vars") for path in (ROOT / "roles" / role / name).glob("*"))
+
+
+def tasks_of(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(module of ours, its arguments) of all tasks, those of blocks and plays among them."""
+    for entry in entries:
+        for key in ("tasks", "block", "rescue", "always"):
+            yield from tasks_of(entry.get(key) or [])
+        for key, value in entry.items():
+            if key.startswith(f"{OURS}ft_"):
+                yield key.removeprefix(OURS), value
+
+
+def uses() -> Iterator[tuple[str, str, str, str]]:
+    """(role or empty, module, option, its template) wherever a variable of ours goes into an option."""
+    for path in sorted([*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "playbooks").glob("*.yml")]):
+        role = path.parts[-3] if path.parent.name == "tasks" else ""
+        for module, arguments in tasks_of(yaml.safe_load(path.read_text())):
+            for option, value in arguments.items():
+                if "evenkeel_" in str(value) and isinstance(value, str):
+                    yield role, module, option, value
+
+
+def test_the_known_variables_are_those_of_roles_and_playbooks() -> None:
+    of_roles = {name for role in ROLES for name in options_of(role)}
+    of_books = {
+        name for path in (ROOT / "playbooks").glob("*.yml") for name in re.findall(r"evenkeel_\w+", path.read_text())
+    }
+    assert (of_roles | of_books) - VARIABLES.DRIVERS - set(VARIABLES.OLD) == VARIABLES.KNOWN
+    assert set(VARIABLES.OLD.values()) <= VARIABLES.KNOWN
+
+
+def test_a_variable_has_the_name_of_the_option_that_it_sets() -> None:
+    for role, module, option, value in uses():
+        variable = LONGER.get((module, option), f"evenkeel_{option}")
+        assert re.search(rf"\b{variable}\b", value), f"{role or 'a playbook'}: {module} takes {option} from {value}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_option_of_a_role_is_read_by_it(role: str) -> None:
+    text = text_of(role)
+    if role == "change":  # It imports them.
+        text += text_of("begin") + text_of("settle")
+    unread = {name for name in options_of(role) if not re.search(rf"\b{name}\b", text)} - BY_ACTIONS
+    assert not unread
+    undeclared = set(re.findall(r"\bevenkeel_(?!archive_wal)\w*[a-z]\b", text)) - set(options_of(role))
+    assert role == "change" or undeclared <= {"evenkeel_group"}
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "plugins/modules").glob("ft_*.py")))
+def test_every_option_of_a_module_is_read(module: str) -> None:
+    sources = [ROOT / f"plugins/modules/{module}.py", ROOT / f"plugins/action/{module}.py"]
+    sources.append(ROOT / "plugins/module_utils/_flows/exchange.py")
+    text = "".join(path.read_text() for path in sources)
+    found = import_module(f"{PLUGINS}.modules.{module}")
+    assert {name for name in found.ARGUMENTS if not re.search(rf'"{name}"(?!:)', text)} == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_default_that_a_role_sets_is_that_of_its_argument_specs(role: str) -> None:
+    options = options_of(role)
+    for variable, default in _USE.findall(text_of(role)):
+        if re.fullmatch(r"'[^'~]*'|\{'.*\}|false|\d+", default):
+            literal = yaml.safe_load(default)
+            assert options[variable].get("default") == literal, f"{variable}: {default}"
+
+
+def test_a_default_that_a_module_sets_is_that_of_the_roles_argument_specs() -> None:
+    seen = set()
+    for role, module, option, value in uses():
+        first = _USE.search(value)
+        if role and first and re.search(r"default\(omit\)", value) and "default('" not in value:
+            spec = import_module(f"{PLUGINS}.modules.{module}").ARGUMENTS.get(option, {"default": "/var/lib/evenkeel"})
+            assert options_of(role)[first[1]].get("default") == spec.get("default"), f"{role}: {first[1]}"
+            seen.add((role, option))
+    assert len(seen) > 30
+
+
+def test_the_role_change_takes_what_the_roles_in_it_take() -> None:
+    inner = {**options_of("begin"), **options_of("settle")}
+    own = options_of("change")
+    handed_over = {"evenkeel_generations", "evenkeel_verdicts"}
+    assert {name: own.get(name) for name in inner if name not in handed_over} == {
+        name: option for name, option in inner.items() if name not in handed_over
+    }
+
+
+def test_arguments_of_roles_are_checked_wherever_playbooks_use_them() -> None:
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        assert "rolespec_validate: false" not in path.read_text(), path.name
+
+
+def test_the_reasons_that_modules_give_are_documented_in_all_of_them() -> None:
+    given = {name for name, one in vars(ERRORS).items() if isinstance(one, type) and issubclass(one, Exception)}
+    for path in (ROOT / "plugins/modules").glob("ft_*.py"):
+        returned = yaml.safe_load(import_module(f"{PLUGINS}.modules.{path.stem}").RETURN)
+        documented = set(re.findall(r"V\((\w+)\)", " ".join(returned["error"]["description"])))
+        assert documented == given | {"OSError", "BadAnswer"}, path.stem
+        for name, value in returned.items():
+            if value["type"] == "dict" or value.get("elements") == "dict":
+                assert value.get("contains") or value.get("sample") or "by host" in str(value), f"{path.stem}: {name}"
