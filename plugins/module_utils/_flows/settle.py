@@ -20,6 +20,7 @@ from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
 from .rollback import flow
 from .rollback.plan import Options
+from .rollback.resume import resume
 from .rollback.run import Run
 
 # How long a rollback waits for what a killed controller has left running on this host.
@@ -80,7 +81,7 @@ class _Settling:
         enough = self.request.verdict == "probe" and login != logins.OLD and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
         with store.locked():
-            _said, resumed = flow.resume(store)  # An operator's rollback may have been killed meanwhile.
+            _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
             if change is None or change.generation != self.generation:
                 return _ended(store, self.generation, self.health)

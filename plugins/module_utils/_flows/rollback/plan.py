@@ -136,14 +136,23 @@ def _within(path: str, root: str) -> bool:
     return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
-def look(
-    store: Store, made: Plan, how: Options, sink: Sink, still: Sink, running: Sequence[Section] = (), undo: bool = True
-) -> None:
-    """Fill in what is there now, and what puts back the paths.
+@dataclass(frozen=True)
+class Reading:
+    """How the present state is read: its contents go to ``sink``, those that are read at rest to ``still``.
 
-    ``running``: what was there before all stood still; what was stopped for that is kept as it was. Without ``undo``
-    nothing is looked at that only the undo wants.
+    ``running``: the state before all stood still; services that were stopped for that are kept as they were. Without
+    ``undo`` no state is read that only the undo needs.
     """
+
+    sink: Sink
+    still: Sink
+    running: Sequence[Section] = ()
+    undo: bool = True
+
+
+def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
+    """Fill in the present state, and the steps that put back the paths."""
+    sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
         lines: list[str] = []
         if tree_spec(section) is not None:
@@ -154,7 +163,7 @@ def look(
             before = next((one for one in running if one.kind == section.kind), None)
             # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
             with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
-                lines += _capture(section, how, before, sink, still, store)
+                lines += _capture(section, how, before, reading, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
                 continue
@@ -271,14 +280,12 @@ def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
     return found
 
 
-def _capture(
-    section: Section, how: Options, running: Section | None, sink: Sink, still: Sink, store: Store
-) -> list[str]:
+def _capture(section: Section, how: Options, running: Section | None, reading: Reading, store: Store) -> list[str]:
     kind = KINDS[section.kind]
     if running is not None and not kind.still:
         return own_lines(running)
     capture = (kind.brief if how.insist else None) or kind.before or kind.capture
-    return capture(section.spec, still if kind.still else sink, store.system)
+    return capture(section.spec, reading.still if kind.still else reading.sink, store.system)
 
 
 def add_steps(store: Store, made: Plan, how: Options) -> None:

@@ -19,7 +19,6 @@ A file ``resume`` in the store, written before the first change, has a killed ro
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -31,7 +30,6 @@ from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFa
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.step import Step
-from ..._host.durable import remove_file, write_file
 from ..._host.trust import trusted
 from ..._resources import files, services
 from ..._resources.kind import Restore
@@ -43,8 +41,9 @@ from ..._services.holders import holders
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO, Store
-from . import access, apart, plan
-from .plan import Options, Plan
+from . import access, apart, plan, wanted
+from .plan import Options, Plan, Reading
+from .wanted import Wanted
 
 # Programs and libraries lie here; those that a package has replaced are known by their place.
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
@@ -119,7 +118,7 @@ class Run:
         try:
             self._forget()
         except OSError as error:  # It would be carried out once more, over what comes later.
-            left = f"{resume_path(self.store)}: it could not be removed durably: {error}"
+            left = f"{wanted.path(self.store)}: it could not be removed durably: {error}"
             report = dict(result.report(), left=[left])
             raise RestoreFailed(f"{self.manifest.name} is put back, but {left}", **report) from error
         return result
@@ -127,7 +126,7 @@ class Run:
     def predicted(self) -> RolledBack:
         """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing."""
         made, hasher = self._made, Hasher(self.store.objects)
-        plan.look(self.store, made, self.how, hasher, hasher, undo=False)
+        plan.look(self.store, made, self.how, Reading(hasher, hasher, undo=False))
         left = preflight(made.files, made.directories, made.away)
         made.files = [step for step in made.files if step.target not in left]
         plan.add_steps(self.store, made, self.how)
@@ -267,13 +266,13 @@ class Run:
     def _look(self, writer: Writer) -> None:
         made, still = self._made, Hasher(self.store.objects) if self.how.quiesce else writer
         try:
-            plan.look(self.store, made, self.how, writer, still, undo=self._keeps)
+            plan.look(self.store, made, self.how, Reading(writer, still, undo=self._keeps))
         except OSError as error:
             self._no_undo(error)
             writer.discard()
             hasher = Hasher(self.store.objects)
             self._made = Plan(made.manifest, made.sections)
-            plan.look(self.store, self._made, self.how, hasher, hasher, undo=False)
+            plan.look(self.store, self._made, self.how, Reading(hasher, hasher, undo=False))
 
     def _no_undo(self, error: OSError) -> None:
         """Whoever asked for a rollback is refused; a host that goes back by itself does so without an undo."""
@@ -361,7 +360,7 @@ class Run:
         sink = writer if self._keeps else Hasher(self.store.objects)
         with held(self._kinds(), self.store.system, self.how.insist):
             try:
-                plan.look(self.store, now, self.how, sink, sink, made.before, undo=self._keeps)
+                plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
                 self._no_undo(error)
                 return
@@ -395,7 +394,7 @@ class Run:
         """What the scripts of packages have written to paths that were put back already."""
         now, hasher = Plan(self.manifest, self._made.sections), Hasher(self.store.objects)
         with self._trying("files"), held(self._kinds(), self.store.system, insist=True):
-            plan.look(self.store, now, replace(self.how, swap=False), hasher, hasher, undo=False)
+            plan.look(self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False))
             self._commit(now.files, now.directories, now.away)
 
     def put_back_rest(self) -> None:
@@ -557,12 +556,11 @@ class Run:
     def _ask(self, begun: bool = True) -> None:
         """From here on a kill is followed by the whole rollback, or, before it has ``begun``, by a start of what is
         down."""
-        wanted = {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "paths": list(self.how.paths)}
         # The undo of a part is not one of the whole: who carries on after a kill takes another beside it.
         undo = "" if self._is_part else self._undo
-        so_far = {"undo": undo, "changed": self._changed, "down": asdict(self._down)}
+        kinds, paths, down = self.how.kinds, list(self.how.paths), asdict(self._down)
         try:
-            write_file(resume_path(self.store), json.dumps({**wanted, **so_far, "begun": begun}).encode())
+            wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun))
         except OSError:
             if not self.how.insist:  # Its change is armed, and asks for the same.
                 raise
@@ -574,7 +572,7 @@ class Run:
             self._ask()
             return
         with nullcontext() if whole else suppress(OSError):
-            remove_file(resume_path(self.store))
+            wanted.forget(self.store)
 
     def _holders(self, journal: str) -> list[dict[str, Any]]:
         """Who still works with what was replaced."""
@@ -611,11 +609,6 @@ class Run:
             restart_needed=self._restart_needed,
             diff=made.diff,
         )
-
-
-def resume_path(store: Store) -> str:
-    """The file that asks for an interrupted rollback to be carried out."""
-    return store.join("resume")
 
 
 def _was(journal: str, paths: Sequence[str], programs: bool) -> Callable[[bytes], bytes | None]:
