@@ -114,7 +114,7 @@ test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of the
 SCENARIOS = $(patsubst extensions/molecule/%/molecule.yml,%,$(wildcard extensions/molecule/*/molecule.yml))
 molecule: .venv/test.stamp $(COLLECTION) ## the roles' scenarios, on the lab
 ifeq ($(LAB),yes)
-	trap 'for one in $(SCENARIOS); do $(BIN)/python tests/lab/lab.py down --name molecule-$$one; done' EXIT; \
+	trap 'pkill -P $$$$ || true; for one in $(SCENARIOS); do $(BIN)/python tests/lab/lab.py down --name molecule-$$one; done' EXIT; \
 	$(CLEAN_ENV) molecule -c extensions/molecule/config.yml test $(SCENARIOS:%=-s %)
 else
 	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"

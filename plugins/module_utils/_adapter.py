@@ -14,7 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
-from ._host.background import be_ours
+from ._host.background import mark_as_ours
 from ._host.options import Option, Options, given
 from ._host.text import bounded, escaped, harmless, named, sentence
 from ._results import Result
@@ -30,7 +30,7 @@ def run_module(
     **options: Any,
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys."""
-    be_ours()
+    mark_as_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())

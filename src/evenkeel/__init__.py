@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evenkeel.ansible.options import Options, Secrets
-    from evenkeel.change.flow import change
-    from evenkeel.change.request import Request
+    from evenkeel.changes.flow import change
+    from evenkeel.changes.request import Request
     from evenkeel.commands.registry import run
     from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State, UsageError
     from evenkeel.progress import Kind, Phase, Progress
@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 # Loaded when first asked for: the collection's path is wanted where none of their dependencies are installed.
-_HOME = {"change": "change.flow", "Request": "change.request", "run": "commands.registry"}
+# No room has the name of one of these: a package that is imported would stand in its place.
+_HOME = {"change": "changes.flow", "Request": "changes.request", "run": "commands.registry"}
 _HOME |= dict.fromkeys(("Options", "Secrets"), "ansible.options")
 _HOME |= dict.fromkeys(("Kind", "Phase", "Progress"), "progress")
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
+    """The kinds of fact."""
+
     PLAN = "plan"  # text: the next thing to happen
     WAVE = "wave"  # hosts of wave number ``wave`` of ``waves`` are up
     HOST = "host"  # phase of ``hosts``; until: its dead-man
@@ -37,6 +39,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
+    """One fact about a command under way; its kind says which fields count."""
+
     kind: Kind
     text: str = ""
     hosts: tuple[str, ...] = ()

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from evenkeel.collection import make_importable
+from evenkeel.outcome import Spec
 
 make_importable()
 
@@ -23,6 +25,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import (  # noqa: E402
+    REMOVED,
+    misspelt,
+)
 
 # The codes of failures that decide an exit code; docs/errors.md tells of all.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
@@ -34,14 +40,32 @@ __all__ = [
     "DAMAGED",
     "NOT_FOUND",
     "REFUSED",
+    "REMOVED",
     "RESTORE_FAILED",
     "USAGE",
     "BadValue",
     "choose",
+    "declarations",
     "duration",
     "hosts_of_budget",
+    "misspelt",
     "seconds",
 ]
+
+
+def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
+    """The resources and probes, each value of its type. BadValue names what is wrong, with its place.
+
+    given: resources, probes or both, under these names after ``prefix``.
+    """
+    # They know every kind and probe, which takes a tenth of a second to load.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+    from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+
+    options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
+    found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
+    return found
 
 
 def duration(value: object) -> float:

@@ -31,7 +31,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    anchors,
+    applying,
+    attributes,
+    journals,
+    known,
+    staging,
+    transaction,
+    walk,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
@@ -308,7 +317,7 @@ def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (live / "priv").chmod(0o700)
     for path in (live, live / "pub", live / "pub" / "key", live / "other", live / "file"):
         os.chown(path, NOBODY, NOBODY)
-    monkeypatch.setattr(transaction._Anchors, "_highest", lambda _anchors, _parent: os.fsencode(live))
+    monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, _parent: os.fsencode(live))
     checkpoint(store_of(tmp_path), "before", [{"files": {"paths": [str(live)]}}])
     return live
 
@@ -331,7 +340,7 @@ def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, act: Callable[.
 
 
 def staged_in(live: Path) -> list[str]:
-    return [one for one in os.listdir(live) if one.startswith(transaction.STAGE)]
+    return [one for one in os.listdir(live) if one.startswith(anchors.STAGE)]
 
 
 def test_a_staging_directory_that_somebody_has_exchanged_is_not_used(
@@ -345,7 +354,7 @@ def test_a_staging_directory_that_somebody_has_exchanged_is_not_used(
     os.chown(mine, NOBODY, NOBODY)
 
     def take(name: Any, *_words: Any, **_more: Any) -> bool:
-        if not str(name).startswith(transaction.STAGE):
+        if not str(name).startswith(anchors.STAGE):
             return False
         exchange(owned, str(name), "mine")
         return True
@@ -377,7 +386,7 @@ def test_what_has_the_name_of_the_staging_directory_by_now_is_not_removed(
     acted = once(monkeypatch, transaction, "close", take, after=False)
     rollback(store, "before")
     kept = private(owned)
-    assert acted and kept is not None and kept.name.startswith(transaction.STAGE)
+    assert acted and kept is not None and kept.name.startswith(anchors.STAGE)
     assert not (owned / "priv").exists()  # What was ours is gone, whatever its name was.
     assert (owned / "file").read_text() == "as recorded" and os.listdir(store.join("journal")) == []
     kept.rename(owned / "priv")
@@ -391,14 +400,14 @@ def test_attributes_are_set_on_the_directory_that_was_looked_at(owned: Path, mon
         exchange(owned, "pub", "priv")
         return True
 
-    acted = once(monkeypatch, transaction, "_do", swap, after=True)
+    acted = once(monkeypatch, applying, "do", swap, after=True)
     with pytest.raises(RestoreFailed, match="live/pub is another directory than the one that was looked at"):
         rollback(store, "before")
     assert acted and private(owned) == owned / "pub"
     assert (owned / "priv" / "key").read_text() == "as recorded"
 
 
-@pytest.mark.parametrize("moment", ["preflight", "_apply"])
+@pytest.mark.parametrize("moment", ["preflight", "apply"])
 def test_nothing_is_put_into_another_directory_than_was_looked_at(
     owned: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -425,7 +434,7 @@ def test_a_directory_from_which_something_did_not_go_is_not_opened(
     (owned / "pub" / "key").write_bytes(SECRET)
     (owned / "pub").chmod(0o700)
     os.chown(owned / "pub", 0, 0)
-    put = transaction._do
+    put = applying.do
 
     def elsewhere(step: dict[str, Any], path: bytes, *words: Any) -> None:
         if path.endswith(b"pub/key"):
@@ -437,7 +446,7 @@ def test_a_directory_from_which_something_did_not_go_is_not_opened(
                 exchange(owned, "pub", "other")
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_do", elsewhere)
+        patched.setattr(applying, "do", elsewhere)
         with pytest.raises(RestoreFailed) as failed:
             rollback(store, "before")
     info = (owned / "pub").stat()
@@ -458,16 +467,16 @@ def test_what_is_read_again_is_not_read_in_another_directory(owned: Path, monkey
     (owned / "pub" / "key").write_bytes(SECRET)
     (owned / "pub").chmod(0o700)
     os.chown(owned / "pub", 0, 0)
-    read_again = files._Walk.read_again
+    read_again = walk.Walk.read_again
     led: list[int] = []
 
-    def elsewhere(walk: files._Walk) -> None:
+    def elsewhere(walk: walk.Walk) -> None:
         led.append(len(walk.fresh))
         exchange(owned, "pub", "other")
         read_again(walk)
         exchange(owned, "pub", "other")
 
-    monkeypatch.setattr(files._Walk, "read_again", elsewhere)
+    monkeypatch.setattr(walk.Walk, "read_again", elsewhere)
     with suppress(RestoreFailed):
         rollback(store, "before")
     assert any(led)
@@ -480,10 +489,10 @@ def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
     """What root alone may see is to come back into what is another user's yet, and was not there to be closed."""
     store = store_of(owned.parent)
     exchange(owned, "pub", "priv")
-    opened = transaction._Known.open
+    opened = known.Known.open
     times: list[int] = []
 
-    def elsewhere(known: transaction._Known, path: bytes) -> int:
+    def elsewhere(known: known.Known, path: bytes) -> int:
         if not path.endswith(b"/priv") or times:
             return opened(known, path)
         times.append(1)
@@ -494,7 +503,7 @@ def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
             exchange(owned, "pub", "priv")
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction._Known, "open", elsewhere)
+        patched.setattr(known.Known, "open", elsewhere)
         with pytest.raises(RestoreFailed, match="live/priv is another directory"):
             rollback(store, "before")
     assert times and (owned / "priv" / "key").read_text() == "as recorded"
@@ -504,7 +513,7 @@ def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
 
 def test_a_directory_that_was_seen_under_two_names_is_one_of_them_alone(owned: Path) -> None:
     """Somebody gave it another name while the tree was looked at."""
-    made = transaction._Staging(store_of(owned.parent), str(owned.parent), False)
+    made = staging.Staging(store_of(owned.parent), str(owned.parent), False)
     fd = os.open(owned / "pub", os.O_RDONLY)
     made._compare(os.fsencode(owned / "pub"), fd, None)
     made._compare(os.fsencode(owned / "pub"), fd, None)
@@ -535,9 +544,9 @@ def test_another_directory_that_is_taken_for_what_goes_is_given_back(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        acted = once(patched, transaction, "_do", swap, after=False)
+        acted = once(patched, applying, "do", swap, after=False)
         if killed:
-            patched.setattr(transaction, "_check_taken", die)
+            patched.setattr(applying, "check_taken", die)
         words = None if killed else "which was to stay"
         with pytest.raises(KeyboardInterrupt if killed else RestoreFailed, match=words):
             rollback(store, "before")
@@ -556,10 +565,10 @@ def kill(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = [one for one in transaction.pending(store) if os.path.exists(f"{one}/COMMIT")]
+    (journal,) = [one for one in journals.pending(store) if os.path.exists(f"{one}/COMMIT")]
     return journal
 
 
@@ -610,7 +619,7 @@ def test_a_staging_directory_that_is_gone_keeps_nothing_back(
     with store.locked():
         finish(store)  # What asks for all of it is planned anew.
     assert (owned / "file").read_text() == "as recorded"
-    assert os.listdir(store.join("journal")) == [] and not transaction.committed(store)
+    assert os.listdir(store.join("journal")) == [] and not journals.committed(store)
     assert (there == "nothing") != os.path.lexists(place)
     if there != "nothing":
         place.unlink() if there != "a directory" else subprocess.run(["rm", "-r", place], check=True)
@@ -680,13 +689,13 @@ def _committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
     def die(*_words: Any) -> None:
         raise KeyboardInterrupt
 
-    before = set(transaction.pending(store))
+    before = set(journals.pending(store))
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         patched.setattr(transaction, "pending", lambda _store: [])
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = set(transaction.pending(store)) - before
+    (journal,) = set(journals.pending(store)) - before
     return journal
 
 
@@ -694,7 +703,7 @@ def test_a_journal_with_no_commit_is_no_interrupted_rollback(owned: Path) -> Non
     """Somebody keeps its staging directory from being removed: that refuses nobody the next change."""
     store = store_of(owned.parent)
     Path(store.join("journal"), "000000000000001-1").mkdir(parents=True)
-    assert transaction.pending(store) and not host_state(store.root)["interrupted"]
+    assert journals.pending(store) and not host_state(store.root)["interrupted"]
     Path(store.join("journal"), "000000000000001-1", "COMMIT").touch()
     assert host_state(store.root)["interrupted"]
 
@@ -754,7 +763,7 @@ def test_while_files_come_back_nobody_may_more_than_before_and_after(
     checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
     (live / "deep" / "key").write_text("changed")
     become(*now)
-    seen, put = [], transaction._do
+    seen, put = [], applying.do
 
     def look(*words: Any) -> None:
         info = os.stat(live)
@@ -763,7 +772,7 @@ def test_while_files_come_back_nobody_may_more_than_before_and_after(
         info = os.stat(live)
         seen.append((info.st_uid, stat.S_IMODE(info.st_mode), ACL in os.listxattr(live)))
 
-    monkeypatch.setattr(transaction, "_do", look)
+    monkeypatch.setattr(applying, "do", look)
     rollback(store, "before")
     assert set(seen) == {(*meanwhile, False)}
     assert same(tmp_path / "new", live)
@@ -777,7 +786,7 @@ def test_the_mask_of_an_acl_is_never_the_groups_mode(tmp_path: Path, monkeypatch
         chmod(where, mode)
 
     monkeypatch.setattr(os, "chmod", look)
-    transaction.attributes(Entry(b"/x", "d", 0o750, 0, 0, 1, xattrs=((ACL, NAMED),)), fd)
+    attributes.attributes(Entry(b"/x", "d", 0o750, 0, 0, 1, xattrs=((ACL, NAMED),)), fd)
     os.close(fd)
     assert seen == [("0o750", True)]
 
@@ -832,9 +841,9 @@ def test_no_staging_directory_is_shared_however_often_somebody_tries(owned: Path
 
     def act(fd: int) -> None:
         for name in os.listdir(fd):
-            if name.startswith(transaction.STAGE):
+            if name.startswith(anchors.STAGE):
                 libc.renameat2(fd, name.encode(), fd, b"mine", 2)
-        for name in ("mine", *(one for one in os.listdir(fd) if one.startswith(transaction.STAGE))):
+        for name in ("mine", *(one for one in os.listdir(fd) if one.startswith(anchors.STAGE))):
             try:
                 inside = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             except OSError:
@@ -907,7 +916,7 @@ def going_back(work: Path) -> RolledBack:
 
 
 def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_HOLES", 10_000_000)
+    monkeypatch.setattr(walk, "_HOLES", 10_000_000)
     for name in ("one", "two", "three"):
         with open(work / "live" / name, "wb") as stream:
             stream.truncate(6_000_000)
@@ -960,14 +969,14 @@ def test_a_lease_does_not_keep_what_else_came_back_from_being_durable(
     (live / "file").write_text("changed again")
     for name in names:
         os.utime(name, ns=(7, 7))
-    sync = transaction._sync
+    sync = applying.sync
     with leasing(live / "leased") as take:
 
         def syncing(*words: Any) -> None:
             take()
             sync(*words)
 
-        monkeypatch.setattr(transaction, "_sync", syncing)
+        monkeypatch.setattr(applying, "sync", syncing)
         with pytest.raises(RestoreFailed) as failed:
             going_back(work)
     # That file alone cannot be looked at any more; what else was put back is known to be, and services follow it.
@@ -1016,8 +1025,8 @@ def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_anothe
 
 def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live = work / "live"
-    monkeypatch.setattr(files, "_XATTRS", 3000)
-    monkeypatch.setattr(files, "_LITTLE", 100)
+    monkeypatch.setattr(walk, "_XATTRS", 3000)
+    monkeypatch.setattr(walk, "_LITTLE", 100)
     os.setxattr(live / "sub" / "other", "user.large", b"x" * 2000)
     os.setxattr(live / "sub", "user.large", b"x" * 2000)
     for name in ("new", "newer"):

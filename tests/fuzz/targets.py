@@ -19,7 +19,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import text as _text
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -34,7 +34,7 @@ from evenkeel.ansible import answers, child
 from evenkeel.ansible.event import about
 from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
 from evenkeel.ansible.options import Options
-from evenkeel.change import decide
+from evenkeel.changes import decide
 from evenkeel.commands import playbook
 from evenkeel.commands.status import Status
 from evenkeel.outcome import Exit, RunResult, UsageError
@@ -142,9 +142,9 @@ def journal(data: bytes) -> None:
         os.makedirs(folder)
         Path(folder, "plan").write_bytes(plan)
         Path(folder, "anchors").write_bytes(anchors)
-        with contextlib.suppress(*OURS, *transaction.MALFORMED):
-            transaction._read(folder)
-        transaction.close(folder)
+        with contextlib.suppress(*OURS, *journals.MALFORMED):
+            journals.read(folder)
+        journals.close(folder)
 
 
 def armed(data: bytes) -> None:

@@ -27,7 +27,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
     recovery,

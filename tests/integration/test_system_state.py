@@ -96,10 +96,22 @@ def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet:
     closed = fleet.module(HOST, "ft_checkpoint", name="closed", resources=firewall)
     assert not closed["failed"], closed
     fleet.on(HOST, f"nft '{OPEN}'; nft add rule inet filter input tcp dport 9 drop")
-    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "open")
+    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--checkpoint", "open")
     assert code == 0 and "confirmed" not in out and open_to_us(fleet) and not fleet.armed(HOST)
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("confirmed", "settle")
-    words = ("rollback", "-i", "inventory", "--limit", HOST, "--to", "closed", "--confirm-within", "20s", "-T", "3")
+    words = (
+        "rollback",
+        "-i",
+        "inventory",
+        "--limit",
+        HOST,
+        "--checkpoint",
+        "closed",
+        "--confirm-within",
+        "20s",
+        "-T",
+        "3",
+    )
     code, out = fleet.evenkeel(*words)
     # The login is tried for some seconds: it is refused to the last, or comes when the host has put itself back.
     lost = code == 4 and "unreachable" in out
@@ -108,7 +120,7 @@ def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet:
     assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["by"]) == ("rolled_back", "deadline")
     # Where nothing is to be done there is nothing to confirm.
     fleet.module(HOST, "ft_rollback", checkpoint="open")
-    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "open")
+    code, out = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--checkpoint", "open")
     assert code == 0 and "nothing to do" in out and not fleet.armed(HOST)
 
 
@@ -116,7 +128,7 @@ def test_a_rollback_that_fails_half_way_stays_as_far_as_it_came(fleet: Fleet) ->
     resources = [{"files": {"paths": ["/srv/www"]}}, {"services": {"names": ["nginx"]}}]
     assert not fleet.module(HOST, "ft_checkpoint", name="before", resources=resources)["failed"]
     fleet.on(HOST, "echo changed > /srv/www/index.html; systemctl stop nginx; echo nonsense >> /etc/nginx/nginx.conf")
-    code, _ = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--to", "before")
+    code, _ = fleet.evenkeel("rollback", "-i", "inventory", "--limit", HOST, "--checkpoint", "before")
     assert code == 4 and not fleet.armed(HOST) and fleet.state(HOST)["outcome"] == "confirmed"
     assert "version 1" in fleet.on(HOST, "cat /srv/www/index.html")
 

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lab as command_line
+import laboratory.lab
 import pytest
 from lab import Lab, LabError
 from laboratory import image, machine
-from laboratory.existing import containers, firewall_table, networks
+from laboratory.existing import containers, firewall_table, networks, remove
 from laboratory.hosts import USERS, make_host
 from laboratory.image import RELEASES, image_name
 from laboratory.machine import podman
@@ -338,6 +339,21 @@ def test_labs_stand_side_by_side_and_down_leaves_nothing(fleet: Lab) -> None:
     assert not any(Path(disk["GraphDriver"]["Data"]["UpperDir"]).exists() for disk in disks)
     assert connects(fleet.host("web1").address, 22) == "connected"
     other.down()  # nothing to remove is no error
+
+
+def test_addresses_are_not_used_again_soon_and_never_twice(fleet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    subnets = set()
+    try:
+        for _ in range(2):
+            subnets.add(Lab("pytest-net")._network().subnet)
+            remove("pytest-net")
+        assert len(subnets) == 2
+        drawn = iter([networks("pytest")[0].subnet, subnets.pop()])
+        monkeypatch.setattr(laboratory.lab, "random_subnet", lambda: next(drawn))
+        free = Lab("pytest-net")._network().subnet
+        assert free != networks("pytest")[0].subnet
+    finally:
+        remove("pytest-net")
 
 
 def test_a_lab_whose_process_was_killed_goes_with_the_next_up(fleet: Lab) -> None:

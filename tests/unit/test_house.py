@@ -114,3 +114,12 @@ def test_a_checkout_links_itself(tmp_path: Path) -> None:
 def test_an_installation_without_its_collection_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="reinstall evenkeel"):
         collections_path(tmp_path / "src" / "evenkeel")
+
+
+def test_files_whose_tests_share_something_costly_stay_in_one_process() -> None:
+    conftest = ast.parse((ROOT / "tests/integration/conftest.py").read_text())
+    values = {ast.unparse(node.targets[0]): node.value for node in conftest.body if isinstance(node, ast.Assign)}
+    files = [*(ROOT / "tests/lab").glob("test_*.py"), *(ROOT / "tests/integration").glob("test_*.py")]
+    sharing = {file.name for file in files if 'scope="module"' in file.read_text()}
+    # What the tests of AWX share is built within seconds.
+    assert set(ast.literal_eval(values["TOGETHER"])) == sharing - {"test_awx.py"}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -14,7 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES
 from evenkeel.collection import make_importable
+from evenkeel.commands.change import Change
+from evenkeel.commands.fleet import FleetCommand
+from evenkeel.commands.registry import PLAYBOOKS
 
 make_importable()
 
@@ -129,6 +134,23 @@ def test_the_role_change_takes_what_the_roles_in_it_take() -> None:
     assert {name: own.get(name) for name in inner if name not in handed_over} == {
         name: option for name, option in inner.items() if name not in handed_over
     }
+
+
+def test_options_of_the_command_line_have_the_names_of_the_variables() -> None:
+    words = {"host": "recover_host", "time_limit": "scrub_time_limit", "share": "scrub_share"}
+    commands: list[FleetCommand[Any]] = [*PLAYBOOKS.values(), Change()]
+    for command in commands:
+        parser = argparse.ArgumentParser()
+        command.add_own_arguments(parser)
+        for option in parser._actions:
+            if option.dest not in ("help", "playbook", "onto", "check"):
+                assert f"evenkeel_{words.get(option.dest, option.dest)}" in VARIABLES.KNOWN, command.name
+
+
+def test_the_defaults_of_the_command_line_are_those_of_roles_and_playbooks() -> None:
+    assert options_of("begin")["evenkeel_confirm_within"]["default"] == DEFAULT_CONFIRM_WITHIN
+    assert f"default('{DEFAULT_WAVES}')" in (ROOT / "playbooks/change.yml").read_text()
+    assert f"| `{DEFAULT_WAVES}` |" in (ROOT / "docs/playbooks.md").read_text()
 
 
 def test_arguments_of_roles_are_checked_wherever_playbooks_use_them() -> None:

@@ -21,7 +21,7 @@ from .._errors import Busy, EvenkeelError
 from .._host import background
 from .._host.system import System
 from .._store.store import Store
-from . import changes, timers, watcher
+from . import changes, timers, units, watcher
 
 # ``finish(store, boot=False)``, under the lock: complete what a kill left and what a missed deadline asks for; what was
 # done, in words.
@@ -87,7 +87,7 @@ def _at_boot(store: Store, finish: Finish) -> int:
         changes.fire(store, sys.argv[0])
     elif change is not None:  # Everything was stopped and started anew, without a boot of the kernel.
         with suppress(EvenkeelError, OSError):
-            changes.stand(store, change, sys.argv[0])
+            changes.ensure_timers(store, change, sys.argv[0])
     return code
 
 
@@ -95,13 +95,13 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
     """From the service: put the host back when it is time, and else see that there is a watcher."""
     change = changes.armed(store)
     if change is None or change.generation != generation:
-        if store.system.has_systemd() and change is None:
-            timers.rest(store)
+        if change is None:
+            timers.disarm(store)
         return 0
     if change.overdue(store.system) is None:
         with suppress(EvenkeelError, OSError):
-            changes.stand(store, change, sys.argv[0])
-        if change.due - store.system.monotonic() > timers.TICK + 5.0:
+            changes.ensure_timers(store, change, sys.argv[0])
+        if change.due - store.system.monotonic() > units.TICK + 5.0:
             return 0
         # It may be over by when this unit is started the next time.
         while change is not None and change.overdue(store.system) is None:
@@ -114,12 +114,12 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:
     """Wait for the deadline with all that it takes in memory, and see to it meanwhile that the units are in place."""
     agent = os.path.abspath(sys.argv[0])
-    watcher.apart()
-    mine = watcher.take(agent, wait=30.0)  # That of the change before leaves within a second.
+    watcher.detach()
+    mine = watcher.lock(agent, wait=30.0)  # That of the change before leaves within a second.
     if mine is None:
         return 0
     _load_all()
-    watcher.ready()
+    watcher.report_ready()
     system = store.system
     looked, arming = system.monotonic(), system.monotonic() + _ARMING
     while not _is_over(store, generation):
@@ -137,8 +137,7 @@ def _watch_over(store: Store, generation: int, finish: Finish) -> int:
             return 0
         if system.monotonic() >= looked + _LOOK and left > _QUIET:
             with suppress(EvenkeelError, OSError):
-                if system.has_systemd():
-                    timers.stand(store, generation, change.due, agent, patience=5.0)
+                timers.ensure(store, generation, change.due, agent, patience=5.0)
             looked = system.monotonic()
         system.sleep(min(1.0, max(0.05, left)))
     return 0
@@ -154,7 +153,7 @@ def _is_over(store: Store, generation: int) -> bool:
 def _hand(store: Store, generation: int) -> Iterator[bool]:
     """Be the only one that puts this store back. Waits for the other hand, and takes over from it when it dies; False
     when the change is over by then."""
-    while (fd := watcher.take(store.root)) is None:
+    while (fd := watcher.lock(store.root)) is None:
         watcher.wake(store.root)
         if not _wait(store, generation, 1.0):
             yield False
@@ -170,7 +169,7 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int:
     with _hand(store, generation) as mine:
         if not mine:
             return 0
-        watcher.like_others()
+        watcher.end_exemption()
         for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
             _make_room(store)
             try:
@@ -252,7 +251,7 @@ def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
         if change.boot_id == store.system.boot_id()
         else 0.0
     )
-    jobs = background.end(store.system, since, now, _DRAIN, change.login)
+    jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
     return [f"ended a job of Ansible, {one}" for one in jobs.ended] + [
         f"a job of Ansible still runs, {one}" for one in jobs.running
     ]

@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .._errors import Damaged, Refused, UsageError
-from .._host import background
 from .._host.durable import append_line, remove_file, write_file
+from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
-from . import timers, watcher
+from . import timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # How long what could not be put back is tried again, in seconds from the first attempt.
@@ -216,23 +216,23 @@ def check_within(within: float | None) -> None:
 
 
 def prepare(store: Store, agent: str) -> None:
-    """Put the unit for the boot in place. Before the checkpoint is taken, so that it is part of no change.
+    """Prepare the timers. Before the checkpoint is taken, so that their files are part of no change.
 
-    ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold as it is.
+    ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
     """
     refuse_if_armed(store)
-    if store.system.has_systemd():
-        timers.check_paths(store)
-        timers.install_boot(store, agent)
+    for timer in timers.available(store.system):
+        timer.prepare(store, agent)
 
 
 def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> Armed:
-    """Start both hands, then record the change: a record without them must not exist."""
+    """Start the timers, then record the change: a record without timers must not exist."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
     _keep_room(store)
-    watcher.start(store, number, agent)
     system = store.system
+    for timer in timers.available(system):
+        timer.arm(store, number, agent)
     record = Armed(
         number,
         checkpoint,
@@ -241,19 +241,15 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
         within,
         system.boot_id(),
         system.monotonic() + within,
-        login=background.login_of("self"),
+        login=login_of("self"),
     )
-    if system.has_systemd():
-        timers.stand(store, number, record.due, agent)
+    timers.ensure(store, number, record.due, agent)
     return _record(store, record)
 
 
-def stand(store: Store, record: Armed, agent: str, patience: float = 10.0) -> None:
-    """See to it that both hands of the dead-man are there, whatever was done to them. Raises Refused, OSError."""
-    if not watcher.watching(agent):
-        watcher.start(store, record.generation, agent)
-    if store.system.has_systemd():
-        timers.stand(store, record.generation, record.due, agent, patience)
+def ensure_timers(store: Store, record: Armed, agent: str) -> None:
+    """See to it that the timers of the change run, whatever was done to them. Raises Refused, OSError."""
+    timers.ensure(store, record.generation, record.due, agent)
 
 
 def fire(store: Store, agent: str) -> None:
@@ -261,9 +257,9 @@ def fire(store: Store, agent: str) -> None:
     change = armed(store)
     if change is not None and agent:
         with suppress(Refused, OSError):
-            stand(store, change, agent)
-        if store.system.has_systemd():
-            timers.start(store)
+            ensure_timers(store, change, agent)
+        for timer in timers.available(store.system):
+            timer.fire(store)
 
 
 def agent_of(store: Store) -> str:
@@ -303,8 +299,7 @@ def conclude(
     remove_file(store.join("armed"))
     remove_file(store.join("resume"))
     give_room(store)
-    if store.system.has_systemd():
-        timers.rest(store)
+    timers.disarm(store)
     return event
 
 

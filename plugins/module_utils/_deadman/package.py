@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Pack this library into one file on the host itself, which the units of the dead-man run."""
+"""The package of the agent: this library in one file on the host, which the timers of a change run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 from .._host.durable import ensure_dir, write_file
 from .._host.trust import open_regular
 from .._store.store import Store
-from . import agent, changes, timers
+from . import agent, changes
+from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
-# The units begin here, those of every version: an armed host keeps the file that it was armed with.
+# Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
@@ -31,8 +32,8 @@ _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|
 def install(store: Store, finish: Callable[..., list[str]]) -> str:
     """Write the zipapp of this library below the store; its path. The agent puts the host back with ``finish``.
 
-    Its name holds the hashes of its sources and of itself, so that it is run only as it was written here. An agent that
-    is waiting keeps the file it was started from, until no change is armed.
+    Its name holds the hashes of its sources and of itself, so that it runs only as it was written here. The file of a
+    waiting agent stays until no change is armed.
     """
     sources = _sources(finish)
     folder = store.join("agent")
@@ -52,18 +53,18 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 
 
 def _is_whole(path: str) -> bool:
-    """Whether the file is the one that its name says."""
+    """Whether the file has the hash that its name holds."""
     with open_regular(path) as stream:
-        return hashlib.sha256(stream.read()).hexdigest() == timers.hash_of(path)
+        return hashlib.sha256(stream.read()).hexdigest() == agent_hash(path)
 
 
 def _zipapp(sources: dict[str, str]) -> bytes:
-    """Each source, and what this Python makes of it, so that it starts at once; another Python takes the source."""
+    """The sources, each also compiled for this Python so that the agent starts quickly. Others compile them anew."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text)
-            # A .pyc that is never held against its source (PEP 552).
+            # A .pyc that is never compared with its source (PEP 552).
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
             archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
     return buffer.getvalue()
@@ -98,7 +99,7 @@ def main():
 
 
 def _imports(source: str, package: str) -> Iterator[str]:
-    """The modules that a source imports relatively, wherever in it, and what they stand in."""
+    """The modules that a source imports relatively, at any place in it, and the packages that contain them."""
     for found in _IMPORT.finditer(source):
         module = resolve_name(found[1], package)
         parts = module.split(".")
@@ -110,7 +111,7 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """None for a name within a module."""
+    """The spec of a module; None where the name is not that of a module."""
     try:
         return find_spec(name)
     except ModuleNotFoundError:

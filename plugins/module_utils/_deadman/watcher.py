@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The dead-man's second hand: a process that waits, outside of all units and sessions, with all it needs in memory."""
+"""The timer by a watcher: a process that waits outside of all units and sessions, with its code in memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,43 @@ import time
 from contextlib import suppress
 
 from .._errors import Refused
-from .._host.system import send, start_time
+from .._host.processes import read_stat, send_signal, start_time
+from .._host.system import System
 from .._store.store import Store
-from .timers import python, words_of
+from .invocation import agent_arguments, python
 
-# Seconds within which a watcher must have said that it is there.
+# Seconds within which a new watcher must have reported that it runs.
 _READY = 60.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+class WatcherTimer:
+    """The backend of the watcher (see ``Timer``). It reads the deadline from the store."""
+
+    def is_available(self, system: System) -> bool:
+        return True
+
+    def prepare(self, store: Store, agent: str) -> None:
+        """A watcher has no files."""
+
+    def arm(self, store: Store, number: int, agent: str) -> None:
+        start(store, number, agent)
+
+    def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
+        if not is_running(agent):
+            start(store, number, agent)
+
+    def fire(self, store: Store) -> None:
+        """The watcher sees the mark in the store by itself."""
+
+    def disarm(self, store: Store) -> None:
+        """The watcher sees the end of the change by itself."""
+
+
 def start(store: Store, number: int, agent: str) -> None:
-    """Start the watcher of the change of this number. Raises Refused when it does not say that it is there."""
+    """Start the watcher of the change of this number. Raises Refused when it does not report that it runs."""
     reading, writing = os.pipe()
-    argv = [python(), *words_of(agent), "--store", store.root, "watch", "--generation", str(number)]
+    argv = [python(), *agent_arguments(agent), "--store", store.root, "watch", "--generation", str(number)]
     try:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             argv,
@@ -41,45 +65,45 @@ def start(store: Store, number: int, agent: str) -> None:
         )
         os.close(writing)
         writing = -1
-        said = os.read(reading, 16) if select.select([reading], [], [], _READY)[0] else b""
-        process.wait(_READY)  # It has left a child behind.
+        report = os.read(reading, 16) if select.select([reading], [], [], _READY)[0] else b""
+        process.wait(_READY)  # Its child goes on.
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"the dead-man cannot be armed: its watcher: {error}; nothing was changed") from error
     finally:
         for fd in (reading, writing):
             if fd >= 0:
                 os.close(fd)
-    if said != b"ready\n":
+    if report != b"ready\n":
         raise Refused(
             "the dead-man cannot be armed: its watcher does not start; nothing was changed. "
             f"Try {python()} -I {agent} --store {store.root} check"
         )
 
 
-def apart() -> None:
-    """Leave who started us: parent, session, control groups; be spared by what kills for want of memory, and by
-    signals that are meant for a session. All this as far as the host allows it."""
+def detach() -> None:
+    """Leave the parent, the session and the control groups that started us, and be exempt from the OOM killer and from
+    signals to a session, as far as the host allows it."""
     if os.fork():
         os._exit(0)
     os.setsid()
     os.environ.setdefault("PATH", _PATH)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
-        signal.signal(number, _unless_down)
+        signal.signal(number, _end_at_shutdown)
     with suppress(OSError):
         _put("/proc/self/oom_score_adj", "-1000")
     with suppress(OSError):
         _leave_groups()
 
 
-def like_others() -> None:
-    """Give up what keeps us from being killed for want of memory: what we start has it from us, and must not keep it.
-    Should we be killed now, the other hand goes on."""
+def end_exemption() -> None:
+    """Be subject to the OOM killer again: processes that we start would inherit the exemption. Should we be killed now,
+    another timer goes on."""
     with suppress(OSError):
         _put("/proc/self/oom_score_adj", "0")
 
 
 def _leave_groups() -> None:
-    """Move out of the control groups of units and sessions: beside those that systemd, pid 1, has made."""
+    """Move out of the control groups of units and sessions, to a place beside those that systemd, pid 1, has made."""
     with open("/proc/1/cgroup") as stream:
         lines = stream.read().split()
     for line in lines:
@@ -94,7 +118,8 @@ def _leave_groups() -> None:
 
 
 def _join(place: str, own: bool) -> bool:
-    """Move into this group, or into one of our ``own`` in it, which belongs to no unit."""
+    """Move into this group, or with ``own`` into a group below it that belongs to no unit. Returns False where the host
+    does not allow it."""
     try:
         if own:
             place = os.path.join(place, "evenkeel")
@@ -105,25 +130,25 @@ def _join(place: str, own: bool) -> bool:
     return True
 
 
-def _unless_down(_number: int, _frame: object) -> None:
-    """End only where the host goes down."""
+def _end_at_shutdown(_number: int, _frame: object) -> None:
+    """Handle a signal: end only when the host goes down."""
     with suppress(OSError), open("/proc/1/comm") as stream:
         if "shutdow" in stream.read():
             os._exit(0)
 
 
-def ready() -> None:
-    """Tell who started us, and keep nothing of theirs."""
+def report_ready() -> None:
+    """Report to the process that started us, and close its files."""
     with suppress(OSError):
         os.write(1, b"ready\n")
-    nothing = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(nothing, fd)
-    os.close(nothing)
+        os.dup2(null, fd)
+    os.close(null)
 
 
-def take(path: str, wait: float = 0.0) -> int | None:
-    """A descriptor that holds this file or directory for us alone, or None when another process has it."""
+def lock(path: str, wait: float = 0.0) -> int | None:
+    """A descriptor that locks this file or directory for us alone, or None when another process holds the lock."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     end = time.monotonic() + wait
     while True:
@@ -137,9 +162,9 @@ def take(path: str, wait: float = 0.0) -> int | None:
         time.sleep(0.1)
 
 
-def watching(agent: str) -> bool:
-    """Whether a watcher that was started from this zipapp is there; one that somebody has stopped goes on."""
-    fd = take(agent)
+def is_running(agent: str) -> bool:
+    """Whether a watcher runs that was started from this zipapp. A watcher that was stopped (SIGSTOP) is continued."""
+    fd = lock(agent)
     if fd is None:
         wake(agent)
         return True
@@ -148,7 +173,7 @@ def watching(agent: str) -> bool:
 
 
 def wake(path: str) -> None:
-    """Let go on who holds this file or directory, where somebody has stopped it."""
+    """Continue the process that locks this file or directory, where it was stopped (SIGSTOP)."""
     with suppress(OSError):
         inode = os.stat(path).st_ino
         with open("/proc/locks") as stream:
@@ -158,12 +183,12 @@ def wake(path: str) -> None:
                 pid = int(words[-4])
                 started = start_time(pid)
                 if started is not None and _is_stopped(pid):
-                    send(pid, started, signal.SIGCONT)
+                    send_signal(pid, started, signal.SIGCONT)
 
 
 def _is_stopped(pid: int) -> bool:
-    with open(f"/proc/{pid}/stat", "rb") as stream:
-        return stream.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    stat = read_stat(pid)
+    return stat is not None and stat.state in (b"T", b"t")
 
 
 def _put(path: str, text: str) -> None:

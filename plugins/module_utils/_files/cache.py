@@ -31,8 +31,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._host.durable import write_all
+from .._host.hashing import CHUNK
 from .._store import objects as contents
 from .._store.objects import Objects
+from .declaration import Declaration
 from .entry import TYPES, place_of
 
 _MAGIC = "evenkeel-cache 3 " + sys.byteorder
@@ -94,11 +96,12 @@ class Leaves(NamedTuple):
 
 
 class Cache:
-    """The cache of the trees that ``spec`` declares, as the last look left it. ``now``: nanoseconds since the epoch."""
+    """The cache of the trees that are ``declared``, as the last look left it. ``now``: nanoseconds since the epoch."""
 
-    def __init__(self, objects: Objects, spec: dict[str, Any], now: Callable[[], int] = time.time_ns) -> None:
-        declared = json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()
-        self.path = os.path.join(objects.root, "cache", hashlib.sha256(declared).hexdigest())
+    def __init__(self, objects: Objects, declared: Declaration, now: Callable[[], int] = time.time_ns) -> None:
+        known = {"exclude": list(declared.exclude), "paths": list(declared.paths)}
+        name = hashlib.sha256(json.dumps(known, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        self.path = os.path.join(objects.root, "cache", name)
         self.objects = objects
         self.began = now()
         wait = window()
@@ -271,7 +274,7 @@ def _read(stream: BinaryIO, size: int) -> Look:
     for part in (first, second, keys):
         digest.update(part)
     while left:
-        piece = stream.read(min(left, contents.CHUNK))
+        piece = stream.read(min(left, CHUNK))
         if not piece:
             raise ValueError("torn")
         left -= len(piece)

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from .._errors import EvenkeelError
 from .._host.durable import inode_flags
-from .._host.paths import Parents, ancestors, mount_of, mount_points, opened
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import Parents, ancestors, opened
 from .._store.objects import SMALL
 from .entry import ABOVE, PINNED, Entry
 from .step import Step

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from .._deadman import changes
 from .._deadman.doubt import in_doubt
-from .._files.transaction import committed
+from .._files.journals import committed
 from .._host.system import System
 from .._results import HostState, Remembered
 from .._store.store import Store

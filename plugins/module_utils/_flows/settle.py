@@ -16,6 +16,7 @@ from .._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
+from .._host.processes import login_of
 from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
 from .rollback import flow
@@ -162,7 +163,7 @@ def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     """End the jobs that a killed controller, or the change itself, has left running."""
     since = background.boottime(store.system, change.due - change.within)
     # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
-    return background.end(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
+    return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
 
 
 def _ended(store: Store, generation: int, health: Health | None = None) -> Settled:
@@ -191,7 +192,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
     except EvenkeelError as error:
         return f". Whether tasks have changed it since is not known: {error.message}"
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
-    background.end(store.system, since, background.started(os.getpid()) - 0.5, 0.0, background.login_of("self"))
+    background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
         done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:

@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Ansible has left running on this host: it must not change it once more after it has gone back.
+"""Jobs of Ansible that still run on this host: they must not change it again after it has gone back.
 
-A job is known by what Ansible makes of it: a script in a directory of its own (``ansible-tmp-…``), the wrapper of
-``async``, or the shell around them, which ends with ``&& sleep 0``. Any user can give a process such words, and one of
-a program that gains rights by being started too. So a job counts only when it is root's (or ours) altogether, or was
-started by the login of the change, which no user can pretend; and when its program is Python or a shell, which gain
-none. To a job belong its descendants and its process groups.
+A job is known by its form: a script in a directory ``ansible-tmp-…``, the wrapper of ``async``, or the shell around
+them, which ends with ``&& sleep 0``. Any user can give a process such a command line, and a program that gains rights
+at its start as well. So a job counts only when all its user ids are root's (or ours), or when the login of the change
+started it, which no user can pretend; and when its program is Python or a shell, which gain no rights. The descendants
+and the process groups of a job belong to it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .system import System, send, users
+from .processes import login_of, program_name, read_stat, send_signal, user_ids
+from .system import System
 
 _SCRIPT = re.compile(r"/ansible-tmp-[0-9.]+-\d+-\d+/(AnsiballZ_\w+|async_wrapper)(\.py)?$")
 _SHELL = re.compile(r"(ansible-tmp-|BECOME-SUCCESS-|/python[0-9.]*|/platform-python[0-9.]*).* && sleep 0$", re.DOTALL)
 _PYTHON = re.compile(r"(python|platform-python|pypy)[0-9.]*")
 _SHELLS = ("sh", "dash", "bash", "ksh", "ash", "busybox", "zsh", "mksh")
-# What our own modules call themselves: whoever settles this change is not what it has left running.
+# The name of processes that run our modules. The module that settles a change is no job of that change.
 OURS = "evenkeel"
 _PR_SET_NAME = 15
-# Half of an installation is worse than one that goes on: these are named, not killed.
-_WHOLE = {"dpkg", "apt-get", "apt", "rpm", "dnf", "yum", "microdnf", "zypper"}
-# Seconds that a job has to end by itself, once asked to.
+# Package managers: half an installation is worse than an installation that goes on, so they are named, not killed.
+_PACKAGE_MANAGERS = {"dpkg", "apt-get", "apt", "rpm", "dnf", "yum", "microdnf", "zypper"}
+# Seconds that a job has to end after SIGTERM, and after SIGKILL.
 _TERM, _KILL = 2.0, 1.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """``ticks``: when it started, in ticks of the clock after boot. ``users``: whose it is, really, in effect and by
-    what it has saved. ``program``: the name of what it runs, whatever it calls itself. ``login``: who logged in to
-    start it, by the kernel's word, which nobody but root can change; -1 where nobody did.
+    """``ticks``: the start, in clock ticks after boot. ``users``: the real, effective and saved user ids. ``name``: as
+    the process calls itself; ``program``: the base name of the file that it runs. ``login``: the user id of the login
+    that started it, which the kernel keeps and root alone can change; -1 where no login did.
     """
 
     pid: int
@@ -56,41 +57,44 @@ class Process:
 
     @property
     def started(self) -> float:
-        """In seconds after boot."""
+        """Seconds after boot."""
         return self.ticks / os.sysconf("SC_CLK_TCK")
 
     @property
     def script(self) -> str:
-        """What a Python runs; empty for another program."""
+        """The script that a Python runs; empty for another program."""
         words = (word for word in self.argv[1:] if not word.startswith("-"))
         return next(words, "") if _PYTHON.fullmatch(self.program) else ""
 
     @property
     def is_job(self) -> bool:
-        """Whether Ansible started it, from how it looks."""
-        shell = self.program in _SHELLS and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
-        return shell or bool(_SCRIPT.search(self.script))
+        """Whether the process has the form of a job of Ansible."""
+        is_shell = self.program in _SHELLS and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
+        return is_shell or bool(_SCRIPT.search(self.script))
 
     @property
     def is_installing(self) -> bool:
-        return self.program in _WHOLE or os.path.basename(self.script) in _WHOLE
+        """Whether the process is a package manager."""
+        return self.program in _PACKAGE_MANAGERS or os.path.basename(self.script) in _PACKAGE_MANAGERS
 
     @property
     def words(self) -> str:
-        said = " ".join(self.argv)
-        return f"pid {self.pid}: {said if len(said) <= 200 else said[:200] + '…'}"
+        """The pid and the command line, for a message."""
+        command = " ".join(self.argv)
+        return f"pid {self.pid}: {command if len(command) <= 200 else command[:200] + '…'}"
 
 
 @dataclass(frozen=True)
-class _Whose:
-    """These ``users`` alone, since what somebody else has started may only have gained their rights; or whoever it
-    runs as, where it was started by the ``login`` of the change."""
+class _Owners:
+    """The processes that may belong to the change: those whose user ids are all among ``users``, because a process of
+    another user may only have gained their rights; and those that the ``login`` of the change started, whatever user
+    they run as."""
 
     users: set[int]
     login: int
 
-    def __contains__(self, one: Process) -> bool:
-        return bool(one.users) and (one.users <= self.users or one.login == self.login >= 0)
+    def __contains__(self, process: Process) -> bool:
+        return bool(process.users) and (process.users <= self.users or process.login == self.login >= 0)
 
 
 @dataclass
@@ -101,149 +105,135 @@ class Ended:
     running: list[str] = field(default_factory=list)
 
 
-def end(system: System, since: float, before: float, wait: float, login: int = -1) -> Ended:
-    """Wait ``wait`` seconds for the jobs that were started between ``since`` and ``before`` (seconds after boot), then
-    end those that still run. ``login``: whose logins the change came by, -1 where that is not known.
+def end_jobs(system: System, since: float, before: float, wait: float, login: int = -1) -> Ended:
+    """Wait ``wait`` seconds for the jobs that started between ``since`` and ``before`` (seconds after boot), then end
+    those that still run. ``login``: the user id by which the change logged in, -1 where that is not known.
 
-    Where this machine plays several hosts (no systemd, or no root) it cannot be told whose job it is: they are waited
+    Where this machine plays several hosts (no systemd, or no root) the owner of a job cannot be told: jobs are waited
     for, and left alone.
     """
-    whose = _Whose({0, os.geteuid()}, login)
-    found = _jobs(whose, since, before)
+    owners = _Owners({0, os.geteuid()}, login)
+    found = _jobs(owners, since, before)
     limit = system.monotonic() + wait
-    # A job of async goes on whoever waits; the others may be about to end.
+    # An async job goes on however long we wait; the others may be about to end.
     while any(not _is_async(job) for job in found) and system.monotonic() < limit:
         system.sleep(0.1)
-        found = _jobs(whose, since, before)
+        found = _jobs(owners, since, before)
     if not found or not system.has_systemd():
         return Ended()
     result = Ended()
-    named = {job.pid: job.words for job in found if not _around(job, found)}
+    named = {job.pid: job.words for job in found if not _is_outer_shell(job, found)}
     for number, patience in ((signal.SIGTERM, _TERM), (signal.SIGKILL, _KILL)):
-        for one in _members(found, whose):
+        for process in _members(found, owners):
             with suppress(OSError):
-                send(one.pid, one.ticks, number)
+                send_signal(process.pid, process.ticks, number)
         limit = system.monotonic() + patience
-        while _members(found, whose) and system.monotonic() < limit:
+        while _members(found, owners) and system.monotonic() < limit:
             system.sleep(0.1)
-    # Whoever was waiting for a package manager runs on with it.
-    left = {one.pid for one in [*_jobs(whose, since, before), *_members(found, whose)]}
+    # A job that waits for a package manager runs on together with it.
+    left = {process.pid for process in [*_jobs(owners, since, before), *_members(found, owners)]}
     for pid, words in named.items():
         (result.running if pid in left else result.ended).append(words)
     return result
 
 
-def be_ours() -> None:
-    """Call this process a module of ours."""
+def mark_as_ours() -> None:
+    """Give this process the name of our modules."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, OURS.encode(), 0, 0, 0)
 
 
 def boottime(system: System, monotonic: float) -> float:
-    """A moment of the monotonic clock in seconds after boot, as processes are dated; a suspended host had both."""
+    """Convert a moment of the monotonic clock to seconds after boot, the clock by which processes are dated. The
+    difference between the two clocks is the time for which the host was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - (system.monotonic() - monotonic)
 
 
 def started(pid: int) -> float:
-    """Seconds after boot at which the process started; 0 when there is none."""
-    one = _process(pid)
-    return one.started if one is not None else 0.0
+    """Seconds after boot at which the process started; 0 when there is no such process."""
+    process = _process(pid)
+    return process.started if process is not None else 0.0
 
 
 def _is_async(job: Process) -> bool:
     return any("async_wrapper" in word for word in job.argv)
 
 
-def _around(job: Process, jobs: Iterable[Process]) -> bool:
-    """Whether it is but the shell around another of these jobs."""
+def _is_outer_shell(job: Process, jobs: Iterable[Process]) -> bool:
+    """Whether the job is only the shell around another of these jobs."""
     return any(other.parent == job.pid for other in jobs)
 
 
-def _jobs(whose: _Whose, since: float, before: float) -> list[Process]:
-    """All jobs but us, what we run in, and what runs a module of ours."""
-    everything = _processes()
-    own = _lineage(os.getpid(), everything)
+def _jobs(owners: _Owners, since: float, before: float) -> list[Process]:
+    """All jobs but this process, its ancestors, and jobs that run a module of ours."""
+    processes = _processes()
+    lineage = _lineage(os.getpid(), processes)
     found = [
-        one
-        for one in everything.values()
-        if one.pid not in own and one in whose and since <= one.started < before and one.is_job
+        process
+        for process in processes.values()
+        if process.pid not in lineage and process in owners and since <= process.started < before and process.is_job
     ]
-    return [job for job in found if not any(one.name == OURS and one in whose for one in _tree(job, everything))]
+
+    def runs_ours(job: Process) -> bool:
+        return any(process.name == OURS and process in owners for process in _tree(job, processes))
+
+    return [job for job in found if not runs_ours(job)]
 
 
-def _members(jobs: Iterable[Process], whose: _Whose) -> list[Process]:
-    """What of these jobs runs now, but those in which a package manager of these users is at work."""
-    everything = _processes()
-    own = _lineage(os.getpid(), everything)
-    trees = [_tree(job, everything) for job in jobs]
+def _members(jobs: Iterable[Process], owners: _Owners) -> list[Process]:
+    """The processes of these jobs that run now, without the jobs in which a package manager of these owners works."""
+    processes = _processes()
+    lineage = _lineage(os.getpid(), processes)
+    trees = [_tree(job, processes) for job in jobs]
     return [
-        one
+        process
         for tree in trees
-        if not any(one.is_installing and one in whose for one in tree)
-        for one in tree
-        if one.pid not in own
+        if not any(process.is_installing and process in owners for process in tree)
+        for process in tree
+        if process.pid not in lineage
     ]
 
 
-def _tree(job: Process, everything: dict[int, Process]) -> list[Process]:
-    """The job, its descendants, and who is in a process group that one of them leads."""
+def _tree(job: Process, processes: dict[int, Process]) -> list[Process]:
+    """The job, its descendants, and the members of process groups that one of them leads."""
     tree: set[int] = set()
-    same = everything.get(job.pid)
-    more = {job.pid} if same is not None and same.ticks == job.ticks else set()
+    current = processes.get(job.pid)
+    more = {job.pid} if current is not None and current.ticks == job.ticks else set()
     groups = {job.pid} if job.group == job.pid else set()
     while more:
         tree |= more
-        groups |= {pid for pid in more if everything[pid].group == pid}
+        groups |= {pid for pid in more if processes[pid].group == pid}
         more = {
-            one.pid
-            for one in everything.values()
-            if one.parent in tree or (one.group in groups and one.ticks >= job.ticks)
+            process.pid
+            for process in processes.values()
+            if process.parent in tree or (process.group in groups and process.ticks >= job.ticks)
         } - tree
-    return [everything[pid] for pid in sorted(tree)]
+    return [processes[pid] for pid in sorted(tree)]
 
 
-def _lineage(pid: int, everything: dict[int, Process]) -> set[int]:
+def _lineage(pid: int, processes: dict[int, Process]) -> set[int]:
     """The process and its ancestors."""
     found = {pid, 1}
-    while pid in everything and everything[pid].parent not in found:
-        pid = everything[pid].parent
+    while pid in processes and processes[pid].parent not in found:
+        pid = processes[pid].parent
         found.add(pid)
     return found
 
 
 def _processes() -> dict[int, Process]:
     found = (_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
-    return {one.pid: one for one in found if one is not None}
+    return {process.pid: process for process in found if process is not None}
 
 
 def _process(pid: int) -> Process | None:
-    """None for what is gone, or has ended and was not looked at yet."""
+    """The process, or None when it is gone or has ended."""
+    stat = read_stat(pid)
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
-            head, _blank, tail = stream.read().rpartition(b")")
-            stat = tail.split()
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
             argv = stream.read().decode("utf-8", "replace").split("\0")[:-1]
     except OSError:
         return None
-    if stat[0] in (b"Z", b"X"):
+    if stat is None or stat.has_ended:
         return None
-    name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Process(pid, int(stat[1]), int(stat[2]), users(pid), int(stat[19]), name, _program(pid), argv, login_of(pid))
-
-
-def login_of(pid: int | str) -> int:
-    """Who logged in to start the process (a user id); -1 where nobody did, or the kernel does not tell."""
-    try:
-        with open(f"/proc/{pid}/loginuid", "rb") as stream:
-            found = int(stream.read())
-    except (OSError, ValueError):
-        return -1
-    return found if found < 0xFFFFFFFF else -1
-
-
-def _program(pid: int) -> str:
-    """The name of the program that the process runs; empty where that is not ours to know."""
-    try:
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
-    except OSError:
-        return ""
+    return Process(
+        pid, stat.parent, stat.group, user_ids(pid), stat.ticks, stat.name, program_name(pid), argv, login_of(pid)
+    )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from .._errors import UsageError
 
@@ -139,67 +139,3 @@ def ancestors(path: bytes) -> Iterator[bytes]:
 def is_ours(uid: int, mode: int) -> bool:
     """Whether nobody else can give another name to what we make in a directory of this owner and mode."""
     return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)
-
-
-def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
-    """The mount point at or above the path that is nearest to it. Pure."""
-    while path not in points and path != b"/":
-        path = os.path.dirname(path)
-    return path
-
-
-class Mount(NamedTuple):
-    """``root``: which part of the file system on ``device`` is seen at ``point``. ``kind``: of the file system.
-    ``parent``: the number of the mount whose directory it covers."""
-
-    point: bytes
-    root: bytes
-    device: bytes
-    kind: str
-    number: int
-    parent: int
-
-
-def mounts(process: str = "self") -> list[Mount]:
-    """What is mounted in the mount namespace of this process, or of one by its id, what was not moved in the order of
-    mounting."""
-    found = []
-    with open(f"/proc/{process}/mountinfo", "rb") as stream:
-        for line in stream:
-            fields = line.rstrip(b"\n").split(b" ")
-            # The kernel writes blanks and backslashes as octal escapes.
-            root, point = (one.decode("unicode_escape").encode("latin-1") for one in fields[3:5])
-            # Whoever mounts with FUSE chooses a part of it.
-            kind = fields[fields.index(b"-") + 1].decode("ascii", "backslashreplace")
-            found.append(Mount(point, root, fields[2], kind, int(fields[0]), int(fields[1])))
-    return found
-
-
-def mount_points() -> dict[bytes, str]:
-    """Mount point -> file system type, of this process's mount namespace: of what no other mount hides."""
-    found = mounts()
-    placed = [one for one in found if one.parent != one.number]  # The very first one is its own parent.
-    known = {one.number: one for one in placed}
-    covered: dict[int, set[bytes]] = {}
-    for one in placed:
-        covered.setdefault(one.parent, set()).add(one.point)
-
-    def hidden(one: Mount) -> bool:
-        # By one on top of it, or by one on its parent, or on that one's, which covers a directory above.
-        if one.point in covered.get(one.number, ()):
-            return True
-        above: Mount | None = one
-        while above is not None:
-            beside = covered.get(above.parent, set())
-            if any(top in beside for top in ancestors(above.point) if top != above.point):
-                return True
-            above = known.get(above.parent)
-        return False
-
-    return {one.point: one.kind for one in found if not hidden(one)}
-
-
-def file_system_of(path: str) -> str:
-    """The type of the file system on which the path lies; empty where that cannot be told."""
-    points = mount_points()
-    return points.get(mount_of(os.fsencode(path), points), "")

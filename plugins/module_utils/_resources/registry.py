@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
+from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of
-from .._host.paths import mount_points
 from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store

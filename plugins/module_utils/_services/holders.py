@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
-from .._host.system import start_time
+from .._host.processes import start_time
 
 # How the kernel shows the path of a file that has lost its name (d_path in fs/d_path.c).
 _GONE = b" (deleted)"

@@ -4,11 +4,11 @@
 
 """Services without systemd: a command that stays in the foreground, known by its pid file.
 
-The pid file holds the pid alone, for whoever reads it (kill, a monitor, the service itself, which may write it too).
-What we have started is kept in the store, with the time at which the process started, so that a pid that has gone to
-somebody else is never taken for the service, and never signalled. Where there is no store the time is the second line
-of the pid file. A pid file often lies where its service can write: one of somebody else's names, at the most, a process
-of that user's which runs the command.
+The pid file holds the pid alone: kill, a monitor and the service itself read it, and the service may write it too.
+The store records which process we started, together with its start time, so that a later process with the same pid is
+never taken for the service, and never signalled. Where there is no store the start time is the second line of the pid
+file. A pid file often lies where its service can write. Then it is believed only if it names a process of the same
+user that runs the command.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ import os
 import shutil
 import signal
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
+from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.options import Options, read
 from .._host.paths import open_dir
-from .._host.system import System, detached, send, start_time, users
+from .._host.processes import send_signal, start_time, user_ids
+from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
 
@@ -39,17 +43,29 @@ OPTIONS: Options = {
     "stop_signal": {"type": "str", "default": "TERM"},
 }
 _STOP_LIMIT = 10.0
-# How long a fresh process must live to count as started.
+# Seconds that a new process must live to count as started.
 _ALIVE = 0.5
-# The most bytes of a file that holds the id of a process.
+# Largest size of a pid file, in bytes.
 _LONGEST = 128
-# As much of a script's first line as the kernel reads.
+# Bytes of the first line of a script that the kernel reads.
 _LINE = 256
 
 
-def check(definition: Any) -> dict[str, Any]:
-    """The definition with all its keys; UsageError names the bad one."""
+class Definition(TypedDict):
+    """A service that is declared as a process, with a value for each of ``OPTIONS``. It is stored as JSON."""
+
+    name: str
+    pidfile: str
+    argv: list[str]
+    chdir: str
+    reload_signal: str
+    stop_signal: str
+
+
+def check(definition: object) -> Definition:
+    """The definition with all its keys. UsageError names the bad key."""
     made = read(OPTIONS, definition, "process")
+    given = dict(made)
     where = f"process {made['name']}"
     if not os.path.isabs(made["argv"][0]):
         raise UsageError(f"{where}: argv must be a list that begins with an absolute path")
@@ -59,17 +75,41 @@ def check(definition: Any) -> dict[str, Any]:
     for key in ("reload_signal", "stop_signal"):
         made[key] = (made[key] or "").upper().removeprefix("SIG")
         if made[key] and "SIG" + made[key] not in signal.Signals.__members__:
-            raise UsageError(f"{where}: {key} {definition[key]!r} is no signal; write HUP or TERM")
-    return made
+            raise UsageError(f"{where}: {key} {given[key]!r} is no signal; write HUP or TERM")
+    return Definition(
+        name=made["name"],
+        pidfile=made["pidfile"],
+        argv=made["argv"],
+        chdir=made["chdir"],
+        reload_signal=made["reload_signal"],
+        stop_signal=made["stop_signal"],
+    )
 
 
-def _running(definition: dict[str, Any], system: System) -> tuple[int, int] | None:
-    """(pid, start time) of the service, or None: the process that we started, or else the pid file's, if it counts."""
-    return _remembered(definition, system) or _named(definition)[0]
+@dataclass(frozen=True)
+class ProcessService:
+    """The backend of a service without systemd."""
+
+    definition: Definition
+
+    @property
+    def name(self) -> str:
+        return self.definition["name"]
+
+    def observe(self, system: System) -> ServiceState:
+        return observe(self.definition, system)
+
+    def act(self, verb: str, system: System, wait: bool = True) -> ServiceState:
+        return act(verb, self.definition, system)
 
 
-def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
-    """The process that the pid file names, or None and, where there is one that it may not name, why, in words."""
+def _running(definition: Definition, system: System) -> tuple[int, int] | None:
+    """(pid, start time) of the service, or None. The process that we started comes before the pid file."""
+    return _recorded_process(definition, system) or _process_of_pidfile(definition)[0]
+
+
+def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None, str]:
+    """(The process that the pid file names or None, the reason in words why the pid file is not believed)."""
     pidfile, argv = definition["pidfile"], definition["argv"]
     try:
         data, owner = read_small(pidfile, _LONGEST)
@@ -85,36 +125,36 @@ def _named(definition: dict[str, Any]) -> tuple[tuple[int, int] | None, str]:
         return None, ""
     if not stranger(pidfile, trusted()) and owner in trusted():
         return ((pid, started), "") if len(words) > 1 or _runs(pid, argv, started, written) else (None, "")
-    # Somebody else can write it, and could end by it whatever root may end.
+    # Another user can write the pid file, and could have us signal any process on the host.
     theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
     why = stranger(pidfile, {*trusted(), theirs})
-    if not why and (users(pid) != {theirs} or not _runs(pid, argv, started, written)):
+    if not why and (user_ids(pid) != {theirs} or not _runs(pid, argv, started, written)):
         why = f"uid {theirs} can write it, and process {pid} is not that user's, or does not run the command"
     return (None, f"its pid file {pidfile} is not believed: {why}") if why else ((pid, started), "")
 
 
-def _remembered(definition: dict[str, Any], system: System) -> tuple[int, int] | None:
+def _recorded_process(definition: Definition, system: System) -> tuple[int, int] | None:
     """The process of the service that we started, if it still runs."""
     with contextlib.suppress(OSError, ValueError):
-        data, _owner = read_small(_memory(definition, system), _LONGEST)
+        data, _owner = read_small(_record_path(definition, system), _LONGEST)
         pid, started, boot = data.decode().split()
         if start_time(int(pid)) == int(started) and boot == system.boot_id():
             return int(pid), int(started)
     return None
 
 
-def _memory(definition: dict[str, Any], system: System) -> str:
-    """Where it is kept which process of the service we started; FileNotFoundError when that is nowhere."""
+def _record_path(definition: Definition, system: System) -> str:
+    """The file that records which process of the service we started; FileNotFoundError where there is no store."""
     if not system.memory:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "memory")
     key = "\0".join((definition["name"], definition["pidfile"]))
     return os.path.join(system.memory, hashlib.sha256(os.fsencode(key)).hexdigest()[:32])
 
 
-def _remember(definition: dict[str, Any], pid: int, started: int | None, system: System) -> bool:
-    """Keep, where we may write, which process is the service. Whether it is kept."""
+def _record_process(definition: Definition, pid: int, started: int | None, system: System) -> bool:
+    """Record which process is the service. Returns False where there is no store that we may write to."""
     try:
-        path = _memory(definition, system)
+        path = _record_path(definition, system)
         ensure_dir(system.memory)
         write_file(path, f"{pid} {started} {system.boot_id()}\n".encode())
     except (FileNotFoundError, PermissionError):
@@ -122,12 +162,12 @@ def _remember(definition: dict[str, Any], pid: int, started: int | None, system:
     return True
 
 
-def _runs(pid: int, argv: list[str], started: int, written: float) -> bool:
-    """Whether the process runs this program and was started with these words. Of its words a process can say what it
-    likes, of its program it cannot.
+def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
+    """Whether the process runs this program and was started with these arguments. A process can change its arguments,
+    but not its program.
 
-    One that has given itself a title (nginx, gunicorn) says no words any more. It counts if the pid file, ``written``
-    at that time, cannot name an earlier process.
+    A process that has given itself a title (nginx, gunicorn) shows no arguments any more. It counts if the pid file,
+    ``written`` at that time, cannot name an earlier process.
     """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as stream:
@@ -139,7 +179,7 @@ def _runs(pid: int, argv: list[str], started: int, written: float) -> bool:
     interpreter = _interpreter(argv[0])
     if program != os.path.realpath(interpreter or argv[0]):
         return False
-    # The kernel puts an interpreter, and one option at the most, before the words.
+    # The kernel puts the interpreter, and at most one option of it, before the arguments.
     first = next((at for at in (1, 2) if words[at : at + 1] == wanted[:1]), 0) if interpreter else 0
     if words[first : first + len(wanted)] == wanted:
         return True
@@ -147,7 +187,7 @@ def _runs(pid: int, argv: list[str], started: int, written: float) -> bool:
 
 
 def _interpreter(program: str) -> str:
-    """What runs the script, by its first line; empty for a program of its own."""
+    """The interpreter in the first line of a script; empty for a program that is no script."""
     try:
         with open_regular(os.path.realpath(program)) as stream:
             line = stream.readline(_LINE)
@@ -160,15 +200,16 @@ def _interpreter(program: str) -> str:
 
 
 def _age(started: int) -> float:
-    """For how many seconds a process runs that was started at this clock tick."""
+    """Seconds for which a process has run that started at this clock tick."""
     with open("/proc/uptime") as stream:
         return float(stream.read().split()[0]) - started / os.sysconf("SC_CLK_TCK")
 
 
-def observe(definition: dict[str, Any], system: System) -> ServiceState:
+def observe(definition: Definition, system: System) -> ServiceState:
+    """The state of the service now."""
     found = _running(definition, system)
     if found is None:
-        why = _named(definition)[1]
+        why = _process_of_pidfile(definition)[1]
         text = f"not running ({why})" if why else "not running"
         return ServiceState(definition["name"], True, "", False, text, None, "", 0, False)
     pid, started = found
@@ -178,15 +219,15 @@ def observe(definition: dict[str, Any], system: System) -> ServiceState:
     return ServiceState(definition["name"], True, "", True, text, system.now() - age, f"{pid}:{started}", 0, can_reload)
 
 
-def act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
-    """Do it and prove it: start, stop, restart, reload. The state afterwards. Raises ServiceFailed."""
+def act(verb: str, definition: Definition, system: System) -> ServiceState:
+    """Start, stop, restart or reload the service, and prove it; the state afterwards. Raises ServiceFailed."""
     try:
         return _act(verb, definition, system)
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']}: {verb} failed: {error}") from error
 
 
-def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
+def _act(verb: str, definition: Definition, system: System) -> ServiceState:
     before = observe(definition, system)
     if verb in ("stop", "restart"):
         _stop(definition, system)
@@ -197,7 +238,7 @@ def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
         if found is None or not definition["reload_signal"]:
             why = "it is not running" if found is None else "it has no reload_signal"
             raise ServiceFailed(f"process {definition['name']} cannot be reloaded: {why}")
-        send(*found, getattr(signal, "SIG" + definition["reload_signal"]))
+        send_signal(*found, getattr(signal, "SIG" + definition["reload_signal"]))
         system.sleep(_ALIVE)
     after = observe(definition, system)
     wrong = {
@@ -212,17 +253,17 @@ def _act(verb: str, definition: dict[str, Any], system: System) -> ServiceState:
     return after
 
 
-def _start(definition: dict[str, Any], system: System) -> None:
+def _start(definition: Definition, system: System) -> None:
     try:
         process = detached(definition["argv"], definition["chdir"])
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']} cannot be started: {error}") from error
     started = start_time(process.pid)
     try:
-        remembered = _remember(definition, process.pid, started, system)
-        _write(definition["pidfile"], (f"{process.pid}\n" if remembered else f"{process.pid}\n{started}\n").encode())
+        recorded = _record_process(definition, process.pid, started, system)
+        _write(definition["pidfile"], (f"{process.pid}\n" if recorded else f"{process.pid}\n{started}\n").encode())
     except (OSError, EvenkeelError):
-        process.kill()  # What is not recorded could never be stopped.
+        process.kill()  # A process that is not recorded could never be stopped.
         process.wait()
         raise
     end = system.monotonic() + _ALIVE
@@ -236,7 +277,8 @@ def _start(definition: dict[str, Any], system: System) -> None:
 
 
 def _write(path: str, data: bytes) -> None:
-    """The pid file, below directories that may be somebody else's, who must not lead us to those of others."""
+    """Write the pid file. Directories above it may belong to another user, who must not lead us to directories of a
+    third."""
     foreign = stranger(path, trusted())
     folder, name = os.path.split(path)
     if not foreign:
@@ -266,14 +308,14 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _stop(definition: dict[str, Any], system: System) -> None:
-    """Its stop signal, and KILL when that does not end it. What has its pid later is not signalled."""
+def _stop(definition: Definition, system: System) -> None:
+    """Send the stop signal, and KILL when that does not end the process. A later process with its pid gets none."""
     found = _running(definition, system)
     if found is None:
         return
     pid, started = found
     for word in (definition["stop_signal"], "KILL"):
-        send(pid, started, getattr(signal, "SIG" + word))
+        send_signal(pid, started, getattr(signal, "SIG" + word))
         end = system.monotonic() + _STOP_LIMIT
         while system.monotonic() < end:
             _reap(pid)
@@ -284,6 +326,6 @@ def _stop(definition: dict[str, Any], system: System) -> None:
 
 
 def _reap(pid: int) -> None:
-    """Where the service is our own child (a test, an agent), let it go."""
+    """Collect the exit status where the service is our own child (in a test, or of the agent)."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
+from .._host.commands import Completed, detached
 from .._host.options import mapping, one_of, read
-from .._host.system import Completed, System, detached
+from .._host.system import System
 from . import systemd
 
 # The option ``quiesce`` of modules and roles.

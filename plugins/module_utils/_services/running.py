@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from .._files.transaction import STAGE
+from .._files.anchors import STAGE
 from .._host.system import start_time
 
 _GONE = " (deleted)"

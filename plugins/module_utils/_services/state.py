@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is known of one service, whatever runs it."""
+"""The state of one service, whatever runs it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class ServiceState:
     """``started`` in epoch seconds; ``identity`` changes with every start and with nothing else (empty while down).
 
-    ``enabled`` is systemd's unit-file state, empty for a process. ``text`` is the state in the service manager's words.
-    ``queued``: the service manager is about to act on it, early at boot for example.
+    ``enabled`` is the unit-file state of systemd, empty for a process. ``text`` is the state in the words of the
+    service manager. ``queued``: a job of the service manager waits for the service, early at boot for example.
     """
 
     name: str

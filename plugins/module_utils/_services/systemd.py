@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Services under systemd: observed with one call, acted on with proof."""
+"""Services under systemd: many are observed with one call, and every act on a unit is proved."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from .._errors import ServiceFailed
-from .._host.system import Completed, System, send, start_time
+from .._host.commands import Completed
+from .._host.processes import send_signal, start_time
+from .._host.system import System
 from . import running
 from . import unit as facts
 from .state import ServiceState
@@ -22,26 +25,43 @@ _PROPERTIES = (
     "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,ActiveEnterTimestampMonotonic"
 )
 _TIMEOUT = 120.0
-_TAKES_ALONG = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
+_DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
 _ALIVE = 0.3
-# What a program says as it ends reaches the journal a little later.
+# Seconds until the last lines of a program that ended have reached the journal.
 _LOGGED = 0.5
-_UNIT_FILES = ("enable", "disable", "mask", "unmask")
-# What these are for is a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded
-# or that its file is gone.
-_TO_A_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
-# States on the way to another: wait for what they become.
+_UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
+# These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
+# that its file is gone.
+_VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
+# States on the way to another state.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
 
 
 def unit_name(name: str) -> str:
-    """``nginx`` means ``nginx.service``."""
+    """The full name of the unit: ``nginx.service`` for ``nginx``."""
     return name if name.endswith((".service", *facts.OTHERS)) else name + ".service"
 
 
+@dataclass(frozen=True)
+class SystemdService:
+    """The backend of a service under systemd."""
+
+    unit: str
+
+    @property
+    def name(self) -> str:
+        return unit_name(self.unit)
+
+    def observe(self, system: System) -> ServiceState:
+        return observe([self.unit], system)[0]
+
+    def act(self, verb: str, system: System, wait: bool = True) -> ServiceState:
+        return act(verb, self.unit, system, wait)
+
+
 def observe(names: Sequence[str], system: System) -> list[ServiceState]:
-    """The states of the units, in the order asked. Raises ServiceFailed when systemd does not answer."""
+    """The states of the units, in the order of the names. Raises ServiceFailed when systemd does not answer."""
     if not names:
         return []
     units = [unit_name(name) for name in names]
@@ -50,7 +70,8 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
 
 
 def describe(names: Sequence[str], system: System) -> list[Unit]:
-    """What is known of the units besides their states, in the order asked. Raises ServiceFailed as ``observe`` does."""
+    """The properties of the units besides their states, in the order of the names. Raises ServiceFailed as ``observe``
+    does."""
     if not names:
         return []
     found = []
@@ -64,7 +85,7 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
 
 
 def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:
-    """For each unit the lines that systemd tells of it."""
+    """For each unit the lines that ``systemctl show`` prints."""
     done = system.run(["systemctl", "show", f"--property={properties}", "--", *units], 30.0)
     found = done.out.strip().split("\n\n")
     if done.rc != 0 or len(found) != len(units):
@@ -73,20 +94,20 @@ def _show(properties: str, units: Sequence[str], system: System) -> list[list[st
 
 
 def with_dependents(unit: str, system: System) -> list[str]:
-    """The unit after all that systemd stops with it, each after what depends on it."""
+    """The unit and all units that systemd stops with it. Each unit comes after the units that depend on it."""
     seen = {unit}
     ordered: list[str] = []
 
     def visit(name: str) -> None:
-        argv = ["systemctl", "show", f"--property={_TAKES_ALONG}", "--value", "--", name]
+        argv = ["systemctl", "show", f"--property={_DEPENDENTS}", "--value", "--", name]
         done = system.run(argv, 30.0)
         if done.rc != 0:
             raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")
-        for one in done.out.split():
-            # A target has nothing to stand still, and its start would start what somebody has stopped.
-            if one not in seen and not one.endswith(".target"):
-                seen.add(one)
-                visit(one)
+        for dependent in done.out.split():
+            # A target has no processes, and its start would start units that an administrator has stopped.
+            if dependent not in seen and not dependent.endswith(".target"):
+                seen.add(dependent)
+                visit(dependent)
         ordered.append(name)
 
     visit(unit)
@@ -126,43 +147,43 @@ def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
 
 
 def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState:
-    """Do it and prove it: start, stop, restart, reload, enable, disable, mask, unmask, reset-failed. The state after.
+    """Start, stop, restart, reload, enable, disable, mask, unmask or reset-failed, and prove it; the state afterwards.
 
     With ``wait`` False the job is only queued, and nothing is proved (early at boot). Raises ServiceFailed.
     """
     unit = unit_name(name)
     if verb in ("start", "restart"):
-        # A unit that failed too often refuses to start until this is forgotten.
+        # A unit that failed too often refuses to start until its failures are reset.
         system.run(["systemctl", "reset-failed", "--", unit], 30.0)
     (before,), (permits,) = observe([unit], system), describe([unit], system)
-    options = ["--quiet"] if verb in _UNIT_FILES else []
+    options = ["--quiet"] if verb in _UNIT_FILE_VERBS else []
     if verb == "unmask" and before.enabled == "masked-runtime":
         options.append("--runtime")
-    if not wait and verb not in (*_UNIT_FILES, "reset-failed"):
+    if not wait and verb not in (*_UNIT_FILE_VERBS, "reset-failed"):
         options.append("--no-block")
-    services = _make_way(permits, system) if verb in ("start", "restart") and wait else []
+    services = _stop_triggered(permits, system) if verb in ("start", "restart") and wait else []
     try:
         done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
         if not wait and done.rc == 0:
             return before
         return _proved(verb, unit, permits, before, done, system)
     finally:
-        for one in services:
-            system.run(["systemctl", "start", "--", one.id], one.patience("start"))
+        for service in services:
+            system.run(["systemctl", "start", "--", service.id], service.patience("start"))
 
 
-def _make_way(unit: Unit, system: System) -> list[Unit]:
-    """A socket refuses to start while its service runs: stop that. What has to be started again."""
+def _stop_triggered(unit: Unit, system: System) -> list[Unit]:
+    """Stop the services of a socket, which refuses to start while they run; the services to start again."""
     names = unit.triggers if unit.id.endswith(".socket") else ()
-    running = [one.name for one in observe(names, system) if one.active]
-    services = describe(running, system)
-    for one in services:
-        system.run(["systemctl", "stop", "--", one.id], one.patience("stop"))
+    active = [state.name for state in observe(names, system) if state.active]
+    services = describe(active, system)
+    for service in services:
+        system.run(["systemctl", "stop", "--", service.id], service.patience("stop"))
     return services
 
 
 def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Completed, system: System) -> ServiceState:
-    """The state after the verb. Raises ServiceFailed when it did not do what it is for."""
+    """The state after the verb. Raises ServiceFailed when the state shows that the verb had no effect."""
     after = settled(unit, system) if done.rc == 0 else observe([unit], system)[0]
     if done.rc == 0 and after.active and verb in ("start", "restart"):
         system.sleep(_ALIVE)
@@ -171,7 +192,7 @@ def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Com
             log = last_words(permits.id, system)
             raise ServiceFailed(f"{unit} started and ended at once: it is {later.text}{log}")
     holds = _holds(verb, before, after)
-    if holds and (done.rc == 0 or verb in _TO_A_STATE):
+    if holds and (done.rc == 0 or verb in _VERBS_OF_STATE):
         return after
     if done.rc == 0:
         why = f"ended well, but the unit is {after.text}"
@@ -181,7 +202,7 @@ def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Com
 
 
 def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:
-    """The proof, by what is observed."""
+    """Whether the two states prove that the verb had its effect."""
     return {
         "start": after.active,
         "restart": after.active and after.identity != before.identity,
@@ -196,29 +217,30 @@ def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:
 
 
 def daemon_reload(system: System, names: Sequence[str] = ()) -> list[str]:
-    """Have systemd read its units anew. Returns those of ``names`` that it lost sight of, and that were started anew.
+    """Have systemd read its units again. Returns those of ``names`` that systemd lost sight of and that were restarted.
 
-    Where an alias comes back, and another unit has named it meanwhile, systemd takes the state of that name, which is
-    dead, for the state of the unit: its processes run on, and a start of it fails (seen with version 257).
+    Where an alias comes back that another unit has named meanwhile, systemd takes the dead state of that name for the
+    state of the unit: its processes run on, and a start of it fails (seen with version 257).
     """
-    before = [(one, start_time(one.main)) for one in describe(names, system) if one.main]
+    before = [(unit, start_time(unit.main)) for unit in describe(names, system) if unit.main]
     done = system.run(["systemctl", "daemon-reload"], _TIMEOUT)
     if done.rc != 0:
         raise ServiceFailed(f"systemctl daemon-reload: {done.words}")
     after = observe([unit.id for unit, _started in before], system)
-    lost = [
+    orphaned = [
         unit
         for (unit, started), state in zip(before, after)
         if not state.active and not passing(state) and started is not None and start_time(unit.main) == started
     ]
-    for unit in lost:
+    for unit in orphaned:
         _end(unit, system)
         act("start", unit.id, system)
-    return [unit.id for unit in lost]
+    return [unit.id for unit in orphaned]
 
 
 def _end(unit: Unit, system: System) -> None:
-    """Stop what systemd has lost sight of, as systemd would: by the unit's own way and limit. Raises ServiceFailed."""
+    """Stop the processes of a unit that systemd has lost sight of, with its own kill mode and limit. Raises
+    ServiceFailed."""
     every = running.processes([unit.id])[unit.id] if unit.kill_mode == "control-group" else []
     pids = {pid: start_time(pid) for pid in (unit.main, *every)}
     if os.getpid() in pids:
@@ -230,7 +252,7 @@ def _end(unit: Unit, system: System) -> None:
         for pid, started in pids.items():
             if started is not None:
                 with suppress(OSError):
-                    send(pid, started, number)
+                    send_signal(pid, started, number)
         limit = system.monotonic() + patience
         while system.monotonic() < limit and any(
             started is not None and start_time(pid) == started for pid, started in pids.items()
@@ -239,12 +261,12 @@ def _end(unit: Unit, system: System) -> None:
 
 
 def last_words(unit: str, system: System) -> str:
-    """The unit's own last words, what a person would look up next; systemd's about it when it said nothing itself."""
+    """The last lines that the unit wrote to the journal, or those that systemd wrote about it, for a message."""
     system.sleep(_LOGGED)
-    for which in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
-        words = ["journalctl", which, "--since=-5min", "--lines=8", "--output=cat", "--no-pager", "--quiet"]
+    for match in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
+        words = ["journalctl", match, "--since=-5min", "--lines=8", "--output=cat", "--no-pager", "--quiet"]
         done = system.run(words, 10.0)
-        said = [line.strip() for line in done.out.splitlines() if line.strip()]
-        if done.rc == 0 and said:
-            return f"; its log: {' / '.join(dict.fromkeys(said))}"
+        lines = [line.strip() for line in done.out.splitlines() if line.strip()]
+        if done.rc == 0 and lines:
+            return f"; its log: {' / '.join(dict.fromkeys(lines))}"
     return ""

@@ -74,6 +74,10 @@ class Record:
         return "\n".join(lines[-12:])
 
 
+# Ansible's own action that checks the arguments of a role.
+CHECKS_ARGUMENTS = "validate_argument_spec"
+
+
 def feed(record: Record, event: Event) -> None:
     """Take one event of ansible-runner into the record."""
     kind, data = str(event.get("event", "")), mapping(event.get("event_data"))
@@ -108,6 +112,9 @@ def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None
         record.caught.setdefault(host, []).append(record.failures[host])
     elif status == "ok" and record.mark and name == record.mark:
         record.reached.add(host)
+    if status == "failed" and action.rpartition(".")[2] == CHECKS_ARGUMENTS:  # of a role, before its first task
+        error = {"failed": True, "error": "UsageError", "msg": message(res)}
+        record.results.setdefault(host, []).append(Result(CHECKS_ARGUMENTS, status, error, _epoch(data.get("start"))))
     if ours:
         record.results.setdefault(host, []).append(
             Result(action.removeprefix(PREFIX), status, res, _epoch(data.get("start")))

@@ -82,6 +82,7 @@ class Options:
     answer_within: float | None = None
 
     def inventories(self) -> list[str]:
+        """The words that name the inventories."""
         return [word for source in self.inventory for word in ("-i", source)]
 
     def again(self) -> tuple[list[str], bool]:

@@ -12,6 +12,8 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Accept(PlaybookCommand):
+    """The hosts forget their doubt; nothing else changes on them."""
+
     name = "accept"
     text = "take hosts that are in doubt as they are, so that they may be changed again"
     lost_is_doubt = True

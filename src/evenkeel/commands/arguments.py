@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import yaml
 
 from evenkeel.outcome import Spec, UsageError
+from evenkeel.shared import REMOVED, BadValue, declarations
 
 Variables = dict[str, object]
 
@@ -24,6 +26,8 @@ def add_guard(parser: argparse.ArgumentParser) -> None:
     """Add the limits of the guard."""
     parser.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
     parser.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
+    text = "inventory variable that names what fails together: hosts in flight share its value"
+    parser.add_argument("--guard-domain", metavar="VAR", help=text)
 
 
 def add_probes(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +35,26 @@ def add_probes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probes", metavar="FILE", help="YAML list of probes; else the variable evenkeel_probes")
 
 
-def add_protect(parser: argparse.ArgumentParser) -> None:
-    """Add --protect, a file that ``specs`` reads."""
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """Add --resources, a file that ``specs`` reads."""
     text = "YAML list of resources; else the variable evenkeel_resources"
-    parser.add_argument("--protect", metavar="FILE", help=text)
+    parser.add_argument("--resources", metavar="FILE", help=text)
+    add_old_name(parser, "--protect", "--resources")
+
+
+def add_old_name(parser: argparse.ArgumentParser, old: str, new: str) -> None:
+    """Let the option ``new`` be said by its old name, which goes on working for one minor version."""
+    parser.add_argument(old, dest=new[2:].replace("-", "_"), action=_OldName, const=new, help=argparse.SUPPRESS)
+
+
+class _OldName(argparse.Action):
+    """An option that has another name now (``const``)."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        print(f"{option} is named {self.const} now; the old name works until version {REMOVED}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def given(**variables: object) -> Variables:
@@ -45,7 +65,7 @@ def given(**variables: object) -> Variables:
 def specs(path: str | None, option: str) -> list[Spec] | None:
     """The resources or probes in a YAML file, each a mapping of one key; None where no file was given.
 
-    option: the name of the option, for messages. Raises UsageError.
+    option: resources or probes. Raises UsageError.
     """
     if not path:
         return None
@@ -62,4 +82,7 @@ def specs(path: str | None, option: str) -> list[Spec] | None:
             raise UsageError(
                 f"{option} file {path}, item {number}: one kind and what it is about, as in '- files: {{…}}'"
             )
-    return found
+    try:
+        return declarations({option: found})[option]
+    except BadValue as error:
+        raise UsageError(f"{option} file {path}: {error.message.removesuffix('. Nothing was touched')}") from error

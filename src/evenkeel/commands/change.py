@@ -11,15 +11,17 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
-from evenkeel.change import flow
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
-from evenkeel.commands.arguments import add_guard, add_probes, add_protect, specs
+from evenkeel.changes import flow
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
 from evenkeel.show import summary
 
 
 class Change(FleetCommand[ChangeResult]):
+    """The command runs the user's own playbook, and so takes all options of ansible-playbook."""
+
     name = "change"
     text = "run a playbook in waves; confirm each by its health, or roll it back"
     users_playbook = True
@@ -29,13 +31,13 @@ class Change(FleetCommand[ChangeResult]):
         waves = DEFAULT_WAVES.replace("%", "%%")
         parser.add_argument("--waves", metavar="SIZES", help=f"hosts that change at the same time ({waves})")
         add_guard(parser)
-        parser.add_argument("--failure-domain", metavar="VAR", help="inventory variable that names what fails together")
+        add_old_name(parser, "--failure-domain", "--guard-domain")
         within = f"undo unless confirmed in this time ({DEFAULT_CONFIRM_WITHIN})"
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
         parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
         add_probes(parser)
-        add_protect(parser)
+        add_resources(parser)
         parser.add_argument("-C", "--check", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
@@ -47,12 +49,12 @@ class Change(FleetCommand[ChangeResult]):
             waves=args.waves,
             min_healthy=args.min_healthy,
             max_unavailable=args.max_unavailable,
-            failure_domain=args.failure_domain,
+            guard_domain=args.guard_domain,
             confirm_within=args.confirm_within,
             soak=args.soak,
             deadline=args.deadline,
             probes=specs(args.probes, "probes"),
-            protect=specs(args.protect, "protect"),
+            resources=specs(args.resources, "resources"),
         )
         return flow.run(request, caller)
 

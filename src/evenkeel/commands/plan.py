@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Plan(Command):
-    """It reaches no host, so nothing can be touched or stopped."""
+    """The command reaches no host, so nothing can be touched or stopped."""
 
     name = "plan"
     text = "propose how to tolerate faults, with numbers and reasons"

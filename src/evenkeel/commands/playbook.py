@@ -16,15 +16,16 @@ from rich.console import Console
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event
-from evenkeel.ansible.events import Record, Result, feed, message
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, feed, message
 from evenkeel.ansible.options import Options
+from evenkeel.ansible.plays import extra_names
 from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.arguments import Variables
 from evenkeel.commands.fleet import FleetCommand
-from evenkeel.outcome import Exit, RunResult, under_way
+from evenkeel.outcome import Exit, RunResult, UsageError, under_way
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.shared import BUSY, NOT_FOUND, REFUSED, RESTORE_FAILED, USAGE
+from evenkeel.shared import BUSY, NOT_FOUND, REFUSED, RESTORE_FAILED, USAGE, misspelt
 from evenkeel.show import summary
 
 # Keys of a result that speak of Ansible and of no host.
@@ -70,6 +71,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
         started = time.monotonic()
         ansible = caller.ansible()
         options = options.with_configuration(ansible.settings)
+        if wrong := misspelt(extra_names(options.common)):
+            raise UsageError("; ".join(wrong))
         secrets = caller.passwords(options)
         record = Record()
 
@@ -114,7 +117,10 @@ class PlaybookCommand(FleetCommand[RunResult]):
         refused = errors & set(_REFUSALS) or any(found.get("task") == "ft_guard" for found in bad)
         if refused and all(found["state"] in ("failed", "missing") for found in rows):
             return Exit.REFUSED
-        if errors <= self.usage_errors and len(bad) == len(rows):
+        wrong = [
+            found for found in bad if found.get("task") == CHECKS_ARGUMENTS or found.get("error") in self.usage_errors
+        ]
+        if len(wrong) == len(rows):
             return Exit.USAGE
         lost = any(found["state"] in ("unreachable", "missing") for found in bad)
         if (lost and self.lost_is_doubt) or errors & self.doubtful_errors:

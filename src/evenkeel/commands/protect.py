@@ -9,12 +9,14 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from evenkeel.ansible.targets import LOCAL, Inventory
-from evenkeel.commands.arguments import Variables, add_protect, given, specs
+from evenkeel.commands.arguments import Variables, add_resources, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.shared import NOT_FOUND
 
 
 class Protect(PlaybookCommand):
+    """Every host of the inventory may hold copies, unless the inventory or --peers says which."""
+
     name = "protect"
     text = "take a checkpoint and keep copies of it on other hosts"
     # A UsageError of a checkpoint is no word of the person's: the owner of a declared tree can make it too deep.
@@ -24,14 +26,14 @@ class Protect(PlaybookCommand):
         parser.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
-        add_protect(parser)
+        add_resources(parser)
 
     def variables(self, args: argparse.Namespace) -> Variables:
         return given(
             copies=args.copies,
             peers=args.peers,
             failure_domain=args.failure_domain,
-            resources=specs(args.protect, "protect"),
+            resources=specs(args.resources, "resources"),
         )
 
     def variables_of(
@@ -45,4 +47,4 @@ def peers(inventory: Inventory, hosts: Sequence[str]) -> Variables:
     said = ("evenkeel_peers", "evenkeel_group")
     if all(any(name in inventory.variables.get(host, {}) for name in said) for host in hosts):
         return {}
-    return {"evenkeel_group": [host for host in inventory.order if host not in LOCAL]}
+    return {"evenkeel_peers": [host for host in inventory.order if host not in LOCAL]}

@@ -17,6 +17,8 @@ from evenkeel.show import summary
 
 
 class Recover(PlaybookCommand):
+    """The playbook runs on the host that is restored, or on a spare."""
+
     name = "recover"
     text = "bring a host that lost its files or its store back from a replica"
     lost_is_doubt = True

@@ -12,6 +12,8 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Restart(PlaybookCommand):
+    """The guard measures the group before each host."""
+
     name = "restart"
     text = "restart a service, host by host, proved and only as health allows"
 
@@ -27,5 +29,6 @@ class Restart(PlaybookCommand):
             mode=args.mode,
             min_healthy=args.min_healthy,
             max_unavailable=args.max_unavailable,
+            guard_domain=args.guard_domain,
             probes=specs(args.probes, "probes"),
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evenkeel.ansible.targets import Inventory
-from evenkeel.commands.arguments import Variables, given
+from evenkeel.commands.arguments import Variables, add_old_name, given
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.outcome import UsageError
 
@@ -19,13 +19,16 @@ FOR_EACH = "{{ evenkeel_checkpoints[inventory_hostname] }}"
 
 
 class Rollback(PlaybookCommand):
+    """Each host goes back to a checkpoint of its own store."""
+
     name = "rollback"
     text = "put hosts back to a checkpoint of their own"
     lost_is_doubt = True
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        to = "latest (the default), a name or an id; or one for each host: HOST=ID,… or @FILE with lines 'HOST ID'"
-        parser.add_argument("--to", metavar="CHECKPOINT", help=to)
+        text = "latest (the default), a name or an id; or one for each host: HOST=ID,… or @FILE with lines 'HOST ID'"
+        parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=text)
+        add_old_name(parser, "--to", "--checkpoint")
         kinds = "put back only these kinds of resource, such as files,packages"
         parser.add_argument("--kinds", action="append", metavar="KINDS", help=kinds)
         paths = "put back only these files and trees, absolute paths"
@@ -34,17 +37,22 @@ class Rollback(PlaybookCommand):
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
 
     def variables(self, args: argparse.Namespace) -> Variables:
-        if args.to == "":
-            raise UsageError("--to: say latest, a name or an id")
+        if args.checkpoint == "":
+            raise UsageError("--checkpoint: say latest, a name or an id")
         kinds = [kind.strip() for words in args.kinds for kind in words.split(",")] if args.kinds else None
         if kinds is not None and not all(kinds):
             raise UsageError("--kinds: name kinds of resource, separated by commas, as in files,packages")
         wrong = next((path for path in args.paths or [] if not path.startswith("/")), None)
         if wrong is not None:
             raise UsageError(f"--paths {wrong}: give the absolute path on the hosts")
-        each = read_checkpoints(args.to) if args.to else None
-        to = FOR_EACH if each else args.to
-        return given(to=to, checkpoints=each, kinds=kinds, paths=args.paths, confirm_within=args.confirm_within)
+        each = read_checkpoints(args.checkpoint) if args.checkpoint else None
+        return given(
+            checkpoint=FOR_EACH if each else args.checkpoint,
+            checkpoints=each,
+            kinds=kinds,
+            paths=args.paths,
+            confirm_within=args.confirm_within,
+        )
 
     def variables_of(
         self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
@@ -53,13 +61,13 @@ class Rollback(PlaybookCommand):
         without = [host for host in hosts if isinstance(each, Mapping) and host not in each]
         if without:
             raise UsageError(
-                f"--to names no checkpoint for {', '.join(without[:5])}: name it, or leave it out by --limit"
+                f"--checkpoint names none for {', '.join(without[:5])}: name it, or leave it out by --limit"
             )
         return variables
 
 
 def read_checkpoints(said: str) -> dict[str, str] | None:
-    """Read ``--to`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
+    """Read ``--checkpoint`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
 
     Raises UsageError for what cannot be read.
     """
@@ -67,7 +75,7 @@ def read_checkpoints(said: str) -> dict[str, str] | None:
         try:
             lines = Path(said[1:]).read_text("utf-8", "surrogateescape").splitlines()
         except OSError as error:
-            raise UsageError(f"--to {said}: {error.strerror}") from error
+            raise UsageError(f"--checkpoint {said}: {error.strerror}") from error
         pairs = [tuple(line.split(None, 1)) for line in lines if line.strip()]
     elif "=" in said:
         pairs = [tuple(pair.rpartition("=")[::2]) for pair in said.split(",")]
@@ -75,5 +83,7 @@ def read_checkpoints(said: str) -> dict[str, str] | None:
         return None
     wrong = next((pair for pair in pairs if len(pair) != 2 or not all(part.strip() for part in pair)), None)
     if wrong is not None or not pairs:
-        raise UsageError(f"--to {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each")
+        raise UsageError(
+            f"--checkpoint {said}: say HOST=CHECKPOINT,… or name a file with a line 'HOST CHECKPOINT' for each"
+        )
     return {host.strip(): ident.strip() for host, ident in pairs}

@@ -13,6 +13,8 @@ from evenkeel.shared import DAMAGED
 
 
 class Scrub(PlaybookCommand):
+    """Damage that no copy mends leaves a host in doubt."""
+
     name = "scrub"
     text = "read all that the stores of hosts hold, and find what is damaged"
     lost_is_doubt = True

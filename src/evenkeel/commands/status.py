@@ -14,6 +14,8 @@ from evenkeel.show import summary
 
 
 class Status(PlaybookCommand):
+    """The playbook reads, and changes nothing."""
+
     name = "status"
     text = "what hosts are in the middle of, and what they could go back to"
     lost_is_doubt = True

@@ -18,6 +18,7 @@ _LONGEST_WAIT = 600.0
 
 
 def plan_attempts(draft: Draft) -> None:
+    """Choose the attempts and their waits; judge the chance that one succeeds."""
     group = draft.group
     limit = 1 - group.permanent * (1 - group.success)
     met, remedies = True, []

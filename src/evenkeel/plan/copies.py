@@ -28,6 +28,7 @@ def _loss(group: Group, copies: int, repair: float | None = None, common_cause: 
 
 
 def plan_copies(draft: Draft, domains: int) -> int:
+    """Choose the copies and generations, and judge the durability. Returns the number of copies."""
     group = draft.group
     allowed = 1 - group.targets.durability
     most = domains - 1

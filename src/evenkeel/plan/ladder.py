@@ -17,6 +17,7 @@ _CURED = 0.99
 
 
 def plan_ladder(draft: Draft) -> None:
+    """Choose the order of the restart ladder, and judge the RTO."""
     group = draft.group
     steps = [asdict(step) for step in group.ladder]
     best = reliability.ladder(steps)

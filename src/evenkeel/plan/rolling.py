@@ -27,6 +27,7 @@ def _roll(group: Group, wave: int) -> tuple[int, float, float]:
 
 
 def plan_roll(draft: Draft) -> None:
+    """Choose the waves of a rolling restart, and judge its risk."""
     group, n, k = draft.group, len(draft.group.hosts), draft.group.needed
     spare = n - k
     rolls = {wave: _roll(group, wave) for wave in range(1, max(1, spare) + 1)}
@@ -74,6 +75,7 @@ def plan_roll(draft: Draft) -> None:
 
 
 def plan_change(draft: Draft) -> None:
+    """Choose the time to confirm a change."""
     group = draft.group
     within = math.ceil((group.change_time + group.deadline + 60) / 60) * 60.0
     draft.numbers |= {"confirm_within": within}

@@ -103,7 +103,7 @@ def _back(checkpoints: Mapping[str, str], options: Options) -> list[str]:
         to = ",".join(f"{host}={ident[:16]}" for host, ident in checkpoints.items())
     else:
         to = "@" + _file("checkpoints", ".txt", (f"{host} {ident}" for host, ident in checkpoints.items()))
-    return _shown("rollback", options, list(checkpoints), "--to", to)
+    return _shown("rollback", options, list(checkpoints), "--checkpoint", to)
 
 
 def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, positional: bool = False) -> list[str]:

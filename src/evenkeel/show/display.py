@@ -81,6 +81,8 @@ class Screen(Console):
 
 @dataclass
 class Row:
+    """One host in the table. until: when its dead-man is due."""
+
     phase: Phase = Phase.BEGIN
     text: str = ""
     until: float | None = None

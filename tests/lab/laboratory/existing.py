@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,15 @@ def containers(lab: str) -> list[tuple[str, str, bool, str]]:
         )
         for entry in found
     ]
+
+
+def random_subnet() -> str:
+    """A subnet for a new lab, from a range that podman itself takes subnets from; it refuses one that is in use.
+
+    It is most likely not that of a lab that has just gone: for a minute, Ansible uses the connections that it had to
+    the old hosts for new hosts with the same addresses.
+    """
+    return f"10.{96 + secrets.randbelow(32)}.{secrets.randbelow(256)}.0/24"
 
 
 def firewall_table(lab: str) -> str:

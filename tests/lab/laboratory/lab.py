@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from laboratory import machine
-from laboratory.existing import Network, containers, firewall_table, networks, remove, remove_orphans
+from laboratory.existing import Network, containers, firewall_table, networks, random_subnet, remove, remove_orphans
 from laboratory.hosts import (
     MAX_HOSTS,
     USERS,
@@ -365,13 +365,20 @@ class Lab:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _network(self) -> Network:
-        """The lab's network, made if it is not there; podman chooses its subnet so that none collide."""
+        """The lab's network, made if it is not there."""
         if not networks(self.name):
             labels = [f"--label=evenkeel.lab.root={self.path}"]
             if self._owner:
                 labels.append(f"--label=evenkeel.lab.owner={self._owner}")
             # The name is never used again: what podman remembers of a name outlives the network.
-            podman("network", "create", "--disable-dns", *labels, f"evenkeel-{self.name}-{secrets.token_hex(3)}")
+            name = f"evenkeel-{self.name}-{secrets.token_hex(3)}"
+            create = [*engine(), "network", "create", "--disable-dns", *labels]
+            for _ in range(20):
+                done = run([*create, f"--subnet={random_subnet()}", name], check=False)
+                if done.returncode == 0:
+                    break
+            else:
+                raise LabError(f"no network for lab '{self.name}': {done.stderr.strip()}")
         return networks(self.name)[0]
 
     def _reconcile(self, release: str, image: str, network: Network, hosts: list[Host]) -> None:

@@ -46,13 +46,18 @@ def parsed(words: list[str]) -> Any:
 
 def test_one_host_goes_back_to_the_checkpoint_of_the_change_whatever_came_after_it() -> None:
     args = parsed(command(advice.after_change(failed(confirmed(1)), Options(inventory=("my inv",))), "take it back"))
-    assert (args.command, args.inventory, args.limit, args.to) == ("rollback", ["my inv"], ["web1"], f"0001{ID[4:]}")
+    assert (args.command, args.inventory, args.limit, args.checkpoint) == (
+        "rollback",
+        ["my inv"],
+        ["web1"],
+        f"0001{ID[4:]}",
+    )
 
 
 def test_of_several_hosts_each_goes_back_to_its_own() -> None:
     args = parsed(command(advice.after_change(failed(confirmed(20)), Options()), "take it back"))
     assert args.limit == [",".join(f"web{n}" for n in range(1, 21))]
-    named = read_checkpoints(args.to)
+    named = read_checkpoints(args.checkpoint)
     assert named is not None and len(named) == 20
     assert all(f"{n:04}{ID[4:]}".startswith(named[f"web{n}"]) and len(named[f"web{n}"]) >= 8 for n in range(1, 21))
 
@@ -64,7 +69,7 @@ def test_more_hosts_are_named_in_files_that_no_inventory_takes_for_its_own(
     args = parsed(command(advice.after_change(failed(confirmed(300)), Options()), "take it back"))
     limit = Path(args.limit[0].removeprefix("@"))
     assert args.limit[0].startswith("@") and limit.read_text().split() == [f"web{n}" for n in range(1, 301)]
-    assert read_checkpoints(args.to) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
+    assert read_checkpoints(args.checkpoint) == {f"web{n}": f"{n:04}{ID[4:]}" for n in range(1, 301)}
     # Ansible leaves these endings out of an inventory that is a directory.
     assert {path.suffix for path in tmp_path.iterdir()} == {".retry", ".txt"}
 
@@ -114,14 +119,14 @@ def test_a_host_whose_checkpoint_is_not_known_is_still_advised() -> None:
     args = parsed(
         command(advice.after_change(failed([HostResult("a", 1, State.CONFIRMED)]), Options()), "take it back")
     )
-    assert (args.limit, args.to) == (["a"], None)
+    assert (args.limit, args.checkpoint) == (["a"], None)
 
 
 def test_an_overdue_host_comes_with_the_command_that_puts_it_back() -> None:
     armed = {"generation": 3, "checkpoint": ID, "until": 1000.0, "overdue": 400.0}
     lines = advice.after_status({"web1": {"armed": armed}, "web2": {"armed": {**armed, "overdue": None}}}, Options())
     args = parsed(command(lines, "Overdue"))
-    assert (args.command, args.limit, args.to) == ("rollback", ["web1"], ID)
+    assert (args.command, args.limit, args.checkpoint) == ("rollback", ["web1"], ID)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_a_host_in_doubt_comes_with_both_ways_out() -> None:
     }
     lines = advice.after_status({"web1": {"armed": None, "doubt": doubt}}, Options(inventory=("inv",)))
     back, accept = parsed(command(lines, "In doubt")), parsed(command(lines, "accepted as it is"))
-    assert (back.command, back.limit, back.to) == ("rollback", ["web1"], ID)
+    assert (back.command, back.limit, back.checkpoint) == ("rollback", ["web1"], ID)
     assert (accept.command, accept.hosts, accept.inventory) == ("accept", ["web1"], ["inv"])
 
 

@@ -13,7 +13,7 @@ import pytest
 from evenkeel.ansible import answers
 from evenkeel.ansible.answers import BAD, BadAnswer, read
 from evenkeel.ansible.events import PREFIX, Record, feed
-from evenkeel.change import decide
+from evenkeel.changes import decide
 from evenkeel.commands import playbook
 from evenkeel.commands.registry import PLAYBOOKS
 from evenkeel.outcome import Exit, State

@@ -24,7 +24,7 @@ from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import Inventory, Targets
-from evenkeel.change.request import DEFAULT_WAVES
+from evenkeel.changes.request import DEFAULT_WAVES
 from evenkeel.collection import collections_path
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
@@ -76,15 +76,15 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
     [
         ["change"],
         ["change", "x.yml", "--nonsense"],
-        ["rollback", "--to"],
-        ["rollback", "--to", ""],
-        ["rollback", "--to", "web1="],
+        ["rollback", "--checkpoint"],
+        ["rollback", "--checkpoint", ""],
+        ["rollback", "--checkpoint", "web1="],
         ["rollback", "--paths", "etc/nginx"],
         ["rollback", "--kinds", "files,"],
         ["accept"],
         ["accept", "--limit", "web1"],
         ["protect", "--copies", "many"],
-        ["protect", "--protect", "/not/there.yml"],
+        ["protect", "--resources", "/not/there.yml"],
         ["recover"],
         ["restart"],
         ["restart", "nginx", "--mode", "lukewarm"],
@@ -261,12 +261,38 @@ def test_a_rollback_of_some_kinds_and_paths_asks_for_these() -> None:
     found = variables(words)
     assert found["evenkeel_kinds"] == ["files", "packages", "users"]
     assert found["evenkeel_paths"] == ["/etc/nginx", "/srv/a,b"]
-    assert "evenkeel_to" not in found
+    assert "evenkeel_checkpoint" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "new", "value"),
+    [
+        (["rollback", "--to", "before"], "checkpoint", "before"),
+        (["change", "site.yml", "--failure-domain", "rack"], "guard_domain", "rack"),
+        (["change", "site.yml", "--protect", "f.yml"], "resources", "f.yml"),
+        (["protect", "--protect", "f.yml"], "resources", "f.yml"),
+    ],
+)
+def test_an_old_name_works_and_the_new_one_is_told(
+    words: list[str], new: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = cli.parser(ALL).parse_args(words)
+    assert getattr(args, new) == value
+    said = capsys.readouterr().err
+    assert f"{words[-2]} is named --{new.replace('_', '-')} now; the old name works until version 0.3.0" in said
+    assert getattr(cli.parser(ALL).parse_args([*words[:-2], f"--{new.replace('_', '-')}", value]), new) == value
+    assert not capsys.readouterr().err
+
+
+def test_a_file_of_resources_is_checked_by_the_kinds(tmp_path: Path) -> None:
+    (tmp_path / "resources.yml").write_text("- files: {paths: [/etc], exlude: []}\n")
+    with pytest.raises(UsageError, match=r"resources\[0\]\.files\.exlude is no option \(did you mean exclude\?\)"):
+        variables(["protect", "--resources", str(tmp_path / "resources.yml")])
 
 
 def test_a_rollback_can_name_a_checkpoint_for_each_host() -> None:
-    found = variables(["rollback", "--to", "web1=aaaaaaaa,web2=bbbbbbbb"])
-    assert found["evenkeel_to"] == FOR_EACH
+    found = variables(["rollback", "--checkpoint", "web1=aaaaaaaa,web2=bbbbbbbb"])
+    assert found["evenkeel_checkpoint"] == FOR_EACH
     assert found["evenkeel_checkpoints"] == {"web1": "aaaaaaaa", "web2": "bbbbbbbb"}
 
 

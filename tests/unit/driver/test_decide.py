@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from evenkeel.ansible.events import PREFIX, Record, feed
-from evenkeel.change import decide
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, PREFIX, Record, feed
+from evenkeel.changes import decide
+from evenkeel.commands.playbook import row
+from evenkeel.commands.protect import Protect
+from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, State, exit_code
 
 
@@ -81,6 +84,20 @@ def test_the_guards_refusal_is_the_reason() -> None:
 def test_a_begin_that_was_killed_halts_even_when_all_that_is_known_is_well() -> None:
     seen = record(("web1", "ft_checkpoint", "ok", ARMED))
     assert decide.begun(seen, ["web1"], {"web1": DEAD_MAN}, "killed").halt == "killed"
+
+
+def test_a_role_whose_arguments_are_wrong_is_usage_and_nothing_was_touched() -> None:
+    seen = record()
+    data = {"host": "web1", "task": "Validating arguments", "resolved_action": f"ansible.builtin.{CHECKS_ARGUMENTS}"}
+    said = {"msg": "Validation of arguments failed:\nevenkeel_resources.files.exlude"}
+    feed(seen, {"event": "runner_on_failed", "event_data": {**data, "res": said}})
+    begun = decide.begun(seen, ["web1"], {})
+    assert begun.usage and "evenkeel_resources.files.exlude" in begun.halt
+    told = row(seen, "web1")
+    assert told["error"] == "UsageError"
+    for command in (Rollback(), Protect()):
+        assert command.exit_code([told]) is Exit.USAGE
+        assert command.exit_code([told, {"state": "ok"}]) is Exit.FAILED
 
 
 def test_only_hosts_without_a_reason_are_probed() -> None:

@@ -296,7 +296,7 @@ def test_a_command_is_never_wrapped(width: int) -> None:
         Exit.PARTLY, HostResult("a", 1, State.CONFIRMED, checkpoint="c" * 64), HostResult("b", 2, State.ROLLED_BACK)
     )
     lines = printed(found, width).splitlines()
-    assert f"  evenkeel rollback -i inv --limit a --to {'c' * 64}" in lines
+    assert f"  evenkeel rollback -i inv --limit a --checkpoint {'c' * 64}" in lines
 
 
 def test_a_part_that_was_kept_is_told_from_all_that_is_back() -> None:

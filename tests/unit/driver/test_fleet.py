@@ -14,6 +14,8 @@ from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.events import PREFIX, Record, feed
 from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
@@ -62,6 +64,11 @@ def record(*results: tuple[str, str, dict[str, Any]]) -> Record:
     return found
 
 
+def test_a_misspelt_variable_of_the_command_line_is_refused_before_ansible_runs() -> None:
+    with pytest.raises(UsageError, match="did you mean evenkeel_checkpoint"):
+        run("rollback", Options(common=("--extra-vars=evenkeel_chekpoint=x",)), {}, secrets=Secrets())
+
+
 def test_the_task_that_failed_is_the_story_of_a_host_whatever_came_after() -> None:
     told = row(record(("ft_checkpoint", "failed", {"msg": "no room"}), ("ft_replicate", "ok", {})), "web1")
     assert (told["state"], told["task"], told["msg"]) == ("failed", "ft_checkpoint", "no room")
@@ -89,7 +96,7 @@ def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
 def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
-    assert peers(inventory, ["a", "b"]) == {"evenkeel_group": ["a", "b"]}
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_peers": ["a", "b"]}
 
 
 def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
@@ -103,10 +110,34 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
     session = cast(Any, contextlib.nullcontext(Session()))
     controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=lambda *_words: session)
     caller = Caller(secrets=Secrets(), controller=controller)
-    with pytest.raises(UsageError, match="no checkpoint for web2, web3"):
+    with pytest.raises(UsageError, match="names none for web2, web3"):
         Rollback().run_playbook(Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, caller)
 
 
 def test_a_command_that_is_none_is_named_with_those_that_are() -> None:
     with pytest.raises(UsageError, match="'rolback' is no command .* rollback, protect"):
         run("rolback", Options(), {})
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(name: str) -> None:
+    seen: list[OwnRun] = []
+
+    class Session:
+        def list_own(self, *_words: Any) -> tuple[str, ...]:
+            return ("web1",)
+
+        def run_own(self, run: OwnRun, *_how: Any) -> Ended:
+            seen.append(run)
+            return Ended(0)
+
+    session = cast(Any, contextlib.nullcontext(Session()))
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_inventory=lambda *_words: Inventory(("web1",), {}, {}),
+        open_session=lambda *_words: session,
+    )
+    caller = Caller(secrets=Secrets(), controller=controller)
+    result = PLAYBOOKS[name].run_playbook(Options(limit="web*"), {}, caller)
+    assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
+    assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "accept"))

@@ -19,10 +19,10 @@ from evenkeel.ansible.options import Options
 from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
-from evenkeel.change.context import GRACE, Clock, Context
-from evenkeel.change.flow import Change
-from evenkeel.change.request import Request
-from evenkeel.change.wave import Wave
+from evenkeel.changes.context import GRACE, Clock, Context
+from evenkeel.changes.flow import Change
+from evenkeel.changes.request import Request
+from evenkeel.changes.wave import Wave
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase, Progress, Report, ignore
 
@@ -61,7 +61,13 @@ def lost(host: str) -> Event:
 
 
 BEGIN = [*play(), armed("web1"), armed("web2"), stats()]
-WELL = [*play(), ended("web1", "command", changed=True), ended("web2", "command"), stats()]
+WELL = [
+    *play(),
+    ended("localhost", "command", changed=True),
+    ended("web1", "command", changed=True),
+    ended("web2", "command"),
+    stats(),
+]
 
 
 @dataclass

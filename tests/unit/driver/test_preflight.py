@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evenkeel.ansible.targets import Inventory, Targets, usable
-from evenkeel.change import preflight
+from evenkeel.changes import preflight
 from evenkeel.outcome import UsageError
 
 PROBES = [{"tcp": {"port": 80}}]
@@ -21,6 +21,29 @@ def fleet(**variables: Mapping[str, Any]) -> Targets:
     names = tuple(variables)
     protected = {name: {"evenkeel_resources": [{"files": {}}], **one} for name, one in variables.items()}
     return Targets(names, names, (), Inventory(names, {}, protected))
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "reason"),
+    [
+        (
+            ["--extra-vars=evenkeel_confim_within=5m"],
+            {},
+            "confim_within (did you mean evenkeel_confirm_within?)",
+        ),
+        ([], {"evenkeel_min_helthy": 1}, "evenkeel_min_helthy (did you mean evenkeel_min_healthy?)"),
+        ([], {"evenkeel_probes": [{"tcp": {"prot": 80}}]}, "web2: evenkeel_probes[0].tcp.prot is no option"),
+        ([], {"evenkeel_resources": [{"flies": {}}]}, "evenkeel_resources[0].flies is no option (did you mean files?)"),
+    ],
+)
+def test_what_is_written_wrong_is_refused_by_its_place(
+    words: list[str], variables: dict[str, Any], reason: str
+) -> None:
+    good = {"evenkeel_resources": [{"files": {"paths": ["/etc"]}}], "evenkeel_to": "an old name", "evenkeel_mine": 1}
+    preflight.well_written([], fleet(web1=good, web2=good))
+    with pytest.raises(UsageError) as error:
+        preflight.well_written(words, fleet(web1=good, web2={**good, **variables}))
+    assert reason in str(error.value)
 
 
 def twins(targets: Targets) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evenkeel.change import waves
+from evenkeel.changes import waves
 from evenkeel.outcome import UsageError
 from evenkeel.plan.file import read_plan
 from evenkeel.shared import BadValue, duration, hosts_of_budget, seconds

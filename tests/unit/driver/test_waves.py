@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from evenkeel.change.waves import by_domain, parse, split
+from evenkeel.changes.waves import by_domain, parse, split
 from evenkeel.outcome import UsageError
 
 HOSTS = [f"h{number}" for number in range(1, 21)]

@@ -18,7 +18,8 @@ from dataclasses import replace
 
 from ..._errors import UsageError
 from ..._files.entry import Entry, path_of
-from ..._host.paths import mount_points, open_dir
+from ..._host.mounts import mount_points
+from ..._host.paths import open_dir
 from ..._resources import files
 from ..._store.manifest import Section
 from .access import lines_at

@@ -17,7 +17,8 @@ from typing import Any
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files.entry import SOCKET, Entry, Tree, path_of
 from ..._files.step import Step
-from ..._host.paths import check_path, mount_points
+from ..._host.mounts import mount_points
+from ..._host.paths import check_path
 from ..._resources import files, services
 from ..._resources.kind import Kind, Restore, Sink
 from ..._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec

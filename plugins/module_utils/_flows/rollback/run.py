@@ -27,7 +27,7 @@ from typing import Any
 
 from ..._deadman.changes import Armed
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
-from ..._files import transaction
+from ..._files import anchors, transaction
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.step import Step
 from ..._host.trust import trusted
@@ -616,7 +616,7 @@ def _was(journal: str, paths: Sequence[str], programs: bool) -> Callable[[bytes]
     replaced: by its journal, or (``programs``) by packages."""
     replaced = {os.fsencode(path) for path in paths}
     staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
-    stage = os.fsencode(f"/{transaction.STAGE}{journal}/")
+    stage = os.fsencode(f"/{anchors.STAGE}{journal}/")
 
     def was(path: bytes) -> bytes | None:
         if path in replaced or (programs and path.startswith(_PROGRAMS)):

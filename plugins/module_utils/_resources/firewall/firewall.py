@@ -21,9 +21,10 @@ from urllib.parse import quote, unquote
 
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
+from ..._host.commands import Completed
 from ..._host.durable import write_all
 from ..._host.options import Options, read
-from ..._host.system import Completed, System
+from ..._host.system import System
 from ..._store.objects import SMALL
 from ..kind import Kind, Restore, Sink
 from . import ruleset

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
+from ..._host.commands import Completed
 from ..._host.durable import write_all
-from ..._host.system import Completed
 from ..._services import systemd
 from ..kind import Restore
 from .dpkg import fetch, identity, look

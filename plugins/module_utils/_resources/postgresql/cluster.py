@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._errors import EvenkeelError, Refused
-from ..._host.paths import mounts
-from ..._host.system import Completed, System
+from ..._host.commands import Completed
+from ..._host.mounts import mounts
+from ..._host.system import System
 from ..._host.trust import open_regular, read_small, stranger, trusted
 from . import wal
 

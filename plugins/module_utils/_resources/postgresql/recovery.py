@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
 from ..._host.durable import exchange, fsync_dir, syncfs
-from ..._host.paths import file_system_of
+from ..._host.mounts import file_system_of
 from ..._host.trust import open_regular, read_small
 from ..._services import systemd
 from . import cluster, restore_point, wal

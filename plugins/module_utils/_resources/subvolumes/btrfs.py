@@ -23,8 +23,10 @@ from dataclasses import dataclass
 
 from ..._errors import Refused
 from ..._host.durable import syncfs
-from ..._host.paths import Mount, mounts, open_dir
-from ..._host.system import System, start_time
+from ..._host.mounts import Mount, mounts
+from ..._host.paths import open_dir
+from ..._host.processes import start_time
+from ..._host.system import System
 
 _TIMEOUT = 1800.0
 # BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
 BOOT = 1_000_000.0
 

@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
     changes,
+    invocation,
     package,
-    timers,
+    units,
     watcher,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
@@ -132,8 +133,8 @@ def run_unit(
     store: Store, agent: Path, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> subprocess.CompletedProcess[str]:
     """Run what the unit of the service would run, with this Python as the one that armed."""
-    monkeypatch.setattr(timers, "python", lambda: python)
-    words = timers._command(store, str(agent), "check")
+    monkeypatch.setattr(units, "python", lambda: python)
+    words = units._exec_start(store, str(agent), "check")
     script = words.partition("-c '")[2].removesuffix("'").replace("$$", "$").replace("%%", "%")
     return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
 
@@ -146,10 +147,10 @@ def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch
     other.chmod(0o755)
     os.makedirs(store.root)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(timers, "_PYTHONS", f"/bin/false {other}")
+    monkeypatch.setattr(units, "_PYTHONS", f"/bin/false {other}")
     assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0
     assert (tmp_path / "tried").read_text().count("tried") == 1
-    monkeypatch.setattr(timers, "_PYTHONS", "/bin/false")
+    monkeypatch.setattr(units, "_PYTHONS", "/bin/false")
     done = run_unit(store, agent, "/nowhere/python3", monkeypatch)
     assert done.returncode == 1 and "no Python on this host has run" in done.stdout
     os.unlink(store.join("armed"))
@@ -177,7 +178,7 @@ def test_the_agent_runs_only_as_it_was_installed(
         else:
             agent.symlink_to(evil) if exchanged == "link" else os.mkfifo(agent)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(timers, "_PYTHONS", "")
+    monkeypatch.setattr(units, "_PYTHONS", "")
     done = run_unit(store, agent, sys.executable, monkeypatch)
     assert not (tmp_path / "pwned").exists()
     assert (done.returncode == 0) == (exchanged == "not"), done.stderr
@@ -198,7 +199,7 @@ def test_a_damaged_agent_is_written_anew(store: Store) -> None:
         agent.write_bytes(whole[:-1])
         again = Path(package.install(store, finish))
     assert again.read_bytes() == whole or again != agent
-    assert timers.hash_of(str(again)) == hashlib.sha256(again.read_bytes()).hexdigest()
+    assert invocation.agent_hash(str(again)) == hashlib.sha256(again.read_bytes()).hexdigest()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's directory needs root")
@@ -210,8 +211,8 @@ def test_no_python_in_somebodys_directory_is_tried(
         (tmp_path / name / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name / "bin" / "python3").chmod(0o755)
         os.chown(tmp_path / name / "bin", owner, owner)
-    monkeypatch.setattr(timers, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
-    words = timers._command(store, "/agent.pyz", "check")
+    monkeypatch.setattr(units, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    words = units._exec_start(store, "/agent.pyz", "check")
     assert f"{tmp_path}/roots/bin/python3" in words and "users/bin" not in words
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache, walk
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ahead import Ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
@@ -65,6 +66,10 @@ def spec_of(tree: Path) -> dict[str, Any]:
     return files.check({"paths": [str(tree)]})
 
 
+def declared_by(tree: Path) -> Declaration:
+    return Declaration(**spec_of(tree))
+
+
 def look(store: Store, tree: Path) -> list[str]:
     return files.scan(spec_of(tree), Hasher(store.objects), [store.root]).lines()
 
@@ -76,7 +81,7 @@ def truth(store: Store, tree: Path) -> list[str]:
 def lie(store: Store, tree: Path) -> Path:
     """Take a checkpoint, then give every file in the cache a mode that it has not; the cache's path."""
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
-    known = Cache(store.objects, spec_of(tree))
+    known = Cache(store.objects, declared_by(tree))
     with store.locked():
         known.save([line.replace(" 644 ", LIE) for line in known.lines], known._keys)
     return Path(known.path)
@@ -160,14 +165,14 @@ def test_times_in_the_future_vouch_for_nothing(store: Store, small: Path) -> Non
 def test_a_clock_that_was_set_back_makes_it_void(store: Store, small: Path) -> None:
     lie(store, small)
     info, start = (small / "zed").stat(), f"f {small}/zed "
-    later, earlier = Cache(store.objects, spec_of(small)), Cache(store.objects, spec_of(small), lambda: 10**18)
+    later, earlier = Cache(store.objects, declared_by(small)), Cache(store.objects, declared_by(small), lambda: 10**18)
     assert later.line(start, bytes(small / "zed"), info) is not None
     assert earlier.line(start, bytes(small / "zed"), info) is None
 
 
 def test_only_times_that_tell_of_every_change_are_trusted(store: Store, small: Path) -> None:
     found = small.stat()
-    known = Cache(store.objects, spec_of(small), lambda: found.st_ctime_ns + 10**12)
+    known = Cache(store.objects, declared_by(small), lambda: found.st_ctime_ns + 10**12)
     assert known.key(found, "ext4") != NEVER
     assert {known.key(found, kind) for kind in ("tmpfs", "overlay", "nfs4", "fuse.sshfs")} == {NEVER}
     # A file system that knows whole seconds alone.
@@ -244,13 +249,13 @@ def test_a_directory_of_many_is_read_only_where_it_changed(
     (small / "a" / "05").write_text("changed")
     (small / "a" / "new").write_text("new")
     opened: list[bytes] = []
-    real = files._Walk.file
+    real = walk.Walk.file
 
-    def file(self: files._Walk, path: bytes, *rest: Any) -> Any:
+    def file(self: walk.Walk, path: bytes, *rest: Any) -> Any:
         opened.append(path)
         return real(self, path, *rest)
 
-    monkeypatch.setattr(files._Walk, "file", file)
+    monkeypatch.setattr(walk.Walk, "file", file)
     found = look(store, small)
     assert {os.path.basename(path) for path in opened} == {b"05", b"new"}
     assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)
@@ -314,7 +319,7 @@ def test_a_second_process_marks_what_is_as_it_was(store: Store, small: Path) -> 
     os.link(small / "z" / "31", small / "other")
     lie(store, small)
     (small / "z" / "30").write_text("changed")
-    known = Cache(store.objects, spec_of(small))
+    known = Cache(store.objects, declared_by(small))
     looked = Ahead(known)
     marked = {os.path.basename(path_of(known.lines[at])) for at, mark in enumerate(looked.marks[:]) if mark}
     looked.close()
@@ -329,7 +334,7 @@ def test_a_second_process_ends_with_the_first(
 ) -> None:
     """It has our locks open: a kill must set them free."""
     lie(store, small)
-    known = Cache(store.objects, spec_of(small))
+    known = Cache(store.objects, declared_by(small))
     monkeypatch.setattr(ahead, "MANY", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
     monkeypatch.setattr(ahead, "_look", lambda *_args: time.sleep(60))
@@ -385,7 +390,7 @@ def test_it_is_written_anew_when_there_is_something_to_learn(store: Store, tmp_p
     tree.mkdir()
     for number in range(200):
         (tree / str(number)).write_text(str(number))
-    path = Path(Cache(store.objects, spec_of(tree)).path)
+    path = Path(Cache(store.objects, declared_by(tree)).path)
 
     def written() -> bool:
         before = path.stat().st_ino if path.exists() else None
@@ -444,7 +449,7 @@ def test_a_file_that_is_a_mount_point_is_judged_by_its_own_file_system(
     store: Store, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = {b"/": "ext4", bytes(small / "a" / "one"): "tmpfs", bytes(small / "zed"): "tmpfs"}
-    monkeypatch.setattr(files, "mount_points", lambda: mounted)
+    monkeypatch.setattr(walk, "mount_points", lambda: mounted)
     monkeypatch.setattr(cache, "window", lambda: 0)
     lie(store, small)
     assert believed(look(store, small)) == {"two", "a-b", "large"}

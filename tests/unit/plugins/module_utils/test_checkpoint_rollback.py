@@ -34,7 +34,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    anchors,
+    applying,
+    journals,
+    reading,
+    syncing,
+    transaction,
+    walk,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -218,13 +226,13 @@ def test_a_name_that_goes_after_it_was_staged_comes_back(
     checkpoint(store, "before", protect(tree))
     os.rmdir(tree / "empty")
     (tree / "empty").write_text("changed")
-    exchanged = transaction.exchange
+    exchanged = applying.exchange
 
     def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
         os.unlink(name, dir_fd=fd)
         exchanged(stage, staged, fd, name)
 
-    monkeypatch.setattr(transaction, "exchange", gone)
+    monkeypatch.setattr(applying, "exchange", gone)
     rollback(store, "before")
     assert (tree / "empty").is_dir()
 
@@ -235,13 +243,13 @@ def test_what_is_live_stays_when_what_was_staged_is_gone(
     checkpoint(store, "before", protect(tree))
     os.rmdir(tree / "empty")
     (tree / "empty").write_text("changed")
-    exchanged = transaction.exchange
+    exchanged = applying.exchange
 
     def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
         os.rmdir(staged, dir_fd=stage)
         exchanged(stage, staged, fd, name)
 
-    monkeypatch.setattr(transaction, "exchange", gone)
+    monkeypatch.setattr(applying, "exchange", gone)
     with pytest.raises(RestoreFailed, match="1 thing is not as recorded: .*live/empty: "):
         rollback(store, "before")
     assert (tree / "empty").read_text() == "changed"
@@ -253,7 +261,7 @@ def test_what_was_put_back_is_said_when_something_could_not_be(
     checkpoint(store, "before", protect(tree))
     (tree / "a").write_text("changed")
     (tree / "sub" / "small").write_text("changed")
-    do = transaction._do
+    do = applying.do
 
     def failing(step: dict[str, Any], path: bytes, *more: Any) -> None:
         if path.endswith(b"/a"):
@@ -261,14 +269,14 @@ def test_what_was_put_back_is_said_when_something_could_not_be(
         do(step, path, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_do", failing)
+        patched.setattr(applying, "do", failing)
         with pytest.raises(RestoreFailed, match="live/a: Input/output error") as failed:
             rollback(store, "before")
     assert f"{tree}/a: Input/output error" in failed.value.result["left"] and failed.value.result["changed"]
     done = [one["target"] for one in failed.value.result["done"]]
     assert str(tree / "sub" / "small") in done and str(tree / "a") not in done
     # It holds nothing else up, and is planned anew.
-    assert not transaction.pending(store)
+    assert not journals.pending(store)
     assert rollback(store, "before")["left"] == [] and (tree / "a").read_text() == "first"
 
 
@@ -282,14 +290,14 @@ def test_a_rollback_whose_staging_directory_is_gone_is_planned_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = transaction.pending(store)
+    (journal,) = journals.pending(store)
     ((staged, _inode),) = json.loads(Path(journal, "plan").read_text())["anchors"]
     os.rename(staged, tree.parent / "away")
     checkpoint(store, "later", protect(tree))
-    assert (tree / "a").read_text() == "first" and not transaction.pending(store)
+    assert (tree / "a").read_text() == "first" and not journals.pending(store)
 
 
 def test_a_symlink_on_the_way_is_refused_with_the_real_path(store: Store, tree: Path) -> None:
@@ -559,13 +567,13 @@ def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object], opened
         waits.append(seconds)
         write()
 
-    monkeypatch.setattr(files, "_moment", lambda info: (info.st_size, 0, 0))
-    monkeypatch.setattr(files, "_FRESH", 10**12)
-    monkeypatch.setattr(files, "_APART", 1.0)
-    monkeypatch.setattr(files, "_may_be_written", lambda _fd: opened)
+    monkeypatch.setattr(walk, "moment", lambda info: (info.st_size, 0, 0))
+    monkeypatch.setattr(walk, "_FRESH", 10**12)
+    monkeypatch.setattr(walk, "_APART", 1.0)
+    monkeypatch.setattr(walk, "may_be_written", lambda _fd: opened)
     # Time passes while it waits, and only then.
     clock = SimpleNamespace(sleep=wait, monotonic=lambda: float(len(waits)), time_ns=time.time_ns)
-    monkeypatch.setattr(files, "time", clock)
+    monkeypatch.setattr(walk, "time", clock)
     return waits
 
 
@@ -617,7 +625,7 @@ def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monk
         hashes.append(size)
         return chunks(fd, size)
 
-    monkeypatch.setattr(files, "chunks", change)
+    monkeypatch.setattr(walk, "chunks", change)
     made = checkpoint(store, "before", protect(tree / "a"))
     assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
 
@@ -626,16 +634,16 @@ def test_who_has_a_file_open_for_writing_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
     with path.open("rb") as stream:
-        assert not files._may_be_written(stream.fileno())
+        assert not reading.may_be_written(stream.fileno())
         with path.open("r+b"):
-            assert files._may_be_written(stream.fileno())
-        assert not files._may_be_written(stream.fileno())
+            assert reading.may_be_written(stream.fileno())
+        assert not reading.may_be_written(stream.fileno())
     with subprocess.Popen(
         [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None and other.stdout.readline()
         with path.open("rb") as stream:
-            assert files._may_be_written(stream.fileno())  # Through a mapping alone.
+            assert reading.may_be_written(stream.fileno())  # Through a mapping alone.
         other.communicate()
 
 
@@ -650,7 +658,7 @@ sys.stdin.read()
 
 def test_what_changed_before_is_read_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = _coarse(monkeypatch, lambda: None)
-    monkeypatch.setattr(files, "_FRESH", 0)
+    monkeypatch.setattr(walk, "_FRESH", 0)
     checkpoint(store, "before", protect(tree))
     assert waits == []
 
@@ -979,13 +987,13 @@ def test_a_file_system_where_only_times_are_put_back_is_synced_too(
     for name in [*names, mounted / "inside"]:
         os.utime(name, ns=(7, 7))
     synced: set[int] = set()
-    syncfs = transaction.syncfs
+    syncfs = syncing.syncfs
 
     def noting(fd: int) -> None:
         synced.add(os.fstat(fd).st_dev)
         syncfs(fd)
 
-    monkeypatch.setattr(transaction, "syncfs", noting)
+    monkeypatch.setattr(syncing, "syncfs", noting)
     rollback(store, "before")
     assert synced == {os.stat(tree).st_dev, os.stat(mounted).st_dev}
 
@@ -1074,7 +1082,7 @@ def test_a_tree_too_deep_to_be_read_goes_all_the_same(store: Store, tree: Path) 
     (tree / "a").write_text("changed")
     result = rollback(store, "before")
     assert not (tree / "deeper").exists() and (tree / "a").read_text() == "first" and result["left"] == []
-    assert not list(tree.parent.rglob(f"{transaction.STAGE}*"))
+    assert not list(tree.parent.rglob(f"{anchors.STAGE}*"))
 
 
 def test_paths_go_back_alone_when_they_are_named(store: Store, tree: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes, timers, watcher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes, units, watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Busy,
     Damaged,
@@ -28,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
@@ -59,7 +59,7 @@ def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe",
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No watcher: what the agent does is done by this test."""
     monkeypatch.setattr(watcher, "start", lambda *_words: None)
-    monkeypatch.setattr(watcher, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 def make_due(store: Store) -> None:
@@ -257,11 +257,11 @@ def test_a_timer_that_does_not_start_refuses_the_change(tmp_path: Path, live: Pa
 
 def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str], System]:
     """A directory for units, what is asked of systemctl, and a system whose systemctl agrees to everything."""
-    units = tmp_path / "units"
-    units.mkdir()
-    monkeypatch.setattr(timers, "_ETC", str(units / "etc"))
-    monkeypatch.setattr(timers, "_RUN", str(units / "run"))
-    monkeypatch.setattr(timers, "_BEFORE", (str(units / "control"), str(units / "etc")))
+    folder = tmp_path / "units"
+    folder.mkdir()
+    monkeypatch.setattr(units, "_ETC", str(folder / "etc"))
+    monkeypatch.setattr(units, "_RUN", str(folder / "run"))
+    monkeypatch.setattr(units, "_BEFORE", (str(folder / "control"), str(folder / "etc")))
     alone(monkeypatch)
     asked: list[str] = []
 
@@ -269,39 +269,39 @@ def recording_systemd(tmp_path: Path, monkeypatch: Any) -> tuple[Path, list[str]
         asked.append(" ".join(argv[1:]))
         return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
-    return units, asked, replace(System(), has_systemd=lambda: True, run=run)
+    return folder, asked, replace(System(), has_systemd=lambda: True, run=run)
 
 
 @pytest.mark.parametrize("name", ["a blank", "100%", "$HOME", "a;b", "gl*b", 'quo"te', "back\\slash", "é", "new\nline"])
 def test_a_store_path_that_a_unit_cannot_hold_is_refused(
     tmp_path: Path, live: Path, monkeypatch: Any, name: str
 ) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     store = Store(str(tmp_path / name), system)
     with pytest.raises(UsageError, match=r"the store path .* unit of systemd; choose a store path of letters"):
         begin(store, live)
-    assert not asked and not list(units.iterdir()) and not os.listdir(store.join("manifests"))
+    assert not asked and not list(folder.iterdir()) and not os.listdir(store.join("manifests"))
     # Without systemd the path is the word of a command, and any will do.
     plain = Store(store.root, replace(System(), has_systemd=lambda: False))
     assert begin(plain, live) == 1 and end(plain, 1)["outcome"] == "confirmed"
 
 
 def test_a_python_that_a_unit_cannot_hold_is_refused(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python3")
     with pytest.raises(UsageError, match=r"the path of Python '/opt/my python/bin/python3' .*_interpreter"):
         begin(Store(str(tmp_path / "store"), system), live)
-    assert not asked and not list(units.iterdir())
+    assert not asked and not list(folder.iterdir())
 
 
 def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatch: Any) -> None:
-    units, asked, system = recording_systemd(tmp_path, monkeypatch)
+    folder, asked, system = recording_systemd(tmp_path, monkeypatch)
     roots = [tmp_path / name for name in ("app-1", "app.1", "app/1", "app_1", "App-1", "app+1", ".app/1")]
     for root in roots:
         begin(Store(str(root), system), live)
-    assert len(list(units.glob("run/evenkeel-deadman-*.timer"))) == len(roots)
+    assert len(list(folder.glob("run/evenkeel-deadman-*.timer"))) == len(roots)
     assert len({words for words in asked if words.startswith("start ")}) == len(roots)
-    services = [path.read_text() for path in units.glob("etc/evenkeel-boot-*.service")]
+    services = [path.read_text() for path in folder.glob("etc/evenkeel-boot-*.service")]
     assert all(sum(f"--store {root} boot" in text for text in services) == 1 for root in roots)
 
 
@@ -316,7 +316,7 @@ def test_every_store_has_units_of_its_own(tmp_path: Path, live: Path, monkeypatc
     ],
 )
 def test_units_are_named_as_systemd_escapes_paths(root: str, name: str) -> None:
-    assert timers.unit(Store(root, System())) == name
+    assert units.unit(Store(root, System())) == name
 
 
 def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path) -> None:
@@ -395,7 +395,7 @@ def test_what_is_left_is_tried_again_for_one_hour_and_no_more(
         return type("Done", (), {"rc": 0, "words": "", "out": "UserspaceTimestampMonotonic=5000000\n"})
 
     for name in ("_ETC", "_RUN"):
-        monkeypatch.setattr(timers, name, str(tmp_path / name))
+        monkeypatch.setattr(units, name, str(tmp_path / name))
     timed = Store(store.root, replace(store.system, now=lambda: clock[0], has_systemd=lambda: True, run=run))
     change = changes.armed(timed)
     assert change is not None
@@ -464,7 +464,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_apply", die)
+        patched.setattr(transaction, "apply", die)
         with pytest.raises(Killed):
             run()
 
@@ -477,7 +477,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     alone(monkeypatch)
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
-    assert (live / "file").read_text() == "after" and transaction.pending(store)
+    assert (live / "file").read_text() == "after" and journals.pending(store)
     with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
@@ -490,14 +490,14 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     generation = begin(store, live)
 
     def interfere(_seconds: float) -> None:
-        if not transaction.pending(store):
+        if not journals.pending(store):
             killed(monkeypatch, lambda: rollback(Store(store.root, System()), "change"))
 
     store.system = replace(store.system, sleep=interfere)
     with pytest.raises(Unhealthy):
         end(store, generation, [{"command": {"argv": ["true"]}}], soak=0.3)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
-    assert not transaction.pending(store)
+    assert not journals.pending(store)
 
 
 def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(
@@ -577,7 +577,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
     begin(store, live)
     refusing(monkeypatch, 1)
     for name in ("_ETC", "_RUN"):
-        monkeypatch.setattr(timers, name, str(tmp_path / name))
+        monkeypatch.setattr(units, name, str(tmp_path / name))
     said: list[str] = []
 
     def run(argv: Any, timeout: float) -> Any:
@@ -631,7 +631,7 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
         asked.append((live / "file").read_text())
         return background.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
 
-    monkeypatch.setattr(background, "end", ended)
+    monkeypatch.setattr(background, "end_jobs", ended)
     generation = begin(store, live)
     (live / "file").write_text("new")
     end(store, generation)

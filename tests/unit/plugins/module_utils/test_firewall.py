@@ -19,7 +19,7 @@ import flows
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall import firewall, ruleset
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall.ruleset import Keep

@@ -83,7 +83,7 @@ def test_a_job_ends_with_what_it_started(scripts: Path, started: list[subprocess
     job = start(started, sys.executable, scripts / name, "j1", "300")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     (child,) = children(job.pid)
-    result = background.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert len(result.ended) == 1 and name in result.ended[0] and not result.running
     assert background.started(job.pid) == background.started(child) == 0.0
 
@@ -92,7 +92,7 @@ def test_a_pipelined_module_is_waited_for_and_then_ended(started: list[subproces
     since = boottime() - 1
     one = start(started, "/bin/sh", "-c", f"{sys.executable} -c 'import time; time.sleep(77)' && sleep 0")
     two = start(started, "/bin/sh", "-c", f"sleep 0.5; {sys.executable} -c pass && sleep 0")
-    result = background.end(HOST, since, boottime() + 1, 3.0)
+    result = background.end_jobs(HOST, since, boottime() + 1, 3.0)
     assert two.wait(5) == 0, "it had the time to end by itself"
     assert one.wait(5) < 0 and len(result.ended) == 1
 
@@ -108,13 +108,13 @@ def test_what_only_looks_like_a_job_is_left_alone(scripts: Path, started: list[s
     word = start(started, "/bin/sh", "-c", "sleep 66; : AnsiballZ_command.py")
     ours = (
         "import sys; sys.path[:] = eval(sys.argv[1]); from ansible_collections.evenkeel.fault_tolerance.plugins."
-        "module_utils._host.background import be_ours; be_ours(); "
+        "module_utils._host.background import mark_as_ours; mark_as_ours(); "
         "print('ready', flush=True); import time; time.sleep(66)"
     )
     settle = start(started, "/bin/sh", "-c", f'{sys.executable} -c "{ours}" "{sys.path}" && sleep 0')
     assert settle.stdout is not None and settle.stdout.readline() == "ready\n"
     began = time.monotonic()
-    result = background.end(HOST, since, boottime(), 30.0)
+    result = background.end_jobs(HOST, since, boottime(), 30.0)
     assert not result.ended and not result.running and time.monotonic() - began < 20
     assert all(one.poll() is None for one in (before, mine, word, settle))
 
@@ -134,8 +134,8 @@ def test_a_job_of_another_account_is_ended_where_the_login_of_the_change_has_sta
 
     monkeypatch.setattr(background, "_processes", theirs)
     for other in (-1, 1001, 0):
-        assert not background.end(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
-    assert len(background.end(HOST, since, boottime(), 0.0, 1000).ended) == 1
+        assert not background.end_jobs(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
+    assert len(background.end_jobs(HOST, since, boottime(), 0.0, 1000).ended) == 1
     assert job.wait(5) < 0
 
 
@@ -165,7 +165,7 @@ def test_no_other_user_delays_the_deadline(
     other = start(started, *words)
     time.sleep(0.5)
     began = time.monotonic()
-    assert not background.end(HOST, since, boottime(), 3.0).ended and time.monotonic() - began < 2
+    assert not background.end_jobs(HOST, since, boottime(), 3.0).ended and time.monotonic() - began < 2
     assert other.poll() is None
     assert way == "plain" or os.stat(f"/proc/{other.pid}").st_uid == 0, "it has not gained anything"
 
@@ -180,7 +180,7 @@ def test_a_program_that_gains_rights_is_no_job(tmp_path: Path, started: list[sub
     shutil.copy(os.path.realpath(shutil.which("bash") or ""), waits)
     one = start(started, "bash", "-c", f"exec -a sh {waits} -c '{LOOKS}; true && sleep 0'")
     time.sleep(0.3)
-    result = background.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert bool(result.ended) == (name == "sh") and (one.poll() is None) == (name == "su")
 
 
@@ -210,7 +210,7 @@ def test_no_other_user_keeps_a_job_alive(
     job = start(started, sys.executable, scripts / "AnsiballZ_shell.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     time.sleep(0.2)
-    assert len(background.end(HOST, since, boottime(), 0.0).ended) == 1 and job.wait(5) < 0
+    assert len(background.end_jobs(HOST, since, boottime(), 0.0).ended) == 1 and job.wait(5) < 0
 
 
 def test_what_a_python_is_given_as_a_word_is_not_what_it_runs(
@@ -221,7 +221,7 @@ def test_what_a_python_is_given_as_a_word_is_not_what_it_runs(
     (tmp_path / "tool.py").write_text("import time; print('ready', flush=True); time.sleep(66)")
     tool = start(started, sys.executable, tmp_path / "tool.py", scripts / "AnsiballZ_command.py")
     assert tool.stdout is not None and tool.stdout.readline() == "ready\n"
-    assert background.end(HOST, since, boottime(), 3.0) == background.Ended() and tool.poll() is None
+    assert background.end_jobs(HOST, since, boottime(), 3.0) == background.Ended() and tool.poll() is None
 
 
 def test_half_an_installation_is_named_and_goes_on(scripts: Path, started: list[subprocess.Popen[str]]) -> None:
@@ -231,7 +231,7 @@ def test_half_an_installation_is_named_and_goes_on(scripts: Path, started: list[
     (scripts / "AnsiballZ_apt.py").write_text(_MODULE.replace("/bin/sleep", str(dpkg)))
     job = start(started, sys.executable, scripts / "AnsiballZ_apt.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    result = background.end(HOST, since, boottime(), 0.0)
+    result = background.end_jobs(HOST, since, boottime(), 0.0)
     assert not result.ended and len(result.running) == 1 and "AnsiballZ_apt.py" in result.running[0]
     assert job.poll() is None
 
@@ -242,5 +242,5 @@ def test_on_a_machine_that_plays_several_hosts_nothing_is_ended(
     since = boottime() - 1
     job = start(started, sys.executable, scripts / "AnsiballZ_command.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    result = background.end(replace(System(), has_systemd=lambda: False), since, boottime(), 0.2)
+    result = background.end_jobs(replace(System(), has_systemd=lambda: False), since, boottime(), 0.2)
     assert result == background.Ended() and job.poll() is None

@@ -24,8 +24,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import system as _system
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, fetch, push, rollback
 
@@ -135,7 +135,7 @@ def test_a_password_in_an_address_is_neither_shown_nor_an_argument(store: Store,
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", files(tree))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(_system, "_PLACES", ())
+    monkeypatch.setattr(commands, "_PLACES", ())
     with pytest.raises(UsageError, match=r"restic is not to be had on this host .* install it"):
         push(store, Repository("/srv/restic", "/etc/password", SYSTEM), "web1", "latest")
 

@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,

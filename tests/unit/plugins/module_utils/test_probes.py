@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,10 +259,16 @@ def test_a_process(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> None:
-    def broken(system: System) -> Any:
-        raise RuntimeError("bug")
+    class Broken(probes.Probe):
+        kind = "broken"
 
-    made = [probes.Probe("odd", "it", 1.0, broken), *probes.check([{"tcp": {"port": silent}}])]
+        def prepare(self, declared: Mapping[str, Any]) -> str:
+            return "it"
+
+        def measure(self, system: System) -> probes.Measurement:
+            raise RuntimeError("bug")
+
+    made = [Broken({}, 1.0), *probes.check([{"tcp": {"port": silent}}])]
     first, second = probes.measure(made, SYSTEM)
     assert (first.state, first.detail, second.state) == ("unknown", "RuntimeError: bug", "pass")
 

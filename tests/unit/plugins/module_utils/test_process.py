@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System, send, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import send_signal, start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 from .conftest import SYSTEM
@@ -42,7 +43,7 @@ while True:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[dict[str, Any]]:
+def service(tmp_path: Path) -> Iterator[process.Definition]:
     """A definition; what its pid file names is killed at the end."""
     (tmp_path / "service.py").write_text(SERVICE)
     argv = [sys.executable, str(tmp_path / "service.py")]
@@ -51,16 +52,16 @@ def service(tmp_path: Path) -> Iterator[dict[str, Any]]:
     process.act("stop", process.check(dict(made, stop_signal="KILL")), SYSTEM)
 
 
-def pid_of(service: dict[str, Any]) -> int:
+def pid_of(service: process.Definition) -> int:
     return int(Path(service["pidfile"]).read_text().split()[0])
 
 
-def said(service: dict[str, Any]) -> list[str]:
+def said(service: process.Definition) -> list[str]:
     path = Path(service["chdir"], "said")
     return path.read_text().split() if path.exists() else []
 
 
-def ready(service: dict[str, Any]) -> None:
+def ready(service: process.Definition) -> None:
     """Until the process has its signal handlers."""
     end = time.monotonic() + 10
     while not Path(service["chdir"], "ready").exists():
@@ -68,7 +69,7 @@ def ready(service: dict[str, Any]) -> None:
         time.sleep(0.02)
 
 
-def start(service: dict[str, Any]) -> str:
+def start(service: process.Definition) -> str:
     identity = process.act("start", service, SYSTEM).identity
     ready(service)
     return identity
@@ -82,7 +83,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
         other.kill()
 
 
-def test_start_runs_it_once_and_says_since_when(service: dict[str, Any]) -> None:
+def test_start_runs_it_once_and_says_since_when(service: process.Definition) -> None:
     assert not process.observe(service, SYSTEM).active
     began = time.time()
     identity = start(service)
@@ -92,7 +93,7 @@ def test_start_runs_it_once_and_says_since_when(service: dict[str, Any]) -> None
     assert process.act("start", service, SYSTEM).identity == identity
 
 
-def test_stop_ends_it_by_its_own_signal(service: dict[str, Any]) -> None:
+def test_stop_ends_it_by_its_own_signal(service: process.Definition) -> None:
     start(service)
     pid = pid_of(service)
     assert not process.act("stop", service, SYSTEM).active
@@ -100,14 +101,14 @@ def test_stop_ends_it_by_its_own_signal(service: dict[str, Any]) -> None:
     assert not process.act("stop", service, SYSTEM).active
 
 
-def test_stop_uses_the_signal_that_is_asked_for(service: dict[str, Any]) -> None:
+def test_stop_uses_the_signal_that_is_asked_for(service: process.Definition) -> None:
     start(service)
     service["stop_signal"] = "INT"
     process.act("stop", service, SYSTEM)
     assert said(service) == []
 
 
-def test_what_ignores_its_stop_signal_is_killed(service: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ignores_its_stop_signal_is_killed(service: process.Definition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_STOP_LIMIT", 0.3)
     service["argv"] = [*service["argv"], "stubborn"]
     start(service)
@@ -116,7 +117,7 @@ def test_what_ignores_its_stop_signal_is_killed(service: dict[str, Any], monkeyp
     assert start_time(pid) is None and said(service) == ["SIGTERM"]
 
 
-def test_reload_keeps_the_process_and_restart_replaces_it(service: dict[str, Any]) -> None:
+def test_reload_keeps_the_process_and_restart_replaces_it(service: process.Definition) -> None:
     identity = start(service)
     assert process.act("reload", service, SYSTEM).identity == identity
     assert said(service) == ["SIGHUP"]
@@ -125,18 +126,18 @@ def test_reload_keeps_the_process_and_restart_replaces_it(service: dict[str, Any
     assert said(service) == ["SIGHUP", "SIGTERM"]
 
 
-def test_restart_starts_what_was_not_running(service: dict[str, Any]) -> None:
+def test_restart_starts_what_was_not_running(service: process.Definition) -> None:
     assert process.act("restart", service, SYSTEM).active
 
 
-def test_a_reload_that_ends_the_process_is_no_success(service: dict[str, Any]) -> None:
+def test_a_reload_that_ends_the_process_is_no_success(service: process.Definition) -> None:
     start(service)
     service["reload_signal"] = "KILL"
     with pytest.raises(ServiceFailed, match="after reload it is not running"):
         process.act("reload", service, SYSTEM)
 
 
-def test_what_does_not_run_or_has_no_signal_cannot_be_reloaded(service: dict[str, Any]) -> None:
+def test_what_does_not_run_or_has_no_signal_cannot_be_reloaded(service: process.Definition) -> None:
     with pytest.raises(ServiceFailed, match="it is not running"):
         process.act("reload", service, SYSTEM)
     start(service)
@@ -147,7 +148,7 @@ def test_what_does_not_run_or_has_no_signal_cannot_be_reloaded(service: dict[str
 
 
 def test_a_pid_that_went_to_somebody_else_is_never_signalled(
-    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+    service: process.Definition, stranger: subprocess.Popen[bytes]
 ) -> None:
     start(service)
     process.act("stop", service, SYSTEM)
@@ -168,7 +169,7 @@ USER = 12345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's file needs root")
 
 
-def theirs(service: dict[str, Any], text: str) -> None:
+def theirs(service: process.Definition, text: str) -> None:
     """The pid file, in a directory of the user's, where only its form speaks for it."""
     folder = Path(service["pidfile"]).parent
     folder.mkdir(exist_ok=True)
@@ -181,7 +182,7 @@ def theirs(service: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize("lines", [1, 2])
 @pytest.mark.parametrize("whose", ["file", "directory", "above", "mode"])
 def test_a_users_pid_file_never_names_a_process_of_roots(
-    service: dict[str, Any], stranger: subprocess.Popen[bytes], whose: str, lines: int
+    service: process.Definition, stranger: subprocess.Popen[bytes], whose: str, lines: int
 ) -> None:
     """Even where the process runs the very program: root ends by it what that user could not."""
     service["argv"] = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -208,7 +209,7 @@ def test_a_users_pid_file_never_names_a_process_of_roots(
 @needs_root
 @pytest.mark.parametrize("program", ["/bin/sleep", "/bin/cat"])
 def test_a_users_pid_file_names_that_users_process_if_it_runs_the_command(
-    service: dict[str, Any], program: str
+    service: process.Definition, program: str
 ) -> None:
     service["argv"] = ["/bin/sleep", "61"]
     words = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "bash", "-c"]
@@ -229,7 +230,7 @@ def test_a_users_pid_file_names_that_users_process_if_it_runs_the_command(
 
 
 @pytest.mark.parametrize("form", ["fifo", "link", "long", "device"])
-def test_a_pid_file_of_another_form_is_not_read(service: dict[str, Any], tmp_path: Path, form: str) -> None:
+def test_a_pid_file_of_another_form_is_not_read(service: process.Definition, tmp_path: Path, form: str) -> None:
     """A FIFO would hold up the rollback, and a link tells of somebody else's file."""
     path = Path(service["pidfile"])
     path.parent.mkdir()
@@ -250,7 +251,7 @@ def test_a_pid_file_of_another_form_is_not_read(service: dict[str, Any], tmp_pat
 
 
 def test_what_we_started_is_known_whatever_its_pid_file_says(
-    service: dict[str, Any], stranger: subprocess.Popen[bytes], tmp_path: Path
+    service: process.Definition, stranger: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     system = replace(SYSTEM, memory=str(tmp_path / "started"))
     identity = process.act("start", service, system).identity
@@ -264,7 +265,7 @@ def test_what_we_started_is_known_whatever_its_pid_file_says(
     assert not process.act("stop", service, system).active and stranger.poll() is None
 
 
-def test_the_pid_file_holds_the_pid_alone(service: dict[str, Any], tmp_path: Path) -> None:
+def test_the_pid_file_holds_the_pid_alone(service: process.Definition, tmp_path: Path) -> None:
     """kill $(cat pid) must reach the service, and nothing else; a service may write the same file itself."""
     system = replace(SYSTEM, memory=str(tmp_path / "started"))
     identity = process.act("start", service, system).identity
@@ -273,7 +274,9 @@ def test_the_pid_file_holds_the_pid_alone(service: dict[str, Any], tmp_path: Pat
 
 
 @needs_root
-def test_a_start_writes_nothing_for_a_user_where_that_user_could_not(service: dict[str, Any], tmp_path: Path) -> None:
+def test_a_start_writes_nothing_for_a_user_where_the_user_could_not(
+    service: process.Definition, tmp_path: Path
+) -> None:
     """The directory of the pid file is a link of the user's to one of root's."""
     (tmp_path / "roots").mkdir()
     place = tmp_path / "users"
@@ -288,7 +291,7 @@ def test_a_start_writes_nothing_for_a_user_where_that_user_could_not(service: di
 
 @needs_root
 def test_no_name_that_a_user_can_guess_holds_up_a_start(
-    service: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    service: process.Definition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A FIFO in the place of what is written first would be waited for."""
     theirs(service, "")
@@ -301,13 +304,13 @@ def test_no_name_that_a_user_can_guess_holds_up_a_start(
 
 def test_a_signal_reaches_the_process_and_never_what_has_its_id_later(stranger: subprocess.Popen[bytes]) -> None:
     started = start_time(stranger.pid) or 0
-    assert not send(stranger.pid, started - 1, signal.SIGKILL) and stranger.poll() is None
-    assert send(stranger.pid, started, signal.SIGKILL) and stranger.wait(10) == -signal.SIGKILL
-    assert not send(stranger.pid, started, signal.SIGKILL)
+    assert not send_signal(stranger.pid, started - 1, signal.SIGKILL) and stranger.poll() is None
+    assert send_signal(stranger.pid, started, signal.SIGKILL) and stranger.wait(10) == -signal.SIGKILL
+    assert not send_signal(stranger.pid, started, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("text", ["", "none", "-1", "0", "999999999"])
-def test_a_pid_file_without_a_process_means_not_running(service: dict[str, Any], text: str) -> None:
+def test_a_pid_file_without_a_process_means_not_running(service: process.Definition, text: str) -> None:
     os.makedirs(os.path.dirname(service["pidfile"]))
     Path(service["pidfile"]).write_text(text)
     assert not process.observe(service, SYSTEM).active
@@ -315,7 +318,7 @@ def test_a_pid_file_without_a_process_means_not_running(service: dict[str, Any],
 
 
 def test_a_pid_file_of_others_counts_when_the_command_is_the_same(
-    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+    service: process.Definition, stranger: subprocess.Popen[bytes]
 ) -> None:
     start(service)
     text = Path(service["pidfile"]).read_text()
@@ -327,7 +330,7 @@ def test_a_pid_file_of_others_counts_when_the_command_is_the_same(
 
 
 @contextmanager
-def by_hand(service: dict[str, Any], *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def by_hand(service: process.Definition, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """The service, as something else has started it, which wrote the pid file."""
     with subprocess.Popen(words or service["argv"], cwd=service["chdir"]) as running:
         try:
@@ -343,7 +346,7 @@ def by_hand(service: dict[str, Any], *words: str) -> Iterator[subprocess.Popen[b
     "line", [f"#!{sys.executable}", f"#!{sys.executable} -B", "#!/usr/bin/env python-of-a-service"]
 )
 def test_a_script_is_known_by_what_runs_it(
-    service: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+    service: process.Definition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     """As gunicorn is, which starts itself anew for an upgrade: then it is not what we have started any more."""
     (tmp_path / "python-of-a-service").symlink_to(sys.executable)
@@ -354,20 +357,20 @@ def test_a_script_is_known_by_what_runs_it(
     service["argv"] = [str(script), "--workers=2"]
     with by_hand(service) as running:
         assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
-        assert not process.observe(dict(service, argv=[str(script), "--workers=3"]), SYSTEM).active
-        assert not process.observe(dict(service, argv=["/bin/cat", "--workers=2"]), SYSTEM).active
+        assert not process.observe({**service, "argv": [str(script), "--workers=3"]}, SYSTEM).active
+        assert not process.observe({**service, "argv": ["/bin/cat", "--workers=2"]}, SYSTEM).active
         process.act("stop", service, SYSTEM)
         assert running.wait(10) == 0
 
 
 def test_a_process_that_gave_itself_a_title_is_known_by_its_program(
-    service: dict[str, Any], stranger: subprocess.Popen[bytes]
+    service: process.Definition, stranger: subprocess.Popen[bytes]
 ) -> None:
     """As nginx and gunicorn do; by a pid file that was there before it, it is not."""
     titled = ["bash", "-c", f'exec -a "web: master [app]" {" ".join(service["argv"])}']
     with by_hand(service, *titled) as running:
         assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
-        assert not process.observe(dict(service, argv=["/bin/cat"]), SYSTEM).active
+        assert not process.observe({**service, "argv": ["/bin/cat"]}, SYSTEM).active
         os.utime(service["pidfile"], (time.time() - 60, time.time() - 60))
         assert not process.observe(service, SYSTEM).active
         os.utime(service["pidfile"])
@@ -381,20 +384,20 @@ def test_a_process_that_gave_itself_a_title_is_known_by_its_program(
     ("command", "words"),
     [("exit 3", "exit code 3$"), ("exit 0", "exit code 0; its command must stay in the foreground")],
 )
-def test_a_command_that_ends_at_once_is_no_start(service: dict[str, Any], command: str, words: str) -> None:
+def test_a_command_that_ends_at_once_is_no_start(service: process.Definition, command: str, words: str) -> None:
     service["argv"] = ["/bin/sh", "-c", command]
     with pytest.raises(ServiceFailed, match=words):
         process.act("start", service, SYSTEM)
     assert not process.observe(service, SYSTEM).active
 
 
-def test_what_cannot_be_started_is_named(service: dict[str, Any]) -> None:
+def test_what_cannot_be_started_is_named(service: process.Definition) -> None:
     service["argv"] = ["/nonexistent/command"]
     with pytest.raises(ServiceFailed, match="web cannot be started: .*/nonexistent/command"):
         process.act("start", service, SYSTEM)
 
 
-def test_what_cannot_be_recorded_does_not_go_on_running(service: dict[str, Any]) -> None:
+def test_what_cannot_be_recorded_does_not_go_on_running(service: process.Definition) -> None:
     os.makedirs(service["pidfile"])  # a directory is in the way
     service["argv"] = [*service["argv"], service["pidfile"]]
     with pytest.raises(ServiceFailed, match="web: start failed"):
@@ -403,7 +406,7 @@ def test_what_cannot_be_recorded_does_not_go_on_running(service: dict[str, Any])
     assert found.stdout == ""
 
 
-def test_it_outlives_its_starter_and_has_nothing_of_it(service: dict[str, Any]) -> None:
+def test_it_outlives_its_starter_and_has_nothing_of_it(service: process.Definition) -> None:
     """Started by a child with a pipe, a private umask and a terminal group of its own, which then gets a hang-up."""
     starter = (
         "import json, os, sys;"

@@ -25,8 +25,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, staging, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.quiescing import Quiesced
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -244,15 +245,15 @@ def test_what_was_staged_stays_unless_more_has_to_be_put_back(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, write: str, times: int
 ) -> None:
     changed_since(store, tree)
-    plan, staged = transaction._Staging.plan, []
+    plan, staged = staging.Staging.plan, []
 
     def counting(*given: Any) -> Any:
         staged.append(1)
         return plan(*given)
 
-    monkeypatch.setattr(transaction._Staging, "plan", counting)
+    monkeypatch.setattr(staging.Staging, "plan", counting)
     rollback(store, "before", quiesce=[shell(write.format(tree), "true")])
-    assert len(staged) == times and not transaction.pending(store)
+    assert len(staged) == times and not journals.pending(store)
     assert (tree / "a").read_text() == "first"
 
 
@@ -313,7 +314,7 @@ def test_it_is_let_go_and_both_are_said_when_the_rollback_fails(
         raise RestoreFailed("no way", left=["a"])
 
     with monkeypatch.context() as patch, pytest.raises(RestoreFailed) as caught:
-        patch.setattr(transaction, "_apply", fail)
+        patch.setattr(transaction, "apply", fail)
         rollback(store, "before", quiesce=[shell("true", "echo stuck >&2; exit 3")])
     left = caught.value.result["left"]
     assert any(f"{tree}/a: " in one for one in left) and any("stuck" in one for one in left)
@@ -404,7 +405,7 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
         f"from {library}._flows.rollback import flow\nfrom {library}._files import transaction\n"
         f"from {library}._store import store\n"
         f"from {library}._host.system import System\nimport time\n"
-        "transaction._apply = lambda *_: time.sleep(60)\n"
+        "transaction.apply = lambda *_: time.sleep(60)\n"
         f"hooks = [{shell(f'touch {held}', f'touch {ended}')!r}]\n"
         f"flow.rollback(store.Store({store.root!r}, System()), flow.Request('before', quiesce=hooks))"
     )
@@ -415,4 +416,4 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
         assert eventually(ended.exists)
     assert (tree / "a").read_text() == "changed"
     rollback(store, "before")
-    assert (tree / "a").read_text() == "first" and not transaction.pending(store)
+    assert (tree / "a").read_text() == "first" and not journals.pending(store)

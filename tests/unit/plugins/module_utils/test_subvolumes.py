@@ -30,7 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store

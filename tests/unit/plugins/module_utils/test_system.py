@@ -13,12 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import (
-    command,
-    environment,
-    run,
-    start_time,
-)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import command, environment, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import start_time
 
 
 @pytest.fixture(params=["memory", "disk"])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import systemd
 
 from .fake_systemd import BOOT, Unit, machine

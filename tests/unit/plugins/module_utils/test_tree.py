@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import paths
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.paths import (
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts as mounts_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import (
     Mount,
     file_system_of,
     mount_points,
@@ -61,7 +61,7 @@ def test_a_mount_that_another_hides_does_not_count(
     table: list[tuple[int, int, str, str]], seen: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [Mount(point.encode(), b"/", b"0:1", kind, number, parent) for number, parent, point, kind in table]
-    monkeypatch.setattr(paths, "mounts", lambda: found)
+    monkeypatch.setattr(mounts_module, "mounts", lambda: found)
     for seed in range(10):  # It is not that of mounting once one was moved.
         assert mount_points() == {point.encode(): kind for point, kind in seen.items()}
         random.Random(seed).shuffle(found)
@@ -100,6 +100,6 @@ def test_a_mount_with_a_blank_in_its_name_is_seen_in_a_cluster(tmp_path: Path, m
 
 
 def test_the_mount_table_is_read_in_one_place() -> None:
-    library = Path(paths.__file__).parents[1]
+    library = Path(mounts_module.__file__).parents[1]
     readers = {path.name for path in library.rglob("*.py") if "mountinfo" in path.read_text()}
-    assert readers == {"paths.py"}
+    assert readers == {"mounts.py"}

@@ -138,7 +138,7 @@ def test_a_host_comes_back_even_where_an_editor_was_left_open(store: Store, etc:
 def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", [{"users": {}}])
     (etc / "passwd").write_text("changed\n")
-    apply, seen = transaction._apply, []
+    apply, seen = transaction.apply, []
 
     def kill(*_words: object) -> None:
         raise KeyboardInterrupt
@@ -147,10 +147,10 @@ def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, mo
         seen.append(free(etc / ".pwd.lock"))
         return apply(journal, plan)
 
-    monkeypatch.setattr(transaction, "_apply", kill)
+    monkeypatch.setattr(transaction, "apply", kill)
     with pytest.raises(KeyboardInterrupt):
         rollback(store, "before")
-    monkeypatch.setattr(transaction, "_apply", look)
+    monkeypatch.setattr(transaction, "apply", look)
     with store.locked():
         finish(store)
     assert seen == [False] and (etc / "passwd").read_text() == "root:\n" and free(etc / ".pwd.lock")

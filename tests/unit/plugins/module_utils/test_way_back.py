@@ -24,11 +24,17 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     Unhealthy,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    anchors,
+    applying,
+    journals,
+    transaction,
+    walk,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.paths import mounts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
@@ -41,7 +47,7 @@ from flows import checkpoint, rollback, settle
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "start", lambda *_words: None)
-    monkeypatch.setattr(watcher, "watching", lambda _agent: True)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
 
 
 class Word:
@@ -76,13 +82,13 @@ class Word:
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The order in which kinds and paths are put back."""
     found: list[str] = []
-    apply = transaction._apply
+    apply = transaction.apply
 
     def noting(journal: str, plan: dict[str, Any]) -> transaction.Finished:
         found.extend(os.path.basename(os.fsdecode(bytes.fromhex(step["path"]))) for step in plan["steps"])
         return apply(journal, plan)
 
-    monkeypatch.setattr(transaction, "_apply", noting)
+    monkeypatch.setattr(transaction, "apply", noting)
     yield found
 
 
@@ -293,15 +299,15 @@ def test_a_declared_path_that_cannot_be_looked_at_keeps_no_other_one_back(
     declared = [{"files": {"paths": [str(share), str(tree)]}}]
     generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
     (tree / "a").write_text("new")
-    look = files._Walk.root
+    look = walk.Walk.root
 
-    def dead(walk: files._Walk, path: bytes) -> None:
+    def dead(walk: walk.Walk, path: bytes) -> None:
         if path == os.fsencode(share):
             raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
         look(walk, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(files._Walk, "root", dead)
+        patched.setattr(walk.Walk, "root", dead)
         result = back(store, generation)
     assert (tree / "a").read_text() == "first" and (share / "one").read_text() == "old"
     assert result["outcome"] == "in_doubt"
@@ -427,10 +433,10 @@ def test_a_journal_that_ended_in_an_error_is_not_carried_out_later(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(transaction, "_sync", broken)
+        patched.setattr(applying, "sync", broken)
         with suppress(RestoreFailed):
             rollback(store, "before")
-    assert transaction.pending(store) == []
+    assert journals.pending(store) == []
     checkpoint(store, "after", [{"files": {"paths": [str(tree)]}}])
     (tree / "sub" / "small").write_text("kept")
     rollback(store, "after", paths=[str(tree / "a")])
@@ -451,15 +457,15 @@ def test_what_asks_for_a_checkpoint_that_is_gone_blocks_nothing_for_ever(store: 
 def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = tmp_path / "good"
     good.mkdir()
-    monkeypatch.setattr(transaction._Anchors, "_highest", lambda _anchors, parent: parent)
-    anchors = transaction._Anchors(str(tmp_path))
+    monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, parent: parent)
+    made = anchors.Anchors(str(tmp_path))
     with pytest.raises(FileNotFoundError):
-        anchors.of(os.fsencode(tmp_path / "never" / "one"), set())
+        made.of(os.fsencode(tmp_path / "never" / "one"), set())
     with pytest.raises(FileNotFoundError):
-        anchors.of(os.fsencode(tmp_path / "never" / "two"), set())
-    number = anchors.of(os.fsencode(good / "one"), set())
-    assert os.path.samestat(os.fstat(anchors.fd(number)), os.stat(anchors.paths[number]))
-    anchors.close()
+        made.of(os.fsencode(tmp_path / "never" / "two"), set())
+    number = made.of(os.fsencode(good / "one"), set())
+    assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.paths[number]))
+    made.close()
 
 
 def test_a_kind_of_file_system_may_have_any_name(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.session import Session
 from evenkeel.ansible.targets import Targets
-from evenkeel.change.request import Request
+from evenkeel.changes.request import Request
 from evenkeel.progress import Kind, Phase, Progress
 
 # How long after its dead-man is due a host may take to be put back and to answer again, in seconds.

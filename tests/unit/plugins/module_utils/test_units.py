@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import timers, watcher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import units, watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -33,9 +33,9 @@ def asked() -> list[str]:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Store:
     """A store whose systemd, up since the fifth second, agrees to everything and has both timers running."""
-    monkeypatch.setattr(timers, "_ETC", str(tmp_path / "etc"))
-    monkeypatch.setattr(timers, "_RUN", str(tmp_path / "run"))
-    monkeypatch.setattr(timers, "_BEFORE", (str(tmp_path / "control"), str(tmp_path / "etc")))
+    monkeypatch.setattr(units, "_ETC", str(tmp_path / "etc"))
+    monkeypatch.setattr(units, "_RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(units, "_BEFORE", (str(tmp_path / "control"), str(tmp_path / "etc")))
 
     def run(argv: Any, timeout: float) -> Any:
         asked.append(" ".join(argv[1:]))
@@ -51,7 +51,7 @@ def settings(path: Path) -> dict[str, str]:
 
 
 def test_the_deadline_is_a_moment_that_no_reload_begins_anew(host: Store, tmp_path: Path) -> None:
-    timers.stand(host, 1, 105.5, AGENT)
+    units.ensure(host, 1, 105.5, AGENT)
     for path in ("evenkeel-deadman.timer", "evenkeel-deadman.timer.d/zzz-evenkeel.conf"):
         found = settings(tmp_path / "run" / path)
         assert found["OnStartupSec"] == "100500000us" and found["OnActiveSec"] == "", path
@@ -59,7 +59,7 @@ def test_the_deadline_is_a_moment_that_no_reload_begins_anew(host: Store, tmp_pa
 
 
 def test_what_stops_everything_does_not_stop_the_deadline(host: Store, tmp_path: Path) -> None:
-    timers.stand(host, 1, 105.0, AGENT)
+    units.ensure(host, 1, 105.0, AGENT)
     for name in ("evenkeel-deadman.timer", "evenkeel-deadman.service"):
         found = settings(tmp_path / "run" / name)
         assert found["RefuseManualStop"] == found["IgnoreOnIsolate"] == "yes", name
@@ -71,7 +71,7 @@ def test_what_stops_everything_does_not_stop_the_deadline(host: Store, tmp_path:
 
 def test_what_is_set_for_all_services_does_not_reach_the_dead_man(host: Store, tmp_path: Path) -> None:
     """Its settings stand in the last drop-in as well, since systemd reads those of service.d in between."""
-    timers.stand(host, 1, 105.0, AGENT)
+    units.ensure(host, 1, 105.0, AGENT)
     for folder, name in (("run", "evenkeel-deadman.service"), ("etc", "evenkeel-boot.service")):
         found = settings(tmp_path / folder / f"{name}.d" / "zzz-evenkeel.conf")
         assert found["User"] == "root" and found["ProtectSystem"] == "no" and found["ExecStartPre"] == ""
@@ -80,9 +80,9 @@ def test_what_is_set_for_all_services_does_not_reach_the_dead_man(host: Store, t
 
 
 def test_what_stands_is_left_alone(host: Store, asked: list[str]) -> None:
-    assert timers.stand(host, 1, 105.0, AGENT)
+    assert units.ensure(host, 1, 105.0, AGENT)
     asked.clear()
-    assert not timers.stand(host, 1, 105.0, AGENT) and not any(words.startswith("start") for words in asked)
+    assert not units.ensure(host, 1, 105.0, AGENT) and not any(words.startswith("start") for words in asked)
 
 
 @pytest.mark.parametrize("name", ["evenkeel-deadman.timer", "evenkeel-deadman.service", "evenkeel-watch.timer"])
@@ -90,7 +90,7 @@ def test_what_stands_is_left_alone(host: Store, asked: list[str]) -> None:
 def test_units_that_were_disturbed_are_mended(
     host: Store, tmp_path: Path, asked: list[str], name: str, how: str
 ) -> None:
-    timers.stand(host, 1, 105.0, AGENT)
+    units.ensure(host, 1, 105.0, AGENT)
     unit = tmp_path / "run" / name
     before = unit.read_text()
     asked.clear()
@@ -104,7 +104,7 @@ def test_units_that_were_disturbed_are_mended(
         unit.write_text("[Unit]\n")
     else:
         (tmp_path / "etc" / name).write_text("[Unit]\n")
-    assert timers.stand(host, 1, 105.0, AGENT)
+    assert units.ensure(host, 1, 105.0, AGENT)
     assert unit.read_text() == before and not unit.is_symlink() and not os.path.lexists(tmp_path / "etc" / name)
     assert asked[-2:] == ["daemon-reload", "start evenkeel-deadman.timer evenkeel-watch.timer"]
 
@@ -113,7 +113,7 @@ def test_units_of_an_older_version_are_removed_before_a_checkpoint(host: Store, 
     (tmp_path / "etc").mkdir()
     for name in ("evenkeel-deadman.timer", "evenkeel-deadman.service"):
         (tmp_path / "etc" / name).write_text("[Unit]\n")
-    timers.install_boot(host, AGENT)
+    units.install_boot(host, AGENT)
     assert sorted(os.listdir(tmp_path / "etc")) == [
         "evenkeel-boot.service",
         "evenkeel-boot.service.d",
@@ -126,8 +126,8 @@ def test_units_of_an_older_version_are_removed_before_a_checkpoint(host: Store, 
 def test_no_unit_of_the_dead_man_is_part_of_a_checkpoint(host: Store, tmp_path: Path) -> None:
     """So that no rollback removes or alters one, or puts an old one back: whatever the store."""
     for store in (host, Store("/srv/app-1/.x", host.system)):
-        timers.stand(store, 1, 105.0, AGENT)
-        timers.install_boot(store, AGENT)
+        units.ensure(store, 1, 105.0, AGENT)
+        units.install_boot(store, AGENT)
     for folder in ("etc", "run"):
         scan = files.scan({"paths": [str(tmp_path / folder)], "exclude": []}, Hasher(host.objects), [])
         assert not [line for line in scan.lines() if "evenkeel" in line.partition(folder)[2]]
@@ -142,10 +142,10 @@ def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
     unfit.write_text("#!/bin/sh\nexit 1\n")
     for path in (good, unfit):
         path.chmod(0o755)
-    monkeypatch.setattr(timers, "python", lambda: str(tmp_path / "gone"))
-    monkeypatch.setattr(timers, "_PYTHONS", f"{tmp_path}/python3.*")
+    monkeypatch.setattr(units, "python", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr(units, "_PYTHONS", f"{tmp_path}/python3.*")
     store = Store(str(tmp_path / "store"), System())
-    shell = re.fullmatch("/bin/sh -c '(.*)'", timers._command(store, "agent.pyz", "boot"))
+    shell = re.fullmatch("/bin/sh -c '(.*)'", units._exec_start(store, "agent.pyz", "boot"))
     assert shell is not None
     subprocess.run(["/bin/sh", "-c", shell[1].replace("$$", "$")], check=True)
     assert ran.read_text() == f"-I agent.pyz --store {store.root} boot\n"
@@ -160,9 +160,9 @@ def test_a_python_that_is_gone_or_another_users_is_none_to_fall_back_on(
     for name, mode in (("whole", 0o755), ("open", 0o777)):
         (tmp_path / name / "bin" / "python3").touch()
         (tmp_path / name / "bin" / "python3").chmod(mode)
-    monkeypatch.setattr(timers, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
-    monkeypatch.setattr(timers, "stranger", lambda _path, _owners: "")
-    command = timers._command(Store(str(tmp_path / "store"), System()), "agent.pyz", "boot")
+    monkeypatch.setattr(units, "_MORE_PYTHONS", f"{tmp_path}/*/bin/python3")
+    monkeypatch.setattr(units, "stranger", lambda _path, _owners: "")
+    command = units._exec_start(Store(str(tmp_path / "store"), System()), "agent.pyz", "boot")
     assert f"{tmp_path}/whole/bin/python3" in command or os.geteuid() != 0
     assert "/broken/" not in command and "/open/" not in command
 
@@ -178,9 +178,9 @@ def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         holder.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
-        assert watcher.watching(str(agent))
+        assert watcher.is_running(str(agent))
         assert not watcher._is_stopped(holder.pid)
     finally:
         holder.kill()
         holder.communicate()
-    assert not watcher.watching(str(agent))
+    assert not watcher.is_running(str(agent))

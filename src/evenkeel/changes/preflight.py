@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.plays import extra_names
 from evenkeel.ansible.session import OwnRun, Session
 from evenkeel.ansible.targets import Targets, unprotected
 from evenkeel.outcome import UsageError
+from evenkeel.shared import BadValue, declarations, misspelt
 
 RESCUED = ("probe", "fail")
 # The variables of a host that the driver reads; Ansible resolves all others where they are used.
 _READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenkeel_probes", "evenkeel_resources")
+_DECLARATIONS = ("evenkeel_resources", "evenkeel_probes")
 # Two names are one host where these are equal: the way to it, and the store on it.
 _ADDRESS = (
     "ansible_connection",
@@ -82,7 +86,7 @@ def domains(variable: str, targets: Targets) -> dict[str, str]:
     variables = targets.inventory.variables
     without = [host for host in targets.hosts if variable not in variables.get(host, {})]
     if without:
-        raise UsageError(f"--failure-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
+        raise UsageError(f"--guard-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
     return {host: str(variables[host][variable]) for host in targets.hosts}
 
 
@@ -111,14 +115,35 @@ def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     return [host for host in targets.hosts if said_so.get(host) == "fail" or host not in can_tell]
 
 
-def check(probes: Sequence[Any] | None, protect: Sequence[Any] | None, targets: Targets) -> list[str]:
+def well_written(words: Sequence[str], targets: Targets) -> None:
+    """Raises UsageError for a variable, or a key of a declaration, that is written wrong.
+
+    words: the options of ansible-playbook.
+    """
+    known = targets.inventory.variables
+    wrong = misspelt({*extra_names(words), *(name for host in targets.hosts for name in known.get(host, {}))})
+    if wrong:
+        raise UsageError("; ".join(wrong))
+    seen = set()
+    for host in targets.hosts:
+        declared = {name: known[host][name] for name in _DECLARATIONS if name in known.get(host, {})}
+        text = json.dumps(declared, sort_keys=True, default=str)
+        if declared and text not in seen:
+            seen.add(text)
+            try:
+                declarations(declared, "evenkeel_")
+            except BadValue as error:
+                raise UsageError(f"{host}: {error.message.removesuffix('. Nothing was touched')}") from error
+
+
+def check(probes: Sequence[Any] | None, resources: Sequence[Any] | None, targets: Targets) -> list[str]:
     """Raises UsageError where a change cannot do as it says. Returns sentences that a person should know."""
-    if protect is None:
+    if resources is None:
         bare = unprotected(targets.hosts, targets.inventory)
         if bare:
             raise UsageError(
                 f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
-                " services in the variable evenkeel_resources or in --protect FILE"
+                " services in the variable evenkeel_resources or in --resources FILE"
             )
     for name, other in _twins(targets):
         raise UsageError(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed, judge, rescued
 from evenkeel.ansible.session import OwnRun
-from evenkeel.change import decide
-from evenkeel.change.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
-from evenkeel.change.settle import Settlement
+from evenkeel.changes import decide
+from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.changes.settle import Settlement
 from evenkeel.outcome import HostResult, State, cannot_bring_back
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.shared import duration

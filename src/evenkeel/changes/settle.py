@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.session import OwnRun
-from evenkeel.change import decide, preflight
-from evenkeel.change.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.changes import decide, preflight
+from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase
 

@@ -22,10 +22,10 @@ from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.session import WITNESS, OwnRun, Seen, Session
 from evenkeel.ansible.targets import Targets
-from evenkeel.change import decide, preflight, waves
-from evenkeel.change.context import GRACE, STOPPED, Context
-from evenkeel.change.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
-from evenkeel.change.wave import Wave
+from evenkeel.changes import decide, preflight, waves
+from evenkeel.changes.context import GRACE, STOPPED, Context
+from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes.wave import Wave
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
 from evenkeel.progress import Kind, Phase, Progress
 
@@ -75,13 +75,14 @@ def run(request: Request, caller: Caller) -> ChangeResult:
 
 def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
     """Everything that can be known before a host is armed. Raises UsageError."""
-    domain = request.failure_domain
+    domain = request.guard_domain
     targets = preflight.resolved(session, targets, *([domain] if domain else []))
+    preflight.well_written(request.options.common, targets)
     sizes = preflight.said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain is not None:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
-    notes = [*targets.notes, *preflight.check(request.probes, request.protect, targets)]
+    notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
     within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
     variables = {**request.variables(), "evenkeel_confirm_within": within}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evenkeel.ansible.answers import BAD
-from evenkeel.ansible.events import Record, message
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
 from evenkeel.outcome import Probe, State
 from evenkeel.shared import REFUSED, USAGE
 
@@ -128,7 +128,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
     first = next((host for host, why in whys.items() if why), "")
     if whys:
         halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
-        results = [record.of(host, "ft_checkpoint") for host in whys]
+        results = [record.of(host, "ft_checkpoint") or record.of(host, CHECKS_ARGUMENTS) for host in whys]
         usage = all(r is not None and r.result.get("error") == USAGE for r in results)
         return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
     return Begun(found, {})

@@ -20,7 +20,7 @@ class Request:
     """A change that somebody asks for. None leaves a value to the inventory variable of the same name.
 
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
-    them. confirm_within, soak, deadline: durations. probes, protect: lists as the modules take them.
+    them. confirm_within, soak, deadline: durations. probes, resources: lists as the modules take them.
     """
 
     playbook: str
@@ -28,23 +28,23 @@ class Request:
     waves: str | None = None
     min_healthy: str | None = None
     max_unavailable: str | None = None
-    failure_domain: str | None = None
+    guard_domain: str | None = None
     confirm_within: str | None = None
     soak: str | None = None
     deadline: str | None = None
     probes: Sequence[Spec] | None = None
-    protect: Sequence[Spec] | None = None
+    resources: Sequence[Spec] | None = None
 
     def variables(self) -> dict[str, object]:
         """The variables of our own playbooks that were given here."""
         given = {
             "evenkeel_min_healthy": self.min_healthy,
             "evenkeel_max_unavailable": self.max_unavailable,
-            "evenkeel_guard_domain": self.failure_domain,
+            "evenkeel_guard_domain": self.guard_domain,
             "evenkeel_confirm_within": self.confirm_within,
             "evenkeel_soak": self.soak,
             "evenkeel_deadline": self.deadline,
             "evenkeel_probes": self.probes,
-            "evenkeel_resources": self.protect,
+            "evenkeel_resources": self.resources,
         }
         return {name: value for name, value in given.items() if value is not None}

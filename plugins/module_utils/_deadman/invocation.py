@@ -1,0 +1,40 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command line that runs the agent: Python, isolated, with the file as it was installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+# Reads the agent once, and runs what it read if it has this hash: nobody can exchange the file in between. It holds no
+# quote, which would end the words of a unit.
+_CHECKED = (
+    "import hashlib,os,sys;a=sys.argv;f=os.open(a[1],os.O_NOFOLLOW|os.O_NONBLOCK);d=os.read(f,1<<26);"
+    "hashlib.sha256(d).hexdigest()==a[2] or sys.exit(a[3]);"
+    "m=hasattr(os,a[4])and os.memfd_create(a[2]);m is False or os.write(m,d);"
+    "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
+    "from evenkeel_agent._agent import main;sys.exit(main())"
+)
+_HASH = re.compile(r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$")
+
+
+def python() -> str:
+    """The path of the Python that runs us."""
+    return sys.executable or "/usr/bin/python3"
+
+
+def agent_hash(agent: str) -> str:
+    """The SHA-256 that the agent must have, taken from its file name; empty for an agent of version 0.1.0."""
+    found = _HASH.search(agent)
+    return found[1] if found else ""
+
+
+def agent_arguments(agent: str) -> list[str]:
+    """The arguments for Python that run the agent in isolation, and only as it was installed."""
+    if not agent_hash(agent):
+        return ["-I", agent]
+    refusal = f"{agent} is not as it was installed, and is not run"
+    return ["-I", "-c", _CHECKED, agent, agent_hash(agent), refusal, "memfd_create", "/proc/self/fd/"]

@@ -1,0 +1,331 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The timer by units of systemd.
+
+The units that are needed until the next boot lie in ``/run``: no checkpoint holds them, and no rollback puts them back
+or removes them. A timer fires at the deadline, on a clock that no change of the date moves. A second timer fires every
+few seconds, so that the agent sees whether the watcher still runs. Both start the same service. The unit for the boot
+alone lies in ``/etc``.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+
+from .._errors import Refused, UsageError
+from .._host.durable import fsync_dir, remove_file, write_file
+from .._host.system import System
+from .._host.trust import stranger
+from .._store.store import Store
+from .invocation import agent_arguments, python
+
+_ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
+# Directories whose units take precedence over those in /run.
+_BEFORE = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", _ETC)
+_DEFAULT = "/var/lib/evenkeel"
+# Texts without a special meaning in a unit file: no blank, quote, specifier, variable or wildcard.
+_PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
+# Seconds between two checks of the watcher.
+TICK = 20.0
+# Tried in this order where the Python that armed the change does not run.
+_PYTHONS = (
+    "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
+)
+_MORE_PYTHONS = "/opt/*/bin/python3"
+# Settings that an administrator may have made for all units (service.d, timer.d, DefaultEnvironment=) and that must not
+# reach ours.
+_ALOOF = """\
+User=root
+Group=root
+SupplementaryGroups=
+DynamicUser=no
+WorkingDirectory=/
+RootDirectory=
+RootImage=
+ExecCondition=
+ExecStartPre=
+ExecStartPost=
+ExecStop=
+ExecStopPost=
+PassEnvironment=
+EnvironmentFile=
+Environment=
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+UnsetEnvironment=
+UnsetEnvironment=PYTHONPATH PYTHONHOME PYTHONSTARTUP LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT ENV BASH_ENV
+UMask=0022
+OOMScoreAdjust=-1000
+Nice=0
+PrivateTmp=no
+PrivateDevices=no
+PrivateNetwork=no
+PrivateUsers=no
+PrivateMounts=no
+ProtectSystem=no
+ProtectHome=no
+ProtectProc=default
+ProcSubset=all
+ProtectKernelTunables=no
+ProtectKernelModules=no
+ProtectKernelLogs=no
+ProtectControlGroups=no
+ProtectClock=no
+ProtectHostname=no
+ReadOnlyPaths=
+InaccessiblePaths=
+NoExecPaths=
+TemporaryFileSystem=
+NoNewPrivileges=no
+CapabilityBoundingSet=~
+SystemCallFilter=
+SystemCallArchitectures=
+RestrictAddressFamilies=
+RestrictNamespaces=no
+RestrictRealtime=no
+RestrictSUIDSGID=no
+MemoryDenyWriteExecute=no
+LockPersonality=no
+IPAddressDeny=
+MemoryMax=infinity
+TasksMax=infinity
+CPUQuota=
+LimitFSIZE=infinity
+LimitCPU=infinity
+RuntimeMaxSec=infinity
+StandardInput=null
+StandardOutput=journal
+StandardError=journal
+SyslogLevel=notice
+"""
+# These units stop at shutdown, but not by hand, by a pattern, or by an isolated target.
+_STAYS = "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
+_HELD = "RefuseManualStop=yes\nIgnoreOnIsolate=yes\n"
+
+
+class SystemdTimer:
+    """The backend of systemd units (see ``Timer``)."""
+
+    def is_available(self, system: System) -> bool:
+        return system.has_systemd()
+
+    def prepare(self, store: Store, agent: str) -> None:
+        check_paths(store)
+        install_boot(store, agent)
+
+    def arm(self, store: Store, number: int, agent: str) -> None:
+        """The units hold the deadline, which is not set yet."""
+
+    def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
+        ensure(store, number, due, agent, patience)
+
+    def fire(self, store: Store) -> None:
+        start_service(store)
+
+    def disarm(self, store: Store) -> None:
+        stop_watch(store)
+
+
+def unit(store: Store, kind: str = "deadman") -> str:
+    """Unit name; stores elsewhere than the default have units of their own."""
+    if store.root == _DEFAULT:
+        return f"evenkeel-{kind}"
+    # As systemd-escape --path does: no two paths have the same name.
+    path = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", store.root.strip("/"))
+    return f"evenkeel-{kind}-" + path.replace("/", "-")
+
+
+def check_paths(store: Store) -> None:
+    """Raise UsageError for a path with a character that has a special meaning in a unit file."""
+    for label, path, remedy in (
+        ("the store path", store.root, "choose a store path"),
+        ("the path of Python", python(), "choose an interpreter (ansible_python_interpreter) with a path"),
+    ):
+        if not _PLAIN.fullmatch(path):
+            raise UsageError(
+                f"the dead-man cannot be armed: {label} {path!r} cannot stand in a unit of systemd; {remedy} of "
+                "letters, digits and / . _ - + @ :. Nothing was changed"
+            )
+
+
+def install_boot(store: Store, agent: str) -> None:
+    """Put the unit for the boot in place, and remove units of an older version, or masks, that take precedence over
+    ours."""
+    name = unit(store, "boot") + ".service"
+    wants = os.path.join(_ETC, "sysinit.target.wants")
+    os.makedirs(wants, exist_ok=True)
+    _clear(store)
+    _write(_boot_files(store, agent))
+    link, target = os.path.join(wants, name), os.path.join(_ETC, name)
+    if not os.path.islink(link) or os.readlink(link) != target:
+        with suppress(FileNotFoundError):
+            os.unlink(link)
+        os.symlink(target, link)
+        fsync_dir(wants)
+
+
+def ensure(store: Store, number: int, due: float, agent: str, patience: float = 30.0) -> bool:
+    """See to it that the units of this change are in place and its timers run; whether something had to be done.
+
+    ``due`` in seconds of the monotonic clock. Raises Refused when systemd does not do as it is told.
+    """
+    files = {**_boot_files(store, agent), **_run_files(store, number, due, agent)}
+    repaired = _clear(store) or any(_read(path) != text for path, text in files.items())
+    timers = [unit(store) + ".timer", unit(store, "watch") + ".timer"]
+    if repaired:
+        _write({path: text for path, text in files.items() if _read(path) != text})
+    else:
+        shown = store.system.run(["systemctl", "show", "--property=LoadState,ActiveState", *timers], patience)
+        if shown.rc == 0 and shown.out.count("LoadState=loaded") == shown.out.count("ActiveState=active") == 2:
+            return False
+    systemctl(store, "daemon-reload", patience=patience)
+    systemctl(store, "start", *timers, patience=patience)
+    return True
+
+
+def start_service(store: Store) -> None:
+    """Start the service that the timers start. Nothing is waited for, and a running service goes on alone."""
+    store.system.run(["systemctl", "start", "--no-block", unit(store) + ".service"], 10.0)
+
+
+def stop_watch(store: Store) -> None:
+    """Stop the timer that checks the watcher. The timer of the deadline elapses by itself, and the service that it
+    starts finds nothing to do."""
+    store.system.run(["systemctl", "stop", "--no-block", unit(store, "watch") + ".timer"], 10.0)
+
+
+def systemctl(store: Store, *words: str, patience: float = 30.0) -> None:
+    done = store.system.run(["systemctl", *words], patience)
+    if done.rc != 0:
+        raise Refused(f"the dead-man cannot be armed: systemctl {' '.join(words)}: {done.words}; nothing was changed")
+
+
+def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, str]:
+    deadman, watch = unit(store), unit(store, "watch")
+    service = (
+        "Type=simple\nKillMode=process\nRestart=on-failure\nRestartSec=2\nRestartPreventExitStatus=3\n"
+        "RestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE SIGKILL\nLogLevelMax=notice\n"
+        f"{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, f'deadline --generation {number}')}\n"
+    )
+    # AccuracySec: timers coalesce, by default within a minute. OnStartupSec: the only time that a reload does not begin
+    # anew and that counts from the same moment in a container.
+    deadline = (
+        "OnActiveSec=\n"
+        f"OnStartupSec={round((due - _started(store.system)) * 1_000_000)}us\n"
+        "AccuracySec=100ms\nRandomizedDelaySec=0\nRemainAfterElapse=no\n"
+    )
+    tick = f"OnActiveSec=\nOnActiveSec={TICK:g}\nOnUnitInactiveSec={TICK:g}\nAccuracySec=1s\nRandomizedDelaySec=0\n"
+    return {
+        **_unit_files(
+            _RUN,
+            f"{deadman}.service",
+            "Description=Put this host back: a change was not confirmed in time\n"
+            f"StartLimitIntervalSec=0\n{_STAYS}{_HELD}",
+            service,
+        ),
+        **_unit_files(
+            _RUN,
+            f"{deadman}.timer",
+            f"Description=Deadline for the confirmation of a change\n{_STAYS}{_HELD}",
+            deadline,
+        ),
+        **_unit_files(
+            _RUN,
+            f"{watch}.timer",
+            f"Description=Look after the watcher of a change\n{_STAYS}IgnoreOnIsolate=yes\n",
+            tick,
+            f"Unit={deadman}.service\n",
+        ),
+    }
+
+
+def _boot_files(store: Store, agent: str) -> dict[str, str]:
+    # Early: before what the change may have broken starts. The units it starts are queued, never waited for.
+    # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
+    return _unit_files(
+        _ETC,
+        unit(store, "boot") + ".service",
+        "Description=Put this host back after a reboot in the middle of a change\n"
+        "DefaultDependencies=no\nAfter=local-fs.target systemd-remount-fs.service\n"
+        f"Before=sysinit.target shutdown.target\nConflicts=shutdown.target\nRequiresMountsFor={store.root}\n"
+        f"ConditionPathExistsGlob=|{store.root}/armed\nConditionPathExistsGlob=|{store.root}/journal/*\n"
+        f"ConditionPathExists=|{store.root}/resume\n",
+        f"Type=oneshot\nKillMode=process\n{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, 'boot')}\n",
+        "\n[Install]\nWantedBy=sysinit.target\n",
+    )
+
+
+def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") -> dict[str, str]:
+    """The unit, and its body again as its last drop-in, which follows the drop-ins for all units of its type."""
+    section = "Timer" if name.endswith(".timer") else "Service"
+    return {
+        os.path.join(folder, name): f"[Unit]\n{head}\n[{section}]\n{body}{tail}",
+        os.path.join(folder, f"{name}.d", "zzz-evenkeel.conf"): f"[{section}]\n{body}",
+    }
+
+
+def _exec_start(store: Store, agent: str, task: str) -> str:
+    """The value of ExecStart=: a shell that tries one Python after the other until the agent has come to its end."""
+    run = " ".join(word if _PLAIN.fullmatch(word) else f'"{word}"' for word in agent_arguments(agent))
+    # Root runs no program from a directory of another user.
+    more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path))
+    script = (
+        f'for p in {python()} {_PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
+        f"r=$$?; case $$r in 0|3) exit $$r;; esac; done; "
+        f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host has run {agent}; exit 1; }}"
+    )
+    return f"/bin/sh -c '{script}'"
+
+
+def _is_trusted(program: str) -> bool:
+    """Whether root alone owns the program and can replace it."""
+    try:
+        found = os.stat(program)
+    except OSError:  # A dangling link, as in a virtual environment after an upgrade.
+        return False
+    return bool(_PLAIN.fullmatch(program)) and not (stranger(program, {0}) or found.st_uid or found.st_mode & 0o022)
+
+
+@lru_cache(maxsize=1)
+def _started(system: System) -> float:
+    """The start of systemd, in seconds of the monotonic clock: OnStartupSec= counts from it."""
+    shown = system.run(["systemctl", "show", "--property=UserspaceTimestampMonotonic"], 10.0)
+    found = re.search(r"=(\d+)", shown.out)
+    if shown.rc != 0 or found is None:
+        raise Refused(f"the dead-man cannot be armed: systemctl show: {shown.words}; nothing was changed")
+    return int(found[1]) / 1_000_000
+
+
+def _clear(store: Store) -> bool:
+    """Remove units that take precedence over ours: those of an older version, and masks. Returns whether any were
+    there."""
+    names = [f"{unit(store)}.service", f"{unit(store)}.timer", f"{unit(store, 'watch')}.timer"]
+    found = [path for folder in _BEFORE for name in names if os.path.lexists(path := os.path.join(folder, name))]
+    for path in found:
+        remove_file(path)
+    return bool(found)
+
+
+def _write(files: Mapping[str, str]) -> None:
+    for path, text in files.items():
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.chmod(os.path.dirname(path), 0o755)
+        if os.path.islink(path):
+            os.unlink(path)  # A mask.
+        write_file(path, text.encode(), 0o644)
+        os.chmod(path, 0o644)
+
+
+def _read(path: str) -> str | None:
+    """The text of a file that is no link, or None."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, ValueError):
+        return None

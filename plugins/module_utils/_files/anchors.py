@@ -1,0 +1,201 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The staging directories of a journal: where each is made, and how it is known again."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+from itertools import islice
+from typing import Any, NamedTuple
+
+from .._errors import EvenkeelError, Refused, UsageError
+from .._host.durable import (
+    inode_flags,
+    project,
+    write_file,
+)
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
+from .entry import PINNED
+
+# How the name of a staging directory begins; the name of its journal follows.
+STAGE = ".evenkeel-"
+# Names in the directory above among which a staging directory that was renamed is looked for.
+_NAMES = 10_000
+
+
+class Anchor(NamedTuple):
+    """Where a staging directory is. ``inode``: which one it is; None where a kill came before that was known, and
+    ``old`` where version 0.1.0 has written it, which did not."""
+
+    path: str
+    inode: int | None
+    old: bool = False
+
+    @classmethod
+    def read(cls, one: Any) -> Anchor:
+        """Of what a journal holds; one of the errors in MALFORMED where that is damaged."""
+        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
+            raise ValueError(f"no staging directory: {one!r}")
+        return found
+
+    def open(self, above: int) -> tuple[int, bytes] | None:
+        """(descriptor, name) of it in the open directory that it was made in, whatever its name is by now; None where
+        it is not there, or not for us alone."""
+        name = os.fsencode(os.path.basename(self.path))
+        found = self._opened(above, name)
+        if found is None and self.inode is not None:
+            with os.scandir(above) as names:
+                renamed = [os.fsencode(one.name) for one in islice(names, _NAMES) if one.inode() == self.inode]
+            name = renamed[0] if renamed else name
+            found = self._opened(above, name) if renamed else None
+        return None if found is None else (found, name)
+
+    def _opened(self, above: int, name: bytes) -> int | None:
+        try:
+            fd = os.open(name, DIRECTORY, dir_fd=above)
+        except OSError:
+            return None
+        info = os.fstat(fd)
+        if not _for_us_alone(info, above) or self.inode not in (None, info.st_ino):
+            os.close(fd)
+            return None
+        return fd
+
+
+def _for_us_alone(info: os.stat_result, above: int) -> bool:
+    """Whether a directory, made in the open one ``above``, can be entered by nobody else."""
+    mine = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) & 0o777 == 0o700
+    return mine and info.st_dev == os.fstat(above).st_dev
+
+
+def set_mtime(folder: int, mtime: int) -> None:
+    try:
+        os.utime(folder, ns=(mtime, mtime))
+    except PermissionError:
+        return  # Not ours: then it is none that we were asked to put back.
+
+
+class Anchors:
+    """One staging directory for each mount, as high up as we own the directories, so that a rename reaches."""
+
+    def __init__(self, journal: str) -> None:
+        self.journal = journal
+        self.name = STAGE + os.path.basename(journal)
+        self.paths: list[str] = []
+        self._inodes: list[int | None] = []
+        self._fds: list[int] = []
+        self._of: dict[bytes, int] = {}
+        self._mounts = set(mount_points())
+
+    def of(self, path: bytes, created: set[bytes]) -> int:
+        """The number of the staging directory for what will be at ``path``."""
+        parent = os.path.dirname(path)
+        while parent in created:
+            parent = os.path.dirname(parent)
+        if parent not in self._of:
+            place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
+            if place not in self.paths:
+                self.paths.append(place)
+                self._inodes.append(None)
+                # Known to the journal before it exists, so that it is found after a kill.
+                self._write()
+                try:
+                    self._fds.append(self._make(place))
+                except (OSError, EvenkeelError):
+                    self.paths.pop()  # Each of the others keeps its number.
+                    self._inodes.pop()
+                    raise
+            self._of[parent] = self.paths.index(place)
+        return self._of[parent]
+
+    def _write(self) -> None:
+        write_file(os.path.join(self.journal, "anchors"), json.dumps(self.stored()).encode())
+
+    def stored(self) -> list[Any]:
+        """As a journal keeps them."""
+        return [list(one) for one in zip(self.paths, self._inodes)]
+
+    def _make(self, place: str) -> int:
+        """A new directory, for us alone, that somebody else can have moved away by now but not entered."""
+        above = open_dir(os.fsencode(os.path.dirname(place)))
+        fd, kept = None, False
+        try:
+            before = os.fstat(above)
+            os.mkdir(self.name, 0o700, dir_fd=above)
+            set_mtime(above, before.st_mtime_ns)
+            fd = os.open(self.name, DIRECTORY, dir_fd=above)
+            if _for_us_alone(os.fstat(fd), above) and not os.listdir(fd):
+                self._inodes[-1] = os.fstat(fd).st_ino
+                self._write()
+                kept = True
+                return fd
+        finally:
+            if not kept:
+                if fd is not None:
+                    os.close(fd)
+                with suppress(OSError):
+                    os.rmdir(self.name, dir_fd=above)
+            os.close(above)
+        raise Refused(
+            f"somebody has put another directory in the place of {place}, where the rollback was to be staged. "
+            f"Whoever owns {os.path.dirname(place)} (user {before.st_uid}) can do that; find out who, then run again"
+        )
+
+    def fd(self, number: int) -> int:
+        return self._fds[number]
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _highest(self, parent: bytes) -> bytes:
+        fd = open_dir(parent)
+        try:
+            device, quota = os.fstat(fd).st_dev, project(fd)
+        finally:
+            os.close(fd)
+        mount = mount_of(parent, self._mounts)
+        usable: list[bytes] = []
+        for above in [*ancestors(parent + b"/"), parent]:
+            if not (above + b"/").startswith(mount.rstrip(b"/") + b"/"):
+                continue
+            fd = open_dir(above)
+            try:
+                info = os.fstat(fd)
+                near = info.st_dev == device and project(fd) == quota
+                # Immutable, it is not writable in the first place; append-only, names could come and not go.
+                if near and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd) and not inode_flags(fd) & PINNED:
+                    # Best where nobody else can rename the staging directory.
+                    if is_ours(info.st_uid, info.st_mode):
+                        return above
+                    usable.append(above)
+            finally:
+                os.close(fd)
+        if usable:
+            return usable[0]
+        raise Refused(
+            f"there is no place to stage a rollback for {os.fsdecode(parent)}: this user can write neither to it "
+            "nor to a directory above it on the same file system and of the same project"
+        )
+
+
+def own(anchor: Anchor) -> int | None:
+    """The staging directory, if it is there and still ours alone."""
+    try:
+        above = open_dir(os.fsencode(os.path.dirname(anchor.path)))
+    except (OSError, UsageError):
+        return None
+    try:
+        found = anchor.open(above)
+    except OSError:
+        return None
+    finally:
+        os.close(above)
+    return found[0] if found is not None else None

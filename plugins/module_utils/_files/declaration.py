@@ -1,0 +1,66 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The declaration of trees: their paths, and the names that are left out of them."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+# Our own traces inside a declared tree: staging areas, and the units of the dead-man.
+OWN_NAMES = (
+    b".evenkeel-*",
+    b"evenkeel-deadman*.service",
+    b"evenkeel-deadman*.timer",
+    b"evenkeel-boot*.service",
+    b"evenkeel-watch*.timer",
+    b"evenkeel-deadman*.service.d",
+    b"evenkeel-deadman*.timer.d",
+    b"evenkeel-boot*.service.d",
+    b"evenkeel-watch*.timer.d",
+)
+NOTHING = re.compile(rb"(?!)")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Declared trees. ``exclude`` are patterns of fnmatch. ``mounts``: the mount points that a checkpoint has recorded,
+    each with the kind of its file system; None where it recorded none, as version 0.1.0 did."""
+
+    paths: Sequence[str]
+    exclude: Sequence[str] = ()
+    mounts: Mapping[str, str] | None = None
+
+
+def left_out(declared: Declaration) -> Callable[[bytes], bool]:
+    """Tells of a path below a declared one whether it is left out, for what it is called itself."""
+    patterns = [os.fsencode(pattern) for pattern in declared.exclude]
+    names = pattern([one for one in patterns if b"/" not in one])
+    paths = pattern([one for one in patterns if b"/" in one])
+    return lambda path: bool(names.match(os.path.basename(path)) or paths.match(path))
+
+
+def excludes(declared: Declaration, path: str) -> bool:
+    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+    is_left_out = left_out(declared)
+    raw = os.fsencode(path)
+    for root in map(os.fsencode, declared.paths):
+        if raw.startswith(root + b"/"):
+            at = root
+            for name in raw[len(root) + 1 :].split(b"/"):
+                at += b"/" + name
+                if is_left_out(at):
+                    return True
+    return False
+
+
+def pattern(patterns: Sequence[bytes]) -> re.Pattern[bytes]:
+    """One expression for what any of the patterns of fnmatch matches."""
+    found = "|".join(f"(?:{fnmatch.translate(one.decode('latin-1'))})" for one in patterns)
+    return re.compile(found.encode("latin-1")) if patterns else NOTHING

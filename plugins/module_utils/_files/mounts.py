@@ -1,0 +1,93 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Mount points in and above the declared trees, and the paths that a rollback could not bring back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from .._host.paths import ancestors, is_ours
+from .declaration import Declaration
+from .entry import (
+    ABSENT,
+    Entry,
+    Tree,
+    path_of,
+)
+
+# File systems that hold no data of their own; a mount of one is left out of a tree.
+PSEUDO = {
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devpts",
+    "devtmpfs",
+    "mqueue",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+}
+
+
+def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
+    """Those of the mount points (point -> kind) that decide what is seen below the declared paths. Pure."""
+    found = {}
+    for point, kind in mounts.items():
+        for path in declared.paths:
+            above = point != "/" and f"{path}/".startswith(f"{point}/")
+            if (above or f"{point}/".startswith(f"{path}/")) and kind not in PSEUDO:
+                found[point] = kind
+    return dict(sorted(found.items()))
+
+
+def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
+    """Mount point -> why nothing at or below it can be put back: it is mounted now and was not, or the other way round.
+
+    Pure. Nothing is known of a checkpoint of version 0.1.0.
+    """
+    if declared.mounts is None:
+        return {}
+    now = mounted(declared, mounts)
+    gone = {one: f"{one} was a mount point ({kind}) and is none now" for one, kind in declared.mounts.items()}
+    come = {one: f"{one} was no mount point, and {kind} is mounted there now" for one, kind in now.items()}
+    return {one: why for one, why in {**gone, **come}.items() if (one in now) != (one in declared.mounts)}
+
+
+def unprotected(declared: Declaration, lines: Sequence[str]) -> list[str]:
+    """What of the lines a rollback could not bring back, in words. Pure."""
+    found = [
+        f"{os.fsdecode(path_of(line))} does not exist: nothing is protected there"
+        for line in lines
+        if line.startswith(ABSENT)
+    ]
+    inside = [one for one in declared.mounts or () if any(f"{one}/".startswith(f"{path}/") for path in declared.paths)]
+    if inside:
+        found.append(
+            f"{len(inside)} mount points cannot be replaced while they are mounted, only what lies in them: "
+            f"{', '.join(inside[:10])}"
+        )
+    return found + _not_ours(declared, list(lines))
+
+
+def _not_ours(declared: Declaration, lines: list[str]) -> list[str]:
+    """The mounts on which no directory is this user's alone to stage a rollback in, in words. Pure."""
+    tree, words = Tree(lines), []
+    for mount in map(os.fsencode, declared.mounts or ()):
+        found: list[Entry] = []
+        for path in map(os.fsencode, declared.paths):
+            chain = [one for one in (*ancestors(path), path) if (one + b"/").startswith(mount.rstrip(b"/") + b"/")]
+            found += filter(None, map(tree.find, chain or [mount]))
+        if found and not any(is_ours(entry.uid, entry.mode) for entry in found):
+            top = found[0]
+            who = f"user {top.uid}"
+            if top.uid == os.geteuid():
+                who = "everybody" if top.mode & 0o002 else f"group {top.gid}"
+            words.append(
+                f"{os.fsdecode(mount)} is a mount on which {who} can exchange what a rollback stages, and so can keep "
+                "what is on it, and nothing else, from going back. Give its top directory to root alone"
+            )
+    return words

@@ -1,0 +1,104 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Removing a staging directory with all that was moved into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+
+from .._errors import UsageError
+from .._host.durable import (
+    set_inode_flags,
+)
+from .._host.paths import is_ours, open_dir, opened
+from .anchors import Anchor, set_mtime
+from .entry import PINNED
+
+# How deep what goes is removed as it stands: each level has a descriptor open.
+_DEPTH = 200
+
+
+def remove(anchor: Anchor) -> bool:
+    """Remove a staging directory with all that was moved into it; whether nothing of it is left to be tried again.
+
+    Another directory that has its name is none of ours, and stays.
+    """
+    try:
+        above = open_dir(os.fsencode(os.path.dirname(anchor.path)))
+    except (FileNotFoundError, NotADirectoryError, UsageError):
+        return True
+    except OSError:  # A mount that is dead: nothing else waits for it.
+        return False
+    try:
+        whole = _remove_from(above, anchor)
+        if whole:  # Gone for good before the journal is, which alone knows of it.
+            os.fsync(above)
+        return whole
+    finally:
+        os.close(above)
+
+
+def _remove_from(above: int, anchor: Anchor) -> bool:
+    try:
+        before = os.fstat(above)
+        found = anchor.open(above)
+        if found is None:
+            return True
+        fd, name = found
+        try:
+            # Of one that we have no more of than its name, only where nobody else can have given it that.
+            if anchor.inode is not None or (anchor.old and is_ours(before.st_uid, before.st_mode)):
+                _empty(fd, fd)
+        finally:
+            os.close(fd)
+        try:
+            os.rmdir(name, dir_fd=above)
+        except OSError:
+            return anchor.inode is None
+        # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
+        set_mtime(above, before.st_mtime_ns)
+        return True
+    except OSError:
+        return False
+
+
+def _empty(folder: int, top: int, depth: int = 0) -> None:
+    """Empty the open directory, immutable things among it. What lies too deep comes up to ``top``, to go from there."""
+    names = os.listdir(folder)
+    while names:
+        for name in map(os.fsencode, names):
+            if _unlinked(folder, name):
+                continue
+            with opened(folder, name) as found:
+                if found is None:
+                    raise OSError(errno.EBUSY, "it cannot be removed", os.fsdecode(name))
+                set_inode_flags(found, 0, PINNED)
+                if depth < _DEPTH:
+                    _empty(found, top, depth + 1)
+                    os.rmdir(name, dir_fd=folder)
+                    continue
+            os.rename(name, b"up-%s" % secrets.token_hex(8).encode(), src_dir_fd=folder, dst_dir_fd=top)
+        names = os.listdir(folder) if folder == top else []
+
+
+def _unlinked(folder: int, name: bytes) -> bool:
+    """Remove what is no directory; False for a directory."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    except PermissionError:
+        with opened(folder, name) as found:
+            if found is None:
+                raise
+            if stat.S_ISDIR(os.fstat(found).st_mode):
+                return False
+            set_inode_flags(folder, 0, PINNED)
+            set_inode_flags(found, 0, PINNED)
+        os.unlink(name, dir_fd=folder)
+    return True

@@ -1,0 +1,151 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands: run with a timeout and without pipes, or started as a detached process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Callable
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time."""
+
+    argv: tuple[str, ...]
+    rc: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """The last lines of its output, for a message."""
+        lines = (self.err.strip() or self.out.strip()).splitlines()
+        return " / ".join(lines[-3:]) or f"exit code {self.rc}"
+
+
+# Settings of our interpreter, of the controller and of the linker would change the behaviour of a command.
+_PRIVATE_VARIABLES = ("PYTHON", "ANSIBLE", "LD_", "VIRTUAL_ENV", "CONDA", "_MEIPASS")
+_PLACES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_LOCALES = ("/etc/default/locale", "/etc/locale.conf")
+# A rollback works under the umask 077, which must not become that of a command or a service.
+_UMASK = 0o022
+
+
+def run(argv: Sequence[str], timeout: float) -> Completed:
+    """Run a command whose output is parsed: in our environment without private variables, in the locale C.UTF-8.
+
+    Never raises for a failure of the command. Processes that it leaves in the background are neither awaited nor
+    killed.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_PRIVATE_VARIABLES)}
+    return _run(argv, timeout, dict(kept, PATH=_path(), LC_ALL="C.UTF-8"))
+
+
+def command(argv: Sequence[str], timeout: float) -> Completed:
+    """Run a command that the user declared (a hook, a probe), in the environment and locale of the host."""
+    return _run(argv, timeout, environment())
+
+
+def environment(locales: Sequence[str] = _LOCALES) -> dict[str, str]:
+    """The environment that this host gives to a command: no variable of a login or of a controller is in it."""
+    try:
+        entry = pwd.getpwuid(os.geteuid())
+        account = {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": "/bin/sh"}
+    except KeyError:
+        account = {"HOME": "/"}
+    kept = {key: os.environ[key] for key in ("TZ",) if key in os.environ}
+    return {"PATH": _path(), **account, **kept, **_locale(locales)}
+
+
+def _path() -> str:
+    """Our PATH, and after it the usual places of commands: a login of an ordinary user lacks some of them."""
+    own = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    return os.pathsep.join([*own, *(folder for folder in _PLACES if folder not in own)])
+
+
+def _locale(paths: Sequence[str]) -> dict[str, str]:
+    for path in paths:
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+            pairs = [line.partition("=") for line in shlex.split(stream.read(), comments=True)]
+            return {key: value for key, _sign, value in pairs if re.fullmatch("LANG|LANGUAGE|LC_[A-Z]+", key)}
+    return {"LANG": "C.UTF-8"}
+
+
+def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Completed:
+    """Run the command without a shell and without standard input."""
+    words = tuple(str(word) for word in argv)
+    # A pipe would end with the last process that holds it, not with the command.
+    with _output_file() as out, _output_file() as err:
+        try:
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=variables,
+                start_new_session=True,
+                umask=_UMASK,
+            )
+        except OSError as error:
+            return Completed(words, 127, "", f"{words[0] if words else 'empty command'}: {error.strerror}")
+        killed = ""
+        try:
+            rc = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            rc, killed = 124, f"\nkilled after {timeout:g} s"
+        return Completed(words, rc, _content(out), _content(err) + killed)
+
+
+def _output_file() -> IO[bytes]:
+    """A file for the output of a command; in memory where Python can, since a disk may be full or read-only."""
+    make: Callable[[], IO[bytes]] = _memory_file if hasattr(os, "memfd_create") else tempfile.TemporaryFile
+    stream = make()
+    # With O_APPEND a process that opens /dev/stdout anew leaves no hole.
+    fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
+    return stream
+
+
+def _memory_file() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("evenkeel"), "w+b")
+
+
+def _content(stream: IO[bytes]) -> str:
+    """The whole content so far, read without a seek: processes that still write share the position."""
+    number = stream.fileno()
+    return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
+
+
+def detached(
+    argv: Sequence[str], cwd: str = "/", stdin: int = subprocess.DEVNULL, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives us: in its own session, with none of our open files and variables.
+
+    A controller marks its processes by variables (a session, a run), which a service must not inherit. ``more``:
+    additional variables; unlike arguments they can be read by the user of the process alone.
+    """
+    return subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
+        [str(word) for word in argv],
+        cwd=cwd,
+        env={**environment(), **(more or {})},
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        close_fds=True,
+        umask=_UMASK,
+    )

@@ -1,0 +1,77 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The mount table: mount points, and the file system on which a path lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from .paths import ancestors
+
+
+class Mount(NamedTuple):
+    """``root``: the directory of the file system on ``device`` that is visible at ``point``. ``kind``: the type of the
+    file system. ``parent``: the number of the mount whose directory this mount covers."""
+
+    point: bytes
+    root: bytes
+    device: bytes
+    kind: str
+    number: int
+    parent: int
+
+
+def mounts(process: str = "self") -> list[Mount]:
+    """All mounts in the mount namespace of the process (its id, or ``self``), in the order of mounting unless some
+    were moved."""
+    found = []
+    with open(f"/proc/{process}/mountinfo", "rb") as stream:
+        for line in stream:
+            fields = line.rstrip(b"\n").split(b" ")
+            # The kernel writes blanks and backslashes as octal escapes.
+            root, point = (field.decode("unicode_escape").encode("latin-1") for field in fields[3:5])
+            # Users of FUSE choose a part of the type themselves.
+            kind = fields[fields.index(b"-") + 1].decode("ascii", "backslashreplace")
+            found.append(Mount(point, root, fields[2], kind, int(fields[0]), int(fields[1])))
+    return found
+
+
+def mount_points() -> dict[bytes, str]:
+    """Mount point -> type of the file system, for each mount of our namespace that no other mount hides."""
+    found = mounts()
+    placed = [mount for mount in found if mount.parent != mount.number]  # The very first mount is its own parent.
+    by_number = {mount.number: mount for mount in placed}
+    covered: dict[int, set[bytes]] = {}
+    for mount in placed:
+        covered.setdefault(mount.parent, set()).add(mount.point)
+
+    def is_hidden(mount: Mount) -> bool:
+        # Hidden by a mount on top of it, or by a mount on a parent of it that covers a directory above.
+        if mount.point in covered.get(mount.number, ()):
+            return True
+        above: Mount | None = mount
+        while above is not None:
+            siblings = covered.get(above.parent, set())
+            if any(folder in siblings for folder in ancestors(above.point) if folder != above.point):
+                return True
+            above = by_number.get(above.parent)
+        return False
+
+    return {mount.point: mount.kind for mount in found if not is_hidden(mount)}
+
+
+def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
+    """The mount point at or above the path that is nearest to it. Pure."""
+    while path not in points and path != b"/":
+        path = os.path.dirname(path)
+    return path
+
+
+def file_system_of(path: str) -> str:
+    """The type of the file system on which the path lies; empty where the mount table does not tell."""
+    points = mount_points()
+    return points.get(mount_of(os.fsencode(path), points), "")

@@ -1,0 +1,111 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Processes: their entries in /proc, and signals that reach the intended process or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The fields of ``/proc/PID/stat`` that we use. ``name``: as the process calls itself. ``ticks``: its start, in
+    clock ticks after boot."""
+
+    pid: int
+    name: str
+    state: bytes
+    parent: int
+    group: int
+    ticks: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is a zombie: it has exited, and its parent has not yet taken note."""
+        return self.state in (b"Z", b"X")
+
+    @property
+    def started(self) -> float:
+        """Seconds after boot at which the process started."""
+        return self.ticks / os.sysconf("SC_CLK_TCK")
+
+
+def read_stat(pid: int | str, proc: str = "/proc") -> Stat | None:
+    """The stat fields of the process, or None when there is no such process."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as stream:
+            head, _bracket, tail = stream.read().rpartition(b")")
+    except OSError:
+        return None
+    fields = tail.split()
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    return Stat(int(pid), name, fields[0], int(fields[1]), int(fields[2]), int(fields[19]))
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks after boot at which the process started, or None when there is no such process, or it has ended."""
+    stat = read_stat(pid)
+    return None if stat is None or stat.has_ended else stat.ticks
+
+
+def user_ids(pid: int) -> set[int]:
+    """The real, effective and saved user ids of the process; empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+            return {int(word) for line in stream if line.startswith("Uid:") for word in line.split()[1:4]}
+    except OSError:
+        return set()
+
+
+def login_of(pid: int | str) -> int:
+    """The user id of the login that started the process; -1 where no login did, or the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/loginuid", "rb") as stream:
+            found = int(stream.read())
+    except (OSError, ValueError):
+        return -1
+    return found if found < 0xFFFFFFFF else -1
+
+
+def program_name(pid: int) -> str:
+    """The base name of the program that the process runs; empty where we may not read it."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+    except OSError:
+        return ""
+
+
+def send_signal(pid: int, started: int, number: int) -> bool:
+    """Send the signal to the process that started at this clock tick, never to a later process with the same id.
+
+    Returns whether the signal was sent.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except AttributeError:  # This Python was built without pidfd_open.
+        fd = -1
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # The kernel, or a sandbox, lacks the call.
+            return False  # The id is that of a thread, not of a process.
+        fd = -1
+    try:
+        # While the descriptor is open the id cannot pass to another process between this check and the signal.
+        if start_time(pid) != started:
+            return False
+        if fd >= 0:
+            signal.pidfd_send_signal(fd, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return True

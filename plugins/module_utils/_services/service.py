@@ -1,0 +1,41 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A service, whatever runs it: the protocol that the backends follow, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from .._errors import UsageError
+from .._host.system import System
+from .process import ProcessService, check
+from .state import ServiceState
+from .systemd import SystemdService
+
+
+class Service(Protocol):
+    """One service. A new backend is a class with these members in a file of this room, and a branch in
+    ``declared_service``."""
+
+    @property
+    def name(self) -> str:
+        """The name for results and messages."""
+
+    def observe(self, system: System) -> ServiceState:
+        """The state now. ServiceFailed when the service manager does not tell it."""
+
+    def act(self, verb: str, system: System, wait: bool = True) -> ServiceState:
+        """Start, stop, restart or reload the service, and prove it; the state afterwards. ServiceFailed otherwise.
+
+        ``wait`` False: early at boot a service manager only queues the job, and nothing is proved.
+        """
+
+
+def declared_service(name: str | None, process: Mapping[str, Any] | None) -> Service:
+    """The service of a declaration: a systemd unit by ``name``, or a ``process``. UsageError for both or neither."""
+    if bool(name) == bool(process):
+        raise UsageError("give either name, a systemd unit, or process")
+    return ProcessService(check(process)) if process else SystemdService(name or "")
