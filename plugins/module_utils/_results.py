@@ -21,7 +21,7 @@ _LEFT_OUT = {"left_out": True}
 
 @dataclass
 class Result:
-    """What a module planned, did and proved, and what is left; ``changed``: whether it did, or would do, anything."""
+    """The keys of every module: the steps that were planned and done, the proof, and the things that are left."""
 
     changed: bool = False
     planned: list[Any] = field(default_factory=list)
@@ -154,10 +154,28 @@ class Restarted(Result):
 
 
 @dataclass
+class Damage:
+    """One thing that is damaged or missing, with the checkpoints and the paths that need it.
+
+    ``host``: empty, or the host whose copy it is.
+    """
+
+    host: str
+    kind: str
+    id: str
+    problem: str
+    checkpoints: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id if self.id.startswith('/') else self.id[:12]}: {self.problem}"
+
+
+@dataclass
 class Scrubbed(Result):
     """``ft_scrub``. Times as in manifests."""
 
-    damaged: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
     complete: bool = False
     oldest: str | None = None
     unverified: int = 0

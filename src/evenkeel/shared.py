@@ -13,6 +13,7 @@ from evenkeel.outcome import Spec
 
 make_importable()
 
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _results as results  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
     BAD_ANSWER,
     Busy,
@@ -49,6 +50,7 @@ __all__ = [
     "duration",
     "hosts_of_budget",
     "misspelt",
+    "results",
     "seconds",
 ]
 

@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
@@ -386,7 +387,7 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
     cluster.control("stop")
     store = cluster.store
     with store.locked():
-        flow.execute(store, store.manifest(store.resolve("before")), None, "boot", flow.Options(boot=True))
+        flow.execute(store, store.manifest(store.resolve("before")), None, "boot", Options(boot=True))
     assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
     cluster.control("start")
     assert cluster.rows() == [] and not cluster.rollback()["changed"]

@@ -48,7 +48,7 @@ class Repository:
         self._system = system
 
     def run(self, *words: str) -> str:
-        """What restic prints. Raises UsageError where it is not installed, EvenkeelError with its own words."""
+        """The output of restic. Raises UsageError where it is not installed, EvenkeelError with its own words."""
         # Not in the argv, which everybody can read: an address may hold a password.
         before = os.environ.get("RESTIC_REPOSITORY")
         os.environ["RESTIC_REPOSITORY"] = self.address

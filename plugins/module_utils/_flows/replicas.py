@@ -128,7 +128,7 @@ def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
 
 
 def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
-    """Of each copy one, the newest: the key may have been replaced."""
+    """Keep one MAC of each copy, the newest: the key may have been replaced."""
     if mac and _mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(_MACS))
         write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))

@@ -15,7 +15,7 @@ from typing import Any
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
 from evenkeel.outcome import Probe, State
-from evenkeel.shared import REFUSED, USAGE
+from evenkeel.shared import REFUSED, USAGE, results
 
 PROBE, ROLL_BACK = "probe", "roll_back"
 # The clocks of two machines may differ by so many seconds, and can still be compared.
@@ -66,7 +66,8 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
 
     asked: how long it was to wait. One that says otherwise is not ours, and would have all other hosts wait for it.
     """
-    change = result.get("armed")
+    told = results.Checkpointed.read(result)
+    change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
     within = float(change.get("within") or 0)
@@ -74,7 +75,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
         return None
     return Armed(
         generation=int(change["generation"]),
-        checkpoint=str(result.get("id") or change.get("checkpoint") or ""),
+        checkpoint=told.id or str(change.get("checkpoint") or ""),
         within=within,
         earliest=(started if started is not None else now) + within,
         latest=now + within,
@@ -150,12 +151,11 @@ def settled(record: Record, host: str) -> Settled | None:
     if result is None or result.status == "unreachable":
         return None
     found = result.result
-    outcome = found.get("outcome")
-    health = found.get("health") or {}
-    probes: list[Probe] = health.get("probes") or []
-    if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
-        why = "" if outcome == State.CONFIRMED else message(found)
-        return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
+    told = results.Settled.read(found)
+    probes: list[Probe] = (told.health or {}).get("probes") or []
+    if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        why = "" if told.outcome == State.CONFIRMED else message(found)
+        return Settled(State(told.outcome), told.by, why, probes, told.login or "")
     if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)

@@ -28,6 +28,7 @@ from typing import Any
 from ..._deadman.changes import Armed
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import anchors, transaction
+from ..._files.applying import Finished
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.step import Step
 from ..._host.trust import trusted
@@ -511,14 +512,14 @@ class Run:
             self._take(steps, finished)
         return finished.paths
 
-    def _committed(self, paths: transaction.Transaction) -> transaction.Finished:
+    def _committed(self, paths: transaction.Transaction) -> Finished:
         try:
             return paths.commit()
         except OSError as error:
             self._left.append(f"{_NOT_DURABLE}: {error}")
             raise
 
-    def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
+    def _take(self, steps: Sequence[Step], finished: Finished) -> None:
         self._cause(finished.left)
         back = set(finished.paths)
         known = set(self._changed)
