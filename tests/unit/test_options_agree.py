@@ -83,7 +83,7 @@ def test_every_key_of_a_declaration_is_documented_with_an_example(module: str, d
 
 def test_the_documentation_shows_every_kind_and_every_probe(documented: dict[str, Any]) -> None:
     registry = import_module(f"{COLLECTION}.module_utils._resources.registry")
-    assert set(documented["ft_checkpoint"]["resources"]["suboptions"]) == set(registry.ORDER)
+    assert set(documented["ft_checkpoint"]["resources"]["suboptions"]) == set(registry.KINDS)
     for kind, one in registry.KINDS.items():
         documented_keys = documented["ft_checkpoint"]["resources"]["suboptions"][kind].get("suboptions") or {}
         assert set(documented_keys) == set(one.options)

@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+# The resource of a step that changes a path, whichever kind the path belongs to.
+FILES = "files"
+
 
 @dataclass(frozen=True)
 class Step:

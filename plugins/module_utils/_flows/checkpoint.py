@@ -99,7 +99,7 @@ class _Taking:
         writer = Writer(store.objects)
         try:
             still = quiescing.Quiesced(self.hooks, store.system)
-            with registry.held([section.kind for section in self.declared], store.system):
+            with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
             lacking = _lacking(sections, self.request.require_restorable)
         except EvenkeelError:
@@ -172,7 +172,7 @@ class _Taking:
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:
     """The things that a rollback to the sections could not put back; Refused for them, where that is asked for."""
-    found = registry.lacks(sections)
+    found = registry.not_restorable(sections)
     if found and refuse:
         raise Refused(
             f"a rollback could not put back all of it, and that is required (require_restorable): {'; '.join(found)}. "

@@ -25,7 +25,7 @@ from typing import Callable
 from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
-from .._resources.registry import lost
+from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
 from .._store.store import Store, objects_of, paths_of
 
@@ -243,7 +243,7 @@ class _Pass:
                 found.checkpoints[name, one] = error.message
                 continue
             # What a replica needs outside of it is on the host that it is a copy of, if anywhere.
-            elsewhere = lost(manifest.sections) if not host else {}
+            elsewhere = missing_data(manifest.sections) if not host else {}
             found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
             gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
             for sha in gone - bad:

@@ -9,30 +9,23 @@ The host may have lost what a declaration is about: nothing here needs it, as ta
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote
 
 from .._errors import EvenkeelError, Refused, UsageError
-from .._files.entry import path_of
 from .._host.system import System
-from .._services import process, systemd
 from .._store.manifest import Manifest, Section
-from . import files, own_line, services, sysctl
-from .packages import packages
-from .postgresql import restore_point
-from .registry import KINDS, ORDER, own_lines
+from .files import MOUNTS
+from .kind import Kind, Spec, is_within, names_of
+from .registry import KINDS, its_lines
 
-# Where what an administrator makes of a unit lies.
-_OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 _SHOWN = 10
 
-Specs = dict[str, list[dict[str, Any]]]
+Declared = dict[str, list[Spec]]
 
 
 def refuse_outside(manifest: Manifest, resources: Any, host: str, proved: bool, system: System) -> None:
-    """Refused, naming what it is, where the checkpoint holds what ``resources`` do not declare. Changes nothing.
+    """Raise Refused, with names, where the checkpoint holds state that ``resources`` do not declare. Changes nothing.
 
     ``proved``: the checkpoint is known to be one of ``host``, so that files of its units may have names (aliases) that
     are not known here any more.
@@ -48,170 +41,41 @@ def refuse_outside(manifest: Manifest, resources: Any, host: str, proved: bool, 
         )
 
 
-def _declared(resources: Any) -> Specs:
-    """The declarations by kind; UsageError for what is none."""
-    found: Specs = {}
+def _declared(resources: Any) -> Declared:
+    """The declarations by kind. Raises UsageError for an item that is no declaration."""
+    found: Declared = {}
     for item in resources if isinstance(resources, list) else [resources]:
         if not isinstance(item, dict) or len(item) != 1 or not isinstance(next(iter(item.values())), dict):
             raise UsageError(f"evenkeel_resources: {item!r} declares nothing; it takes a list of - kind: {{…}}")
         ((kind, spec),) = item.items()
-        if kind not in ORDER:
-            raise UsageError(f"evenkeel_resources: unknown kind {kind!r}; there are {' and '.join(ORDER)}")
-        found.setdefault(kind, []).append(files.check(spec) if kind == "files" else spec)
+        if kind not in KINDS:
+            raise UsageError(f"evenkeel_resources: unknown kind {kind!r}; there are {' and '.join(KINDS)}")
+        found.setdefault(kind, []).append(KINDS[kind].declaration(spec))
     return found
 
 
-def _outside(section: Section, declared: Specs, proved: bool, system: System) -> Iterator[str]:
-    """What of the section is not declared, in words."""
-    kind, spec = section.kind, section.spec
-    if kind == "files":
-        yield from _files(section, declared.get(kind, []))
+def _outside(section: Section, declared: Declared, proved: bool, system: System) -> Iterator[str]:
+    """The names of what the section holds and nobody declares."""
+    name, spec, kind = section.kind, section.spec, KINDS.get(section.kind)
+    if kind is None or (name not in declared and not kind.only_paths):
+        yield f"{name} {names_of(spec)}".strip()
         return
-    if kind not in declared:
-        yield f"{kind} {_names(spec)}".strip()
-        return
-    own = {key: value for key, value in spec.items() if key not in ("trees", files.MOUNTS)}
+    own = {key: value for key, value in spec.items() if key not in ("trees", MOUNTS)}
     try:
-        yield from (f"{kind} {words}" for words in _OWN[kind](own, own_lines(section), declared[kind], system))
-        covered = [path for one in declared.get("files", []) for path in one["paths"]]
-        allowed = [*covered, *KINDS[kind].trees(own)]
-        for path in spec.get("trees") or []:
-            of_unit = proved and kind == "services" and os.path.dirname(path) in _OF_UNITS
-            if not of_unit and not any(_within(path, one) for one in allowed):
-                yield f"{kind} with the files of {path}"
+        found = kind.outside(own, its_lines(section), declared.get(name, []), system)
+        yield from (f"{name} {words}" for words in found)
+        if not kind.only_paths:
+            yield from (f"{name} with the files of {path}" for path in _trees(kind, section, own, declared, proved))
     except (KeyError, TypeError, ValueError, AttributeError, EvenkeelError) as error:
-        yield f"{kind} in a form that nobody declares ({error})"
+        yield f"{name} in a form that nobody declares ({error})"
 
 
-def _files(section: Section, declared: Sequence[dict[str, Any]]) -> Iterator[str]:
-    paths, left_out = section.spec.get("paths"), section.spec.get("exclude", [])
-    if not isinstance(paths, list) or not isinstance(left_out, list) or not all(isinstance(one, str) for one in paths):
-        yield "files in a form that nobody declares"
-        return
-    looked_at = []
-    for path in paths:
-        cover = next((one for one in declared for root in one["paths"] if _within(path, root)), None)
-        if cover is None or files.excludes(cover, path):
-            yield f"files {path}"
-        elif not set(cover["exclude"]) <= set(map(str, left_out)):
-            missing = sorted(set(cover["exclude"]) - set(map(str, left_out)))
-            yield f"files {path} with what is left out now ({', '.join(missing)})"
-        elif cover["exclude"]:
-            looked_at.append((os.fsencode(path), files.left_out(cover)))
-    for root, is_left_out in looked_at:
-        for line in section.lines:
-            path = path_of(line)
-            if path.startswith(root + b"/") and is_left_out(path):
-                yield f"files {os.fsdecode(path)}"
-
-
-def _services(
-    spec: dict[str, Any], lines: list[str], declared: Sequence[dict[str, Any]], system: System
-) -> Iterator[str]:
-    asked = [systemd.unit_name(name) for one in declared for name in one.get("names") or []]
-    known = set(asked)
-    for one in declared:
-        if one.get("names"):  # An alias that this host knows.
-            known.update(services.check({"names": one["names"]}, system)["names"])
-    mine = [process.check(one) for given in declared for one in given.get("processes") or []]
-    names = set(spec["names"])
-    yield from sorted(names - known)
-    for one in spec["processes"]:
-        if one not in mine:
-            yield f"process {_names(one)}"
-    for line in lines:
-        with own_line.read(line) as (word, record):
-            if word == "unit" and record["name"] not in names:
-                yield str(record["name"])
-            if word == "process" and record["definition"] not in spec["processes"]:
-                yield f"process {_names(record['definition'])}"
-
-
-def _sysctl(
-    spec: dict[str, Any], lines: list[str], declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    known = {sysctl.canonical(name) for one in declared for name in one["names"]}
-    yield from sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
-
-
-def _packages(
-    spec: dict[str, Any], lines: list[str], declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    if spec.get("purge") and not any(one.get("purge") for one in declared):
-        yield "with the data of packages that go (purge)"
-    if any(one.get("names") is None for one in declared):
-        return
-    known = {name for one in declared for name in one["names"]}
-    if spec["names"] is None:
-        yield "without a limit"
-        return
-    yield from sorted(set(spec["names"]) - known)
-    recorded = packages.parse(lines)
-    for one in recorded.present:
-        if {one.key, one.name}.isdisjoint(known):
-            yield one.key
-    yield from sorted(recorded.absent - known)
-    if recorded.diversions is not None:
-        yield "with diversions"
-    if recorded.overrides is not None:
-        yield "with owners and modes of files"
-
-
-def _subvolumes(
-    spec: dict[str, Any], lines: list[str], declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    known = {path for one in declared for path in one["paths"]}
-    found = set(spec["paths"])
-    for line in lines:
-        with own_line.read(line) as (_word, record):
-            found.add(record["path"])
-    yield from sorted(found - known)
-
-
-def _firewall(
-    spec: dict[str, Any], _lines: list[str], declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    missing = {one for given in declared for one in given.get("except", [])} - set(spec.get("except", []))
-    if missing:
-        yield f"with what is left alone now ({', '.join(sorted(missing))})"
-
-
-def _postgresql(
-    spec: dict[str, Any], lines: list[str], declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    if spec not in [restore_point.check(one) for one in declared]:
-        yield _names(spec)
-    for line in lines:
-        with own_line.read(line) as (_word, record):
-            if any(record[key] != value for key, value in spec.items() if key in record):
-                yield f"another cluster ({_names(record)})"
-
-
-def _users(
-    _spec: dict[str, Any], _lines: list[str], _declared: Sequence[dict[str, Any]], _system: System
-) -> Iterator[str]:
-    return iter(())
-
-
-_OWN = {
-    "services": _services,
-    "sysctl": _sysctl,
-    "packages": _packages,
-    "subvolumes": _subvolumes,
-    "firewall": _firewall,
-    "postgresql": _postgresql,
-    "users": _users,
-}
-
-
-def _names(spec: Mapping[str, Any]) -> str:
-    """What a declaration is about, for a message."""
-    for key in ("names", "paths", "name", "cluster", "data"):
-        value = spec.get(key)
-        if isinstance(value, Collection) and value:
-            return value if isinstance(value, str) else ", ".join(map(str, list(value)[:_SHOWN]))
-    return ""
-
-
-def _within(path: str, root: str) -> bool:
-    return f"{path}/".startswith(f"{root}/")
+def _trees(kind: Kind, section: Section, own: Spec, declared: Declared, proved: bool) -> Iterator[str]:
+    """The trees of the section that are neither of its kind nor declared."""
+    covered = [
+        path for other in declared if KINDS[other].only_paths for one in declared[other] for path in one["paths"]
+    ]
+    allowed = [*covered, *kind.trees(own)]
+    for path in section.spec.get("trees") or []:
+        if not (proved and kind.may_have_tree(path)) and not any(is_within(path, one) for one in allowed):
+            yield path

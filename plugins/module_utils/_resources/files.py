@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from .._errors import UsageError
@@ -16,12 +16,14 @@ from .._files import mounts as mounting
 from .._files.comparison import compare as compare
 from .._files.comparison import directories as directories
 from .._files.declaration import Declaration
-from .._files.entry import Entry, Tree
+from .._files.entry import Entry, Tree, path_of
 from .._files.scanning import Scan as Scan
-from .._files.step import Step
+from .._files.step import FILES, Step
 from .._host.options import Options, read
 from .._host.paths import check_path
+from .._host.system import System
 from .._store.objects import Hasher, Writer
+from .kind import Kind, Restore, Sink, Spec, is_within
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},
@@ -103,3 +105,57 @@ def left_out(spec: dict[str, Any]) -> Callable[[bytes], bool]:
 def excludes(spec: dict[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
     return declaration.excludes(_known(spec), path)
+
+
+class Files(Kind):
+    """Trees that the declaration names itself. The flows scan, compare and put back the trees of all kinds alike."""
+
+    name = FILES
+    options = OPTIONS
+    only_paths = True
+    read_at_start = False  # A service is concerned by the paths themselves.
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        return check(dict(spec))
+
+    def trees(self, spec: Spec) -> list[str]:
+        return list(spec["paths"])
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        return []
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        return []
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        return []
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        return []
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        return lacks(dict(spec), lines)
+
+    def declaration(self, spec: Spec) -> Spec:
+        return self.check(spec)
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        paths, excluded = spec.get("paths"), spec.get("exclude", [])
+        if not isinstance(paths, list) or not isinstance(excluded, list) or not all(isinstance(p, str) for p in paths):
+            yield "in a form that nobody declares"
+            return
+        partly = []
+        for path in paths:
+            cover = next((one for one in declared for root in one["paths"] if is_within(path, root)), None)
+            if cover is None or excludes(dict(cover), path):
+                yield path
+            elif not set(cover["exclude"]) <= set(map(str, excluded)):
+                missing = sorted(set(cover["exclude"]) - set(map(str, excluded)))
+                yield f"{path} with what is left out now ({', '.join(missing)})"
+            elif cover["exclude"]:
+                partly.append((os.fsencode(path), left_out(dict(cover))))
+        for root, is_left_out in partly:
+            for line in lines:
+                found = path_of(line)
+                if found.startswith(root + b"/") and is_left_out(found):
+                    yield os.fsdecode(found)

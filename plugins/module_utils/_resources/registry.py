@@ -2,8 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kinds of state that a checkpoint holds: how they are declared, how they are captured, in which order they
-are put back."""
+"""The kinds of state that a checkpoint holds: the table of them, and what is asked of all of them together."""
 
 from __future__ import annotations
 
@@ -20,86 +19,118 @@ from .._host.options import mapping, meant, one_of
 from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
-from . import files, services, sysctl, users
-from .firewall import firewall
-from .kind import Kind, Sink
-from .packages import packages
-from .postgresql import postgresql
-from .subvolumes import subvolumes
+from . import files
+from .files import Files
+from .firewall.firewall import Firewall
+from .kind import Kind, Programs, Sink
+from .packages.packages import Packages
+from .postgresql.postgresql import PostgreSQL
+from .services import Services
+from .subvolumes.subvolumes import Subvolumes
+from .sysctl import Sysctl
+from .users import Users
 
-# In the order of putting back. What stands before ``files`` may change files (a package does), and is put back before
-# them; what stands after may need them.
-EARLY: dict[str, Kind] = {"packages": packages.KIND}
-LATE: dict[str, Kind] = {
-    "users": users.KIND,
-    "subvolumes": subvolumes.KIND,
-    "sysctl": sysctl.KIND,
-    "firewall": firewall.KIND,
-    "postgresql": postgresql.KIND,
-    "services": services.KIND,
+# In the order in which state is put back. A kind that installs programs stands before ``Files``, because it may change
+# files; a kind that stands after may need them.
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Packages(),
+        Files(),
+        Users(),
+        Subvolumes(),
+        Sysctl(),
+        Firewall(),
+        PostgreSQL(),
+        Services(),
+    )
 }
-KINDS = {**EARLY, **LATE}
-ORDER = [*EARLY, "files", *LATE]
 # The option ``resources`` of modules and roles.
-OPTION = one_of({kind: mapping(files.OPTIONS if kind == "files" else KINDS[kind].options) for kind in ORDER})
+OPTION = one_of({name: mapping(kind.options) for name, kind in KINDS.items()})
+# For the kind of a later version, of which nothing is known but its lines.
+_UNKNOWN = Kind()
+
+
+def kind_of(section: Section) -> Kind:
+    return KINDS.get(section.kind, _UNKNOWN)
+
+
+def early() -> dict[str, Kind]:
+    """The kinds that are put back before the last look at files, in their order."""
+    return {name: kind for name, kind in KINDS.items() if kind.installs}
+
+
+def late() -> dict[str, Kind]:
+    """The kinds that are put back once all files are, in their order."""
+    return {name: kind for name, kind in KINDS.items() if not kind.installs}
+
+
+def programs() -> Programs:
+    """The one kind that starts and stops programs."""
+    (found,) = (kind for kind in KINDS.values() if isinstance(kind, Programs))
+    return found
 
 
 def check(resources: Any) -> list[Section]:
-    """The declared resources, in the order of ``ORDER``, as sections without lines; UsageError names what is wrong."""
+    """The declared resources, in the order of ``KINDS``, as sections without lines; UsageError names what is wrong."""
     if not isinstance(resources, list) or not resources:
         raise UsageError(
             "resources is empty: declare what is to be protected, for example - files: {paths: [/etc/nginx]}"
         )
     sections = []
+    order = list(KINDS)
     for number, item in enumerate(resources, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(ORDER)}")
+            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(order)}")
         ((kind, spec),) = item.items()
-        if kind not in ORDER:
+        if kind not in KINDS:
             raise UsageError(
-                f"resources, item {number}: unknown kind {kind!r}{meant(str(kind), ORDER)}; there are "
-                f"{' and '.join(ORDER)}"
+                f"resources, item {number}: unknown kind {kind!r}{meant(str(kind), order)}; there are "
+                f"{' and '.join(order)}"
             )
         if not isinstance(spec, dict):
             raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
         try:
-            sections.append(Section(kind, files.check(spec) if kind == "files" else KINDS[kind].check(spec)))
+            sections.append(Section(kind, KINDS[kind].check(spec)))
         except UsageError as error:
             raise UsageError(f"resources, item {number}: {error.message}") from error
-    sections.sort(key=lambda section: ORDER.index(section.kind))
+    sections.sort(key=lambda section: order.index(section.kind))
     _refuse_overlap(sections)
     return _with_trees(sections)
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
     """Two declarations of one tree could disagree on what is excluded; a subvolume and a cluster go back as a whole."""
-    seen: list[tuple[str, int, str, bool]] = []
+    seen: list[tuple[str, int, Kind, bool]] = []
     for number, section in enumerate(sections):
-        spec = section.spec
-        paths = spec.get("paths") or [spec[key] for key in ("data", "archive") if key in spec]
-        added = KINDS[section.kind].trees(spec) if section.kind != "files" else []
-        for path in [*paths, *added]:
-            whole = section.kind in ("subvolumes", "postgresql") and path in paths
-            for other, owner, kind, entire in seen:
+        kind = KINDS[section.kind]
+        owned = kind.trees_as_a_whole(section.spec)
+        for path in [*owned, *kind.trees(section.spec)]:
+            whole = path in owned
+            for other, owner, owner_kind, entire in seen:
                 shorter, longer = sorted((path, other), key=len)
                 # What a kind adds may lie in declared files: it is covered by them.
-                matters = whole or entire or section.kind == kind == "files"
+                matters = whole or entire or (kind.only_paths and owner_kind.only_paths)
                 if owner != number and matters and (longer + "/").startswith(shorter + "/"):
-                    raise UsageError(f"{path} of {section.kind} and {other} of {kind} overlap; declare it once")
-            seen.append((path, number, section.kind, whole))
+                    raise UsageError(
+                        f"{path} of {section.kind} and {other} of {owner_kind.name} overlap; declare it once"
+                    )
+            seen.append((path, number, kind, whole))
 
 
 def _with_trees(sections: Sequence[Section]) -> list[Section]:
     """The sections with the trees that their kinds add, as far as no other one covers them already."""
-    covered = [path for section in sections if section.kind == "files" for path in section.spec["paths"]]
+    declared = [section for section in sections if KINDS[section.kind].only_paths]
+    covered = [path for section in declared for path in section.spec["paths"]]
     found = []
     for section in sections:
-        if section.kind != "files":
+        if not KINDS[section.kind].only_paths:
             trees = []
             for path in KINDS[section.kind].trees(section.spec):
-                if any(other.kind == "files" and files.excludes(other.spec, path) for other in sections):
+                by = next((other.kind for other in declared if files.excludes(other.spec, path)), "")
+                if by:
                     raise UsageError(
-                        f"{path} belongs to {section.kind}, and files excludes it: take it out of exclude, or leave "
+                        f"{path} belongs to {section.kind}, and {by} excludes it: take it out of exclude, or leave "
                         f"{section.kind} out"
                     )
                 if not any((path + "/").startswith(other + "/") for other in covered):
@@ -112,8 +143,8 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
 
 
 def tree_spec(section: Section) -> dict[str, Any] | None:
-    """What of the section is files, as a declaration of ``files``; None when nothing is."""
-    if section.kind == "files":
+    """The trees of files of the section, as a declaration of ``files``; None where it has none."""
+    if kind_of(section).only_paths:
         return section.spec
     trees = section.spec.get("trees")
     if not trees:
@@ -124,24 +155,32 @@ def tree_spec(section: Section) -> dict[str, Any] | None:
 
 def path_lines(section: Section) -> list[str]:
     """Those lines of the section that are entries of files: their first word is one letter."""
-    return [line for line in section.lines if line[1:2] == " "]
+    return section.lines if kind_of(section).only_paths else [line for line in section.lines if line[1:2] == " "]
 
 
 def own_lines(section: Section) -> list[str]:
     """Those lines of the section that are in its kind's own words."""
-    return [line for line in section.lines if line[1:2] != " "]
+    return [] if kind_of(section).only_paths else [line for line in section.lines if line[1:2] != " "]
+
+
+def its_lines(section: Section) -> list[str]:
+    """The lines of the section that its kind can read: its own, or all where it has entries of files alone."""
+    return section.lines if kind_of(section).only_paths else own_lines(section)
 
 
 @contextmanager
-def held(kinds: Iterable[str], system: System, insist: bool = False) -> Iterator[None]:
-    """Hold off who else changes the trees of these kinds. With ``insist`` one that cannot be had soon is done without:
-    the host must come back even where somebody has left an editor open."""
+def locked(kinds: Iterable[str], system: System, unattended: bool = False) -> Iterator[None]:
+    """Keep other programs from the trees of these kinds.
+
+    Raises Refused where a lock cannot be had; with ``unattended`` the work goes on without it soon: the host must come
+    back even where somebody has left an editor open.
+    """
     with ExitStack() as locks:
         for kind in sorted(set(kinds) & set(KINDS)):
             try:
-                locks.enter_context(KINDS[kind].held(system, 2.0 if insist else None))
+                locks.enter_context(KINDS[kind].locked(system, 2.0 if unattended else None))
             except Refused:
-                if not insist:
+                if not unattended:
                     raise
         yield
 
@@ -158,9 +197,9 @@ def capture(
     ``still`` is held while files are read, and only then: a service that is stopped for that is recorded as it was.
     """
 
-    def own(section: Section, standing: bool) -> list[str]:
-        kind = KINDS.get(section.kind)
-        return kind.capture(section.spec, sink, system) if kind is not None and kind.still == standing else []
+    def own(section: Section, at_rest: bool) -> list[str]:
+        kind = KINDS[section.kind]
+        return kind.capture(section.spec, sink, system) if kind.captured_at_rest == at_rest else []
 
     running = [own(section, False) for section in sections]
     taken = []
@@ -181,32 +220,29 @@ def seen_mounts() -> dict[str, str]:
 
 def consistent(sections: Sequence[Section]) -> bool:
     """Whether all of it is of one moment each, without anything being held still."""
-    return all(section.kind != "files" and KINDS[section.kind].consistent for section in sections)
+    return all(KINDS[section.kind].consistent for section in sections)
 
 
-def lacks(sections: Sequence[Section]) -> list[str]:
-    """What a rollback to the sections could not bring back, in words."""
-    found = []
-    for section in sections:
-        if section.kind == "files":
-            found += files.lacks(section.spec, section.lines)
-        else:
-            found += KINDS[section.kind].lacks(own_lines(section))
-    return found
+def not_restorable(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the state that a rollback to the sections could not bring back."""
+    return [
+        sentence
+        for section in sections
+        for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
+    ]
 
 
-def lost(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
-    """What the sections need outside of the store and cannot have: (kind, path) -> what is wrong with it."""
+def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
+    """The data that the sections need outside of the store and cannot have: (kind, path) -> the fault of it."""
     return {
         (section.kind, path): problem
         for section in sections
-        if section.kind in KINDS
-        for path, problem in KINDS[section.kind].lost(own_lines(section)).items()
+        for path, problem in kind_of(section).missing_data(own_lines(section)).items()
     }
 
 
 def forgetting(store: Store) -> dict[str, Forget]:
-    """For each kind that keeps something outside of the store, what deletes it there (see ``Store.prune``)."""
+    """For each kind that keeps data outside of the store, the function that deletes it (see ``Store.prune``)."""
     return {
-        kind: partial(one.forget, store.root, store.system) for kind, one in KINDS.items() if one.forget is not None
+        name: partial(kind.forget, store.root, store.system) for name, kind in KINDS.items() if kind.keeps_data_outside
     }

@@ -2,12 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``services``: the administrator's unit files and drop-ins, enabled and active as they were, and running
-what is on disk."""
+"""The kind ``services``: the administrator's unit files and drop-ins; units enabled and active as they were, and
+running what is on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,96 +21,237 @@ from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.state import ServiceState
-from .._services.unit import Unit
-from . import own_line
-from .kind import Kind, Restore
+from .._services.unit import LISTENING, Unit
+from . import json_line
+from .kind import Programs, Restore, Sink, Spec, names_of
 
-OPTIONS: Options = {
-    "names": {"type": "list", "elements": "str"},
-    "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
-}
 # Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
-# Kinds that a service does not read as it starts, or that see to their own server.
-_APART = ("services", "firewall", "network", "postgresql")
-# What every login goes through, and reads all of its configuration anew when it is reloaded.
+# Where the files lie that an administrator writes for a unit.
+_OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
+# Every login goes through these. They read all of their configuration anew when they are reloaded.
 _ACCESS = ("ssh.service", "sshd.service")
 
 
-def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
-    """The declaration with all its keys; UsageError names the bad one."""
-    found = read(OPTIONS, spec, "services")
-    names, processes = found["names"] or [], found["processes"] or []
+class Services(Programs):
+    """``system`` tells the units' own names for the check of a declaration."""
+
+    name = "services"
+    options: Options = {
+        "names": {"type": "list", "elements": "str"},
+        "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
+    }
+
+    def __init__(self, system: System | None = None) -> None:
+        self.system = system or System()
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        """The declaration with all its keys; UsageError names the bad one."""
+        found = read(self.options, spec, self.name)
+        names, processes = found["names"] or [], found["processes"] or []
+        if not names and not processes:
+            raise UsageError("services: name at least one unit in names, or one process in processes")
+        return {"names": _own_names(names, self.system), "processes": [process.check(one) for one in processes]}
+
+    def trees(self, spec: Spec) -> list[str]:
+        """The files that an administrator writes for the units, and for the template of an instance.
+
+        These are unit files, drop-ins (by any name of the unit, and those for all units of its prefix and kind), the
+        properties that ``systemctl set-property`` keeps, and scripts of System V.
+        """
+        found: set[str] = set()
+        for unit in spec["names"]:
+            known = links.names(unit)
+            for name in known:
+                stem, _dot, kind = name.rpartition(".")
+                parts = stem.split("-")
+                prefixes = ["-".join(parts[:end]) + f"-.{kind}" for end in range(1, len(parts))]
+                for one in (name, *prefixes, kind):
+                    found |= {f"/etc/systemd/system/{one}.d", f"/run/systemd/system/{one}.d"}
+            for name in sorted({unit, links.template(unit)}):
+                found |= {f"/etc/systemd/system/{name}", f"/etc/systemd/system.control/{name}.d"}
+                found.add(f"/run/systemd/system.control/{name}.d")
+        with suppress(ServiceFailed):
+            described = systemd.describe(spec["names"], self.system) if self.system.has_systemd() else []
+            found |= {unit.source for unit in described if unit.source.startswith("/etc/init.d/")}
+        return sorted(found)
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """A line for each service, without anything that changes by itself: equal states give equal lines."""
+        lines = []
+        for seen, unit in zip(systemd.observe(spec["names"], system), systemd.describe(spec["names"], system)):
+            # Not what it happens to be on the way to another state.
+            state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
+            known: dict[str, Any] = {
+                "name": unit.id or state.name,
+                "exists": state.exists,
+                "enabled": state.enabled,
+                "active": state.active,
+                "links": links.of(unit.id or state.name),
+            }
+            triggers = [one.name for one in systemd.observe(_triggers(unit.triggered_by), system) if one.active]
+            if triggers:
+                known["triggers"] = sorted(triggers)
+            if _failed(state):
+                known["failed"] = True
+            limits = _limits(state, unit)
+            if limits:
+                known["limits"] = limits
+            lines.append(json_line.write("unit", known))
+        for definition in spec["processes"]:
+            active = process.observe(definition, system).active
+            lines.append(json_line.write("process", {"active": active, "definition": definition}))
+        return lines
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        return [f"{unit['name']}: {words}" for unit in _recorded(lines)[0] for words in unit.get("limits", ())]
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """The steps that make the services as recorded, and run what is on disk; the same at any time while other kinds
+        are put back."""
+        units, processes = _recorded(lines)
+        names = [unit["name"] for unit in units]
+        described = systemd.describe(names, at.system)
+        pids = running.processes([unit.id for unit in described]) if not at.boot else {}
+        # What did not run goes first, so that a port or a lock is free for what had it.
+        first: list[Step] = []
+        last: list[Step] = []
+        linked = [step for unit in units for step in _links(unit)]
+        for unit, live, known in zip(units, systemd.observe(names, at.system), described):
+            steps = last if unit["active"] else first
+            for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
+                if not trigger.active:
+                    last.append(Step("services", "start", trigger.name, f"it starts {unit['name']}"))
+            steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
+            mine = running.since_start(pids.get(known.id, ()), known.main)
+            steps += _activity(live, unit["active"], known, mine, at, {})
+            if _failed(live) and not unit["active"] and not unit.get("failed"):
+                steps.append(Step("services", "reset-failed", live.name, "had not failed"))
+        for recorded in processes:
+            definition = recorded["definition"]
+            live = process.observe(definition, at.system)
+            steps = last if recorded["active"] else first
+            known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
+            steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
+        why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
+        why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
+        again = [Step("services", "daemon-reload", "systemd", why, {"units": names})] if units and why else []
+        for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
+            steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
+        return linked + again + first + last
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Carry out the steps, all of them; those that were done. A reload that fails becomes a restart.
+
+        Early at boot jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with what is ``left``.
+        """
+        done: list[Step] = []
+        left: list[str] = []
+        for step in steps:
+            try:
+                try:
+                    words = _one(step, step.action, at)
+                    done.append(replace(step, why=f"{step.why}; {words}") if words else step)
+                except ServiceFailed as error:
+                    if step.action != "reload":
+                        raise
+                    _one(step, "restart", at)
+                    done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
+            except EvenkeelError as error:
+                left.append(f"{step.target}: {error.message}")
+        if left:
+            raise RestoreFailed(
+                f"services are not as they were: {'; '.join(left)}",
+                done=[step.shown() for step in done],
+                left=left,
+            )
+        return done
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        units, processes = _recorded(lines)
+        wrong = []
+        described = systemd.describe([unit["name"] for unit in units], system)
+        for unit, known in zip(units, described):
+            live = systemd.settled(unit["name"], system)
+            if unit["active"] != live.active and (unit["active"] or not outage.on_demand(known, system)):
+                wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
+            if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
+                wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
+            for trigger in systemd.observe(unit.get("triggers", ()), system):
+                if not trigger.active:
+                    wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
+            wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit)]
+        for one in processes:
+            state = process.observe(one["definition"], system)
+            if one["active"] != state.active:
+                wrong.append(f"{state.name} is {state.text}, and was {'running' if one['active'] else 'not running'}")
+        return wrong
+
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        return [line for line in lines if any(f'"{unit}"' in line for unit in LISTENING)]
+
+    def programs(self, lines: Sequence[str]) -> set[str]:
+        units, processes = _recorded(lines)
+        return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
+
+    def recorded_down(self, lines: Sequence[str]) -> set[str]:
+        return {unit["name"] for unit in _recorded(lines)[0] if not unit["active"]}
+
+    def will_stop(self, steps: Sequence[Step], at: Restore) -> Down:
+        """The services that are to be restarted, and what depends on them. It is noted before they stop, for a kill."""
+        mine = [step for step in steps if step.resource == "services"]
+        if at.boot:
+            return Down()  # Nothing of it runs yet.
+        names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
+        ends = {step.target for step in mine if step.action == "stop"}
+        definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
+        return outage.foresee([name for name in names if name not in _ACCESS], definitions, ends, at.system)
+
+    def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
+        started, left = outage.bring_up(down, at.system, wait=not at.boot)
+        return [Step("services", "start", name, "was stopped while files came back") for name in started], left
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        known: set[str] = set()
+        for one in declared:
+            if one.get("names"):
+                named = read(self.options, {"names": one["names"]}, self.name)["names"]
+                # With the aliases that this host knows.
+                known |= {*map(systemd.unit_name, named), *_own_names(named, system)}
+        mine = [process.check(one) for given in declared for one in given.get("processes") or []]
+        names = set(spec["names"])
+        yield from sorted(names - known)
+        for one in spec["processes"]:
+            if one not in mine:
+                yield f"process {names_of(one)}"
+        for line in lines:
+            with json_line.read(line) as (word, record):
+                if word == "unit" and record["name"] not in names:
+                    yield str(record["name"])
+                if word == "process" and record["definition"] not in spec["processes"]:
+                    yield f"process {names_of(record['definition'])}"
+
+    def may_have_tree(self, path: str) -> bool:
+        """Files of a unit may have a name (an alias) that this host does not know any more."""
+        return os.path.dirname(path) in _OF_UNITS
+
+
+def _own_names(names: list[str], system: System) -> list[str]:
+    """The units' own names, whatever aliases were declared: links, drop-ins and proof go by these.
+
+    Raises UsageError for a name that is not of one unit.
+    """
     if not all(one and "/" not in one for one in names):
         raise UsageError(f"services: names must be a list of units, not {names!r}")
-    if not names and not processes:
-        raise UsageError("services: name at least one unit in names, or one process in processes")
     for name in names:
         if set(name) & set("*?["):
             raise UsageError(f"services: {name!r} is a pattern, and stands for other units later on; name each of them")
         if systemd.unit_name(name).partition("@")[2].startswith("."):
             raise UsageError(f"services: {name!r} is a template, which cannot run; name its instances")
-    return {
-        "names": _own_names([systemd.unit_name(name) for name in names], system),
-        "processes": [process.check(one) for one in processes],
-    }
-
-
-def _own_names(units: list[str], system: System) -> list[str]:
-    """The units' own names, whatever aliases they were asked for: links, drop-ins and proof go by these."""
+    units = [systemd.unit_name(name) for name in names]
     with suppress(ServiceFailed):  # The capture will say that systemd does not answer.
         units = [unit.id for unit in systemd.describe(units, system)] if system.has_systemd() else units
     return sorted(set(units))
-
-
-def trees(spec: dict[str, Any], system: System) -> list[str]:
-    """What an administrator makes of the units: unit files, drop-ins (by any name of the unit, and those for all units
-    of its prefix and kind), what ``systemctl set-property`` keeps, and scripts of System V. Those of an instance's
-    template as well."""
-    found: set[str] = set()
-    for unit in spec["names"]:
-        known = links.names(unit)
-        for name in known:
-            stem, _dot, kind = name.rpartition(".")
-            parts = stem.split("-")
-            prefixes = ["-".join(parts[:end]) + f"-.{kind}" for end in range(1, len(parts))]
-            for one in (name, *prefixes, kind):
-                found |= {f"/etc/systemd/system/{one}.d", f"/run/systemd/system/{one}.d"}
-        for name in sorted({unit, links.template(unit)}):
-            found |= {f"/etc/systemd/system/{name}", f"/etc/systemd/system.control/{name}.d"}
-            found.add(f"/run/systemd/system.control/{name}.d")
-    with suppress(ServiceFailed):
-        described = systemd.describe(spec["names"], system) if system.has_systemd() else []
-        found |= {unit.source for unit in described if unit.source.startswith("/etc/init.d/")}
-    return sorted(found)
-
-
-def capture(spec: dict[str, Any], system: System) -> list[str]:
-    """A line for each service, without anything that changes by itself: equal states give equal lines."""
-    lines = []
-    for seen, unit in zip(systemd.observe(spec["names"], system), systemd.describe(spec["names"], system)):
-        # Not what it happens to be on the way to another state.
-        state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
-        known: dict[str, Any] = {
-            "name": unit.id or state.name,
-            "exists": state.exists,
-            "enabled": state.enabled,
-            "active": state.active,
-            "links": links.of(unit.id or state.name),
-        }
-        triggers = [one.name for one in systemd.observe(_triggers(unit.triggered_by), system) if one.active]
-        if triggers:
-            known["triggers"] = sorted(triggers)
-        if _failed(state):
-            known["failed"] = True
-        limits = _limits(state, unit)
-        if limits:
-            known["limits"] = limits
-        lines.append(own_line.write("unit", known))
-    for definition in spec["processes"]:
-        active = process.observe(definition, system).active
-        lines.append(own_line.write("process", {"active": active, "definition": definition}))
-    return lines
 
 
 def _triggers(names: Sequence[str]) -> list[str]:
@@ -145,68 +287,17 @@ def _limits(state: ServiceState, unit: Unit) -> list[str]:
     return found
 
 
-def lacks(then: Sequence[str]) -> list[str]:
-    """What a rollback to the lines could not bring back, or do."""
-    return [f"{unit['name']}: {words}" for unit in _recorded(then)[0] for words in unit.get("limits", ())]
-
-
-def down(then: Sequence[str]) -> set[str]:
-    """The units that the lines record as not active."""
-    return {unit["name"] for unit in _recorded(then)[0] if not unit["active"]}
-
-
-def names(then: Sequence[str]) -> set[str]:
-    """The units and processes of the lines."""
-    units, processes = _recorded(then)
-    return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
-
-
 def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 
 
-def _recorded(then: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _recorded(lines: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(units, processes) of the lines; Damaged when one is not of those that ``capture`` writes."""
     found: dict[str, list[dict[str, Any]]] = {"unit": [], "process": []}
-    for line in then:
-        with own_line.read(line) as (word, one):
+    for line in lines:
+        with json_line.read(line) as (word, one):
             found[word].append(one)
     return found["unit"], found["process"]
-
-
-def plan(then: Sequence[str], at: Restore) -> list[Step]:
-    """What makes the services as recorded, and run what is on disk: pure but for looking, and the same at any time
-    while other kinds are put back."""
-    units, processes = _recorded(then)
-    names = [unit["name"] for unit in units]
-    described = systemd.describe(names, at.system)
-    pids = running.processes([unit.id for unit in described]) if not at.boot else {}
-    # What did not run goes first, so that a port or a lock is free for what had it.
-    first: list[Step] = []
-    last: list[Step] = []
-    linked = [step for unit in units for step in _links(unit)]
-    for unit, live, known in zip(units, systemd.observe(names, at.system), described):
-        steps = last if unit["active"] else first
-        for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
-            if not trigger.active:
-                last.append(Step("services", "start", trigger.name, f"it starts {unit['name']}"))
-        steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
-        mine = running.since_start(pids.get(known.id, ()), known.main)
-        steps += _activity(live, unit["active"], known, mine, at, {})
-        if _failed(live) and not unit["active"] and not unit.get("failed"):
-            steps.append(Step("services", "reset-failed", live.name, "had not failed"))
-    for recorded in processes:
-        definition = recorded["definition"]
-        live = process.observe(definition, at.system)
-        steps = last if recorded["active"] else first
-        known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
-        steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
-    why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
-    why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
-    again = [Step("services", "daemon-reload", "systemd", why, {"units": names})] if units and why else []
-    for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
-        steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
-    return linked + again + first + last
 
 
 def _links(unit: dict[str, Any]) -> list[Step]:
@@ -270,64 +361,13 @@ def _concern(live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore) -
     mapped = "" if own else running.replaced(pids, at.changed, at.since)
     if own or mapped:
         return f"{own or mapped} is not what it was started with", True
-    others = [step.resource for step in at.steps if step.resource not in (*_APART, "files")]
-    why = "files changed" if at.changed else f"{others[0]} were put back" if others else ""
+    why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
         return "", False
     if (not started or started > at.since) and live.name not in _ACCESS:
         return why, True  # It may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
     return (f"it writes {held}", True) if held else (why, False)
-
-
-def take_down(steps: Sequence[Step], at: Restore) -> Down:
-    """Before files are exchanged: stop what is to be restarted, so that nothing writes over what comes back."""
-    return outage.take_down(foresee(steps, at), at.system)
-
-
-def foresee(steps: Sequence[Step], at: Restore) -> Down:
-    """What ``take_down`` will stop. Only looks: it can be noted before, for who has to finish what a kill leaves."""
-    mine = [step for step in steps if step.resource == "services"]
-    if at.boot:
-        return Down()  # Nothing of it runs yet.
-    names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
-    ends = {step.target for step in mine if step.action == "stop"}
-    definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
-    return outage.foresee([name for name in names if name not in _ACCESS], definitions, ends, at.system)
-
-
-def bring_up(down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
-    """Start what went down and is not up: (what was started, what could not be -> why)."""
-    started, left = outage.bring_up(down, at.system, wait=not at.boot)
-    return [Step("services", "start", name, "was stopped while files came back") for name in started], left
-
-
-def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Carry out the steps, all of them; those that were done. A reload that fails becomes a restart.
-
-    Early at boot jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with what is ``left``.
-    """
-    done: list[Step] = []
-    left: list[str] = []
-    for step in steps:
-        try:
-            try:
-                words = _one(step, step.action, at)
-                done.append(replace(step, why=f"{step.why}; {words}") if words else step)
-            except ServiceFailed as error:
-                if step.action != "reload":
-                    raise
-                _one(step, "restart", at)
-                done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
-        except EvenkeelError as error:
-            left.append(f"{step.target}: {error.message}")
-    if left:
-        raise RestoreFailed(
-            f"services are not as they were: {'; '.join(left)}",
-            done=[step.shown() for step in done],
-            left=left,
-        )
-    return done
 
 
 def _one(step: Step, verb: str, at: Restore) -> str:
@@ -350,42 +390,3 @@ def _one(step: Step, verb: str, at: Restore) -> str:
     else:
         systemd.act(verb, step.target, at.system, wait=not at.boot)
     return ""
-
-
-def verify(then: Sequence[str], system: System) -> list[str]:
-    """What is not as recorded, in words."""
-    units, processes = _recorded(then)
-    wrong = []
-    described = systemd.describe([unit["name"] for unit in units], system)
-    for unit, known in zip(units, described):
-        live = systemd.settled(unit["name"], system)
-        if unit["active"] != live.active and (unit["active"] or not outage.on_demand(known, system)):
-            wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
-        if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
-            wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
-        for trigger in systemd.observe(unit.get("triggers", ()), system):
-            if not trigger.active:
-                wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
-        wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit)]
-    for one in processes:
-        state = process.observe(one["definition"], system)
-        if one["active"] != state.active:
-            wrong.append(f"{state.name} is {state.text}, and was {'running' if one['active'] else 'not running'}")
-    return wrong
-
-
-def kind(system: System) -> Kind:
-    """The kind. ``system`` tells the units' own names for the check of a declaration."""
-    return Kind(
-        options=OPTIONS,
-        check=lambda spec: check(spec, system),
-        capture=lambda spec, _sink, here: capture(spec, here),
-        plan=plan,
-        apply=apply,
-        verify=verify,
-        trees=lambda spec: trees(spec, system),
-        lacks=lacks,
-    )
-
-
-KIND = kind(System())

@@ -2,48 +2,101 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``sysctl``: values of the running kernel, below /proc/sys. What sets them at boot are files."""
+"""The kind ``sysctl``: values of the running kernel, below /proc/sys. What sets them at boot are files."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
 from .._files.step import Step
 from .._host.durable import write_all
 from .._host.options import Options, read
-from .kind import Kind, Restore
+from .._host.system import System
+from .kind import Kind, Restore, Sink, Spec
 
-OPTIONS: Options = {"names": {"type": "list", "elements": "str", "required": True}}
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
 # looked for again.
 _PASSES = 3
 
 
-def kind(root: str = "/proc/sys") -> Kind:
-    """The kind for the tree of values below ``root``."""
-    return Kind(
-        options=OPTIONS,
-        check=lambda spec: check(spec, root),
-        capture=lambda spec, _sink, _system: capture(spec["names"], root),
-        plan=lambda then, at: plan(then, at, root),
-        apply=lambda steps, at: apply(steps, root, at.boot),
-        verify=lambda then, _system: verify(then, root),
-    )
+class Sysctl(Kind):
+    """The values of the tree below ``root``."""
 
+    name = "sysctl"
+    options: Options = {"names": {"type": "list", "elements": "str", "required": True}}
+    changed_by_programs = True
 
-def check(spec: dict[str, Any], root: str) -> dict[str, Any]:
-    """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
-    names = read(OPTIONS, spec, "sysctl")["names"]
-    found = sorted({canonical(one) for one in names})
-    for name in found:
-        _usable(name, root)
-    return {"names": found}
+    def __init__(self, root: str = "/proc/sys") -> None:
+        self.root = root
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
+        names = read(self.options, spec, self.name)["names"]
+        found = sorted({canonical(one) for one in names})
+        for name in found:
+            _usable(name, self.root)
+        return {"names": found}
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """``value <key> =<value>`` for each, percent-encoded. A key that went since it was declared has no line."""
+        found = [(name, _read(name, self.root)) for name in spec["names"]]
+        return [f"value {quote(os.fsencode(name))} ={quote(value)}" for name, value in found if value is not None]
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """A step for each value that is another. At boot a key may still be to come, with its module or its device."""
+        wanted = _recorded(lines)
+        # All of them, because putting one back may change another one.
+        detail = {"wanted": {key: quote(one) for key, one in wanted.items()}}
+        steps = []
+        for name, value in wanted.items():
+            live = _read(name, self.root)
+            if live != value and not (at.boot and live is None):
+                why = "is not there" if live is None else "another value"
+                steps.append(Step(self.name, "set", name, why, detail))
+        return steps
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Set what differs, again as long as that changes others; RestoreFailed names what could not be set."""
+        wanted = {key: unquote_to_bytes(one) for step in steps for key, one in step.detail["wanted"].items()}
+        if at.boot:  # A key that is still to come has no step.
+            planned = {step.target for step in steps}
+            wanted = {key: one for key, one in wanted.items() if key in planned or _read(key, self.root) is not None}
+        failed: dict[str, str] = {}
+        for _pass in range(_PASSES):
+            differing = [name for name, value in wanted.items() if _read(name, self.root) != value]
+            failed = {}
+            for name in differing:
+                try:
+                    _write(name, wanted[name], self.root)
+                except OSError as error:
+                    failed[name] = error.strerror or str(error)
+        left = [
+            f"{name}: {failed.get(name, 'does not keep its value')}"
+            for name, value in wanted.items()
+            if _read(name, self.root) != value
+        ]
+        done = [step for step in steps if _read(step.target, self.root) == wanted[step.target]]
+        if left:
+            raise RestoreFailed(
+                f"values of the kernel are not as they were: {'; '.join(left)}",
+                done=[step.shown() for step in done],
+                left=left,
+            )
+        return done
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        """Sentences without the values, which may be secret."""
+        wanted = _recorded(lines)
+        return [f"{name} has another value" for name, value in wanted.items() if _read(name, self.root) != value]
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
+        known = {canonical(name) for one in declared for name in one["names"]}
+        return sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
 
 
 def canonical(name: str) -> str:
@@ -91,15 +144,9 @@ def _write(name: str, value: bytes, root: str) -> None:
         os.close(fd)
 
 
-def capture(names: Sequence[str], root: str) -> list[str]:
-    """``value <key> <value>`` for each, percent-encoded. A key that went since it was declared has no line."""
-    found = [(name, _read(name, root)) for name in names]
-    return [f"value {quote(os.fsencode(name))} ={quote(value)}" for name, value in found if value is not None]
-
-
-def _recorded(then: Sequence[str]) -> dict[str, bytes]:
+def _recorded(lines: Sequence[str]) -> dict[str, bytes]:
     found = {}
-    for line in then:
+    for line in lines:
         try:
             _word, name, value = line.split(" ")
             path = os.fsdecode(unquote_to_bytes(name))
@@ -109,54 +156,3 @@ def _recorded(then: Sequence[str]) -> dict[str, bytes]:
             raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed") from None
         found[path] = unquote_to_bytes(value[1:])
     return found
-
-
-def plan(then: Sequence[str], at: Restore, root: str) -> list[Step]:
-    """A step for each value that is another. At boot a key may still be to come, with its module or its device."""
-    wanted = _recorded(then)
-    steps = []
-    for name, value in wanted.items():
-        live = _read(name, root)
-        if live != value and not (at.boot and live is None):
-            # All of them, because putting one back may change another one.
-            detail = {"wanted": {key: quote(one) for key, one in wanted.items()}}
-            steps.append(Step("sysctl", "set", name, "is not there" if live is None else "another value", detail))
-    return steps
-
-
-def apply(steps: Sequence[Step], root: str, boot: bool = False) -> list[Step]:
-    """Set what differs, again as long as that changes others; RestoreFailed names what could not be set."""
-    wanted = {key: unquote_to_bytes(one) for step in steps for key, one in step.detail["wanted"].items()}
-    if boot:  # What is still to come has no step.
-        planned = {step.target for step in steps}
-        wanted = {key: one for key, one in wanted.items() if key in planned or _read(key, root) is not None}
-    failed: dict[str, str] = {}
-    for _pass in range(_PASSES):
-        differing = [name for name, value in wanted.items() if _read(name, root) != value]
-        failed = {}
-        for name in differing:
-            try:
-                _write(name, wanted[name], root)
-            except OSError as error:
-                failed[name] = error.strerror or str(error)
-    left = [
-        f"{name}: {failed.get(name, 'does not keep its value')}"
-        for name, value in wanted.items()
-        if _read(name, root) != value
-    ]
-    done = [step for step in steps if _read(step.target, root) == wanted[step.target]]
-    if left:
-        raise RestoreFailed(
-            f"values of the kernel are not as they were: {'; '.join(left)}",
-            done=[step.shown() for step in done],
-            left=left,
-        )
-    return done
-
-
-def verify(then: Sequence[str], root: str) -> list[str]:
-    """What is not as recorded, in words without the values, which may be secret."""
-    return [f"{name} has another value" for name, value in _recorded(then).items() if _read(name, root) != value]
-
-
-KIND = kind()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``users``: accounts and groups, the six files of them as one set, under the lock that useradd takes."""
+"""The kind ``users``: accounts and groups, the six files of them as one set, under the lock that useradd takes."""
 
 from __future__ import annotations
 
@@ -10,47 +10,58 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 from .._errors import Refused
-from .._host.options import Options, read
+from .._files.step import Step
+from .._host.options import read
 from .._host.system import System
-from .kind import Kind
+from .kind import Kind, Restore, Sink, Spec
 
-OPTIONS: Options = {}
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 # struct flock: type, whence, start, length, process, padding.
 _FLOCK = "hhqqi4x"
 
 
-def kind(etc: str = "/etc", patience: float = 15.0) -> Kind:
-    """The kind for the files in ``etc``; ``patience`` in seconds, by default that of lckpwdf(3)."""
+class Users(Kind):
+    """The accounts of one directory of files. ``patience``: seconds, by default those of lckpwdf(3)."""
 
-    def hold(system: System, limit: float | None = None) -> AbstractContextManager[None]:
-        return held(os.path.join(etc, ".pwd.lock"), patience if limit is None else min(limit, patience), system)
+    name = "users"
+    lock_guards_access = True
 
-    return Kind(
-        options=OPTIONS,
-        check=check,
-        # All of it is files.
-        capture=lambda _spec, _sink, _system: [],
-        plan=lambda _then, _at: [],
-        apply=lambda _steps, _at: [],
-        verify=lambda _then, _system: [],
-        trees=lambda _spec: [os.path.join(etc, name) for name in _FILES],
-        held=hold,
-    )
+    def __init__(self, etc: str = "/etc", patience: float = 15.0) -> None:
+        self.etc = etc
+        self.patience = patience
 
+    def check(self, spec: Spec) -> dict[str, object]:
+        return read(self.options, spec, self.name)
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
-    """The declaration, which has no keys; UsageError names one that is given."""
-    return read(OPTIONS, spec, "users")
+    def trees(self, spec: Spec) -> list[str]:
+        return [os.path.join(self.etc, name) for name in _FILES]
+
+    def locked(self, system: System, patience: float | None) -> AbstractContextManager[None]:
+        limit = self.patience if patience is None else min(patience, self.patience)
+        return locked(os.path.join(self.etc, ".pwd.lock"), limit, system)
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        return []
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        return []
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        return []
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        return []
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
+        return []
 
 
 @contextmanager
-def held(path: str, patience: float, system: System) -> Iterator[None]:
+def locked(path: str, patience: float, system: System) -> Iterator[None]:
     """Keep useradd, passwd, vipw and their like out, as lckpwdf(3) does. Refused names the process that has the lock.
 
     The lock belongs to our descriptor, not to our process: to read a tree that ``path`` is in would drop that one.
@@ -80,6 +91,3 @@ def held(path: str, patience: float, system: System) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-KIND = kind()

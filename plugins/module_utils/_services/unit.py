@@ -25,6 +25,11 @@ _STOPS = 3
 _INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800}
+# Units that listen for logins, or without which no login arrives.
+LISTENING = (
+    *("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service", "dropbear.socket"),
+    *("networking.service", "NetworkManager.service", "systemd-networkd.service", "systemd-networkd.socket"),
+)
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of, place_of
+from ..._files.step import FILES
 from ..._host.paths import ancestors
 from ..._resources import files
-from ..._resources.registry import own_lines, path_lines, tree_spec
+from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
+from ..._services.unit import LISTENING
 from ..._store.manifest import Section
 
-# Units that listen for logins, or without which no login arrives.
-_UNITS = (
-    *("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service", "dropbear.socket"),
-    *("networking.service", "NetworkManager.service", "systemd-networkd.service", "systemd-networkd.socket"),
-)
 _ETC = (
     *("ssh", "dropbear", "pam.d", "pam.conf", "security", "login.defs", "nsswitch.conf", "sudoers", "sudoers.d"),
     *("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "shells", "nologin", "hosts.allow", "hosts.deny"),
@@ -31,7 +28,7 @@ _ETC = (
 PATHS = (
     "/root/.ssh",
     *(f"/etc/{one}" for one in _ETC),
-    *(f"/etc/systemd/system/{unit}{more}" for unit in _UNITS for more in ("", ".d")),
+    *(f"/etc/systemd/system/{unit}{more}" for unit in LISTENING for more in ("", ".d")),
 )
 
 
@@ -50,9 +47,8 @@ def narrowed(section: Section) -> Section | None:
     roots = [one for one in roots if not any(_inside(one, other) for other in roots if other != one)]
     if not roots:
         return None
-    lines = section.lines if section.kind == "files" else path_lines(section)
     narrow: dict[str, Any] = dict(spec, paths=roots)
-    return replace(section, kind="files", spec=narrow, lines=lines_at(lines, roots))
+    return replace(section, kind=FILES, spec=narrow, lines=lines_at(path_lines(section), roots))
 
 
 def _inside(path: str, root: str) -> bool:
@@ -103,7 +99,7 @@ def as_it_was(now: Section, then: Section, known: Section) -> Section:
     """
     if not is_of(now, then):
         return now
-    if known.kind != "files":
+    if known.kind != FILES:
         return replace(now, lines=known.lines)
     return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
 
@@ -134,9 +130,7 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
     return kept
 
 
-def units(section: Section) -> Section | None:
-    """Of services, those units that give access."""
-    if section.kind != "services":
-        return None
-    lines = [line for line in own_lines(section) if any(f'"{unit}"' in line for unit in _UNITS)]
+def own_part(section: Section) -> Section | None:
+    """The section with those of its kind's own lines that give access; None where it has none."""
+    lines = kind_of(section).access_lines(own_lines(section))
     return replace(section, lines=lines) if lines else None

@@ -21,6 +21,7 @@ from ..._files.entry import Entry, path_of
 from ..._host.mounts import mount_points
 from ..._host.paths import open_dir
 from ..._resources import files
+from ..._resources.registry import kind_of
 from ..._store.manifest import Section
 from .access import lines_at
 
@@ -34,7 +35,7 @@ class Theirs:
     def __init__(self, section: Section, owners: Collection[int]) -> None:
         self._tops: list[bytes] = []
         found = []
-        for line in section.lines if section.kind == "files" else ():
+        for line in section.lines if kind_of(section).only_paths else ():
             if line.startswith("d "):
                 entry = Entry.parse(line)
                 if entry.uid not in owners or entry.mode & 0o022:

@@ -16,12 +16,12 @@ from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files.entry import SOCKET, Entry, Tree, path_of
-from ..._files.step import Step
+from ..._files.step import FILES, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
-from ..._resources import files, services
+from ..._resources import files, registry
 from ..._resources.kind import Kind, Restore, Sink
-from ..._resources.registry import EARLY, KINDS, LATE, own_lines, path_lines, seen_mounts, tree_spec
+from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
 from ..._services import quiescing, traces
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher
@@ -58,7 +58,7 @@ class Options:
     def __post_init__(self) -> None:
         # Whoever names paths means files.
         if self.paths and not self.kinds:
-            object.__setattr__(self, "kinds", ["files"])
+            object.__setattr__(self, "kinds", [FILES])
 
     def wants(self, path: str) -> bool:
         """Whether this path is to be put back."""
@@ -94,7 +94,7 @@ class Plan:
 def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     """The sections of these kinds. Raises Damaged for a kind of a later version, UsageError for one that is not in."""
     present = [section.kind for section in manifest.sections]
-    unknown = sorted(set(present) - {"files", *EARLY, *LATE})
+    unknown = sorted(set(present) - set(KINDS))
     if unknown:
         raise Damaged(
             f"checkpoint {manifest.name} has {', '.join(unknown)}, which this version does not know; nothing was "
@@ -109,7 +109,7 @@ def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
 def check_declared(manifest: Manifest) -> None:
     """UsageError for a declaration of trees that nobody could have made: the checkpoint is not to be trusted."""
     for section in manifest.sections:
-        spec = section.spec if section.kind == "files" else tree_spec(section)
+        spec = tree_spec(section)
         if spec is not None:
             files.check(files.declared(spec))
 
@@ -159,7 +159,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
         if tree_spec(section) is not None:
             with _noting(made.left, section.kind, store=True):
                 lines += _look_at_files(store, made, section, how, sink)
-        if section.kind != "files" and undo:
+        if undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
             # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
@@ -180,7 +180,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
 def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
     """The trees of what goes back whole or not at all, and refuses to."""
     for section in made.sections:
-        if section.kind in KINDS and KINDS[section.kind].whole:
+        if KINDS[section.kind].all_or_nothing:
             why: dict[str, str] = {}
             with _noting(why, section.kind):
                 KINDS[section.kind].plan(own_lines(section), restore(store, made.manifest, how, how.changed))
@@ -225,7 +225,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
 def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[Step]:
     """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
     state of theirs: put back, it would keep them from starting."""
-    serves = any(section.kind == "services" for section in sections)
+    serves = any(section.kind == registry.programs().name for section in sections)
     return [
         step
         for step in files.compare(then, now)
@@ -283,24 +283,24 @@ def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
 
 def _capture(section: Section, how: Options, running: Section | None, reading: Reading, store: Store) -> list[str]:
     kind = KINDS[section.kind]
-    if running is not None and not kind.still:
+    if running is not None and not kind.captured_at_rest:
         return own_lines(running)
-    capture = (kind.brief if how.insist else None) or kind.before or kind.capture
-    return capture(section.spec, reading.still if kind.still else reading.sink, store.system)
+    return kind.capture_for_undo(
+        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.insist
+    )
 
 
 def add_steps(store: Store, made: Plan, how: Options) -> None:
     """Fill in what puts back all that is no path, given the paths that are."""
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
-    for kind in EARLY:
-        with _noting(made.left, kind):
-            made.early += steps_of({kind: EARLY[kind]}, made.sections, at)
+    for name, kind in registry.early().items():
+        with _noting(made.left, name):
+            made.early += steps_of(kind, made.sections, at)
     made.late = []
-    for kind in LATE:
-        with _noting(made.left, kind):
-            here = replace(at, steps=[*made.early, *made.late])
-            made.late += steps_of({kind: LATE[kind]}, made.sections, here)
+    for name, kind in registry.late().items():
+        with _noting(made.left, name):
+            made.late += steps_of(kind, made.sections, replace(at, steps=[*made.early, *made.late]))
 
 
 def stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
@@ -314,32 +314,29 @@ def stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
 
 
 def recorded_down(sections: Sequence[Section]) -> set[str]:
-    """The units that are recorded as not active."""
-    return {unit for section in sections if section.kind == "services" for unit in services.down(own_lines(section))}
+    """The names of the programs that are recorded as not running."""
+    kind = registry.programs()
+    return {name for one in sections if one.kind == kind.name for name in kind.recorded_down(own_lines(one))}
 
 
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # Whoever goes back by itself tries again: another program's lock is not waited for long.
     patience = 10.0 if how.insist else 300.0
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, insist=how.insist)
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.insist)
 
 
-def steps_of(group: dict[str, Kind], sections: Sequence[Section], at: Restore) -> list[Step]:
-    """The plan of the kinds of this group, kind by kind in its order."""
-    steps: list[Step] = []
-    for kind, resource in group.items():
-        # What is put back before services, which run what is on disk.
-        exchanged = [step.target for step in [*at.steps, *steps] if step.resource == "subvolumes"]
-        here = replace(at, changed=[*at.changed, *exchanged], steps=[*at.steps, *steps])
-        for section in sections:
-            if section.kind == kind:
-                steps += resource.plan(own_lines(section), here)
-    return steps
+def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:
+    """The steps that put back the sections of the kind, after the steps of ``at``."""
+    # Services, which run what is on disk, come after what is exchanged.
+    exchanged = [step.target for step in at.steps if KINDS[step.resource].exchanges_trees]
+    affecting = [step.resource for step in at.steps if KINDS[step.resource].read_at_start]
+    here = replace(at, changed=[*at.changed, *exchanged], affecting=affecting)
+    return [step for one in sections if one.kind == kind.name for step in kind.plan(own_lines(one), here)]
 
 
 def entries(section: Section, spec: dict[str, Any], now: files.Scan) -> Tree:
-    return files.recorded(section.lines if section.kind == "files" else path_lines(section), spec, now)
+    return files.recorded(path_lines(section), spec, now)
 
 
 def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tuple[list[str], dict[str, str]]:
@@ -364,7 +361,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
 
 def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], list[str]]:
     """(what holds, what does not) of all that is no path, measured now. At early boot nothing: the rest is to come."""
-    if boot and section.kind in LATE:
+    if boot and section.kind in registry.late():
         return [], []
     own = own_lines(section)
     try:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..._deadman import changes
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._files import transaction
-from ..._resources.registry import held
+from ..._resources.registry import locked
 from ..._services import outage
 from ..._store.store import Store
 from . import wanted
@@ -25,7 +25,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
 
     A journal that was committed decides for the new state of its paths; all the rest is planned anew.
     """
-    for left in transaction.unfinished(store, lambda note: held(note.get("held", ()), store.system, insist=True)):
+    for left in transaction.unfinished(store, lambda note: locked(note.get("held", ()), store.system, unattended=True)):
         known = wanted.read(store) or Wanted(left.note["checkpoint"], left.note["kinds"])
         wanted.write(store, replace(known, changed=[*known.changed, *left.paths]))
     asked = wanted.read(store)

@@ -30,12 +30,11 @@ from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFa
 from ..._files import anchors, transaction
 from ..._files.applying import Finished
 from ..._files.preflight import NO_ROOM, preflight
-from ..._files.step import Step
+from ..._files.step import FILES, Step
 from ..._host.trust import trusted
-from ..._resources import files, services
+from ..._resources import files, registry
 from ..._resources.kind import Restore
-from ..._resources.registry import EARLY, KINDS, LATE, held, own_lines
-from ..._resources.subvolumes import subvolumes
+from ..._resources.registry import KINDS, locked, own_lines
 from ..._results import RolledBack
 from ..._services import outage, quiescing
 from ..._services.holders import holders
@@ -49,7 +48,7 @@ from .wanted import Wanted
 # Programs and libraries lie here; those that a package has replaced are known by their place.
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
 # All may look as recorded, and be gone with the power (I7).
-_NOT_DURABLE = "files: what was put back may not be durable"
+_NOT_DURABLE = f"{FILES}: what was put back may not be durable"
 # Seconds for a look at who still works with what was replaced: users can have millions of files open.
 _LOOK = 10.0
 
@@ -92,7 +91,7 @@ class Run:
         Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
         """
         try:
-            with self._trying("files"):
+            with self._trying(FILES):
                 self._roots_own()
             self._carry_out()
         except OSError as error:
@@ -134,9 +133,8 @@ class Run:
         self._made = plan.stopped(made, self.how.quiesce)
         self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items()]
         for section in made.sections:
-            lacking = KINDS[section.kind].lacking if section.kind in KINDS else None
-            if lacking is not None and any(step.resource == section.kind for step in made.steps):
-                self._left += lacking(own_lines(section), self._at())
+            if any(step.resource == section.kind for step in made.steps):
+                self._left += KINDS[section.kind].obstacles(own_lines(section), self._at())
         return self.result()
 
     def _ended(self, error: EvenkeelError) -> EvenkeelError:
@@ -170,8 +168,8 @@ class Run:
             if self._still.seconds:  # What it held has started again, a service perhaps.
                 self._once_more()
         self._prove_kinds()
-        if self.how.insist and any(one["resource"] == "services" for one in self.done) and not self._left:
-            with self._trying("files"):
+        if self.how.insist and self._started_programs() and not self._left:
+            with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._made.sections, self.how)
         self._restart_needed += self._holders(os.path.basename(paths.journal))
 
@@ -210,23 +208,27 @@ class Run:
                         self._first.append((section, known))
 
     def access(self) -> None:
-        """What fails here is tried again with the rest."""
+        """Put back what lets people log in. What fails here is tried again with the rest."""
         writer = Writer(self.store.objects)
-        walls = [section for section in self._made.sections if section.kind == "firewall"]
+        parts = [one for one in map(access.own_part, self._made.sections) if one is not None]
+        running = registry.programs().name
+        first = [part for part in parts if part.kind != running]
         try:
-            for section in walls:
+            for section in self._made.sections:
                 # No room, or no nft: it has no undo, and goes back all the same.
-                with suppress(OSError, EvenkeelError):
-                    lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
-                    self._first.append((section, replace(section, lines=lines)))
-            self._put_back("firewall", walls)
-            with self._trying("users"), held(["users"], self.store.system, insist=True):
+                if any(part.kind == section.kind for part in first):
+                    with suppress(OSError, EvenkeelError):
+                        lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
+                        self._first.append((section, replace(section, lines=lines)))
+            for kind in dict.fromkeys(part.kind for part in first):
+                self._put_back(kind, first)
+            locks = [name for name, kind in KINDS.items() if kind.lock_guards_access]
+            with self._trying(FILES), locked(locks, self.store.system, unattended=True):
                 self._access_files(writer)
         finally:
             writer.discard()
-        listening = [one for one in map(access.units, self._made.sections) if one is not None]
         if not self.how.boot:
-            self._put_back("services", listening)
+            self._put_back(running, parts)
         self._causes.clear()
 
     def _access_files(self, writer: Writer) -> None:
@@ -255,7 +257,7 @@ class Run:
             self._commit(steps, directories)
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
-        with held(self._kinds(), self.store.system, self.how.insist):
+        with locked(self._kinds(), self.store.system, self.how.insist):
             self._look(writer)
             self._stage(paths)
         plan.add_steps(self.store, self._made, self._how())
@@ -326,10 +328,10 @@ class Run:
             )
 
     def hold(self, writer: Writer, paths: transaction.Transaction) -> None:
-        mine = [step for step in self._made.late if step.resource == "services"]
+        running = registry.programs()
         coming = outage.Down()
-        with self._trying("services"):
-            coming = services.foresee(mine, self._at())
+        with self._trying(running.name):
+            coming = running.will_stop([step for step in self._made.late if step.resource == running.name], self._at())
         if coming.names:
             self._down = self._down.and_then(coming)
             self._ask(begun=False)  # What is down has to come up again, whatever happens.
@@ -359,7 +361,7 @@ class Run:
         made = self._made
         now = Plan(made.manifest, made.sections, early=made.early, late=made.late, spared=made.spared)
         sink = writer if self._keeps else Hasher(self.store.objects)
-        with held(self._kinds(), self.store.system, self.how.insist):
+        with locked(self._kinds(), self.store.system, self.how.insist):
             try:
                 plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
@@ -380,13 +382,13 @@ class Run:
             self._no_undo(error)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
-        with self._trying("files"), held(self._kinds(), self.store.system, self.how.insist):
+        with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.insist):
             self._take(self._made.files, self._committed(paths))
         self._ask()
 
     def put_back_packages(self) -> None:
         if self._made.early:
-            for kind in EARLY:
+            for kind in registry.early():
                 self._causes.pop(kind, None)
                 self._put_back(kind, self._made.sections)
             self._files_again()
@@ -394,17 +396,17 @@ class Run:
     def _files_again(self) -> None:
         """What the scripts of packages have written to paths that were put back already."""
         now, hasher = Plan(self.manifest, self._made.sections), Hasher(self.store.objects)
-        with self._trying("files"), held(self._kinds(), self.store.system, insist=True):
+        with self._trying(FILES), locked(self._kinds(), self.store.system, unattended=True):
             plan.look(self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False))
             self._commit(now.files, now.directories, now.away)
 
     def put_back_rest(self) -> None:
         if self.how.quiesce:
             self._still.hand_over(plan.recorded_down(self._made.sections))
-        for kind in LATE:
-            if kind != "services":
+        for kind in registry.late():
+            if kind != registry.programs().name:
                 self._put_back(kind, self._made.sections)
-        if any(kind in self._causes for kind in EARLY):
+        if any(kind in self._causes for kind in registry.early()):
             self.put_back_packages()  # A script may have needed what is back only now.
 
     def start(self) -> None:
@@ -412,16 +414,20 @@ class Run:
         self._prove_paths()
         if not self._made.steps and not self._down.names:
             return
-        with self._trying("services"):
+        running = registry.programs().name
+        with self._trying(running):
             self._clear_traces()
-        self._put_back("services", self._made.sections)
+        self._put_back(running, self._made.sections)
         self._bring_up()
-        if any(one["resource"] == "services" for one in self.done):
+        if self._started_programs():
             self._once_more()
+
+    def _started_programs(self) -> bool:
+        return any(step["resource"] == registry.programs().name for step in self.done)
 
     def _clear_traces(self) -> None:
         sections = self._made.sections
-        steps = plan.steps_of({"services": KINDS["services"]}, sections, self._at()) if not self.how.boot else []
+        steps = plan.steps_of(registry.programs(), sections, self._at()) if not self.how.boot else []
         if self._down.names or any(step.action in ("start", "restart") for step in steps):
             gone = plan.clear_traces(self.store, sections)
             self._notes += [f"{path} was taken away: whose it was does not run any more" for path in gone]
@@ -430,21 +436,23 @@ class Run:
         """Start what we took down. What is none of the checkpoint's, and was up, is left where it does not start."""
         if not self._down.names:
             return
-        with self._trying("services"):
-            started, left = services.bring_up(self._down, self._at())
+        kind = registry.programs()
+        with self._trying(kind.name):
+            started, left = kind.start_again(self._down, self._at())
             self._add(started)
-            mine = [section for section in self._made.sections if section.kind == "services"]
-            declared = {one for section in mine for one in services.names(own_lines(section))}
+            mine = [section for section in self._made.sections if section.kind == kind.name]
+            declared = {one for section in mine for one in kind.programs(own_lines(section))}
             # What is declared is proved, and named then.
             self._left += [f"{one}: {why}" for one, why in left.items() if one not in declared]
-            self._causes.setdefault("services", []).extend(why for one, why in left.items() if one in declared)
+            self._causes.setdefault(kind.name, []).extend(why for one, why in left.items() if one in declared)
             self._down = self._down.only(left)
 
     def _once_more(self) -> None:
         """A service may set values of the kernel and rules of the firewall of its own as it starts."""
-        for kind in ("sysctl", "firewall"):
-            self._causes.pop(kind, None)
-            self._put_back(kind, self._made.sections)
+        for name, kind in KINDS.items():
+            if kind.changed_by_programs:
+                self._causes.pop(name, None)
+                self._put_back(name, self._made.sections)
 
     # -- the proof
 
@@ -470,11 +478,11 @@ class Run:
 
     def _is_due(self, section: Section) -> bool:
         """Whether something of what failed is still to be done, or that cannot be measured yet."""
-        if self.how.boot and section.kind in LATE:
+        if self.how.boot and section.kind in registry.late():
             return True
         try:
             at = plan.restore(self.store, self.manifest, self.how, ())
-            return bool(plan.steps_of({section.kind: KINDS[section.kind]}, [section], at))
+            return bool(plan.steps_of(KINDS[section.kind], [section], at))
         except (EvenkeelError, OSError):
             return True
 
@@ -497,7 +505,7 @@ class Run:
         """One kind, as far as it can be."""
         with self._trying(kind):
             at = self._at()
-            steps = plan.steps_of({kind: KINDS[kind]}, sections, at)
+            steps = plan.steps_of(KINDS[kind], sections, at)
             if steps:
                 self._ask()
                 self._add(KINDS[kind].apply(steps, at))
@@ -531,12 +539,11 @@ class Run:
 
     def _add(self, steps: Sequence[Step]) -> None:
         """Note what was done. Of what was taken down before, a start is the second half of a restart."""
-        restarts = {
-            one.target: one for one in self._made.late if one.resource == "services" and one.action == "restart"
-        }
+        running = registry.programs().name
+        restarts = {one.target: one for one in self._made.late if (one.resource, one.action) == (running, "restart")}
         for step in steps:
             self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
-            if step.resource != "files":
+            if step.resource != FILES:
                 self._others.append(step)
             if "note" in step.detail:
                 self._notes.append(str(step.detail["note"]))
@@ -577,8 +584,8 @@ class Run:
 
     def _holders(self, journal: str) -> list[dict[str, Any]]:
         """Who still works with what was replaced."""
-        exchanged = {step.target: step.detail["held"] for step in self._others if step.resource == "subvolumes"}
-        programs = any(step.resource == "packages" for step in self._others)
+        exchanged = {tree: lost for kind in KINDS.values() for tree, lost in kind.exchanged(self._others).items()}
+        programs = any(KINDS[step.resource].installs for step in self._others)
         if not self._changed and not exchanged and not programs:
             return []
         was = _was(journal, [step.target for step in self._made.files], programs)
@@ -587,7 +594,11 @@ class Run:
         def goes_on() -> bool:
             return self.store.system.monotonic() < end
 
-        found = holders(was, lambda path: subvolumes.was(path, list(exchanged)), exchanged, goes_on=goes_on)
+        def moved(shown: bytes) -> bytes | None:
+            former = (kind.former_path(shown, exchanged) for kind in KINDS.values() if kind.exchanges_trees)
+            return next((path for path in former if path is not None), None)
+
+        found = holders(was, moved, exchanged, goes_on=goes_on)
         if not goes_on():
             self._notes.append(f"restart_needed is not whole: in {_LOOK:.0f} s not all open files could be looked at")
         return found

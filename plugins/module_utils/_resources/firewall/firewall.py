@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel's.
+"""The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel's.
 
 Only tables that differ are made anew. What a running program owns is left as it is, and named (see ``ruleset``).
 """
@@ -26,11 +26,10 @@ from ..._host.durable import write_all
 from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.objects import SMALL
-from ..kind import Kind, Restore, Sink
+from ..kind import Kind, Restore, Sink, Spec
 from . import ruleset
 from .ruleset import Keep, Key, Table
 
-OPTIONS: Options = {"except": {"type": "list", "elements": "str", "default": []}}
 _TIMEOUT = 60.0
 _FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
@@ -46,48 +45,132 @@ _NO_INTERFACE = re.compile(r":(\d+):\d+(?:-\d+)?: Error: Interface does not exis
 _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/ip6_tables_names"))
 
 
-def kind(system: System) -> Kind:
-    """The kind. ``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
-    return Kind(
-        options=OPTIONS,
-        check=lambda spec: check(spec, system),
-        capture=capture,
-        plan=plan,
-        apply=apply,
-        verify=verify,
-        lacks=lacks,
-    )
+class Firewall(Kind):
+    """``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
 
+    name = "firewall"
+    options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
+    changed_by_programs = True
+    read_at_start = False
 
-def check(spec: dict[str, Any], system: System) -> dict[str, Any]:
-    """The declaration; UsageError when nft is missing, or could not load again what it lists now."""
-    excepts = read(OPTIONS, spec, "firewall")["except"]
-    if not all(map(_PATTERN.fullmatch, excepts)):
-        raise UsageError(
-            f"firewall: except must be a list of tables and sets, not {excepts!r}; write a table as 'inet name' and a "
-            "set as 'inet table name', with * and ? for what may vary"
+    def __init__(self, system: System | None = None) -> None:
+        self.system = system or System()
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        """The declaration; UsageError when nft is missing, or could not load again what it lists now."""
+        excepts = read(self.options, spec, self.name)["except"]
+        if not all(map(_PATTERN.fullmatch, excepts)):
+            raise UsageError(
+                f"firewall: except must be a list of tables and sets, not {excepts!r}; write a table as 'inet name' "
+                "and a set as 'inet table name', with * and ? for what may vary"
+            )
+        done = _list(self.system)
+        if done.rc != 0:
+            raise UsageError(
+                f"firewall: the ruleset cannot be listed: {done.words}; it needs nftables, and root (become)"
+            )
+        keep = Keep(_words(excepts))
+        found = ruleset.tables(done.out)
+        alone, strange = _foreign(done, found, keep)
+        if strange:
+            tables = ", ".join(f"{table} of {owner}" for table, owner in strange.items())
+            raise UsageError(
+                f"firewall: the table {tables} has expressions that only iptables understands, and nft cannot put back"
+                f"; leave it alone with firewall: {{except: ['{next(iter(strange))}']}}, or write those rules for nft "
+                "(iptables-restore-translate)"
+            )
+        mine = {key: table for key, table in found.items() if key not in alone}
+        loaded = _load(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), self.system, "--check")
+        if loaded.rc != 0:
+            raise UsageError(
+                f"firewall: nft could not load the ruleset again that it lists now: {loaded.words}; "
+                "mend that rule, leave its table alone (except), or take firewall out of the resources"
+            )
+        return {"except": sorted(set(excepts))} if excepts else {}
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """``rules form=<hash> sha256=<name>``: the rules that are put back. Then those that are left alone, and their
+        owners. No line when nft does not answer: a rollback may bring it back.
+        """
+        done = _list(system)
+        if done.rc != 0:
+            return []
+        found = ruleset.tables(done.out)
+        excepts = _words(spec.get("except", []))
+        foreign, strange = _foreign(done, found, Keep(excepts))
+        # What cannot be loaded again is refused when it is declared. For an undo it is just left alone.
+        foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
+        keep = Keep(excepts, set(foreign))
+        sets = ruleset.plain_sets(found.values(), keep, _configured())
+        keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
+        lines = [f"except {' '.join(words)}" for words in excepts]
+        for key, table in found.items():
+            owner = foreign.get(key) or keep.table(table)
+            if owner:
+                lines.append(f"alone table {' '.join(key)} {quote(owner)}")
+            elif any(ruleset.programs_in(table, keep)):
+                lines.append(f"alone parts {' '.join(key)} {quote(' and '.join(ruleset.programs_in(table, keep)))}")
+                lines.append(f"same {table.handle}")
+        for table, block in sets:
+            lines += [f"alone set {' '.join(table.key)} {block.name}", f"same {table.handle}.{block.handle}"]
+        lines += [f"legacy {name}" for name in _legacy(system)]
+        text = ruleset.recording(found.values(), keep)
+        form = hashlib.sha256(ruleset.form(found.values(), keep).encode()).hexdigest()
+        return [f"rules form={form} sha256={_stored(text.encode(), sink)}", *lines]
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        recorded = parse(lines)
+        if not recorded.sha:
+            return ["firewall: nft does not answer, so that nothing of it is recorded: install nftables"]
+        owned = [f"the table {' '.join(key)} ({owner})" for key, owner in recorded.tables.items()]
+        owned += [f"what is of {owner} in the table {' '.join(key)}" for key, owner in recorded.parts.items()]
+        owned += [f"the elements of the set {' '.join(path)} (no file has them: a program's)" for path in recorded.sets]
+        found = (
+            [f"firewall: {', '.join(owned)}: left as they are at a rollback, for a program owns them"] if owned else []
         )
-    done = _list(system)
-    if done.rc != 0:
-        raise UsageError(f"firewall: the ruleset cannot be listed: {done.words}; it needs nftables, and root (become)")
-    keep = Keep(_words(excepts))
-    found = ruleset.tables(done.out)
-    alone, strange = _foreign(done, found, keep)
-    if strange:
-        tables = ", ".join(f"{table} of {owner}" for table, owner in strange.items())
-        raise UsageError(
-            f"firewall: the table {tables} has expressions that only iptables understands, and nft cannot put back; "
-            f"leave it alone with firewall: {{except: ['{next(iter(strange))}']}}, or write those rules for nft "
-            "(iptables-restore-translate)"
-        )
-    mine = {key: table for key, table in found.items() if key not in alone}
-    loaded = _load(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), system, "--check")
-    if loaded.rc != 0:
-        raise UsageError(
-            f"firewall: nft could not load the ruleset again that it lists now: {loaded.words}; "
-            "mend that rule, leave its table alone (except), or take firewall out of the resources"
-        )
-    return {"except": sorted(set(excepts))} if excepts else {}
+        if recorded.legacy:
+            words = " and ".join(recorded.legacy)
+            found.append(f"firewall: what {words} filters beside nftables is not recorded, and not put back")
+        return found
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        recorded, live = parse(lines), _live(at.system)
+        if not recorded.sha or (live is not None and recorded.matches(live.out)):
+            return []
+        detail: dict[str, Any] = {"lines": list(lines)}
+        note = _note(recorded, ruleset.tables(live.out)) if live is not None else ""
+        if note:
+            detail["note"] = note
+        return [Step("firewall", "replace", "ruleset", "another ruleset", detail)]
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Load the recorded ruleset, all or nothing; on a host that goes back by itself the tables that can be loaded.
+
+        Raises RestoreFailed with the tables that the kernel has not taken: they are as they were.
+        """
+        for step in steps:
+            wrong = _put_back(parse(step.detail["lines"]), at)
+            if wrong:
+                raise RestoreFailed(
+                    f"the ruleset of the firewall cannot be loaded, and is not as recorded: {'; '.join(wrong)}",
+                    done=[],
+                    left=[f"firewall: {one}" for one in wrong],
+                )
+        return list(steps)
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        recorded, live = parse(lines), _live(system)
+        if not recorded.sha or (live is not None and recorded.matches(live.out)):
+            return []
+        return ["the ruleset of the firewall is another one" if live is not None else "nft does not list the firewall"]
+
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        return list(lines)
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        missing = {one for given in declared for one in given.get("except", [])} - set(spec.get("except", []))
+        if missing:
+            yield f"with what is left alone now ({', '.join(sorted(missing))})"
 
 
 def _words(patterns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -141,38 +224,6 @@ def _readable(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 # -- recording
-
-
-def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """``rules form=<hash> sha256=<name>``: of what is put back, and the text. Then what is left alone, and whose it is.
-
-    Nothing when nft does not answer: a rollback may bring it back.
-    """
-    done = _list(system)
-    if done.rc != 0:
-        return []
-    found = ruleset.tables(done.out)
-    excepts = _words(spec.get("except", []))
-    foreign, strange = _foreign(done, found, Keep(excepts))
-    # What cannot be loaded again is refused when it is declared. For an undo it is just left alone.
-    foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
-    keep = Keep(excepts, set(foreign))
-    sets = ruleset.plain_sets(found.values(), keep, _configured())
-    keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
-    lines = [f"except {' '.join(words)}" for words in excepts]
-    for key, table in found.items():
-        owner = foreign.get(key) or keep.table(table)
-        if owner:
-            lines.append(f"alone table {' '.join(key)} {quote(owner)}")
-        elif any(ruleset.programs_in(table, keep)):
-            lines.append(f"alone parts {' '.join(key)} {quote(' and '.join(ruleset.programs_in(table, keep)))}")
-            lines.append(f"same {table.handle}")
-    for table, block in sets:
-        lines += [f"alone set {' '.join(table.key)} {block.name}", f"same {table.handle}.{block.handle}"]
-    lines += [f"legacy {name}" for name in _legacy(system)]
-    text = ruleset.recording(found.values(), keep)
-    form = hashlib.sha256(ruleset.form(found.values(), keep).encode()).hexdigest()
-    return [f"rules form={form} sha256={_stored(text.encode(), sink)}", *lines]
 
 
 def _stored(data: bytes, sink: Sink) -> str:
@@ -262,21 +313,6 @@ def parse(lines: Sequence[str]) -> Recorded:
     return found
 
 
-def lacks(lines: Sequence[str]) -> list[str]:
-    """What a rollback to these lines leaves as it is, in words."""
-    recorded = parse(lines)
-    if not recorded.sha:
-        return ["firewall: nft does not answer, so that nothing of it is recorded: install nftables"]
-    owned = [f"the table {' '.join(key)} ({owner})" for key, owner in recorded.tables.items()]
-    owned += [f"what is of {owner} in the table {' '.join(key)}" for key, owner in recorded.parts.items()]
-    owned += [f"the elements of the set {' '.join(path)} (no file has them: a program's)" for path in recorded.sets]
-    found = [f"firewall: {', '.join(owned)}: left as they are at a rollback, for a program owns them"] if owned else []
-    if recorded.legacy:
-        words = " and ".join(recorded.legacy)
-        found.append(f"firewall: what {words} filters beside nftables is not recorded, and not put back")
-    return found
-
-
 # -- putting back
 
 
@@ -284,17 +320,6 @@ def _live(system: System) -> Completed | None:
     """None when nft does not answer, perhaps because the change removed it."""
     done = _list(system)
     return done if done.rc == 0 else None
-
-
-def plan(then: Sequence[str], at: Restore) -> list[Step]:
-    recorded, live = parse(then), _live(at.system)
-    if not recorded.sha or (live is not None and recorded.matches(live.out)):
-        return []
-    detail: dict[str, Any] = {"lines": list(then)}
-    note = _note(recorded, ruleset.tables(live.out)) if live is not None else ""
-    if note:
-        detail["note"] = note
-    return [Step("firewall", "replace", "ruleset", "another ruleset", detail)]
 
 
 def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
@@ -306,20 +331,6 @@ def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
         if key not in found:
             words.append(f"the table {' '.join(key)} ({owner}) is gone: it makes it anew when it is restarted")
     return f"firewall: {'; '.join(words)}" if words else ""
-
-
-def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Load what was recorded, all or nothing; of a host that goes back by itself the tables that can be. RestoreFailed
-    with what the kernel has not taken: that is as it was."""
-    for step in steps:
-        wrong = _put_back(parse(step.detail["lines"]), at)
-        if wrong:
-            raise RestoreFailed(
-                f"the ruleset of the firewall cannot be loaded, and is not as recorded: {'; '.join(wrong)}",
-                done=[],
-                left=[f"firewall: {one}" for one in wrong],
-            )
-    return list(steps)
 
 
 def _put_back(recorded: Recorded, at: Restore) -> list[str]:
@@ -341,7 +352,7 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
         done = _load(plain, at.system)
-        if done.rc != 0 and at.insist:
+        if done.rc != 0 and at.unattended:
             return _each(then, {**now, **bare}, recorded, at.system)
     return [] if done.rc == 0 else [done.words]
 
@@ -365,13 +376,3 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
                 words += f"; all but {len(gone)} of its rules are back"
         wrong.append(words)
     return wrong
-
-
-def verify(then: Sequence[str], system: System) -> list[str]:
-    recorded, live = parse(then), _live(system)
-    if not recorded.sha or (live is not None and recorded.matches(live.out)):
-        return []
-    return ["the ruleset of the firewall is another one" if live is not None else "nft does not list the firewall"]
-
-
-KIND = kind(System())

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``packages``: the versions that were installed, held and marked as they were.
+"""The kind ``packages``: the versions that were installed, held and marked as they were.
 
 The package file of what is installed is kept in the store, so that a version comes back without a network, and after
 the mirror has dropped it. Which file belongs to which version is remembered by the manifests themselves: a version
@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from ..._errors import Damaged, RestoreFailed, UsageError
@@ -25,14 +25,10 @@ from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
-from ..kind import Kind, Restore, Sink
+from ..kind import Kind, Restore, Sink, Spec
 from . import apt, diversions, dpkg, overrides, rpm
 from .package import Ident, Package
 
-OPTIONS: Options = {
-    "names": {"type": "list", "elements": "str"},
-    "purge": {"type": "bool", "default": False},
-}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
@@ -69,20 +65,112 @@ class Recorded(NamedTuple):
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
 
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
-    """The declaration with all its keys; ``names`` is None for all packages. UsageError names what is bad."""
-    found = read(OPTIONS, spec, "packages")
-    names, purge = found["names"], found["purge"]
-    # A key that says what holds without it would make another declaration of the same.
-    more = {"purge": True} if purge else {}
-    if names is None:
-        return {"names": None, **more}
-    if not names:
-        raise UsageError("packages: names is empty; leave it out for all packages")
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
-    return {"names": sorted(set(names)), **more}
+class Packages(Kind):
+    """The packages of dpkg or rpm. It installs programs, and their scripts may write to any path."""
+
+    name = "packages"
+    options: Options = {
+        "names": {"type": "list", "elements": "str"},
+        "purge": {"type": "bool", "default": False},
+    }
+    installs = True
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad one."""
+        found = read(self.options, spec, self.name)
+        names, purge = found["names"], found["purge"]
+        # A key that says what holds without it would make another declaration of the same.
+        more: dict[str, object] = {"purge": True} if purge else {}
+        if names is None:
+            return {"names": None, **more}
+        if not names:
+            raise UsageError("packages: names is empty; leave it out for all packages")
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
+        return {"names": sorted(set(names)), **more}
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        return _captured(spec, sink, system, fetch=True)
+
+    def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
+        return _captured(spec, sink, system, fetch=not local_only)
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        present = parse(lines).present
+        found = []
+        broken = [f"{one.name} is {one.status}" for one in present if one.status]
+        if broken:
+            found.append(
+                f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, "
+                "or run 'dpkg --configure -a', and take the checkpoint again"
+            )
+        without = [f"{one.name} {one.version}" for one in present if not one.sha256]
+        if without:
+            found.append(
+                f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
+                "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
+                "take the checkpoint again"
+            )
+        return found
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        return plan(lines, at.system)
+
+    def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
+        changes = _changes(plan(lines, at.system))
+        return (apt if changes[0][1].manager == "deb" else rpm).lacking(changes, at) if changes else []
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """As many as can be; RestoreFailed names the others, each with its cause."""
+        changes = _changes(steps)
+        try:
+            # First of all, so that a package's file goes to its place.
+            left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
+            left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
+            if changes and changes[0][1].manager == "deb":
+                left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
+            elif changes:
+                left.update(rpm.transact(changes, at))
+        except OSError as error:
+            raise RestoreFailed(
+                f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
+                done=[],
+                left=[f"packages: {error}"],
+            ) from error
+        done = [step for step in steps if _key(step) not in left]
+        if left:
+            words = [f"{key}: {why}" for key, why in left.items()]
+            raise RestoreFailed(
+                f"{len(left)} packages cannot be put back: {'; '.join(words[:10])}",
+                done=[step.shown() for step in done],
+                left=words,
+                notes=[step.detail["note"] for step in done if "note" in step.detail],
+            )
+        return done
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        return [f"{step.target}: {step.why}" for step in plan(lines, system)]
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        if spec.get("purge") and not any(one.get("purge") for one in declared):
+            yield "with the data of packages that go (purge)"
+        if any(one.get("names") is None for one in declared):
+            return
+        known = {name for one in declared for name in one["names"]}
+        if spec["names"] is None:
+            yield "without a limit"
+            return
+        yield from sorted(set(spec["names"]) - known)
+        recorded = parse(lines)
+        for package in recorded.present:
+            if {package.key, package.name}.isdisjoint(known):
+                yield package.key
+        yield from sorted(recorded.absent - known)
+        if recorded.diversions is not None:
+            yield "with diversions"
+        if recorded.overrides is not None:
+            yield "with owners and modes of files"
 
 
 def look(system: System) -> list[Package]:
@@ -93,12 +181,7 @@ def look(system: System) -> list[Package]:
     return sorted(found)
 
 
-def at_hand(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """The same as ``capture``, with the package files that are on this host: no mirror is waited for."""
-    return capture(spec, sink, system, fetch=False)
-
-
-def capture(spec: dict[str, Any], sink: Sink, system: System, fetch: bool = True) -> list[str]:
+def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     """A line for each package, with the name of its file in the sink as far as one can be had."""
     live = look(system)
     names = spec["names"]
@@ -280,9 +363,10 @@ def _marks(wanted: Package, now: Package) -> list[Step]:
     return steps
 
 
-def plan(then: Sequence[str], system: System) -> list[Step]:
-    recorded, now = parse(then), look(system)
-    manager = then[0].split(" ")[0] if then else now[0].manager
+def plan(lines: Sequence[str], system: System) -> list[Step]:
+    """The steps that make the packages as recorded. Raises UsageError where another manager has recorded them."""
+    recorded, now = parse(lines), look(system)
+    manager = lines[0].split(" ")[0] if lines else now[0].manager
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
@@ -298,62 +382,8 @@ def plan(then: Sequence[str], system: System) -> list[Step]:
     return steps
 
 
-def verify(then: Sequence[str], system: System) -> list[str]:
-    """What is not as recorded, in words."""
-    return [f"{step.target}: {step.why}" for step in plan(then, system)]
-
-
-def lacks(lines: Sequence[str]) -> list[str]:
-    """What a rollback to these lines could not bring back, in words."""
-    present = parse(lines).present
-    found = []
-    broken = [f"{one.name} is {one.status}" for one in present if one.status]
-    if broken:
-        found.append(
-            f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, or "
-            "run 'dpkg --configure -a', and take the checkpoint again"
-        )
-    without = [f"{one.name} {one.version}" for one in present if not one.sha256]
-    if without:
-        found.append(
-            f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
-            "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
-            "take the checkpoint again"
-        )
-    return found
-
-
 def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:5]) + (", …" if len(words) > 5 else "")
-
-
-def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """As many as can be; RestoreFailed names the others, each with its cause."""
-    changes = _changes(steps)
-    try:
-        # First of all, so that a package's file goes to its place.
-        left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
-        left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
-        if changes and changes[0][1].manager == "deb":
-            left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
-        elif changes:
-            left.update(rpm.transact(changes, at))
-    except OSError as error:
-        raise RestoreFailed(
-            f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
-            done=[],
-            left=[f"packages: {error}"],
-        ) from error
-    done = [step for step in steps if _key(step) not in left]
-    if left:
-        words = [f"{key}: {why}" for key, why in left.items()]
-        raise RestoreFailed(
-            f"{len(left)} packages cannot be put back: {'; '.join(words[:10])}",
-            done=[step.shown() for step in done],
-            left=words,
-            notes=[step.detail["note"] for step in done if "note" in step.detail],
-        )
-    return done
 
 
 def _changes(steps: Sequence[Step]) -> list[tuple[str, Package]]:
@@ -362,22 +392,3 @@ def _changes(steps: Sequence[Step]) -> list[tuple[str, Package]]:
 
 def _key(step: Step) -> str:
     return Package.of(step.detail["package"]).key if "package" in step.detail else step.target
-
-
-def lacking(then: Sequence[str], at: Restore) -> list[str]:
-    """What a rollback to the lines could not put back now, or what it would have to wait for, in words."""
-    changes = _changes(plan(then, at.system))
-    return (apt if changes[0][1].manager == "deb" else rpm).lacking(changes, at) if changes else []
-
-
-KIND = Kind(
-    options=OPTIONS,
-    check=check,
-    capture=capture,
-    plan=lambda then, at: plan(then, at.system),
-    apply=apply,
-    verify=verify,
-    lacks=lacks,
-    lacking=lacking,
-    brief=at_hand,
-)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
+"""The kind ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
 
 Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_command``) and ``base/`` (base backups,
 see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback recovers a
@@ -21,7 +21,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
@@ -30,30 +30,149 @@ from ..._host.durable import fsync_dir
 from ..._host.system import System
 from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
-from .. import own_line
-from ..kind import Kind, Restore, Sink
+from .. import json_line
+from ..kind import Kind, Restore, Sink, Spec, names_of
 from . import cluster, recovery, restore_point, wal
 
 # So many bytes of log are replayed from one base at least, however small the cluster is.
 _REPLAY = 1 << 30
 
 
-def trees(spec: dict[str, Any]) -> list[str]:
-    """The configuration: it is not in the log."""
-    if spec["cluster"]:
-        return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
-    return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
+class PostgreSQL(Kind):
+    """A cluster, its configuration as files, its data as a restore point of its log."""
+
+    name = "postgresql"
+    options = restore_point.OPTIONS
+    consistent = True
+    all_or_nothing = True
+    read_at_start = False
+    keeps_data_outside = True
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        return dict(restore_point.check(spec))
+
+    def trees(self, spec: Spec) -> list[str]:
+        """The configuration: it is not in the log."""
+        if spec["cluster"]:
+            return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
+        return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
+
+    def trees_as_a_whole(self, spec: Spec) -> list[str]:
+        return [spec["data"], spec["archive"]]
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """One line that names a restore point: the newest of ours when nothing was written since, else a new one."""
+        return _captured(spec, sink, system, renew=True)
+
+    def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
+        """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
+        directory is kept."""
+        try:
+            return _captured(spec, sink, system, renew=False)
+        except EvenkeelError as error:
+            return [json_line.write("kept", {"data": spec["data"], "why": error.message})]
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """The step that brings the cluster back to the restore point. The base and the log that it needs are verified
+        here, before anything is changed. Raises Refused and Damaged."""
+        record = restore_point.read(lines)
+        server = restore_point.server_of(record, at.system)
+        cluster.refuse(server)
+        seen = server.seen()
+        system = seen["system"] if seen else server.identifier()
+        if system != record["system"]:
+            cluster.decline(
+                server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}"
+            )
+        if seen is not None and seen["standby"]:
+            cluster.decline(server, "it is a standby; roll back the primary")
+        if restore_point.is_there(server, record, seen):
+            if seen is None:
+                return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
+            touched = any(
+                (path + "/").startswith(tree + "/") for tree in self.trees(server.spec) for path in at.changed
+            )
+            return [Step("postgresql", "restart", server.name, "its configuration changed", record)] if touched else []
+        replay = recovery.verify(server, record)
+        where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
+        why = f"to {where}, {replay} segments after its base"
+        return [Step("postgresql", "restore", server.name, why, record)]
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Carry out the steps. Raises RestoreFailed with what is ``left``."""
+        done = []
+        for step in steps:
+            server = restore_point.server_of(step.detail, at.system)
+            try:
+                if step.action == "restore":
+                    done.append(recovery.restore(server, step, at.boot, tag(at.objects.root)))
+                else:
+                    recovery.tidy(server)
+                    if step.action == "restart":
+                        recovery.control(server, "stop", at.boot)
+                    recovery.control(server, "start", at.boot)
+                    done.append(step)
+            except (EvenkeelError, OSError) as error:
+                message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
+                raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
+        return done
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        """Data that clients wrote after a rollback is no difference."""
+        record = restore_point.read(lines)
+        server = restore_point.server_of(record, system)
+        return restore_point.differences(server, record)
+
+    def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
+        """data directory -> the part of its base or its log that is not there. A rollback verifies their contents."""
+        found = {}
+        for line in lines:
+            try:
+                record = restore_point.read([line])
+            except EvenkeelError:
+                continue  # It names none.
+            server = restore_point.server_of(record, System())
+            try:
+                recovery.needed(server, record)
+            except Damaged as error:
+                found[server.data] = error.message
+        return found
+
+    def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+        """Remove the data that only the checkpoints that go needed.
+
+        These are bases of this store, then the log before the oldest base of any store, and the old directories whose
+        undo goes.
+
+        Raises Damaged when a line is none of ours, and what it needs is unknown; EvenkeelError when a removal fails.
+        """
+        mine = tag(store)
+        needed, kept = _records(stay)
+        gone, _kept = _records(go)
+        bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
+        for spec in {one["archive"]: one for one in gone}.values():
+            server = restore_point.server_of(spec, system)
+            if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
+                continue  # There is no cluster any more that could say whose all this is.
+            ended = {one["base"] for one in gone} - bases
+            found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
+            _remove(server, [f"{server.bases}/{name}" for name in found], f"{server.bases}/gone")
+            _trim(server, int(spec["segment_size"]))
+            if server.data not in kept:
+                ended = {f"{mine} {one['point']}" for one in gone if one["point"] not in points}
+                olds = [old for old in recovery.olds(server) if recovery.undo_of(old) in ended]
+                _remove(server, olds, f"{server.data}.evenkeel-gone")
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        if spec not in [restore_point.check(one) for one in declared]:
+            yield names_of(spec)
+        for line in lines:
+            with json_line.read(line) as (_word, record):
+                if any(record[key] != value for key, value in spec.items() if key in record):
+                    yield f"another cluster ({names_of(record)})"
 
 
-# -- capture
-
-
-def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """One line that names a restore point: the newest one of ours when nothing was written since, else a new one."""
-    return _captured(spec, sink, system, renew=True)
-
-
-def _captured(spec: dict[str, Any], sink: Sink, system: System, renew: bool) -> list[str]:
+def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     server = restore_point.server_of(spec, system)
     cluster.refuse(server)
     seen = server.look()
@@ -61,25 +180,16 @@ def _captured(spec: dict[str, Any], sink: Sink, system: System, renew: bool) -> 
     mine = tag(sink.objects.root) if sink.objects is not None else ""
     last = restore_point.newest(server, mine)
     if last is not None and restore_point.is_there(server, last, seen):
-        return [own_line.write("cluster", last)]
+        return [json_line.write("cluster", last)]
     if isinstance(sink, Hasher):
-        return [own_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
+        return [json_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
     base = _newest_base(server, seen, mine)
     if base is None or (renew and _outgrown(server, base, seen)):
         _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
         base = _take_base(server, mine)
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
-    return [own_line.write("cluster", record)]
-
-
-def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
-    directory is kept."""
-    try:
-        return _captured(spec, sink, system, renew=False)
-    except EvenkeelError as error:
-        return [own_line.write("kept", {"data": spec["data"], "why": error.message})]
+    return [json_line.write("cluster", record)]
 
 
 def _newest_base(server: cluster.Server, seen: dict[str, Any], mine: str) -> wal.Base | None:
@@ -159,101 +269,6 @@ def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> d
     )
 
 
-# -- rollback
-
-
-def plan(then: Sequence[str], at: Restore) -> list[Step]:
-    """What brings the cluster back to the restore point; everything that this needs is verified here, before anything
-    is changed. Raises Refused and Damaged."""
-    record = restore_point.read(then)
-    server = restore_point.server_of(record, at.system)
-    cluster.refuse(server)
-    seen = server.seen()
-    system = seen["system"] if seen else server.identifier()
-    if system != record["system"]:
-        cluster.decline(server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}")
-    if seen is not None and seen["standby"]:
-        cluster.decline(server, "it is a standby; roll back the primary")
-    if restore_point.is_there(server, record, seen):
-        if seen is None:
-            return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
-        touched = any((path + "/").startswith(tree + "/") for tree in trees(server.spec) for path in at.changed)
-        return [Step("postgresql", "restart", server.name, "its configuration changed", record)] if touched else []
-    replay = recovery.verify(server, record)
-    why = f"to {record['point']} at {record['lsn']} on timeline {record['timeline']}, {replay} segments after its base"
-    return [Step("postgresql", "restore", server.name, why, record)]
-
-
-def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Carry out the steps. Raises RestoreFailed with what is ``left``."""
-    done = []
-    for step in steps:
-        server = restore_point.server_of(step.detail, at.system)
-        try:
-            if step.action == "restore":
-                done.append(recovery.restore(server, step, at.boot, tag(at.objects.root)))
-            else:
-                recovery.tidy(server)
-                if step.action == "restart":
-                    recovery.control(server, "stop", at.boot)
-                recovery.control(server, "start", at.boot)
-                done.append(step)
-        except (EvenkeelError, OSError) as error:
-            message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
-            raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
-    return done
-
-
-def verify(then: Sequence[str], system: System) -> list[str]:
-    """What is not as recorded, in words. What clients wrote after a rollback is no difference."""
-    record = restore_point.read(then)
-    server = restore_point.server_of(record, system)
-    return restore_point.differences(server, record)
-
-
-# -- what the store does not hold
-
-
-def lost(then: Sequence[str]) -> dict[str, str]:
-    """data directory -> what of its base or its log is not there. What is in them a rollback verifies."""
-    found = {}
-    for line in then:
-        try:
-            record = restore_point.read([line])
-        except EvenkeelError:
-            continue  # It names none.
-        server = restore_point.server_of(record, System())
-        try:
-            recovery.needed(server, record)
-        except Damaged as error:
-            found[server.data] = error.message
-    return found
-
-
-def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
-    """Remove what the checkpoints that go needed and none of those that stay does: bases of this store, then the log
-    before the oldest base that is there, whoever's it is; and the old directories of which the undo goes.
-
-    Raises Damaged when a line is none of ours, and what it needs is unknown; EvenkeelError when a removal fails.
-    """
-    mine = tag(store)
-    needed, kept = _records(stay)
-    gone, _kept = _records(go)
-    bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
-    for spec in {one["archive"]: one for one in gone}.values():
-        server = restore_point.server_of(spec, system)
-        if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
-            continue  # There is no cluster any more that could say whose all this is.
-        ended = {one["base"] for one in gone} - bases
-        found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
-        _remove(server, [f"{server.bases}/{name}" for name in found], f"{server.bases}/gone")
-        _trim(server, int(spec["segment_size"]))
-        if server.data not in kept:
-            ended = {f"{mine} {one['point']}" for one in gone if one["point"] not in points}
-            olds = [old for old in recovery.olds(server) if recovery.undo_of(old) in ended]
-            _remove(server, olds, f"{server.data}.evenkeel-gone")
-
-
 def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
     """The records among the lines, and the data directories that could not be recorded."""
     records: list[dict[str, Any]] = []
@@ -262,7 +277,7 @@ def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
         if line.startswith("cluster "):
             records.append(restore_point.read([line]))
         elif line.startswith("kept "):
-            with own_line.read(line) as (_word, record):
+            with json_line.read(line) as (_word, record):
                 kept.add(str(record["data"]))
     return records, kept
 
@@ -286,19 +301,3 @@ def _trim(server: cluster.Server, size: int) -> None:
     names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))
     for at in range(0, len(names), 1000):
         server.must(["rm", "-f", "--", *(f"{server.log}/{name}" for name in names[at : at + 1000])])
-
-
-KIND = Kind(
-    options=restore_point.OPTIONS,
-    check=restore_point.check,
-    capture=capture,
-    plan=plan,
-    apply=apply,
-    verify=verify,
-    trees=trees,
-    before=before,
-    lost=lost,
-    forget=forget,
-    consistent=True,
-    whole=True,
-)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._errors import Damaged, Refused, UsageError
@@ -17,7 +17,7 @@ from ..._host.options import Options
 from ..._host.options import read as read_options
 from ..._host.system import System
 from ..._host.trust import read_small
-from .. import own_line
+from .. import json_line
 from . import cluster, wal
 
 OPTIONS: Options = {
@@ -34,7 +34,7 @@ _UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
 _RECORDS, _NEAR = 500, 8
 
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
+def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
     made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
     found = _CLUSTER.fullmatch(made["cluster"])
@@ -68,7 +68,7 @@ def _refuse_words(made: dict[str, Any]) -> None:
         raise UsageError(f"postgresql: unit {made['unit']!r} is no name of a unit")
 
 
-def server_of(spec: dict[str, Any], system: System) -> cluster.Server:
+def server_of(spec: Mapping[str, Any], system: System) -> cluster.Server:
     """The cluster of a declaration, or of a record, which holds one."""
     return cluster.Server({key: spec[key] for key in _KEYS}, system)
 
@@ -76,7 +76,7 @@ def server_of(spec: dict[str, Any], system: System) -> cluster.Server:
 def read(lines: Sequence[str]) -> dict[str, Any]:
     """The record; Damaged when the line is not one that ``capture`` writes."""
     for line in lines:
-        with own_line.read(line) as (word, record):
+        with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
                     f"postgresql: {record['data']} could not be recorded then ({record['why']}): what it was is in a "

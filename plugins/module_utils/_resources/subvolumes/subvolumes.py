@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``subvolumes``: whole btrfs subvolumes, kept as snapshots on their own file system.
+"""The kind ``subvolumes``: whole btrfs subvolumes, kept as snapshots on their own file system.
 
 Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in it. A rollback
 makes a writable snapshot of that one there, exchanges it with the subvolume in one system call, and deletes what it got
@@ -18,7 +18,7 @@ import secrets
 import stat
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,22 +29,155 @@ from ..._host.options import Options, read
 from ..._host.paths import ancestors, check_path
 from ..._host.system import System
 from ..._store.objects import Hasher, tag
-from .. import own_line
-from ..kind import Kind, Restore, Sink
+from .. import json_line
+from ..kind import Kind, Processes, Restore, Sink, Spec
 from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
 
-OPTIONS: Options = {"paths": {"type": "list", "elements": "str", "required": True}}
 _FOLDER = ".evenkeel-snapshots"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
-    """The declaration with all its keys; UsageError names the bad one. Looks at nothing."""
-    paths = read(OPTIONS, spec, "subvolumes")["paths"]
+class Subvolumes(Kind):
+    """Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside it."""
+
+    name = "subvolumes"
+    options: Options = {"paths": {"type": "list", "elements": "str", "required": True}}
+    captured_at_rest = True
+    exchanges_trees = True
+    keeps_data_outside = True
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        return {"paths": _checked(read(self.options, spec, self.name)["paths"])}
+
+    def trees_as_a_whole(self, spec: Spec) -> list[str]:
+        return list(spec["paths"])
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
+        Hasher."""
+        for path in spec["paths"]:
+            live = look(path)
+            if live is None or live.read_only:
+                raise UsageError(
+                    f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs "
+                    "subvolume show); declare the path as files"
+                )
+        return [_captured(path, sink, system) for path in spec["paths"]]
+
+    def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
+        """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
+        return [
+            json_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
+            for path in spec["paths"]
+        ]
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        """In check mode as well, where the snapshot is still to be made."""
+        found = []
+        for line in lines:
+            with json_line.read(line) as (_word, one):
+                found.append(
+                    f"{one['path']} is kept as a snapshot on its own disk alone: replicas and restic do not carry it"
+                )
+        return found
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """A step for each that is not as its snapshot, or for which a killed rollback has left something to be removed.
+
+        Raises Damaged when a snapshot is missing, Refused when a subvolume cannot be exchanged.
+        """
+        steps = []
+        for record in _recorded(lines):
+            path, problem = record["path"], _problem(record)
+            if problem:
+                raise Damaged(
+                    f"subvolumes: {path} cannot be put back: {problem}. It was on the disk of the host that took the "
+                    "checkpoint, and nowhere else; nothing was changed. Mount its file system, or leave subvolumes "
+                    "out of this rollback (resources)"
+                )
+            _refuse(path, at.system)
+            kept, live = look(_kept(record)), synced(path)
+            if kept is None or live is None or live.read_only or not same(kept, live):
+                there = (
+                    "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
+                )
+                steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
+            elif os.path.lexists(_aside(path)):
+                steps.append(Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", record))
+        return steps
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why.
+
+        In the detail of those that were done is ``held``: the processes that had the replaced one mounted in a mount
+        namespace of their own, which lost it.
+        """
+        done: list[Step] = []
+        left = []
+        for step in steps:
+            try:
+                held = mounted_elsewhere(os.fsencode(step.target))
+                _put_back(step, at.system)
+                done.append(replace(step, detail={"held": held}))
+            except (EvenkeelError, OSError) as error:
+                left.append(f"{step.target}: {error}")
+        if left:
+            shown = [one.shown() for one in done]
+            raise RestoreFailed(f"subvolumes are not as they were: {'; '.join(left)}", done=shown, left=left)
+        return done
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        wrong = []
+        for record in _recorded(lines):
+            kept, live = look(_kept(record)), look(record["path"])
+            if live is None:
+                wrong.append(f"{record['path']} is no subvolume")
+            elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
+                wrong.append(f"{record['path']} is not what {record['snapshot']} holds")
+        return wrong
+
+    def exchanged(self, steps: Sequence[Step]) -> dict[str, Processes]:
+        return {step.target: step.detail["held"] for step in steps if step.resource == self.name}
+
+    def former_path(self, shown: bytes, trees: Collection[str]) -> bytes | None:
+        for target in trees:
+            aside = os.fsencode(_aside(target))
+            if shown.startswith((aside + b"/", aside + b" ")):  # The subvolume itself has lost its name: " (deleted)".
+                return os.fsencode(target) + shown[len(aside) :].partition(b" (deleted)")[0]
+        return None
+
+    def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
+        problems = {record["path"]: _problem(record) for record in map(_record_of, lines) if record is not None}
+        return {path: problem for path, problem in problems.items() if problem}
+
+    def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+        """Delete the snapshots that this store has made and no line of those that stay names, where any line has one.
+
+        Raises Refused when btrfs does not delete one.
+        """
+        needed = {_kept(record) for record in map(_record_of, stay) if record is not None}
+        named = {_kept(record) for record in map(_record_of, go) if record is not None} | needed
+        for folder in sorted({os.path.dirname(one) for one in named}):
+            for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
+                path = os.path.join(folder, name)
+                if _NAME.fullmatch(name) and name.startswith(tag(store)) and path not in needed and look(path):
+                    delete(path, system)
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
+        known = {path for one in declared for path in one["paths"]}
+        found = set(spec["paths"])
+        for line in lines:
+            with json_line.read(line) as (_word, record):
+                found.add(record["path"])
+        return sorted(found - known)
+
+
+def _checked(paths: Sequence[str]) -> list[str]:
+    """The paths in order. Raises UsageError for one that cannot be exchanged. Looks at nothing."""
     for path in paths:
         if check_path(os.fsencode(path)) == b"/":
             raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
-    return {"paths": sorted(set(paths))}
+    return sorted(set(paths))
 
 
 def _folder(path: str) -> str:
@@ -98,30 +231,6 @@ def _refuse(path: str, system: System) -> None:
         )
 
 
-# -- capture
-
-
-def capture(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
-    Hasher."""
-    for path in spec["paths"]:
-        live = look(path)
-        if live is None or live.read_only:
-            raise UsageError(
-                f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs "
-                "subvolume show); declare the path as files"
-            )
-    return [_captured(path, sink, system) for path in spec["paths"]]
-
-
-def before(spec: dict[str, Any], sink: Sink, system: System) -> list[str]:
-    """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
-    return [
-        own_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
-        for path in spec["paths"]
-    ]
-
-
 def _captured(path: str, sink: Sink, system: System) -> str:
     folder, store = _folder(path), sink.objects.root if sink.objects is not None else "/"
     if within(os.fsencode(os.path.realpath(store)), os.fsencode(path)):
@@ -133,7 +242,7 @@ def _captured(path: str, sink: Sink, system: System) -> str:
         if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
-        return own_line.write("subvolume", {"path": path, "snapshot": "to be made"})
+        return json_line.write("subvolume", {"path": path, "snapshot": "to be made"})
     ensure_dir(folder)
     name = f"{tag(store)}-{_stamp(system)}"
     btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
@@ -144,17 +253,16 @@ def _captured(path: str, sink: Sink, system: System) -> str:
 
 
 def _record(path: str, name: str, kept: Subvolume) -> str:
-    return own_line.write("subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid})
+    return json_line.write(
+        "subvolume", {"path": path, "snapshot": name, "transaction": kept.changed, "uuid": kept.uuid}
+    )
 
 
-# -- putting back
-
-
-def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
+def _recorded(lines: Sequence[str]) -> list[dict[str, Any]]:
     """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
     found = []
-    for line in then:
-        with own_line.read(line) as (word, one):
+    for line in lines:
+        with json_line.read(line) as (word, one):
             if word == "unrecorded":
                 raise Refused(
                     f"subvolumes: {one['path']} was no subvolume then; nothing was changed. What was there, if "
@@ -163,7 +271,7 @@ def _recorded(then: Sequence[str]) -> list[dict[str, Any]]:
                 )
             good = (
                 word == "subvolume"
-                and check({"paths": [one["path"]]})
+                and _checked([one["path"]])
                 and _NAME.fullmatch(one["snapshot"])
                 and str(uuid.UUID(one["uuid"])) == one["uuid"]
                 and isinstance(one["transaction"], int)
@@ -189,51 +297,6 @@ def _problem(record: dict[str, Any]) -> str:
     if not kept.read_only or kept.changed != record["transaction"]:
         return f"its snapshot {_kept(record)} was changed"
     return ""
-
-
-def plan(then: Sequence[str], at: Restore) -> list[Step]:
-    """A step for each that is not as its snapshot, or for which a killed rollback has left something to be removed.
-
-    Raises Damaged when a snapshot is missing, Refused when a subvolume cannot be exchanged.
-    """
-    steps = []
-    for record in _recorded(then):
-        path, problem = record["path"], _problem(record)
-        if problem:
-            raise Damaged(
-                f"subvolumes: {path} cannot be put back: {problem}. It was on the disk of the host that took the "
-                "checkpoint, and nowhere else; nothing was changed. Mount its file system, or leave subvolumes out of "
-                "this rollback (resources)"
-            )
-        _refuse(path, at.system)
-        kept, live = look(_kept(record)), synced(path)
-        if kept is None or live is None or live.read_only or not same(kept, live):
-            there = "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
-            steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
-        elif os.path.lexists(_aside(path)):
-            steps.append(Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", record))
-    return steps
-
-
-def apply(steps: Sequence[Step], at: Restore) -> list[Step]:
-    """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why.
-
-    In the detail of those that were done is ``held``: the processes that had the replaced one mounted in a mount
-    namespace of their own, which lost it.
-    """
-    done: list[Step] = []
-    left = []
-    for step in steps:
-        try:
-            held = mounted_elsewhere(os.fsencode(step.target))
-            _put_back(step, at.system)
-            done.append(replace(step, detail={"held": held}))
-        except (EvenkeelError, OSError) as error:
-            left.append(f"{step.target}: {error}")
-    if left:
-        shown = [one.shown() for one in done]
-        raise RestoreFailed(f"subvolumes are not as they were: {'; '.join(left)}", done=shown, left=left)
-    return done
 
 
 def _put_back(step: Step, system: System) -> None:
@@ -269,79 +332,9 @@ def _clear(aside: str, system: System) -> None:
         os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))
 
 
-def was(shown: bytes, targets: Sequence[str]) -> bytes | None:
-    """For the path at which the kernel shows a file of a replaced subvolume, the one that it had; None for others."""
-    for target in targets:
-        aside = os.fsencode(_aside(target))
-        if shown.startswith((aside + b"/", aside + b" ")):  # The subvolume itself has lost its name: " (deleted)".
-            return os.fsencode(target) + shown[len(aside) :].partition(b" (deleted)")[0]
-    return None
-
-
-def verify(then: Sequence[str], _system: System) -> list[str]:
-    """What is not as recorded, in words. What was written to it since the rollback is no difference."""
-    wrong = []
-    for record in _recorded(then):
-        kept, live = look(_kept(record)), look(record["path"])
-        if live is None:
-            wrong.append(f"{record['path']} is no subvolume")
-        elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
-            wrong.append(f"{record['path']} is not what {record['snapshot']} holds")
-    return wrong
-
-
-# -- what the store does not hold
-
-
-def lacks(then: Sequence[str]) -> list[str]:
-    """In check mode as well, where the snapshot is still to be made."""
-    found = []
-    for line in then:
-        with own_line.read(line) as (_word, one):
-            found.append(
-                f"{one['path']} is kept as a snapshot on its own disk alone: replicas and restic do not carry it"
-            )
-    return found
-
-
-def lost(then: Sequence[str]) -> dict[str, str]:
-    """path -> what is wrong with its snapshot."""
-    problems = {record["path"]: _problem(record) for record in map(_record_of, then) if record is not None}
-    return {path: problem for path, problem in problems.items() if problem}
-
-
 def _record_of(line: str) -> dict[str, Any] | None:
     """The record of a line; None of one that names no snapshot of ours."""
     try:
         return _recorded([line])[0]
     except EvenkeelError:
         return None
-
-
-def forget(store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
-    """Delete the snapshots that this store has made and no line of those that stay names, where any line has one.
-
-    Raises Refused when btrfs does not delete one.
-    """
-    needed = {_kept(record) for record in map(_record_of, stay) if record is not None}
-    named = {_kept(record) for record in map(_record_of, go) if record is not None} | needed
-    for folder in sorted({os.path.dirname(one) for one in named}):
-        for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
-            path = os.path.join(folder, name)
-            if _NAME.fullmatch(name) and name.startswith(tag(store)) and path not in needed and look(path):
-                delete(path, system)
-
-
-KIND = Kind(
-    options=OPTIONS,
-    check=check,
-    capture=capture,
-    plan=plan,
-    apply=apply,
-    verify=verify,
-    lacks=lacks,
-    before=before,
-    lost=lost,
-    forget=forget,
-    still=True,
-)

@@ -143,10 +143,10 @@ def test_a_rollback_that_is_to_be_confirmed_is_no_change_that_is_refused(store: 
 def test_what_could_not_be_put_back_is_said_and_refused_where_that_is_asked_for(
     store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lacks(_sections: Sequence[Any]) -> list[str]:
+    def not_restorable(_sections: Sequence[Any]) -> list[str]:
         return ["the package file of app"]
 
-    monkeypatch.setattr(registry, "lacks", lacks)
+    monkeypatch.setattr(registry, "not_restorable", not_restorable)
     assert begin(store, live, check_mode=True)["left"] == ["the package file of app"]
     before = store.refs()
     for check_mode in (True, False):

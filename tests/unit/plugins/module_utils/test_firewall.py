@@ -20,10 +20,12 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall import firewall, ruleset
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall.ruleset import Keep
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore, Sink, Spec
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback
@@ -140,8 +142,7 @@ def nft(store: Store, monkeypatch: pytest.MonkeyPatch) -> Nft:
     monkeypatch.setattr(firewall, "_LEGACY", ())
     monkeypatch.setattr(firewall, "_CONFIGURED", ())
     store.system = replace(store.system, run=nft.run)
-    kind = firewall.kind(store.system)
-    monkeypatch.setitem(registry.LATE, "firewall", kind)
+    kind = firewall.Firewall(store.system)
     monkeypatch.setitem(registry.KINDS, "firewall", kind)
     return nft
 
@@ -307,13 +308,14 @@ def test_a_host_that_goes_back_by_itself_loads_the_tables_that_it_can(store: Sto
     bogus = "table ip bogus {\n}\n"
     nft.rules = SIMPLE + bogus
     writer = Writer(store.objects)
-    lines = firewall.capture({}, writer, store.system)
+    kind = firewall.Firewall()
+    lines = kind.capture({}, writer, store.system)
     writer.publish()
     bogus = bogus.replace("}", "\tchain c {\n\t}\n}")
     nft.rules = "table inet shut {\n}\n" + bogus
-    at = Restore(store.system, store.objects, insist=True)
+    at = Restore(store.system, store.objects, unattended=True)
     with pytest.raises(RestoreFailed, match="syntax error") as failed:
-        firewall.apply(firewall.plan(lines, at), at)
+        kind.apply(kind.plan(lines, at), at)
     assert failed.value.result["left"] == ["firewall: table ip bogus: Error: syntax error, bogus"]
     assert nft.rules == bogus + SIMPLE
 
@@ -347,20 +349,28 @@ def test_a_service_that_sets_up_its_own_rules_does_not_have_the_last_word(
 ) -> None:
     started: list[str] = []
 
-    def start(steps: Sequence[Step], _at: Restore) -> list[Step]:
-        started.append(nft.rules)
-        nft.rules = RULES
-        return list(steps)
+    class Service(Services):
+        def check(self, spec: Spec) -> dict[str, object]:
+            return {}
 
-    service = Kind(
-        check=lambda spec: spec,
-        capture=lambda _spec, _sink, _system: ["running"],
-        plan=lambda _then, _at: [] if started else [Step("services", "start", "nftables.service")],
-        apply=start,
-        verify=lambda _then, _system: [],
-    )
-    monkeypatch.setitem(registry.LATE, "services", service)
-    monkeypatch.setitem(registry.KINDS, "services", service)
+        def trees(self, spec: Spec) -> list[str]:
+            return []
+
+        def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+            return []
+
+        def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+            return [] if started else [Step("services", "start", "nftables.service")]
+
+        def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+            started.append(nft.rules)
+            nft.rules = RULES
+            return list(steps)
+
+        def verify(self, lines: Sequence[str], system: System) -> list[str]:
+            return []
+
+    monkeypatch.setitem(registry.KINDS, "services", Service())
     checkpoint(store, "before", [*FIREWALL, {"services": {}}])
     nft.rules = ""
     result = rollback(store, "before")
@@ -376,10 +386,11 @@ def test_a_record_of_version_0_1_0_comes_back_with_all_its_tables(store: Store, 
     writer.publish()
     at = Restore(store.system, store.objects)
     nft.rules = LASTING + bans + SIMPLE.replace("filter", "new")
-    steps = firewall.plan([line], at)
-    assert firewall.apply(steps, at) == steps and nft.rules == bans + LASTING
-    assert firewall.plan([line], at) == [] and firewall.verify([line], store.system) == []
-    assert firewall.lacks([line]) == []
+    kind = firewall.Firewall()
+    steps = kind.plan([line], at)
+    assert kind.apply(steps, at) == steps and nft.rules == bans + LASTING
+    assert kind.plan([line], at) == [] and kind.verify([line], store.system) == []
+    assert kind.not_restorable({}, [line]) == []
 
 
 def test_what_filters_beside_nftables_is_said(store: Store, nft: Nft, monkeypatch: Any, tmp_path: Path) -> None:
@@ -446,13 +457,13 @@ def test_what_is_excepted_is_typed(nft: Nft, bad: Any) -> None:
 )
 def test_a_doctored_line_is_refused(store: Store, nft: Nft, line: str) -> None:
     with pytest.raises(Damaged, match="refused"):
-        firewall.plan([line], Restore(store.system, store.objects))
+        firewall.Firewall().plan([line], Restore(store.system, store.objects))
 
 
 def test_a_memory_file_is_not_left_open(store: Store, nft: Nft) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    firewall.check({}, store.system)
-    firewall.capture({}, Hasher(), store.system)
+    firewall.Firewall(store.system).check({})
+    firewall.Firewall().capture({}, Hasher(), store.system)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -7,17 +7,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore, Sink, Spec
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, host_state, rollback
 
@@ -28,31 +27,33 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours handles it."""
 
 
-@dataclass
-class Installer:
+class Installer(Kind):
     """A kind whose state is one word in a file elsewhere; putting it back also writes into the protected tree."""
 
-    place: Path
-    tree: Path
-    killed_after: int = 99
-    applied: list[str] = field(default_factory=list)
+    def __init__(self, place: Path, tree: Path, name: str = "installer", installs: bool = False) -> None:
+        self.place = place
+        self.tree = tree
+        self.name = name
+        self.installs = installs
+        self.own_trees: list[str] = []
+        self.killed_after = 99
+        self.applied: list[str] = []
+        place.write_text("1")
 
-    def kind(self) -> Kind:
-        return Kind(
-            check=lambda spec: spec,
-            capture=lambda _spec, sink, _system: [
-                f"version {self.place.read_text()} sha256={sink.add(self.place.read_bytes())}"
-            ],
-            plan=self.plan,
-            apply=self.apply,
-            verify=lambda then, _system: [] if then[0].split()[1] == self.place.read_text() else ["another version"],
-        )
+    def check(self, spec: Spec) -> dict[str, object]:
+        return dict(spec)
 
-    def plan(self, then: Any, _at: Restore) -> list[Step]:
-        wanted = then[0].split()[1]
-        return [] if self.place.read_text() == wanted else [Step("installer", "install", wanted)]
+    def trees(self, spec: Spec) -> list[str]:
+        return self.own_trees
 
-    def apply(self, steps: Any, _at: Restore) -> list[Step]:
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        return [f"version {self.place.read_text()} sha256={sink.add(self.place.read_bytes())}"]
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        wanted = lines[0].split()[1]
+        return [] if self.place.read_text() == wanted else [Step(self.name, "install", wanted)]
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         self.applied.append(steps[0].target)
         (self.tree / "a").write_text("the installer's own")
         if len(self.applied) >= self.killed_after:
@@ -60,15 +61,20 @@ class Installer:
         self.place.write_text(steps[0].target)
         return list(steps)
 
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        return [] if lines[0].split()[1] == self.place.read_text() else ["another version"]
+
+
+class Failing(Installer):
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        raise RestoreFailed("it does not work", left=["one thing"])
+
 
 @pytest.fixture
-def installer(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installer]:
-    one = Installer(tmp_path / "installed", tree)
-    one.place.write_text("1")
-    monkeypatch.setitem(registry.EARLY, "installer", one.kind())
-    monkeypatch.setitem(registry.KINDS, "installer", one.kind())
-    monkeypatch.setattr(registry, "ORDER", ["installer", *registry.ORDER])
-    yield one
+def installer(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
+    one = Installer(tmp_path / "installed", tree, installs=True)
+    monkeypatch.setitem(registry.KINDS, one.name, one)
+    return one
 
 
 def begin(store: Store, tree: Path) -> None:
@@ -128,21 +134,9 @@ def test_the_undo_leads_back(store: Store, tree: Path, installer: Installer) -> 
 def test_a_kind_that_fails_does_not_keep_later_ones_from_being_put_back(
     store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = {name: Installer(tmp_path / name, tree) for name in ("fails", "works")}
+    late = {"fails": Failing(tmp_path / "fails", tree, "fails"), "works": Installer(tmp_path / "works", tree, "works")}
     for name, one in late.items():
-        one.place.write_text("1")
-        kind = one.kind()
-
-        def plan(then: Any, at: Restore, one: Installer = one, name: str = name) -> list[Step]:
-            return [Step(name, step.action, step.target) for step in one.plan(then, at)]
-
-        def fail(_steps: Any, _at: Restore) -> list[Step]:
-            raise RestoreFailed("it does not work", left=["one thing"])
-
-        made = Kind(kind.check, kind.capture, plan, fail if name == "fails" else kind.apply, kind.verify)
-        monkeypatch.setitem(registry.LATE, name, made)
-        monkeypatch.setitem(registry.KINDS, name, made)
-    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, *late])
+        monkeypatch.setitem(registry.KINDS, name, one)
     checkpoint(store, "before", [{"fails": {}}, {"works": {}}])
     for one in late.values():
         one.place.write_text("2")
@@ -156,10 +150,7 @@ def test_a_kill_where_no_file_changes_is_finished_too(
     store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = Installer(tmp_path / "installed", tmp_path)
-    late.place.write_text("1")
-    monkeypatch.setitem(registry.LATE, "installer", late.kind())
-    monkeypatch.setitem(registry.KINDS, "installer", late.kind())
-    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, "installer"])
+    monkeypatch.setitem(registry.KINDS, "installer", late)
     begin(store, tree)
     late.place.write_text("2")
     late.killed_after = 1
@@ -176,12 +167,8 @@ def test_trees_of_a_kind_are_put_back_with_the_files(
     store: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Installer(tmp_path / "installed", tree)
-    one.place.write_text("1")
-    kind = one.kind()
-    made = Kind(kind.check, kind.capture, kind.plan, kind.apply, kind.verify, lambda _spec: [str(tree)])
-    monkeypatch.setitem(registry.LATE, "installer", made)
-    monkeypatch.setitem(registry.KINDS, "installer", made)
-    monkeypatch.setattr(registry, "ORDER", [*registry.ORDER, "installer"])
+    one.own_trees = [str(tree)]
+    monkeypatch.setitem(registry.KINDS, "installer", one)
     copy = copy_of(tree)
     checkpoint(store, "before", [{"installer": {}}])
     (tree / "a").write_text("changed")

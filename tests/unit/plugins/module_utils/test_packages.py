@@ -34,6 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     rpm,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
@@ -65,12 +66,12 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        packages.check(spec)
+        Packages().check(spec)
 
 
 def test_all_packages_or_those_named() -> None:
-    assert packages.check({}) == {"names": None}
-    assert packages.check({"names": ["b", "a:i386", "b"]}) == {"names": ["a:i386", "b"]}
+    assert Packages().check({}) == {"names": None}
+    assert Packages().check({"names": ["b", "a:i386", "b"]}) == {"names": ["a:i386", "b"]}
 
 
 def test_what_dpkg_and_apt_say_is_read() -> None:
@@ -326,11 +327,11 @@ def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: 
     (tmp_path / "tmp").mkdir()
     then = ["rpm web:noarch 0:1.0-1 manual", "rpm * -"]
     with pytest.raises(RestoreFailed, match="web:noarch: the store has no package file of version 0:1.0-1") as failed:
-        packages.apply(packages.plan(then, at.system), at)
+        Packages().apply(packages.plan(then, at.system), at)
     assert (
         tested[-1] == {"install": [], "erase": [["new", "noarch", "0:1.0-1"]]} and len(failed.value.result["left"]) == 1
     )
-    assert packages.lacking(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
+    assert Packages().obstacles(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
@@ -499,8 +500,8 @@ def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -
 
 
 def test_what_is_not_whole_is_said() -> None:
-    assert packages.lacks([WEB.line()]) == []
-    assert "web is unpacked" in packages.lacks([WEB._replace(status="unpacked").line()])[0]
+    assert Packages().not_restorable({}, [WEB.line()]) == []
+    assert "web is unpacked" in Packages().not_restorable({}, [WEB._replace(status="unpacked").line()])[0]
 
 
 def test_a_version_comes_back_without_a_mirror(tmp_path: Path) -> None:
@@ -606,12 +607,12 @@ def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: 
     with subprocess.Popen([sys.executable, "-c", holder, str(held)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         words = f"{held} is held by process {process.pid} (python"
-        assert words in packages.lacking(lines, at)[0]
+        assert words in Packages().obstacles(lines, at)[0]
         with pytest.raises(RestoreFailed) as failed:
-            packages.apply(packages.plan(lines, at.system), at)
+            Packages().apply(packages.plan(lines, at.system), at)
         process.kill()
     assert words in failed.value.result["left"][0] and failed.value.result["done"] == [] and len(waited) == 2
-    assert packages.lacking(lines, at) == [] and packages.apply(packages.plan(lines, at.system), at)
+    assert Packages().obstacles(lines, at) == [] and Packages().apply(packages.plan(lines, at.system), at)
 
 
 def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path: Path) -> None:

@@ -172,11 +172,11 @@ def test_declarations_are_completed_and_name_the_configuration() -> None:
     made = restore_point.check({"cluster": "15/main"})
     assert made == restore_point.check(made)
     assert (made["data"], made["archive"]) == ("/var/lib/postgresql/15/main", "/var/lib/postgresql/15/main.evenkeel")
-    assert postgresql.trees(made) == [
+    assert postgresql.PostgreSQL().trees(made) == [
         "/etc/postgresql/15/main",
         "/var/lib/postgresql/15/main/postgresql.auto.conf",
     ]
-    assert "/srv/pg/pg_hba.conf" in postgresql.trees(restore_point.check({"data": "/srv/pg"}))
+    assert "/srv/pg/pg_hba.conf" in postgresql.PostgreSQL().trees(restore_point.check({"data": "/srv/pg"}))
 
 
 def record(**other: Any) -> str:
@@ -251,7 +251,7 @@ class Kept:
         return record(**places, base=self.bases[base].name, point=self.point(point))
 
     def forget(self, stay: Sequence[str], go: Sequence[str]) -> None:
-        postgresql.forget(str(self.store), System(), stay, go)
+        postgresql.PostgreSQL().forget(str(self.store), System(), stay, go)
 
     def left(self) -> tuple[list[int], list[int], list[int]]:
         """Numbers of the bases, the segments and the directories that are left."""

@@ -389,8 +389,7 @@ def test_what_starting_again_has_changed_is_put_back(
     value = tmp_path / "sys" / "vm" / "swappiness"
     value.parent.mkdir(parents=True)
     value.write_text("60\n")
-    for known in (registry.LATE, registry.KINDS):
-        monkeypatch.setitem(known, "sysctl", sysctl.kind(str(tmp_path / "sys")))
+    monkeypatch.setitem(registry.KINDS, "sysctl", sysctl.Sysctl(str(tmp_path / "sys")))
     changed_since(store, tree, {"sysctl": {"names": ["vm.swappiness"]}})
     result = rollback(store, "before", quiesce=[shell("true", f"echo 10 > {value}")])
     assert value.read_text() == "60\n" and result["left"] == []

@@ -22,11 +22,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links, outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
 from .fake_systemd import BOOT, Machine, Unit, machine
 
@@ -48,11 +49,11 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spec(*names: str) -> dict[str, Any]:
-    return services.check({"names": list(names)}, machine().system())
+    return Services(machine().system()).check({"names": list(names)})
 
 
 def captured(*units: Unit) -> list[str]:
-    return services.capture(spec(*[unit.name for unit in units]), machine(*units).system())
+    return Services().capture(spec(*[unit.name for unit in units]), Hasher(), machine(*units).system())
 
 
 def old(*units: Unit) -> list[str]:
@@ -67,33 +68,38 @@ def old(*units: Unit) -> list[str]:
 def at(
     host: Machine, *changed: str, since: float = BOOT + 500.0, steps: Sequence[Step] = (), boot: bool = False
 ) -> Restore:
-    return Restore(host.system(), Objects("/nowhere"), changed, since, boot, steps)
+    affecting = [step.resource for step in steps if KINDS[step.resource].read_at_start]
+    return Restore(host.system(), Objects("/nowhere"), changed, since, boot, steps, affecting)
+
+
+def take_down(steps: Sequence[Step], here: Restore) -> Down:
+    return outage.take_down(Services().will_stop(steps, here), here.system)
 
 
 def plan(
     then: Sequence[str], host: Machine, *changed: str, since: float = BOOT + 500.0, put: Sequence[Step] = ()
 ) -> list[str]:
-    steps = services.plan(then, at(host, *changed, since=since, steps=put))
+    steps = Services().plan(then, at(host, *changed, since=since, steps=put))
     return [f"{step.action} {step.target}" for step in steps]
 
 
 def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
     """Plan and apply; what is not as recorded afterwards."""
     here = at(host, *changed)
-    services.apply(services.plan(then, here), here)
-    return services.verify(then, host.system())
+    Services().apply(Services().plan(then, here), here)
+    return Services().verify(then, host.system())
 
 
 @pytest.mark.parametrize("line", ["unit", "unit {", "unit []x", "machine {}", 'unit ["name"]'])
 def test_a_line_that_was_never_written_is_damage(line: str) -> None:
     """Of a doctored manifest, whose hash may be right."""
     with pytest.raises(Damaged, match="is refused.*nothing was changed"):
-        services.plan([line], at(machine()))
+        Services().plan([line], at(machine()))
 
 
 def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
     system = machine().system()
-    assert services.trees(spec("web-one"), system) == [
+    assert Services(system).trees(spec("web-one")) == [
         "/etc/systemd/system.control/web-one.service.d",
         "/etc/systemd/system/service.d",
         "/etc/systemd/system/web-.service.d",
@@ -104,9 +110,9 @@ def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
         "/run/systemd/system/web-.service.d",
         "/run/systemd/system/web-one.service.d",
     ]
-    assert "/etc/systemd/system/web@.service.d" in services.trees(spec("web@one"), system)
+    assert "/etc/systemd/system/web@.service.d" in Services(system).trees(spec("web@one"))
     process = {"name": "a", "pidfile": "/run/a", "argv": ["/bin/a"]}
-    assert services.trees(services.check({"processes": [process]}, system), system) == []
+    assert Services(system).trees(Services(system).check({"processes": [process]})) == []
     with pytest.raises(UsageError, match="names must be a list of units"):
         spec("../../passwd")
 
@@ -129,7 +135,7 @@ def test_a_unit_on_its_way_is_captured_as_what_it_becomes() -> None:
         host.units[WEB].active = "active"
 
     host.sleep = ready  # type: ignore[method-assign]
-    assert services.capture(spec("web"), host.system()) == captured(Unit(WEB))
+    assert Services().capture(spec("web"), Hasher(), host.system()) == captured(Unit(WEB))
 
 
 def test_nothing_is_planned_where_nothing_changed() -> None:
@@ -223,7 +229,7 @@ def test_other_states_are_put_back_too(then: Unit, now: Unit, expected: list[str
 def test_a_plan_carried_out_makes_it_as_recorded_and_the_next_plan_empty() -> None:
     then = old(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
     host = machine(Unit(WEB, enabled="masked", active="failed"), Unit(DB))
-    assert len(services.verify(then, host.system())) == 4
+    assert len(Services().verify(then, host.system())) == 4
     assert put_back(then, host) == []
     assert plan(then, host) == []
     web = [call for call in host.acts() if call.endswith(WEB)]
@@ -235,10 +241,10 @@ def test_a_plan_carried_out_makes_it_as_recorded_and_the_next_plan_empty() -> No
 def test_a_unit_whose_file_is_gone_by_now_needs_no_disabling() -> None:
     then = captured(Unit(WEB, file=False, enabled="", active="inactive", identity=""))
     host = machine(Unit(WEB))
-    steps = services.plan(then, at(host, UNIT_FILE, since=0.0))
+    steps = Services().plan(then, at(host, UNIT_FILE, since=0.0))
     host.units[WEB].file, host.units[WEB].enabled = False, ""  # the files are put back first
-    services.apply(steps, at(host))
-    assert services.verify(then, host.system()) == []
+    Services().apply(steps, at(host))
+    assert Services().verify(then, host.system()) == []
 
 
 def test_units_are_read_anew_before_anything_is_started() -> None:
@@ -253,8 +259,8 @@ def test_units_are_read_anew_before_anything_is_started() -> None:
 
 def test_a_reload_that_fails_becomes_a_restart_and_is_reported_as_one() -> None:
     host = machine(Unit(WEB, fails=("reload",)))
-    steps = services.plan(captured(Unit(WEB)), at(host, "/etc/web.conf", since=BOOT + 500.0))
-    _again, done = services.apply(steps, at(host))
+    steps = Services().plan(captured(Unit(WEB)), at(host, "/etc/web.conf", since=BOOT + 500.0))
+    _again, done = Services().apply(steps, at(host))
     assert (done.action, done.target) == ("restart", WEB) and "Job for web.service failed" in done.why
     assert host.units[WEB].identity != "id0"
 
@@ -264,9 +270,9 @@ def test_all_are_tried_and_left_says_what_failed() -> None:
     for unit in host.units.values():
         unit.entered = 400.0 if unit.name != DB else 900.0
     then = captured(Unit(DB), Unit("mid.service"), Unit(WEB))
-    steps = services.plan(then, at(host, "/etc/x", since=BOOT + 500.0))
+    steps = Services().plan(then, at(host, "/etc/x", since=BOOT + 500.0))
     with pytest.raises(RestoreFailed) as error:
-        services.apply(steps, at(host))
+        Services().apply(steps, at(host))
     assert sorted(one.split(":")[0] for one in error.value.result["left"]) == [DB, "mid.service"]
     _again, done = error.value.result["done"]
     assert (done["action"], done["target"]) == ("reload", WEB)
@@ -275,7 +281,7 @@ def test_all_are_tried_and_left_says_what_failed() -> None:
 
 def test_a_failure_to_read_units_anew_does_not_keep_the_rest_from_being_started() -> None:
     host = machine(Unit(WEB, active="inactive"))
-    steps = services.plan(captured(Unit(WEB)), at(host, UNIT_FILE, since=0.0))
+    steps = Services().plan(captured(Unit(WEB)), at(host, UNIT_FILE, since=0.0))
     run = host.run
 
     def broken(argv: Sequence[str], timeout: float) -> Any:
@@ -284,7 +290,7 @@ def test_a_failure_to_read_units_anew_does_not_keep_the_rest_from_being_started(
 
     host.run = broken  # type: ignore[method-assign]
     with pytest.raises(RestoreFailed, match="systemd: systemctl daemon-reload: no"):
-        services.apply(steps, at(host))
+        Services().apply(steps, at(host))
     assert host.units[WEB].active == "active"
 
 
@@ -292,8 +298,8 @@ def test_early_at_boot_jobs_are_queued_and_links_set_at_once() -> None:
     host = machine(Unit(WEB, entered=400.0, enabled="disabled"), Unit(DB, active="inactive", identity=""))
     system = host.system()
     early = Restore(system, Objects("/nowhere"), ["/etc/x"], BOOT + 500.0, boot=True)
-    steps = services.plan(old(Unit(WEB), Unit(DB)), early)
-    services.apply(steps, early)
+    steps = Services().plan(old(Unit(WEB), Unit(DB)), early)
+    Services().apply(steps, early)
     assert sorted(host.acts()) == [
         "systemctl --no-block reload-or-restart -- web.service",
         "systemctl --no-block start -- db.service",
@@ -312,29 +318,29 @@ def test_early_at_boot_jobs_are_queued_and_links_set_at_once() -> None:
     ],
 )
 def test_verify_says_what_is_not_as_it_was(now: Unit, expected: str) -> None:
-    assert services.verify(captured(Unit(WEB)), machine(now).system()) == [expected]
-    assert services.verify(captured(Unit(WEB)), machine(Unit(WEB)).system()) == []
+    assert Services().verify(captured(Unit(WEB)), machine(now).system()) == [expected]
+    assert Services().verify(captured(Unit(WEB)), machine(Unit(WEB)).system()) == []
 
 
 def test_processes_are_captured_put_back_and_verified(tmp_path: Path) -> None:
     made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": ["/bin/sleep", "600"]}
-    declared = services.check({"processes": [made]}, machine().system())
+    declared = Services(machine().system()).check({"processes": [made]})
     real = replace(machine().system(), now=time.time, monotonic=time.monotonic, sleep=time.sleep)
-    down = services.capture(declared, real)
+    down = Services().capture(declared, Hasher(), real)
 
     def here(*changed: str) -> Restore:
         return Restore(real, Objects("/nowhere"), changed)
 
     try:
         up = [down[0].replace('"active": false', '"active": true')]
-        assert services.verify(up, real) == ["p is not running, and was running"]
-        services.apply(services.plan(up, here()), here())
-        assert services.capture(declared, real) == up and services.verify(up, real) == []
-        assert [step.action for step in services.plan(up, here("/x"))] == ["restart"]
-        assert "p is running" in services.verify(down, real)[0]
+        assert Services().verify(up, real) == ["p is not running, and was running"]
+        Services().apply(Services().plan(up, here()), here())
+        assert Services().capture(declared, Hasher(), real) == up and Services().verify(up, real) == []
+        assert [step.action for step in Services().plan(up, here("/x"))] == ["restart"]
+        assert "p is running" in Services().verify(down, real)[0]
     finally:
-        services.apply(services.plan(down, here()), here())
-    assert services.verify(down, real) == []
+        Services().apply(Services().plan(down, here()), here())
+    assert Services().verify(down, real) == []
 
 
 def test_a_process_that_cannot_be_started_does_not_keep_the_others_down(tmp_path: Path) -> None:
@@ -342,11 +348,14 @@ def test_a_process_that_cannot_be_started_does_not_keep_the_others_down(tmp_path
     blocked = tmp_path / "file"
     blocked.write_text("")
     made = {"name": "p", "pidfile": str(blocked / "pid"), "argv": ["/bin/sleep", "600"]}
-    declared = services.check({"names": ["web"], "processes": [made]}, host.system())
-    then = [line.replace('"active": false', '"active": true') for line in services.capture(declared, host.system())]
-    steps = services.plan(then, at(host, since=0.0))
+    declared = Services(host.system()).check({"names": ["web"], "processes": [made]})
+    then = [
+        line.replace('"active": false', '"active": true')
+        for line in Services().capture(declared, Hasher(), host.system())
+    ]
+    steps = Services().plan(then, at(host, since=0.0))
     with pytest.raises(RestoreFailed, match="^services are not as they were: p: "):
-        services.apply(list(reversed(steps)), at(host))
+        Services().apply(list(reversed(steps)), at(host))
     assert host.units[WEB].active == "active"
 
 
@@ -355,9 +364,9 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
     then = captured(Unit(WEB))
     host.broken = "no bus"
     calls: list[Callable[[], Any]] = [
-        lambda: services.capture(spec("web"), host.system()),
-        lambda: services.plan(then, at(host, since=0.0)),
-        lambda: services.verify(then, host.system()),
+        lambda: Services().capture(spec("web"), Hasher(), host.system()),
+        lambda: Services().plan(then, at(host, since=0.0)),
+        lambda: Services().verify(then, host.system()),
     ]
     for call in calls:
         with pytest.raises(ServiceFailed, match="no bus"):
@@ -378,7 +387,7 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
 )
 def test_a_bad_declaration_is_named(declared: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        services.check(declared, machine().system())
+        Services(machine().system()).check(declared)
 
 
 def test_a_unit_named_twice_is_one() -> None:
@@ -424,7 +433,7 @@ def wants(etc: Path, target: str = "multi-user.target", unit: str = WEB) -> Path
 def test_the_set_of_links_is_put_back_and_then_units_are_read_anew(etc: Path) -> None:
     path = wants(etc)
     host = machine(Unit(WEB))
-    then = services.capture(spec("web"), host.system())
+    then = Services().capture(spec("web"), Hasher(), host.system())
     path.unlink()
     other = wants(etc, "graphical.target")
     (etc / "www.service").symlink_to("/lib/systemd/system/web.service")
@@ -434,17 +443,17 @@ def test_the_set_of_links_is_put_back_and_then_units_are_read_anew(etc: Path) ->
         f"link {path}",
         "daemon-reload systemd",
     ]
-    assert len(services.verify(then, host.system())) == 3
+    assert len(Services().verify(then, host.system())) == 3
     assert put_back(then, host) == [] and plan(then, host) == []
     assert path.is_symlink() and not other.parent.exists() and not (etc / "www.service").is_symlink()
     # And the way forth again.
-    assert services.capture(spec("web"), host.system()) == then
+    assert Services().capture(spec("web"), Hasher(), host.system()) == then
 
 
 def test_a_link_that_cannot_be_made_does_not_keep_the_rest_back(etc: Path) -> None:
     path = wants(etc)
     host = machine(Unit(WEB))
-    then = services.capture(spec("web"), host.system())
+    then = Services().capture(spec("web"), Hasher(), host.system())
     path.unlink()
     path.mkdir()
     host.units[WEB].active = "inactive"
@@ -455,8 +464,8 @@ def test_a_link_that_cannot_be_made_does_not_keep_the_rest_back(etc: Path) -> No
 
 def test_a_unit_is_declared_by_its_own_name_whatever_alias_was_written() -> None:
     system = machine(Unit("ssh.service", aliases=("sshd.service",))).system()
-    assert services.check({"names": ["sshd", "ssh"]}, system)["names"] == ["ssh.service"]
-    (line,) = services.capture({"names": ["sshd.service"], "processes": []}, system)
+    assert Services(system).check({"names": ["sshd", "ssh"]})["names"] == ["ssh.service"]
+    (line,) = Services().capture({"names": ["sshd.service"], "processes": []}, Hasher(), system)
     assert '"name": "ssh.service"' in line
 
 
@@ -504,7 +513,7 @@ def test_what_refuses_to_be_stopped_is_reloaded_or_left_and_said_at_the_checkpoi
     more = {"RefuseManualStop": "yes", "FragmentPath": UNIT_FILE}
     unit = Unit(WEB, entered=501.0, more=more)
     assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", "reload web.service"]
-    assert services.lacks(captured(unit)) == [
+    assert Services().not_restorable({}, captured(unit)) == [
         "web.service: it refuses to be stopped by hand: it is reloaded, never restarted"
     ]
     unit = Unit(WEB, entered=501.0, more=more, can_reload=False)
@@ -532,16 +541,16 @@ def test_what_refuses_to_be_stopped_is_reloaded_or_left_and_said_at_the_checkpoi
     ],
 )
 def test_what_cannot_be_put_back_is_known_at_the_checkpoint(unit: Unit, words: str) -> None:
-    said = services.lacks(captured(unit))
+    said = Services().not_restorable({}, captured(unit))
     assert (words in said[0] and said[0].startswith("web.service: ")) if words else said == []
-    assert services.lacks(old(unit)) == []
+    assert Services().not_restorable({}, old(unit)) == []
 
 
 def test_what_is_started_on_demand_may_run_but_not_with_what_the_change_brought() -> None:
     socket = Unit("web.socket", active="active")
     then = captured(Unit(WEB, active="inactive"))
     unit = Unit(WEB, triggered_by=("web.socket",))
-    assert plan(then, machine(unit, socket)) == [] and services.verify(then, machine(unit, socket).system()) == []
+    assert plan(then, machine(unit, socket)) == [] and Services().verify(then, machine(unit, socket).system()) == []
     assert plan(then, machine(unit, socket), "/etc/x") == ["daemon-reload systemd", "stop web.service"]
     socket.active = "inactive"
     assert plan(then, machine(unit, socket)) == ["stop web.service"]
@@ -550,11 +559,11 @@ def test_what_is_started_on_demand_may_run_but_not_with_what_the_change_brought(
 def test_what_hands_a_socket_to_a_unit_is_up_before_it(etc: Path) -> None:
     units = [Unit(WEB, triggered_by=("web.socket", "web.timer")), Unit("web.socket"), Unit("web.timer")]
     host = machine(*units)
-    then = services.capture(spec("web"), host.system())
+    then = Services().capture(spec("web"), Hasher(), host.system())
     for unit in host.units.values():
         unit.active = "inactive"
     assert plan(then, host) == ["start web.socket", "start web.service"]
-    assert "web.socket, which starts web.service, is inactive" in services.verify(then, host.system())[1]
+    assert "web.socket, which starts web.service, is inactive" in Services().verify(then, host.system())[1]
     assert put_back(then, host) == []
 
 
@@ -596,21 +605,21 @@ def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() ->
     ]
     host = machine(*units)
     here = at(host, "/etc/x")
-    steps = services.plan(captured(Unit(DB), Unit(WEB), Unit("ssh.service")), here)
-    seen = services.foresee(steps, here)
+    steps = Services().plan(captured(Unit(DB), Unit(WEB), Unit("ssh.service")), here)
+    seen = Services().will_stop(steps, here)
     assert host.acts() == [] and seen.units == ["db.socket", "app.service", DB]
-    down = services.take_down(steps, here)
+    down = take_down(steps, here)
     assert down == seen and json.loads(json.dumps(asdict(down))) == asdict(down)
     assert [name for name, unit in host.units.items() if unit.active == "active"] == [WEB, "ssh.service"]
-    done, left = services.bring_up(down, here)
+    done, left = Services().start_again(down, here)
     assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == {}
-    assert services.bring_up(down, here) == ([], {})
+    assert Services().start_again(down, here) == ([], {})
 
 
 def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
     host = machine(Unit(WEB, entered=501.0, deaf=("stop",)), Unit(DB, entered=501.0))
     here = at(host, "/etc/x")
-    down = services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
+    down = take_down(Services().plan(captured(Unit(WEB), Unit(DB)), here), here)
     assert down.left == ["web.service could not be stopped: active (running)"]
     assert host.units[DB].active == "inactive"
 
@@ -619,7 +628,7 @@ def test_a_stop_without_a_limit_holds_up_no_other() -> None:
     """One stop of all would wait for as long as the most patient of them allows."""
     host = machine(Unit(WEB, entered=501.0), Unit(DB, entered=501.0, more={"TimeoutStopUSec": "infinity"}))
     here = at(host, "/etc/x")
-    services.take_down(services.plan(captured(Unit(WEB), Unit(DB)), here), here)
+    take_down(Services().plan(captured(Unit(WEB), Unit(DB)), here), here)
     assert [act for act in host.acts() if " stop " in act] == [f"systemctl stop -- {one}" for one in (WEB, DB)]
 
 
@@ -627,9 +636,9 @@ def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> Non
     units = [Unit(DB, entered=501.0, takes=("app.service",), fails=("start",)), Unit("app.service")]
     host = machine(*units)
     here = at(host, "/etc/x")
-    down = services.take_down(services.plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
+    down = take_down(Services().plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
     assert (down.units, down.ends) == ([DB], ["app.service"])
-    done, left = services.bring_up(down, here)
+    done, left = Services().start_again(down, here)
     assert done == [] and "systemctl start db.service: Job for db.service failed" in left[DB]
     assert host.units["app.service"].active == "inactive"
 
@@ -637,5 +646,5 @@ def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> Non
 def test_nothing_is_taken_down_early_at_boot() -> None:
     host = machine(Unit(WEB, entered=501.0))
     here = at(host, "/etc/x", boot=True)
-    assert services.take_down(services.plan(captured(Unit(WEB)), here), here) == Down()
+    assert take_down(Services().plan(captured(Unit(WEB)), here), here) == Down()
     assert not [act for act in host.acts() if "stop" in act]

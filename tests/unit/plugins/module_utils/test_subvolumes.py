@@ -33,6 +33,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes.subvolumes import (
+    Subvolumes,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, scrub
 
@@ -621,17 +624,17 @@ def test_a_doctored_line_is_refused(line: str) -> None:
     name, uuid = "0" * 16 + "-20261125T170000-00000000", "00000000-0000-0000-0000-000000000001"
     line = line.replace("%n", name).replace("%s", uuid)
     with pytest.raises(Damaged, match="is refused"):
-        subvolumes.verify([line], SYSTEM)
-    assert subvolumes.lost([line]) == {}
+        Subvolumes().verify([line], SYSTEM)
+    assert Subvolumes().missing_data([line]) == {}
 
 
 def test_what_is_not_as_recorded_is_told(store: Store, disk: Path, data: Path) -> None:
     lines = store.manifest(checkpoint(store, "before", resources(data))["id"]).sections[0].lines
-    assert subvolumes.verify(lines, SYSTEM) == []
+    assert Subvolumes().verify(lines, SYSTEM) == []
     data.rename(disk / "moved")
-    assert "is no subvolume" in subvolumes.verify(lines, SYSTEM)[0]
+    assert "is no subvolume" in Subvolumes().verify(lines, SYSTEM)[0]
     made(data)
-    assert "is not what" in subvolumes.verify(lines, SYSTEM)[0]
+    assert "is not what" in Subvolumes().verify(lines, SYSTEM)[0]
 
 
 def test_who_holds_the_old_one_open_is_named(store: Store, data: Path) -> None:

@@ -44,8 +44,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
     """The kind on the tree ``root``, also as the registry knows it."""
-    kind = sysctl.kind(str(root))
-    monkeypatch.setitem(registry.LATE, "sysctl", kind)
+    kind = sysctl.Sysctl(str(root))
     monkeypatch.setitem(registry.KINDS, "sysctl", kind)
     return kind
 

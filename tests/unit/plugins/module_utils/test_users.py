@@ -51,8 +51,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     etc.mkdir()
     for name in ("passwd", "shadow", "group", "gshadow", "subuid"):
         (etc / name).write_text("root:\n")
-    kind = users.kind(str(etc), patience=1.0)
-    monkeypatch.setitem(registry.LATE, "users", kind)
+    kind = users.Users(str(etc), patience=1.0)
     monkeypatch.setitem(registry.KINDS, "users", kind)
     return etc
 
@@ -172,7 +171,7 @@ def test_the_lock_is_not_held_while_services_start(store: Store, etc: Path, monk
 
 def test_reading_the_tree_of_the_lock_does_not_drop_it(tmp_path: Path) -> None:
     lock = tmp_path / ".pwd.lock"
-    with users.held(str(lock), 1.0, System()):
+    with users.locked(str(lock), 1.0, System()):
         lock.read_bytes()
         assert not free(lock)
     assert free(lock)
@@ -186,12 +185,12 @@ def test_it_is_the_lock_of_lckpwdf(tmp_path: Path) -> None:
         try:
             with (
                 pytest.raises(Refused, match=f"by process {process.pid} "),
-                users.held("/etc/.pwd.lock", 0.1, System()),
+                users.locked("/etc/.pwd.lock", 0.1, System()),
             ):
                 pass
         finally:
             process.kill()
-    with users.KIND.held(System(), None):
+    with users.Users().locked(System(), None):
         assert not free(Path("/etc/.pwd.lock"))
 
 

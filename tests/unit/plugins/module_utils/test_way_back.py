@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +35,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry, services
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore, Sink, Spec
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
@@ -56,14 +58,45 @@ class Word:
     def __init__(self, name: str, log: list[str], fails: bool = False) -> None:
         self.name, self.log, self.fails, self.now = name, log, fails, "old"
 
-    def kind(self) -> Kind:
-        return Kind(
-            check=lambda spec: spec,
-            capture=lambda _spec, sink, _system: [f"word {self.now} sha256={sink.add(self.now.encode())}"],
-            plan=lambda then, _at: [Step(self.name, "put", one) for one in self.other(then)],
-            apply=self.apply,
-            verify=lambda then, _system: [f"{self.name} is {self.now}" for _one in self.other(then)],
-        )
+    def kind(self, **attributes: object) -> Kind:
+        """The kind of that name, with all that it is to the order of a rollback, and a word as its state."""
+        word, own = self, type(registry.KINDS[self.name])
+
+        class Kept(own):  # type: ignore[misc, valid-type]
+            def check(self, spec: Spec) -> dict[str, object]:
+                return dict(spec)
+
+            def trees(self, spec: Spec) -> list[str]:
+                return []
+
+            def trees_as_a_whole(self, spec: Spec) -> list[str]:
+                return []
+
+            def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+                return [f"word {word.now} sha256={sink.add(word.now.encode())}"]
+
+            def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
+                return self.capture(spec, sink, system)
+
+            def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+                return []
+
+            def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
+                return []
+
+            def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+                return [Step(word.name, "put", one) for one in word.other(lines)]
+
+            def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+                return word.apply(steps, at)
+
+            def verify(self, lines: Sequence[str], system: System) -> list[str]:
+                return [f"{word.name} is {word.now}" for _one in word.other(lines)]
+
+        for name, value in attributes.items():
+            setattr(Kept, name, value)
+        made: Kind = Kept()
+        return made
 
     def other(self, then: Any) -> list[str]:
         """The recorded word, where it is another one."""
@@ -95,8 +128,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def kinds(monkeypatch: pytest.MonkeyPatch, **words: Word) -> None:
     """Words in the places of real kinds."""
     for name, word in words.items():
-        group = registry.EARLY if name in registry.EARLY else registry.LATE
-        monkeypatch.setitem(group, name, word.kind())
         monkeypatch.setitem(registry.KINDS, name, word.kind())
 
 
@@ -385,17 +416,17 @@ def test_what_was_taken_down_comes_up_whatever_ends_a_rollback(
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
     (tree / "a").write_text("new")
     up: list[str] = []
-    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["web.service"]))
     monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
 
-    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start(_self: Services, down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
         up.extend(down.units)
         return [Step("services", "start", one) for one in down.units], {}
 
     def full(_run: Run, _writer: object) -> None:
         raise Refused("there is no room for the undo")
 
-    monkeypatch.setattr(services, "bring_up", start)
+    monkeypatch.setattr(Services, "start_again", start)
     monkeypatch.setattr(Run, "_keep", full)
     with pytest.raises(Refused):
         rollback(store, "before")
@@ -409,14 +440,14 @@ def test_a_dependent_that_is_not_declared_is_left_where_it_does_not_come_up(
     generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
     (tree / "a").write_text("new")
     asked: list[list[str]] = []
-    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["other.service"]))
+    monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["other.service"]))
     monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
 
-    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start(_self: Services, down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
         asked.append(down.units)
         return [], {"other.service": "it fails"} if fails else {}
 
-    monkeypatch.setattr(services, "bring_up", start)
+    monkeypatch.setattr(Services, "start_again", start)
     result = back(store, generation)
     assert result["left"] == (["other.service: it fails"] if fails else [])
     if fails:  # No path differs any more; it is tried again all the same.
@@ -520,8 +551,7 @@ def test_what_goes_back_whole_or_not_at_all_keeps_its_files_too(
     conf = tmp_path / "conf"
     conf.write_text("old")
     sysctl = Word("sysctl", [])
-    kind = replace(sysctl.kind(), trees=lambda _spec: [str(conf)], whole=True)
-    monkeypatch.setitem(registry.LATE, "sysctl", kind)
+    kind = sysctl.kind(trees=lambda _kind, _spec: [str(conf)], all_or_nothing=True)
     monkeypatch.setitem(registry.KINDS, "sysctl", kind)
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, {"sysctl": {}}])
     conf.write_text("new")
@@ -551,10 +581,10 @@ def test_what_a_service_saves_as_it_stops_does_not_stay(
         (tree / "state").write_text("saved as it stopped")
         return down
 
-    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["web.service"]))
     monkeypatch.setattr(outage, "take_down", stop)
     monkeypatch.setattr(
-        services, "bring_up", lambda down, _at: ([Step("services", "start", one) for one in down.units], {})
+        Services, "start_again", lambda _self, down, _at: ([Step("services", "start", one) for one in down.units], {})
     )
     undo = rollback(store, "before")["undo"]
     assert (tree / "state").read_text() == "recorded"
@@ -571,14 +601,14 @@ def test_a_service_does_not_start_on_the_lock_of_the_dead(
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
     (tree / "a").write_text("new")
     found: list[bool] = []
-    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["web.service"]))
     monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
 
-    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start(_self: Services, down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
         found.append((tree / "web.pid").exists())
         return [Step("services", "start", one) for one in down.units], {}
 
-    monkeypatch.setattr(services, "bring_up", start)
+    monkeypatch.setattr(Services, "start_again", start)
     assert "whose it was does not run any more" in str(rollback(store, "before")["notes"])
     assert found == [False]
 
@@ -589,14 +619,14 @@ def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
 ) -> None:
     generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
     (tree / "a").write_text("new")
-    monkeypatch.setattr(services, "foresee", lambda _steps, _at: outage.Down(units=["web.service"]))
+    monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["web.service"]))
     monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
 
-    def start(down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start(_self: Services, down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
         (tree / "a").write_text("written at its start")
         return [Step("services", "start", one) for one in down.units], {}
 
-    monkeypatch.setattr(services, "bring_up", start)
+    monkeypatch.setattr(Services, "start_again", start)
     assert back(store, generation)["outcome"] == "rolled_back"
     if again:
         (tree / "a").write_text("written by somebody later")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A line of a manifest in a kind's own words: a word of more than one letter, and JSON."""
+"""Lines of a manifest that are a word of more than one letter, and a record as JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from .._store.manifest import read_json
 
 
 def write(word: str, record: Mapping[str, Any]) -> str:
+    """The line."""
     return f"{word} {json.dumps(record, sort_keys=True)}"
 
 
 @contextmanager
 def read(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(word, record) of a line, for as long as it is looked at: Damaged when what is done with it shows that it is
-    none that was written (by ValueError, KeyError, TypeError, AttributeError, UsageError)."""
+    """The word and the record of a line, for a block that reads them.
+
+    Raises Damaged where the block shows, by ValueError, KeyError, TypeError, AttributeError or UsageError, that no
+    version has written the line.
+    """
     try:
         word, _blank, rest = text.partition(" ")
         yield word, read_json(rest)
