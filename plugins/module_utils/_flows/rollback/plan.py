@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a rollback does now: the plan, and what it is measured by afterwards. Looks, and changes nothing."""
+"""The plan of a rollback, and the measurements that prove it afterwards. Looks, and changes nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Options:
 
 @dataclass
 class Plan:
-    """What a rollback to ``manifest`` does now. ``before`` are the same sections as they are, for the undo.
+    """The steps of a rollback to ``manifest``. ``before`` are the same sections as they are now, for the undo.
 
     ``away``: mount points at which nothing can be put back, and why. ``left``: what could not even be looked at, and
     why. ``unkept``: what the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
@@ -241,7 +241,7 @@ def _line_of(now: files.Scan, path: str) -> str:
 
 
 def written_since(store: Store, sections: Sequence[Section], how: Options) -> dict[str, str]:
-    """Of all that was proved, what is not as recorded any more, since services have started: path -> its line now."""
+    """The paths that were proved and have changed since, because services have started: path -> its line now."""
     found = {}
     for section in sections:
         spec = tree_spec(section)
