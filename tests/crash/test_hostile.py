@@ -42,16 +42,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     walk,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, host_state, rollback
 
 from .test_flip import state
 from .test_kill import same
@@ -908,8 +908,8 @@ def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path,
 # -- another user who keeps root busy, or from reading
 
 
-def going_back(work: Path) -> dict[str, Any]:
-    """What the dead-man does."""
+def going_back(work: Path) -> RolledBack:
+    """Roll back as the dead-man does."""
     store = store_of(work)
     with store.locked():
         return Run(store, store.manifest(store.resolve("before")), Options(insist=True)).carry_out()
@@ -921,9 +921,9 @@ def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypat
         with open(work / "live" / name, "wb") as stream:
             stream.truncate(6_000_000)
     result = going_back(work)
-    assert (work / "live" / "file").read_text() == "as recorded" and result["left"] == []
+    assert (work / "live" / "file").read_text() == "as recorded" and result.left == []
     assert sorted(os.listdir(work / "live")) == ["file", "sub"]
-    assert [note.partition(": it is a file of holes")[1] for note in result["notes"]] == [": it is a file of holes"] * 2
+    assert [note.partition(": it is a file of holes")[1] for note in result.notes] == [": it is a file of holes"] * 2
 
 
 @contextmanager
@@ -1036,7 +1036,7 @@ def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, m
         os.setxattr(live / "new", "user.more", b"x" * 1500)
         checkpoint(store_of(work), "other", [{"files": {"paths": [str(live)]}}])
     result = going_back(work)
-    assert result["left"] == [] and (live / "file").read_text() == "as recorded"
+    assert result.left == [] and (live / "file").read_text() == "as recorded"
     assert sorted(os.listdir(live)) == ["file", "sub"]
     assert os.listxattr(live / "sub" / "other") == os.listxattr(live / "sub") == []
-    assert sum("extended attributes are too long" in note for note in result["notes"]) >= 2
+    assert sum("extended attributes are too long" in note for note in result.notes) >= 2

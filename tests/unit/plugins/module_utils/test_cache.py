@@ -26,12 +26,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ah
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 LIE = " 1111 "
 

@@ -29,14 +29,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state, info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, host_state, info, rollback, settle
 
 
 @pytest.fixture
@@ -55,7 +53,7 @@ def begin(store: Store, live: Path, within: float = 60.0) -> int:
 
 def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe", **times: float) -> dict[str, Any]:
     soak, deadline = times.get("soak", 0.0), times.get("deadline", 5.0)
-    return settle(store, generation, list(probes), soak, deadline, 0.1, verdict)
+    return settle(store, generation, list(probes), soak, deadline, 0.1, verdict=verdict)
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
