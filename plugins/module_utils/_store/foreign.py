@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The form of what another host has sent: a manifest and its lines, before any of it is kept or acted on."""
+"""The form of a manifest that another host has sent: it is checked before any part is kept or acted on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .._errors import Damaged, EvenkeelError, UsageError
 from .manifest import Manifest
 from .store import check_name, time_of
 
-# How far the clocks of two hosts may be apart.
+# The difference that the clocks of two hosts may have.
 SKEW = datetime.timedelta(days=1)
 # Bytes and lines of all manifests of a bundle: some millions of files.
 MANIFESTS = 1024 * 1024 * 1024
 LINES = 8 * 1024 * 1024
-# Left free of what a file system has, for everybody else.
+# Bytes of a file system that stay free for other programs.
 _SPARE = 16 * 1024 * 1024
 
 _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
@@ -30,13 +30,13 @@ _ENTRY = re.compile(
     r"(?: size=[0-9]{1,19} sha256=[0-9a-f]{64})?(?: target=\S+)?(?: rdev=[0-9]{1,20})?(?: link=\S+)?"
     r"(?: sparse=1)?(?: flags=[0-9a-f]{1,8})?(?: x:[^\s=]+=[A-Za-z0-9+/]*={0,2})*"
 )
-# A line in a kind's own words: the first has more than one letter.
+# A line in the words of a kind: its first word has more than one letter.
 _OWN = re.compile(r"[A-Za-z][A-Za-z0-9_.:+-]+(?: .*)?")
 _CONTENT = re.compile("sha256=[0-9a-f]{64}")
 
 
 def moment_of(created: str) -> datetime.datetime:
-    """The time that a manifest names; Damaged when it is none, or not in the form in which we write it."""
+    """The date of a checkpoint; Damaged when it is no date, or not in the form in which we write it."""
     try:
         if not _CREATED.fullmatch(created):
             raise ValueError("another form")
@@ -46,7 +46,7 @@ def moment_of(created: str) -> datetime.datetime:
 
 
 def check_created(created: str, now: float) -> None:
-    """Damaged unless it is a date of a checkpoint, and none that is still to come."""
+    """Damaged unless the text is a date of a checkpoint that lies in the past."""
     here = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     if moment_of(created) > here + SKEW:
         raise Damaged(
@@ -58,7 +58,7 @@ def check_created(created: str, now: float) -> None:
 def check_manifest(manifest: Manifest, now: float) -> None:
     """Damaged unless every field and every line has a form that a checkpoint can have. ``now``: our own clock.
 
-    The lines of a record of a log are what came, went and stayed; those that came are looked at.
+    Of the record of a log the lines that came are checked.
     """
     try:
         check_name(manifest.name)
@@ -73,14 +73,15 @@ def check_manifest(manifest: Manifest, now: float) -> None:
 
 
 def _is_own(line: str) -> bool:
+    """Whether the line has the form of a line in the words of a kind."""
     contents = [word for word in line.split(" ") if word.startswith("sha256=")]
     return _OWN.fullmatch(line) is not None and all(map(_CONTENT.fullmatch, contents))
 
 
 def room(*directories: str) -> int:
-    """Bytes that a bundle may have which lies in the first of the directories and is taken in into the last.
+    """The largest size in bytes of a bundle for which each of the directories has room.
 
-    What is not there yet is made where its nearest directory above is.
+    A directory that does not exist yet counts as its nearest existing parent.
     """
     free: dict[int, int] = {}
     shares: dict[int, int] = {}
@@ -93,11 +94,11 @@ def room(*directories: str) -> int:
     return min(free[device] // shares[device] for device in free)
 
 
-def refuse_too_large(size: int, directory: str, what: str) -> None:
-    """EvenkeelError unless there is room for so many bytes; said before they are written."""
-    there = room(directory)
-    if size > there:
+def refuse_too_large(size: int, directory: str, label: str) -> None:
+    """EvenkeelError unless the directory has room for so many bytes. Called before they are written."""
+    free = room(directory)
+    if size > free:
         raise EvenkeelError(
-            f"{what} has {size} bytes, and {directory} has room for {there}: free some, or use a store elsewhere; "
+            f"{label} has {size} bytes, and {directory} has room for {free}: free some, or use a store elsewhere; "
             "nothing was changed"
         )

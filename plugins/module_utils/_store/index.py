@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where in the packs a content lies: for a million of them a dictionary of names and tuples would take 350 MiB."""
+"""The index of packs: the place of each content. A million contents in a dictionary of tuples would take 350 MiB."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from itertools import repeat
 from operator import add, lshift
 from typing import NamedTuple
 
-# A place is one number: that of the pack, then the offset, then the size.
+# A place is one number: the number of the pack, then the offset, then the size.
 _SIZE, _OFFSET = 32, 40
-# Bytes of lines that are taken apart at once.
+# Bytes of lines that are parsed at once.
 _PIECE = 1024 * 1024
 
 
@@ -45,8 +45,8 @@ class Index:
         return Place(self._packs[pack], rest >> _SIZE, rest & ((1 << _SIZE) - 1))
 
     def add(self, pack: str, lines: bytes, last: bool = False) -> None:
-        """What the ``lines`` of an index say of the pack; with ``last`` only of what was nowhere else. Raises
-        ValueError when they are odd."""
+        """Add the contents of the pack by the ``lines`` of its index; with ``last`` only those that no other pack has.
+        Raises ValueError for a malformed line."""
         first = len(self._packs) << (_OFFSET + _SIZE)
         self._packs.append(pack)
         stream = BytesIO(lines)
@@ -55,23 +55,23 @@ class Index:
             offsets = map(lshift, map(int, words[1::3]), repeat(_SIZE))
             numbers = map(add, map(add, offsets, map(int, words[2::3])), repeat(first))
             found = zip(map(unhexlify, words[::3]), numbers)
-            self._places.update([one for one in found if one[0] not in self._places] if last else found)
+            self._places.update([pair for pair in found if pair[0] not in self._places] if last else found)
 
     def drop(self, sha: str) -> Place | None:
-        """Forget the content; where it was."""
+        """Forget the content; its former place."""
         place = self.get(sha)
         self._places.pop(_key(sha), None)
         return place
 
     def drop_pack(self, pack: str) -> None:
-        """Forget all that is found in the pack."""
+        """Forget all contents of the pack."""
         numbers = {number for number, name in enumerate(self._packs) if name == pack}
         kept = ((sha, place) for sha, place in self._places.items() if place >> (_OFFSET + _SIZE) not in numbers)
         self._places = dict(kept)
 
 
 def _key(sha: str) -> bytes:
-    """The name as it is kept; b"", which none is, of what is no name."""
+    """The name in binary; b"", which is the name of no content, for a malformed name."""
     try:
         return unhexlify(sha)
     except (Error, ValueError):
@@ -79,5 +79,5 @@ def _key(sha: str) -> bytes:
 
 
 def line_of(sha: str, offset: int, size: int) -> bytes:
-    """A line of an index."""
+    """The line of an index for one content."""
     return b"%s %d %d\n" % (sha.encode("ascii"), offset, size)

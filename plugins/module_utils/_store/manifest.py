@@ -20,10 +20,11 @@
     resource services {"names":["nginx"],"processes":[]}
     unit {"active":true,"enabled":"enabled","name":"nginx.service"}
 
-Two checkpoints of the same state have the same root; their ids differ, because they were taken at another time.
+Two checkpoints of the same state have the same root; their ids differ, because they were taken at different times.
 
-A record of ``kind log`` holds of each resource only what changed since its ``parent``, which it follows: ``=<n>`` for n
-lines that stay, ``-<line>`` for one that went, ``+<line>`` for one that came. Its root is that of the whole state.
+A record of ``kind log`` holds for each resource only the changes since its ``parent``, which it follows: ``=<n>`` for n
+lines that stay, ``-<line>`` for a line that went, ``+<line>`` for a line that came. Its root is that of the whole
+state.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from .._errors import Damaged
 
 _MAGIC = "evenkeel-manifest 1"
 LOG = "log"
-# Lines that are written at once.
+# The number of lines that are written at once.
 _BATCH = 8192
-# Bytes that are read at once.
+# The number of bytes that are read at once.
 _PIECE = 1024 * 1024
-# How the first line of a section begins.
+# The first line of a section begins with this.
 _FIRST = b"resource "
 _HEADER = ("created", "host", "kind", "name", "parent", "root")
-# Bounds of what is read: bytes of a line of the header, and of all declarations; levels of one, digits of its numbers.
+# Bounds for input: bytes of a header line, and of all declarations; levels of a declaration, digits of a number in it.
 _HEADER_LINE = 4096
 _DECLARATION = 4 * 1024 * 1024
 _LEVELS = 20
@@ -59,14 +60,14 @@ _ID = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Section:
-    """What one resource recorded: its kind, what was declared of it, and its lines in its own words."""
+    """The part of one resource: its kind, its declaration, and its lines in the words of the kind."""
 
     kind: str
     spec: dict[str, Any]
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> Iterator[bytes]:
-        """What it is in a manifest, in pieces: a copy of all lines at once would be as large as the lines."""
+        """The text of the section in pieces: a copy of all lines at once would double the memory."""
         declared = json.dumps(self.spec, sort_keys=True, separators=(",", ":"))
         yield f"resource {self.kind} {declared}\n".encode("ascii")
         for at in range(0, len(self.lines), _BATCH):
@@ -75,7 +76,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checkpoint as it is written. ``id`` is None until it is encoded or parsed."""
+    """A checkpoint as it is written. ``id`` is empty until it is encoded or parsed."""
 
     created: str
     host: str
@@ -96,9 +97,9 @@ class Manifest:
         parent: str | None,
         base: Manifest | None = None,
     ) -> tuple[Manifest, Iterator[bytes]]:
-        """The manifest of these sections, with what its file is, in pieces: with ``base`` a record that follows it.
+        """The manifest of these sections, and the text of its file in pieces. With ``base`` a record that follows it.
 
-        ``base`` is whole, and declares the same (see ``Manifest.can_follow``).
+        ``base`` is whole, and has the same declarations (see ``Manifest.can_follow``).
         """
         root = cls.root_of(sections)
         written = sections
@@ -121,13 +122,13 @@ class Manifest:
         return cls(created, host, name, sections, kind, parent, root, digest.hexdigest()), text()
 
     def can_follow(self, base: Manifest) -> bool:
-        """Whether this can be recorded as what changed since ``base``."""
+        """Whether this state can be recorded as the changes since ``base``."""
         return base.host == self.host and _declared(base.sections) == _declared(self.sections)
 
     def following(self, base: Manifest) -> Manifest:
-        """This record with its whole state, given the one that it follows. ``check_root`` says if it is the right one.
+        """This record with its whole state, given the record that it follows. ``check_root`` verifies the state.
 
-        Raises Damaged when it cannot be a record of what changed since that.
+        Raises Damaged when it cannot be a record of changes since ``base``.
         """
         try:
             if base.id != self.parent or _declared(base.sections) != _declared(self.sections):
@@ -139,13 +140,13 @@ class Manifest:
         return replace(self, sections=sections)
 
     def check_root(self) -> Manifest:
-        """The manifest, whole, if its state is the one whose hash it names; Damaged otherwise."""
+        """Return the whole manifest if its state has the hash that its root names; Damaged otherwise."""
         if self.root_of(self.sections) != self.root:
             raise Damaged(f"record {self.id} of the log {self.name} does not lead to the state that its root names")
         return self
 
     def written(self) -> Iterator[tuple[str, str]]:
-        """(kind of resource, line) of each line that the file itself holds: of a log record, those that came."""
+        """(kind of resource, line) of each line that the file itself holds; of a log record, the lines that came."""
         for section in self.sections:
             for line in section.lines:
                 if self.kind != LOG:
@@ -169,10 +170,10 @@ class Manifest:
 
     @classmethod
     def read(cls, stream: BinaryIO, expected: str, whole: bool = True) -> Manifest:
-        """The manifest with the id ``expected``, in pieces: a copy of the text would be as large as the lines. Its hash
-        is checked before anything of it is believed. Without ``whole``, and as well checked, it has no lines.
+        """Read the manifest with the id ``expected`` in pieces: a copy of the text would double the memory.
 
-        The sections of a record of kind log are what changed: see ``following``.
+        Its hash is checked before any part is trusted. Without ``whole`` it is checked too, but has no lines. The
+        sections of a record of kind log hold changes: see ``following``.
         """
         digest, body = hashlib.sha256(), hashlib.sha256()
         head: list[bytes] = []
@@ -207,7 +208,7 @@ class Manifest:
 
     @classmethod
     def _of_head(cls, head: bytes, root: str, sections: list[Section], expected: str) -> Manifest:
-        """With what the lines before the blank one say; ``root`` is the hash of all after it. ValueError if odd."""
+        """The manifest of the header before the blank line; ``root`` is the hash of the body. ValueError if bad."""
         lines = head.decode("ascii").split("\n")
         fields = dict(line.split(" ", 1) for line in lines[1:])
         if lines[0] != _MAGIC or tuple(fields) != _HEADER:
@@ -235,7 +236,8 @@ def _reading(expected: str) -> Iterator[None]:
 
 
 def _split(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(first line of a section, lines below it) of what begins and ends with a line; the first may have none above."""
+    """(first line of a section, lines below it) for each section in a piece of whole lines. The first may be cut off:
+    then its first line is empty."""
     at = 0
     while at < len(piece):
         first = b""
@@ -248,7 +250,7 @@ def _split(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _section(line: bytes) -> Section:
-    """That of a first line, without the lines that follow. ValueError if odd."""
+    """The section of a first line, without the lines below it. ValueError if malformed."""
     word, kind, spec = line.decode("ascii").split(" ", 2)
     if word != "resource" or not _KIND.fullmatch(kind):
         raise ValueError("it does not begin with a resource")
@@ -256,7 +258,7 @@ def _section(line: bytes) -> Section:
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """What was declared, or a record, of bounded length, depth and numbers. ValueError if it is anything else."""
+    """A mapping in JSON with bounded length, depth and numbers. ValueError for anything else."""
     if len(text) > _DECLARATION:
         raise ValueError(f"a record of {len(text)} bytes is too long")
     try:
@@ -279,7 +281,7 @@ def _bounded(make: Callable[[str], Any] | None) -> Callable[[str], Any]:
 
 def _is_shallow(value: Any, levels: int) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inner)
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:
@@ -287,7 +289,7 @@ def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """How ``after`` comes from ``before``, for ``_changed``; as long as the changes are."""
+    """The changes from ``before`` to ``after``, for ``_changed``; their number grows with the differences alone."""
     places = {line: at for at, line in enumerate(before)}
     script: list[str] = []
     at = same = 0
@@ -308,7 +310,7 @@ def _changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
 
 
 def _changed(before: Sequence[str], script: Sequence[str]) -> list[str]:
-    """The lines after the changes. Raises ValueError when they are not changes of these lines."""
+    """The lines after the changes. Raises ValueError when the changes do not fit these lines."""
     after: list[str] = []
     at = 0
     for step in script:

@@ -9,8 +9,8 @@ for each content, a line ``<sha256> <size>``, the bytes, a newline. Its name is 
 alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack> <SHA-256 of
 the lines before>``) only saves reading the pack, which is read itself when its index is missing or not whole.
 
-What nothing names any more lies in ``trash`` for a while, below the same names. It is found there as in its place, so
-that who reads on without the lock, or needs it again, does not miss it.
+Files that nothing names any more lie in ``trash`` for a while, below the same names. They are found there as in their
+places, so that a reader without the lock, or a later checkpoint, does not miss them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Objects:
         self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
-        """Where a large content lies. Damaged for what is no name of a content: it could lead anywhere."""
+        """The file of a large content. Damaged for a malformed name, which could lead anywhere."""
         if not _NAME.fullmatch(sha):
             raise Damaged(f"{sha[:100]!r} is no name of a content")
         return os.path.join(self.root, "objects", sha[:2], sha[2:])
@@ -52,7 +52,7 @@ class Objects:
         return os.path.join(self.root, "packs", name + ".pack")
 
     def in_trash(self, path: str) -> str:
-        """Where a file of the store lies once nothing names it."""
+        """The place in the trash of a file of the store."""
         return os.path.join(self.root, "trash", path[len(self.root.rstrip("/")) + 1 :])
 
     @property
@@ -65,11 +65,11 @@ class Objects:
         return trashed if os.path.exists(trashed) and not os.path.exists(path) else path
 
     def index(self) -> Index:
-        """Of all that is in packs."""
+        """The index of all packs."""
         if self._index is None:
             folder = os.path.join(self.root, "packs")
             found = Index()
-            # Without the lock: what is moved either way while we look is still found.
+            # Without the lock: a file that is moved to or from the trash meanwhile is still found.
             seen = set()
             for where in (folder, self.in_trash(folder), folder):
                 for entry in sorted(os.listdir(where)) if os.path.isdir(where) else []:
@@ -81,7 +81,7 @@ class Objects:
         return self._index
 
     def packs(self) -> dict[str, list[int]]:
-        """Name -> size, and size and time of its index: while these stay, so does what can be found in the pack."""
+        """Name -> size, and size and times of its index: while these stay, the pack has the same contents."""
         found = {}
         place = os.path.join(self.root, "packs")
         for folder, where in ((place, ""), (self.in_trash(place), "trash/")):
@@ -94,12 +94,12 @@ class Objects:
         return found
 
     def _lines_of(self, path: str) -> bytes:
-        """What is in the pack at ``path``, as the lines of its index."""
+        """The contents of the pack at ``path``, as the lines of its index."""
         lines = self._read_index(path)
         return b"".join(_scan_pack(path)) if lines is None else lines
 
     def _read_index(self, path: str) -> bytes | None:
-        """The lines of the index of the pack at ``path``; nothing is believed unless all is as it was written."""
+        """The lines of the index of the pack at ``path``; None unless the whole index is as it was written."""
         size = os.path.getsize(path)
         try:
             with open(_index_path(path), "rb") as stream:
@@ -111,7 +111,7 @@ class Objects:
         return body
 
     def write_index(self, pack: str, body: bytes) -> None:
-        """Not synced: without its index, or with a torn one, the pack itself is read. ``pack`` is its path."""
+        """Write the index without sync: where it is missing or torn, the pack itself is read. ``pack`` is its path."""
         path = _index_path(pack)
         with open(path + ".tmp", "wb") as stream:
             stream.write(body)
@@ -131,7 +131,7 @@ class Objects:
         return sha in self.index() or self.has_loose(sha)
 
     def has_loose(self, sha: str) -> bool:
-        """Whether the content has a file of its own."""
+        """Whether the content has its own file."""
         return os.path.exists(self._either(self.path(sha)))
 
     def size(self, sha: str) -> int:
@@ -160,7 +160,7 @@ class Objects:
         for one in (path, self.in_trash(path)):
             with suppress(FileNotFoundError):
                 return open(one, "rb")
-        return open(path, "rb")  # Taken back while we looked, or missing.
+        return open(path, "rb")  # It was taken back meanwhile, or is missing.
 
     def read(self, sha: str) -> Iterator[bytes]:
         """The content in chunks. Raises Damaged at its end when it was not what its name says."""
@@ -178,7 +178,7 @@ class Objects:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
     def verify(self, sha: str) -> str | None:
-        """None when the content is there and whole, otherwise what is wrong with it."""
+        """None when the content is there and whole, otherwise its fault in words."""
         try:
             for _chunk in self.read(sha):
                 pass
@@ -187,7 +187,7 @@ class Objects:
         return None
 
     def loose_stream(self, sha: str) -> BinaryIO | None:
-        """The file that is this content, if it has one of its own and could be cloned from."""
+        """The open file of a content that has its own file, for a clone; None for another content."""
         if sha in self.index():
             return None
         try:
@@ -196,7 +196,7 @@ class Objects:
             return None
 
     def pack_contents(self, path: str) -> Iterator[tuple[str, bytes | None]]:
-        """(name, content) of all that is known to be in the pack at ``path``; None for a content that is damaged."""
+        """(name, content) of all contents of the pack at ``path``; None for a damaged content."""
         with open(path, "rb") as stream:
             for sha, offset, size in map(str.split, self._lines_of(path).decode("ascii").splitlines()):
                 data = b""
@@ -206,20 +206,20 @@ class Objects:
                 yield sha, data if hashlib.sha256(data).hexdigest() == sha else None
 
     def forget_index(self) -> None:
-        """Look at the packs again when next asked."""
+        """Read the indexes of the packs again at the next use."""
         self._index = None
 
     # -- under the lock
 
     def index_is_whole(self, path: str) -> bool:
-        """Whether the pack at ``path`` has an index that can be believed."""
+        """Whether the index of the pack at ``path`` is as it was written."""
         return self._read_index(path) is not None
 
     def index_anew(self, path: str) -> None:
         self.write_index(path, b"".join(_scan_pack(path)))
 
     def forget_pack(self, pack: str) -> None:
-        """Let all that is found in the pack count as missing, so that it can be stored again."""
+        """Let all contents of the pack count as missing, so that they can be stored again."""
         self.index().drop_pack(pack)
 
     def throw_away(self, paths: Iterable[str], now: float) -> None:
@@ -232,7 +232,7 @@ class Objects:
         self._index = None
 
     def take_back(self, needed: Iterable[str]) -> None:
-        """Move to their places, durably, those of the contents that lie in the trash: before a manifest names them."""
+        """Move the contents that lie in the trash to their places, durably, before a manifest names them."""
         if not self.has_trash:
             return
         index = self.index()
@@ -248,7 +248,7 @@ class Objects:
         move_all([(trashed, path) for trashed, path in found if os.path.exists(trashed)])
 
     def empty_trash(self, before: float) -> None:
-        """Delete what was thrown away before that time."""
+        """Delete files that were thrown away before that time."""
         for folder, _folders, names in os.walk(os.path.join(self.root, "trash")):
             for name in names:
                 path = os.path.join(folder, name)
@@ -266,12 +266,12 @@ def _index_path(pack: str) -> str:
 
 
 def _index_end(body: bytes, size: int) -> bytes:
-    """The last line of an index: that of a pack of ``size`` bytes, with the hash of the lines before it."""
+    """The last line of the index of a pack of ``size`` bytes, with the hash of the lines before it."""
     return b"end %d %s\n" % (size, hashlib.sha256(body).hexdigest().encode("ascii"))
 
 
 def _scan_pack(path: str) -> Iterator[bytes]:
-    """The lines of the index of a pack, read from the pack itself; a damaged content is passed over."""
+    """The lines of the index of a pack, read from the pack itself, without damaged contents."""
     with open(path, "rb") as stream:
         if stream.readline() != _MAGIC:
             return
@@ -282,7 +282,7 @@ def _scan_pack(path: str) -> Iterator[bytes]:
                 length = int(size)
             except ValueError:
                 return
-            if not 0 <= length <= os.fstat(stream.fileno()).st_size:  # Python makes room for all before it reads.
+            if not 0 <= length <= os.fstat(stream.fileno()).st_size:  # Python allocates the whole size before it reads.
                 return
             offset = stream.tell()
             data = stream.read(length)
@@ -293,12 +293,12 @@ def _scan_pack(path: str) -> Iterator[bytes]:
 
 
 def tag(root: str) -> str:
-    """What marks a thing outside of the store as its own: more than one store may protect what the thing is of."""
+    """A mark for data outside of the store that belongs to it: several stores may protect the same state."""
     return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
 
 
 class Writer:
-    """Adds contents. Nothing of it can be found before ``publish``, and all of it is durable after.
+    """Adds contents. None of them can be found before ``publish``, and all of them are durable afterwards.
 
     A writer that is dropped or killed leaves files in ``tmp``, which the next run removes.
     """
@@ -307,7 +307,7 @@ class Writer:
         self._objects = objects
         self._tmp = os.path.join(objects.root, "tmp")
         ensure_dir(self._tmp)
-        self._packs: list[tuple[str, str, bytes]] = []  # where it is now, its name, the lines of its index
+        self._packs: list[tuple[str, str, bytes]] = []  # temporary path, name, lines of the index
         self._pack: BinaryIO | None = None
         self._lines = bytearray()  # of the index of the pack that is being written
         self._digest = hashlib.sha256()
@@ -320,7 +320,7 @@ class Writer:
 
     @property
     def objects(self) -> Objects:
-        """Where it adds to."""
+        """The contents to which it adds."""
         return self._objects
 
     @property
@@ -331,9 +331,9 @@ class Writer:
         return sha in self._fresh or sha in self._loose or self._objects.has(sha)
 
     def add(self, data: bytes) -> str:
-        """Store a small content, if it is not there yet; its name."""
+        """Store a small content unless the store has it; its name."""
         sha = hashlib.sha256(data).hexdigest()
-        # A small content is in a pack if it is anywhere.
+        # A small content is in a pack or nowhere.
         if sha not in self._fresh and sha not in self._objects.index():
             head = b"%s %d\n" % (sha.encode("ascii"), len(data))
             if self._pack is None or self._offset + len(head) + len(data) > PACK_LIMIT:
@@ -349,8 +349,8 @@ class Writer:
     def add_file(self, fd: int) -> tuple[str, int]:
         """Store a large content from an open file at offset 0; (name, size).
 
-        A clone is one consistent moment of the file and is hashed alone. Elsewhere the file is hashed first, because
-        what the store has already need not be written again.
+        A clone is a consistent copy of one moment, and is hashed itself. Elsewhere the file is hashed first, because a
+        content that the store has need not be written again.
         """
         temporary = self._temporary()
         target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -398,7 +398,7 @@ class Writer:
         return sha
 
     def publish(self) -> None:
-        """Make durable and findable all that was added: data first, then the names (invariant I1)."""
+        """Make all added contents durable and findable: data first, then the names (invariant I1)."""
         self._seal()
         temporaries = [path for path, _name, _lines in self._packs] + list(self._loose.values())
         sync_paths(temporaries)
@@ -412,7 +412,7 @@ class Writer:
             folders.add(os.path.dirname(path))
             index = self._objects._index
             if index is not None and len(index) < len(self._fresh):
-                self._objects._index = None  # Read when it is asked for again, which a first checkpoint does not.
+                self._objects._index = None  # It is read at its next use, which a first checkpoint does not need.
             elif index is not None:
                 index.add(name, lines)
         for sha, temporary in self._loose.items():
@@ -428,7 +428,7 @@ class Writer:
         self._end()
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Have this done once it is settled what became of the contents."""
+        """Call the action once the contents are published or discarded."""
         self._afterwards.append(action)
 
     def _end(self) -> None:
@@ -436,7 +436,7 @@ class Writer:
             self._afterwards.pop(0)()
 
     def discard(self) -> None:
-        """Forget all that was added and not published."""
+        """Forget all contents that were added and not published."""
         if self._pack is not None:
             self._pack.close()
             os.unlink(self._pack.name)
@@ -444,7 +444,7 @@ class Writer:
         for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
             os.unlink(path)
         if self.new_objects:
-            self._afterwards.clear()  # They count on contents that are thrown away here.
+            self._afterwards.clear()  # The actions rely on contents that are discarded here.
         self._packs, self._loose, self._fresh = [], {}, set()
         self._end()
 
@@ -469,7 +469,7 @@ class Writer:
 class Hasher:
     """Takes the place of a Writer where nothing may be written (check mode): only names are computed.
 
-    ``objects``: where that Writer would add to, for what a name depends on it.
+    ``objects``: the contents to which that Writer would add, for names that depend on them.
     """
 
     new_bytes = 0

@@ -20,7 +20,7 @@ from .._errors import UsageError
 from .._host.durations import seconds
 from .._host.options import mapping, read
 
-# What is one period, as strftime writes it. For ``last`` each checkpoint is one.
+# The name of a period, as strftime writes it. For ``last`` each checkpoint is a period.
 PERIODS = {
     "last": "",
     "hourly": "%Y-%m-%dT%H",
@@ -44,7 +44,7 @@ EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly:
 class Policy:
     """How many periods each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all are kept.
 
-    ``grace``: seconds for which what is forgotten lies in the trash before it is deleted.
+    ``grace``: seconds for which forgotten data lies in the trash before it is deleted.
     """
 
     counts: dict[str, int]
@@ -71,7 +71,7 @@ def check(declared: dict[str, Any] | None) -> Policy | None:
 def keep(
     taken: Sequence[tuple[str, datetime.datetime]], policy: Policy, now: datetime.datetime
 ) -> dict[str, list[str]]:
-    """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; what is not named may go."""
+    """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; other checkpoints may go."""
     ordered = sorted(taken, key=lambda one: (one[1], one[0]), reverse=True)
     kept: dict[str, list[str]] = {}
     for rule, count in policy.counts.items():

@@ -10,11 +10,11 @@
     <root>/lock              held (flock) by whoever writes; the kernel drops it with the process
     <root>/objects, packs    contents
     <root>/manifests/<id>    checkpoints
-    <root>/refs/<name>       ids, one per line, the newest last: the only mutable files, and what makes visible
+    <root>/refs/<name>       ids, one per line, the newest last: the only mutable files; they make checkpoints visible
     <root>/journal/<n>/      an unfinished rollback
-    <root>/trash/            what nothing names any more, for a time of grace
+    <root>/trash/            files that nothing names any more, for a time of grace
     <root>/started/          processes without systemd that we have started
-    <root>/tmp, quarantine   leftovers to reclaim; objects found bad
+    <root>/tmp, quarantine   leftovers to reclaim; damaged objects
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from .manifest import LOG, Manifest, Section
 from .objects import Objects, Writer
 
 FORMAT = b"evenkeel-store 1 sha256\n"
-# The name under which a rollback keeps what it replaced.
+# The name of the checkpoint of the state that a rollback replaced.
 UNDO = "undo"
 LATEST = "latest"
 RESERVED = (LATEST,)
-# The longest name of a file, less what is added to it while it is written.
+# The longest file name, less the suffix that it has while it is written.
 _LONGEST = 255 - len(TEMPORARY) - 10
-# After so many records of a log the next checkpoint is whole again: what has to be read, and kept, stays bounded.
+# After this number of log records the next checkpoint is whole again, so that reading a log takes bounded time.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
-# Digits of the beginning of an id that stands for it.
+# The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
-# Deletes what lies outside of a store, given the lines of the manifests that stay and of those that go.
+# Deletes data outside of the store, given the lines of the manifests that stay and of those that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A line of the list: enough to choose by, without reading the objects."""
+    """A checkpoint in a list: enough to choose by, without reading its objects."""
 
     id: str
     name: str
@@ -70,7 +70,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What retention makes of the checkpoints: id -> why it stays, ids that go, contents that those which stay need."""
+    """The effect of retention: id -> why it stays, ids that go, contents that the checkpoints which stay need."""
 
     kept: dict[str, list[str]]
     gone: list[str]
@@ -80,9 +80,9 @@ class Pruning:
 class Store:
     """The store below ``root``. Creating the object touches nothing; see ``locked``.
 
-    Raises UsageError for a store that others could exchange, or have written to: what lies in it is run and believed.
-    ``armed``: a change is under way, and may have opened a directory above it, or given it away. That keeps no host
-    from going back: the store counts as long as it is itself what only we can have made.
+    Raises UsageError for a store that other users could replace, or may have written to: its contents are run and
+    trusted. ``armed``: a change is under way, and may have changed mode or owner of a directory above the store. That
+    must not keep the host from going back: the store counts if nobody else can have made its own directory.
     """
 
     def __init__(self, root: str, system: System, armed: bool = False) -> None:
@@ -114,7 +114,7 @@ class Store:
             )
 
     def _is_ours(self) -> bool:
-        """Whether this is a directory that is ours alone, with a store in it: nobody else can make, or fill, one."""
+        """Whether the directory is ours alone and holds a store: nobody else can have made or filled it."""
         try:
             place, mark = os.lstat(self.root), os.lstat(self.join("FORMAT"))
         except OSError:
@@ -141,13 +141,13 @@ class Store:
 
     @contextmanager
     def locked(self, wait: float = 30.0) -> Iterator[None]:
-        """Hold the store for writing; made if it is not there, leftovers of a killed run removed.
+        """Lock the store for writing. It is made if it does not exist, and leftovers of a killed run are removed.
 
-        Raises Busy after ``wait`` seconds, naming who holds it, UsageError when others could write to it.
+        Raises Busy, naming the holder, after ``wait`` seconds; UsageError when other users could write to the store.
         """
         self.check_format()
         ensure_dir(self.root)
-        self._check_place()  # Of what is made just now somebody may have been first.
+        self._check_place()  # Another user may have made the directory a moment before.
         found = os.lstat(self.root)
         if found.st_uid != os.geteuid():
             raise UsageError(f"the store {self.root} belongs to uid {found.st_uid}; run as its owner, or use another")
@@ -164,7 +164,7 @@ class Store:
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)
                 # Durable with FORMAT, which is written into the same directory.
                 write_file(self.join("FORMAT"), FORMAT)
-            # Nothing in it has to outlive a power cut, nor has it itself.
+            # This directory and its files need not survive a power cut.
             shutil.rmtree(self.join("tmp"), ignore_errors=True)
             os.makedirs(self.join("tmp"), 0o700, exist_ok=True)
             self.objects._index = None
@@ -200,7 +200,7 @@ class Store:
         return found
 
     def record(self, checkpoint: str, whole: bool = True) -> Manifest:
-        """The manifest as it is in its file: of a log, what changed. Damaged when missing or not what its id says.
+        """The manifest as its file holds it: of a log the changes. Damaged when it is missing or does not match its id.
 
         Without ``whole`` its sections have no lines.
         """
@@ -208,7 +208,7 @@ class Store:
             return Manifest.read(stream, checkpoint, whole)
 
     def has_record(self, checkpoint: str) -> bool:
-        """Whether its own file is there and whole; what it follows may not be."""
+        """Whether its file is there and whole. The records that it follows may be missing."""
         try:
             return bool(self.record(checkpoint, whole=False))
         except Damaged:
@@ -230,7 +230,7 @@ class Store:
             raise Damaged(f"manifest {checkpoint} cannot be read from {self.root}: {error.strerror}") from error
 
     def chain(self, checkpoint: str, until: str | None = None) -> list[Manifest]:
-        """The record, and before it all that it follows, from a snapshot (or what follows ``until``) on.
+        """The records from a snapshot (or from the successor of ``until``) up to this record, in order.
 
         Raises Damaged, naming the record at which the log is broken.
         """
@@ -247,9 +247,9 @@ class Store:
         return found[::-1]
 
     def manifest(self, checkpoint: str, known: Manifest | None = None) -> Manifest:
-        """The checkpoint, whole. Raises Damaged when it, or what it follows, is missing or not what its id says.
+        """The whole checkpoint. Raises Damaged when its record, or one that it follows, is missing or damaged.
 
-        ``known`` is one that was read already: a log that follows it is not read from its beginning again.
+        ``known``: a whole checkpoint that was read before; a log that follows it is not read from its beginning again.
         """
         first, *rest = self.chain(checkpoint, known.id if known is not None else None)
         if not rest and first.kind != LOG:
@@ -260,7 +260,7 @@ class Store:
         return made.check_root()
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All that can be read, oldest first; a damaged manifest is left out here and named by ``resolve``."""
+        """All readable checkpoints, oldest first. A damaged manifest is missing here, and ``resolve`` names it."""
         names: dict[str, list[str]] = {}
         for name, ids in self.refs().items():
             for checkpoint in ids:
@@ -277,10 +277,10 @@ class Store:
             found.append(
                 Checkpoint(checkpoint, manifest.name, current, manifest.kind, manifest.created, manifest.host, kinds)
             )
-        return sorted(found, key=lambda one: (one.created, one.id))
+        return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.id))
 
     def _usable(self, checkpoint: str, seen: dict[str, Manifest | None]) -> Manifest | None:
-        """The record, without its lines, if it and all it follows can be read; ``seen`` holds what was found before."""
+        """The record without its lines, if it and all records that it follows can be read. ``seen``: known answers."""
         trail: list[Manifest] = []
         at = checkpoint
         while at not in seen:
@@ -328,7 +328,7 @@ class Store:
     ) -> Manifest:
         """Make a checkpoint of the sections visible under ``name``: objects, manifest, ref, in this order (I1).
 
-        With ``base`` (see ``base_of``) only what changed since is written.
+        With ``base`` (see ``base_of``) only the changes since it are written.
         """
         check_name(name)
         newest = self._newest()
@@ -339,9 +339,9 @@ class Store:
         return manifest
 
     def base_of(self, name: str, host: str, sections: list[Section]) -> Manifest | None:
-        """The newest checkpoint of the name, whole, if a record of what changed to these sections can follow it.
+        """The newest whole checkpoint of the name, if a record of the changes to these sections can follow it.
 
-        None when there is none, when it cannot be read or declares something else, and when its log is long enough.
+        None without such a checkpoint, when it cannot be read or has other declarations, and when its log is full.
         """
         ids = self.refs().get(name)
         try:
@@ -357,7 +357,7 @@ class Store:
         taken = []
         for checkpoint in {one for ids in self.refs().values() for one in ids}:
             with suppress(OSError), open(self.join("manifests", checkpoint), "rb") as stream:
-                # Not to be believed yet: hashes are checked from the newest on, until one is right.
+                # The date is not trusted yet: hashes are checked from the newest on, until one is right.
                 taken.append((stream.read(512).partition(b"\ncreated ")[2].partition(b"\n")[0], checkpoint))
         seen: dict[str, Manifest | None] = {}
         for _created, checkpoint in sorted(taken, reverse=True):
@@ -367,12 +367,12 @@ class Store:
         return None
 
     def _next_time(self, newest: Manifest | None) -> datetime.datetime:
-        """Now; but the order of checkpoints is the order of taking them, whatever happened to the clock."""
+        """The time now, but later than the newest checkpoint even if the clock was set back."""
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
         return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1)) if newest else now
 
     def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest) -> None:
-        """Keep a manifest whose objects are durable, its file in pieces, and let its name mean it."""
+        """Store a manifest whose objects are durable, given its file in pieces, and add it to its name."""
         if self.objects.has_trash:
             self.objects.take_back(objects_of(manifest))
         if not self.has_record(manifest.id):
@@ -390,15 +390,15 @@ class Store:
             fsync_dir(os.path.dirname(path))
 
     def plan_prune(self, name: str, policy: retention.Policy, protect: set[str], coming: bool = False) -> Pruning:
-        """What the policy keeps of a name and of the undos. Those of other names and those in ``protect`` stay.
+        """The effect of the policy on a name and on the undos. Other names and the ids in ``protect`` stay.
 
-        ``coming``: reckon with a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest
-        cannot be read, because what it names could not be told from garbage; Refused when the newest one would go.
+        ``coming``: count a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest cannot be
+        read, because its contents could not be told from garbage; Refused when the newest checkpoint would go.
         """
         refs = self.refs()
         try:
             manifests = {one: self.record(one) for ids in [*refs.values(), sorted(protect)] for one in ids}
-            # What a record follows may have lost its own line in refs.
+            # A record that others follow may have lost its line in refs.
             for follower in list(manifests.values()):
                 while follower.kind == LOG and (follower.parent or "-") not in manifests:
                     follower = self.record(follower.parent or "-")
@@ -439,10 +439,11 @@ class Store:
     def prune(
         self, name: str, policy: retention.Policy, protect: set[str], forgetting: Mapping[str, Forget] | None = None
     ) -> Pruning:
-        """Forget what the policy does not keep, as ``plan_prune`` says. Nothing is deleted when that raises.
+        """Forget the checkpoints that the policy does not keep, as ``plan_prune`` says. Deletes nothing when it raises.
 
-        What nothing names any more goes to the trash; what has lain there for the time of grace is deleted.
-        ``forgetting``: by kind, what deletes outside of the store, before the last manifest that tells of it goes.
+        Files that nothing names any more go to the trash, and are deleted there after the time of grace.
+        ``forgetting``: kind -> the function that deletes its data outside of the store, before the last manifest that
+        names that data is deleted.
         """
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
@@ -460,8 +461,10 @@ class Store:
         return made
 
     def _told(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
-        """For each of the kinds what the manifests here and in the trash tell of it: those that stay, and those thrown
-        away before that time. A record of a log tells what changed: what goes is told by the one that it follows, too.
+        """For each kind (lines of manifests that stay, lines of manifests that were thrown away before that time).
+
+        Manifests in the trash are read too. A log record holds changes: a line that it drops stands in the record that
+        it follows, too.
         """
         found: dict[str, tuple[list[str], list[str]]] = {kind: ([], []) for kind in kinds}
         for folder in (self.join("manifests"), self.objects.in_trash(self.join("manifests"))):
@@ -485,7 +488,7 @@ class Store:
         return found
 
     def _unneeded(self, needed: set[str]) -> Iterator[str]:
-        """Files of packs and objects of which nothing is needed. A pack with one needed content stays whole."""
+        """Files of packs and objects without a needed content. A pack with one needed content stays whole."""
         packs = {place.pack for place in map(self.objects.index().get, needed) if place}
         for entry in os.listdir(self.join("packs")):
             if entry.rpartition(".")[0] not in packs:
@@ -496,14 +499,14 @@ class Store:
                     yield self.join("objects", folder, entry)
 
     def quarantine(self, sha: str) -> None:
-        """Put a bad object aside, so that the same content can be stored again. A pack stays, for the audit."""
+        """Move a damaged object to quarantine, so that the content can be stored again. A pack stays, for the audit."""
         self.objects.drop(sha)
         for path in (self.objects.path(sha), self.objects.in_trash(self.objects.path(sha))):
             if os.path.exists(path):
                 move_all([(path, self.join("quarantine", sha))])
 
     def salvage(self, path: str) -> None:
-        """Put a damaged pack aside, with its index; what is whole in it is stored again first."""
+        """Move a damaged pack and its index to quarantine; its whole contents are stored again first."""
         whole = [data for _sha, data in self.objects.pack_contents(path) if data is not None]
         bad = os.stat(path).st_ino
         self.objects.forget_pack(os.path.basename(path)[: -len(".pack")])
@@ -511,7 +514,7 @@ class Store:
         for data in whole:
             writer.add(data)
         writer.publish()
-        # With every content whole, the pack that was just written may be the same as the bad one once was.
+        # With all contents whole, the pack that was just written may have the name of the damaged one.
         if os.stat(path).st_ino == bad:
             files = [path, path[: -len(".pack")] + ".idx"]
             moves = [(one, self.join("quarantine", os.path.basename(one))) for one in files if os.path.exists(one)]
@@ -519,7 +522,7 @@ class Store:
         self.objects.forget_index()
 
     def verify(self, *manifests: Manifest) -> dict[str, str]:
-        """sha256 -> what is wrong, for every object of the checkpoints that is missing or damaged."""
+        """sha256 -> its fault, for every object of the checkpoints that is missing or damaged."""
         wrong = {}
         for sha in sorted({sha for manifest in manifests for sha in objects_of(manifest)}):
             problem = self.objects.verify(sha)
@@ -534,7 +537,7 @@ def time_of(created: str) -> datetime.datetime:
 
 
 def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
-    """(path as written, or the word that names it, sha256) of everything with a content."""
+    """(path as written, or another name of the content; sha256) of every content in the checkpoint."""
     found = []
     for section in manifest.sections:
         for line in section.lines:
@@ -544,7 +547,7 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def objects_of(manifest: Manifest) -> set[str]:
-    """The names of all contents that the checkpoint needs: in every resource's lines they stand as ``sha256=``."""
+    """The names of all contents that the checkpoint needs: in the lines of every kind they stand as ``sha256=``."""
     found: set[str] = set()
     for section in manifest.sections:
         for line in section.lines:
@@ -554,10 +557,10 @@ def objects_of(manifest: Manifest) -> set[str]:
 
 
 def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
-    """The ids that ``wanted`` can mean, the newest first, of those ``held``: (name, id), the oldest first. Pure.
+    """The ids that ``wanted`` can mean, the newest first, among ``held``: (name, id), the oldest first. Pure.
 
-    ``latest`` means all but the undos; a name all that have it, and a name and ``~N`` the N-th before the newest of it;
-    an id, or the beginning of one (8 digits or more) that no other id has, that one.
+    ``latest`` means all checkpoints but the undos. A name means all its checkpoints, and ``name~N`` the N-th before its
+    newest. An id means its checkpoint, and so does its beginning (8 digits or more) if no other id has the same.
     """
 
     def newest(of: Callable[[str], bool]) -> list[str]:
@@ -582,7 +585,7 @@ def _ref_file(name: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name, if a checkpoint may have it."""
+    """Return the name if a checkpoint may have it; UsageError otherwise."""
     if (
         not name
         or len(name) > 120
