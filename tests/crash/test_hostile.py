@@ -37,11 +37,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     attributes,
     journals,
     known,
+    reading,
+    rereading,
+    scanning,
     staging,
     transaction,
-    walk,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.lines import Lines
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.reading import Reader
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.syncing import sync
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
@@ -467,16 +472,15 @@ def test_what_is_read_again_is_not_read_in_another_directory(owned: Path, monkey
     (owned / "pub" / "key").write_bytes(SECRET)
     (owned / "pub").chmod(0o700)
     os.chown(owned / "pub", 0, 0)
-    read_again = walk.Walk.read_again
     led: list[int] = []
 
-    def elsewhere(walk: walk.Walk) -> None:
-        led.append(len(walk.fresh))
+    def elsewhere(reader: Reader, found: Lines, inodes: dict[bytes, tuple[int, int]]) -> None:
+        led.append(len(found.fresh))
         exchange(owned, "pub", "other")
-        read_again(walk)
+        rereading.read_again(reader, found, inodes)
         exchange(owned, "pub", "other")
 
-    monkeypatch.setattr(walk.Walk, "read_again", elsewhere)
+    monkeypatch.setattr(scanning, "read_again", elsewhere)
     with suppress(RestoreFailed):
         rollback(store, "before")
     assert any(led)
@@ -916,7 +920,7 @@ def going_back(work: Path) -> RolledBack:
 
 
 def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_HOLES", 10_000_000)
+    monkeypatch.setattr(reading, "_HOLES", 10_000_000)
     for name in ("one", "two", "three"):
         with open(work / "live" / name, "wb") as stream:
             stream.truncate(6_000_000)
@@ -969,7 +973,6 @@ def test_a_lease_does_not_keep_what_else_came_back_from_being_durable(
     (live / "file").write_text("changed again")
     for name in names:
         os.utime(name, ns=(7, 7))
-    sync = applying.sync
     with leasing(live / "leased") as take:
 
         def syncing(*words: Any) -> None:
@@ -1025,8 +1028,8 @@ def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_anothe
 
 def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live = work / "live"
-    monkeypatch.setattr(walk, "_XATTRS", 3000)
-    monkeypatch.setattr(walk, "_LITTLE", 100)
+    monkeypatch.setattr(reading, "_XATTRS", 3000)
+    monkeypatch.setattr(reading, "_LITTLE", 100)
     os.setxattr(live / "sub" / "other", "user.large", b"x" * 2000)
     os.setxattr(live / "sub", "user.large", b"x" * 2000)
     for name in ("new", "newer"):

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache, walk
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache, reading, walk
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ahead import Ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
@@ -249,13 +249,13 @@ def test_a_directory_of_many_is_read_only_where_it_changed(
     (small / "a" / "05").write_text("changed")
     (small / "a" / "new").write_text("new")
     opened: list[bytes] = []
-    real = walk.Walk.file
+    real = reading.Reader.file
 
-    def file(self: walk.Walk, path: bytes, *rest: Any) -> Any:
+    def file(self: reading.Reader, path: bytes, *rest: Any) -> Any:
         opened.append(path)
         return real(self, path, *rest)
 
-    monkeypatch.setattr(walk.Walk, "file", file)
+    monkeypatch.setattr(reading.Reader, "file", file)
     found = look(store, small)
     assert {os.path.basename(path) for path in opened} == {b"05", b"new"}
     assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)

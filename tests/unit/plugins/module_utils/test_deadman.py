@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.preflight import preflight as preflighted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
@@ -328,14 +329,13 @@ def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path)
 def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[], None] = lambda: None) -> list[float]:
     """Let rollbacks be refused so often. When each was asked for."""
     asked: list[float] = []
-    stage = transaction.preflight
 
     def preflight(*words: Any) -> Any:
         asked.append(time.monotonic())
         if len(asked) <= times:
             and_then()
             raise Refused("there is no room; nothing was changed")
-        return stage(*words)
+        return preflighted(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
     monkeypatch.setattr(agent, "_PAUSES", (0.3, 0.3))

@@ -115,7 +115,7 @@ class Word:
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The order in which kinds and paths are put back."""
     found: list[str] = []
-    apply = transaction.apply
+    apply = applying.apply
 
     def noting(plan: journals.Plan) -> tuple[list[str], dict[str, str]]:
         found.extend(os.path.basename(os.fsdecode(one.path)) for one in plan.operations)
@@ -332,10 +332,10 @@ def test_a_declared_path_that_cannot_be_looked_at_keeps_no_other_one_back(
     (tree / "a").write_text("new")
     look = walk.Walk.root
 
-    def dead(walk: walk.Walk, path: bytes) -> None:
+    def dead(walking: walk.Walk, path: bytes) -> None:
         if path == os.fsencode(share):
             raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
-        look(walk, path)
+        look(walking, path)
 
     with monkeypatch.context() as patched:
         patched.setattr(walk.Walk, "root", dead)
