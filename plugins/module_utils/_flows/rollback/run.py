@@ -29,8 +29,9 @@ from typing import Any
 from ..._deadman.changes import Armed
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import anchors, transaction
+from ..._files.entry import Entry
 from ..._files.preflight import NO_ROOM, preflight
-from ..._files.step import FILES, Step
+from ..._files.step import DELETE, FILES, PathStep, Step
 from ..._host.durable import remove_file, write_file
 from ..._host.trust import trusted
 from ..._resources import files, registry
@@ -300,7 +301,7 @@ class Run:
         left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
         if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
             # What came since goes first, and makes room for what was.
-            coming = [step for step in made.files if step.detail["op"] == "delete" and step.target not in left]
+            coming = [step for step in made.files if step.op == DELETE and step.target not in left]
             gone = self._commit(coming, [])
             made.files = [step for step in made.files if step.target not in gone]
             left = paths.stage(made.files, made.directories, made.away, partly=True)
@@ -508,7 +509,7 @@ class Run:
                 self._add(KINDS[kind].apply(steps, at))
 
     def _commit(
-        self, steps: Sequence[Step], directories: Sequence[str], away: dict[str, str] | None = None
+        self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None
     ) -> list[str]:
         """Put back some paths by a transaction of their own; those that were."""
         with transaction.Transaction(self.store, self._note()) as paths:
@@ -524,12 +525,12 @@ class Run:
             self._left.append(f"{_NOT_DURABLE}: {error}")
             raise
 
-    def _take(self, steps: Sequence[Step], finished: transaction.Finished) -> None:
+    def _take(self, steps: Sequence[PathStep], finished: transaction.Finished) -> None:
         self._cause(finished.left)
         back = set(finished.paths)
         known = set(self._changed)
         self._changed += [path for path in finished.paths if path not in known]
-        self._add([step for step in steps if step.target in back])
+        self._add([step.reported() for step in steps if step.target in back])
 
     def _cause(self, left: dict[str, str]) -> None:
         self._causes.update({path: [why] for path, why in left.items()})
