@@ -285,7 +285,7 @@ def _triggers(names: Sequence[str]) -> list[str]:
 
 
 def _limits(state: ServiceState, unit: Unit) -> list[str]:
-    """What a rollback cannot do for the unit, in words."""
+    """Sentences on all that a rollback cannot do for the unit."""
     if not state.exists:
         return ["there is no such unit on this host: what a change makes of it is stopped and taken away, no more"]
     if unit.load == "masked":
@@ -332,7 +332,7 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
 
 
 def _links(unit: UnitRecord) -> list[Step]:
-    """What makes the set of the unit's links as it was."""
+    """The steps that make the set of the unit's links as it was."""
     then: dict[str, str] = unit.get("links", {})
     live = links.of(unit["name"]) if "links" in unit else {}
     gone = [Step("services", "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]

@@ -97,7 +97,7 @@ class Server:
         return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
 
     def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
-        """What it printed; EvenkeelError when it failed."""
+        """The output of the command; EvenkeelError when it failed."""
         done = self.run(argv, timeout)
         if done.rc != 0:
             raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
@@ -153,7 +153,7 @@ class Server:
             return None
 
     def history(self, timeline: int) -> list[tuple[int, int]] | None:
-        """What the timeline came from; None when that is not known any more."""
+        """The timelines that this one came from; None when they are not known any more."""
         if timeline == 1:
             return []
         for folder in (f"{self.data}/pg_wal", self.log):
@@ -176,7 +176,7 @@ class Server:
         return {name for name in here if f"{name}.done" not in done} | set(os.listdir(self.log))
 
     def control(self) -> dict[str, str]:
-        """What pg_controldata says, by its own words."""
+        """The lines of pg_controldata, by its own words."""
         lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
         return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
 
@@ -195,7 +195,7 @@ def postmaster(folder: str) -> list[str]:
 
 
 def refuse(server: Server) -> None:
-    """What can neither be recorded nor put back in this way; looks at files alone. Raises Refused."""
+    """Raise Refused for a cluster that can neither be recorded nor put back in this way. Looks at files alone."""
     data = server.data
     if int(server.version().split(".")[0]) < _OLDEST:
         decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")

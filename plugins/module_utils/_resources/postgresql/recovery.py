@@ -152,7 +152,7 @@ def _mark_undo(server: cluster.Server, mine: str) -> None:
 
 
 def _replicas(server: cluster.Server) -> list[str]:
-    """Who follows the log that ends here, in words."""
+    """The servers that follow the log that ends here, in words."""
     try:
         return server.ask(_REPLICAS)
     except Refused:
@@ -199,7 +199,7 @@ def wait_archived(server: cluster.Server, name: str) -> None:
 
 
 def tidy(server: cluster.Server) -> None:
-    """What a killed run left: a copy of ours is removed, the old data gets the name under which it is kept."""
+    """Clear up after a killed run: a copy of ours is removed, the old data gets the name under which it is kept."""
     server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
     if not os.path.lexists(server.stage):
         return
@@ -275,7 +275,7 @@ def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]
 
 
 def _not_reached(server: cluster.Server, record: restore_point.Record) -> str:
-    """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
+    """The fault of the staging directory after its recovery, in words; empty where it has none."""
     staged = cluster.Server(dict(server.spec, data=server.stage), server.system)
     control = staged.control()
     timeline = int(control["Latest checkpoint's TimeLineID"])

@@ -300,7 +300,7 @@ def _kept(record: Snapshot) -> str:
 
 
 def _problem(record: Snapshot) -> str:
-    """What is wrong with the snapshot; empty when nothing is."""
+    """The fault of the snapshot, in words; empty where it has none."""
     try:
         kept = look(_kept(record))
     except (UsageError, OSError) as error:
