@@ -13,8 +13,6 @@ from typing import Any
 
 from .entry import ABOVE, Entry
 
-# The resource of a step that changes a path, whichever kind the path belongs to.
-FILES = "files"
 # Device and inode number of a directory.
 Inode = tuple[int, int]
 
@@ -22,6 +20,8 @@ Inode = tuple[int, int]
 # with all that is in it; set attributes of the object that stays; delete it.
 PUT, SWAP, META, DELETE = "put", "swap", "meta", "delete"
 OPERATIONS = (PUT, SWAP, META, DELETE)
+# The resource of a step that changes a path, whichever kind the path belongs to.
+FILES = "files"
 
 
 @dataclass(frozen=True)
