@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durable import exchange
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
@@ -124,7 +125,7 @@ class Cluster:
     def rollback(self, to: str = "before") -> dict[str, Any]:
         return rollback(self.store, to)
 
-    def record(self, name: str) -> dict[str, Any]:
+    def record(self, name: str) -> restore_point.Record:
         (section,) = self.store.manifest(self.store.resolve(name)).sections
         return restore_point.read([line for line in section.lines if line.startswith("cluster ")])
 
@@ -242,7 +243,7 @@ def test_exactly_what_was_committed_under_load(cluster: Cluster, capsys: pytest.
     assert agree == "1"
 
 
-def commits(cluster: Cluster, start: dict[str, Any], end: dict[str, Any]) -> set[str]:
+def commits(cluster: Cluster, start: restore_point.Record, end: restore_point.Record) -> set[str]:
     """The transactions that committed between two restore points, by PostgreSQL's own reading of the archived log."""
     span = ["-t", str(end["timeline"]), "-s", start["lsn"], "-e", end["lsn"]]
     said = cluster.sh("pg_waldump", "-p", str(cluster.archive / "wal"), "-r", "Transaction", *span)
@@ -316,7 +317,7 @@ def test_old_data_is_never_taken_for_a_copy(cluster: Cluster, monkeypatch: pytes
     cluster.checkpoint()
     cluster.sql("insert into t values (2)")
     inode = cluster.data.stat().st_ino
-    exchanged = recovery.exchange
+    exchanged = exchange
 
     def die(*args: Any) -> None:
         exchanged(*args)
@@ -335,7 +336,7 @@ def test_a_cluster_that_does_not_start_gets_its_old_data_back(
 ) -> None:
     cluster.checkpoint()
     cluster.sql("insert into t values (1)")
-    exchanged = recovery.exchange
+    exchanged = exchange
     spoilt: list[str] = []
 
     def spoil(*args: Any) -> None:

@@ -452,7 +452,7 @@ def test_retention_deletes_the_snapshots_of_what_is_forgotten_for_good(store: St
     assert rollback(other, "mine")["changed"]
 
 
-def recorded(store: Store) -> list[dict[str, Any]]:
+def recorded(store: Store) -> list[subvolumes.Snapshot]:
     ids = [one for held in store.refs().values() for one in held]
     return [
         record
