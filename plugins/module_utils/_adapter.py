@@ -7,38 +7,39 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._errors import EvenkeelError
+from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
 from ._host.background import mark_as_ours
 from ._host.options import Option, Options, given
 from ._host.text import bounded, escaped, harmless, named, sentence
+from ._results import Result
 
+# The arguments of a call, by their names in the specification.
+Params = Mapping[str, Any]
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
-
-# What every result holds, on success and on failure.
-REPORT = ("planned", "done", "proved", "left")
 
 
 def run_module(
     argument_spec: Options,
-    work: Callable[[dict[str, Any], bool], dict[str, Any]],
+    work: Callable[[Params, bool], Result],
     **options: Any,
 ) -> None:
-    """Run ``work(params, check_mode)`` and report its result; our own errors fail with the same keys."""
+    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys."""
     mark_as_ours()
     module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
-        result = work(named(_given(argument_spec, module.params)), module.check_mode)
+        result = work(named(_given(argument_spec, module.params)), module.check_mode).report()
     except EvenkeelError as error:
-        module.fail_json(msg=sentence(error.message), error=type(error).__name__, **report(error.result))
+        module.fail_json(msg=sentence(error.message), error=error.code, **report(error.result))
     except OSError as error:
-        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error="OSError", **report({}))
+        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error=OS_ERROR, **report({}))
     if not module._diff:
         result.pop("diff", None)
     for said in result.pop("warnings", []):
@@ -46,23 +47,23 @@ def run_module(
     module.exit_json(**report(result))
 
 
-def _given(spec: Options, params: dict[str, Any]) -> dict[str, Any]:
+def _given(spec: Options, params: Params) -> dict[str, Any]:
     """The parameters, of declarations without the keys that were not given."""
     return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
 
 
-def report(result: dict[str, Any]) -> dict[str, Any]:
+def report(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result with all the keys that every module promises, bounded, and every name in it as text that shows."""
     return _whole(escaped(result))
 
 
-def reported(result: dict[str, Any]) -> dict[str, Any]:
+def reported(result: Mapping[str, Any]) -> dict[str, Any]:
     """The same on the controller, from what hosts have told: there names are escaped already."""
     return _whole(harmless(result))
 
 
-def _whole(result: dict[str, Any]) -> dict[str, Any]:
-    found = {"changed": False, **{key: [] for key in REPORT}, **result}
+def _whole(result: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**Result().report(), **result}
     if isinstance(found.get("msg"), str):
         found["msg"] = found["msg"].replace("\n", " ")
     return bounded(found)

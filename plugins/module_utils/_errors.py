@@ -1,19 +1,25 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The errors of the library. The code of each stands in the result of a failed task, and exit codes follow from it."""
+
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 _NOTHING = re.compile(r"(?:[;.] )?\bnothing was (?:changed|touched)\b", re.IGNORECASE)
 
 
 class EvenkeelError(Exception):
-    """What went wrong, where, and what to do next; with what had been planned, done and proved until then.
+    """A failure: its message says which thing failed, where, and what to do next.
 
     ``result`` holds the keys that a success would have returned, so that a failed task reports the same words.
+    ``code`` is the key ``error`` of that report, and does not change with the name of the class.
     """
+
+    code: ClassVar[str] = "EvenkeelError"
 
     def __init__(self, message: str, **result: Any) -> None:
         super().__init__(message)
@@ -29,30 +35,56 @@ class EvenkeelError(Exception):
 class UsageError(EvenkeelError):
     """Bad input: a parameter, a file of the user's, a name that does not exist. Nothing was touched."""
 
+    code = "UsageError"
+
 
 class Refused(EvenkeelError):
     """The request is understood and not allowed now: fenced, armed by another run, guarded. Nothing was touched."""
+
+    code = "Refused"
 
 
 class Busy(Refused):
     """Another operation holds the lock of this store."""
 
+    code = "Busy"
+
 
 class NotFound(UsageError):
-    """No checkpoint of that name or id."""
+    """No checkpoint has that name or id."""
+
+    code = "NotFound"
 
 
 class Damaged(EvenkeelError):
     """Stored data does not match its hash, or cannot be read. Nothing was touched on its strength."""
 
+    code = "Damaged"
+
 
 class RestoreFailed(EvenkeelError):
-    """A rollback could not be completed; ``left`` says what is not as it should be."""
+    """A rollback could not be completed; ``left`` names each thing that is not as it should be."""
+
+    code = "RestoreFailed"
 
 
 class Unhealthy(EvenkeelError):
     """Probes did not pass for the whole soak before the deadline."""
 
+    code = "Unhealthy"
+
 
 class ServiceFailed(EvenkeelError):
     """A service did not do what it was told, or it could not be proved that it did."""
+
+    code = "ServiceFailed"
+
+
+# The codes of failures that have no class here: of the operating system, and of an answer that no module of ours gives.
+OS_ERROR = "OSError"
+BAD_ANSWER = "BadAnswer"
+# All that the key ``error`` of a result can say; docs/errors.md tells what each means.
+CODES = frozenset(
+    one.code
+    for one in (EvenkeelError, UsageError, Refused, Busy, NotFound, Damaged, RestoreFailed, Unhealthy, ServiceFailed)
+) | {OS_ERROR, BAD_ANSWER}

@@ -239,11 +239,11 @@ msg:
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Checkpointed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 
@@ -259,26 +259,24 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import Request, checkpoint
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    within = params["confirm_within"]
-    return checkpoint(
-        Store(params["store"], System()),
-        params["name"],
-        params["resources"],
-        None if within is None else seconds(within, "confirm_within"),
-        params["retention"],
-        params["host"],
-        check_mode,
-        params["kind"],
-        params["quiesce"],
-        params["require_restorable"],
+    request = Request(
+        name=params["name"],
+        resources=params["resources"],
+        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
+        retention=params["retention"],
+        host=params["host"],
+        kind=params["kind"],
+        quiesce=params["quiesce"],
+        require_restorable=params["require_restorable"],
     )
+    return checkpoint(Store(params["store"], System()), request, check_mode)
 
 
 def main() -> None:

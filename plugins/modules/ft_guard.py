@@ -156,10 +156,11 @@ msg:
   type: str
 """
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Result
 
 ARGUMENTS: Options = {
     "group": {"type": "list", "elements": "str", "required": True},
@@ -173,7 +174,7 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, object], check_mode: bool) -> dict[str, object]:
+def work(params: Params, check_mode: bool) -> Result:
     raise UsageError(
         "ft_guard decides on the controller, and nothing was decided: call it by its full name"
         " evenkeel.fault_tolerance.ft_guard, from a playbook"

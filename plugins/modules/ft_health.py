@@ -248,13 +248,12 @@ msg:
   type: str
 """
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured
 
 ARGUMENTS: Options = {
     "probes": probing.OPTION,
@@ -264,22 +263,24 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Measured:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import wait
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of, wait
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
+    times = times_of(params)
+    times = replace(times, deadline=max(times.soak, times.deadline))
     system = Store(params["store"], System()).system
-    health = wait(probing.check(params["probes"]), soak, max(soak, deadline), interval, system)
-    result: dict[str, Any] = dict(asdict(health), host_state=host_state(params["store"], system))
-    bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != probing.PASS]
+    health = wait(probing.check(params["probes"]), times, system)
+    result = Measured(**vars(health), host_state=host_state(params["store"], system))
     if health.state != probing.PASS:
-        raise Unhealthy(f"not healthy: {'; '.join(bad) or 'it did not hold for the soak'}", **dict(result, left=bad))
-    result["proved"] = [f"{one.kind} {one.target}: {one.detail}" for one in health.probes]
+        result.left = health.wrong()
+        why = "; ".join(result.left) or "it did not hold for the soak"
+        raise Unhealthy(f"not healthy: {why}", **result.report())
+    result.proved = [f"{one.kind} {one.target}: {one.detail}" for one in health.probes]
     return result
 
 

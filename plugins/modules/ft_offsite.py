@@ -148,10 +148,10 @@ msg:
 """
 
 import os
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Offsite
 
 ARGUMENTS: Options = {
     "repository": {"type": "str", "required": True},
@@ -162,7 +162,7 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Offsite:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System

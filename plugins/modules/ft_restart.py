@@ -238,11 +238,11 @@ msg:
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, mapping
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Restarted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
 ARGUMENTS: Options = {
@@ -256,25 +256,15 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Restarted:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import Request, restart
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    return restart(
-        params["name"],
-        params["process"],
-        params["mode"],
-        params["probes"],
-        soak,
-        deadline,
-        interval,
-        Store(params["store"], System()).system,
-        check_mode,
-    )
+    request = Request(params["name"], params["process"], params["mode"], params["probes"], times_of(params))
+    return restart(request, Store(params["store"], System()).system, check_mode)
 
 
 def main() -> None:

@@ -243,10 +243,10 @@ msg:
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
 
 ARGUMENTS: Options = {
@@ -260,32 +260,23 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> RolledBack:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import Request, rollback
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    store = Store(params["store"], System())
-    within = params["confirm_within"]
-    result = rollback(
-        store,
-        params["checkpoint"],
-        params["kinds"],
-        params["generation"],
-        check_mode,
-        params["strategy"] == "swap",
-        None if within is None else seconds(within, "confirm_within"),
-        params["quiesce"],
-        **({"paths": params["paths"]} if params["paths"] else {}),
+    request = Request(
+        to=params["checkpoint"],
+        kinds=params["kinds"],
+        paths=params["paths"] or (),
+        generation=params["generation"],
+        swap=params["strategy"] == "swap",
+        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
+        quiesce=params["quiesce"],
     )
-    result["warnings"] = [
-        f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
-        f"{one['paths'][0]}; restart it to see the new ones"
-        for one in result["restart_needed"]
-    ]
-    return result
+    return rollback(Store(params["store"], System()), request, check_mode)
 
 
 def main() -> None:

@@ -165,10 +165,10 @@ msg:
 """
 
 import os
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Scrubbed
 
 ARGUMENTS: Options = {
     "time_limit": {"type": "str"},
@@ -176,21 +176,16 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Scrubbed:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    limit = params["time_limit"]
     os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
-    return scrub(
-        Store(params["store"], System()),
-        None if limit is None else seconds(limit, "time_limit"),
-        params["share"],
-        check_mode,
-    )
+    limit = seconds_or_none(params["time_limit"], "time_limit")
+    return scrub(Store(params["store"], System()), limit, params["share"], check_mode)
 
 
 def main() -> None:

@@ -237,11 +237,11 @@ msg:
   type: str
 """
 
-from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
 
 ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},
@@ -253,18 +253,15 @@ ARGUMENTS: Options = {
 }
 
 
-def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def work(params: Params, check_mode: bool) -> Settled:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import Request, settle
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    soak, deadline, interval = (seconds(params[name], name) for name in ("soak", "deadline", "interval"))
-    store = Store(params["store"], System(), armed=True)
-    return settle(
-        store, params["generation"], params["probes"], soak, deadline, interval, params["verdict"], check_mode
-    )
+    request = Request(params["generation"], params["probes"], times_of(params), params["verdict"])
+    return settle(Store(params["store"], System(), armed=True), request, check_mode)
 
 
 def main() -> None:

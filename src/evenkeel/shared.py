@@ -13,6 +13,15 @@ from evenkeel.outcome import Spec
 
 make_importable()
 
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _results as results  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
+    BAD_ANSWER,
+    Busy,
+    Damaged,
+    NotFound,
+    Refused,
+    RestoreFailed,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
@@ -22,7 +31,28 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variable
     misspelt,
 )
 
-__all__ = ["REMOVED", "BadValue", "choose", "declarations", "duration", "hosts_of_budget", "misspelt", "seconds"]
+# The codes of failures that decide an exit code; docs/errors.md tells of all.
+USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
+DAMAGED, RESTORE_FAILED = Damaged.code, RestoreFailed.code
+
+__all__ = [
+    "BAD_ANSWER",
+    "BUSY",
+    "DAMAGED",
+    "NOT_FOUND",
+    "REFUSED",
+    "REMOVED",
+    "RESTORE_FAILED",
+    "USAGE",
+    "BadValue",
+    "choose",
+    "declarations",
+    "duration",
+    "hosts_of_budget",
+    "misspelt",
+    "results",
+    "seconds",
+]
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:

@@ -32,15 +32,15 @@ PROGRAM = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
-from {LIBRARY}._flows.checkpoint import checkpoint
-from {LIBRARY}._flows.rollback.flow import rollback
+from {LIBRARY}._flows import checkpoint as taking
+from {LIBRARY}._flows.rollback.flow import Request, rollback
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._host.system import System
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 if sys.argv[2] == "checkpoint":
-    checkpoint(store, "bench", [{{"files": {{"paths": [sys.argv[4]]}}}}])
+    taking.checkpoint(store, taking.Request("bench", [{{"files": {{"paths": [sys.argv[4]]}}}}]))
 else:
-    rollback(store, "bench")
+    rollback(store, Request("bench"))
 """
 # As it is once installed: with its bytecode, which a development environment may do without.
 ENVIRONMENT = {

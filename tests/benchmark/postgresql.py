@@ -36,18 +36,19 @@ PROGRAM = f"""
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
-from {LIBRARY}._flows.checkpoint import checkpoint
-from {LIBRARY}._flows.rollback.flow import rollback
+from {LIBRARY}._flows import checkpoint as taking
+from {LIBRARY}._flows.rollback.flow import Request, rollback
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._host.system import System
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 if sys.argv[2] == "checkpoint":
-    made = checkpoint(store, "bench", [{{"postgresql": {{"data": sys.argv[4]}}}}])
-    (section,) = store.manifest(made["id"]).sections
+    request = taking.Request("bench", [{{"postgresql": {{"data": sys.argv[4]}}}}])
+    made = taking.checkpoint(store, request)
+    (section,) = store.manifest(made.id).sections
     record = json.loads(next(line[8:] for line in section.lines if line.startswith("cluster ")))
-    print(json.dumps({{"seconds": made["stats"]["seconds"], "record": record}}))
+    print(json.dumps({{"seconds": made.stats["seconds"], "record": record}}))
 else:
-    rollback(store, "bench")
+    rollback(store, Request("bench"))
 """
 
 

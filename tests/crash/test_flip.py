@@ -15,15 +15,19 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight, staging, syncing, walk
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    preflight,
+    reading,
+    rereading,
+    staging,
+    syncing,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import proof
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, scrub
 
 # What holds no record: who held the lock, and what only saves reading packs and trees.
 HINTS = re.compile(r"lock|packs/.*\.idx|cache/.*")
@@ -60,11 +64,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     # Nothing here is about durability or about who has files open, and a large content must be a small one.
     monkeypatch.setattr(os, "fsync", lambda fd: None)
-    monkeypatch.setattr(walk, "_APART", 0.0)
-    monkeypatch.setattr(run, "holders", lambda *_names, **_more: [])
+    monkeypatch.setattr(rereading, "_APART", 0.0)
+    monkeypatch.setattr(proof, "holders", lambda *_names, **_more: [])
     for module in (durable, staging, syncing):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
-    for module in (objects, walk, preflight):
+    for module in (objects, reading, rereading, preflight):
         monkeypatch.setattr(module, "SMALL", 40)
     live = tmp_path / "live"
     live.mkdir()

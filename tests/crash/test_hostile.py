@@ -37,21 +37,26 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     attributes,
     journals,
     known,
+    reading,
+    rereading,
+    scanning,
     staging,
     transaction,
-    walk,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.lines import Lines
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.reading import Reader
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.syncing import sync
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, host_state, rollback
 
 from .test_flip import state
 from .test_kill import same
@@ -467,16 +472,15 @@ def test_what_is_read_again_is_not_read_in_another_directory(owned: Path, monkey
     (owned / "pub" / "key").write_bytes(SECRET)
     (owned / "pub").chmod(0o700)
     os.chown(owned / "pub", 0, 0)
-    read_again = walk.Walk.read_again
     led: list[int] = []
 
-    def elsewhere(walk: walk.Walk) -> None:
-        led.append(len(walk.fresh))
+    def elsewhere(reader: Reader, found: Lines, inodes: dict[bytes, tuple[int, int]]) -> None:
+        led.append(len(found.fresh))
         exchange(owned, "pub", "other")
-        read_again(walk)
+        rereading.read_again(reader, found, inodes)
         exchange(owned, "pub", "other")
 
-    monkeypatch.setattr(walk.Walk, "read_again", elsewhere)
+    monkeypatch.setattr(scanning, "read_again", elsewhere)
     with suppress(RestoreFailed):
         rollback(store, "before")
     assert any(led)
@@ -908,22 +912,22 @@ def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path,
 # -- another user who keeps root busy, or from reading
 
 
-def going_back(work: Path) -> dict[str, Any]:
-    """What the dead-man does."""
+def going_back(work: Path) -> RolledBack:
+    """Roll back as the dead-man does."""
     store = store_of(work)
     with store.locked():
         return Run(store, store.manifest(store.resolve("before")), Options(insist=True)).carry_out()
 
 
 def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_HOLES", 10_000_000)
+    monkeypatch.setattr(reading, "_HOLES", 10_000_000)
     for name in ("one", "two", "three"):
         with open(work / "live" / name, "wb") as stream:
             stream.truncate(6_000_000)
     result = going_back(work)
-    assert (work / "live" / "file").read_text() == "as recorded" and result["left"] == []
+    assert (work / "live" / "file").read_text() == "as recorded" and result.left == []
     assert sorted(os.listdir(work / "live")) == ["file", "sub"]
-    assert [note.partition(": it is a file of holes")[1] for note in result["notes"]] == [": it is a file of holes"] * 2
+    assert [note.partition(": it is a file of holes")[1] for note in result.notes] == [": it is a file of holes"] * 2
 
 
 @contextmanager
@@ -969,7 +973,6 @@ def test_a_lease_does_not_keep_what_else_came_back_from_being_durable(
     (live / "file").write_text("changed again")
     for name in names:
         os.utime(name, ns=(7, 7))
-    sync = applying.sync
     with leasing(live / "leased") as take:
 
         def syncing(*words: Any) -> None:
@@ -1025,8 +1028,8 @@ def test_a_pid_file_is_not_written_where_one_user_leads_to_a_directory_of_anothe
 
 def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live = work / "live"
-    monkeypatch.setattr(walk, "_XATTRS", 3000)
-    monkeypatch.setattr(walk, "_LITTLE", 100)
+    monkeypatch.setattr(reading, "_XATTRS", 3000)
+    monkeypatch.setattr(reading, "_LITTLE", 100)
     os.setxattr(live / "sub" / "other", "user.large", b"x" * 2000)
     os.setxattr(live / "sub", "user.large", b"x" * 2000)
     for name in ("new", "newer"):
@@ -1036,7 +1039,7 @@ def test_extended_attributes_without_an_end_are_not_held_in_memory(work: Path, m
         os.setxattr(live / "new", "user.more", b"x" * 1500)
         checkpoint(store_of(work), "other", [{"files": {"paths": [str(live)]}}])
     result = going_back(work)
-    assert result["left"] == [] and (live / "file").read_text() == "as recorded"
+    assert result.left == [] and (live / "file").read_text() == "as recorded"
     assert sorted(os.listdir(live)) == ["file", "sub"]
     assert os.listxattr(live / "sub" / "other") == os.listxattr(live / "sub") == []
-    assert sum("extended attributes are too long" in note for note in result["notes"]) >= 2
+    assert sum("extended attributes are too long" in note for note in result.notes) >= 2

@@ -33,9 +33,9 @@ sys.path.insert(0, sys.argv[1])
 from contextlib import suppress
 from dataclasses import replace
 from {LIBRARY}._deadman import watcher
-from {LIBRARY}._flows.checkpoint import checkpoint
+from {LIBRARY}._flows import checkpoint as taking
 from {LIBRARY}._errors import Damaged, EvenkeelError
-from {LIBRARY}._flows.rollback.flow import finish, rollback
+from {LIBRARY}._flows.rollback.flow import Request, finish, rollback
 from {LIBRARY}._flows.scrub import scrub
 from {LIBRARY}._files import anchors, transaction
 from {LIBRARY}._store.store import Store
@@ -47,12 +47,13 @@ try:
         retention = {{"last": 1 if sys.argv[2] == "prune" else 2, "grace": 0}}
         kind = "log" if sys.argv[2] == "log" else "snapshot"
         resources = [{{"files": {{"paths": [sys.argv[4]]}}}}]
-        checkpoint(store, sys.argv[5], resources, retention=retention, kind=kind)
+        request = taking.Request(sys.argv[5], resources, retention=retention, kind=kind)
+        taking.checkpoint(store, request)
     elif sys.argv[2] in ("rollback", "swap"):
-        rollback(store, sys.argv[5], swap=sys.argv[2] == "swap")
+        rollback(store, Request(sys.argv[5], swap=sys.argv[2] == "swap"))
     elif sys.argv[2] == "guarded":
         watcher.start = lambda *_words: None  # Here it is a boot that ends it.
-        rollback(store, sys.argv[5], confirm_within=60.0)
+        rollback(store, Request(sys.argv[5], confirm_within=60.0))
     elif sys.argv[2] == "scrub":
         with suppress(Damaged):  # It says what it found and put aside.
             scrub(store)

@@ -26,10 +26,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     RestoreFailed,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durable import exchange
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     postgresql,
@@ -39,6 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql.cluster import Server
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, scrub
 
 from evenkeel.collection import collections_path
 
@@ -122,9 +123,9 @@ class Cluster:
         return checkpoint(self.store, name, self.resources)
 
     def rollback(self, to: str = "before") -> dict[str, Any]:
-        return flow.rollback(self.store, to)
+        return rollback(self.store, to)
 
-    def record(self, name: str) -> dict[str, Any]:
+    def record(self, name: str) -> restore_point.Record:
         (section,) = self.store.manifest(self.store.resolve(name)).sections
         return restore_point.read([line for line in section.lines if line.startswith("cluster ")])
 
@@ -242,7 +243,7 @@ def test_exactly_what_was_committed_under_load(cluster: Cluster, capsys: pytest.
     assert agree == "1"
 
 
-def commits(cluster: Cluster, start: dict[str, Any], end: dict[str, Any]) -> set[str]:
+def commits(cluster: Cluster, start: restore_point.Record, end: restore_point.Record) -> set[str]:
     """The transactions that committed between two restore points, by PostgreSQL's own reading of the archived log."""
     span = ["-t", str(end["timeline"]), "-s", start["lsn"], "-e", end["lsn"]]
     said = cluster.sh("pg_waldump", "-p", str(cluster.archive / "wal"), "-r", "Transaction", *span)
@@ -254,7 +255,7 @@ def test_check_mode_writes_nothing(cluster: Cluster) -> None:
     cluster.sql("insert into t values (1)")
     before = cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))
     assert checkpoint(cluster.store, "before", cluster.resources, check_mode=True)["changed"]
-    planned = flow.rollback(cluster.store, "before", check_mode=True)["planned"]
+    planned = rollback(cluster.store, "before", check_mode=True)["planned"]
     assert [one["action"] for one in planned] == ["restore"]
     assert (cluster.sql("select pg_current_wal_insert_lsn()"), sorted(os.listdir(cluster.archive / "wal"))) == before
     assert cluster.rows() == ["1"] and cluster.kept() == []
@@ -316,7 +317,7 @@ def test_old_data_is_never_taken_for_a_copy(cluster: Cluster, monkeypatch: pytes
     cluster.checkpoint()
     cluster.sql("insert into t values (2)")
     inode = cluster.data.stat().st_ino
-    exchanged = recovery.exchange
+    exchanged = exchange
 
     def die(*args: Any) -> None:
         exchanged(*args)
@@ -335,7 +336,7 @@ def test_a_cluster_that_does_not_start_gets_its_old_data_back(
 ) -> None:
     cluster.checkpoint()
     cluster.sql("insert into t values (1)")
-    exchanged = recovery.exchange
+    exchanged = exchange
     spoilt: list[str] = []
 
     def spoil(*args: Any) -> None:
@@ -387,7 +388,7 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
     cluster.control("stop")
     store = cluster.store
     with store.locked():
-        flow.execute(store, store.manifest(store.resolve("before")), None, "boot", flow.Options(boot=True))
+        flow.execute(store, store.manifest(store.resolve("before")), None, "boot", Options(boot=True))
     assert "no server running" in cluster.sh("pg_ctl", "-D", str(cluster.data), "status", check=False)
     cluster.control("start")
     assert cluster.rows() == [] and not cluster.rollback()["changed"]
@@ -553,7 +554,7 @@ def test_what_is_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> N
         try:
             refused("Patroni")
             (cluster.data / "patroni.dynamic.json").write_text('{"pause": true}')
-            assert flow.rollback(cluster.store, "before", check_mode=True)["changed"]
+            assert rollback(cluster.store, "before", check_mode=True)["changed"]
             (cluster.data / "patroni.dynamic.json").unlink()
         finally:
             patroni.kill()
@@ -676,7 +677,7 @@ def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
         checkpoint(Store(str(store), SYSTEM), "before", declared)
         sql("insert into t values (2)")
         (Path("/etc/postgresql") / version / name / "conf.d" / "change.conf").write_text("work_mem = '7MB'\n")
-        flow.rollback(Store(str(store), SYSTEM), "before")
+        rollback(Store(str(store), SYSTEM), "before")
         assert (sql("select string_agg(i::text, ' ') from t"), sql("show work_mem")) == ("1", "4MB")
     finally:
         subprocess.run(["pg_dropcluster", "--stop", version, name], check=False)

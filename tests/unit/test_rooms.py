@@ -14,6 +14,7 @@ import pytest
 LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
 ROOMS = [
     "_errors",
+    "_results",
     "_reliability",
     "_host",
     "_store",

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 from .._errors import Refused
+from .._results import Accepted
 from .._store.store import Store
 from .changes import (
     ACCEPTED,
@@ -88,8 +88,8 @@ def cleared(store: Store, checkpoint: str, whole: bool, rollback: int | None = N
         _append(store, replace(doubt, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
 
 
-def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> dict[str, Any]:
-    """Take the host as it is (``ft_accept``); the result as documented there. ``asked``: the generation of the run."""
+def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> Accepted:
+    """Take the host as it is (``ft_accept``). ``asked``: the generation of the run."""
     if check_mode:
         store.check_format()
         return _accepted(store, asked)
@@ -103,25 +103,21 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         elif doubt is not None:
             _append(store, replace(doubt, outcome=ACCEPTED, by="operator"))
         if doubt is not None:
-            result["done"] = [f"accepted what was in doubt since generation {doubt.generation}"]
+            result.done = [f"accepted what was in doubt since generation {doubt.generation}"]
         return result
 
 
-def _accepted(store: Store, asked: int | None) -> dict[str, Any]:
+def _accepted(store: Store, asked: int | None) -> Accepted:
     fence(store, asked)
     doubt, change = in_doubt(store), armed(store)
     if change is not None and not change.left:
         refuse_if_armed(store)
-    planned = [f"accept what is in doubt since generation {doubt.generation}"] if doubt is not None else []
-    return {
-        "changed": doubt is not None,
-        "generation": generation(store),
-        "accepted": asdict(doubt) if doubt is not None else None,
-        "planned": planned,
-        "done": [],
-        "proved": [],
-        "left": list(doubt.left) if doubt is not None else [],
-    }
+    result = Accepted(changed=doubt is not None, generation=generation(store))
+    if doubt is not None:
+        result.accepted = asdict(doubt)
+        result.planned = [f"accept what is in doubt since generation {doubt.generation}"]
+        result.left = list(doubt.left)
+    return result
 
 
 def _append(store: Store, event: Event) -> None:

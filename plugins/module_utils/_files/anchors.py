@@ -89,7 +89,7 @@ def set_mtime(folder: int, mtime: int) -> None:
 
 
 class Anchors:
-    """One staging directory for each mount, as high up as we own the directories, so that a rename reaches."""
+    """A staging directory for each mount, as high up as we own the directories, so that a rename reaches."""
 
     def __init__(self, journal: str) -> None:
         self.journal = journal

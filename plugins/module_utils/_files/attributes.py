@@ -20,7 +20,7 @@ _ACL = "system.posix_acl_access"
 
 
 def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
-    """Owner, mode, xattrs and times of the open ``fd``; ``where``: how to name it, if it is open as a path alone.
+    """Set owner, mode, xattrs and times of the open ``fd``; ``where`` names it, if it is open as a path alone.
 
     Owner first (it takes setuid bits and capabilities off), times last. An ACL comes before the mode: without it the
     mode would give its mask to the group.
@@ -47,7 +47,7 @@ def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
 
 
 def narrow(entry: Entry, fd: int) -> None:
-    """While things come and go in the open directory, let nobody in who could not go there both now and as recorded.
+    """While names come and go in the open directory, let nobody in who could not go there both now and as recorded.
 
     Where owner, group or ACL are others it is ours meanwhile, and all others have what each of them had in both.
     """
@@ -81,5 +81,5 @@ def _acl(fd: int) -> bytes:
 
 
 def _allowed(acl: bytes) -> list[int]:
-    """What each entry of an ACL allows (linux/posix_acl_xattr.h)."""
+    """The permissions that each entry of an ACL gives (linux/posix_acl_xattr.h)."""
     return [allowed for _tag, allowed, _id in struct.iter_unpack("<HHI", acl[4 : len(acl) - (len(acl) - 4) % 8])]

@@ -28,7 +28,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import BinaryIO, Callable, NamedTuple, TypedDict
 
 from .._host.durable import write_all
 from .._host.hashing import CHUNK
@@ -84,8 +84,16 @@ def window() -> int | None:
     return 2 * _SECOND + (expire + 2 * interval) * (_SECOND // 100) if interval > 0 else None
 
 
-# What the file holds: its head, the lines, their keys.
-Look = tuple[dict[str, Any], list[str], bytes]
+class _Head(TypedDict):
+    """The head of the file: when the look began, the packs of the store, and the number of lines."""
+
+    began: int
+    packs: dict[str, list[int]]
+    count: int
+
+
+# The content of the file: its head, the lines, and their keys.
+Look = tuple[_Head, list[str], bytes]
 
 
 class Leaves(NamedTuple):
@@ -118,7 +126,7 @@ class Cache:
             self.lines, self._keys, self.stale = (), b"", True
 
     def _load(self) -> None:
-        """What is on disk, read once in the life of ``objects``: a rollback looks twice."""
+        """Read the file, once in the life of ``objects``: a rollback looks twice."""
         with open(self.path, "rb") as stream:
             info = os.fstat(stream.fileno())
             known = self.objects.looks.get(self.path)
@@ -156,7 +164,7 @@ class Cache:
         return line
 
     def leaves(self, path: bytes, quoted: str) -> Leaves | None:
-        """What was in the directory, if that was no directory and all names are plain. ``quoted``: its path and /."""
+        """The names that were in the directory, if all were plain and none a directory. ``quoted``: its path and /."""
         lines, start = self.lines, self.at
         if start >= len(lines) or not lines[start].startswith(quoted, 2):
             start = place_of(lines, path + b"/")
@@ -226,7 +234,7 @@ class Cache:
     def save(self, lines: Sequence[str], keys: bytes | bytearray) -> None:
         """Keep it for the next look, after the contents are published. Whatever hinders that, nothing is lost."""
         temporary = os.path.join(self.objects.root, "tmp", f"cache-{os.getpid()}")
-        head = {"began": self.began, "packs": self.objects.packs(), "count": len(lines)}
+        head: _Head = {"began": self.began, "packs": self.objects.packs(), "count": len(lines)}
         try:
             os.makedirs(os.path.dirname(self.path), 0o700, exist_ok=True)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -255,7 +263,7 @@ class Cache:
 
 
 def _mark(info: os.stat_result) -> tuple[int, int, int]:
-    """Which file it is, as it was written."""
+    """The numbers by which a file of the cache is known again."""
     return info.st_ino, info.st_mtime_ns, info.st_size
 
 
@@ -266,7 +274,7 @@ def _read(stream: BinaryIO, size: int) -> Look:
     first, second = stream.readline(), stream.readline()
     if first.decode("ascii") != _MAGIC + "\n":
         raise ValueError("of another version or machine")
-    head = json.loads(second)
+    head: _Head = json.loads(second)
     left = size - _END - len(first) - len(second) - head["count"] * _SIZE
     if left < 0:
         raise ValueError("torn")
@@ -290,7 +298,7 @@ def _read(stream: BinaryIO, size: int) -> Look:
     return head, lines, keys
 
 
-def _parts(head: dict[str, Any], lines: Sequence[str], keys: bytes | bytearray) -> Iterator[bytes]:
+def _parts(head: _Head, lines: Sequence[str], keys: bytes | bytearray) -> Iterator[bytes]:
     yield f"{_MAGIC}\n{json.dumps(head)}\n".encode("ascii")
     yield bytes(keys)
     for at in range(0, len(lines), _BATCH):

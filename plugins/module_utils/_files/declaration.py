@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-# Our own traces inside a declared tree: staging areas, and the units of the dead-man.
+# Names of our own traces inside a declared tree: staging directories, and the units of the dead-man.
 OWN_NAMES = (
     b".evenkeel-*",
     b"evenkeel-deadman*.service",
@@ -39,7 +39,7 @@ class Declaration:
 
 
 def left_out(declared: Declaration) -> Callable[[bytes], bool]:
-    """Tells of a path below a declared one whether it is left out, for what it is called itself."""
+    """A function that tells whether a path below a declared one is left out for its own name."""
     patterns = [os.fsencode(pattern) for pattern in declared.exclude]
     names = pattern([one for one in patterns if b"/" not in one])
     paths = pattern([one for one in patterns if b"/" in one])
@@ -61,6 +61,6 @@ def excludes(declared: Declaration, path: str) -> bool:
 
 
 def pattern(patterns: Sequence[bytes]) -> re.Pattern[bytes]:
-    """One expression for what any of the patterns of fnmatch matches."""
+    """An expression that matches wherever one of the patterns of fnmatch does."""
     found = "|".join(f"(?:{fnmatch.translate(one.decode('latin-1'))})" for one in patterns)
     return re.compile(found.encode("latin-1")) if patterns else NOTHING

@@ -18,7 +18,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .._errors import Damaged
 
-# What may stand in a line as it is: printable ASCII without the blank and the percent sign.
+# Characters that stand in a line as they are: printable ASCII without the blank and the percent sign.
 _PLAIN = re.compile(rb"[!-$&-~]+")
 
 TYPES = {
@@ -143,7 +143,7 @@ class Entry(NamedTuple):
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
 
     def differs(self, live: Entry | None) -> list[str]:
-        """In which respects ``live`` is not as recorded, in words."""
+        """The respects in which ``live`` is not as recorded, in words."""
         if live is None or live.type != self.type:
             return ["missing" if live is None else f"is a {WORDS.get(live.type, live.type)}"]
         pairs = [
@@ -175,7 +175,7 @@ def quote(raw: bytes) -> str:
 def file_line(
     path: bytes, info: os.stat_result, sha: str, xattrs: tuple[tuple[str, bytes], ...], sparse: bool, flags: int
 ) -> str:
-    """What ``Entry.line`` gives for a regular file: the one line that is written by the hundred thousand."""
+    """The text of ``Entry.line`` for a regular file: this line alone is written by the hundred thousand."""
     line = (
         f"f {quote(path)} {info.st_mode & 0o7777:o} {info.st_uid} {info.st_gid} {info.st_mtime_ns} "
         f"size={info.st_size} sha256={sha}"

@@ -32,7 +32,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 # JSON that the caller keeps with a journal: it says what the journal is for.
-Note = dict[str, Any]
+Note = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 
 
 def finish_folders(folders: Sequence[tuple[Entry, bytes]], stage: int) -> None:
-    """Attributes of the directories of a whole staged tree, from the leaves up, as nothing comes or goes any more."""
+    """Set the attributes of the directories of a staged tree, from the leaves up: no name comes or goes any more."""
     for entry, where in reversed(folders):
         fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage)
         try:
@@ -33,7 +33,7 @@ def finish_folders(folders: Sequence[tuple[Entry, bytes]], stage: int) -> None:
 
 
 def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, tuple[int, bytes]]) -> None:
-    """The object of the entry, complete, under ``name`` in the staging directory."""
+    """Make the object of the entry, complete, under ``name`` in the staging directory."""
     if entry.link in staged:
         source, first = staged[entry.link]
         try:
@@ -60,7 +60,7 @@ def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, t
     else:
         os.mknod(name, FORMATS[entry.type] | 0o600, entry.rdev, dir_fd=fd)
     if entry.type in ("d", ABOVE) and os.geteuid() != 0:
-        entry = entry._replace(mode=entry.mode | 0o700)  # To be filled; its own mode comes at the end.
+        entry = entry._replace(mode=entry.mode | 0o700)  # It is to be filled; its own mode comes at the end.
     made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         attributes(entry, made, f"/proc/self/fd/{made}")
@@ -69,7 +69,7 @@ def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, t
 
 
 def _fill(store: Store, entry: Entry, target: int) -> None:
-    """The content, verified while it is written. Cloned where the file system can, with the copy verified."""
+    """Write the content, verified meanwhile. Where the file system can clone it, the copy is verified."""
     source = store.objects.loose_stream(entry.sha256)
     if source is not None:
         with source:

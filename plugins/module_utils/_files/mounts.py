@@ -34,7 +34,7 @@ PSEUDO = {
 
 
 def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
-    """Those of the mount points (point -> kind) that decide what is seen below the declared paths. Pure."""
+    """The mount points (point -> kind) that decide what is seen below the declared paths. Pure."""
     found = {}
     for point, kind in mounts.items():
         for path in declared.paths:
@@ -47,7 +47,7 @@ def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
 def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
     """Mount point -> why nothing at or below it can be put back: it is mounted now and was not, or the other way round.
 
-    Pure. Nothing is known of a checkpoint of version 0.1.0.
+    Pure. A checkpoint of version 0.1.0 does not tell.
     """
     if declared.mounts is None:
         return {}
@@ -58,7 +58,7 @@ def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str
 
 
 def unprotected(declared: Declaration, lines: Sequence[str]) -> list[str]:
-    """What of the lines a rollback could not bring back, in words. Pure."""
+    """The paths of the lines that a rollback could not bring back, in words. Pure."""
     found = [
         f"{os.fsdecode(path_of(line))} does not exist: nothing is protected there"
         for line in lines

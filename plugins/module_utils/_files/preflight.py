@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which paths cannot be put back now, found before the first one changes: mounts, immutable files, room."""
+"""The paths that cannot be put back now, found before the first one changes: mounts, immutable files, room."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Map
 
 
 def below(steps: Sequence[PathStep], blocked: Collection[str]) -> dict[str, str]:
-    """What cannot be made because the directory that it belongs into cannot. Pure."""
+    """Target -> why, of the paths that cannot be made because a directory above them cannot. Pure."""
     gone = {os.fsencode(one) for one in blocked} & made_by(steps)
     found = {}
     for step in steps if gone else ():
@@ -82,7 +82,7 @@ class _Look(NamedTuple):
                 return MOUNTED
             if parent not in self.made:
                 fd, _name = parents.of(path)
-                # Taken off on the way, and put back as recorded with the attributes of the directories.
+                # The flag is taken off on the way, and set as recorded with the attributes of the directories.
                 if inode_flags(fd) & PINNED and not (self.free and parent in self.ours):
                     return _pinned(parent, " and is not part of the checkpoint" if self.free else "")
                 if step.action == "create" and _occupied(path, parents):
@@ -98,7 +98,7 @@ class _Look(NamedTuple):
 def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
     """Target -> why, of the paths for which there is no room: old and new lie side by side until the end.
 
-    What is small comes first: of that the most can be put back.
+    Small ones come first, so that as many as possible are put back.
     """
     kinds = mount_points()
     made = made_by(steps)
@@ -138,7 +138,7 @@ def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
 
 
 def _occupied(path: bytes, parents: Parents) -> bool:
-    """Whether something has the name of what is to be made."""
+    """Whether an object has the name of the one that is to be made."""
     fd, name = parents.of(path)
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)

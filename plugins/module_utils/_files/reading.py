@@ -2,26 +2,170 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Reading one path: its entry, its extended attributes, and whether it holds still."""
+"""Reading one path: its line, its extended attributes, and whether it holds still."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
+import time
+from collections.abc import Mapping
 
 from .._errors import EvenkeelError, UsageError
-from .entry import (
-    Entry,
-)
+from .._host.durable import inode_flags
+from .._store.objects import SMALL, Hasher, Writer
+from .cache import NEVER, Cache, key_of
+from .entry import FLAGS, TYPES, Entry, file_line, quote
+from .lines import Fresh, Lines
 
+# Readings after which a file that changes each time is given up.
 TRIES = 3
-# A file system without xattrs, one that is gone since it was listed, and a kernel without the calls.
+# Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on: a file that changed
+# less than this before it was read is read once more.
+_FRESH = 2_000_000_000
+# Bytes of holes, in all files together, that a tolerant look reads through: they cost their owner nothing.
+_HOLES = 1024**3
+# Bytes of the extended attributes of a file, and in a tolerant look of all files that have more than a little. All are
+# held in memory, and some file systems set no limit.
+_XATTRS, _LITTLE = 16 * 1024**2, 4096
+# These stand for extended attributes that were not read: no file has them.
+_UNLIKE = (("?", b""),)
+# The errors of a store without room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# The errors of a file system without xattrs, of a path that is gone since it was listed, and of a kernel without them.
 _NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENOSYS)
+# This stands for the SHA-256 of a content that was not read: no content has it.
+UNREAD = "0" * 64
+# Bytes that are rather hashed once more than remembered.
+_MUCH = 32 * 1024 * 1024
+
+Xattrs = tuple[tuple[str, bytes], ...]
 
 
-def entry_of(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[str, bytes], ...]) -> Entry:
+class Reader:
+    """The reading of paths, contents into ``sink``.
+
+    A ``tolerant`` one notes in ``unread`` the paths that it could not read whole: path -> why. ``mounts``: mount points
+    and the kinds of their file systems.
+    """
+
+    def __init__(
+        self,
+        sink: Writer | Hasher,
+        cache: Cache | None,
+        tolerant: bool,
+        found: Lines,
+        mounts: Mapping[bytes, str],
+    ) -> None:
+        self.sink = sink
+        self.cache = cache
+        self.tolerant = tolerant
+        self.mounts = mounts
+        self.unread: dict[bytes, str] = {}
+        self._found = found
+        self._holes = 0
+        self._heavy = 0
+        self._learned = 0
+        self._learned_bytes = 0
+
+    def tolerate(self, error: Exception) -> str:
+        """The words for an error of reading; a look that is not tolerant raises it again.
+
+        So does every look where the store has no room for the content: that is no matter of the path.
+        """
+        full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in _NO_ROOM
+        if not self.tolerant or full:
+            raise error
+        return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
+
+    def xattrs(self, where: int | bytes, path: bytes, instead: Xattrs = ()) -> Xattrs:
+        """All extended attributes; ``instead``, where a tolerant look cannot read them or has read too much."""
+        try:
+            found = xattrs_of(where, path, max(_XATTRS - self._heavy, _LITTLE))
+        except (OSError, EvenkeelError) as error:
+            self.unread[path] = self.tolerate(error)
+            return instead
+        if found and self.tolerant:
+            size = sum(len(value) for _name, value in found)
+            self._heavy += size if size > _LITTLE else 0
+        return found
+
+    def leaf(
+        self, path: bytes, name: bytes, parent: int, kind: str, info: os.stat_result
+    ) -> tuple[str, bytes, os.stat_result]:
+        """Line, key and status of a path that was no directory when its status ``info`` was taken."""
+        form = stat.S_IFMT(info.st_mode)
+        if form == stat.S_IFDIR:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
+        if self.cache is not None:
+            line = self.cache.line(f"{TYPES[form]} {quote(path)} ", path, info)
+            if line is not None:
+                return line, key_of(info), info
+        if form == stat.S_IFREG:
+            return self.file(path, name, parent, kind)
+        target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
+        # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
+        xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path, _UNLIKE)
+        return entry_of(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
+
+    def file(
+        self, path: bytes, name: bytes, parent: int, kind: str, tries: int = TRIES
+    ) -> tuple[str, bytes, os.stat_result]:
+        """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        for _attempt in range(tries):
+            try:
+                fd = os.open(name, flags, dir_fd=parent)
+            except BlockingIOError as error:
+                raise EvenkeelError(
+                    f"{os.fsdecode(path)} cannot be read: a process has a lease on it (/proc/locks names it); end that "
+                    "process, or exclude the file"
+                ) from error
+            try:
+                before = os.fstat(fd)
+                if not stat.S_ISREG(before.st_mode):
+                    continue
+                holes = max(0, before.st_size - before.st_blocks * 512)
+                if self.tolerant and self._holes + holes > _HOLES:
+                    raise EvenkeelError("it is a file of holes, too long to be read through")
+                self._holes += holes
+                xattrs, word = self.xattrs(fd, path, _UNLIKE), inode_flags(fd) & FLAGS
+                if before.st_size <= SMALL:
+                    data = os.read(fd, before.st_size + 1)
+                    sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
+                else:
+                    sha, size = self.sink.add_file(fd)
+                # The count of blocks alone can lag behind while the kernel allocates them.
+                sparse = before.st_blocks * 512 < before.st_size and os.lseek(fd, 0, os.SEEK_HOLE) < before.st_size
+                after = os.fstat(fd)
+            finally:
+                os.close(fd)
+            if size == before.st_size and moment(before) == moment(after):
+                kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
+                # A content that is compared alone needs no second look: torn, it is like nothing that was recorded.
+                if isinstance(self.sink, Writer) and time.time_ns() - before.st_ctime_ns < _FRESH:
+                    self._found.latest = Fresh(-1, path, kind, sha, before, time.monotonic())
+                return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
+            if self.tolerant and size > SMALL:
+                break
+        raise unstable(path)
+
+    def key(self, info: os.stat_result, kind: str) -> bytes:
+        """The key by which the stat cache knows a path that was just read on a file system of this kind."""
+        key = self.cache.key(info, kind) if self.cache is not None else NEVER
+        if key != NEVER:
+            self._learned += 1
+            self._learned_bytes += info.st_size
+        return key
+
+    def worth_saving(self, lines: int) -> bool:
+        """Whether the next look, at so many lines, gains more from a new cache than it costs to write."""
+        return self._learned * 50 > lines or self._learned_bytes > _MUCH
+
+
+def entry_of(path: bytes, info: os.stat_result, kind: str, xattrs: Xattrs) -> Entry:
+    """The entry of an object with this status."""
     rdev = info.st_rdev if kind in "cb" else 0
     return Entry(
         path,
@@ -35,24 +179,8 @@ def entry_of(path: bytes, info: os.stat_result, kind: str, xattrs: tuple[tuple[s
     )
 
 
-def may_be_written(fd: int) -> bool:
-    """Whether somebody has the file open for writing, or that cannot be known: only otherwise is a lease given.
-
-    It is given back at once. Whoever opens the file just then waits for that, and of the signal that we get for it the
-    default is to do nothing.
-    """
-    import fcntl
-
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return True
-    return False
-
-
 def unstable(path: bytes) -> EvenkeelError:
+    """The error for a file that never held still."""
     return EvenkeelError(
         f"{os.fsdecode(path)} is unstable: it changed each of the {TRIES} times it was read; "
         "exclude it, or stop what writes it while the checkpoint is taken"
@@ -60,11 +188,13 @@ def unstable(path: bytes) -> EvenkeelError:
 
 
 def moment(info: os.stat_result) -> tuple[int, int, int]:
+    """The numbers that a change of a file's content changes."""
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def xattrs_of(where: int | bytes, path: bytes, most: int) -> tuple[tuple[str, bytes], ...]:
-    """Name and value of all, ACLs among them; none where the file system has none. UsageError names the ``path``."""
+def xattrs_of(where: int | bytes, path: bytes, most: int) -> Xattrs:
+    """Names and values of all extended attributes, ACLs among them; UsageError names a ``path`` that has more than
+    ``most`` bytes of them, or whose own cannot be read."""
     follow = isinstance(where, int)
     try:
         names = os.listxattr(where, follow_symlinks=follow)

@@ -19,14 +19,14 @@ from .._host.paths import is_ours, open_dir, opened
 from .anchors import Anchor, set_mtime
 from .entry import PINNED
 
-# How deep what goes is removed as it stands: each level has a descriptor open.
+# Levels of directories that are removed where they are: each has a descriptor open.
 _DEPTH = 200
 
 
 def remove(anchor: Anchor) -> bool:
-    """Remove a staging directory with all that was moved into it; whether nothing of it is left to be tried again.
+    """Remove a staging directory with all that was moved into it; False where the next run has to try again.
 
-    Another directory that has its name is none of ours, and stays.
+    Another directory with its name is not ours, and stays.
     """
     try:
         above = open_dir(os.fsencode(os.path.dirname(anchor.path)))
@@ -36,7 +36,7 @@ def remove(anchor: Anchor) -> bool:
         return False
     try:
         whole = _remove_from(above, anchor)
-        if whole:  # Gone for good before the journal is, which alone knows of it.
+        if whole:  # It is gone durably before the journal, which alone knows of it.
             os.fsync(above)
         return whole
     finally:
@@ -51,7 +51,7 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
             return True
         fd, name = found
         try:
-            # Of one that we have no more of than its name, only where nobody else can have given it that.
+            # A directory of which nothing but the name is known is emptied only where nobody else can have made it.
             if anchor.inode is not None or (anchor.old and is_ours(before.st_uid, before.st_mode)):
                 _empty(fd, fd)
         finally:
@@ -68,7 +68,7 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
 
 
 def _empty(folder: int, top: int, depth: int = 0) -> None:
-    """Empty the open directory, immutable things among it. What lies too deep comes up to ``top``, to go from there."""
+    """Empty the open directory, immutable objects included. A directory that lies too deep goes by way of ``top``."""
     names = os.listdir(folder)
     while names:
         for name in map(os.fsencode, names):
@@ -87,7 +87,7 @@ def _empty(folder: int, top: int, depth: int = 0) -> None:
 
 
 def _unlinked(folder: int, name: bytes) -> bool:
-    """Remove what is no directory; False for a directory."""
+    """Remove an object that is no directory; False for a directory."""
     try:
         os.unlink(name, dir_fd=folder)
     except IsADirectoryError:

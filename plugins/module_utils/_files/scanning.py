@@ -20,17 +20,20 @@ from .cache import Cache
 from .declaration import Declaration
 from .entry import (
     SOCKET,
-    Entry,
     Tree,
     path_of,
 )
+from .rereading import read_again
 from .walk import Walk
 
 
 @dataclass
 class Scan:
-    """Entries on disk now, sorted by path; directories that hold something excluded; of a tolerant look what it could
-    not read whole: path -> why; and which directory each is: path -> device, inode."""
+    """The paths of the declared trees as they are.
+
+    ``entries`` are sorted by path. ``holding``: directories that hold an excluded path. ``unread``: paths that a
+    tolerant look could not read whole -> why. ``inodes``: directory -> its device and inode number.
+    """
 
     entries: Tree
     holding: set[bytes] = field(default_factory=set)
@@ -38,7 +41,7 @@ class Scan:
     inodes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """All that a checkpoint can record: no socket, and no content that was not read."""
+        """The lines that a checkpoint can record: no socket, and no content that was not read."""
         if not self.unread:
             return [line for line in self.entries.lines if line[0] != SOCKET]
         return [
@@ -70,36 +73,27 @@ def scan(
     try:
         for path in declared.paths:
             walk.each(os.fsencode(path))
-        walk.read_again()
+        read_again(walk.reader, walk.found, walk.inodes)
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     except RecursionError as error:
-        raise UsageError(f"{walk.last()} lies too deep to be read; exclude what it is in") from error
+        raise UsageError(f"{walk.found.last()} lies too deep to be read; exclude what it is in") from error
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
         # Each directory on the way down is open.
         raise UsageError(
-            f"{walk.last()} lies too deep to be read with as many open files as are allowed; "
+            f"{walk.found.last()} lies too deep to be read with as many open files as are allowed; "
             "exclude what it is in, or raise the limit (ulimit -n)"
         ) from error
     finally:
         ahead.close()
         if collects:
             gc.enable()
-    if walk.gone:
-        gone = set(walk.gone)
-        walk.choose([at for at in range(len(walk.lines)) if at not in gone])
+    found = walk.found
+    found.drop_gone()
     if len(declared.paths) > 1:
-        walk.arrange()
-    lines = walk.lines
-    if any(len(places) > 1 for places in walk.shared.values()):
-        # Which name of an inode comes first is no property of the file: the cache does not keep it.
-        lines = list(lines)
-        for places in walk.shared.values():
-            first, *others = sorted(places)
-            for place in others:
-                lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
-    if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.worth_saving()):
-        sink.afterwards(partial(cache.save, walk.lines, walk.keys))
-    return Scan(Tree(lines), walk.holding, walk.unread, walk.inodes)
+        found.arrange()
+    if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.reader.worth_saving(len(found.lines))):
+        sink.afterwards(partial(cache.save, found.lines, found.keys))
+    return Scan(Tree(found.linked()), walk.holding, walk.reader.unread, walk.inodes)

@@ -21,7 +21,7 @@ _DISK = (*FULL, errno.EIO, errno.EROFS)
 
 
 def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None:
-    """Make it durable: the directories of the renames, and what got other attributes where it was."""
+    """Make durable the directories ``touched`` by renames, and the paths that got other attributes where they were."""
     many = len(touched) + len(in_place) > 16
     synced: set[int] = set()
     for fd in anchors if many else ():
@@ -35,9 +35,9 @@ def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None
             except (OSError, UsageError) as error:
                 if getattr(error, "errno", None) in _DISK:
                     raise
-                continue  # Deleted by a later step; its parent is among the touched. Or led elsewhere by somebody.
+                continue  # A later step deleted it, and its parent is among the touched. Or it leads elsewhere by now.
             with opened(fd, name or b".") as target:
-                # Of a symlink, a FIFO or a device what can be synced is the directory that it is in.
+                # A symlink, a FIFO and a device cannot be synced, but the directory that holds them can.
                 found = fd if target is None else target
                 if not many and (target is not None or not _is_regular(fd, name)):
                     os.fsync(found)
@@ -47,7 +47,7 @@ def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None
 
 
 def _is_regular(folder: int, name: bytes) -> bool:
-    """Of a file that its owner keeps from being opened all of its file system is synced."""
+    """Whether the name is that of a regular file. One that cannot be opened is synced with its whole file system."""
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:

@@ -80,7 +80,7 @@ class Transaction:
         away: Mapping[str, str] | None = None,
         partly: bool = False,
     ) -> dict[str, str]:
-        """Make ready what can be put back, in the place of what else was staged before; target -> why of the others.
+        """Make ready the steps that can be, in the place of those that were staged before; target -> why of the others.
 
         ``away``: mount points that are not as they were (see ``preflight``). Raises Refused or Damaged, with nothing
         changed, where there is no room or the store is damaged; ``partly``: the paths in question are left out then.
@@ -108,15 +108,15 @@ class Transaction:
         return left
 
     def commit(self) -> Finished:
-        """Carry out what was staged."""
+        """Carry out the steps that were staged."""
         if self._plan is None:
             return Finished(self.journal, self._note, [], {})
-        self._committing = True  # What ends this in the middle leaves it to the next run.
+        self._committing = True  # A kill from here on leaves the journal to the next run.
         write_file(os.path.join(self.journal, "COMMIT"), b"")
         try:
             finished = Finished(self.journal, self._note, *apply(self._plan))
         except (OSError, EvenkeelError):
-            self._committing = False  # It is told, and planned anew; carried out later it would undo what came since.
+            self._committing = False  # It is reported, and planned anew: carried out later it would undo later changes.
             raise
         self._committing = False
         return finished
@@ -129,7 +129,7 @@ class Transaction:
 
 @contextmanager
 def _nothing_changed() -> Iterator[None]:
-    """Until COMMIT an error of the system is a refusal: nothing live was touched."""
+    """Make a refusal of an error of the system: until COMMIT no live path was touched."""
     try:
         yield
     except OSError as error:
@@ -155,7 +155,7 @@ def unfinished(
                 with held(plan.note):
                     finished = Finished(journal, plan.note, *apply(plan))
             except (OSError, EvenkeelError) as error:
-                close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
+                close(journal)  # It is reported, and holds nothing else up; nothing of it comes back later.
                 first = first or error
                 continue
             except MALFORMED as error:

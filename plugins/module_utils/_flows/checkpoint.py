@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._deadman import changes, doubt, package
 from .._errors import Damaged, EvenkeelError, Refused
 from .._resources import registry
+from .._results import Checkpointed
 from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
@@ -22,107 +23,155 @@ from .._store.store import Store, check_name, objects_of
 from .rollback.flow import finish
 
 
-def checkpoint(
-    store: Store,
-    name: str | None,
-    resources: Any,
-    confirm_within: float | None = None,
-    retention: dict[str, Any] | None = None,
-    host: str | None = None,
-    check_mode: bool = False,
-    kind: str = "snapshot",
-    quiesce: Any = None,
-    require_restorable: bool = False,
-) -> dict[str, Any]:
-    """Take a checkpoint (``ft_checkpoint``); the result as documented there. ``confirm_within`` in seconds.
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``ft_checkpoint``; ``confirm_within`` in seconds.
 
-    A state that the newest checkpoint of this name holds already is not recorded twice. Of ``kind`` log is only what
-    changed since that one, if it can be built on. With ``require_restorable`` what could not be put back refuses it.
+    With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
+    With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
     """
-    declared = registry.check(resources)
-    name = check_name(name or time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now())))
-    policy = keeping.check(retention)
-    hooks = quiescing.check(quiesce)
-    host = host or os.uname().nodename
-    changes.check_within(confirm_within)
+
+    name: str | None
+    resources: Any
+    confirm_within: float | None = None
+    retention: Any = None
+    host: str | None = None
+    kind: str = "snapshot"
+    quiesce: Any = None
+    require_restorable: bool = False
+
+
+def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
+    """Take a checkpoint, or predict it. A state that the newest checkpoint of this name holds is not recorded twice."""
+    taking = _Taking(store, request)
     if check_mode:
+        return taking.predicted()
+    with store.locked():
+        return taking.carry_out()
+
+
+class _Taking:
+    """One checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+
+    def __init__(self, store: Store, request: Request) -> None:
+        self.store = store
+        self.request = request
+        self.declared = registry.check(request.resources)
+        made = time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now()))
+        self.name = check_name(request.name or made)
+        self.policy = keeping.check(request.retention)
+        self.hooks = quiescing.check(request.quiesce)
+        self.host = request.host or os.uname().nodename
+        changes.check_within(request.confirm_within)
+
+    def predicted(self) -> Checkpointed:
+        """The result that ``carry_out`` would have. Writes nothing."""
+        store, arms = self.store, self.request.confirm_within is not None
         store.check_format()
-        if confirm_within is not None:
+        if arms:
             doubt.refuse_if_in_doubt(store)
-        hasher = Hasher(store.objects)
-        sections = registry.capture(declared, hasher, store.system, store.root)
-        lacking = _lacking(sections, require_restorable)
+        sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
+        lacking = _lacking(sections, self.request.require_restorable)
         root = Manifest.root_of(sections)
-        known = _known(store, name, root, sections)
-        result = _result(known, name, root, known is None or confirm_within is not None)
-        result["left"] = lacking
-        base = store.base_of(name, host, sections) if known is None and kind == LOG else None
+        known = _known(store, self.name, root, sections)
+        result = self._result(known, root, known is None or arms)
+        result.left = lacking
+        base = self._base(sections) if known is None else None
         if base is not None:
-            result["kind"] = LOG
+            result.kind = LOG
         again = sum(not store.objects.has(sha) for sha in objects_of(known)) if known is not None else 0
         if again:
-            result["changed"] = True
-            result["planned"].append(f"store {again} contents again that the store has lost")
-        if policy is not None:
-            made = store.plan_prune(name, policy, _needed(store, known or base), coming=known is None)
-            result["kept"] = made.kept
-            result["planned"] += [f"forget checkpoint {one[:12]}" for one in made.gone]
-            result["changed"] = result["changed"] or bool(made.gone)
+            result.changed = True
+            result.planned.append(f"store {again} contents again that the store has lost")
+        if self.policy is not None:
+            made = store.plan_prune(self.name, self.policy, _needed(store, known or base), coming=known is None)
+            result.kept = made.kept
+            result.planned += [f"forget checkpoint {one[:12]}" for one in made.gone]
+            result.changed = result.changed or bool(made.gone)
         return result
-    with store.locked():
-        said = finish(store)
-        agent = ""
-        if confirm_within is not None:
-            doubt.refuse_if_in_doubt(store)
-            agent = package.install(store, finish)
-            changes.prepare(store, agent)
+
+    def carry_out(self) -> Checkpointed:
+        """Record the state, arm the dead-man with it, and forget what retention does not keep; under the lock."""
+        store = self.store
+        finished = finish(store)
+        agent = self._install_agent()
         started = store.system.monotonic()
         writer = Writer(store.objects)
         try:
-            still = quiescing.Quiesced(hooks, store.system)
-            with registry.locked([section.kind for section in declared], store.system):
-                sections = registry.capture(declared, writer, store.system, store.root, still)
-            lacking = _lacking(sections, require_restorable)
+            still = quiescing.Quiesced(self.hooks, store.system)
+            with registry.locked([section.kind for section in self.declared], store.system):
+                sections = registry.capture(self.declared, writer, store.system, store.root, still)
+            lacking = _lacking(sections, self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
             raise
         root = Manifest.root_of(sections)
-        known, again = _known(store, name, root, sections), 0
-        stats: dict[str, Any] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
+        known, again = _known(store, self.name, root, sections), 0
+        stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
         stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
         if known is None:
-            base = store.base_of(name, host, sections) if kind == LOG else None
-            manifest = store.commit(writer, name, host, sections, base)
+            manifest = store.commit(writer, self.name, self.host, sections, self._base(sections))
         else:
-            # What the store has lost of it (a scrub put it aside) is here again.
+            # The store may have lost contents of it (a scrub put them aside), which are here again.
             again = writer.new_objects
             (writer.publish if again else writer.discard)()
             manifest = known
         stats["pause"] = round(still.seconds, 3)
         stats["seconds"] = round(store.system.monotonic() - started, 3)
-        result = _result(manifest, name, root, known is None)
-        result["stats"] = stats
-        result["consistency"] = "engine" if registry.consistent(sections) else "quiesced" if hooks else "crash"
-        result["done"] = said + ([f"checkpoint {name} ({manifest.id[:12]})"] if known is None else [])
+        result = self._result(manifest, root, known is None)
+        result.stats = stats
+        result.consistency = "engine" if registry.consistent(sections) else "quiesced" if self.hooks else "crash"
+        result.done = finished + ([f"checkpoint {self.name} ({manifest.id[:12]})"] if known is None else [])
         if again:
-            result["changed"] = True
-            result["done"].append(f"stored {again} contents again that the store had lost")
-        if confirm_within is not None:
-            change = changes.arm(store, manifest.id, name, confirm_within, agent)
-            result.update(changed=True, generation=change.generation, armed=change.shown())
-            result["done"].append(f"armed generation {change.generation}: rolled back unless confirmed in time")
-        if policy is not None:
-            made = store.prune(name, policy, _needed(store, manifest), registry.forgetting(store))
-            result["kept"] = made.kept
-            result["done"] += [f"forgot checkpoint {one[:12]}" for one in made.gone]
-            result["changed"] = result["changed"] or bool(made.gone)
-        result["left"] = lacking
-        result["proved"] = [f"{stats['paths']} paths and their contents are durable"]
+            result.changed = True
+            result.done.append(f"stored {again} contents again that the store had lost")
+        self._arm(result, manifest, agent)
+        self._forget(result, manifest)
+        result.left = lacking
+        result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+    def _install_agent(self) -> str:
+        """The agent that a dead-man will run; empty where none is to be armed."""
+        if self.request.confirm_within is None:
+            return ""
+        doubt.refuse_if_in_doubt(self.store)
+        agent = package.install(self.store, finish)
+        changes.prepare(self.store, agent)
+        return agent
+
+    def _base(self, sections: list[Section]) -> Manifest | None:
+        """The checkpoint that a log record builds on; None where a snapshot is taken."""
+        return self.store.base_of(self.name, self.host, sections) if self.request.kind == LOG else None
+
+    def _arm(self, result: Checkpointed, manifest: Manifest, agent: str) -> None:
+        within = self.request.confirm_within
+        if within is not None:
+            change = changes.arm(self.store, manifest.id, self.name, within, agent)
+            result.changed, result.generation, result.armed = True, change.generation, change.shown()
+            result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
+
+    def _forget(self, result: Checkpointed, manifest: Manifest) -> None:
+        if self.policy is not None:
+            needed = _needed(self.store, manifest)
+            made = self.store.prune(self.name, self.policy, needed, registry.forgetting(self.store))
+            result.kept = made.kept
+            result.done += [f"forgot checkpoint {one[:12]}" for one in made.gone]
+            result.changed = result.changed or bool(made.gone)
+
+    def _result(self, manifest: Manifest | None, root: str, changed: bool) -> Checkpointed:
+        return Checkpointed(
+            changed=changed,
+            planned=[f"checkpoint {self.name}"] if changed else [],
+            id=manifest.id if manifest else "",
+            name=self.name,
+            kind=manifest.kind if manifest else "snapshot",
+            root=root,
+        )
 
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:
-    """What a rollback to the sections could not put back, in words; Refused for it, where that is asked for."""
+    """The things that a rollback to the sections could not put back; Refused for them, where that is asked for."""
     found = registry.not_restorable(sections)
     if found and refuse:
         raise Refused(
@@ -149,21 +198,3 @@ def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manif
         return store.manifest(newest.id) if newest.kind == LOG else replace(newest, sections=sections)
     except Damaged:
         return None  # It cannot be gone back to, whatever it holds.
-
-
-def _result(manifest: Manifest | None, name: str, root: str, changed: bool) -> dict[str, Any]:
-    return {
-        "changed": changed,
-        "id": manifest.id if manifest else "",
-        "name": name,
-        "kind": manifest.kind if manifest else "snapshot",
-        "root": root,
-        "generation": None,
-        "armed": None,
-        "stats": {},
-        "kept": {},
-        "planned": [f"checkpoint {name}"] if changed else [],
-        "done": [],
-        "proved": [],
-        "left": [],
-    }

@@ -2,23 +2,23 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host remembers: reads only, and takes no lock."""
+"""The memory of a host: it is read without a lock, and nothing is written."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
 
 from .._deadman import changes
 from .._deadman.doubt import in_doubt
 from .._files.journals import committed
 from .._host.system import System
+from .._results import HostState, Remembered
 from .._store.store import Store
 
 
-def info(store: Store) -> dict[str, Any]:
-    """The result of ``ft_info``, as documented there. A host without a store has an empty one."""
+def info(store: Store) -> Remembered:
+    """The checkpoints, replicas and changes of a host. A host without a store has none."""
     store.check_format()
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -26,25 +26,21 @@ def info(store: Store) -> dict[str, Any]:
         host: [one.id for one in Store(os.path.join(folder, host), store.system).checkpoints()] for host in hosts
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
-    return {
-        "changed": False,
-        "checkpoints": checkpoints,
-        "replicas": replicas,
-        **host_state(store.root, store.system),
-    }
+    state = host_state(store.root, store.system)
+    return Remembered(checkpoints=checkpoints, replicas=replicas, **vars(state))
 
 
-def host_state(root: str, system: System | None = None) -> dict[str, Any]:
-    """What a guard or a status asks of a host; reads only."""
+def host_state(root: str, system: System | None = None) -> HostState:
+    """The newest change of a host and its end, as a guard asks for it."""
     store = Store(root, system or System())
     change, last, doubt = changes.armed(store), changes.last_event(store), in_doubt(store)
-    return {
-        "generation": changes.generation(store),
-        "armed": dict(change.shown(), overdue=_late(change, store.system)) if change else None,
-        "last": asdict(last) if last else None,
-        "doubt": asdict(doubt) if doubt else None,
-        "interrupted": committed(store) or os.path.exists(store.join("resume")),
-    }
+    return HostState(
+        generation=changes.generation(store),
+        armed=dict(change.shown(), overdue=_late(change, store.system)) if change else None,
+        last=asdict(last) if last else None,
+        doubt=asdict(doubt) if doubt else None,
+        interrupted=committed(store) or os.path.exists(store.join("resume")),
+    )
 
 
 def _late(change: changes.Armed, system: System) -> float | None:

@@ -17,13 +17,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from .._errors import Damaged, EvenkeelError, NotFound, UsageError
 from .._host.durable import ensure_dir
 from .._host.hashing import hash_file
 from .._host.paths import check_path
 from .._host.system import System
+from .._results import Offsite
 from .._store.foreign import check_created
 from .._store.store import Store, check_name, meant
 from . import replicas
@@ -48,7 +48,7 @@ class Repository:
         self._system = system
 
     def run(self, *words: str) -> str:
-        """What restic prints. Raises UsageError where it is not installed, EvenkeelError with its own words."""
+        """The output of restic. Raises UsageError where it is not installed, EvenkeelError with its own words."""
         # Not in the argv, which everybody can read: an address may hold a password.
         before = os.environ.get("RESTIC_REPOSITORY")
         os.environ["RESTIC_REPOSITORY"] = self.address
@@ -87,40 +87,41 @@ def _masked(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
-def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> dict[str, Any]:
-    """Put a checkpoint of this host into the repository, fetch it back and compare (``ft_offsite``).
+def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
+    """Put a checkpoint of this host into the repository, fetch it back and compare.
 
     It counts only then (I10). One that is there already is not sent again.
     """
     offered = replicas.offer(store, host, wanted)
-    plan = f"push {offered['name']} ({offered['id'][:12]}) to {repository.shown}"
-    result: dict[str, Any] = {"changed": True, "id": offered["id"], "planned": [plan]}
+    plan = f"push {offered.name} ({offered.id[:12]}) to {repository.shown}"
     held = repository.checkpoints(host)
-    if any(one["checkpoint"] == offered["id"] for one in held):
-        proved = [f"{repository.shown} has {offered['name']} ({offered['id'][:12]})"]
-        return {**result, "changed": False, "planned": [], "proved": proved, "held": held}
+    if any(one["checkpoint"] == offered.id for one in held):
+        proved = [f"{repository.shown} has {offered.name} ({offered.id[:12]})"]
+        return Offsite(id=offered.id, proved=proved, held=held)
+    result = Offsite(changed=True, planned=[plan], id=offered.id, held=held)
     if check_mode:
-        return {**result, "held": held}
+        return result
     # Without the lock of the store: a rollback must not wait for a slow line.
     with _scratch(store) as folder:
         path = os.path.join(folder, _BUNDLE)
-        replicas.export(store, host, offered["id"], [], path, False)
-        values = {"checkpoint": offered["id"], "name": offered["name"], "created": offered["created"]}
+        replicas.export(store, host, offered.id, [], path, False)
+        values = {"checkpoint": offered.id, "name": offered.name, "created": offered.created}
         tags = ",".join([_TAG, *(f"{key}={value}" for key, value in values.items())])
         repository.run("backup", "--host", host, "--tag", tags, "--", path)
         sent = _digest(path)
         os.unlink(path)
-        held = repository.checkpoints(host)
-        mine = [one for one in held if one["checkpoint"] == offered["id"]]
+        result.held = repository.checkpoints(host)
+        mine = [one for one in result.held if one["checkpoint"] == offered.id]
         if not mine or _digest(_fetched(repository, mine[-1], folder)) != sent:
             raise Damaged(
-                f"{offered['name']} ({offered['id'][:12]}) came back from {repository.shown} as something else; "
+                f"{offered.name} ({offered.id[:12]}) came back from {repository.shown} as something else; "
                 "look at the repository with restic check --read-data, then push it again"
             )
-    return {**result, "done": [plan], "proved": ["it was fetched back and is what was sent"], "held": held}
+    result.done, result.proved = [plan], ["it was fetched back and is what was sent"]
+    return result
 
 
-def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> dict[str, Any]:
+def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
     """Take a checkpoint of ``host`` out of the repository into the store, for a rollback to follow.
 
     Raises NotFound with what there is; Damaged, with nothing taken in, when a hash is wrong.
@@ -132,15 +133,16 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
         raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
     chosen = next(one for one in reversed(held) if one["checkpoint"] == ids[0])
     plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
-    result: dict[str, Any] = {"changed": True, "id": chosen["checkpoint"], "planned": [plan], "held": held}
     known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
     if known and not store.verify(store.manifest(chosen["checkpoint"])):
-        return {**result, "changed": False, "planned": [], "proved": ["the store has it, verified"]}
+        return Offsite(id=chosen["checkpoint"], proved=["the store has it, verified"], held=held)
+    result = Offsite(changed=True, planned=[plan], id=chosen["checkpoint"], held=held)
     if check_mode:
         return result
     with _scratch(store) as folder:
         replicas.adopt(store, host, chosen["checkpoint"], _fetched(repository, chosen, folder))
-    return {**result, "done": [plan], "proved": ["every content has its hash, and is durable"]}
+    result.done, result.proved = [plan], ["every content has its hash, and is durable"]
+    return result
 
 
 def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Callable
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
 from .._resources.declared import refuse_outside
+from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
@@ -44,22 +45,22 @@ def replica(store: Store, host: str) -> Store:
     return Store(store.join("replicas", host), store.system)
 
 
-def offer(store: Store, host: str, checkpoint: str) -> dict[str, Any]:
-    """On the source: which checkpoint would be copied. Raises NotFound, Damaged."""
+def offer(store: Store, host: str, checkpoint: str) -> Offered:
+    """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
     held = [one.id for one in store.checkpoints()]
-    return {"id": manifest.id, "name": manifest.name, "created": manifest.created, "host": manifest.host, "held": held}
+    return Offered(id=manifest.id, name=manifest.name, created=manifest.created, host=manifest.host, held=held)
 
 
-def have(store: Store, host: str) -> dict[str, Any]:
-    """On a peer: ids of the checkpoints of ``host`` that are here, and how many have a MAC. What they hold is verified
-    by ``receive``."""
+def have(store: Store, host: str) -> Copies:
+    """On a peer: ids of the checkpoints of ``host`` that are here, and how many have a MAC. ``receive`` has verified
+    their contents."""
     copies = replica(store, host)
     ids = [one.id for one in copies.checkpoints()]
-    return {"ids": ids, "macs": sum(1 for one in ids if _mac_of(copies, one))}
+    return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
 
 
-def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> dict[str, Any]:
+def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
     """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without what ``known`` ones hold.
 
     Every content is verified while it is read; Damaged names the first that is not whole, and leaves no file.
@@ -89,12 +90,10 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
     except BaseException:
         os.unlink(path)
         raise
-    return {"path": path, "bytes": size, "objects": len(needed)}
+    return Exported(path=path, bytes=size, objects=len(needed))
 
 
-def receive(
-    store: Store, host: str, checkpoint: str, path: str, retention: dict[str, Any] | None = None, mac: str = ""
-) -> dict[str, Any]:
+def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = "") -> Copied:
     """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10).
 
     ``mac``: by which the controller will know the copy; it is kept beside it.
@@ -114,7 +113,7 @@ def receive(
     return result
 
 
-def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> dict[str, Any]:
+def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
     """On a peer: re-hash a copy that is here already. Damaged objects are put aside, to be sent again."""
     target = replica(store, host)
     with target.locked():
@@ -124,11 +123,12 @@ def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> dict[str,
             target.quarantine(sha)
         if not wrong:
             _keep_mac(target, checkpoint, mac)
-    return {"id": checkpoint, "state": "damaged" if wrong else "verified", "wrong": list(wrong.values())[:20]}
+    state = "damaged" if wrong else "verified"
+    return Copied(id=checkpoint, state=state, wrong=list(wrong.values())[:20])
 
 
 def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
-    """Of each copy one, the newest: the key may have been replaced."""
+    """Keep one MAC of each copy, the newest: the key may have been replaced."""
     if mac and _mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(_MACS))
         write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))
@@ -143,7 +143,7 @@ def _mac_of(source: Store, checkpoint: str) -> str:
     return found if _MAC.fullmatch(found) else ""
 
 
-def candidates(store: Store, host: str) -> dict[str, Any]:
+def candidates(store: Store, host: str) -> Candidates:
     """On a peer: every checkpoint of ``host`` that it holds, newest first, each re-hashed now. Changes nothing."""
     source = replica(store, host)
     found = []
@@ -154,34 +154,24 @@ def candidates(store: Store, host: str) -> dict[str, Any]:
             if checkpoint in seen:
                 continue
             seen.add(checkpoint)
-            one: dict[str, Any] = {
-                "id": checkpoint,
-                "host": "",
-                "name": "",
-                "created": "",
-                "mac": _mac_of(source, checkpoint),
-                "state": "damaged",
-                "detail": "",
-            }
+            one = Candidate(checkpoint, _mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())
-                one.update(host=manifest.host, name=manifest.name, created=manifest.created)
+                one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
                 wrong = source.verify(manifest)
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
-                    one["detail"] = "; ".join(named[:10])
+                    one.detail = "; ".join(named[:10])
                 else:
-                    one["state"] = "verified"
+                    one.state = "verified"
             except Damaged as error:
-                one["detail"] = error.message
+                one.detail = error.message
             found.append(one)
-    return {"candidates": sorted(found, key=lambda one: (one["created"], one["id"]), reverse=True)}
+    return Candidates(candidates=sorted(found, key=lambda one: (one.created, one.id), reverse=True))
 
 
-def adopt(
-    store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False
-) -> dict[str, Any]:
+def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False) -> Copied:
     """On the host to be recovered: take the bundle into its own store, for a rollback to follow.
 
     With ``declared``, which resources are declared for ``host``, a checkpoint that holds others is Refused, and unless
@@ -206,7 +196,7 @@ def adopt(
 
 def _take(
     target: Store, checkpoint: str, path: str, look: Callable[[Manifest], None] = lambda _manifest: None
-) -> dict[str, Any]:
+) -> Copied:
     """``look`` at the checkpoint, whole, before anything of it can be found: it may raise."""
     writer = Writer(target.objects)
     try:
@@ -230,7 +220,7 @@ def _take(
         )
     for record, data in taken:
         target.add_manifest([data], record)
-    return {"id": checkpoint, "state": "verified", "objects": received, "bytes": size}
+    return Copied(id=checkpoint, state="verified", objects=received, bytes=size)
 
 
 def _chain(

@@ -15,17 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Callable
+from typing import Callable
 
 from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
+from .._results import Damage, Scrubbed
 from .._store.store import Store, objects_of, paths_of
 
 # Seconds between two writings of what has been read.
@@ -35,7 +36,7 @@ _MISSING = "it is missing"
 
 @dataclass(frozen=True)
 class Batch:
-    """What is read together: a pack or a folder of large contents, in the replica of ``host`` or the store itself."""
+    """A pack or a folder of large contents, in the replica of ``host`` or the store itself. It is read as a whole."""
 
     host: str
     kind: str  # packs, objects
@@ -57,7 +58,7 @@ class State:
 
 @dataclass
 class Found:
-    """What is wrong in one store, by id."""
+    """The damages of one store, by id."""
 
     contents: dict[str, str] = field(default_factory=dict)
     packs: dict[str, str] = field(default_factory=dict)
@@ -65,8 +66,8 @@ class Found:
     outside: dict[tuple[str, str, str, str], str] = field(default_factory=dict)  # (name, id, kind, path)
 
 
-def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> dict[str, Any]:
-    """Read the store and the replicas in it (``ft_scrub``); the result as documented there.
+def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> Scrubbed:
+    """Read the store and the replicas in it.
 
     ``time_limit`` in seconds, looked at between batches; ``share``: the part of the time, in percent, that is spent
     reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first. Raises
@@ -74,31 +75,33 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
     """
     if not 1 <= share <= 100:
         raise UsageError(f"share: {share} is not a percentage from 1 to 100")
-    run = _Run(store, share, check_mode)
+    run = _Pass(store, share, check_mode)
     run.read(time_limit)
     damaged = [one for host in run.stores for one in run.check_checkpoints(host)]
-    result = run.report(damaged)
+    result = run.result(damaged)
     if damaged:
-        checkpoints = sorted({point["name"] for one in damaged for point in one["checkpoints"]})
-        paths = sorted({path for one in damaged for path in one["paths"]})
+        checkpoints = sorted({point["name"] for one in damaged for point in one.checkpoints})
+        paths = sorted({path for one in damaged for path in one.paths})
         raise Damaged(
             f"{len(damaged)} things in {store.root} are damaged or missing. Checkpoints that need them: "
             f"{', '.join(checkpoints) or 'none'}; paths: {', '.join(paths[:10]) or 'none'}"
             f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again what this host still has as "
             "it was; for the rest recover the checkpoint from a replica (ft_recover), or send the replica again "
             "(ft_replicate)",
-            **result,
+            **result.report(),
         )
     if run.left:
         raise EvenkeelError(
             f"nothing that was read of {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
             "again",
-            **result,
+            **result.report(),
         )
     return result
 
 
-class _Run:
+class _Pass:
+    """One run over the store and the replicas in it."""
+
     def __init__(self, store: Store, share: int, check_mode: bool) -> None:
         folder = store.join("replicas")
         hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -180,7 +183,7 @@ class _Run:
                     self._act(store, f"index pack {sha[:12]} anew", partial(store.objects.index_anew, path))
 
     def _problem(self, path: str, sha: str) -> str:
-        """What is wrong with the file; empty when nothing is, or when it is not there (any more)."""
+        """The damage of the file, in words; empty when nothing is, or when it is not there (any more)."""
         try:
             with open(path, "rb", buffering=0) as stream:
                 # From the disk and not from memory; and what others need in memory is not pushed out.
@@ -224,8 +227,8 @@ class _Run:
 
     # -- checkpoints
 
-    def check_checkpoints(self, host: str) -> list[dict[str, Any]]:
-        """Read every manifest; all that is wrong in the store, with the checkpoints and the paths that need it."""
+    def check_checkpoints(self, host: str) -> list[Damage]:
+        """Read every manifest; everything that is damaged in the store."""
         store, found = self.stores[host], self.found[host]
         refs = store.refs()
         store.objects.forget_index()
@@ -259,59 +262,44 @@ class _Run:
             path = store.join("manifests", one)
             if os.path.exists(path) and not store.has_record(one):  # and not only what it follows
                 self._put_aside(store, path, f"manifest {one[:12]}", one)
-        damaged = [_entry(host, "pack", pack, problem) for pack, problem in found.packs.items()]
+        damaged = [_damage(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():
-            damaged.append(_entry(host, "manifest", one, problem, [(name, one, "")]))
+            damaged.append(_damage(host, "manifest", one, problem, [(name, one, "")]))
         for (name, one, kind, path), problem in found.outside.items():
             if (name, one) in held:
-                damaged.append(_entry(host, kind, path, problem, [(name, one, path)]))
+                damaged.append(_damage(host, kind, path, problem, [(name, one, path)]))
         for sha, problem in sorted(found.contents.items()):
-            damaged.append(_entry(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
+            damaged.append(_damage(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
         return damaged
 
-    def report(self, damaged: list[dict[str, Any]]) -> dict[str, Any]:
+    def result(self, damaged: list[Damage]) -> Scrubbed:
         times = [self.state.verified.get(batch.key, 0.0) for batch in self.all]
         oldest = min(times, default=0.0)
-        return {
-            "changed": bool(self.done),
-            "damaged": damaged,
-            "complete": self.batches == len(self.all),
-            "oldest": _text(oldest) if oldest else None,
-            "unverified": sum(not at for at in times),
-            "last_pass": _text(self.state.passed) if self.state.passed else None,
-            "stats": {
-                "files": self.files,
-                "bytes": self.bytes,
-                "seconds": round(self.system.monotonic() - self.started, 3),
-            },
-            "planned": list(self.done),
-            "done": [] if self.check_mode else list(self.done),
-            "proved": [f"{self.files} files of {self.bytes} bytes were read"],
-            "left": self.left + [f"{one['kind']} {_short(one['id'])}: {one['problem']}" for one in damaged],
-        }
+        seconds = round(self.system.monotonic() - self.started, 3)
+        return Scrubbed(
+            changed=bool(self.done),
+            planned=list(self.done),
+            done=[] if self.check_mode else list(self.done),
+            proved=[f"{self.files} files of {self.bytes} bytes were read"],
+            left=self.left + list(map(str, damaged)),
+            damaged=damaged,
+            complete=self.batches == len(self.all),
+            oldest=_text(oldest) if oldest else None,
+            unverified=sum(not at for at in times),
+            last_pass=_text(self.state.passed) if self.state.passed else None,
+            stats={"files": self.files, "bytes": self.bytes, "seconds": seconds},
+        )
 
 
-def _short(name: str) -> str:
-    return name if name.startswith("/") else name[:12]
-
-
-def _entry(
-    host: str, kind: str, name: str, problem: str, uses: list[tuple[str, str, str]] | None = None
-) -> dict[str, Any]:
+def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[str, str, str]] = ()) -> Damage:
     """One thing that is damaged; ``uses``: (name of a checkpoint, its id, path in it)."""
-    points = sorted({(point, one) for point, one, _path in uses or []})
-    return {
-        "host": host,
-        "kind": kind,
-        "id": name,
-        "problem": problem,
-        "checkpoints": [{"name": point, "id": one} for point, one in points],
-        "paths": sorted({path for _point, _one, path in uses or [] if path}),
-    }
+    points = sorted({(point, one) for point, one, _path in uses})
+    checkpoints = [{"name": point, "id": one} for point, one in points]
+    return Damage(host, kind, name, problem, checkpoints, sorted({path for _point, _one, path in uses if path}))
 
 
 def _load(store: Store) -> State:
-    """What earlier runs have read. One that is damaged, or of the future, is not believed: all is read anew."""
+    """The record of earlier runs. A record that is damaged, or of the future, is not believed: all is read anew."""
     now = store.system.now()
     try:
         with open(store.join("scrub"), "rb") as stream:

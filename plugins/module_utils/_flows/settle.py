@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 from .._deadman import changes
 from .._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
-from .._health.wait import Health, wait
+from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
+from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
 from .rollback import flow
 from .rollback.plan import Options
+from .rollback.resume import resume
 from .rollback.run import Run
 
 # How long a rollback waits for what a killed controller has left running on this host.
@@ -32,71 +34,123 @@ _OLD_LOGIN = (
 )
 
 
-def settle(
-    store: Store,
-    generation: int,
-    probes: Any,
-    soak: float,
-    deadline: float,
-    interval: float,
-    verdict: str = "probe",
-    check_mode: bool = False,
-) -> dict[str, Any]:
-    """Confirm the change of this generation, or roll it back (``ft_settle``). Times in seconds.
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``ft_settle``."""
+
+    generation: int
+    probes: Any
+    times: Times
+    verdict: str = "probe"
+
+
+def settle(store: Store, request: Request, check_mode: bool = False) -> Settled:
+    """Confirm the change of this generation, or roll it back.
 
     Returns only for a change that is confirmed. Raises Unhealthy when it was rolled back, RestoreFailed when it is
     in doubt, Refused when another run has changed the host since.
     """
-    checked = probing.check(probes)
-    if verdict not in ("probe", "roll_back"):
-        raise UsageError(f"verdict: {verdict!r}; it is probe or roll_back")
-    if check_mode:
-        changes.fence(store, generation)
-        change = changes.armed(store)
-        return dict(_report(generation, "", "", None), changed=change is not None, planned=["confirm, or roll back"])
-    with store.locked():
-        try:
-            flow.finish(store)
-        except EvenkeelError as error:
-            raise _in_doubt(error, generation, None) from error
-        changes.fence(store, generation)
-        change = changes.armed(store)
-    if change is None:
-        return _ended(store, generation)
-    health: Health | None = None
-    login = logins.age(store.system.monotonic() - (change.due - change.within))
-    if verdict == "probe" and login != logins.OLD:
-        # Not under the lock: at the deadline the dead-man must get through.
-        left = change.due - store.system.monotonic() - 1.0
-        health = wait(
-            checked, min(soak, max(left, 0.0)), max(0.0, min(max(soak, deadline), left)), interval, store.system
+    settling = _Settling(store, request)
+    return settling.predicted() if check_mode else settling.carry_out()
+
+
+class _Settling:
+    """The end of one change, from its request to its result."""
+
+    def __init__(self, store: Store, request: Request) -> None:
+        self.store = store
+        self.request = request
+        self.generation = request.generation
+        self.probes = probing.check(request.probes)
+        self.health: Health | None = None
+        if request.verdict not in ("probe", "roll_back"):
+            raise UsageError(f"verdict: {request.verdict!r}; it is probe or roll_back")
+
+    def predicted(self) -> Settled:
+        """The result in check mode: health is measured only when it counts."""
+        changes.fence(self.store, self.generation)
+        under_way = changes.armed(self.store) is not None
+        return Settled(changed=under_way, planned=["confirm, or roll back"], generation=self.generation)
+
+    def carry_out(self) -> Settled:
+        """Measure, then confirm or roll back."""
+        store = self.store
+        change = self._under_way()
+        if change is None:
+            return _ended(store, self.generation)
+        login = logins.age(store.system.monotonic() - (change.due - change.within))
+        enough = self.request.verdict == "probe" and login != logins.OLD and self._is_healthy(change)
+        jobs = background.Ended() if enough else _end_jobs(store, change)
+        with store.locked():
+            _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
+            change = changes.armed(store)
+            if change is None or change.generation != self.generation:
+                return _ended(store, self.generation, self.health)
+            if enough and change.checkpoint not in resumed and change.overdue(store.system) is None:
+                changes.conclude(store, change, changes.CONFIRMED, "settle")
+                result = self._end(changes.CONFIRMED)
+                result.changed, result.done, result.login = True, ["confirmed"], login
+                result.proved = _passed(self.health)
+                return result
+            manifest = store.manifest(change.checkpoint)
+            try:
+                back = flow.execute(store, manifest, change, "settle")
+            except EvenkeelError as error:
+                raise self._in_doubt(error) from error
+        raise self._rolled_back(back, manifest.name, jobs, login)
+
+    def _under_way(self) -> changes.Armed | None:
+        """The change, once what a kill has left is finished; None where the change is over."""
+        with self.store.locked():
+            try:
+                flow.finish(self.store)
+            except EvenkeelError as error:
+                raise self._in_doubt(error) from error
+            changes.fence(self.store, self.generation)
+            return changes.armed(self.store)
+
+    def _is_healthy(self, change: changes.Armed) -> bool:
+        """Measure, without the lock: at the deadline the dead-man must get through."""
+        times = self.request.times
+        left = change.due - self.store.system.monotonic() - 1.0
+        bounded = Times(
+            min(times.soak, max(left, 0.0)), max(0.0, min(max(times.soak, times.deadline), left)), times.interval
         )
-        enough = health.state == "pass" and soak <= max(left, 0.0)
-    else:
-        enough = False
-    jobs = background.Ended() if enough else _end_jobs(store, change)
-    with store.locked():
-        _said, back = flow.resume(store)  # Of an operator's, killed meanwhile.
-        change = changes.armed(store)
-        if change is None or change.generation != generation:
-            return _ended(store, generation, health)
-        if enough and change.checkpoint not in back and change.overdue(store.system) is None:
-            changes.conclude(store, change, changes.CONFIRMED, "settle")
-            report = _report(generation, changes.CONFIRMED, "settle", health)
-            return dict(report, changed=True, done=["confirmed"], proved=_passed(health), login=login)
-        manifest = store.manifest(change.checkpoint)
-        try:
-            result = flow.execute(store, manifest, change, "settle")
-        except EvenkeelError as error:
-            raise _in_doubt(error, generation, health) from error
-    reason = _reason(health) if health is not None else _OLD_LOGIN if verdict == "probe" else "as asked"
-    # It is as it was on disk, and its services run. Whether that is healthy is measured, and said.
-    again = wait(checked, 0.0, RETURN, interval, store.system) if checked else None
-    result.update(_report(generation, changes.ROLLED_BACK, "settle", health, result))
-    result["done"] = [f"ended a job of Ansible, {one}" for one in jobs.ended] + result["done"]
-    result["left"] = result["left"] + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-    result.update(changed=True, health_after=asdict(again) if again is not None else None, login=login)
-    raise Unhealthy(f"rolled back to {manifest.name}: {reason}; {_health_now(again)}", **result)
+        self.health = wait(self.probes, bounded, self.store.system)
+        return self.health.state == "pass" and times.soak <= max(left, 0.0)
+
+    def _rolled_back(self, back: RolledBack, name: str, jobs: background.Ended, login: str) -> Unhealthy:
+        """The failure that tells of a rollback, with the health of the host measured once more."""
+        if self.health is not None:
+            reason = _reason(self.health)
+        else:
+            reason = _OLD_LOGIN if self.request.verdict == "probe" else "as asked"
+        times = Times(0.0, RETURN, self.request.times.interval)
+        again = wait(self.probes, times, self.store.system) if self.probes else None
+        result = SettledBack(
+            **{**vars(back), "generation": self.generation},
+            outcome=changes.ROLLED_BACK,
+            by="settle",
+            health=self.health,
+            health_after=again,
+            login=login,
+        )
+        result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
+        result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
+        return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
+
+    def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
+        """The error of a rollback that did not put back everything, as the end of this change for now."""
+        report = self._end(changes.IN_DOUBT).report()
+        error.result = {**report, **error.result, "outcome": changes.IN_DOUBT, "changed": True}
+        until = (error.result.get("armed") or {}).get("tries_until")
+        if until:
+            clock = time.strftime("%H:%M:%S", time.localtime(until))
+            error.message += f". The host tries again until {clock} (its clock)"
+        return error
+
+    def _end(self, outcome: str) -> Settled:
+        return Settled(generation=self.generation, outcome=outcome, by="settle", health=self.health)
 
 
 def _health_now(again: Health | None) -> str:
@@ -105,47 +159,34 @@ def _health_now(again: Health | None) -> str:
     return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
 
 
-def _in_doubt(error: EvenkeelError, generation: int, health: Health | None) -> EvenkeelError:
-    """The error of a rollback that did not put back everything, as the end of this change for now."""
-    error.result = {
-        **_report(generation, changes.IN_DOUBT, "settle", health),
-        **error.result,
-        "outcome": changes.IN_DOUBT,
-        "changed": True,
-    }
-    until = (error.result.get("armed") or {}).get("tries_until")
-    if until:
-        error.message += f". The host tries again until {time.strftime('%H:%M:%S', time.localtime(until))} (its clock)"
-    return error
-
-
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
-    """What a killed controller, or the change itself, has left running would change the host once more."""
+    """End the jobs that a killed controller, or the change itself, has left running."""
     since = background.boottime(store.system, change.due - change.within)
     # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
     return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
 
 
-def _ended(store: Store, generation: int, health: Health | None = None) -> dict[str, Any]:
-    """The change is over already: what its end was."""
+def _ended(store: Store, generation: int, health: Health | None = None) -> Settled:
+    """The end of a change that is over already."""
     event = changes.last_event(store)
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
-    report = _report(generation, event.outcome, event.by, health)
+    result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
     if event.outcome == changes.CONFIRMED:
-        return report
-    report["left"] = event.left
+        return result
+    result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
-        again = _still_back(store, event, report)
+        again = _still_back(store, event, result)
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}", **report
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}",
+            **result.report(),
         )
-    raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **report)
+    raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())
 
 
-def _still_back(store: Store, event: changes.Event, report: dict[str, Any]) -> str:
-    """Measure whether what was rolled back is so still: tasks of the controller may have run on since. They are put
-    back as well, and RestoreFailed is raised where that cannot be done. What was found, in words."""
+def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
+    """Measure whether a host that was rolled back is still so: tasks of the controller may have run on since. They are
+    undone as well, and RestoreFailed is raised where that cannot be done. Returns the findings, in words."""
     try:
         manifest = store.manifest(event.checkpoint)
     except EvenkeelError as error:
@@ -153,28 +194,15 @@ def _still_back(store: Store, event: changes.Event, report: dict[str, Any]) -> s
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
-        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out()["done"]
+        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = changes.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)
         changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
-        error.result = {**report, **error.result, "left": left, "outcome": changes.IN_DOUBT}
+        error.result = {**result.report(), **error.result, "left": left, "outcome": changes.IN_DOUBT}
         raise
-    report.update(done=done, changed=bool(done))
+    result.done, result.changed = done, bool(done)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
-
-
-def _report(
-    generation: int, outcome: str, by: str, health: Health | None, more: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    measured = asdict(health) if health is not None else None
-    return dict(
-        {"changed": False, "planned": [], "done": [], "proved": [], "left": []} if more is None else {},
-        generation=generation,
-        outcome=outcome,
-        by=by,
-        health=measured,
-    )
 
 
 def _passed(health: Health | None) -> list[str]:
@@ -182,5 +210,4 @@ def _passed(health: Health | None) -> list[str]:
 
 
 def _reason(health: Health) -> str:
-    bad = [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in health.probes if one.state != "pass"]
-    return "; ".join(bad) or f"not healthy for the whole soak ({health.state})"
+    return "; ".join(health.wrong()) or f"not healthy for the whole soak ({health.state})"

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from .._host.durations import seconds
 from .._host.system import System
 from .probes import FAIL, PASS, UNKNOWN, Probe, ProbeResult, measure
 
-# More restarts than this while we look are a crash loop: waiting longer does not help.
+# More restarts than this while the service is measured are a crash loop: waiting longer does not help.
 CRASH_LOOP = 3
 
 
@@ -26,20 +28,36 @@ class Health:
     soaked: float
     restarts: int
 
+    def wrong(self) -> list[str]:
+        """The probes of the last round that did not pass, each with its reason."""
+        return [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in self.probes if one.state != PASS]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds: probes are measured every ``interval``, until all have passed for ``soak``, or ``deadline`` is over."""
+
+    soak: float
+    deadline: float
+    interval: float
+
+
+def times_of(params: Mapping[str, Any]) -> Times:
+    """The times that a module is given by its options ``soak``, ``deadline`` and ``interval``."""
+    return Times(*(seconds(params[name], name) for name in ("soak", "deadline", "interval")))
+
 
 def wait(
     probes: list[Probe],
-    soak: float,
-    deadline: float,
-    interval: float,
+    times: Times,
     system: System,
     look: Callable[[list[Probe], System], list[ProbeResult]] = measure,
     earlier: Iterable[ProbeResult] = (),
 ) -> Health:
-    """Measure every ``interval`` seconds until all have passed for ``soak`` seconds, or ``deadline`` seconds are over.
+    """Measure until the host is healthy, or its time is over.
 
-    One round is always made; with a soak of 0 it is enough. Stops at once at a crash loop. ``earlier``: services as
-    they were before the first round, so that a restart since then counts too.
+    One round is always made; with a soak of 0 it is enough. A crash loop ends the wait at once. ``earlier``: services
+    as they were before the first round, so that a restart since then counts too.
     """
     began = system.monotonic()
     good_since: float | None = None
@@ -57,11 +75,11 @@ def wait(
             good_since = at
         now = system.monotonic()
         soaked = now - good_since if good_since is not None else 0.0
-        if passing and not seen and soaked >= soak and restarts <= CRASH_LOOP:
+        if passing and not seen and soaked >= times.soak and restarts <= CRASH_LOOP:
             return Health(PASS, results, now - began, soaked, restarts)
-        if restarts > CRASH_LOOP or now - began >= deadline:
+        if restarts > CRASH_LOOP or now - began >= times.deadline:
             return Health(_worst(results), results, now - began, soaked, restarts)
-        system.sleep(max(0.0, min(interval, began + deadline - now)))
+        system.sleep(max(0.0, min(times.interval, began + times.deadline - now)))
 
 
 def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tuple[int, dict[str, ProbeResult]]:

@@ -37,3 +37,8 @@ def seconds(value: str | int | float, name: str = "duration") -> float:
         if text and at == len(text) and total <= _LONGEST:
             return total
     raise UsageError(f"{name}: {value!r} is not a duration; write seconds or a text such as 30s, 10m or 2h")
+
+
+def seconds_or_none(value: str | int | float | None, name: str) -> float | None:
+    """Seconds of a duration that may be left out."""
+    return None if value is None else seconds(value, name)

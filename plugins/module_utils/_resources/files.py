@@ -33,7 +33,7 @@ OPTIONS: Options = {
 MOUNTS = "mounts"
 
 
-def check(spec: dict[str, Any]) -> dict[str, Any]:
+def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The declaration with all its keys; UsageError names the bad one."""
     found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
@@ -48,61 +48,65 @@ def check(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def declared(spec: dict[str, Any]) -> dict[str, Any]:
+def declared(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The declaration as a person wrote it, without what a checkpoint adds to it."""
     return {key: value for key, value in spec.items() if key != MOUNTS}
 
 
-def _known(spec: dict[str, Any]) -> Declaration:
+def _known(spec: Mapping[str, Any]) -> Declaration:
     """The declaration of a manifest, as it is."""
     return Declaration(spec["paths"], spec.get("exclude", ()), spec.get(MOUNTS))
 
 
-def _checked(spec: dict[str, Any]) -> Declaration:
+def _checked(spec: Mapping[str, Any]) -> Declaration:
     """The declaration of a manifest; UsageError where nobody could have made it."""
     return _known({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
 
 
 def scan(
-    spec: dict[str, Any], sink: Writer | Hasher, skip: Sequence[str] = (), tolerant: bool = False, cached: bool = True
+    spec: Mapping[str, Any],
+    sink: Writer | Hasher,
+    skip: Sequence[str] = (),
+    tolerant: bool = False,
+    cached: bool = True,
 ) -> Scan:
     """The declared trees as they are now: see ``scanning.scan``."""
     return scanning.scan(_checked(spec), sink, skip, tolerant, cached)
 
 
-def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) -> Tree:
+def recorded(lines: list[str], spec: Mapping[str, Any], now: Scan | None = None) -> Tree:
     """The entries of a manifest: see ``records.recorded``."""
     return records.recorded(lines, _checked(spec), now)
 
 
 def swapped(
-    steps: Sequence[PathStep], then: Tree, now: Scan, spec: dict[str, Any], mounts: Collection[bytes]
+    steps: Sequence[PathStep], then: Tree, now: Scan, spec: Mapping[str, Any], mounts: Collection[bytes]
 ) -> list[PathStep]:
     """The steps with declared directories put back as a whole: see ``comparison.swapped``."""
     return comparison.swapped(steps, then, now, _known(spec), mounts)
 
 
-def mounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
+def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """Those of the mount points that decide what is seen below the declared paths."""
     return mounting.mounted(_known(spec), mounts)
 
 
-def remounted(spec: dict[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
+def remounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """Mount point -> why nothing at or below it can be put back."""
     return mounting.remounted(_known(spec), mounts)
 
 
-def lacks(spec: dict[str, Any], lines: Sequence[str]) -> list[str]:
+def lacks(spec: Mapping[str, Any], lines: Sequence[str]) -> list[str]:
     """The paths that a rollback could not bring back, in words."""
     return mounting.unprotected(_known(spec), lines)
 
 
-def left_out(spec: dict[str, Any]) -> Callable[[bytes], bool]:
+def left_out(spec: Mapping[str, Any]) -> Callable[[bytes], bool]:
     """Tells of a path below a declared one whether it is left out."""
     return declaration.left_out(_known(spec))
 
 
-def excludes(spec: dict[str, Any], path: str) -> bool:
+def excludes(spec: Mapping[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
     return declaration.excludes(_known(spec), path)
 

@@ -15,8 +15,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from evenkeel.shared import BAD_ANSWER
+
 # The ``error`` of a host whose answer could not be read.
-BAD = "BadAnswer"
+BAD = BAD_ANSWER
 # The characters of a text that are kept, the entries of a list, the values of a whole answer, and its depth.
 LONGEST_TEXT = 20_000
 LONGEST_LIST = 20_000

@@ -15,6 +15,7 @@ from typing import Any
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
 from evenkeel.outcome import Probe, State
+from evenkeel.shared import REFUSED, USAGE, results
 
 PROBE, ROLL_BACK = "probe", "roll_back"
 # The clocks of two machines may differ by so many seconds, and can still be compared.
@@ -65,7 +66,8 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
 
     asked: how long it was to wait. One that says otherwise is not ours, and would have all other hosts wait for it.
     """
-    change = result.get("armed")
+    told = results.Checkpointed.read(result)
+    change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
     within = float(change.get("within") or 0)
@@ -73,7 +75,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
         return None
     return Armed(
         generation=int(change["generation"]),
-        checkpoint=str(result.get("id") or change.get("checkpoint") or ""),
+        checkpoint=told.id or str(change.get("checkpoint") or ""),
         within=within,
         earliest=(started if started is not None else now) + within,
         latest=now + within,
@@ -119,7 +121,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
     if guard:
         halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
-        return Begun(found, {}, halt, guard[0].result.get("error") == "UsageError")
+        return Begun(found, {}, halt, guard[0].result.get("error") == USAGE)
     doubtful = frozenset(strange)
     if stopped:
         unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
@@ -128,7 +130,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
     if whys:
         halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
         results = [record.of(host, "ft_checkpoint") or record.of(host, CHECKS_ARGUMENTS) for host in whys]
-        usage = all(r is not None and r.result.get("error") == "UsageError" for r in results)
+        usage = all(r is not None and r.result.get("error") == USAGE for r in results)
         return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
     return Begun(found, {})
 
@@ -149,13 +151,12 @@ def settled(record: Record, host: str) -> Settled | None:
     if result is None or result.status == "unreachable":
         return None
     found = result.result
-    outcome = found.get("outcome")
-    health = found.get("health") or {}
-    probes: list[Probe] = health.get("probes") or []
-    if outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
-        why = "" if outcome == State.CONFIRMED else message(found)
-        return Settled(State(outcome), str(found.get("by") or ""), why, probes, str(found.get("login") or ""))
-    if found.get("error") in ("Refused", "UsageError", BAD):
+    told = results.Settled.read(found)
+    probes: list[Probe] = (told.health or {}).get("probes") or []
+    if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        why = "" if told.outcome == State.CONFIRMED else message(found)
+        return Settled(State(told.outcome), told.by, why, probes, told.login or "")
+    if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None

@@ -25,12 +25,12 @@ from evenkeel.commands.arguments import Variables
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import Exit, RunResult, UsageError, under_way
 from evenkeel.progress import Kind, Phase, Progress
-from evenkeel.shared import misspelt
+from evenkeel.shared import BUSY, NOT_FOUND, REFUSED, RESTORE_FAILED, USAGE, misspelt
 from evenkeel.show import summary
 
 # Keys of a result that speak of Ansible and of no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
-_REFUSALS = ("Refused", "Busy")
+_REFUSALS = (REFUSED, BUSY)
 
 
 class PlaybookCommand(FleetCommand[RunResult]):
@@ -43,8 +43,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
     """
 
     lost_is_doubt: ClassVar[bool] = False
-    usage_errors: ClassVar[frozenset[str]] = frozenset({"UsageError", "NotFound"})
-    doubtful_errors: ClassVar[frozenset[str]] = frozenset({"RestoreFailed"})
+    usage_errors: ClassVar[frozenset[str]] = frozenset({USAGE, NOT_FOUND})
+    doubtful_errors: ClassVar[frozenset[str]] = frozenset({RESTORE_FAILED})
     question: ClassVar[bool] = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from evenkeel.ansible.targets import LOCAL, Inventory
 from evenkeel.commands.arguments import Variables, add_resources, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
+from evenkeel.shared import NOT_FOUND
 
 
 class Protect(PlaybookCommand):
@@ -19,7 +20,7 @@ class Protect(PlaybookCommand):
     name = "protect"
     text = "take a checkpoint and keep copies of it on other hosts"
     # A UsageError of a checkpoint is no word of the person's: the owner of a declared tree can make it too deep.
-    usage_errors = frozenset({"NotFound"})
+    usage_errors = frozenset({NOT_FOUND})
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")

@@ -9,6 +9,7 @@ import argparse
 
 from evenkeel.commands.arguments import Variables, given
 from evenkeel.commands.playbook import PlaybookCommand
+from evenkeel.shared import DAMAGED
 
 
 class Scrub(PlaybookCommand):
@@ -17,7 +18,7 @@ class Scrub(PlaybookCommand):
     name = "scrub"
     text = "read all that the stores of hosts hold, and find what is damaged"
     lost_is_doubt = True
-    doubtful_errors = PlaybookCommand.doubtful_errors | {"Damaged"}
+    doubtful_errors = PlaybookCommand.doubtful_errors | {DAMAGED}
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         time_limit = "stop after this time; the next run goes on from there"

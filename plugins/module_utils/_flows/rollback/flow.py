@@ -2,68 +2,86 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Back to a checkpoint, on the host that holds it: who may ask for it, how it ends a change, and how what a kill has
-left is finished. ``run`` carries it out."""
+"""A rollback on the host that holds the checkpoint: who may ask for it, and how it ends a change.
+
+``plan`` looks and decides, ``run`` carries out, ``proof`` measures, ``resume`` finishes after a kill.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..._deadman import changes, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
-from ..._files import transaction
-from ..._host.durable import remove_file, write_file
-from ..._resources.registry import locked
-from ..._services import outage, quiescing
+from ..._results import RolledBack
+from ..._services import quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store
+from . import wanted
 from .plan import Options
-from .run import Run, resume_path
+from .resume import resume
+from .run import Run
 
 Arm = Callable[[str], changes.Armed]
 
 
-def rollback(
-    store: Store,
-    to: str,
-    kinds: Sequence[str] | None = None,
-    generation: int | None = None,
-    check_mode: bool = False,
-    swap: bool = False,
-    confirm_within: float | None = None,
-    quiesce: Any = None,
-    paths: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The operator's rollback (``ft_rollback``); the result as documented there. ``confirm_within`` in seconds.
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``ft_rollback``; ``confirm_within`` in seconds.
 
-    Ends a change under way when ``to`` is its checkpoint, and arms nothing then; refuses any other target meanwhile.
-    ``swap``: put declared directories back as a whole where that is possible.
+    ``kinds``, ``paths``: only these of the checkpoint. ``generation``: refuse unless the host is still at it. ``swap``:
+    put declared directories back as a whole where that is possible.
     """
-    changes.check_within(confirm_within)
-    how = Options(kinds, paths, swap=swap, quiesce=quiescing.check(quiesce))
+
+    to: str
+    kinds: Sequence[str] | None = None
+    paths: Sequence[str] = ()
+    generation: int | None = None
+    swap: bool = False
+    confirm_within: float | None = None
+    quiesce: Any = None
+
+
+def rollback(store: Store, request: Request, check_mode: bool = False) -> RolledBack:
+    """Roll back because an operator asks for it.
+
+    A change under way ends when ``to`` is its checkpoint, and nothing is armed then; any other target is refused
+    meanwhile.
+    """
+    changes.check_within(request.confirm_within)
+    kinds, paths = request.kinds, request.paths
+    how = Options(kinds, paths, swap=request.swap, quiesce=quiescing.check(request.quiesce))
     if check_mode:
         store.check_format()
-        return Run(store, store.manifest(store.resolve(to)), how).predicted()
+        return _with_warnings(Run(store, store.manifest(store.resolve(request.to)), how).predicted())
     with store.locked():
-        said = finish(store)
-        changes.fence(store, generation)
-        manifest = store.manifest(store.resolve(to))
+        finished = finish(store)
+        changes.fence(store, request.generation)
+        manifest = store.manifest(store.resolve(request.to))
         change = changes.armed(store)
         if change is not None and (change.checkpoint != manifest.id or how.kinds):
             changes.refuse_if_armed(store)
-        arm = _arming(store, confirm_within) if change is None else None
+        arm = _arming(store, request.confirm_within) if change is None else None
         result = execute(store, manifest, change, "operator", how, arm)
-        result["done"] = [*said, *result["done"]]
-        result["changed"] = result["changed"] or bool(said)
-        doubt.cleared(store, manifest.id, not kinds and not paths, result["generation"])
-        return result
+        result.done = [*finished, *result.done]
+        result.changed = result.changed or bool(finished)
+        doubt.cleared(store, manifest.id, not kinds and not paths, result.generation)
+        return _with_warnings(result)
+
+
+def _with_warnings(result: RolledBack) -> RolledBack:
+    result.warnings = [
+        f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
+        f"{one['paths'][0]}; restart it to see the new ones"
+        for one in result.restart_needed
+    ]
+    return result
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:
-    """What arms the dead-man with the undo as its target, once there is one."""
+    """A function that arms the dead-man with the undo as its target, once there is one."""
     if within is None:
         return None
     agent = package.install(store, finish)
@@ -80,7 +98,7 @@ _BEGAN = {
 
 
 def finish(store: Store, boot: bool = False) -> list[str]:
-    """Under the lock, before anything else: complete what a kill left, and what a missed deadline asks for."""
+    """Under the lock, before anything else: complete a rollback that was killed, or that a missed deadline asks for."""
     said, back = resume(store, boot)
     change = changes.armed(store)
     why = change.overdue(store.system) if change is not None else None
@@ -101,71 +119,6 @@ def finish(store: Store, boot: bool = False) -> list[str]:
     return said
 
 
-def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
-    """Complete the rollback that a kill left; what was done, in words, and the checkpoints that it was to.
-
-    A journal that was committed decides for the new state of its paths; all the rest is planned anew.
-    """
-    said: list[str] = []
-    for left in transaction.unfinished(store, lambda note: locked(note.get("held", ()), store.system, unattended=True)):
-        wanted = {"checkpoint": left.note["checkpoint"], "kinds": left.note["kinds"], "undo": "", "down": {}}
-        known = {**wanted, **(_asked(store) or {})}
-        known["changed"] = [*known.get("changed", []), *left.paths]
-        write_file(resume_path(store), json.dumps(known).encode())
-    asked = _asked(store)
-    if asked is None:
-        return said, set()
-    change = changes.armed(store)
-    try:
-        manifest = store.manifest(asked["checkpoint"])
-    except EvenkeelError:
-        if change is None or change.checkpoint != asked["checkpoint"]:
-            remove_file(resume_path(store))  # It would stand in the way of everything else, for ever.
-        raise
-    if change is not None and change.checkpoint == manifest.id:
-        # The change that it ends says when it is over.
-        return said, {manifest.id}
-    if not asked.get("begun", True):
-        return [*said, *_up_again(store, asked)], set()
-    how = Options(
-        asked["kinds"],
-        asked.get("paths", ()),
-        boot,
-        insist=True,
-        undo=asked.get("undo", ""),
-        changed=asked.get("changed", ()),
-        down=asked.get("down", {}),
-    )
-    try:
-        Run(store, manifest, how).carry_out()
-    except Exception:
-        remove_file(resume_path(store))  # It is reported now, and not tried again unasked.
-        raise
-    said.append(f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})")
-    return said, {manifest.id}
-
-
-def _up_again(store: Store, asked: dict[str, Any]) -> list[str]:
-    """Start what a rollback had stopped that was killed before it had changed anything; what was done, in words."""
-    started, left = outage.bring_up(outage.Down(**asked["down"]), store.system)
-    remove_file(resume_path(store))
-    if left:
-        words = [f"{name}: {why}" for name, why in left.items()]
-        raise RestoreFailed(
-            f"an interrupted rollback had stopped what does not start again: {'; '.join(words)}", left=words
-        )
-    return [f"started {name}, which an interrupted rollback had stopped" for name in started]
-
-
-def _asked(store: Store) -> dict[str, Any] | None:
-    try:
-        with open(resume_path(store)) as stream:
-            found = dict(json.load(stream))
-        return found if found.get("checkpoint") else None
-    except (FileNotFoundError, ValueError):  # What nobody can read asks for nothing.
-        return None
-
-
 def execute(
     store: Store,
     manifest: Manifest,
@@ -173,15 +126,15 @@ def execute(
     by: str,
     how: Options | None = None,
     arm: Arm | None = None,
-) -> dict[str, Any]:
+) -> RolledBack:
     """Roll back, under the lock; with ``change`` it is over once all is back. Until then its dead-man tries again, for
     an hour, and whoever asked is told what is left."""
     how = how or Options()
     if change is None:
         return _on_demand(store, manifest, how, arm)
-    asked = _asked(store) or {}
-    if asked.get("checkpoint") == manifest.id:
-        how = replace(how, undo=asked.get("undo", ""), changed=asked.get("changed", ()), down=asked.get("down", {}))
+    asked = wanted.read(store)
+    if asked is not None and asked.checkpoint == manifest.id:
+        how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down)
     change = changes.begin_return(store, change, by)
     try:
         run = Run(store, manifest, replace(how, insist=True))
@@ -192,10 +145,11 @@ def execute(
         error.result["armed"] = change.shown()
         raise
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
-    return dict(result, changed=True)
+    result.changed = True
+    return result
 
 
-def _on_demand(store: Store, manifest: Manifest, how: Options, arm: Arm | None) -> dict[str, Any]:
+def _on_demand(store: Store, manifest: Manifest, how: Options, arm: Arm | None) -> RolledBack:
     run = Run(store, manifest, how, arm)
     try:
         return run.carry_out()

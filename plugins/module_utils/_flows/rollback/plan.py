@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a rollback does now: the plan, and what it is measured by afterwards. Looks, and changes nothing."""
+"""The plan of a rollback, and the measurements that prove it afterwards. Looks, and changes nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Options:
 
 @dataclass
 class Plan:
-    """What a rollback to ``manifest`` does now. ``before`` are the same sections as they are, for the undo.
+    """The steps of a rollback to ``manifest``. ``before`` are the same sections as they are now, for the undo.
 
     ``away``: mount points at which nothing can be put back, and why. ``left``: what could not even be looked at, and
     why. ``unkept``: what the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
@@ -137,14 +137,23 @@ def _within(path: str, root: str) -> bool:
     return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
-def look(
-    store: Store, made: Plan, how: Options, sink: Sink, still: Sink, running: Sequence[Section] = (), undo: bool = True
-) -> None:
-    """Fill in what is there now, and what puts back the paths.
+@dataclass(frozen=True)
+class Reading:
+    """How the present state is read: its contents go to ``sink``, those that are read at rest to ``still``.
 
-    ``running``: what was there before all stood still; what was stopped for that is kept as it was. Without ``undo``
-    nothing is looked at that only the undo wants.
+    ``running``: the state before all stood still; services that were stopped for that are kept as they were. Without
+    ``undo`` no state is read that only the undo needs.
     """
+
+    sink: Sink
+    still: Sink
+    running: Sequence[Section] = ()
+    undo: bool = True
+
+
+def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
+    """Fill in the present state, and the steps that put back the paths."""
+    sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
         lines: list[str] = []
         if tree_spec(section) is not None:
@@ -155,7 +164,7 @@ def look(
             before = next((one for one in running if one.kind == section.kind), None)
             # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
             with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
-                lines += _capture(section, how, before, sink, still, store)
+                lines += _capture(section, how, before, reading, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
                 continue
@@ -232,7 +241,7 @@ def _line_of(now: files.Scan, path: str) -> str:
 
 
 def written_since(store: Store, sections: Sequence[Section], how: Options) -> dict[str, str]:
-    """Of all that was proved, what is not as recorded any more, since services have started: path -> its line now."""
+    """The paths that were proved and have changed since, because services have started: path -> its line now."""
     found = {}
     for section in sections:
         spec = tree_spec(section)
@@ -270,13 +279,13 @@ def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
     return found
 
 
-def _capture(
-    section: Section, how: Options, running: Section | None, sink: Sink, still: Sink, store: Store
-) -> list[str]:
+def _capture(section: Section, how: Options, running: Section | None, reading: Reading, store: Store) -> list[str]:
     kind = KINDS[section.kind]
     if running is not None and not kind.captured_at_rest:
         return own_lines(running)
-    return kind.capture_for_undo(section.spec, still if kind.captured_at_rest else sink, store.system, how.insist)
+    return kind.capture_for_undo(
+        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.insist
+    )
 
 
 def add_steps(store: Store, made: Plan, how: Options) -> None:

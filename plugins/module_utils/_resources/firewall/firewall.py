@@ -183,8 +183,8 @@ def _list(system: System) -> Completed:
 
 
 def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[dict[Key, str], dict[str, str]]:
-    """Of the tables that nft says only iptables understands: those in which a known program has chains, with the
-    names of these; and the others, with what manages them."""
+    """The tables that only iptables understands, as nft says: those in which a known program has chains, with the
+    names of these programs; and the others, with the programs that manage them."""
     alone: dict[Key, str] = {}
     strange: dict[str, str] = {}
     for family, name, manager in _FOREIGN.findall(done.out + done.err):
@@ -200,7 +200,7 @@ def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[d
 
 
 def _handles(found: Mapping[Key, Table]) -> set[str]:
-    """What tells whether a table, or a set in it, is the very one that was there."""
+    """The handles of the tables and of their sets. They tell a table that stayed from one that was made anew."""
     sets = {f"{one.handle}.{block.handle}" for one in found.values() for block in one.blocks if block.is_set}
     return sets | {one.handle for one in found.values()}
 
@@ -245,7 +245,7 @@ def _configured() -> str:
 
 
 def _legacy(system: System) -> list[str]:
-    """What filters packets besides nftables, and is in use."""
+    """The programs that filter packets besides nftables, and are in use."""
     found = []
     for name, path in _LEGACY:
         try:
@@ -323,7 +323,7 @@ def _live(system: System) -> Completed | None:
 
 
 def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
-    """What is left alone and is not as it was, in words: tables of programs that came or went."""
+    """A sentence on the tables of programs that came or went. They are left alone."""
     keep = recorded.keep
     came = [table for key, table in found.items() if keep.table(table) and key not in recorded.tables]
     words = [f"the table {' '.join(one.key)} of {keep.table(one)} is new, and was left alone" for one in came]
@@ -334,7 +334,7 @@ def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
 
 
 def _put_back(recorded: Recorded, at: Restore) -> list[str]:
-    """What went wrong, in words."""
+    """Load the ruleset; sentences on the tables that could not be loaded."""
     try:
         text = b"".join(at.objects.read(recorded.sha)).decode()
     except Damaged as error:

@@ -140,9 +140,10 @@ def _block(kind: str, name: str, about: str, body: str) -> Block:
 
 @dataclass(frozen=True)
 class Keep:
-    """What is left as it is. ``tables`` and ``sets`` as recorded; ``excepts`` as declared, each two or three words.
+    """The tables, chains and sets that are left as they are.
 
-    With ``known`` also what bears the name that a known program gives.
+    ``tables`` and ``sets`` as recorded; ``excepts`` as declared, each two or three words. With ``known`` also those
+    whose name a known program gives.
     """
 
     excepts: Collection[tuple[str, ...]] = ()
@@ -151,7 +152,7 @@ class Keep:
     known: bool = True
 
     def table(self, table: Table) -> str:
-        """Who owns the whole table; "" when nobody does."""
+        """The program that owns the whole table; "" where none does."""
         if table.owner:
             return "the program that made it"
         if self._excepted(table.key):
@@ -187,7 +188,7 @@ class Keep:
 
 
 def form(found: Iterable[Table], keep: Keep) -> str:
-    """What of the tables is put back, in an order of its own: equal where nothing is to be done."""
+    """The text of all that is put back, in an order of its own: equal texts where nothing is to be done."""
     formed = (_form(table, keep) for table in found)
     return "".join(sorted(one.text() for one in formed if one is not None))
 
@@ -244,7 +245,7 @@ def recording(found: Iterable[Table], keep: Keep) -> str:
 def transaction(
     then: Mapping[Key, Table], now: Mapping[Key, Table], keep: Keep, same: Collection[str], whole: bool = False
 ) -> str:
-    """What makes the tables as they were then, for one transaction; nothing of those that are so already.
+    """The transaction that makes the tables as they were then; nothing of those that are so already.
 
     ``same``: handles, of tables and of sets (``table.set``), that the record has: such a one has stayed since, and what
     is missing in it a program has taken out. ``whole``: make all anew, in the order of then.
@@ -291,7 +292,7 @@ def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[
 
 
 def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
-    """What of the block a program has made."""
+    """The part of the block that a program has made."""
     if keep.part(block.name):
         return block
     rules = tuple(one for one in block.items if block.kind == "chain" and keep.rule(one, table, block))

@@ -74,8 +74,8 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
     return left
 
 
-def lacking(changes: Sequence[Change], at: Restore) -> list[str]:
-    """What stands against it now, in words, as far as that can be told without a package file being taken out."""
+def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:
+    """Sentences on the changes that cannot be made now, as far as can be told without taking package files out."""
     held = [f"packages: {words}" for words in [locked()] if words]
     gone = [one for action, one in changes if action in INSTALLS and not one.sha256]
     return held + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
@@ -83,7 +83,7 @@ def lacking(changes: Sequence[Change], at: Restore) -> list[str]:
 
 @dataclass
 class Work:
-    """What is to be done, and the package files that there are, by name and architecture. ``options``: more of dpkg's;
+    """The changes, and the package files that there are, by name and architecture. ``options``: more of dpkg's;
     ``said``: by apt and dpkg."""
 
     changes: Sequence[Change]
@@ -215,7 +215,7 @@ def apt_install(
 
 
 def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Package]) -> list[str]:
-    """What a simulated transaction would do beyond what was asked for, in words."""
+    """Sentences on the effects of a simulated transaction that nobody asked for."""
     # apt names the architecture of what is foreign alone.
     asked = {("Inst", name) for one in installs for name in (one.name, one.key)}
     asked |= {(verb, name) for verb in ("Remv", "Purg") for one in removes for name in (one.name, one.key)}
@@ -331,7 +331,7 @@ def _held(words: str) -> RestoreFailed:
 
 
 def locked() -> str:
-    """Who holds a lock of dpkg or apt, in words; "" when nobody does. A lock file that nobody holds is no lock."""
+    """The program that holds a lock of dpkg or apt, in words; "" when none does. A lock file alone is no lock."""
     for path in _LOCKS:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -29,7 +29,7 @@ def look(path: str = _FILE) -> dict[str, str]:
 
 
 def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
-    """What makes them as they were. Pure."""
+    """The steps that make the diversions as they were. Pure."""
     gone = [(at, to) for at, to in now.items() if then.get(at) != to]
     back = [(at, to) for at, to in then.items() if now.get(at) != to]
     return [

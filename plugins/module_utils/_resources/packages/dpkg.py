@@ -186,7 +186,7 @@ def _download(
 
 
 def _downloaded(packages: Sequence[Package], folder: str, system: System) -> list[str]:
-    """What came of these from the mirror, in a folder of its own, under the names that apt gives it."""
+    """The package files that the mirror still has, in a folder of their own, under the names that apt gives them."""
     inside = tempfile.mkdtemp(dir=folder)
     options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
     argv = ["env", "-C", inside, "apt-get", "-q", *(word for one in options for word in ("-o", one)), "download"]

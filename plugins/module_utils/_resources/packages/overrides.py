@@ -26,7 +26,7 @@ def look(path: str = _FILE) -> dict[str, str]:
 
 
 def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
-    """What makes them as they were. Pure."""
+    """The steps that make the overrides as they were. Pure."""
     steps = []
     for at, had in now.items():
         if at not in then:

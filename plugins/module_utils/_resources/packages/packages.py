@@ -119,7 +119,7 @@ class Packages(Kind):
 
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
         changes = _changes(plan(lines, at.system))
-        return (apt if changes[0][1].manager == "deb" else rpm).lacking(changes, at) if changes else []
+        return (apt if changes[0][1].manager == "deb" else rpm).obstacles(changes, at) if changes else []
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """As many as can be; RestoreFailed names the others, each with its cause."""
@@ -275,7 +275,10 @@ def parse(lines: Sequence[str]) -> Recorded:
 
 
 def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], bool]) -> list[Step]:
-    """What makes the packages of dpkg as recorded. Pure; ``older``: whether its first version is before its second."""
+    """The steps that make the packages of dpkg as recorded. Pure.
+
+    ``older``: whether its first version is before its second.
+    """
     steps = []
     replaced = set()
     live = {one.key: one for one in now}
@@ -298,7 +301,7 @@ def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], 
 
 
 def compare_versions(then: Recorded, now: Sequence[Package]) -> list[Step]:
-    """What makes the packages of rpm as recorded, of which several versions may be installed at once. Pure."""
+    """The steps that make the packages of rpm as recorded. Several versions may be installed at once. Pure."""
     steps = []
     present = {one.ident for one in then.present}
     recorded = {one.key for one in then.present}

@@ -138,7 +138,7 @@ def _nevra(package: Package) -> str:
 
 
 def identity(path: str, system: System) -> Ident:
-    """Of a package file; empty words where it is none."""
+    """Name, architecture and version of a package file; empty words where it is none."""
     words = system.run(["rpm", "-qp", "--qf", _FORMAT, path], _LOOK)
     name, arch, version = (words.out.strip().split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version
@@ -174,8 +174,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     return left
 
 
-def lacking(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
-    """What stands against it now, in words, as far as that can be told without a package file being taken out."""
+def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
+    """Sentences on the changes that cannot be made now, as far as the record tells."""
     gone = [one for action, one in changes if action == "install" and not one.sha256]
     return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
@@ -36,7 +36,7 @@ _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at 
 union select 'slot ' || slot_name from pg_replication_slots"""
 
 
-def verify(server: cluster.Server, record: dict[str, Any]) -> int:
+def verify(server: cluster.Server, record: restore_point.Record) -> int:
     """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
     try:
         legs, names, text = needed(server, record)
@@ -61,7 +61,7 @@ def verify(server: cluster.Server, record: dict[str, Any]) -> int:
     return len(names)
 
 
-def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg], list[str], bytes]:
+def needed(server: cluster.Server, record: restore_point.Record) -> tuple[list[wal.Leg], list[str], bytes]:
     """The way through the log to the restore point, its segments, and the manifest of the base; all of it is there.
     Raises Damaged with what is not."""
     size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
@@ -88,7 +88,7 @@ def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg
     return legs, names, text
 
 
-def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
+def _segment_problem(path: str, name: str, record: restore_point.Record, size: int) -> str:
     try:
         with open_regular(path) as stream:
             if os.fstat(stream.fileno()).st_size != size:
@@ -109,7 +109,7 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
 
 def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     """Bring the cluster to the restore point of the step; the step with what it took. Raises EvenkeelError, OSError."""
-    record = step.detail
+    record = cast(restore_point.Record, step.detail)
     tidy(server)
     try:
         _recover(server, record)
@@ -152,14 +152,14 @@ def _mark_undo(server: cluster.Server, mine: str) -> None:
 
 
 def _replicas(server: cluster.Server) -> list[str]:
-    """Who follows the log that ends here, in words."""
+    """The servers that follow the log that ends here, in words."""
     try:
         return server.ask(_REPLICAS)
     except Refused:
         return ["whatever followed it (it was not running, or did not answer)"]
 
 
-def _start_recovered(server: cluster.Server, record: dict[str, Any], old: str) -> None:
+def _start_recovered(server: cluster.Server, record: restore_point.Record, old: str) -> None:
     """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
     try:
         control(server, "start")
@@ -199,7 +199,7 @@ def wait_archived(server: cluster.Server, name: str) -> None:
 
 
 def tidy(server: cluster.Server) -> None:
-    """What a killed run left: a copy of ours is removed, the old data gets the name under which it is kept."""
+    """Clear up after a killed run: a copy of ours is removed, the old data gets the name under which it is kept."""
     server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
     if not os.path.lexists(server.stage):
         return
@@ -215,7 +215,7 @@ def tidy(server: cluster.Server) -> None:
         _put_aside(server)
 
 
-def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
+def _recover(server: cluster.Server, record: restore_point.Record) -> None:
     """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
     found = os.stat(server.data)
     os.mkdir(server.stage, 0o700)
@@ -247,7 +247,7 @@ def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
+def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
     and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
     live = server.control()
@@ -274,8 +274,8 @@ def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     return ["postgres", "--single", "-D", server.stage, *words, "template1"]
 
 
-def _not_reached(server: cluster.Server, record: dict[str, Any]) -> str:
-    """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
+def _not_reached(server: cluster.Server, record: restore_point.Record) -> str:
+    """The fault of the staging directory after its recovery, in words; empty where it has none."""
     staged = cluster.Server(dict(server.spec, data=server.stage), server.system)
     control = staged.control()
     timeline = int(control["Latest checkpoint's TimeLineID"])

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is to be known of PostgreSQL's write-ahead log: positions, timelines, segments. Pure: it looks at nothing.
+"""PostgreSQL's write-ahead log: positions, timelines, segments. Pure: it looks at nothing.
 
 An LSN is a position in bytes, an int here, ``16/B374D848`` in words. A timeline is a branch of the log; its history
 says where it left those before it. The log lies in segments of equal size, whose names hold timeline and number.
@@ -149,7 +149,7 @@ def segments(legs: Sequence[Leg], segment_size: int) -> list[str]:
 
 
 def wrong_header(head: bytes, name: str, system: int, segment_size: int) -> str:
-    """What is wrong with the first 40 bytes of the segment ``name`` of the cluster ``system``; empty when nothing."""
+    """The fault of the first 40 bytes of the segment ``name`` of the cluster ``system``; empty where they have none."""
     if len(head) < _LONG:
         return "it is cut off"
     _magic, flags, timeline, start, _rest, found, size, _page = struct.unpack("=HHIQI4xQII", head[:_LONG])

@@ -48,8 +48,10 @@ class Subvolume:
 
 
 def look(path: str) -> Subvolume | None:
-    """What is there, where that is the root of a btrfs subvolume. Raises UsageError for a symlink above it; OSError
-    when it cannot be told, which is not the same as None."""
+    """The subvolume at the path; None where the path is not the root of one.
+
+    Raises UsageError for a symlink above it, and OSError when it cannot be told, which is not the same as None.
+    """
     try:
         parent = open_dir(os.fsencode(os.path.dirname(path)))
         try:

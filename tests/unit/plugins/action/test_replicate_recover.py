@@ -20,12 +20,12 @@ from typing import Any
 import psutil
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _scratch
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose
+from flows import checkpoint
 
 from evenkeel.ansible.configuration import ask_ansible
 from evenkeel.ansible.options import Options, Secrets
@@ -344,9 +344,8 @@ def test_a_newest_that_one_peer_alone_has_is_said_and_where_it_keeps_it_the_one_
 
 def candidates(fleet: Fleet, peer: str) -> list[dict[str, Any]]:
     """What the peer says, with the MACs."""
-    found: list[dict[str, Any]] = replicas.candidates(Store(str(fleet.directory(peer) / "store"), System()), "h1")[
-        "candidates"
-    ]
+    held = replicas.candidates(Store(str(fleet.directory(peer) / "store"), System()), "h1")
+    found: list[dict[str, Any]] = held.report()["candidates"]
     return found
 
 

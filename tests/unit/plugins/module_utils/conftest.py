@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import walk
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -23,7 +23,7 @@ SYSTEM = replace(System(), has_systemd=lambda: False)
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just written holds still: a checkpoint need not wait before it reads it once more."""
-    monkeypatch.setattr(walk, "_APART", 0.0)
+    monkeypatch.setattr(rereading, "_APART", 0.0)
 
 
 @pytest.fixture

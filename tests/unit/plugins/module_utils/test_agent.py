@@ -27,10 +27,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
     watcher,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint
 
 HERE = Path(package.__file__ or "").parents[1]
 # Refuses every import of what is not loaded or built in, as where Python was moved away.
@@ -64,16 +64,13 @@ def closure(name: str) -> set[str]:
                 base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
                 for one in [base, *(base / alias.name for alias in node.names)]:
                     todo += [file for file in (one.with_suffix(".py"), one / "__init__.py") if file.is_file()]
-    return found
+    folders = {folder for name in found for folder in Path(name).parents if folder != Path(".")}
+    return found | {str(folder / "__init__.py") for folder in folders}
 
 
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
-    assert inside == (
-        closure("_deadman/agent.py")
-        | closure("_flows/rollback/flow.py")
-        | {"__init__.py", "_agent.py", "_flows/__init__.py"}
-    )
+    assert inside == (closure("_deadman/agent.py") | closure("_flows/rollback/flow.py") | {"__init__.py", "_agent.py"})
 
 
 def test_the_agent_is_the_same_whatever_else_is_loaded() -> None:

@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, apart
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="trees of another user need root")
 USER = 12345
@@ -102,7 +101,7 @@ def test_what_is_roots_does_not_wait_for_what_a_user_has_filled(
     assert (theirs / "file").read_text() == (ours / "file").read_text() == "old"
     assert not os.path.exists(store.join("resume"))
     # One undo has both.
-    rollback(store, run.result()["undo"])
+    rollback(store, run.result().undo)
     assert (theirs / "file").read_text() == (ours / "file").read_text() == (ours / "more").read_text() == "new"
     assert len(os.listdir(theirs / "below")) == 30
 

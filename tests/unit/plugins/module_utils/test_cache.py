@@ -21,17 +21,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache, walk
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import ahead, cache, reading, walk
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ahead import Ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 LIE = " 1111 "
 
@@ -250,13 +249,13 @@ def test_a_directory_of_many_is_read_only_where_it_changed(
     (small / "a" / "05").write_text("changed")
     (small / "a" / "new").write_text("new")
     opened: list[bytes] = []
-    real = walk.Walk.file
+    real = reading.Reader.file
 
-    def file(self: walk.Walk, path: bytes, *rest: Any) -> Any:
+    def file(self: reading.Reader, path: bytes, *rest: Any) -> Any:
         opened.append(path)
         return real(self, path, *rest)
 
-    monkeypatch.setattr(walk.Walk, "file", file)
+    monkeypatch.setattr(reading.Reader, "file", file)
     found = look(store, small)
     assert {os.path.basename(path) for path in opened} == {b"05", b"new"}
     assert [line.replace(LIE, " 644 ") for line in found] == truth(store, small)

@@ -39,19 +39,19 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     applying,
     journals,
     reading,
+    rereading,
     syncing,
     transaction,
-    walk,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from .conftest import copy_of, differences
 
@@ -227,7 +227,7 @@ def test_a_name_that_goes_after_it_was_staged_comes_back(
     checkpoint(store, "before", protect(tree))
     os.rmdir(tree / "empty")
     (tree / "empty").write_text("changed")
-    exchanged = applying.exchange
+    exchanged = durable.exchange
 
     def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
         os.unlink(name, dir_fd=fd)
@@ -244,7 +244,7 @@ def test_what_is_live_stays_when_what_was_staged_is_gone(
     checkpoint(store, "before", protect(tree))
     os.rmdir(tree / "empty")
     (tree / "empty").write_text("changed")
-    exchanged = applying.exchange
+    exchanged = durable.exchange
 
     def gone(stage: int, staged: bytes, fd: int, name: bytes) -> None:
         os.rmdir(staged, dir_fd=stage)
@@ -568,13 +568,15 @@ def _coarse(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object], opened
         waits.append(seconds)
         write()
 
-    monkeypatch.setattr(walk, "moment", lambda info: (info.st_size, 0, 0))
-    monkeypatch.setattr(walk, "_FRESH", 10**12)
-    monkeypatch.setattr(walk, "_APART", 1.0)
-    monkeypatch.setattr(walk, "may_be_written", lambda _fd: opened)
+    for module in (reading, rereading):
+        monkeypatch.setattr(module, "moment", lambda info: (info.st_size, 0, 0))
+    monkeypatch.setattr(reading, "_FRESH", 10**12)
+    monkeypatch.setattr(rereading, "_APART", 1.0)
+    monkeypatch.setattr(rereading, "may_be_written", lambda _fd: opened)
     # Time passes while it waits, and only then.
     clock = SimpleNamespace(sleep=wait, monotonic=lambda: float(len(waits)), time_ns=time.time_ns)
-    monkeypatch.setattr(walk, "time", clock)
+    for module in (reading, rereading):
+        monkeypatch.setattr(module, "time", clock)
     return waits
 
 
@@ -626,7 +628,7 @@ def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monk
         hashes.append(size)
         return chunks(fd, size)
 
-    monkeypatch.setattr(walk, "chunks", change)
+    monkeypatch.setattr(rereading, "chunks", change)
     made = checkpoint(store, "before", protect(tree / "a"))
     assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
 
@@ -635,16 +637,16 @@ def test_who_has_a_file_open_for_writing_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
     with path.open("rb") as stream:
-        assert not reading.may_be_written(stream.fileno())
+        assert not rereading.may_be_written(stream.fileno())
         with path.open("r+b"):
-            assert reading.may_be_written(stream.fileno())
-        assert not reading.may_be_written(stream.fileno())
+            assert rereading.may_be_written(stream.fileno())
+        assert not rereading.may_be_written(stream.fileno())
     with subprocess.Popen(
         [sys.executable, "-c", HOLDING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None and other.stdout.readline()
         with path.open("rb") as stream:
-            assert reading.may_be_written(stream.fileno())  # Through a mapping alone.
+            assert rereading.may_be_written(stream.fileno())  # Through a mapping alone.
         other.communicate()
 
 
@@ -659,7 +661,7 @@ sys.stdin.read()
 
 def test_what_changed_before_is_read_once(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = _coarse(monkeypatch, lambda: None)
-    monkeypatch.setattr(walk, "_FRESH", 0)
+    monkeypatch.setattr(reading, "_FRESH", 0)
     checkpoint(store, "before", protect(tree))
     assert waits == []
 
@@ -988,7 +990,7 @@ def test_a_file_system_where_only_times_are_put_back_is_synced_too(
     for name in [*names, mounted / "inside"]:
         os.utime(name, ns=(7, 7))
     synced: set[int] = set()
-    syncfs = syncing.syncfs
+    syncfs = durable.syncfs
 
     def noting(fd: int) -> None:
         synced.add(os.fstat(fd).st_dev)

@@ -29,14 +29,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state, info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.preflight import preflight as preflighted
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, host_state, info, rollback, settle
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def begin(store: Store, live: Path, within: float = 60.0) -> int:
 
 def end(store: Store, generation: int, probes: Any = (), verdict: str = "probe", **times: float) -> dict[str, Any]:
     soak, deadline = times.get("soak", 0.0), times.get("deadline", 5.0)
-    return settle(store, generation, list(probes), soak, deadline, 0.1, verdict)
+    return settle(store, generation, list(probes), soak, deadline, 0.1, verdict=verdict)
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,14 +329,13 @@ def test_a_soak_longer_than_the_deadline_is_waited_for(store: Store, live: Path)
 def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[], None] = lambda: None) -> list[float]:
     """Let rollbacks be refused so often. When each was asked for."""
     asked: list[float] = []
-    stage = transaction.preflight
 
     def preflight(*words: Any) -> Any:
         asked.append(time.monotonic())
         if len(asked) <= times:
             and_then()
             raise Refused("there is no room; nothing was changed")
-        return stage(*words)
+        return preflighted(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
     monkeypatch.setattr(agent, "_PAUSES", (0.3, 0.3))

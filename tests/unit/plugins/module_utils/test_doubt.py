@@ -21,11 +21,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.
     refuse_if_in_doubt,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, info, rollback
 
 DOUBT = changes.Event(3, "in_doubt", "deadline", 1.0, "a" * 64, ["app: its script failed"])
 
@@ -91,13 +89,13 @@ def test_what_ends_a_doubt(store: Store, live: Path, later: list[changes.Event],
 
 def test_a_host_is_accepted_as_it_is(store: Store, live: Path) -> None:
     write(store, DOUBT)
-    assert accept(store, check_mode=True)["changed"] and in_doubt(store) is not None
+    assert accept(store, check_mode=True).changed and in_doubt(store) is not None
     with pytest.raises(Refused, match="this run has generation 2, the host is at 3"):
         accept(store, 2)
     result = accept(store, 3)
-    assert result["changed"] and result["accepted"]["left"] == result["left"] == DOUBT.left
+    assert result.changed and result.accepted["left"] == result.left == DOUBT.left
     assert in_doubt(store) is None and info(store)["last"]["outcome"] == "accepted"
-    assert not accept(store)["changed"] and begin(store, live)["generation"] == 4
+    assert not accept(store).changed and begin(store, live)["generation"] == 4
     with pytest.raises(Refused, match="another change is under way"):
         accept(store)
 
@@ -111,13 +109,13 @@ def test_what_is_still_tried_again_is_in_doubt_and_can_be_accepted(store: Store,
     with pytest.raises(Refused, match="in doubt since the change of generation 4: app: no package file"):
         refuse_if_in_doubt(store)
     assert info(store)["doubt"]["left"] == ["app: no package file"] and info(store)["doubt"]["by"] == "settle"
-    assert accept(store)["changed"] and info(store)["armed"] is None and in_doubt(store) is None
+    assert accept(store).changed and info(store)["armed"] is None and in_doubt(store) is None
     assert info(store)["last"]["outcome"] == "accepted"
 
 
 def test_nothing_to_accept_leaves_no_store(tmp_path: Path, store: Store) -> None:
     nowhere = Store(str(tmp_path / "nowhere"), store.system)
-    assert not accept(nowhere)["changed"] and not nowhere.exists
+    assert not accept(nowhere).changed and not nowhere.exists
 
 
 def test_a_good_rollback_of_all_kinds_makes_it_good(store: Store, live: Path) -> None:

@@ -12,12 +12,12 @@ import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -45,13 +45,13 @@ def bundle(*parts: bytes) -> bytes:
     return MAGIC + b"".join(b"manifest %d\n" % len(part) + part + b"\n" for part in parts)
 
 
-def take(store: Store, tmp_path: Path, data: bytes, wanted: str = "0" * 64) -> dict[str, Any]:
+def take(store: Store, tmp_path: Path, data: bytes, wanted: str = "0" * 64) -> Copied:
     path = tmp_path / "bundle"
     path.write_bytes(data)
     return replicas.receive(store, "web1", wanted, str(path))
 
 
-def offered(store: Store, tmp_path: Path, data: bytes) -> dict[str, Any]:
+def offered(store: Store, tmp_path: Path, data: bytes) -> Copied:
     return take(store, tmp_path, bundle(data), hashlib.sha256(data).hexdigest())
 
 
@@ -108,7 +108,7 @@ def test_a_length_that_the_bundle_does_not_have_is_refused_before_anything_is_wr
 def test_a_line_that_we_never_write_is_refused(today: Store, tmp_path: Path, body: str) -> None:
     with pytest.raises(Damaged, match="is refused|manifest [0-9a-f]{64} cannot be read"):
         offered(today, tmp_path, manifest(body))
-    assert replicas.have(today, "web1")["ids"] == []
+    assert replicas.have(today, "web1").ids == []
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_a_line_that_we_never_write_is_refused(today: Store, tmp_path: Path, bod
     ],
 )
 def test_a_field_out_of_form_is_refused(today: Store, tmp_path: Path, fields: dict[str, str]) -> None:
-    assert offered(today, tmp_path, manifest())["state"] == "verified"
+    assert offered(today, tmp_path, manifest()).state == "verified"
     with pytest.raises(Damaged):
         offered(today, tmp_path, manifest(**fields))
-    assert len(replicas.have(today, "web1")["ids"]) == 1
+    assert len(replicas.have(today, "web1").ids) == 1
 
 
 def test_clocks_may_be_some_hours_apart(today: Store, tmp_path: Path) -> None:
-    assert offered(today, tmp_path, manifest(created="2026-11-27T01:00:00.000000Z"))["state"] == "verified"
+    assert offered(today, tmp_path, manifest(created="2026-11-27T01:00:00.000000Z")).state == "verified"
 
 
 def test_a_content_that_has_no_name_of_one_is_neither_read_nor_put_aside(store: Store, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_copy_that_an_older_version_took_in_is_named_and_not_offered(today: St
     data = manifest(created="2096-10-02T07:06:40.000000Z")
     later = Store(today.root, replace(today.system, now=lambda: 4e9))
     offered(later, tmp_path, data)
-    (found,) = replicas.candidates(today, "web1")["candidates"]
-    assert (found["state"], found["created"]) == ("damaged", "") and "2096" in found["detail"]
+    (found,) = replicas.candidates(today, "web1").candidates
+    assert (found.state, found.created) == ("damaged", "") and "2096" in found.detail
 
 
 def test_a_file_of_the_far_future_is_one_that_there_can_be(today: Store, tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_a_log_of_few_bytes_that_say_that_much_stays_takes_no_more_memory_than_o
     wanted = hashlib.sha256(parts[-1]).hexdigest()
     tracemalloc.start()
     try:
-        assert take(today, tmp_path, bundle(*parts), wanted)["state"] == "verified"
+        assert take(today, tmp_path, bundle(*parts), wanted).state == "verified"
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 10_000_000
-    assert len(replicas.candidates(today, "web1")["candidates"]) == 91
+    assert len(replicas.candidates(today, "web1").candidates) == 91

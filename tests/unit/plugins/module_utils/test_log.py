@@ -17,14 +17,12 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, NotFound
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import manifest as manifests
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import store as stores
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, scrub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,7 +220,7 @@ def test_what_a_record_follows_stays_also_when_its_line_in_refs_is_gone(
 
 def bundle(store: Store, one: str, known: list[str], path: Path) -> int:
     path.unlink(missing_ok=True)
-    return int(replicas.export(store, "web1", one, known, str(path), from_replica=False)["bytes"])
+    return int(replicas.export(store, "web1", one, known, str(path), from_replica=False).bytes)
 
 
 def test_a_lost_host_comes_back_to_any_record_from_a_copy(
@@ -231,11 +229,11 @@ def test_a_lost_host_comes_back_to_any_record_from_a_copy(
     peer, path = Store(str(tmp_path / "peer"), store.system), tmp_path / "bundle"
     bundle(store, log[3], [], path)
     replicas.receive(peer, "web1", log[3], str(path))
-    assert replicas.have(peer, "web1")["ids"] == log[:4]
+    assert replicas.have(peer, "web1").ids == log[:4]
     whole = path.stat().st_size
     assert bundle(store, log[4], log[:4], path) < min(2200, whole // 10)
     replicas.receive(peer, "web1", log[4], str(path))
-    assert [one["state"] for one in replicas.candidates(peer, "web1")["candidates"]] == ["verified"] * 5
+    assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified"] * 5
     shutil.rmtree(tree)
     shutil.rmtree(store.root)
     path.unlink()
@@ -251,9 +249,9 @@ def test_a_record_without_what_it_follows_is_never_a_copy(store: Store, log: lis
     bundle(store, log[4], log[:4], path)
     with pytest.raises(Damaged):
         replicas.receive(peer, "web1", log[4], str(path))
-    assert replicas.have(peer, "web1")["ids"] == []
+    assert replicas.have(peer, "web1").ids == []
     bundle(store, log[4], [], path)
-    assert replicas.receive(peer, "web1", log[4], str(path))["state"] == "verified"
+    assert replicas.receive(peer, "web1", log[4], str(path)).state == "verified"
 
 
 def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
@@ -272,7 +270,7 @@ def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
         path.write_bytes(wrong)
         with pytest.raises(Damaged):
             replicas.receive(peer, "web1", log[1], str(path))
-    assert replicas.have(peer, "web1")["ids"] == []
+    assert replicas.have(peer, "web1").ids == []
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 1 << 20])

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as settling
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.logins import Ancestor, age
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, settle
 
 
 def chain(*names_and_starts: tuple[str, float]) -> list[Ancestor]:
@@ -66,7 +64,7 @@ def settled_over(login: str, store: Store, live: Path, monkeypatch: pytest.Monke
         asked.append(since)
         return login
 
-    monkeypatch.setattr(settling.logins, "age", age)
+    monkeypatch.setattr(logins, "age", age)
     try:
         return settle(store, begun["generation"], [], 0.0, 1.0, 0.1)
     finally:

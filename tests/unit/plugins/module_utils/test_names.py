@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import choose
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import NotFound
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store, meant
+from flows import checkpoint
 
 A, B, C, D = (letter * 64 for letter in "abcd")
 TWIN = "a" * 12 + "0" * 52

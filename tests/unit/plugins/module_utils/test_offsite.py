@@ -23,12 +23,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, fetch, push, rollback
 
 from .conftest import SYSTEM, copy_of, differences
 

@@ -11,10 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state, info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, host_state, info, rollback
 
 
 def test_an_overdue_change_is_put_back_and_told(store: Store, tmp_path: Path) -> None:

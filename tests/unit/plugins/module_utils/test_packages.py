@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
@@ -39,6 +38,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from .conftest import SYSTEM
 
@@ -442,7 +442,7 @@ def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
     monkeypatch.setattr(apt, "_LOCKS", ())
-    monkeypatch.setattr(dpkg.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     (tmp_path / "archives").mkdir()
 
 

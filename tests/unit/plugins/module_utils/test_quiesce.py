@@ -26,13 +26,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, staging, transaction
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.quiescing import Quiesced
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from evenkeel.collection import collections_path
 
@@ -407,7 +406,7 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
         f"from {library}._host.system import System\nimport time\n"
         "transaction.apply = lambda *_: time.sleep(60)\n"
         f"hooks = [{shell(f'touch {held}', f'touch {ended}')!r}]\n"
-        f"flow.rollback(store.Store({store.root!r}, System()), 'before', quiesce=hooks)"
+        f"flow.rollback(store.Store({store.root!r}, System()), flow.Request('before', quiesce=hooks))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         assert eventually(lambda: list(Path(store.root, "journal").glob("*/COMMIT"))) and held.exists()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 from .conftest import copy_of, differences
 
@@ -27,12 +27,12 @@ def peer(tmp_path: Path, store: Store) -> Store:
     return Store(str(tmp_path / "peer"), store.system)
 
 
-def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> dict[str, Any]:
+def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> Copied:
     offered = replicas.offer(store, "web1", "latest")
     bundle = tmp_path / "bundle"
-    replicas.export(store, "web1", offered["id"], list(known), str(bundle), from_replica=False)
+    replicas.export(store, "web1", offered.id, list(known), str(bundle), from_replica=False)
     try:
-        return replicas.receive(peer, "web1", offered["id"], str(bundle))
+        return replicas.receive(peer, "web1", offered.id, str(bundle))
     finally:
         os.unlink(bundle)
 
@@ -40,15 +40,15 @@ def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> dict[str
 def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
     copy = copy_of(tree)
     taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], host="web1")
-    assert send(store, peer, tmp_path)["state"] == "verified"
+    assert send(store, peer, tmp_path).state == "verified"
     shutil.rmtree(tree)
     shutil.rmtree(store.root)
-    (found,) = replicas.candidates(peer, "web1")["candidates"]
-    assert (found["id"], found["state"]) == (taken["id"], "verified")
+    (found,) = replicas.candidates(peer, "web1").candidates
+    assert (found.id, found.state) == (taken["id"], "verified")
     bundle = str(tmp_path / "back")
-    replicas.export(peer, "web1", found["id"], [], bundle, from_replica=True)
-    replicas.adopt(store, "web1", found["id"], bundle)
-    rollback(store, found["id"])
+    replicas.export(peer, "web1", found.id, [], bundle, from_replica=True)
+    replicas.adopt(store, "web1", found.id, bundle)
+    rollback(store, found.id)
     assert differences(copy, tree) == ""
 
 
@@ -76,9 +76,9 @@ def test_only_what_the_peer_lacks_travels(store: Store, peer: Store, tree: Path,
     first = send(store, peer, tmp_path)
     (tree / "a").write_text("second")
     checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
-    second = send(store, peer, tmp_path, replicas.have(peer, "web1")["ids"])
-    assert first["objects"] > 5 and second["objects"] == 1
-    assert [one["state"] for one in replicas.candidates(peer, "web1")["candidates"]] == ["verified", "verified"]
+    second = send(store, peer, tmp_path, replicas.have(peer, "web1").ids)
+    assert first.objects > 5 and second.objects == 1
+    assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified", "verified"]
 
 
 def test_a_bundle_with_a_flipped_byte_is_never_a_copy(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_bundle_with_a_flipped_byte_is_never_a_copy(store: Store, peer: Store,
         bundle.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
         with pytest.raises(Damaged):
             replicas.receive(peer, "web1", taken["id"], str(bundle))
-        assert replicas.candidates(peer, "web1")["candidates"] == []
+        assert replicas.candidates(peer, "web1").candidates == []
     for end in (10, len(whole) // 2, len(whole) - 30):
         bundle.write_bytes(whole[:end])
         with pytest.raises(Damaged):
@@ -103,10 +103,10 @@ def test_a_copy_with_a_flipped_byte_is_named_by_path(store: Store, peer: Store, 
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    (found,) = replicas.candidates(peer, "web1")["candidates"]
-    assert found["state"] == "damaged" and f"{tree}/a" in found["detail"]
+    (found,) = replicas.candidates(peer, "web1").candidates
+    assert found.state == "damaged" and f"{tree}/a" in found.detail
     with pytest.raises(Damaged):
-        replicas.export(peer, "web1", found["id"], [], str(tmp_path / "b"), from_replica=True)
+        replicas.export(peer, "web1", found.id, [], str(tmp_path / "b"), from_replica=True)
     assert not (tmp_path / "b").exists()
 
 
@@ -116,9 +116,9 @@ def test_a_damaged_copy_is_mended_by_sending_it_whole(store: Store, peer: Store,
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    assert replicas.verify(peer, "web1", taken["id"])["state"] == "damaged"
-    assert send(store, peer, tmp_path)["state"] == "verified"
-    assert replicas.verify(peer, "web1", taken["id"])["state"] == "verified"
+    assert replicas.verify(peer, "web1", taken["id"]).state == "damaged"
+    assert send(store, peer, tmp_path).state == "verified"
+    assert replicas.verify(peer, "web1", taken["id"]).state == "verified"
 
 
 @pytest.mark.parametrize("host", ["", "..", "../web1", "a/b", ".hidden", "a\nb"])

@@ -18,8 +18,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from flows import restart
 
 from .conftest import SYSTEM
 from .fake_systemd import Machine, Unit, machine
@@ -37,7 +38,7 @@ def act(
     deadline: float = 20.0,
     check_mode: bool = False,
 ) -> dict[str, Any]:
-    return restart(name, definition, mode, list(probes), soak, deadline, 1.0, host.system(), check_mode)
+    return restart(name, definition, mode, list(probes), Times(soak, deadline, 1.0), host.system(), check_mode)
 
 
 def each_round(host: Machine, change: Callable[[Unit], None]) -> None:
@@ -180,13 +181,13 @@ def test_a_process_is_restarted_for_real(tmp_path: Path) -> None:
     made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": [sys.executable, "-c", program]}
     definition = process.check(dict(made, reload_signal="HUP"))
     try:
-        started = restart(None, definition, "cold", [], 0.0, 5.0, 0.1, SYSTEM)
+        started = restart(None, definition, "cold", [], Times(0.0, 5.0, 0.1), SYSTEM)
         assert started["planned"][0]["action"] == "start"
-        warm = restart(None, definition, "warm", [], 0.0, 5.0, 0.1, SYSTEM)
-        cold = restart(None, definition, "cold", [], 0.0, 5.0, 0.1, SYSTEM)
+        warm = restart(None, definition, "warm", [], Times(0.0, 5.0, 0.1), SYSTEM)
+        cold = restart(None, definition, "cold", [], Times(0.0, 5.0, 0.1), SYSTEM)
         assert started["after"]["identity"] == warm["after"]["identity"] == cold["before"]["identity"]
         assert cold["after"]["identity"] != cold["before"]["identity"]
         with pytest.raises(UsageError, match="cannot be restarted warm"):
-            restart(None, made, "warm", [], 0.0, 5.0, 0.1, SYSTEM)
+            restart(None, made, "warm", [], Times(0.0, 5.0, 0.1), SYSTEM)
     finally:
         process.act("stop", definition, SYSTEM)

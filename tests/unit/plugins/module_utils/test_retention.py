@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -296,7 +296,7 @@ def test_what_a_bundle_counts_on_is_taken_back(timed: Store, tree: Path, tmp_pat
     replicas.receive(peer, "web1", ids[1], bundles[1], {"last": 1})
     copies = replicas.replica(peer, "web1")
     assert [one.id for one in copies.checkpoints()] == [ids[1]] and contents(copies, "trash")
-    assert replicas.receive(peer, "web1", ids[2], bundles[2])["state"] == "verified"
+    assert replicas.receive(peer, "web1", ids[2], bundles[2]).state == "verified"
     copies.objects.empty_trash(float("inf"))
     assert copies.verify(copies.manifest(ids[2])) == {}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import scrub as scrubbing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, scrub
 
 from .conftest import copy_of, differences
 
@@ -213,7 +211,7 @@ def test_a_disk_that_takes_no_more_writes_still_gets_its_damage_told(
         raise OSError(30, os.strerror(30))
 
     for name in ("write_file", "move_all"):
-        monkeypatch.setattr(sys.modules[scrub.__module__], name, fails)
+        monkeypatch.setattr(scrubbing, name, fails)
     with pytest.raises(EvenkeelError, match="nothing that was read .* Read-only file system"):
         scrub(store)
     spoil(large, large.read_bytes()[:9], b"otherwise")

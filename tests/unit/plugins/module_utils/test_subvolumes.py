@@ -29,9 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
@@ -39,6 +37,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     Subvolumes,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, scrub
 
 from evenkeel.collection import collections_path
 
@@ -55,7 +54,7 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 from {LIBRARY}._resources.subvolumes import subvolumes
-from {LIBRARY}._flows.rollback.flow import rollback
+from {LIBRARY}._flows.rollback.flow import Request, rollback
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._host.system import System
 real, left = getattr(subvolumes, sys.argv[3]), [int(sys.argv[5])]
@@ -68,7 +67,7 @@ def call(*args):
         os.kill(os.getpid(), 9)
     return result
 setattr(subvolumes, sys.argv[3], call)
-rollback(Store(sys.argv[2], replace(System(), has_systemd=lambda: False)), "before")
+rollback(Store(sys.argv[2], replace(System(), has_systemd=lambda: False)), Request("before"))
 """
 
 
@@ -453,7 +452,7 @@ def test_retention_deletes_the_snapshots_of_what_is_forgotten_for_good(store: St
     assert rollback(other, "mine")["changed"]
 
 
-def recorded(store: Store) -> list[dict[str, Any]]:
+def recorded(store: Store) -> list[subvolumes.Snapshot]:
     ids = [one for held in store.refs().values() for one in held]
     return [
         record

@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flows
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     RestoreFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
 
 NAMES = ["vm.swappiness", "net/ipv4/conf/eth0.5/forwarding", "kernel.core_pattern"]
 
@@ -130,11 +130,11 @@ def test_a_doctored_line_is_refused(store: Store, values: Kind, line: str) -> No
 
 
 # Writing ip_forward changes redirects behind our back: in a network of its own, with the kernel's own values.
-_REAL = """
-import sys
+_REAL = (
+    f"import sys; sys.path.append({str(Path(flows.__file__).parent)!r})"
+    + """
 sys.path.insert(0, sys.argv[1])
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
+from flows import checkpoint, rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 names = ["net.ipv4.ip_forward", "net.ipv4.conf.all.accept_redirects", "net.ipv4.ip_local_port_range"]
@@ -150,6 +150,7 @@ result = rollback(store, "before")
 assert values() == before != changed, (before, changed, values())
 print(result["proved"])
 """
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")

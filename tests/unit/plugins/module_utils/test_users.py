@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import applying, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, users
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, info, rollback
 
 # Takes the lock as shadow's programs do, adds a user to one file, and to the other a while later.
 _ADD = """
@@ -139,7 +138,7 @@ def test_a_host_comes_back_even_where_an_editor_was_left_open(store: Store, etc:
 def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", [{"users": {}}])
     (etc / "passwd").write_text("changed\n")
-    apply, seen = transaction.apply, []
+    apply, seen = applying.apply, []
 
     def kill(*_words: object) -> None:
         raise KeyboardInterrupt

@@ -24,12 +24,9 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import info
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish, rollback
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, info, rollback, scrub, settle
 
 from .conftest import SYSTEM, copy_of, differences
 

@@ -11,7 +11,12 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import Probe, ProbeResult
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import CRASH_LOOP, Health, wait
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import (
+    CRASH_LOOP,
+    Health,
+    Times,
+    wait,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
 
@@ -56,7 +61,7 @@ def run(
         return rounds[min(made, len(rounds)) - 1]
 
     system = replace(System(), monotonic=lambda: clock.now, sleep=clock.sleep)
-    health = wait([], soak, deadline, interval, system, look, earlier)
+    health = wait([], Times(soak, deadline, interval), system, look, earlier)
     assert health.waited == pytest.approx(clock.now - 100.0)
     return health, made
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.trust import (
     open_regular,
     read_small,
@@ -22,6 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.tru
     trusted,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, settle
 
 from .conftest import SYSTEM
 
@@ -90,7 +89,7 @@ def test_a_change_that_opens_a_directory_above_the_store_keeps_no_host_from_goin
     with pytest.raises(UsageError, match="is not believed"):
         Store(str(deep), SYSTEM)
     with pytest.raises(Unhealthy):
-        settle(Store(str(deep), SYSTEM, armed=True), begun["generation"], [], 0.0, 1.0, 0.1, "roll_back")
+        settle(Store(str(deep), SYSTEM, armed=True), begun["generation"], [], 0.0, 1.0, 0.1, verdict="roll_back")
     assert (tree / "file").read_text() == "before"
     owned(deep)
     with pytest.raises(UsageError, match="is not believed"):

@@ -32,11 +32,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     walk,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import rollback
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
@@ -46,6 +43,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback, settle
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +115,7 @@ class Word:
 def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The order in which kinds and paths are put back."""
     found: list[str] = []
-    apply = transaction.apply
+    apply = applying.apply
 
     def noting(plan: journals.Plan) -> tuple[list[str], dict[str, str]]:
         found.extend(os.path.basename(os.fsdecode(one.path)) for one in plan.operations)
@@ -136,7 +134,7 @@ def kinds(monkeypatch: pytest.MonkeyPatch, **words: Word) -> None:
 def back(store: Store, generation: int) -> dict[str, Any]:
     """Settle by going back; the result, whatever it is."""
     with pytest.raises((Unhealthy, RestoreFailed)) as ended:
-        settle(store, generation, [], 0.0, 1.0, 0.1, "roll_back")
+        settle(store, generation, [], 0.0, 1.0, 0.1, verdict="roll_back")
     return ended.value.result
 
 
@@ -282,7 +280,7 @@ def test_a_host_that_is_called_rolled_back_is_measured_again(store: Store, tree:
 def test_health_is_spoken_of_where_it_is_measured(store: Store, tree: Path) -> None:
     generation = checkpoint(store, "change", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)["generation"]
     with pytest.raises(Unhealthy, match="health is not measured") as ended:
-        settle(store, generation, [], 0.0, 1.0, 0.1, "roll_back")
+        settle(store, generation, [], 0.0, 1.0, 0.1, verdict="roll_back")
     assert "healthy again" not in ended.value.message and ended.value.result["health_after"] is None
 
 
@@ -334,10 +332,10 @@ def test_a_declared_path_that_cannot_be_looked_at_keeps_no_other_one_back(
     (tree / "a").write_text("new")
     look = walk.Walk.root
 
-    def dead(walk: walk.Walk, path: bytes) -> None:
+    def dead(walking: walk.Walk, path: bytes) -> None:
         if path == os.fsencode(share):
             raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
-        look(walk, path)
+        look(walking, path)
 
     with monkeypatch.context() as patched:
         patched.setattr(walk.Walk, "root", dead)

@@ -1,0 +1,116 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The lines that a walk has found, and the keys by which the stat cache knows them."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from .cache import NEVER
+from .entry import ABOVE, Entry, path_of
+
+_SIZE = len(NEVER)
+# Characters of a path that a message shows.
+_SHOWN = 300
+
+
+class Fresh(NamedTuple):
+    """A file that changed just before it was read. ``place`` is the number of its line, ``sha`` and ``info`` are its
+    content and status at the time ``read``, and ``times`` counts the readings."""
+
+    place: int
+    path: bytes
+    kind: str
+    sha: str
+    info: os.stat_result
+    read: float
+    times: int = 1
+
+
+class Lines:
+    """Lines, sorted by path within each declared path, and their ``keys`` end to end.
+
+    ``gone``: numbers of lines that turned out to be about nothing. ``fresh``: files to be read once more; ``latest``:
+    the file that was read last, if it is one. ``shared``: device and inode number -> the numbers of its lines.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.keys = bytearray()
+        self.gone: list[int] = []
+        self.fresh: list[Fresh] = []
+        self.latest: Fresh | None = None
+        self.shared: dict[tuple[int, int], list[int]] = {}
+
+    def share(self, info: os.stat_result, place: int) -> None:
+        """Note one more name of an inode."""
+        self.shared.setdefault((info.st_dev, info.st_ino), []).append(place)
+
+    def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
+        """Add a line."""
+        if info is not None and info.st_nlink > 1:
+            self.share(info, len(self.lines))
+        self._note_fresh(len(self.lines))
+        self.lines.append(line)
+        self.keys += key
+
+    def _note_fresh(self, place: int) -> None:
+        """The file that was read last, if it has to be read once more, has its line at that place."""
+        if self.latest is not None:
+            self.fresh.append(self.latest._replace(place=place))
+            self.latest = None
+
+    def reserve(self) -> int:
+        """A place for the line of a directory, which is read later than its name."""
+        self.put("", NEVER)
+        return len(self.lines) - 1
+
+    def fill(self, place: int, line: str, key: bytes) -> None:
+        """Set the line at a place."""
+        self._note_fresh(place)
+        self.lines[place] = line
+        self.keys[place * _SIZE : (place + 1) * _SIZE] = key
+
+    def last(self) -> str:
+        """The path that was looked at last, or the beginning of a long one."""
+        path = os.fsdecode(next((path_of(line) for line in reversed(self.lines) if line), b"/"))
+        return path if len(path) <= _SHOWN else path[:_SHOWN] + "..."
+
+    def arrange(self) -> None:
+        """All lines in the order of their paths, each path once."""
+        paths = [path_of(line) for line in self.lines]
+        order: dict[bytes, int] = {}
+        for at in sorted(range(len(paths)), key=paths.__getitem__):
+            # A declared path within another one is found twice, with the same line. To the inner one, the outer one is
+            # nothing but a directory above it.
+            if not (self.lines[at].startswith(ABOVE) and paths[at] in order):
+                order[paths[at]] = at
+        self.choose(list(order.values()))
+
+    def choose(self, order: list[int]) -> None:
+        """Keep the lines of these numbers, in this order."""
+        moved = {at: number for number, at in enumerate(order)}
+        self.keys = bytearray().join(self.keys[at * _SIZE : (at + 1) * _SIZE] for at in order)
+        self.lines = [self.lines[at] for at in order]
+        self.shared = {inode: [moved[at] for at in found if at in moved] for inode, found in self.shared.items()}
+
+    def drop_gone(self) -> None:
+        """Take away the lines that turned out to be about nothing."""
+        if self.gone:
+            gone = set(self.gone)
+            self.choose([at for at in range(len(self.lines)) if at not in gone])
+
+    def linked(self) -> list[str]:
+        """The lines, with the hard links among them. The cache does not keep these: the first name of an inode is no
+        property of the file."""
+        if not any(len(places) > 1 for places in self.shared.values()):
+            return self.lines
+        lines = list(self.lines)
+        for places in self.shared.values():
+            first, *others = sorted(places)
+            for place in others:
+                lines[place] = Entry.parse(lines[place])._replace(link=path_of(lines[first])).line()
+        return lines

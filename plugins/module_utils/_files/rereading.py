@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The second reading of files that changed just before they were read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+from .._errors import EvenkeelError, UsageError
+from .._host.hashing import chunks, hash_of
+from .._host.paths import Parents
+from .._store.objects import SMALL
+from .cache import NEVER
+from .entry import Entry
+from .lines import Fresh, Lines
+from .reading import TRIES, UNREAD, Reader, moment, unstable
+
+# Seconds between the two readings of a file that somebody has open for writing: a program that has to wait for a
+# processor stands still in the middle of a write for tenths of a second.
+_APART = 1.0
+_GLANCE = 0.02
+
+
+def read_again(reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
+    """Read each file of ``found.fresh`` once more (I11): it counts when it is the same both times.
+
+    ``inodes``: the directories that were walked through. Nothing is read in another one.
+    """
+    _Again(reader, found, inodes).run()
+
+
+class _Again:
+    def __init__(self, reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
+        self.reader = reader
+        self.found = found
+        self.inodes = inodes
+
+    def run(self) -> None:
+        while self.found.fresh:
+            todo, self.found.fresh, waiting = self.found.fresh, [], False
+            with Parents(check=self.same) as parents:
+                for one in todo:
+                    try:
+                        parent, name = parents.of(one.path)
+                    except (OSError, UsageError):  # The file may still be there, under another name.
+                        self.drop(one, self.reader.tolerate(unstable(one.path)))
+                        continue
+                    try:
+                        if not self.once_more(one, parent, name):
+                            self.found.fresh.append(one)
+                            waiting = True
+                    except FileNotFoundError:  # Then it is not part of this moment.
+                        self.found.gone.append(one.place)
+                    except (OSError, EvenkeelError) as error:
+                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # No file any more.
+                        self.drop(one, self.reader.tolerate(unstable(one.path) if other else error))
+            if waiting:
+                time.sleep(_GLANCE)
+
+    def same(self, path: bytes, fd: int) -> None:
+        """Raise OSError where the directory is not the one that was walked through."""
+        info = os.fstat(fd)
+        if self.inodes.get(path, (info.st_dev, info.st_ino)) != (info.st_dev, info.st_ino):
+            raise OSError(errno.ESTALE, "it is another directory now")
+
+    def once_more(self, one: Fresh, parent: int, name: bytes) -> bool:
+        """False where it is too early to tell. A line that is not true any more is replaced."""
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            now = os.fstat(fd)
+            # A file that only grows, such as a log, is as it was up to where it ended.
+            longer = os.path.samestat(now, one.info) and now.st_size > one.info.st_size
+            if longer or (os.path.samestat(now, one.info) and moment(now) == moment(one.info)):
+                if time.monotonic() - one.read < _APART and may_be_written(fd):
+                    return False
+                read = hash_of(chunks(fd, one.info.st_size))[0]
+                if read == one.sha and (longer or moment(now) == moment(os.fstat(fd))):
+                    return True
+        finally:
+            os.close(fd)
+        if one.times >= TRIES or (self.reader.tolerant and one.info.st_size > SMALL):
+            raise unstable(one.path)
+        line, key, info = self.reader.file(one.path, name, parent, one.kind, TRIES - one.times)
+        if self.found.latest is not None:
+            self.found.latest = self.found.latest._replace(times=one.times + 1)
+        self.found.fill(one.place, line, key)
+        if one.info.st_nlink > 1:
+            self.found.shared[one.info.st_dev, one.info.st_ino].remove(one.place)
+        if info.st_nlink > 1:
+            self.found.share(info, one.place)
+        return True
+
+    def drop(self, one: Fresh, why: str) -> None:
+        """Exchange the line of a file that never held still for a line that is like nothing that was recorded."""
+        entry = Entry.parse(self.found.lines[one.place])._replace(sha256=UNREAD)
+        self.reader.unread[one.path] = why
+        self.found.fill(one.place, entry.line(), NEVER)
+
+
+def may_be_written(fd: int) -> bool:
+    """Whether somebody has the file open for writing, or that cannot be known: otherwise the kernel gives a lease.
+
+    It is given back at once. Whoever opens the file just then waits for that, and of the signal that we get for it the
+    default is to do nothing.
+    """
+    import fcntl
+
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    return False

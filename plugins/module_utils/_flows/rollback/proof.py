@@ -1,0 +1,97 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The proof of a rollback: everything is measured once more, and a difference is told with its cause."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..._errors import EvenkeelError
+from ..._files import anchors
+from ..._resources import registry
+from ..._resources.registry import KINDS, own_lines
+from ..._services.holders import holders
+from ..._store.manifest import Section
+from . import plan
+from .record import Record
+
+# Programs and libraries lie here; those that a package has replaced are known by their place.
+_PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
+# Seconds for a look at who still works with what was replaced: users can have millions of files open.
+_LOOK = 10.0
+
+
+class Proof(Record):
+    """The measurements at the end of a rollback."""
+
+    def _prove_paths(self) -> None:
+        self._proved, wrong = plan.prove_files(self.store, self._plan.sections, self.how)
+        for path in sorted(wrong):
+            above = path.rpartition("/")[0]
+            # What lies in a directory that is not back needs no word of its own.
+            if above in wrong and above in self._causes:
+                continue
+            why = "; ".join(self._causes.get(path, [wrong[path]]))
+            self._left.append(why if why.startswith(path) else f"{path}: {why}")
+
+    def _prove_kinds(self) -> None:
+        for section in self._plan.sections:
+            if own_lines(section):
+                proved, wrong = plan.prove_kind(self.store, section, self.how.boot)
+                self._proved += proved
+                causes = self._causes.get(section.kind, [])
+                told = [one for one in wrong if not any(one.partition(" ")[0] in cause for cause in causes)]
+                effect = bool(causes) and (bool(wrong) or self._is_due(section))
+                self._left += dict.fromkeys([*(causes if effect else []), *told])
+
+    def _is_due(self, section: Section) -> bool:
+        """Whether something of what failed is still to be done, or that cannot be measured yet."""
+        if self.how.boot and section.kind in registry.late():
+            return True
+        try:
+            at = plan.restore(self.store, self.manifest, self.how, ())
+            return bool(plan.steps_of(KINDS[section.kind], [section], at))
+        except (EvenkeelError, OSError):
+            return True
+
+    def _find_stale_programs(self, journal: str) -> list[dict[str, Any]]:
+        """Programs that still work with files that were replaced."""
+        exchanged = {tree: lost for kind in KINDS.values() for tree, lost in kind.exchanged(self._others).items()}
+        programs = any(KINDS[step.resource].installs for step in self._others)
+        if not self._changed and not exchanged and not programs:
+            return []
+        was = _former_paths(journal, [step.target for step in self._plan.files], programs)
+        end = self.store.system.monotonic() + _LOOK
+
+        def goes_on() -> bool:
+            return self.store.system.monotonic() < end
+
+        def moved(shown: bytes) -> bytes | None:
+            former = (kind.former_path(shown, exchanged) for kind in KINDS.values() if kind.exchanges_trees)
+            return next((path for path in former if path is not None), None)
+
+        found = holders(was, moved, exchanged, goes_on=goes_on)
+        if not goes_on():
+            self._notes.append(f"restart_needed is not whole: in {_LOOK:.0f} s not all open files could be looked at")
+        return found
+
+
+def _former_paths(journal: str, paths: Sequence[str], programs: bool) -> Callable[[bytes], bytes | None]:
+    """For the name under which a file was removed, the path that it had; None for all but those that this rollback
+    replaced: by its journal, or (``programs``) by packages."""
+    replaced = {os.fsencode(path) for path in paths}
+    staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
+    stage = os.fsencode(f"/{anchors.STAGE}{journal}/")
+
+    def was(path: bytes) -> bytes | None:
+        if path in replaced or (programs and path.startswith(_PROGRAMS)):
+            return path
+        _above, found, rest = path.partition(stage)
+        number, slash, below = rest.partition(b"/")
+        return staged[number] + slash + below if found and number in staged else None
+
+    return was

@@ -1,0 +1,187 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The state of a rollback that is being carried out, and its record of the work so far: the steps that were done, the
+causes of failures, and the result. Its phases share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..._deadman.changes import Armed
+from ..._errors import EvenkeelError
+from ..._files import transaction
+from ..._files.entry import Entry
+from ..._files.step import FILES, PathStep, Step
+from ..._resources import registry
+from ..._resources.kind import Restore
+from ..._resources.registry import KINDS
+from ..._results import RolledBack
+from ..._services import outage, quiescing
+from ..._store.manifest import Manifest, Section
+from ..._store.store import Store
+from . import plan, wanted
+from .plan import Options, Plan
+from .wanted import Wanted
+
+# All may look as recorded, and be gone with the power (I7).
+NOT_DURABLE = f"{FILES}: what was put back may not be durable"
+
+
+class Record:
+    """One rollback, under the lock of its store.
+
+    ``arm``: arms the dead-man with the undo as its target. ``written``: paths that services have written as they
+    started again, each with its line.
+    """
+
+    def __init__(
+        self, store: Store, manifest: Manifest, how: Options, arm: Callable[[str], Armed] | None = None
+    ) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.how = how
+        self.change: Armed | None = None
+        self.done: list[dict[str, str]] = []
+        self.written: dict[str, str] = {}
+        self._arm = arm
+        self._undo = how.undo
+        self._keeps = not how.undo
+        self._notes: list[str] = []
+        self._causes: dict[str, list[str]] = {}
+        self._proved: list[str] = []
+        self._left: list[str] = []
+        self._changed = list(how.changed)
+        self._others: list[Step] = []
+        self._down = outage.Down(**how.down)
+        self._before_access: list[tuple[Section, Section]] = []
+        self._is_part = False
+        self._restart_needed: list[dict[str, Any]] = []
+        self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
+        if not how.insist:  # It was asked then, when a run was interrupted.
+            plan.check_declared(manifest)
+        plan.check_paths(manifest, how.paths)
+        self._plan = Plan(manifest, plan.chosen(manifest, how.kinds))
+
+    def _carry_out(self) -> None:
+        """Go through all phases."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _trying(self, what: str) -> Iterator[None]:
+        """Note a failure as the cause, should ``what`` turn out not to be as recorded."""
+        try:
+            yield
+        except EvenkeelError as error:
+            self.done += error.result.get("done", [])
+            self._causes.setdefault(what, []).extend(error.result.get("left") or [error.cause])
+        except OSError as error:
+            self._causes.setdefault(what, []).append(str(error))
+        except Exception as error:  # One kind that nobody thought of keeps no other one back.
+            self._causes.setdefault(what, []).append(f"{what}: {type(error).__name__}: {error}")
+
+    def _put_back(self, kind: str, sections: Sequence[Section]) -> None:
+        """Put back one kind, as far as it can be."""
+        with self._trying(kind):
+            at = self._circumstances()
+            steps = plan.steps_of(KINDS[kind], sections, at)
+            if steps:
+                self._write_wanted()
+                self._note_steps(KINDS[kind].apply(steps, at))
+
+    def _commit(
+        self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None
+    ) -> list[str]:
+        """Put back some paths by a transaction of their own; the paths that were put back."""
+        with transaction.Transaction(self.store, self._journal_note()) as paths:
+            self._note_causes(paths.stage(steps, directories, away, partly=True))
+            finished = self._committed(paths)
+            self._note_paths(steps, finished)
+        return finished.paths
+
+    def _committed(self, paths: transaction.Transaction) -> transaction.Finished:
+        try:
+            return paths.commit()
+        except OSError as error:
+            self._left.append(f"{NOT_DURABLE}: {error}")
+            raise
+
+    def _note_paths(self, steps: Sequence[PathStep], finished: transaction.Finished) -> None:
+        self._note_causes(finished.left)
+        back = set(finished.paths)
+        known = set(self._changed)
+        self._changed += [path for path in finished.paths if path not in known]
+        self._note_steps([step.reported() for step in steps if step.target in back])
+
+    def _note_causes(self, left: dict[str, str]) -> None:
+        self._causes.update({path: [why] for path, why in left.items()})
+
+    def _note_steps(self, steps: Sequence[Step]) -> None:
+        """Note steps that were done. The start of a unit that was taken down before is the second half of a restart."""
+        running = registry.programs().name
+        restarts = {one.target: one for one in self._plan.late if (one.resource, one.action) == (running, "restart")}
+        for step in steps:
+            self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
+            if step.resource != FILES:
+                self._others.append(step)
+            if "note" in step.detail:
+                self._notes.append(str(step.detail["note"]))
+
+    def _kinds(self) -> list[str]:
+        return [section.kind for section in self._plan.sections]
+
+    def _options_now(self) -> Options:
+        return replace(self.how, changed=self._changed)
+
+    def _circumstances(self) -> Restore:
+        return replace(plan.restore(self.store, self.manifest, self.how, self._changed), steps=self._others)
+
+    def _journal_note(self) -> dict[str, Any]:
+        """The note in a journal on the rollback that it is for."""
+        return {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "held": self._kinds()}
+
+    def _write_wanted(self, begun: bool = True) -> None:
+        """Have a kill followed by the whole rollback, or, before it has ``begun``, by a start of the services that are
+        down."""
+        # The undo of a part is not one of the whole: who carries on after a kill takes another beside it.
+        undo = "" if self._is_part else self._undo
+        kinds, paths, down = self.how.kinds, list(self.how.paths), asdict(self._down)
+        try:
+            wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun))
+        except OSError:
+            if not self.how.insist:  # Its change is armed, and asks for the same.
+                raise
+
+    def _forget_wanted(self, whole: bool = True) -> None:
+        """The rollback is reported, and not tried again unasked. A host that goes back by itself tries, and keeps the
+        undo."""
+        if self.how.insist and (self._undo or self._down.names) and not whole:
+            self._changed = []
+            self._write_wanted()
+            return
+        with nullcontext() if whole else suppress(OSError):
+            wanted.forget(self.store)
+
+    def result(self) -> RolledBack:
+        """The result so far."""
+        made = self._plan
+        return RolledBack(
+            changed=bool(made.steps) or bool(self.done),
+            planned=[step.shown() for step in made.steps],
+            done=self.done,
+            proved=self._proved,
+            left=self._left,
+            id=self.manifest.id,
+            undo=self._undo,
+            pause=round(self._still.seconds, 3),
+            generation=self.change.generation if self.change else None,
+            armed=self.change.shown() if self.change else None,
+            notes=self._notes,
+            restart_needed=self._restart_needed,
+            diff=made.diff,
+        )

@@ -1,0 +1,264 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The results of the modules. Each has the keys of ``Result`` and keys of its own, on success and on failure alike.
+
+RETURN of each module documents them, and a test compares both. A key with ``None`` for its value stands in the report
+as null, unless the field is to be left out then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result", bound="Result")
+# A field that the report does not hold while it is None.
+_LEFT_OUT = {"left_out": True}
+
+
+@dataclass
+class Result:
+    """The keys of every module: the steps that were planned and done, the proof, and the things that are left."""
+
+    changed: bool = False
+    planned: list[Any] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    proved: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def report(self) -> dict[str, Any]:
+        """The keys and values that the module returns."""
+        found = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is not None or not one.metadata:
+                found[one.name] = _plain(value)
+        return found
+
+    @classmethod
+    def read(cls: type[_Result], report: Mapping[str, Any]) -> _Result:
+        """The result that a report tells of. Keys that this result does not have are left where they are; keys that
+        the report lacks have their default."""
+        return cls(**{one.name: report[one.name] for one in fields(cls) if report.get(one.name) is not None})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [asdict(one) for one in value] if value and is_dataclass(value[0]) else value
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+@dataclass
+class Accepted(Result):
+    """``ft_accept``. ``accepted``: the end in doubt that was."""
+
+    generation: int = 0
+    accepted: Any = None
+
+
+@dataclass
+class Checkpointed(Result):
+    """``ft_checkpoint``. ``armed`` and ``generation``: the change that it began."""
+
+    id: str = ""
+    name: str = ""
+    kind: str = "snapshot"
+    root: str = ""
+    generation: int | None = None
+    armed: Any = None
+    stats: dict[str, float] = field(default_factory=dict)
+    consistency: str | None = field(default=None, metadata=_LEFT_OUT)
+    kept: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class RolledBack(Result):
+    """``ft_rollback``. ``armed`` and ``generation``: the change that it is itself, if it has to be confirmed."""
+
+    id: str = ""
+    undo: str = ""
+    pause: float = 0.0
+    generation: int | None = None
+    armed: Any = None
+    notes: list[str] = field(default_factory=list)
+    restart_needed: list[dict[str, Any]] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Settled(Result):
+    """``ft_settle``, of a change that is confirmed, or was over already."""
+
+    generation: int = 0
+    outcome: str = ""
+    by: str = ""
+    health: Any = None
+    login: str | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class SettledBack(RolledBack):
+    """``ft_settle``, of a change that it rolled back: ``health`` was measured before, ``health_after`` after that."""
+
+    outcome: str = ""
+    by: str = ""
+    health: Any = None
+    health_after: Any = None
+    login: str = ""
+
+
+@dataclass
+class HostState:
+    """The memory of a host: its newest change, and whether anything is under way, in doubt, or was interrupted."""
+
+    generation: int = 0
+    armed: Any = None
+    last: Any = None
+    doubt: Any = None
+    interrupted: bool = False
+
+
+@dataclass
+class Remembered(HostState, Result):
+    """``ft_info``."""
+
+    checkpoints: list[Any] = field(default_factory=list)
+    replicas: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Measured(Result):
+    """``ft_health``: the last round of probes, the seconds it took, and the memory of the host."""
+
+    state: str = ""
+    probes: list[Any] = field(default_factory=list)
+    waited: float = 0.0
+    soaked: float = 0.0
+    restarts: int = 0
+    host_state: Any = None
+
+
+@dataclass
+class Restarted(Result):
+    """``ft_restart``: the service before and after."""
+
+    mode: str = ""
+    before: Any = None
+    after: Any = None
+    health: Any = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Damage:
+    """One thing that is damaged or missing, with the checkpoints and the paths that need it.
+
+    ``host``: empty, or the host whose copy it is.
+    """
+
+    host: str
+    kind: str
+    id: str
+    problem: str
+    checkpoints: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id if self.id.startswith('/') else self.id[:12]}: {self.problem}"
+
+
+@dataclass
+class Scrubbed(Result):
+    """``ft_scrub``. Times as in manifests."""
+
+    damaged: list[Damage] = field(default_factory=list)
+    complete: bool = False
+    oldest: str | None = None
+    unverified: int = 0
+    last_pass: str | None = None
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Offsite(Result):
+    """``ft_offsite``. ``held``: the checkpoints of the host that the repository has."""
+
+    id: str = ""
+    held: list[dict[str, str]] = field(default_factory=list)
+
+
+# The answers of a host while the controller carries a checkpoint, one for each phase (see ``_flows.replicas``).
+
+
+@dataclass
+class Offered(Result):
+    """The checkpoint of the source that would be copied, and the ids of all that it holds."""
+
+    id: str = ""
+    name: str = ""
+    created: str = ""
+    host: str = ""
+    held: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Copies(Result):
+    """The ids of the copies that a peer holds, and how many of them have a MAC; with ``id`` also that copy's state."""
+
+    ids: list[str] = field(default_factory=list)
+    macs: int = 0
+    id: str | None = field(default=None, metadata=_LEFT_OUT)
+    state: str | None = field(default=None, metadata=_LEFT_OUT)
+    wrong: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Exported(Result):
+    """A bundle that was written, and its size."""
+
+    path: str = ""
+    bytes: int = 0
+    objects: int = 0
+
+
+@dataclass
+class Landing(Result):
+    """The place at which a bundle is to arrive, and the bytes that there is room for."""
+
+    path: str = ""
+    room: int = 0
+
+
+@dataclass
+class Copied(Result):
+    """A copy that was taken in, or verified again: ``verified`` or ``damaged``, and each damage in ``wrong``."""
+
+    id: str = ""
+    state: str = ""
+    objects: int = 0
+    bytes: int = 0
+    wrong: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Candidate:
+    """One copy of a checkpoint on a peer, as it was verified now."""
+
+    id: str
+    mac: str
+    host: str = ""
+    name: str = ""
+    created: str = ""
+    state: str = "damaged"
+    detail: str = ""
+
+
+@dataclass
+class Candidates(Result):
+    """All copies of a host's checkpoints on a peer, newest first."""
+
+    candidates: list[Candidate] = field(default_factory=list)

@@ -1,0 +1,87 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The results of the modules are the documented ones, and their error codes stand in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors, _results
+
+from evenkeel.ansible import answers
+
+ROOT = Path(__file__).parents[2]
+RESULTS: dict[str, list[type[_results.Result]]] = {
+    "ft_accept": [_results.Accepted],
+    "ft_checkpoint": [_results.Checkpointed],
+    "ft_health": [_results.Measured],
+    "ft_info": [_results.Remembered],
+    "ft_offsite": [_results.Offsite],
+    "ft_restart": [_results.Restarted],
+    "ft_rollback": [_results.RolledBack],
+    "ft_scrub": [_results.Scrubbed],
+    "ft_settle": [_results.Settled, _results.SettledBack],
+}
+# Ansible documents these itself. A rollback by ft_settle is documented by ft_rollback.
+ANSIBLES = {"changed", "diff", "warnings"}
+OF_A_ROLLBACK = {one.name for one in fields(_results.RolledBack)}
+
+
+def documented(module: str) -> set[str]:
+    tree = ast.parse((ROOT / f"plugins/modules/{module}.py").read_text())
+    text = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RETURN"
+    )
+    return set(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("module", RESULTS)
+def test_a_module_documents_the_keys_of_its_result(module: str) -> None:
+    keys = {one.name for kind in RESULTS[module] for one in fields(kind)}
+    told = documented(module)
+    assert told - keys <= {"msg", "error"}, "documented, and never returned"
+    lacking = keys - told - ANSIBLES - (OF_A_ROLLBACK if module == "ft_settle" else set())
+    assert not lacking, "returned, and not documented"
+
+
+def test_a_report_holds_every_key_but_those_to_be_left_out() -> None:
+    assert _results.Result().report() == {"changed": False, "planned": [], "done": [], "proved": [], "left": []}
+    report = _results.Settled(generation=3).report()
+    assert report["health"] is None and "login" not in report
+    assert _results.Settled(generation=3, login="new").report()["login"] == "new"
+
+
+def test_a_result_is_read_from_its_report() -> None:
+    result = _results.Settled(changed=True, done=["confirmed"], generation=3, outcome="confirmed", by="settle")
+    assert _results.Settled.read({**result.report(), "invocation": {}}) == result
+    assert _results.Settled.read({}) == _results.Settled()
+
+
+def test_every_error_has_a_code_of_its_own_and_docs_tell_them_all() -> None:
+    classes = [
+        one for one in vars(_errors).values() if isinstance(one, type) and issubclass(one, _errors.EvenkeelError)
+    ]
+    codes = [vars(one).get("code") for one in classes]
+    assert None not in codes and len(set(codes)) == len(codes)
+    assert set(codes) | {_errors.OS_ERROR, _errors.BAD_ANSWER} == _errors.CODES
+    rows = (ROOT / "docs/errors.md").read_text().partition("|---|")[2]
+    table = re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE)
+    assert sorted(table) == sorted(_errors.CODES)
+
+
+def test_no_code_is_written_out_in_the_driver() -> None:
+    """It takes them from the collection, so that no other word can creep in."""
+    quoted = re.compile(f'"({"|".join(_errors.CODES)})"')
+    found = {}
+    for path in (ROOT / "src/evenkeel").rglob("*.py"):
+        if path.name not in ("__init__.py", "reliability.py") and (hits := quoted.findall(path.read_text())):
+            found[path.name] = hits
+    assert found == {} and answers.BAD == _errors.BAD_ANSWER
