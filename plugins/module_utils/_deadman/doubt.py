@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A host in doubt: a change ended there without all being back. It takes no other one until that is over.
+"""A host in doubt: a change ended there, and not all of its state is back. The host takes no other change meanwhile.
 
-It is over with a good rollback of all the kinds of a checkpoint, that of the change or another one; or when somebody
-accepts the host as it is. Both are events, as the ends of changes are. A change that goes back, and of which something
-is left that is tried again, is in doubt as well, for as long as that takes.
+The doubt ends with a good rollback of all kinds of a checkpoint, that of the change or another; or when an operator
+accepts the host as it is. Both are events, as the ends of changes are. A change that goes back and has state left is in
+doubt too, for as long as it tries again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .changes import (
 
 
 def in_doubt(store: Store) -> Event | None:
-    """The end in doubt that nothing has made good since, or None."""
+    """The end in doubt that no later event has ended, or None."""
     change = armed(store)
     if change is not None and change.left:
         return Event(
@@ -48,7 +48,7 @@ def in_doubt(store: Store) -> Event | None:
         elif event.outcome == ACCEPTED:
             doubt = None
         elif event.outcome == ROLLED_BACK and event.rollback is not None:
-            # By a rollback that is to be confirmed itself: undone, it leaves the host as it was.
+            # This rollback has to be confirmed itself: if it is undone, the host is in doubt again.
             taken[event.rollback], doubt = doubt, None
         elif event.outcome == ROLLED_BACK and event.generation in taken:
             doubt = taken[event.generation]

@@ -30,7 +30,11 @@ class Health:
 
     def wrong(self) -> list[str]:
         """The probes of the last round that did not pass, each with its reason."""
-        return [f"{one.kind} {one.target}: {one.state}, {one.detail}" for one in self.probes if one.state != PASS]
+        return [
+            f"{probe.kind} {probe.target}: {probe.state}, {probe.detail}"
+            for probe in self.probes
+            if probe.state != PASS
+        ]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def wait(
     probes: list[Probe],
     times: Times,
     system: System,
-    look: Callable[[list[Probe], System], list[ProbeResult]] = measure,
+    measuring: Callable[[list[Probe], System], list[ProbeResult]] = measure,
     earlier: Iterable[ProbeResult] = (),
 ) -> Health:
     """Measure until the host is healthy, or its time is over.
@@ -61,14 +65,14 @@ def wait(
     """
     began = system.monotonic()
     good_since: float | None = None
-    before = {one.target: one for one in earlier}
+    before = {result.target: result for result in earlier}
     restarts = 0
     while True:
         at = system.monotonic()
-        results = look(probes, system)
+        results = measuring(probes, system)
         seen, before = _restarts(before, results)
         restarts += seen
-        passing = all(one.state == PASS for one in results)
+        passing = all(result.state == PASS for result in results)
         if not passing:
             good_since = None
         elif seen or good_since is None:
@@ -83,22 +87,22 @@ def wait(
 
 
 def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tuple[int, dict[str, ProbeResult]]:
-    """(starts of services since the last round, what to compare the next with); a service probed twice counts once.
+    """(starts of services since the last round, results for the next comparison); a service probed twice counts once.
 
-    systemd counts those of its own accord, also of a unit that is down now; any other shows in the identity.
+    systemd counts the restarts that it makes by itself, also of a unit that is down now; the identity shows all others.
     """
     count, after = 0, dict(before)
-    for target, one in {one.target: one for one in results if one.kind == "service"}.items():
-        last = before.get(target, one)
-        other = bool(one.identity and last.identity and one.identity != last.identity)
-        starts = max(int(other), one.restarts - last.restarts)
+    for target, now in {result.target: result for result in results if result.kind == "service"}.items():
+        last = before.get(target, now)
+        differs = bool(now.identity and last.identity and now.identity != last.identity)
+        starts = max(int(differs), now.restarts - last.restarts)
         count += starts
-        # While it is down it is compared with what ran before; a start that is counted is not counted again.
-        after[target] = one if one.identity or starts else last
+        # A service that is down is compared with its last start; a start that was counted is not counted again.
+        after[target] = now if now.identity or starts else last
     return count, after
 
 
 def _worst(results: list[ProbeResult]) -> str:
-    """Not healthy in time: unknown when that is all that is wrong, fail otherwise."""
-    states = {one.state for one in results} - {PASS}
+    """The state of a host that is not healthy in time: unknown if no probe failed, fail otherwise."""
+    states = {result.state for result in results} - {PASS}
     return UNKNOWN if states == {UNKNOWN} else FAIL
