@@ -24,7 +24,7 @@ LABS ?= 2
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
 .PHONY: help demo test test-long units checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
-	integration molecule bench wheel galaxy docs clean
+	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## ev
 
 units: unit unit-2.21 fuzz-short
 
-checks: lint types wheel docs sanity crash
+checks: lint types wheel docs sanity targets crash
 
 lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the changelog's fragments
 	$(BIN)/ruff check .
@@ -65,6 +65,9 @@ endif
 
 sanity: .venv/test.stamp ## ansible-test sanity, from a real collection path
 	.ci/sanity .venv
+
+targets: .venv/test.stamp ## ansible-test integration, for what needs no fleet and no root
+	.ci/targets .venv
 
 sanity-2.21: $(if $(NEWER),.build/core-2.21/stamp)
 ifdef NEWER

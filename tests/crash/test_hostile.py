@@ -396,7 +396,7 @@ def test_attributes_are_set_on_the_directory_that_was_looked_at(owned: Path, mon
     store = store_of(owned.parent)
     (owned / "pub" / "key").write_text("changed")
 
-    def swap(step: dict[str, Any], *_words: Any) -> bool:
+    def swap(*_words: Any) -> bool:
         exchange(owned, "pub", "priv")
         return True
 
@@ -436,13 +436,13 @@ def test_a_directory_from_which_something_did_not_go_is_not_opened(
     os.chown(owned / "pub", 0, 0)
     put = applying.do
 
-    def elsewhere(step: dict[str, Any], path: bytes, *words: Any) -> None:
-        if path.endswith(b"pub/key"):
+    def elsewhere(one: journals.Operation, *words: Any) -> None:
+        if one.path.endswith(b"pub/key"):
             exchange(owned, "pub", "other")
         try:
-            put(step, path, *words)
+            put(one, *words)
         finally:
-            if path.endswith(b"pub/key"):
+            if one.path.endswith(b"pub/key"):
                 exchange(owned, "pub", "other")
 
     with monkeypatch.context() as patched:
@@ -534,8 +534,8 @@ def test_another_directory_that_is_taken_for_what_goes_is_given_back(
     (owned / taken).mkdir()
     os.chown(owned / taken, NOBODY, NOBODY)
 
-    def swap(step: dict[str, Any], path: bytes, *_words: Any) -> bool:
-        if os.path.basename(path) != os.fsencode(taken):
+    def swap(one: journals.Operation, *_words: Any) -> bool:
+        if os.path.basename(one.path) != os.fsencode(taken):
             return False
         exchange(owned, taken, "priv")
         return True

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The agent: this library in one file on the host itself, so that it can put itself back with nobody's help."""
+"""The agent: the program in one file on the host by which the host puts itself back without help."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from .._host.system import System
 from .._store.store import Store
 from . import changes, timers, units, watcher
 
-# ``finish(store, boot=False)``, under the lock: complete what a kill left and what a missed deadline asks for; what was
-# done, in words.
+# ``finish(store, boot=False)``, under the lock: complete an interrupted rollback, and roll back a change whose deadline
+# is over; the steps that were done, in words.
 Finish = Callable[..., list[str]]
-# The exit code when nothing is left for this agent to do, and not all is back. The units know it.
+# The exit code when this agent has nothing left to do and the host is in doubt. The units know it.
 DOUBT = 3
-# How long to wait, in seconds, before what could not be put back is tried again; the last one over and over.
-_AGAIN = (10.0, 20.0, 60.0, 120.0, 300.0)
-# At the deadline nobody waits long for what a controller may have left running.
+# Seconds to wait before each further attempt; the last number holds for all later attempts.
+_PAUSES = (10.0, 20.0, 60.0, 120.0, 300.0)
+# Seconds to wait at the deadline for jobs that a controller may have left running.
 _DRAIN = 2.0
-# Seconds after the deadline that the watcher leaves to the unit of systemd, whose words are in the journal.
+# Seconds after the deadline that the watcher leaves to the unit of systemd, whose output is in the journal.
 _GRACE = 2.0
-# Seconds between two looks of the watcher at the units, and how long before the deadline it looks no more.
-_LOOK, _QUIET = 3.0, 12.0
-# Seconds that a change may take from its number to its record, while it is being armed.
+# Seconds between two checks of the other timers by the watcher, and before the deadline without such checks.
+_CHECK, _QUIET = 3.0, 12.0
+# Seconds that may pass between the number of a change and its record, while it is being armed.
 _ARMING = 120.0
-# Python loads these when they are used for the first time.
+# Python loads codecs at their first use.
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
 
 def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
-    """``deadline`` when a timer fires, ``watch`` to wait for it without systemd, ``boot`` early at boot, ``check``
-    whether this Python will do."""
+    """``deadline``: a timer has fired. ``watch``: wait for the deadline as a process. ``boot``: early at boot.
+    ``check``: whether this Python runs the agent."""
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
-    parser.add_argument("what", choices=["deadline", "boot", "watch", "check"])
+    parser.add_argument("task", choices=["deadline", "boot", "watch", "check"])
     parser.add_argument("--generation", type=int, default=0)
     args = parser.parse_args(argv)
-    if args.what == "check":
+    if args.task == "check":
         return 0
     store = Store(args.store, System(), armed=True)
-    if args.what == "watch":
+    if args.task == "watch":
         return _watch_over(store, args.generation, finish)
     os.environ.setdefault("LC_ALL", "C.UTF-8")
-    if args.what == "boot":
+    if args.task == "boot":
         return _at_boot(store, finish)
     return _at_deadline(store, args.generation, finish)
 
 
 def _load_all() -> None:
-    """Whatever may be needed later, from the zipapp and from Python: both may be gone by then."""
+    """Load all modules that may be needed later: the zipapp and Python may be gone by then."""
     archive = zipfile.ZipFile(__loader__.archive)  # type: ignore[name-defined]
     for name in archive.namelist():
         if "/" in name and name.endswith(".py"):
@@ -74,7 +74,7 @@ def _load_all() -> None:
 
 
 def _at_boot(store: Store, finish: Finish) -> int:
-    """Once, because a boot waits for nothing; what cannot be done yet is left to the dead-man."""
+    """Try once, because the boot must not wait; the timers try again later."""
     try:
         with store.locked(wait=600.0):
             _say(finish(store, boot=True))
@@ -85,14 +85,14 @@ def _at_boot(store: Store, finish: Finish) -> int:
     change = changes.armed(store)
     if change is not None and change.overdue(store.system) is not None:
         changes.fire(store, sys.argv[0])
-    elif change is not None:  # Everything was stopped and started anew, without a boot of the kernel.
+    elif change is not None:  # User space was restarted without a boot of the kernel.
         with suppress(EvenkeelError, OSError):
             changes.ensure_timers(store, change, sys.argv[0])
     return code
 
 
 def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
-    """From the service: put the host back when it is time, and else see that there is a watcher."""
+    """Put the host back if the deadline is over; otherwise see to it that all timers run."""
     change = changes.armed(store)
     if change is None or change.generation != generation:
         if change is None:
@@ -103,7 +103,7 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
             changes.ensure_timers(store, change, sys.argv[0])
         if change.due - store.system.monotonic() > units.TICK + 5.0:
             return 0
-        # It may be over by when this unit is started the next time.
+        # The deadline may be over before this unit is started again.
         while change is not None and change.overdue(store.system) is None:
             if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
                 return 0
@@ -112,16 +112,16 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:
-    """Wait for the deadline with all that it takes in memory, and see to it meanwhile that the units are in place."""
+    """Wait for the deadline with all code in memory, and see to it meanwhile that the other timers run."""
     agent = os.path.abspath(sys.argv[0])
     watcher.detach()
-    mine = watcher.lock(agent, wait=30.0)  # That of the change before leaves within a second.
-    if mine is None:
+    held = watcher.lock(agent, wait=30.0)  # The watcher of the change before ends within a second.
+    if held is None:
         return 0
     _load_all()
     watcher.report_ready()
     system = store.system
-    looked, arming = system.monotonic(), system.monotonic() + _ARMING
+    checked, arming = system.monotonic(), system.monotonic() + _ARMING
     while not _is_over(store, generation):
         change = changes.armed(store)
         if change is None:
@@ -135,10 +135,10 @@ def _watch_over(store: Store, generation: int, finish: Finish) -> int:
             if not _is_over(store, generation):
                 return _until_done(store, generation, finish)
             return 0
-        if system.monotonic() >= looked + _LOOK and left > _QUIET:
+        if system.monotonic() >= checked + _CHECK and left > _QUIET:
             with suppress(EvenkeelError, OSError):
                 timers.ensure(store, generation, change.due, agent, patience=5.0)
-            looked = system.monotonic()
+            checked = system.monotonic()
         system.sleep(min(1.0, max(0.05, left)))
     return 0
 
@@ -150,8 +150,8 @@ def _is_over(store: Store, generation: int) -> bool:
 
 
 @contextmanager
-def _hand(store: Store, generation: int) -> Iterator[bool]:
-    """Be the only one that puts this store back. Waits for the other hand, and takes over from it when it dies; False
+def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
+    """Be the only process that puts this store back. Waits for another such process, and takes over when it dies; False
     when the change is over by then."""
     while (fd := watcher.lock(store.root)) is None:
         watcher.wake(store.root)
@@ -165,23 +165,23 @@ def _hand(store: Store, generation: int) -> Iterator[bool]:
 
 
 def _until_done(store: Store, generation: int, finish: Finish) -> int:
-    """Put this change back, again and again, until it is done or the time for it is over: in doubt then."""
-    with _hand(store, generation) as mine:
-        if not mine:
+    """Put this change back, again and again, until it is done or the time for attempts is over: then in doubt."""
+    with _sole_agent(store, generation) as is_due:
+        if not is_due:
             return 0
         watcher.end_exemption()
-        for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
             _make_room(store)
             try:
                 with _locked(store, generation):
                     pause = min(pause, _try(store, generation, finish))
-            except Exception as error:  # The lock, or no room for a record.
+            except Exception as error:  # No lock, or no room for a record.
                 sys.stderr.write(f"{_words(error)}\n")
             change = changes.armed(store)
             if change is None or change.generation != generation:
                 break
             sys.stderr.write(f"not put back yet, tried again in {pause:g} s: {'; '.join(change.left[:10])}\n")
-            # No longer than the change lasts: the next one needs this unit for its own dead-man.
+            # End together with the change: the next change needs this unit.
             if not _wait(store, generation, pause):
                 break
     last = changes.last_event(store)
@@ -191,12 +191,12 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int:
 
 @contextmanager
 def _locked(store: Store, generation: int) -> Iterator[None]:
-    """The lock of the store; whoever holds it and was stopped goes on. Raises Busy once the change is over: the next
-    one is armed under this lock, and waits for this watcher to leave."""
-    with ExitStack() as held:
+    """The lock of the store; a process that holds it and was stopped (SIGSTOP) is continued. Raises Busy once the
+    change is over: the next change is armed under this lock, and waits for this watcher to end."""
+    with ExitStack() as stack:
         for last in [False] * 60 + [True]:
             try:
-                held.enter_context(store.locked(wait=1.0))
+                stack.enter_context(store.locked(wait=1.0))
                 break
             except Busy:
                 if last or _is_over(store, generation):
@@ -206,7 +206,7 @@ def _locked(store: Store, generation: int) -> Iterator[None]:
 
 
 def _make_room(store: Store) -> None:
-    """Let the end of the change be written down: on a disk that is full, or was made read-only."""
+    """Make it possible to record the end of the change on a disk that is full, or was made read-only."""
     changes.give_room(store)
     if os.path.isdir(store.root) and not os.access(store.root, os.W_OK):
         place = store.root
@@ -217,25 +217,25 @@ def _make_room(store: Store) -> None:
 
 
 def _try(store: Store, generation: int, finish: Finish) -> float:
-    """Under the lock: finish what was begun, and undo what was not confirmed. Seconds for which it is tried again."""
+    """Under the lock: finish an interrupted rollback, and roll back the change; seconds for further attempts."""
     try:
         change = changes.armed(store)
         if change is not None and change.generation == generation:
             _say(_end_jobs(store, change))
         _say(finish(store))
-    except Exception as error:  # Whatever it is: the host tries again, and says in the end what is in doubt.
-        return _noted(store, generation, error)
+    except Exception as error:  # The host tries again whatever failed, and names the doubt in the end.
+        return _record_failure(store, generation, error)
     return 0.0
 
 
-def _noted(store: Store, generation: int, error: Exception) -> float:
-    """Record what is left; seconds until the end of trying, which concludes it."""
+def _record_failure(store: Store, generation: int, error: Exception) -> float:
+    """Record the state that is left; seconds for further attempts. Without any the change is concluded."""
     sys.stderr.write(f"{_words(error)}\n")
     change = changes.armed(store)
     if change is None or change.generation != generation:
         return 0.0
     result = error.result if isinstance(error, EvenkeelError) else {}
-    left = [str(one) for one in result.get("left", [])] or [_words(error)]
+    left = [str(item) for item in result.get("left", [])] or [_words(error)]
     change = changes.note_left(store, change, change.overdue(store.system) or "deadline", left)
     seconds = change.tries_left(store.system)
     if seconds <= 0:
@@ -244,7 +244,7 @@ def _noted(store: Store, generation: int, error: Exception) -> float:
 
 
 def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
-    """What the change has left running would change the host once more."""
+    """End the jobs that the change left running: they would change the host again."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     since = (
         background.boottime(store.system, change.due - change.within)
@@ -269,7 +269,7 @@ def _words(error: Exception) -> str:
 
 
 def _wait(store: Store, generation: int, seconds: float) -> bool:
-    """Sleep; False as soon as the change has ended otherwise."""
+    """Sleep; False as soon as the change has ended."""
     end = store.system.monotonic() + seconds
     while store.system.monotonic() < end:
         store.system.sleep(min(1.0, max(0.0, end - store.system.monotonic())))

@@ -2,15 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The dead-man of a host: armed before a change, it puts the host back unless the change is confirmed in time.
+"""The change under way: armed before it begins, it goes back at its deadline unless it is confirmed.
 
-What the host remembers, below its store:
+The host keeps three files below its store:
 
-- ``generation``: a counter, raised by every arming; what a run with an older number asks for is refused.
-- ``armed``: the change under way: its generation, checkpoint and deadline; once it goes back, by whom, what is left so
-  far, and until when that is tried again.
-- ``events``: one JSON line per outcome, appended and synced. An outcome counts from that moment: an ``armed`` of the
-  same generation is then over, even if a kill left it lying there.
+- ``generation``: a counter that every arming raises. A request of a run with an older number is refused.
+- ``armed``: the change under way: its generation, checkpoint and deadline. Once it goes back also: who began that, the
+  state that is left so far, and the end of further attempts.
+- ``events``: one JSON line for each outcome, appended and synced. An outcome counts from that moment: an ``armed`` of
+  the same generation is over then, even if a kill left the file behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .._errors import Damaged, Refused, UsageError
 from .._host.durable import append_line, remove_file, write_file
@@ -30,9 +30,9 @@ from .._store.store import Store
 from . import timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
-# How long what could not be put back is tried again, in seconds from the first attempt.
+# Seconds from the first attempt for which a rollback that failed is tried again.
 TRIES = 3600.0
-# Kept free for the records of the end of a change: a disk that the change has filled must not stand in their way.
+# Bytes that are reserved for the records of the end of a change, which may have filled the disk.
 _RESERVE = 1 << 20
 
 
@@ -40,10 +40,10 @@ _RESERVE = 1 << 20
 class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
-    ``back``: who began to go back (settle, deadline, boot, operator); from then on it is never confirmed. ``left``:
-    what could not be put back so far. ``tries_until``: epoch seconds, until when that is tried again; ``tries_due`` on
-    the monotonic clock of ``tries_boot``, which decides there. ``login``: by whose login the host was armed (a user
-    id), -1 where that is not known.
+    ``back``: the origin of the rollback (settle, deadline, boot, operator); from then on the change is never confirmed.
+    ``left``: state that could not be put back so far. ``tries_until``: the end of further attempts in epoch seconds;
+    ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
+    that armed the host, -1 where that is not known.
     """
 
     generation: int
@@ -60,13 +60,14 @@ class Armed:
     tries_due: float = 0.0
     tries_boot: str = ""
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, object]:
+        """The fields for a result."""
         shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
         return {**shown, **{key: value for key in ("back", "left", "tries_until") if (value := getattr(self, key))}}
 
     def overdue(self, system: System) -> str | None:
-        """Why the time for a confirmation is over (who began to go back, ``boot``, ``deadline``), or None while it
-        runs."""
+        """Why the change cannot be confirmed any more (the origin of its rollback, ``boot``, ``deadline``), or None
+        while it can."""
         if self.back:
             return self.back
         if self.boot_id != system.boot_id():
@@ -74,7 +75,7 @@ class Armed:
         return "deadline" if system.monotonic() >= self.due else None
 
     def tries_left(self, system: System) -> float:
-        """Seconds for which what is left is tried again; of those before a boot only the date is known."""
+        """Seconds for further attempts. After a boot only their date is known."""
         if self.tries_boot == system.boot_id():
             return self.tries_due - system.monotonic()
         return min(TRIES, self.tries_until - system.now())
@@ -82,11 +83,11 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """How a change ended. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
+    """The end of a change. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
 
-    ``until``: epoch seconds, until when what is ``left`` is tried again; it is no end yet then. ``rollback``: the
-    generation of the rollback that made good what was in doubt, where that is to be confirmed itself. ``written``: what
-    services have written as they started again, path -> its line in a manifest.
+    ``until``: the end of further attempts in epoch seconds; the event is no end yet then. ``rollback``: the generation
+    of the rollback that ended a doubt, where that rollback has to be confirmed itself. ``written``: files that services
+    wrote as they started again, path -> line in a manifest.
     """
 
     generation: int
@@ -107,8 +108,8 @@ class Event:
         return json.dumps(found).encode()
 
 
-# What each field of a record can be.
-_KINDS: dict[str, tuple[type, ...]] = {
+# The types of the fields of records.
+_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by", "tries_boot"), (str,)),
     **dict.fromkeys(("until", "within", "due", "tries_until", "tries_due", "at"), (int, float)),
     **dict.fromkeys(("generation", "login"), (int,)),
@@ -152,23 +153,23 @@ def last_event(store: Store) -> Event | None:
 
 
 def event_of(line: bytes) -> Event | None:
-    """What one line of ``events`` says; None when it is torn, or no event."""
+    """The event of one line of ``events``; None when the line is torn, or no event."""
     try:
         return _typed(Event, json.loads(line))
     except (ValueError, TypeError, RecursionError):
         return None
 
 
-def _typed(record: type[_Record], said: Any) -> _Record:
-    """The record of these values. ValueError, TypeError when they are not of its types."""
-    if not isinstance(said, dict):
+def _typed(record: type[_Record], values: object) -> _Record:
+    """The record of these values. ValueError or TypeError when their types are wrong."""
+    if not isinstance(values, dict):
         raise ValueError("it is no mapping")
-    found = record(**said)
-    for one in fields(record):
-        kinds = _KINDS[one.name]
-        value = getattr(found, one.name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(f"{one.name} is {type(value).__name__}")
+    found = record(**values)
+    for item in fields(record):
+        types = _TYPES[item.name]
+        value = getattr(found, item.name)
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise ValueError(f"{item.name} is {type(value).__name__}")
     return found
 
 
@@ -178,7 +179,7 @@ def armed(store: Store) -> Armed | None:
         with open(store.join("armed"), "rb") as stream:
             found = json.loads(stream.read())
         # A newer version may have written keys that this one does not know.
-        record = _typed(Armed, {key: found[key] for key in (one.name for one in fields(Armed)) if key in found})
+        record = _typed(Armed, {item.name: found[item.name] for item in fields(Armed) if item.name in found})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError) as error:
@@ -187,18 +188,19 @@ def armed(store: Store) -> Armed | None:
     return None if last is not None and last.generation >= record.generation else record
 
 
-def fence(store: Store, asked: int | None) -> None:
-    """Refuse what a run with an older generation number asks for."""
+def fence(store: Store, expected: int | None) -> None:
+    """Refuse a request of a run with another generation number than the host's."""
     now = generation(store)
-    if asked is not None and asked != now:
+    if expected is not None and expected != now:
         raise Refused(
-            f"refused: this run has generation {asked}, the host is at {now}; "
-            + ("another run has changed it since. " if asked < now else "its store is not the one that was armed. ")
+            f"refused: this run has generation {expected}, the host is at {now}; "
+            + ("another run has changed it since. " if expected < now else "its store is not the one that was armed. ")
             + "Look with ft_info (evenkeel status), then start anew"
         )
 
 
 def refuse_if_armed(store: Store) -> None:
+    """Refuse a change while another change is under way."""
     change = armed(store)
     if change is not None:
         left = max(0.0, change.until - store.system.now())
@@ -210,7 +212,7 @@ def refuse_if_armed(store: Store) -> None:
 
 
 def check_within(within: float | None) -> None:
-    """UsageError for a time to confirm that is no time."""
+    """UsageError for a time to confirm that is too short."""
     if within is not None and within < 1:
         raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
@@ -229,7 +231,7 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
     """Start the timers, then record the change: a record without timers must not exist."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
-    _keep_room(store)
+    _reserve_room(store)
     system = store.system
     for timer in timers.available(system):
         timer.arm(store, number, agent)
@@ -253,7 +255,7 @@ def ensure_timers(store: Store, record: Armed, agent: str) -> None:
 
 
 def fire(store: Store, agent: str) -> None:
-    """Let the dead-man act now, or once the host has booted. What is at work already goes on alone."""
+    """Start the agent now, or once the host has booted. An agent that works already goes on alone."""
     change = armed(store)
     if change is not None and agent:
         with suppress(Refused, OSError):
@@ -263,13 +265,13 @@ def fire(store: Store, agent: str) -> None:
 
 
 def agent_of(store: Store) -> str:
-    """The path of the zipapp that the last arming has installed, or nothing."""
+    """The path of the zipapp that the last arming installed; empty where there is none."""
     folder = store.join("agent")
     found = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
     return max((path for path in found if path.endswith(".pyz")), key=os.path.getmtime, default="")
 
 
-def _keep_room(store: Store) -> None:
+def _reserve_room(store: Store) -> None:
     fd = os.open(store.join("reserve"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         os.posix_fallocate(fd, 0, _RESERVE)
@@ -278,7 +280,7 @@ def _keep_room(store: Store) -> None:
 
 
 def give_room(store: Store) -> None:
-    """Give up what was kept free for now: the change ends."""
+    """Give up the reserved bytes: the change ends."""
     with suppress(OSError):
         os.unlink(store.join("reserve"))
 
@@ -291,7 +293,7 @@ def conclude(
     left: list[str] | None = None,
     written: dict[str, str] | None = None,
 ) -> Event:
-    """Record how the change ended, and stop the dead-man. Durable once this returns."""
+    """Record the end of the change, and disarm the timers. Durable once this returns."""
     event = Event(
         record.generation, outcome, by, store.system.now(), record.checkpoint, left or [], written=written or {}
     )
@@ -310,22 +312,22 @@ def record_event(store: Store, event: Event) -> None:
 
 def begin_return(store: Store, record: Armed, by: str) -> Armed:
     """Mark, under the lock and before the first live change of its rollback, that this change goes back: it is never
-    confirmed then, and whoever comes next carries on. Durable once this returns; the first mark stays."""
+    confirmed then, and the next process carries on. Durable once this returns; the first mark stays."""
     known = _newest(store, record)
     give_room(store)
     return known if known.back else _record(store, replace(known, back=by))
 
 
 def keep_trying(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
-    """Record, under the lock, what could not be put back, and let the dead-man try it again, now and with growing
-    pauses, for ``TRIES`` from the first time on; its end then is in doubt. Nothing is waited for."""
+    """Record, under the lock, the state that could not be put back, and have the agent try again, now and with growing
+    pauses, for ``TRIES`` seconds from the first attempt on; then the host is in doubt. Nothing is waited for."""
     known = note_left(store, record, by, left)
     fire(store, agent_of(store))
     return known
 
 
 def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
-    """Record, under the lock, what could not be put back so far."""
+    """Record, under the lock, the state that could not be put back so far."""
     known = _newest(store, record)
     tries_until = known.tries_until or store.system.now() + TRIES
     if list(left) != known.left:
@@ -339,7 +341,7 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
 
 
 def _newest(store: Store, record: Armed) -> Armed:
-    """What is recorded of the same change by now."""
+    """The newest record of the same change."""
     known = armed(store)
     return known if known is not None and known.generation == record.generation else record
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -30,8 +31,8 @@ _NAMES = 10_000
 
 
 class Anchor(NamedTuple):
-    """Where a staging directory is. ``inode``: which one it is; None where a kill came before that was known, and
-    ``old`` where version 0.1.0 has written it, which did not."""
+    """A staging directory: its path and its inode number. The latter is None where a kill came before it was known,
+    and where version 0.1.0 wrote the journal, which kept none: there ``old`` is set."""
 
     path: str
     inode: int | None
@@ -39,15 +40,19 @@ class Anchor(NamedTuple):
 
     @classmethod
     def read(cls, one: Any) -> Anchor:
-        """Of what a journal holds; one of the errors in MALFORMED where that is damaged."""
+        """The one that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
         found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
             raise ValueError(f"no staging directory: {one!r}")
         return found
 
+    def stored(self) -> list[str | int | None]:
+        """The anchor as a journal keeps it."""
+        return [self.path, self.inode]
+
     def open(self, above: int) -> tuple[int, bytes] | None:
-        """(descriptor, name) of it in the open directory that it was made in, whatever its name is by now; None where
-        it is not there, or not for us alone."""
+        """Its descriptor and its name in the open directory that it was made in, whatever its name is by now; None
+        where it is not there, or is not for us alone."""
         name = os.fsencode(os.path.basename(self.path))
         found = self._opened(above, name)
         if found is None and self.inode is not None:
@@ -76,10 +81,11 @@ def _for_us_alone(info: os.stat_result, above: int) -> bool:
 
 
 def set_mtime(folder: int, mtime: int) -> None:
+    """Set the time of an open directory, if it is ours."""
     try:
         os.utime(folder, ns=(mtime, mtime))
     except PermissionError:
-        return  # Not ours: then it is none that we were asked to put back.
+        return  # Then it is none that we were asked to put back.
 
 
 class Anchors:
@@ -88,39 +94,35 @@ class Anchors:
     def __init__(self, journal: str) -> None:
         self.journal = journal
         self.name = STAGE + os.path.basename(journal)
-        self.paths: list[str] = []
-        self._inodes: list[int | None] = []
+        self.made: list[Anchor] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}
         self._mounts = set(mount_points())
 
-    def of(self, path: bytes, created: set[bytes]) -> int:
+    def of(self, path: bytes, created: Collection[bytes]) -> int:
         """The number of the staging directory for what will be at ``path``."""
         parent = os.path.dirname(path)
         while parent in created:
             parent = os.path.dirname(parent)
         if parent not in self._of:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
-            if place not in self.paths:
-                self.paths.append(place)
-                self._inodes.append(None)
+            if place not in self._paths():
+                self.made.append(Anchor(place, None))
                 # Known to the journal before it exists, so that it is found after a kill.
                 self._write()
                 try:
                     self._fds.append(self._make(place))
                 except (OSError, EvenkeelError):
-                    self.paths.pop()  # Each of the others keeps its number.
-                    self._inodes.pop()
+                    self.made.pop()  # Each of the others keeps its number.
                     raise
-            self._of[parent] = self.paths.index(place)
+            self._of[parent] = self._paths().index(place)
         return self._of[parent]
 
-    def _write(self) -> None:
-        write_file(os.path.join(self.journal, "anchors"), json.dumps(self.stored()).encode())
+    def _paths(self) -> list[str]:
+        return [one.path for one in self.made]
 
-    def stored(self) -> list[Any]:
-        """As a journal keeps them."""
-        return [list(one) for one in zip(self.paths, self._inodes)]
+    def _write(self) -> None:
+        write_file(os.path.join(self.journal, "anchors"), json.dumps([one.stored() for one in self.made]).encode())
 
     def _make(self, place: str) -> int:
         """A new directory, for us alone, that somebody else can have moved away by now but not entered."""
@@ -132,7 +134,7 @@ class Anchors:
             set_mtime(above, before.st_mtime_ns)
             fd = os.open(self.name, DIRECTORY, dir_fd=above)
             if _for_us_alone(os.fstat(fd), above) and not os.listdir(fd):
-                self._inodes[-1] = os.fstat(fd).st_ino
+                self.made[-1] = Anchor(place, os.fstat(fd).st_ino)
                 self._write()
                 kept = True
                 return fd
@@ -149,13 +151,16 @@ class Anchors:
         )
 
     def fd(self, number: int) -> int:
+        """The descriptor of the staging directory with this number."""
         return self._fds[number]
 
     def close(self) -> None:
+        """Close all descriptors."""
         while self._fds:
             os.close(self._fds.pop())
 
     def _highest(self, parent: bytes) -> bytes:
+        """The highest directory from which a rename reaches into ``parent``; Refused where none can be written to."""
         fd = open_dir(parent)
         try:
             device, quota = os.fstat(fd).st_dev, project(fd)

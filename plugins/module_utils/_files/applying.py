@@ -11,8 +11,6 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from .._errors import UsageError
 from .._host.durable import (
@@ -21,137 +19,154 @@ from .._host.durable import (
     set_inode_flags,
 )
 from .._host.paths import DIRECTORY, Parents, opened
-from .anchors import Anchor, own
+from .anchors import own
 from .attributes import attributes, narrow
 from .entry import FLAGS, PINNED, Entry
+from .journals import Operation, Plan
 from .known import Known, noting
 from .staging import NO_EXCHANGE
+from .step import DELETE, META, PUT, SWAP
 from .syncing import sync
 
 _GONE = "what was staged for it is gone, or is not ours any more"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A committed journal: what it is for, the paths it has put back, and those that it could not: path -> why."""
+def apply(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    """The paths that the plan has put back, and those that it could not: path -> why."""
+    work = _Work(plan)
+    work.carry_out()
+    doubtful, closed = work.doubtful, work.closed
+    left = {os.fsdecode(path): why for path, why in doubtful.items()}
+    back = [
+        os.fsdecode(one.path)
+        for one in plan.operations
+        if one.path not in doubtful and (one.op != META or one.path not in closed)
+    ]
+    return back, left
 
-    journal: str
-    note: dict[str, Any]
-    paths: list[str]
-    left: dict[str, str]
 
+class _Work:
+    """A plan that is being carried out. ``doubtful``: path -> why it could not be put back. ``closed``: directories out
+    of which something did not go, and directories that somebody has exchanged."""
 
-def apply(journal: str, plan: dict[str, Any]) -> Finished:
-    anchors: list[int | None] = []
-    doubtful: dict[bytes, str] = {}
-    folders = [Entry.parse(line) for line in plan["directories"]]
-    ours = {entry.path for entry in folders}
-    known = Known(plan.get("known", {}))
-    closed = set(map(bytes.fromhex, plan.get("closed", ())))
-    try:
-        for anchor in plan["anchors"]:
-            anchors.append(own(Anchor.read(anchor)))
-        touched: set[bytes] = set()
-        in_place: list[bytes] = []
-        made = {bytes.fromhex(step["path"]) for step in plan["steps"] if step["op"] in ("put", "swap")}
-        for entry in folders:
+    def __init__(self, plan: Plan) -> None:
+        self.doubtful: dict[bytes, str] = {}
+        self.closed = set(plan.closed)
+        self._plan = plan
+        self._known = Known(plan.known)
+        self._stages: list[int | None] = []
+        self._touched: set[bytes] = set()
+        self._in_place: list[bytes] = []
+
+    def carry_out(self) -> None:
+        """All operations of the plan, then the attributes of directories, then the pins; durable at the end."""
+        try:
+            for anchor in self._plan.anchors:
+                self._stages.append(own(anchor))
+            self._narrow()
+            with Parents(check=self._known.check) as parents:
+                self._operate(parents)
+                parents.forget()
+                self._finish()
+                self._pin(parents)
+            sync([fd for fd in self._stages if fd is not None], self._touched, self._in_place)
+        finally:
+            for stage in self._stages:
+                if stage is not None:
+                    os.close(stage)
+
+    def _narrow(self) -> None:
+        made = {one.path for one in self._plan.operations if one.op in (PUT, SWAP)}
+        for entry in self._plan.directories:
             try:
-                fd = known.open(entry.path)
+                fd = self._known.open(entry.path)
             except (OSError, UsageError):
-                # One that a step makes is for nobody to enter until then. Nothing goes into another one.
+                # A directory that a step makes is for nobody to enter until then. Nothing goes into another one.
                 if entry.path not in made:
-                    known.shut(entry.path)
+                    self._known.shut(entry.path)
                 continue
             try:
-                with noting(doubtful, entry.path):
+                with noting(self.doubtful, entry.path):
                     narrow(entry, fd)
             finally:
                 os.close(fd)
-        with Parents(check=known.check) as parents:
-            for step in plan["steps"]:
-                path = bytes.fromhex(step["path"])
-                with noting(doubtful, path, closed):
-                    try:
-                        do(step, path, anchors, parents)
-                    except PermissionError:
-                        _unpin(path, parents, ours)
-                        do(step, path, anchors, parents)
-                    if step["op"] == "meta":
-                        in_place.append(path)
-                    else:
-                        touched.add(os.path.dirname(path))
-            parents.forget()
-            for entry in folders:
-                if entry.path in closed:
-                    continue  # What lies in it may be what nobody else must see. The proof says what it is not.
-                with noting(doubtful, entry.path):
-                    fd = known.open(entry.path)
-                    try:
-                        set_inode_flags(fd, 0, PINNED)
-                        attributes(entry, fd)
-                        if entry.type == "d":
-                            set_inode_flags(fd, entry.flags, FLAGS)
-                    finally:
-                        os.close(fd)
-                    in_place.append(entry.path)
-            inodes = {step["path"]: step.get("ino") for step in plan["steps"]}
-            for raw, flags in plan.get("pins", ()):
-                path, inode = bytes.fromhex(raw), inodes.get(raw)
-                with noting(doubtful, path):
-                    fd, name = parents.of(path)
-                    with opened(fd, name) as target:
-                        if target is not None and inode in (None, os.fstat(target).st_ino):
-                            # Where it cannot be set, the proof says so.
-                            set_inode_flags(target, flags, PINNED)
-                    in_place.append(path)
-        sync([fd for fd in anchors if fd is not None], touched, in_place)
-    finally:
-        for held in anchors:
-            if held is not None:
-                os.close(held)
-    left = {os.fsdecode(path): why for path, why in doubtful.items()}
-    done = [(bytes.fromhex(step["path"]), step["op"]) for step in plan["steps"]]
-    back = [os.fsdecode(path) for path, op in done if path not in doubtful and (op != "meta" or path not in closed)]
-    return Finished(journal, plan["note"], back, left)
+
+    def _operate(self, parents: Parents) -> None:
+        ours = {entry.path for entry in self._plan.directories}
+        for one in self._plan.operations:
+            with noting(self.doubtful, one.path, self.closed):
+                try:
+                    do(one, self._stages, parents)
+                except PermissionError:
+                    _unpin(one.path, parents, ours)
+                    do(one, self._stages, parents)
+                if one.op == META:
+                    self._in_place.append(one.path)
+                else:
+                    self._touched.add(os.path.dirname(one.path))
+
+    def _finish(self) -> None:
+        for entry in self._plan.directories:
+            if entry.path in self.closed:
+                continue  # It may hold something that nobody else must see. The proof says in what it differs.
+            with noting(self.doubtful, entry.path):
+                fd = self._known.open(entry.path)
+                try:
+                    set_inode_flags(fd, 0, PINNED)
+                    attributes(entry, fd)
+                    if entry.type == "d":
+                        set_inode_flags(fd, entry.flags, FLAGS)
+                finally:
+                    os.close(fd)
+                self._in_place.append(entry.path)
+
+    def _pin(self, parents: Parents) -> None:
+        inodes = {one.path: one.inode for one in self._plan.operations}
+        for path, flags in self._plan.pins:
+            with noting(self.doubtful, path):
+                fd, name = parents.of(path)
+                with opened(fd, name) as target:
+                    if target is not None and inodes.get(path) in (None, os.fstat(target).st_ino):
+                        # Where it cannot be set, the proof says so.
+                        set_inode_flags(target, flags, PINNED)
+                self._in_place.append(path)
 
 
-def do(step: dict[str, Any], path: bytes, anchors: Sequence[int | None], parents: Parents) -> None:
-    """One operation, if it has not been done yet."""
-    op, staged = step["op"], step["name"].encode()
-    if op == "meta":
-        entry = Entry.parse(step["line"])
-        if entry.type != "d":  # Those at the end, with the other directories.
-            _set(entry, step.get("ino"), *parents.of(path))
+def do(one: Operation, stages: Sequence[int | None], parents: Parents) -> None:
+    """An operation, if it has not been done yet. ``stages``: descriptors of the staging directories, by number."""
+    if one.op == META:
+        if one.entry is not None and one.entry.type != "d":  # Directories get theirs at the end.
+            _set(one.entry, one.inode, *parents.of(one.path))
         return
-    fd, name = parents.of(path)
-    stage = anchors[step["anchor"]]
+    fd, name = parents.of(one.path)
+    stage, staged = stages[one.anchor], one.name
     if stage is None:
         raise OSError(errno.ENOENT, _GONE)
-    if op == "put":
-        if inode_of(stage, staged) == step["ino"]:
+    if one.op == PUT:
+        if inode_of(stage, staged) == one.inode:
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
-        elif inode_of(fd, name) != step["ino"]:
+        elif inode_of(fd, name) != one.inode:
             raise OSError(errno.ENOENT, _GONE)
-    elif op == "swap":
-        if inode_of(fd, name) != step["ino"]:
-            if inode_of(stage, staged) != step["ino"]:
+    elif one.op == SWAP:
+        if inode_of(fd, name) != one.inode:
+            if inode_of(stage, staged) != one.inode:
                 raise OSError(errno.ENOENT, _GONE)
             parents.forget()
-            fd, name = parents.of(path)
-            _swap(step, stage, staged, fd, name)
+            fd, name = parents.of(one.path)
+            _swap(one, stage, fd, name)
         for taken in (staged, staged + b".old"):
-            check_taken(step, stage, taken, fd, name)
-    elif op == "delete":
+            check_taken(one, stage, taken, fd, name)
+    elif one.op == DELETE:
         if inode_of(stage, staged) is None:
             try:
-                _put_aside(step, fd, name, stage, staged)
+                _put_aside(one, fd, name, stage, staged)
             except FileNotFoundError:
                 return
-        check_taken(step, stage, staged, fd, name)
+        check_taken(one, stage, staged, fd, name)
 
 
 def _set(entry: Entry, inode: int | None, fd: int, name: bytes) -> None:
-    """Time and flags of what stays where it is and is no directory."""
+    """Set time and flags of an object that stays where it is and is no directory."""
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         if inode not in (None, os.fstat(found).st_ino):
@@ -164,34 +179,35 @@ def _set(entry: Entry, inode: int | None, fd: int, name: bytes) -> None:
         os.close(found)
 
 
-def _swap(step: dict[str, Any], stage: int, staged: bytes, fd: int, name: bytes) -> None:
+def _swap(one: Operation, stage: int, fd: int, name: bytes) -> None:
+    staged = one.name
     try:
         exchange(stage, staged, fd, name)
     except OSError as error:
-        # Gone already: by a kill between these two, or by somebody else since it was staged.
+        # The name is gone already: by a kill between these two, or by somebody else since it was staged.
         gone = inode_of(fd, name) is None
         if error.errno not in NO_EXCHANGE and not (gone and error.errno == errno.ENOENT):
             raise
         if not gone:
-            _put_aside(step, fd, name, stage, staged + b".old")
-            check_taken(step, stage, staged + b".old", fd, name)
+            _put_aside(one, fd, name, stage, staged + b".old")
+            check_taken(one, stage, staged + b".old", fd, name)
         os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
 
 
-def _is_meant(step: dict[str, Any], info: os.stat_result) -> bool:
-    """Whether it is what was to go. A plan of version 0.1.0 does not say."""
-    return "was" not in step or not stat.S_ISDIR(info.st_mode) or info.st_ino == step["was"]
+def _is_meant(one: Operation, info: os.stat_result) -> bool:
+    """Whether the object with this status is the one that was to go."""
+    return not one.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == one.was
 
 
-def check_taken(step: dict[str, Any], stage: int, taken: bytes, fd: int, name: bytes) -> None:
-    """Where what went to the staging directory is another directory than was meant, give it back, and raise OSError."""
+def check_taken(one: Operation, stage: int, taken: bytes, fd: int, name: bytes) -> None:
+    """Where another directory than was meant went to the staging directory, give it back, and raise OSError."""
     try:
         info = os.stat(taken, dir_fd=stage, follow_symlinks=False)
     except FileNotFoundError:
         return
-    if _is_meant(step, info) or info.st_ino == step.get("ino"):
+    if _is_meant(one, info) or info.st_ino == one.inode:
         return
-    if step["op"] == "swap" and inode_of(fd, name) == step["ino"]:
+    if one.op == SWAP and inode_of(fd, name) == one.inode:
         exchange(stage, taken, fd, name)
     else:
         try:
@@ -203,9 +219,11 @@ def check_taken(step: dict[str, Any], stage: int, taken: bytes, fd: int, name: b
     raise OSError(errno.ESTALE, "somebody gave its name to another directory, which was to stay, while it was removed")
 
 
-def _put_aside(step: dict[str, Any], fd: int, name: bytes, stage: int, aside: bytes) -> None:
-    """Move what goes to the staging directory. A directory of a lower layer of an overlay cannot be moved as a whole:
-    it is emptied, and goes."""
+def _put_aside(one: Operation, fd: int, name: bytes, stage: int, aside: bytes) -> None:
+    """Move the object that goes to the staging directory.
+
+    A directory of a lower layer of an overlay cannot be moved as a whole: it is emptied, and removed.
+    """
     try:
         os.rename(name, aside, src_dir_fd=fd, dst_dir_fd=stage)
     except OSError as error:
@@ -216,13 +234,13 @@ def _put_aside(step: dict[str, Any], fd: int, name: bytes, stage: int, aside: by
             raise
         folder = os.open(name, DIRECTORY, dir_fd=fd)
         try:
-            if not _is_meant(step, os.fstat(folder)):
+            if not _is_meant(one, os.fstat(folder)):
                 raise OSError(errno.ESTALE, "somebody gave its name to another directory") from error
             for _path, folders, names, inner in os.fwalk(b".", topdown=False, dir_fd=folder):
-                for one in names:
-                    os.unlink(one, dir_fd=inner)
-                for one in folders:
-                    _rmdir(one, inner)
+                for each in names:
+                    os.unlink(each, dir_fd=inner)
+                for each in folders:
+                    _rmdir(each, inner)
         finally:
             os.close(folder)
         os.rmdir(name, dir_fd=fd)
@@ -246,6 +264,7 @@ def _unpin(path: bytes, parents: Parents, ours: set[bytes]) -> None:
 
 
 def inode_of(fd: int, name: bytes) -> int | None:
+    """The inode number of the object with this name; None where there is none."""
     try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
     except FileNotFoundError:

@@ -7,124 +7,112 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 from .._host.paths import ancestors
 from .declaration import Declaration
-from .entry import (
-    ABOVE,
-    ABSENT,
-    EARLY,
-    PINNED,
-    SOCKET,
-    Entry,
-    Tree,
-    unlike,
-)
+from .entry import ABOVE, ABSENT, EARLY, PINNED, SOCKET, Entry, Tree, unlike
 from .scanning import Scan
-from .step import Step
+from .step import DELETE, META, PUT, SWAP, Inode, PathStep
+
+# Path -> its entry in the checkpoint and its entry in the scan, of the paths that may differ.
+_Pairs = dict[bytes, tuple["Entry | None", "Entry | None"]]
 
 
-def compare(then: Tree, now: Scan) -> list[Step]:
-    """What a rollback does: from the scan of now back to the entries of then. Pure.
+def compare(then: Tree, now: Scan) -> list[PathStep]:
+    """The steps from the scan of ``now`` back to the entries of ``then``. Pure.
 
-    Each step's detail has ``op`` and the manifest line of what shall be: ``put`` a new object in place, ``swap`` it
-    with one of another type, ``meta`` set attributes of what stays, ``delete``. In an order that can be carried out:
-    parents before children, deletions after, from the leaves up. ``blocked`` says why a step cannot be carried out.
-    ``folder`` and ``self`` (device, inode) are the directory that it is in, and it is itself, as the scan found them.
-
+    They are in an order that can be carried out: parents before children, deletions at the end, from the leaves up.
     A socket belongs to the program that listens: none is put back, and none is taken away.
     """
-    pairs: dict[bytes, tuple[Entry | None, Entry | None]] = {}
+    pairs = _pairs(then, now)
+    linked = _linked(then, pairs)
+    for path in linked - set(pairs):
+        pairs[path] = (then.find(path), now.entries.find(path))
+    steps: list[PathStep] = []
+    gone: set[bytes] = set()
+    for path in sorted(pairs):
+        step = _step_back(*pairs[path], path in linked, now)
+        if step is not None:
+            steps.append(step)
+            found = pairs[path][1]
+            if found is not None and found.type == "d" and step.op == SWAP:
+                gone.add(path)
+    return steps + [*_deletions(pairs, now, gone)][::-1]
+
+
+def _pairs(then: Tree, now: Scan) -> _Pairs:
+    pairs: _Pairs = {}
     for one, two in unlike(then.lines, now.entries.lines):
         entry, found = None if one is None else then[one], None if two is None else now.entries[two]
-        if entry is not None and entry.type == SOCKET:
-            continue
-        if entry is None and found is not None and found.type == SOCKET:
-            continue
-        for known in (entry, found):
-            if known is not None:
-                pairs[known.path] = (entry, found)
-                break
-    replaced = _linked(then, pairs)
-    for raw in replaced - set(pairs):
-        pairs[raw] = (then.find(raw), now.entries.find(raw))
-    steps: list[Step] = []
-    gone: set[bytes] = set()
-    for raw in sorted(pairs):
-        entry, found = pairs[raw]
-        path = os.fsdecode(raw)
-        if (
-            entry is None
-            or entry.type == ABSENT
-            or (entry.type == ABOVE and found is not None and found.type in ("d", ABOVE))
-        ):
-            continue
-        if found is not None and found.type == ABSENT:
-            found = None
-        why = entry.differs(found)
-        if entry.path in replaced and not why:
-            why = ["hard link"]
-        if not why:
-            continue
-        detail: dict[str, Any] = {"line": entry.line(), **_which(entry.path, now)}
-        if found is None:
-            steps.append(Step("files", "create", path, "", dict(detail, op="put")))
-        elif found.type != entry.type:
-            if found.type == "d":
-                if entry.path in now.holding:
-                    detail["blocked"] = "it has become a directory that holds excluded files; move them away"
-                gone.add(entry.path)
-            op = "swap" if found.type == "d" or entry.type in ("d", ABOVE) else "put"
-            steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op=op)))
-        elif entry.type == "d" or (entry.path not in replaced and _in_place(entry, found, why)):
-            steps.append(Step("files", "attributes", path, ", ".join(why), dict(detail, op="meta")))
-        else:
-            steps.append(Step("files", "replace", path, ", ".join(why), dict(detail, op="put")))
-    return steps + _deletions(pairs, now, gone)
+        known = entry or found
+        if known is not None and known.type != SOCKET:
+            pairs[known.path] = (entry, found)
+    return pairs
 
 
-def _which(path: bytes, now: Scan) -> dict[str, Any]:
-    """Which directories the path is in and is itself, where they are there."""
-    both = {"folder": now.inodes.get(os.path.dirname(path)), "self": now.inodes.get(path)}
-    return {name: list(inode) for name, inode in both.items() if inode is not None}
+def _step_back(entry: Entry | None, found: Entry | None, linked: bool, now: Scan) -> PathStep | None:
+    """The step for a path that was there, if it needs one. ``linked``: another name of its inode is replaced."""
+    if entry is None or entry.type == ABSENT:
+        return None
+    if entry.type == ABOVE and found is not None and found.type in ("d", ABOVE):
+        return None
+    if found is not None and found.type == ABSENT:
+        found = None
+    why = entry.differs(found) or (["hard link"] if linked else [])
+    if not why:
+        return None
+    op, action, blocked = PUT, "replace", ""
+    if found is None:
+        action, why = "create", []
+    elif found.type != entry.type:
+        if found.type == "d" or entry.type in ("d", ABOVE):
+            op = SWAP
+        if found.type == "d" and entry.path in now.holding:
+            blocked = "it has become a directory that holds excluded files; move them away"
+    elif entry.type == "d" or (not linked and _in_place(entry, found, why)):
+        op, action = META, "attributes"
+    return PathStep(op, entry.path, action, ", ".join(why), entry, None, *_inodes(entry.path, now), blocked)
+
+
+def _inodes(path: bytes, now: Scan) -> tuple[Inode | None, Inode | None]:
+    """The directory that holds the path, and the directory at the path, as the scan found them."""
+    return now.inodes.get(os.path.dirname(path)), now.inodes.get(path)
 
 
 def swapped(
-    steps: Sequence[Step], then: Sequence[Entry], now: Scan, declared: Declaration, mounts: Collection[bytes]
-) -> list[Step]:
-    """The steps with one ``swap`` for each declared directory that can be put back as a whole. Pure.
-
-    It cannot where it holds a mount or something excluded, shares an inode with a file elsewhere, or where an
-    immutable or append-only flag is in the way. The step's ``tree`` are the manifest lines of all that is in it.
-    """
-    live = {entry.path: entry for entry in now.entries}
+    steps: Sequence[PathStep], then: Tree, now: Scan, declared: Declaration, mounts: Collection[bytes]
+) -> list[PathStep]:
+    """The steps, with one alone for each declared directory that can be exchanged as a whole. Pure."""
+    recorded = list(then)
     found = list(steps)
     for root in map(os.fsencode, declared.paths):
         inside = root + b"/"
-        tree = [entry for entry in then if (entry.path + b"/").startswith(inside)]
-        below = [step for step in found if os.fsencode(step.target).startswith(inside)]
-        old = live.get(root)
-        if (
-            not below
-            or old is None
-            or not tree
-            or old.type != "d"
-            or tree[0].type != "d"
-            or old.flags & PINNED
-            or any(entry.flags & PINNED for entry in tree)
-            or root in now.holding
-            or any((mount + b"/").startswith(inside) for mount in mounts)
-            or any(entry.link and entry.path.startswith(inside) != entry.link.startswith(inside) for entry in then)
-        ):
+        tree = [entry for entry in recorded if (entry.path + b"/").startswith(inside)]
+        below = [step for step in found if step.path.startswith(inside)]
+        mounted = any((mount + b"/").startswith(inside) for mount in mounts)
+        if not below or mounted or not _is_whole(root, tree, recorded, now):
             continue
-        lines = [entry.line() for entry in tree]
-        detail = {"op": "swap", "line": lines[0], "tree": lines[1:], **_which(root, now)}
         first = found.index(below[0])
-        found = [step for step in found if not (os.fsencode(step.target) + b"/").startswith(inside)]
-        found.insert(first, Step("files", "swap", os.fsdecode(root), f"{len(below)} paths in it differ", detail))
+        found = [step for step in found if not (step.path + b"/").startswith(inside)]
+        why = f"{len(below)} paths in it differ"
+        found.insert(first, PathStep(SWAP, root, "swap", why, tree[0], tree[1:], *_inodes(root, now)))
     return found
+
+
+def _is_whole(root: bytes, tree: Sequence[Entry], recorded: Sequence[Entry], now: Scan) -> bool:
+    """Whether the directory can be exchanged: it was one and is one, and no excluded path, no immutable or append-only
+    flag, and no inode that a file elsewhere shares is in the way."""
+    old, inside = now.entries.find(root), root + b"/"
+    return (
+        old is not None
+        and bool(tree)
+        and old.type == tree[0].type == "d"
+        and not old.flags & PINNED
+        and not any(entry.flags & PINNED for entry in tree)
+        and root not in now.holding
+        and not any(entry.link and entry.path.startswith(inside) != entry.link.startswith(inside) for entry in recorded)
+    )
 
 
 def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
@@ -132,22 +120,21 @@ def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
     return set(why) <= {"time", "flags"} and not (entry.flags ^ live.flags) & EARLY
 
 
-def _linked(then: Tree, pairs: dict[bytes, tuple[Entry | None, Entry | None]]) -> set[bytes]:
+def _linked(then: Tree, pairs: _Pairs) -> set[bytes]:
     """Paths that must be replaced because another name of their inode is: the names stay one inode."""
     groups: dict[bytes, list[bytes]] = {}
     for entry in map(Entry.parse, then.linked()):
         groups.setdefault(entry.link, [entry.link]).append(entry.path)
-    replaced: set[bytes] = set()
+    linked: set[bytes] = set()
     for names in groups.values():
-        unlike_ = [pairs[name] for name in names if name in pairs]
-        if any(entry is not None and entry.differs(found) for entry, found in unlike_):
-            replaced.update(names)
-    return replaced
+        known = [pairs[name] for name in names if name in pairs]
+        if any(entry is not None and entry.differs(found) for entry, found in known):
+            linked.update(names)
+    return linked
 
 
-def _deletions(pairs: dict[bytes, tuple[Entry | None, Entry | None]], now: Scan, gone: set[bytes]) -> list[Step]:
+def _deletions(pairs: _Pairs, now: Scan, gone: set[bytes]) -> Iterator[PathStep]:
     """A step for each topmost tree that was not there; directories that hold excluded files stay."""
-    steps: list[Step] = []
     for path in sorted(pairs):
         known, entry = pairs[path]
         if entry is None or entry.type in (ABOVE, ABSENT) or (known is not None and known.type != ABSENT):
@@ -158,19 +145,17 @@ def _deletions(pairs: dict[bytes, tuple[Entry | None, Entry | None]], now: Scan,
             if path in now.holding:
                 continue
             gone.add(path)
-        steps.append(Step("files", "delete", os.fsdecode(path), "was not there", {"op": "delete", **_which(path, now)}))
-    return steps[::-1]
+        yield PathStep(DELETE, path, "delete", "was not there", None, None, *_inodes(path, now))
 
 
-def directories(then: Tree, steps: Sequence[Step]) -> list[str]:
-    """Manifest lines of the directories whose attributes are set last, from the leaves up: their times change
-    with every name that comes and goes in them."""
-    touched: dict[bytes, str] = {}
+def directories(then: Tree, steps: Sequence[PathStep]) -> list[Entry]:
+    """The directories whose attributes are set last, from the leaves up: their times change with every name that comes
+    and goes in them."""
+    touched: dict[bytes, Entry] = {}
     for step in steps:
-        path = os.fsencode(step.target)
-        for one, kinds, op in ((os.path.dirname(path), "d", "meta"), (path, "d" + ABOVE, "delete")):
-            if step.detail["op"] != op and one not in touched:
-                entry = then.find(one)
+        for path, kinds, op in ((os.path.dirname(step.path), "d", META), (step.path, "d" + ABOVE, DELETE)):
+            if step.op != op and path not in touched:
+                entry = then.find(path)
                 if entry is not None and entry.type in kinds:
-                    touched[one] = entry.line()
+                    touched[path] = entry
     return [touched[path] for path in sorted(touched, reverse=True)]

@@ -10,22 +10,25 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from .._errors import UsageError
 from .._host.mounts import mount_of, mount_points
 from .._host.paths import open_dir
 
+# A directory that a rollback works in: its inode number, and the mount point that it lies on. There is no number of its
+# device: a boot may give it another.
+Identity = tuple[int, bytes]
+
 
 class Known:
-    """Which inode each directory has that a rollback works in or on, and on which mount: to be compared whenever it is
-    opened. (No number of a device: a boot may give others.)"""
+    """The identity of each directory that a rollback works in or on, compared whenever the directory is opened."""
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self.of = {bytes.fromhex(path): (int(inode), bytes.fromhex(mount)) for path, (inode, mount) in known.items()}
+    def __init__(self, known: Mapping[bytes, Identity]) -> None:
+        self.of = dict(known)
         self._mounts = set(mount_points())
 
-    def note(self, path: bytes, inode: int) -> tuple[int, bytes]:
+    def note(self, path: bytes, inode: int) -> Identity:
+        """Remember the directory with this inode number as the one at the path."""
         self.of[path] = (inode, mount_of(path, self._mounts))
         return self.of[path]
 
@@ -39,6 +42,7 @@ class Known:
             raise OSError(errno.ESTALE, another(path))
 
     def open(self, path: bytes) -> int:
+        """A descriptor of the directory; OSError where it is not the one that was meant."""
         fd = open_dir(path)
         try:
             self.check(path, fd)
@@ -47,19 +51,16 @@ class Known:
             raise
         return fd
 
-    def stored(self) -> dict[str, Any]:
-        """As a journal keeps it."""
-        return {path.hex(): [inode, mount.hex()] for path, (inode, mount) in self.of.items()}
-
 
 def another(path: bytes) -> str:
+    """The words for a directory that is not the one that was meant."""
     return f"{os.fsdecode(path)} is another directory than the one that was looked at: somebody gave it that name since"
 
 
 @contextmanager
 def noting(doubtful: dict[bytes, str], path: bytes, closed: set[bytes] | None = None) -> Iterator[None]:
-    """What keeps one path from being put back is noted, and does not keep the others. ``closed``: gets its directory,
-    if it is that somebody has exchanged one."""
+    """Note an error that keeps one path from being put back, so that it does not keep the others. Where somebody has
+    exchanged a directory on the way, the path's own is added to ``closed``."""
     try:
         yield
     except OSError as error:

@@ -15,8 +15,8 @@ from .._host.durable import inode_flags
 from .._host.mounts import mount_of, mount_points
 from .._host.paths import Parents, ancestors, opened
 from .._store.objects import SMALL
-from .entry import ABOVE, PINNED, Entry
-from .step import Step
+from .entry import PINNED, Entry
+from .step import META, PathStep
 
 _CAP_LINUX_IMMUTABLE = 9
 # File systems that can share data between files.
@@ -25,22 +25,21 @@ MOUNTED = "it is a mount point or holds one, and cannot be replaced while it is 
 NO_ROOM = "no room"
 
 
-def preflight(steps: Sequence[Step], directories: Sequence[str], away: Mapping[str, str]) -> dict[str, str]:
+def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Mapping[str, str]) -> dict[str, str]:
     """Target -> why its step cannot be carried out now, of those that cannot. Only looks.
 
     ``away``: mount points of which nothing at or below them can be put back, and why.
     """
     found: dict[str, str] = {}
     made = made_by(steps)
-    look = _Look(set(mount_points()), made, {Entry.parse(line).path for line in directories}, _may_unpin())
+    look = _Look(set(mount_points()), made, {entry.path for entry in directories}, _may_unpin())
     missing = [(os.fsencode(one), why) for one, why in away.items()]
     with Parents() as parents:
         for step in steps:
-            path = os.fsencode(step.target)
-            why = str(step.detail.get("blocked", ""))
-            why = why or next((words for one, words in missing if path == one or path.startswith(one + b"/")), "")
+            why = step.blocked
+            why = why or next((words for one, words in missing if (step.path + b"/").startswith(one + b"/")), "")
             try:
-                why = why or look.refuses(step, path, parents)
+                why = why or look.refuses(step, parents)
             except (OSError, EvenkeelError) as error:
                 why = getattr(error, "message", "") or str(error)
             if why:
@@ -49,24 +48,20 @@ def preflight(steps: Sequence[Step], directories: Sequence[str], away: Mapping[s
     return {**found, **below(steps, found)}
 
 
-def below(steps: Sequence[Step], blocked: Collection[str]) -> dict[str, str]:
+def below(steps: Sequence[PathStep], blocked: Collection[str]) -> dict[str, str]:
     """What cannot be made because the directory that it belongs into cannot. Pure."""
     gone = {os.fsencode(one) for one in blocked} & made_by(steps)
     found = {}
     for step in steps if gone else ():
-        above = next((one for one in ancestors(os.fsencode(step.target)) if one in gone), None)
+        above = next((one for one in ancestors(step.path) if one in gone), None)
         if above is not None:
             found[step.target] = f"{os.fsdecode(above)}, which it lies in, cannot be made"
     return found
 
 
-def made_by(steps: Sequence[Step]) -> set[bytes]:
+def made_by(steps: Sequence[PathStep]) -> set[bytes]:
     """The directories that the steps make. Pure."""
-    return {
-        os.fsencode(step.target)
-        for step in steps
-        if step.detail["op"] in ("put", "swap") and step.detail["line"][:1] in ("d", ABOVE)
-    }
+    return {step.path for step in steps if step.makes_directory}
 
 
 class _Look(NamedTuple):
@@ -78,10 +73,10 @@ class _Look(NamedTuple):
     ours: set[bytes]
     free: bool
 
-    def refuses(self, step: Step, path: bytes, parents: Parents) -> str:
+    def refuses(self, step: PathStep, parents: Parents) -> str:
         """Why this step cannot be carried out, in words; empty when it can."""
-        op, parent = step.detail["op"], os.path.dirname(path)
-        if op != "meta":
+        path, parent = step.path, os.path.dirname(step.path)
+        if step.op != META:
             inside = any(one == path or one.startswith(path + b"/") for one in self.mounts)
             if inside and step.action != "create":
                 return MOUNTED
@@ -100,7 +95,7 @@ class _Look(NamedTuple):
         return ""
 
 
-def short_of_room(steps: Sequence[Step]) -> dict[str, str]:
+def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
     """Target -> why, of the paths for which there is no room: old and new lie side by side until the end.
 
     What is small comes first: of that the most can be put back.
@@ -109,13 +104,12 @@ def short_of_room(steps: Sequence[Step]) -> dict[str, str]:
     made = made_by(steps)
     needed: dict[bytes, list[tuple[int, int, str]]] = {}
     for step in steps:
-        path = os.fsencode(step.target)
+        path = step.path
         while os.path.dirname(path) in made:
             path = os.path.dirname(path)
         mount = mount_of(path, kinds)
         size = count = 0
-        for line in [step.detail["line"], *step.detail.get("tree", ())] if step.detail["op"] in ("put", "swap") else ():
-            entry = Entry.parse(line)
+        for entry in step.makes:
             # Where data can be shared, only a small file certainly takes room.
             if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds.get(mount) not in _SHARING):
                 size += entry.size

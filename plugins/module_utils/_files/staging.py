@@ -7,36 +7,31 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .._errors import Damaged, EvenkeelError, Refused
-from .._host.durable import (
-    exchange,
-    syncfs,
-    write_file,
-)
+from .._host.durable import exchange, syncfs
 from .._host.paths import Parents, open_dir
 from .._store.store import Store
 from .anchors import Anchors
-from .entry import ABOVE, PINNED, Entry
+from .entry import PINNED, Entry
+from .journals import Note, Operation, Plan
 from .known import Known, another, noting
 from .making import finish_folders, make
 from .preflight import below
-from .step import Step
+from .step import DELETE, META, PUT, SWAP, Inode, PathStep
 
-# What exchanging two names says where the file system cannot.
+# The errors of exchanging two names on a file system that cannot.
 NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
-# A disk that is full, for everybody or for one user, and one that fails.
+# The errors of a disk that is full, for everybody or for one user.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Staging:
-    """Everything new, made ready in the staging directories. ``left``: target -> why, of what could not be.
+    """Everything new, made ready in the staging directories. ``left``: target -> why, of the steps that could not be.
 
-    ``partly``: what the store cannot give back, or what the disk has no room for, is left out as well.
+    ``partly``: a path that the store cannot give back, or for which the disk has no room, is left out as well.
     """
 
     def __init__(self, store: Store, journal: str, partly: bool) -> None:
@@ -49,122 +44,131 @@ class Staging:
         self._names: dict[tuple[int, int, bytes], bytes] = {}
         self._closed: set[bytes] = set()
         self._staged: dict[bytes, tuple[int, bytes]] = {}
-        self._damaged: list[str] = []
 
-    def plan(self, steps: Sequence[Step], directories: Sequence[str], note: dict[str, Any]) -> dict[str, Any]:
-        """What to carry out after COMMIT; written to the journal, and all of it is durable."""
-        created = {os.fsencode(step.target) for step in steps if step.detail["op"] in ("put", "swap")}
-        planned = []
-        looked_at: dict[bytes, Any] = {}
-        for step in steps:
-            looked_at[os.path.dirname(os.fsencode(step.target))] = step.detail.get("folder")
-        for step in steps:
-            looked_at.setdefault(os.fsencode(step.target), step.detail.get("self"))
-        parents = Parents(check=lambda path, fd: self._compare(path, fd, looked_at.get(path)))
+    def plan(self, steps: Sequence[PathStep], directories: Sequence[Entry], note: Note) -> Plan:
+        """The plan to carry out after COMMIT. It is written to the journal, and all that it needs is durable."""
+        seen = _seen(steps)
+        parents = Parents(check=lambda path, fd: self._compare(path, fd, seen.get(path)))
         try:
-            for number, step in enumerate(steps):
-                try:
-                    planned.append(self._ready(step, number, created, parents))
-                except Damaged as error:
-                    self._damaged.append(f"{step.target}: {error.cause}")
-                    self.left[step.target] = error.cause
-                except OSError as error:
-                    if error.errno in FULL and not self._partly:
-                        error.filename = step.target
-                        raise
-                    self.left[step.target] = error.strerror or str(error)
-                    if error.errno == errno.ESTALE:
-                        self._closed.add(os.path.dirname(os.fsencode(step.target)))
-                except EvenkeelError as error:
-                    self.left[step.target] = error.cause
-            if self._damaged and not self._partly:
-                raise Damaged(
-                    f"the store cannot give back {len(self._damaged)} of the paths; nothing was changed. "
-                    f"Recover the checkpoint from a replica (ft_recover). {'; '.join(self._damaged[:20])}"
-                )
-            for number in range(len(self._anchors.paths)):
+            operations = list(self._operations(steps, parents))
+            for number in range(len(self._anchors.made)):
                 syncfs(self._anchors.fd(number))
-            doubtful: dict[bytes, str] = {}
-            for path in (Entry.parse(line).path for line in directories):
-                if path not in self._known.of:
-                    with noting(doubtful, path):
-                        os.close(self._open(path, looked_at.get(path)))
-            for path, why in doubtful.items():
-                self.left.setdefault(os.fsdecode(path), why)
+            self._look_at((entry.path for entry in directories), seen)
         finally:
             parents.forget()
             self._anchors.close()
         self.left.update(below(steps, self.left))
         missing = {os.fsencode(one) for one in self.left}
-        lines = [Entry.parse(step.detail["line"]) for step in steps if "line" in step.detail]
-        pins = [[one.path.hex(), one.flags & PINNED] for one in lines if one.type == "f" and one.flags & PINNED]
-        plan = {
-            "note": note,
-            "anchors": self._anchors.stored(),
-            "known": self._known.stored(),
-            "closed": [path.hex() for path in sorted(self._closed)],
-            "steps": [one for one in planned if bytes.fromhex(one["path"]) not in missing],
-            "directories": [line for line in directories if Entry.parse(line).path not in missing],
-            "pins": [pin for pin in pins if bytes.fromhex(str(pin[0])) not in missing],
-        }
-        write_file(os.path.join(self._journal, "plan"), json.dumps(plan).encode())
+        files = [step.entry for step in steps if step.entry is not None and step.entry.type == "f"]
+        plan = Plan(
+            note,
+            self._anchors.made,
+            self._known.of,
+            self._closed,
+            [one for one in operations if one.path not in missing],
+            [entry for entry in directories if entry.path not in missing],
+            [(one.path, one.flags & PINNED) for one in files if one.flags & PINNED and one.path not in missing],
+        )
+        plan.write(self._journal)
         return plan
 
-    def _open(self, path: bytes, seen: Any) -> int:
-        fd = open_dir(path)
-        try:
-            self._compare(path, fd, seen)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+    def _operations(self, steps: Sequence[PathStep], parents: Parents) -> Iterator[Operation]:
+        """Stage each of the steps. The others are in ``left`` afterwards."""
+        created = {step.path for step in steps if step.op in (PUT, SWAP)}
+        damaged: list[str] = []
+        for number, step in enumerate(steps):
+            try:
+                yield self._ready(step, number, created, parents)
+            except Damaged as error:
+                damaged.append(f"{step.target}: {error.cause}")
+                self.left[step.target] = error.cause
+            except OSError as error:
+                if error.errno in FULL and not self._partly:
+                    error.filename = step.target
+                    raise
+                self.left[step.target] = error.strerror or str(error)
+                if error.errno == errno.ESTALE:
+                    self._closed.add(os.path.dirname(step.path))
+            except EvenkeelError as error:
+                self.left[step.target] = error.cause
+        if damaged and not self._partly:
+            raise Damaged(
+                f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
+                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
+            )
 
-    def _compare(self, path: bytes, fd: int, seen: Any) -> None:
-        """Note which directory it is; OSError where it is not the one that was ``seen`` (device, inode)."""
+    def _look_at(self, paths: Iterable[bytes], seen: dict[bytes, Inode | None]) -> None:
+        """Compare the directories that no step has led through."""
+        doubtful: dict[bytes, str] = {}
+        for path in paths:
+            if path not in self._known.of:
+                with noting(doubtful, path):
+                    fd = open_dir(path)
+                    try:
+                        self._compare(path, fd, seen.get(path))
+                    finally:
+                        os.close(fd)
+        for path, why in doubtful.items():
+            self.left.setdefault(os.fsdecode(path), why)
+
+    def _compare(self, path: bytes, fd: int, seen: Inode | None) -> None:
+        """Note the identity of the open directory; OSError where it is not the one that was ``seen``."""
         info = os.fstat(fd)
         _inode, mount = self._known.note(path, info.st_ino)
-        # The same one under two names: it was looked at here, and then there.
+        # The same directory under two names: it was looked at here, and then there.
         first = self._names.setdefault((info.st_dev, info.st_ino, mount), path)
-        if first != path or (seen is not None and (info.st_dev, info.st_ino) != tuple(seen)):
+        if first != path or (seen is not None and (info.st_dev, info.st_ino) != seen):
             raise OSError(errno.ESTALE, another(path))
 
-    def _ready(self, step: Step, number: int, created: set[bytes], parents: Parents) -> dict[str, Any]:
-        op, path = step.detail["op"], os.fsencode(step.target)
-        one: dict[str, Any] = {"op": op, "path": path.hex(), "name": str(number)}
-        if op == "meta":
-            one["line"] = step.detail["line"]
-            if not one["line"].startswith("d"):
-                fd, name = parents.of(path)
-                one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-            return one
+    def _ready(self, step: PathStep, number: int, created: Collection[bytes], parents: Parents) -> Operation:
+        """The operation of a step, with its new object staged under the step's number."""
+        path, name = step.path, str(number).encode()
+        if step.op == META:
+            inode = None
+            if step.entry is not None and step.entry.type != "d":
+                inode = _inode_of(*parents.of(path))
+            return Operation(META, path, name, inode=inode, entry=step.entry)
         if os.path.dirname(path) not in created:
             parents.of(path)
-        if op != "put":
-            # Of what is no directory nothing is asked: whoever can exchange it can delete it as well.
-            one["was"] = step.detail["self"][1] if step.detail.get("self") else None
-        one["anchor"] = self._anchors.of(path, created)
-        if op != "delete":
-            fd, name = self._anchors.fd(one["anchor"]), str(number).encode()
-            folders = []
-            entry = Entry.parse(step.detail["line"])
-            for part in [entry, *map(Entry.parse, step.detail.get("tree", ()))]:
-                where = name + part.path[len(path) :]
-                try:
-                    make(self._store, part, fd, where, self._staged)
-                except Damaged:
-                    if part.sha256:
-                        self._store.quarantine(part.sha256)
-                    raise
-                self._staged[part.path] = (fd, where)
-                if part.type == "d":
-                    folders.append((part, where))
-            if "tree" in step.detail:
-                _check_exchange(fd, step.target)
-                finish_folders(folders, fd)
-            one["ino"] = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
-            if entry.type in ("d", ABOVE):
-                self._known.note(path, one["ino"])
-        return one
+        anchor = self._anchors.of(path, created)
+        inode = self._make(step, self._anchors.fd(anchor), name) if step.op != DELETE else None
+        # An object that is no directory is not compared: whoever can exchange it can delete it as well.
+        was = step.itself[1] if step.itself is not None and step.op != PUT else None
+        return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
+
+    def _make(self, step: PathStep, stage: int, name: bytes) -> int:
+        """Make the objects of a step in the open staging directory; the inode number of the first."""
+        folders = []
+        for entry in step.makes:
+            where = name + entry.path[len(step.path) :]
+            try:
+                make(self._store, entry, stage, where, self._staged)
+            except Damaged:
+                if entry.sha256:
+                    self._store.quarantine(entry.sha256)
+                raise
+            self._staged[entry.path] = (stage, where)
+            if entry.type == "d":
+                folders.append((entry, where))
+        if step.tree is not None:
+            _check_exchange(stage, step.target)
+            finish_folders(folders, stage)
+        inode = _inode_of(stage, name)
+        if step.makes_directory:
+            self._known.note(step.path, inode)
+        return inode
+
+
+def _seen(steps: Sequence[PathStep]) -> dict[bytes, Inode | None]:
+    """The directories of the steps, as the scan found them."""
+    seen = {os.path.dirname(step.path): step.folder for step in steps}
+    for step in steps:
+        seen.setdefault(step.path, step.itself)
+    return seen
+
+
+def _inode_of(folder: int, name: bytes) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
 
 
 def _check_exchange(stage: int, path: str) -> None:

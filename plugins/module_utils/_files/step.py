@@ -1,13 +1,27 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The steps of a plan: one of any kind, as it is reported, and one that changes a path."""
+
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .entry import ABOVE, Entry
+
 # The resource of a step that changes a path, whichever kind the path belongs to.
 FILES = "files"
+# Device and inode number of a directory.
+Inode = tuple[int, int]
+
+# The operations on a path: put a new object in its place; exchange it with an object of another type, or a directory
+# with all that is in it; set attributes of the object that stays; delete it.
+PUT, SWAP, META, DELETE = "put", "swap", "meta", "delete"
+OPERATIONS = (PUT, SWAP, META, DELETE)
 
 
 @dataclass(frozen=True)
@@ -27,3 +41,43 @@ class Step:
         """The step as a module returns it."""
         shown = {"resource": self.resource, "action": self.action, "target": self.target}
         return dict(shown, why=self.why) if self.why else shown
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """The operation ``op`` that makes one path as it was recorded.
+
+    ``entry`` is the recorded one; None where the path was not there. ``tree`` holds the entries of everything in a
+    directory that is exchanged as a whole; otherwise it is None. ``folder`` and ``itself`` are the directory that holds
+    the path, and the directory at the path, as the scan found them. ``blocked`` says why the step cannot be done.
+    ``action`` and ``why`` are for the report.
+    """
+
+    op: str
+    path: bytes
+    action: str
+    why: str
+    entry: Entry | None = None
+    tree: Sequence[Entry] | None = None
+    folder: Inode | None = None
+    itself: Inode | None = None
+    blocked: str = ""
+
+    @property
+    def target(self) -> str:
+        """The path as text."""
+        return os.fsdecode(self.path)
+
+    @property
+    def makes(self) -> Sequence[Entry]:
+        """The entries of the objects that the step makes anew, the one at its path first."""
+        return (self.entry, *(self.tree or ())) if self.entry is not None and self.op in (PUT, SWAP) else ()
+
+    @property
+    def makes_directory(self) -> bool:
+        """Whether the path is a new directory afterwards."""
+        return self.op in (PUT, SWAP) and self.entry is not None and self.entry.type in ("d", ABOVE)
+
+    def reported(self) -> Step:
+        """The step as a rollback reports it."""
+        return Step(FILES, self.action, self.target, self.why)

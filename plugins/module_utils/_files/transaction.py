@@ -27,7 +27,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Callable
+from dataclasses import dataclass
+from typing import Callable
 
 from .._errors import EvenkeelError, Refused
 from .._host.durable import (
@@ -35,23 +36,33 @@ from .._host.durable import (
     write_file,
 )
 from .._store.store import Store
-from .applying import Finished, apply
-from .journals import MALFORMED, close, pending, read, unreadable
+from .applying import apply
+from .entry import Entry
+from .journals import MALFORMED, Note, Plan, close, pending, read, unreadable
 from .preflight import NO_ROOM, preflight
 from .staging import Staging
-from .step import Step
+from .step import PathStep
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A committed journal that was carried out: the paths it has put back, and those that it could not: path -> why."""
+
+    journal: str
+    note: Note
+    paths: list[str]
+    left: dict[str, str]
 
 
 class Transaction:
-    """Puts back the steps of ``files.compare``: ``stage``, then ``commit``, and at the end of a ``with`` all of its
-    traces go."""
+    """The change that puts paths back: ``stage``, then ``commit``. At the end of a ``with`` all of its traces go."""
 
-    def __init__(self, store: Store, note: dict[str, Any]) -> None:
+    def __init__(self, store: Store, note: Note) -> None:
         self.journal = ""
         self._store = store
         self._note = note
-        self._plan: dict[str, Any] | None = None
-        self._staged: tuple[Sequence[Step], Sequence[str]] = ((), ())
+        self._plan: Plan | None = None
+        self._staged: tuple[Sequence[PathStep], Sequence[Entry]] = ((), ())
         self._left: dict[str, str] = {}
         self._committing = False
 
@@ -64,8 +75,8 @@ class Transaction:
 
     def stage(
         self,
-        steps: Sequence[Step],
-        directories: Sequence[str],
+        steps: Sequence[PathStep],
+        directories: Sequence[Entry],
         away: Mapping[str, str] | None = None,
         partly: bool = False,
     ) -> dict[str, str]:
@@ -103,7 +114,7 @@ class Transaction:
         self._committing = True  # What ends this in the middle leaves it to the next run.
         write_file(os.path.join(self.journal, "COMMIT"), b"")
         try:
-            finished = apply(self.journal, self._plan)
+            finished = Finished(self.journal, self._note, *apply(self._plan))
         except (OSError, EvenkeelError):
             self._committing = False  # It is told, and planned anew; carried out later it would undo what came since.
             raise
@@ -129,7 +140,7 @@ def _nothing_changed() -> Iterator[None]:
 
 
 def unfinished(
-    store: Store, held: Callable[[dict[str, Any]], AbstractContextManager[None]] = lambda _note: nullcontext()
+    store: Store, held: Callable[[Note], AbstractContextManager[None]] = lambda _note: nullcontext()
 ) -> Iterator[Finished]:
     """Carry out every committed journal and close it; throw away the others.
 
@@ -141,8 +152,8 @@ def unfinished(
         if os.path.exists(os.path.join(journal, "COMMIT")):
             try:
                 plan = read(journal)
-                with held(plan["note"]):
-                    finished = apply(journal, plan)
+                with held(plan.note):
+                    finished = Finished(journal, plan.note, *apply(plan))
             except (OSError, EvenkeelError) as error:
                 close(journal)  # It is told. Nothing else waits for it, and nothing of it comes back later.
                 first = first or error

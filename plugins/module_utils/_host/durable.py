@@ -4,9 +4,9 @@
 
 """Writes that survive a power cut, and the few system calls that Python does not offer.
 
-The order that everything here keeps: the data of a file is on disk before its rename, the rename is on disk
-before anything that counts on it. An error of fsync is final for that file (the kernel drops the dirty pages):
-it is raised and never retried.
+Every function keeps this order: the data of a file is on disk before its rename, and the rename is on disk before any
+write that relies on it. An error of fsync is final for that file, because the kernel drops the dirty pages: it is
+raised and never retried.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
-# Their numbers hold the size of a long, what they read and write is an int.
+# The numbers of these calls hold the size of a long, but they read and write an int.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
 
-# Stands in the name of a file that is being written, before the id of the process.
+# In the name of a file that is being written this stands before the id of the process.
 TEMPORARY = ".tmp-"
-# Above this many files one syncfs is cheaper than an fsync each.
+# Above this number of files one syncfs is cheaper than an fsync of each.
 _FEW = 16
 
 
@@ -55,7 +55,7 @@ def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
 
 
 def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
-    """The same of a content in pieces."""
+    """``write_file`` of a content in pieces."""
     temporary = f"{path}{TEMPORARY}{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
@@ -69,7 +69,7 @@ def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
 
 
 def append_line(path: str, line: bytes) -> None:
-    """Append one line durably. A torn earlier line (no newline at its end) is closed first, so it stays alone."""
+    """Append one line durably. A torn earlier line (without a newline) gets its newline first."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         size = os.fstat(fd).st_size
@@ -82,7 +82,7 @@ def append_line(path: str, line: bytes) -> None:
 
 
 def remove_file(path: str) -> None:
-    """Remove the file if it is there, durably."""
+    """Remove the file, if it exists, durably."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def sync_paths(paths: Iterable[str]) -> None:
 
 
 def move_all(moves: Sequence[tuple[str, str]]) -> None:
-    """Rename each (from, to) within a file system, making the folders it goes to; durable when this returns."""
+    """Rename each (from, to) within a file system, and make the target directories; durable when this returns."""
     folders: set[str] = set()
     for source, target in moves:
         if os.path.dirname(target) not in folders:
@@ -127,7 +127,7 @@ def move_all(moves: Sequence[tuple[str, str]]) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the process that forked this one, ``parent``, ends in whatever way."""
+    """Have the kernel kill this process when ``parent``, which forked it, ends in any way."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
@@ -139,14 +139,14 @@ def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> No
 
 
 def rename_new(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
-    """Rename, and replace nothing: FileExistsError where the name is taken (renameat2 with RENAME_NOREPLACE)."""
+    """Rename without replacing: FileExistsError where the name exists (renameat2 with RENAME_NOREPLACE)."""
     _renameat2(source_fd, source, target_fd, target, _RENAME_NOREPLACE, "noreplace")
 
 
-def _renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, how: int, word: str) -> None:
-    if _libc.renameat2(source_fd, source, target_fd, target, how) != 0:
+def _renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag: int, label: str) -> None:
+    if _libc.renameat2(source_fd, source, target_fd, target, flag) != 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"renameat2 {word}: {os.strerror(code)}", os.fsdecode(target))
+        raise OSError(code, f"renameat2 {label}: {os.strerror(code)}", os.fsdecode(target))
 
 
 def inode_flags(fd: int) -> int:
@@ -172,19 +172,19 @@ def project(fd: int) -> int:
 
 
 def set_inode_flags(fd: int, wanted: int, mask: int) -> int:
-    """Make the flags in ``mask`` those of ``wanted``, and leave the others as they are.
+    """Set the flags in ``mask`` as in ``wanted``, and leave the others unchanged.
 
-    Returns the flags of ``mask`` that are not as wanted, because the file system does not know them or we may not.
+    Returns the flags of ``mask`` that could not be set, because the file system lacks them or we may not set them.
     """
     import fcntl
 
     now = inode_flags(fd)
     bits = (now ^ wanted) & mask
-    # All at once; one at a time where that is refused, so that one unknown flag does not take the others along.
-    for some in [bits, *(1 << at for at in range(32) if bits & 1 << at)]:
-        if (now ^ wanted) & mask & some:
+    # All flags at once; each by itself where that is refused, so that an unknown flag does not hinder the others.
+    for group in [bits, *(1 << at for at in range(32) if bits & 1 << at)]:
+        if (now ^ wanted) & mask & group:
             try:
-                fcntl.ioctl(fd, _SETFLAGS, (now ^ some).to_bytes(4, sys.byteorder) + bytes(4))
+                fcntl.ioctl(fd, _SETFLAGS, (now ^ group).to_bytes(4, sys.byteorder) + bytes(4))
             except OSError as error:
                 if error.errno in (errno.EIO, errno.ENOSPC, errno.EBADF, errno.EROFS):
                     raise
@@ -206,7 +206,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def ensure_dir(path: str, mode: int = 0o700) -> None:
-    """Make the directory and what is missing above it, durably; refuse one that others could write to."""
+    """Make the directory and its missing parents, durably. NotADirectoryError where the path is another type."""
     path = os.path.abspath(path)
     try:
         found = os.lstat(path)

@@ -1,6 +1,9 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Durations as users write them."""
+
 from __future__ import annotations
 
 import re
@@ -9,7 +12,7 @@ from .._errors import UsageError
 
 _DAY = 86400.0
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY, "w": 7 * _DAY, "y": 365 * _DAY}
-# More is no time that anybody means.
+# Nobody means a longer time.
 _LONGEST = 1e15
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y|)")
 
@@ -17,7 +20,7 @@ _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|y|)")
 def seconds(value: str | int | float, name: str = "duration") -> float:
     """Seconds of a duration: a number, or a text such as ``30s``, ``10m``, ``2h``, ``1d``, ``1h30m``, ``2w``, ``5y``.
 
-    Raises UsageError, naming ``name``, for anything else, for what is negative, not finite, or beyond all measure.
+    UsageError names ``name`` for anything else, and for a number that is negative, not finite, or far too large.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if 0 <= value <= _LONGEST:

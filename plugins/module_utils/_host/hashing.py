@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The SHA-256 of what is too large for memory: one loop, over whatever reads the chunks."""
+"""The SHA-256 of contents that are too large for memory: one loop over chunks, whatever reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 CHUNK = 1024 * 1024
-# From this size on a thread pays that reads on.
+# From this size on a thread that reads ahead pays off.
 _LARGE = 16 * CHUNK
 
 
@@ -27,7 +27,7 @@ def hash_of(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
 def hash_file(fd: int) -> tuple[str, int]:
     """Hash and size of an open file's content from its offset on, as fast as it can be read.
 
-    Its owner can add holes to it faster than anybody reads: what comes after it was opened is not looked at.
+    The owner of the file can add holes faster than anybody reads: bytes beyond its size at the start are ignored.
     """
     return hash_of(_fast(fd))
 
@@ -43,11 +43,11 @@ def chunks(fd: int, most: int | None = None) -> Iterator[bytes]:
 
 
 def _fast(fd: int) -> Iterator[memoryview]:
-    """The same, each chunk good until the next; a thread reads on while a large file's chunk is worked on."""
+    """The content in chunks, each valid until the next; for a large file a thread reads ahead."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     most = os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR)
     if most < _LARGE:
-        buffer = memoryview(bytearray(CHUNK // 4))  # Stays in the CPU's cache.
+        buffer = memoryview(bytearray(CHUNK // 4))  # It fits into the cache of the CPU.
         while True:
             count = min(os.readv(fd, [buffer]), most)
             if count <= 0:
@@ -58,13 +58,13 @@ def _fast(fd: int) -> Iterator[memoryview]:
 
     buffers = [memoryview(bytearray(4 * CHUNK)) for _turn in range(2)]
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(os.readv, fd, buffers[:1])
+        ahead = reader.submit(os.readv, fd, buffers[:1])
         while True:
-            count = min(coming.result(), most)
+            count = min(ahead.result(), most)
             if count <= 0:
                 return
             most -= count
             full = buffers[0][:count]
             buffers.reverse()
-            coming = reader.submit(os.readv, fd, buffers[:1])
+            ahead = reader.submit(os.readv, fd, buffers[:1])
             yield full

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Walking to a path without being led astray: no component is followed through a symlink (invariant I8)."""
+"""Paths that are opened one component at a time, never through a symlink (invariant I8)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Callable
 
 from .._errors import UsageError
 
-# How a directory is opened, wherever that is.
+# The flags with which every directory is opened.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_TO_BE_READ = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EAGAIN, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
 def check_path(path: bytes) -> bytes:
-    """The path, if it is absolute and normal; UsageError otherwise (relative, ``..``, doubled slashes)."""
+    """Return the path if it is absolute and normal; UsageError otherwise (relative, ``..``, doubled slashes)."""
     if path != b"/" and (
         not path.startswith(b"/") or b"\0" in path or any(part in (b"", b".", b"..") for part in path[1:].split(b"/"))
     ):
@@ -32,8 +32,8 @@ def check_path(path: bytes) -> bytes:
 def open_dir(path: bytes, declared: bytes = b"") -> int:
     """A descriptor of the directory, reached one component at a time.
 
-    Raises UsageError naming the symlink on the way, and what to write instead of the ``declared`` path;
-    FileNotFoundError and NotADirectoryError as the system does.
+    UsageError names a symlink on the way, and the path to write instead of the ``declared`` path. FileNotFoundError and
+    NotADirectoryError are those of the system.
     """
     check_path(path)
     fd = os.open(b"/", DIRECTORY)
@@ -69,9 +69,9 @@ def _link(name: bytes, fd: int) -> bytes | None:
 
 @contextmanager
 def opened(parent: int, name: bytes) -> Iterator[int | None]:
-    """The regular file or directory of that name, open; None for anything else, and for what we may not read.
+    """The regular file or directory of that name, open; None for another type, and for a file that we may not read.
 
-    Its owner can hold a lease on it, or give the name to something else at this moment: that is None as well.
+    The owner can hold a lease on the file, or give the name to another file at this moment: then it is None as well.
     """
     fd = None
     try:
@@ -79,7 +79,7 @@ def opened(parent: int, name: bytes) -> Iterator[int | None]:
         if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
     except OSError as error:
-        if error.errno not in _NOT_TO_BE_READ:
+        if error.errno not in _UNREADABLE:
             raise
     try:
         yield fd
@@ -89,9 +89,9 @@ def opened(parent: int, name: bytes) -> Iterator[int | None]:
 
 
 class Parents:
-    """Descriptors of parent directories, the last few kept open, because paths come sorted.
+    """Descriptors of parent directories. The last few stay open, because paths come sorted.
 
-    ``check`` gets the path and the descriptor of each that is opened, and raises OSError for one that will not do.
+    ``check`` gets the path and the descriptor of each directory that is opened, and raises OSError to refuse it.
     """
 
     def __init__(self, keep: int = 8, check: Callable[[bytes, int], None] | None = None) -> None:
@@ -100,7 +100,7 @@ class Parents:
         self._check = check
 
     def of(self, path: bytes) -> tuple[int, bytes]:
-        """(descriptor of the directory that holds the path, last name)."""
+        """(descriptor of the parent directory, last component of the path)."""
         parent, name = os.path.split(path)
         if parent not in self._open:
             while len(self._open) >= self._keep:
@@ -116,7 +116,7 @@ class Parents:
         return self._open[parent], name
 
     def forget(self) -> None:
-        """Close all; after directories were moved a kept descriptor would name the old place."""
+        """Close all descriptors: after directories were moved an open descriptor would lead to the old place."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -137,5 +137,5 @@ def ancestors(path: bytes) -> Iterator[bytes]:
 
 
 def is_ours(uid: int, mode: int) -> bool:
-    """Whether nobody else can give another name to what we make in a directory of this owner and mode."""
+    """Whether nobody else can rename files that we make in a directory of this owner and mode."""
     return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)

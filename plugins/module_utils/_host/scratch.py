@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bundles on their way through a host: each in a directory of ours, and none stays when its run is killed.
+"""Bundles in transit through a host: each lies in a directory of ours, and is removed even when its run is killed.
 
-A connection brings and fetches files as the user who logs in. So the file is that user's, in a directory where that
-user can add, exchange and list nothing. It is gone once it is open, or with the next call of any module.
+A connection transfers files as the user who logs in. So the file belongs to that user, in a directory where the user
+can add, replace and list nothing. The file is removed once it is open, or by the next call of any module.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .trust import open_regular
 
 _TOP = "/var/tmp"
 _PREFIX = "evenkeel-bundle-"
-# Seconds that may pass between two steps of another run: a call of a module, and the opening of the file.
-_BETWEEN = 5.0
+# Seconds that may pass between two steps of another run: the call of a module, and the opening of the file.
+_STEP_LIMIT = 5.0
 
 
 def new(run: str, owner: int) -> str:
@@ -41,14 +41,14 @@ def hand_over(path: str, owner: int) -> None:
 
 
 def make_empty(path: str, owner: int) -> None:
-    """A file for the bundle that this user is to bring."""
+    """Make an empty file, which this user fills with the bundle."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     hand_over(path, owner)
 
 
 @contextmanager
 def taken(path: str) -> Iterator[str]:
-    """Another path of the bundle, which leads to it for this time alone: its own is gone already."""
+    """Open the bundle and remove it; the path by which it can be read within the ``with``."""
     with open_regular(path) as stream:
         discard(path)
         yield f"/proc/self/fd/{stream.fileno()}"
@@ -63,9 +63,9 @@ def discard(path: str) -> None:
 
 
 def reclaim(run: str, now: float) -> None:
-    """Remove what killed runs have left: not what is of this ``run``, what a process has open, or what was touched a
-    moment ago."""
-    left = [found for found in _left(run) if abs(now - _touched(found)) > _BETWEEN]
+    """Remove bundles of killed runs. Bundles of this ``run``, bundles that a process has open, and bundles that changed
+    a moment ago stay."""
+    left = [found for found in _left(run) if abs(now - _last_change(found)) > _STEP_LIMIT]
     if left:
         used = set(_opened())
         for folder in left:
@@ -85,8 +85,8 @@ def _left(run: str) -> Iterator[str]:
                 yield entry.path
 
 
-def _touched(folder: str) -> float:
-    """When the directory, or what is in it, was changed last."""
+def _last_change(folder: str) -> float:
+    """The time of the last change of the directory or of the bundle in it."""
     last = 0.0
     for path in (folder, os.path.join(folder, "bundle")):
         with suppress(OSError):
@@ -96,7 +96,7 @@ def _touched(folder: str) -> float:
 
 
 def _opened() -> Iterator[str]:
-    """The paths of all files that processes have open, as far as we may see."""
+    """The paths of all files that processes have open, as far as we may read them."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fd"):

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-r"""Names of files as valid UTF-8, and back: Ansible takes no others, and prints them as they are.
+r"""File names as valid UTF-8, and back: Ansible takes no other text, and prints it unchanged.
 
-A byte that is no UTF-8 is written ``\xe9``, and so are the bytes of a character that would move, colour or reverse what
-a terminal shows; a new line and a tab are left as they are. A backslash that would read as the beginning of one is
-written ``\x5c``. Nothing else changes, so that the name of nearly every file is itself.
+A byte that is no UTF-8 is written ``\xe9``. So are the bytes of a character that would move, colour or reverse the text
+of a terminal, but for a new line and a tab. A backslash that would read as the start of such an escape is written
+``\x5c``. Nothing else changes, so that nearly every file name stands for itself.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import json
 import re
 from typing import Any, Callable
 
-_READS_SO = re.compile(r"\\(?=x(?:5c|[0189a-f][0-9a-f]))")
+_LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[0189a-f][0-9a-f]))")
 _ESCAPE = re.compile(r"\\x(5c|[0189a-f][0-9a-f])")
-# Halves of pairs (a byte that is no UTF-8 is one to Python), controls of both sets, and what turns the direction round.
-_ODD = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
-# What a result may hold, in characters of JSON, and a text in it: the driver takes no longer ones from a host. What it
-# names goes up to there, and how much more there is.
+# Surrogates (Python decodes a byte that is no UTF-8 to one), control characters, and characters that turn the direction
+# of text.
+_UNSAFE = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+# The largest size of a result, in characters of JSON, and of a text in it: the driver refuses longer ones. Longer lists
+# are cut, and say how many items are missing.
 LONGEST_RESULT = 2_000_000
 LONGEST_TEXT = 100_000
 
 
 def escape(text: str) -> str:
-    """The text, as Python has a name with such bytes, as valid UTF-8."""
-    return _odd_ones(_READS_SO.sub(r"\\x5c", text))
+    """Escape a text in which Python represents such bytes by surrogates; valid UTF-8."""
+    return _escape_unsafe(_LIKE_ESCAPE.sub(r"\\x5c", text))
 
 
-def _odd_ones(text: str) -> str:
-    return _ODD.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _raw(found[0])), text)
+def _escape_unsafe(text: str) -> str:
+    return _UNSAFE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _raw(found[0])), text)
 
 
 def unescape(text: str) -> str:
@@ -43,44 +44,44 @@ def unescape(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The same for what is printed as a line."""
+    """``escape`` for a text that is printed as one line."""
     return escape(text).replace("\n", " ")
 
 
 def _raw(text: str) -> bytes:
     return b"".join(
-        bytes([ord(one) - 0xDC00]) if 0xDC80 <= ord(one) <= 0xDCFF else one.encode("utf-8", "surrogatepass")
-        for one in text
+        bytes([ord(char) - 0xDC00]) if 0xDC80 <= ord(char) <= 0xDCFF else char.encode("utf-8", "surrogatepass")
+        for char in text
     )
 
 
 def escaped(value: Any) -> Any:
-    """All strings in a result, keys too."""
+    """``escape`` of all strings in a result, keys included."""
     return _each(value, escape)
 
 
 def harmless(value: Any) -> Any:
-    """The same for what another host has escaped, or should have: what is escaped already is not escaped again."""
-    return _each(value, _odd_ones)
+    """Escape the unsafe characters that another host should have escaped, and leave its escapes unchanged."""
+    return _each(value, _escape_unsafe)
 
 
 def _each(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {_each(key, change): _each(one, change) for key, one in value.items()}
+        return {_each(key, change): _each(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_each(one, change) for one in value]
+        return [_each(item, change) for item in value]
     return value
 
 
 def bounded(result: dict[str, Any]) -> dict[str, Any]:
-    """The result, its lists and texts cut off where there is no room for more.
+    """The result, with its lists and texts cut to the largest size.
 
-    A user may have millions of files with long names: what root says of other things must arrive nevertheless.
+    A user may have millions of files with long names: the rest of the result must arrive nevertheless.
     """
     room = [LONGEST_RESULT]
-    # What is no list is short, and decides; so it comes first.
+    # Plain values are short and important, so they come before lists.
     order = sorted(result, key=lambda key: isinstance(result[key], (list, dict)))
     cut = {key: _bounded(result[key], room) for key in order}
     return {key: cut[key] for key in result}
@@ -93,26 +94,26 @@ def _bounded(value: Any, room: list[int]) -> Any:
         return cut
     if isinstance(value, dict):
         room[0] -= sum(len(str(key)) for key in value)
-        return {key: _bounded(one, room) for key, one in value.items()}
+        return {key: _bounded(item, room) for key, item in value.items()}
     if isinstance(value, list):
         kept: list[Any] = []
-        for one in value:
+        for item in value:
             if room[0] <= 0:
-                # Where every item is a sentence, one more can say so.
+                # A list of sentences gets one more, which tells the number of missing items.
                 more = f"and {len(value) - len(kept)} more"
-                return [*kept, more] if isinstance(one, str) else kept
-            kept.append(_bounded(one, room))
+                return [*kept, more] if isinstance(item, str) else kept
+            kept.append(_bounded(item, room))
         return kept
     room[0] -= 8
     return value
 
 
 def named(value: Any, paths: bool = False) -> Any:
-    """The arguments of a module, with the names of files in them (``paths``, ``exclude``) as they are on the host."""
+    """The arguments of a module, with the file names in them (``paths``, ``exclude``) unescaped."""
     if isinstance(value, str):
         return unescape(value) if paths else value
     if isinstance(value, dict):
-        return {key: named(one, key in ("paths", "exclude")) for key, one in value.items()}
+        return {key: named(item, key in ("paths", "exclude")) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [named(one, paths) for one in value]
+        return [named(item, paths) for item in value]
     return value

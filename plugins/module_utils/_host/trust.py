@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whom a path has to be believed of: a file counts only where nobody else can put another one in its place."""
+"""Trust in paths: a file counts only where no other user can replace it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-# How many symlinks the kernel follows.
+# The number of symlinks that the kernel follows.
 _LINKS = 40
 
 
 def trusted() -> set[int]:
-    """Whose directories we believe: root's and our own."""
+    """The user ids whose directories we trust: root's and our own."""
     return {0, os.geteuid()}
 
 
 def stranger(path: str, owners: Collection[int]) -> str:
-    """Who, besides ``owners``, could have the path lead to something else, in words; empty when nobody can.
+    """The reason in words why users other than ``owners`` could make the path lead elsewhere; empty when they cannot.
 
-    Looks at every directory on the way, from the root on, and at every symlink; not at what the path names itself. What
-    is not there yet is nobody's. A sticky directory may be written by all: an entry of one of ``owners`` is safe in it.
+    Checks every directory and symlink on the way, from the root on, but not the last component. Components that do not
+    exist yet belong to nobody. All users may write to a sticky directory: an entry of one of ``owners`` is safe in it.
     """
-    for place, found in _way(path):
+    for place, found in _components(path):
         if found.st_uid not in owners:
             kind = "symlink" if stat.S_ISLNK(found.st_mode) else "directory"
             return f"the {kind} {place} belongs to uid {found.st_uid}"
@@ -37,11 +37,11 @@ def stranger(path: str, owners: Collection[int]) -> str:
 
 
 def owners(path: str) -> set[int]:
-    """Whose the directories and symlinks on the way to the path are."""
-    return {found.st_uid for _place, found in _way(path)}
+    """The owners of the directories and symlinks on the way to the path."""
+    return {found.st_uid for _place, found in _components(path)}
 
 
-def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
+def _components(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Each directory and each symlink on the way to the path."""
     todo = [part for part in os.path.abspath(path).split("/") if part][::-1]
     at, links = "/", 0
@@ -68,7 +68,7 @@ def _way(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """The file, open for reading. OSError for what is no regular file: nothing is waited for, no symlink followed."""
+    """The file, open for reading. OSError for another type. No symlink is followed, no pipe or lease waited for."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -77,7 +77,7 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def read_small(path: str, longest: int) -> tuple[bytes, int]:
-    """What the file holds, and whose it is. OSError for what is no regular file, or longer."""
+    """(content, owner) of the file. OSError for another type, and for a file with more than ``longest`` bytes."""
     with open_regular(path) as stream:
         data = stream.read(longest + 1)
         owner = os.fstat(stream.fileno()).st_uid

@@ -16,9 +16,9 @@ from .._files import mounts as mounting
 from .._files.comparison import compare as compare
 from .._files.comparison import directories as directories
 from .._files.declaration import Declaration
-from .._files.entry import Entry, Tree, path_of
+from .._files.entry import Tree, path_of
 from .._files.scanning import Scan as Scan
-from .._files.step import FILES, Step
+from .._files.step import FILES, PathStep, Step
 from .._host.options import Options, read
 from .._host.paths import check_path
 from .._host.system import System
@@ -76,8 +76,8 @@ def recorded(lines: list[str], spec: dict[str, Any], now: Scan | None = None) ->
 
 
 def swapped(
-    steps: Sequence[Step], then: Sequence[Entry], now: Scan, spec: dict[str, Any], mounts: Collection[bytes]
-) -> list[Step]:
+    steps: Sequence[PathStep], then: Tree, now: Scan, spec: dict[str, Any], mounts: Collection[bytes]
+) -> list[PathStep]:
     """The steps with declared directories put back as a whole: see ``comparison.swapped``."""
     return comparison.swapped(steps, then, now, _known(spec), mounts)
 

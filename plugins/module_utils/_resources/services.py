@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict, cast
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
@@ -31,6 +31,31 @@ _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 # Every login goes through these. They read all of their configuration anew when they are reloaded.
 _ACCESS = ("ssh.service", "sshd.service")
+
+
+class _Known(TypedDict):
+    """A unit as every version records it."""
+
+    name: str
+    exists: bool
+    enabled: str
+    active: bool
+
+
+class UnitRecord(_Known, total=False):
+    """A unit as a checkpoint records it: ``links`` since version 0.2, other keys only where they apply."""
+
+    links: dict[str, str]
+    triggers: list[str]
+    failed: bool
+    limits: list[str]
+
+
+class ProcessRecord(TypedDict):
+    """A process as a checkpoint records it."""
+
+    active: bool
+    definition: process.Definition
 
 
 class Services(Programs):
@@ -82,7 +107,7 @@ class Services(Programs):
         for seen, unit in zip(systemd.observe(spec["names"], system), systemd.describe(spec["names"], system)):
             # Not what it happens to be on the way to another state.
             state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
-            known: dict[str, Any] = {
+            known: UnitRecord = {
                 "name": unit.id or state.name,
                 "exists": state.exists,
                 "enabled": state.enabled,
@@ -291,16 +316,22 @@ def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 
 
-def _recorded(lines: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecord]]:
     """(units, processes) of the lines; Damaged when one is not of those that ``capture`` writes."""
-    found: dict[str, list[dict[str, Any]]] = {"unit": [], "process": []}
+    units: list[UnitRecord] = []
+    processes: list[ProcessRecord] = []
     for line in lines:
-        with json_line.read(line) as (word, one):
-            found[word].append(one)
-    return found["unit"], found["process"]
+        with json_line.read(line) as (word, record):
+            if word == "unit":
+                units.append(cast(UnitRecord, record))
+            elif word == "process":
+                processes.append(cast(ProcessRecord, record))
+            else:
+                raise ValueError(f"{word} is neither a unit nor a process")
+    return units, processes
 
 
-def _links(unit: dict[str, Any]) -> list[Step]:
+def _links(unit: UnitRecord) -> list[Step]:
     """What makes the set of the unit's links as it was."""
     then: dict[str, str] = unit.get("links", {})
     live = links.of(unit["name"]) if "links" in unit else {}
@@ -313,7 +344,7 @@ def _links(unit: dict[str, Any]) -> list[Step]:
     return gone + back
 
 
-def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
+def _enablement(unit: UnitRecord, live: ServiceState) -> list[Step]:
     """For what was recorded without its links. Files come first: a unit that is gone now will be back, and one that did
     not exist may be gone."""
     wanted = unit["enabled"] if unit["exists"] else "disabled"
@@ -330,7 +361,7 @@ def _enablement(unit: dict[str, Any], live: ServiceState) -> list[Step]:
 
 
 def _activity(
-    live: ServiceState, active: bool, unit: Unit, pids: Sequence[int], at: Restore, detail: dict[str, Any]
+    live: ServiceState, active: bool, unit: Unit, pids: Sequence[int], at: Restore, detail: dict[str, object]
 ) -> list[Step]:
     """Stopped, started, reloaded or restarted, by verbs that systemd does not refuse; what these cannot do is left."""
     name = live.name

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The links by which a unit is enabled: in directories of ``.wants``, ``.requires`` and ``.upholds``, as its aliases,
-and in those of the run levels. One word of systemd (``enabled``) stands for many sets of them; the set is the state."""
+"""The links that enable a unit: in directories ``.wants``, ``.requires`` and ``.upholds``, as aliases, and in those of
+run levels. The word ``enabled`` of systemd stands for many sets of links, so that the set is recorded as the state."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from .._errors import EvenkeelError
 from .._host.paths import open_dir
 
-# What an administrator sets: for good, and until the next boot.
+# The links of an administrator: permanent, and until the next boot.
 KEPT, RUNTIME = "/etc/systemd/system", "/run/systemd/system"
 _SHIPPED = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _PULLING = (".wants", ".requires", ".upholds")
 _LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
-# Our own unit at boot is never part of what is recorded.
+# Our own units are never recorded.
 _OURS = "evenkeel-"
 
 
@@ -33,7 +33,7 @@ def template(unit: str) -> str:
 
 
 def names(unit: str) -> set[str]:
-    """All names of the unit: its own, and those that links make aliases of it (of its template, for an instance)."""
+    """All names of the unit: its own, and its aliases by links (those of its template, for an instance)."""
     aliases = [
         (name, os.path.basename(to))
         for folder in (KEPT, RUNTIME, *_SHIPPED)
@@ -51,8 +51,8 @@ def names(unit: str) -> set[str]:
 
 
 def of(unit: str) -> dict[str, str]:
-    """Path -> where it leads, of all links that belong to the unit. Empty for a file without content, which does the
-    same in a directory of dependencies. The unit's own file is none of them, be it a link or not."""
+    """Path -> target of all links that belong to the unit. The target is empty for an empty file, which acts as a link
+    in a directory of dependencies. The unit file itself is not among them, even if it is a link."""
     known = names(unit)
     own = {unit, template(unit)}
     found = {}
@@ -61,7 +61,7 @@ def of(unit: str) -> dict[str, str]:
             path = f"{folder}/{name}"
             stem, pulling = os.path.splitext(name)
             if to is not None:
-                # For the next boot's sake the file below /etc is kept with the files.
+                # The unit file below /etc is recorded with the files.
                 if name in known and (folder == RUNTIME or name not in own):
                     found[path] = to
             elif pulling in _PULLING:
@@ -77,8 +77,8 @@ def of(unit: str) -> dict[str, str]:
 
 
 def _entries(folder: str, files: bool = False) -> list[tuple[str, str | None]]:
-    """(name, where it leads) of what is in the directory; None for what is no link. ``files``: empty ones as well, and
-    no directories."""
+    """(name, target) of each entry of the directory; the target is None for an entry that is no link. ``files``: of
+    these entries empty files only."""
     found: list[tuple[str, str | None]] = []
     try:
         with os.scandir(folder) as entries:
@@ -93,11 +93,11 @@ def _entries(folder: str, files: bool = False) -> list[tuple[str, str | None]]:
 
 
 def make(path: str, to: str) -> None:
-    """Let the path lead there, at once: what was there goes in the same moment. Raises EvenkeelError."""
+    """Make the link, and replace its predecessor atomically. Raises EvenkeelError."""
     with _parent(path, made=True) as (folder, name):
         if folder is None:
             return
-        if _is_link(folder, name, path) and _leads(folder, name) == to:
+        if _is_link(folder, name, path) and _target(folder, name) == to:
             return
         new = f".{name}.evenkeel"
         with suppress(FileNotFoundError):
@@ -111,7 +111,7 @@ def make(path: str, to: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Take the link away, and its directory when that held nothing else, as systemctl does."""
+    """Remove the link, and its directory when that is empty then, as systemctl does."""
     with _parent(path) as (folder, name):
         if folder is None or not _is_link(folder, name, path):
             return
@@ -126,7 +126,7 @@ def remove(path: str) -> None:
 
 @contextmanager
 def _parent(path: str, made: bool = False) -> Iterator[tuple[int | None, str]]:
-    """(descriptor of its directory, its name), reached without following a link; None where there is no directory."""
+    """(descriptor of the parent directory, last component), without following a link; None without such a directory."""
     above, name = os.path.split(path)
     fd = None
     try:
@@ -151,7 +151,7 @@ def _parent(path: str, made: bool = False) -> Iterator[tuple[int | None, str]]:
 
 
 def _is_link(folder: int, name: str, path: str) -> bool:
-    """Whether there is such a link, or an empty file in its place. Raises EvenkeelError for anything else."""
+    """Whether the link exists, or an empty file in its place. Raises EvenkeelError for another type or a content."""
     try:
         info = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _is_link(folder: int, name: str, path: str) -> bool:
     return True
 
 
-def _leads(folder: int, name: str) -> str:
+def _target(folder: int, name: str) -> str:
     try:
         return os.readlink(name, dir_fd=folder)
     except OSError as error:

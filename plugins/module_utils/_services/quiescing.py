@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Holding programs still while files are read or put back: stop or freeze a unit, run a command; and letting them go
-again, whatever happens, also when this process is killed."""
+"""Programs that stand still while files are read or put back: a unit is stopped or frozen, a command is run. They go on
+afterwards whatever happens, also when this process is killed."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -34,21 +34,25 @@ OPTION = one_of(
     }
 )
 _TIMEOUT = 90.0
-# The variable by which the watcher gets what it is to run.
+# The variable by which the watcher gets its script.
 _SCRIPT = "EVENKEEL_AFTER"
 
 
 @dataclass(frozen=True)
 class Hook:
-    """Commands that hold something still, and let it go. ``unit``: which is to run afterwards; empty for none."""
+    """Commands that let a program stand still, and go on. ``unit``: the unit that must run afterwards, or empty."""
 
     begin: list[str]
     end: list[str]
     unit: str = ""
 
 
-def check(hooks: Any) -> list[dict[str, Any]]:
-    """The declared hooks, each a mapping of one key; UsageError names what is wrong."""
+# A declared hook: one key, ``stop`` or ``freeze`` with a unit, or ``command`` with ``argv`` and ``after``.
+Declared = Mapping[str, Any]
+
+
+def check(hooks: object) -> list[dict[str, Any]]:
+    """The declared hooks, checked. UsageError names the item and the key that is wrong."""
     if hooks is None:
         return []
     if not isinstance(hooks, list):
@@ -59,29 +63,29 @@ def check(hooks: Any) -> list[dict[str, Any]]:
         where = f"quiesce, item {number}"
         if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= set(kinds):
             raise UsageError(f"{where}: {hook!r} must have one key, {' or '.join(kinds)}")
-        ((kind, what),) = hook.items()
+        ((kind, value),) = hook.items()
         checked.append(read({kind: {**kinds[kind], "required": True}}, hook, where))
         if kind != "command":
-            systemd.unit_name(what)
+            systemd.unit_name(value)
     return checked
 
 
-def _plan(hooks: Sequence[dict[str, Any]], system: System) -> list[Hook]:
-    """What to do, in order. A unit that does not run has nothing to hold still."""
+def _plan(hooks: Sequence[Declared], system: System) -> list[Hook]:
+    """The hooks with their commands, in order. A unit that does not run needs none."""
     found = []
     for hook in hooks:
-        ((kind, what),) = hook.items()
+        ((kind, value),) = hook.items()
         if kind == "command":
-            found.append(Hook(what["argv"], what["after"]))
+            found.append(Hook(value["argv"], value["after"]))
             continue
-        (state,) = systemd.observe([what], system)
+        (state,) = systemd.observe([value], system)
         if not state.exists:
             raise UsageError(f"quiesce: there is no unit {state.name} on this host; nothing was touched")
         if state.active and kind == "stop":
-            # What its stop would take along stops before it, so that it is started again after it.
+            # Units that stop with this unit stop before it, so that they start again after it.
             units = systemd.observe(systemd.with_dependents(state.name, system), system)
             hooked = [_hook("stop", "start", unit.name) for unit in units if unit.active]
-            found += [one for one in hooked if one not in found]
+            found += [planned for planned in hooked if planned not in found]
         elif state.active:
             found.append(_hook("freeze", "thaw", state.name))
     return found
@@ -91,20 +95,19 @@ def _hook(begin: str, end: str, unit: str) -> Hook:
     return Hook(["systemctl", begin, "--", unit], ["systemctl", end, "--", unit], unit)
 
 
-def stopped(hooks: Sequence[dict[str, Any]]) -> set[str]:
+def stopped(hooks: Sequence[Declared]) -> set[str]:
     """Names of the units that the hooks stop."""
     return {systemd.unit_name(hook["stop"]) for hook in hooks if "stop" in hook}
 
 
 class Quiesced:
-    """Holds still for the time of a ``with``, and lets go in the reverse order. ``seconds``: how long that was.
+    """Programs stand still within the ``with``, and go on in the reverse order. ``seconds``: how long they stood still.
 
-    Raises UsageError with nothing touched; ServiceFailed when something could not be held (``so``: what follows from
-    that, in words), or does not run afterwards. Commands of ``after`` run even when their ``argv`` has failed, or was
-    never reached.
+    Raises UsageError with nothing touched; ServiceFailed when a program could not be held (``so``: the consequence, in
+    words), or does not run afterwards. Commands of ``after`` run even when their ``argv`` failed, or was not reached.
     """
 
-    def __init__(self, hooks: Sequence[dict[str, Any]], system: System, so: str = "no checkpoint was taken") -> None:
+    def __init__(self, hooks: Sequence[Declared], system: System, so: str = "no checkpoint was taken") -> None:
         self.seconds = 0.0
         self._hooks = hooks
         self._system = system
@@ -135,13 +138,13 @@ class Quiesced:
         except ServiceFailed as failed:
             if not isinstance(error, EvenkeelError):
                 raise
-            # Both are to be known, and the first is what to act on.
+            # The message tells both errors; the first is the one to act on.
             error.message += f". And {failed.message}"
             error.result["left"] = [*error.result.get("left", []), *failed.result["left"]]
 
     def hand_over(self, down: Collection[str]) -> None:
-        """From here on units are put where they belong by somebody else: what is frozen goes on (its jobs would wait
-        for that), and those that are to be ``down`` are no longer ours to start."""
+        """From here on the caller starts and stops units: frozen units go on, because their jobs would wait for that,
+        and units that must be ``down`` are not started by us."""
         _end([hook for hook in self._planned if hook.begin[1:2] == ["freeze"]], self._system)
         self._planned = [hook for hook in self._planned if hook.unit not in down]
 
@@ -151,27 +154,27 @@ class Quiesced:
         failed = _end(self._planned, self._system)
         self.seconds = self._system.monotonic() - self._started
         self._dismiss()
-        failed += [why for hook in self._planned if hook.unit for why in _stands(hook.unit, self._system)]
+        failed += [why for hook in self._planned if hook.unit for why in _not_running(hook.unit, self._system)]
         if failed:
             raise ServiceFailed(f"what was held still does not run again: {'; '.join(failed)}", left=failed)
 
 
 def _end(planned: Sequence[Hook], system: System) -> list[str]:
-    """Let go of all of it; which commands failed, in words. For a unit it is its state that counts."""
+    """Let all programs go on; the commands that failed, in words. For a unit its state counts, not its command."""
     ends = [(hook, _do(hook, hook.end, system)) for hook in reversed(planned)]
     return [f"{' '.join(hook.end)}: {done.words}" for hook, done in ends if done.rc != 0 and not hook.unit]
 
 
 def _do(hook: Hook, argv: list[str], system: System) -> Completed:
-    """A unit takes the time that it allows itself."""
+    """Run a command of the hook. A unit may take the time that it allows itself."""
     if not hook.unit:
         return system.command(argv, _TIMEOUT)
     (unit,) = systemd.describe([hook.unit], system)
     return system.run(argv, unit.patience(argv[1]))
 
 
-def _stands(unit: str, system: System) -> list[str]:
-    """In words, that the unit does not run again."""
+def _not_running(unit: str, system: System) -> list[str]:
+    """The state of the unit in words, if it does not run again."""
     state = systemd.settled(unit, system)
     shown = system.run(["systemctl", "show", "--property=FreezerState", "--value", "--", unit], _TIMEOUT).out.strip()
     if not state.active:
@@ -180,11 +183,10 @@ def _stands(unit: str, system: System) -> list[str]:
 
 
 def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
-    """A process that lets go when this one is killed. It is a shell, detached: it holds nothing of ours open, our locks
-    least of all, and whoever kills this one by its name does not find it. What it is to run may hold secrets, and is
-    no word of it, which everybody on the host could read while all stands still.
+    """Start a process that lets the programs go on when this process is killed; the function that dismisses it.
 
-    Returns what dismisses it.
+    It is a detached shell: it holds no file or lock of ours open, and a kill by our name does not find it. Its script
+    may hold secrets, so that it is not passed as an argument, which every user of the host could read.
     """
     ends = [f"$limit {shlex.join(hook.end)}" for hook in reversed(planned)]
     limit = f'limit=$(command -v timeout) && limit="$limit {_TIMEOUT:g}"'
@@ -195,7 +197,7 @@ def _watch(planned: Sequence[Hook]) -> Callable[[], None]:
     os.close(reading)
 
     def dismiss() -> None:
-        with suppress(BrokenPipeError):  # It is gone already.
+        with suppress(BrokenPipeError):  # The process has ended already.
             os.write(writing, b".\n")
         os.close(writing)
         watcher.wait()

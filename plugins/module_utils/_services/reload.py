@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A reload that the service itself shows. The command of a reload is a signal mostly, and ends well whatever the
-service makes of it: nginx keeps its old configuration where a port is taken, and says so in its log alone."""
+"""A reload with a proof by the service. The command of a reload mostly sends a signal, and succeeds even if the service
+fails to reload: nginx keeps its old configuration where a port is taken, and tells it in its log alone."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .state import ServiceState
 from .unit import Unit
 
 ASKED = "asked, not shown"
-# How long the service may take to show it; nginx tries for 2.5 s to get a port.
+# Seconds that the service may take to show the reload; nginx tries for 2.5 s to get a port.
 _LIMIT = 4.0
 _TAIL = 1 << 16
-# Words count after a while: those that go wrong come last.
-_WORDS = 1.0
-# A service that says this has not taken it. What else goes wrong in these seconds may be a request's.
+# Seconds after which lines of the log count: errors come last.
+_LINES_AFTER = 1.0
+# A line that shows that the reload failed. Other errors in these seconds may belong to a request.
 _WRONG = re.compile(
     r"\[(?:emerg|alert|crit)|fatal|address already in use|(?:could|can) ?not bind|config.*(?:fail|error)", re.I
 )
@@ -35,8 +35,8 @@ _TAKEN = re.compile(r"re-?load|re-?read|re-?start|re-?exec|\bHUP|SIGHUP|listenin
 
 @dataclass(frozen=True)
 class Reloaded:
-    """``shown``: how the service has shown that it took it, in words; empty when it was only asked. ``said``: what it
-    says instead."""
+    """``shown``: the proof in words that the service reloaded; empty when it was only asked. ``said``: instead, a line
+    of its log about an error."""
 
     state: ServiceState
     shown: str
@@ -44,7 +44,7 @@ class Reloaded:
 
     @property
     def words(self) -> str:
-        """For a report: never more than was seen."""
+        """The outcome for a report: never more than was observed."""
         return self.shown or ASKED + (f"; it says: {self.said}" if self.said else "")
 
 
@@ -56,7 +56,7 @@ class _Before:
 
 
 def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
-    """Reload the unit. Raises ServiceFailed when that fails, or when the service says that it did."""
+    """Reload the unit. Raises ServiceFailed when the reload fails, or when the log of the service shows a failure."""
     (unit,) = systemd.describe([name], system)
     before = _Before(running.children(unit.main, proc), running.logs(unit.main, proc), system.now())
     state = systemd.act("reload", name, system)
@@ -69,11 +69,11 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         shown = _workers(unit, before, proc)
         if shown:
             return Reloaded(state, shown)
-        said = _said(unit, before, system)
-        wrong = [line for line in said if _WRONG.search(line) or (_TAKEN.search(line) and _FAILED.search(line))]
-        taken = [line for line in said if _TAKEN.search(line) and line not in wrong]
+        lines = _log_lines(unit, before, system)
+        wrong = [line for line in lines if _WRONG.search(line) or (_TAKEN.search(line) and _FAILED.search(line))]
+        taken = [line for line in lines if _TAKEN.search(line) and line not in wrong]
         passed = system.monotonic() - began
-        if taken and not wrong and passed >= _WORDS:
+        if taken and not wrong and passed >= _LINES_AFTER:
             return Reloaded(state, f"it says: {taken[-1][:200]}")
         if passed >= _LIMIT:
             break
@@ -82,11 +82,11 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         raise ServiceFailed(
             f"{unit.id} was told to reload, and goes on with what it had: {' / '.join(dict.fromkeys(wrong[-3:]))}"
         )
-    return Reloaded(state, "", next((line[:200] for line in reversed(said) if _FAILED.search(line)), ""))
+    return Reloaded(state, "", next((line[:200] for line in reversed(lines) if _FAILED.search(line)), ""))
 
 
 def _workers(unit: Unit, before: _Before, proc: str) -> str:
-    """New workers in the place of the old ones. One more than before may be a request's."""
+    """The proof in words that new workers replaced the old ones. One additional worker may belong to a request."""
     if not before.workers:
         return ""
     now = running.children(unit.main, proc)
@@ -97,16 +97,16 @@ def _workers(unit: Unit, before: _Before, proc: str) -> str:
     return ""
 
 
-def _said(unit: Unit, before: _Before, system: System) -> list[str]:
-    """What the service has written since: into the files that it appends to, and into the journal."""
+def _log_lines(unit: Unit, before: _Before, system: System) -> list[str]:
+    """The lines that the service has written since: to the files that it appends to, and to the journal."""
     lines: list[str] = []
     for path, length in before.logs.items():
         if "access" in os.path.basename(path):
-            continue  # Words of requests.
+            continue  # It tells of requests.
         try:
             with open_regular(path) as stream:
                 if os.readlink(f"/proc/self/fd/{stream.fileno()}") != path:
-                    continue  # The owner of a directory has it lead to another file by now.
+                    continue  # The owner of a directory has replaced the file meanwhile.
                 stream.seek(max(length, os.fstat(stream.fileno()).st_size - _TAIL))
                 lines += stream.read(_TAIL).decode("utf-8", "replace").splitlines()
         except OSError:

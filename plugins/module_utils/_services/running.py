@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the processes of a service are made of and hold, compared with what is on disk."""
+"""The processes of a service: the files that they run and hold, compared with the files on disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .._files.anchors import STAGE
-from .._host.system import start_time
+from .._host.processes import read_stat, start_time
 
 _GONE = " (deleted)"
 
 
 def processes(units: Iterable[str], proc: str = "/proc") -> dict[str, list[int]]:
-    """Unit -> its processes. Those of a user's own service manager are never taken for the system's."""
+    """Unit -> its processes. Processes of a user's service manager never count as those of the system's."""
     found: dict[str, list[int]] = {unit: [] for unit in units}
     for pid in filter(str.isdigit, os.listdir(proc)):
         for line in _read(f"{proc}/{pid}/cgroup").splitlines():
@@ -31,8 +31,8 @@ def processes(units: Iterable[str], proc: str = "/proc") -> dict[str, list[int]]
 
 
 def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: str = "/proc") -> str:
-    """A program or library that one of the processes runs, and that is another one on disk, or is put back; empty when
-    there is none. ``since``: what was replaced before is no concern."""
+    """A program or library that one of the processes runs, and that differs on disk or is put back; empty without one.
+    ``since``: replacements before that time do not count."""
     mapped = set().union(*(_mapped(pid, proc) for pid in pids))
     for path, gone in sorted(mapped):
         if touches([path], changed) or (gone and (f"/{STAGE}" in path or _is_newer(path, since))):
@@ -41,20 +41,20 @@ def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: st
 
 
 def newer(files: Iterable[str], than: float) -> str:
-    """The first of the files that came to where it is, or was changed, after ``than`` (epoch seconds); or empty.
-    What lies below /run is made anew at each reload of systemd, or by the service itself."""
+    """The first of the files that was moved to its place, or changed, after ``than`` (epoch seconds); or empty. Files
+    below /run do not count: they are made at each reload of systemd, or by the service itself."""
     return next((path for path in files if not path.startswith("/run/") and _is_newer(path, than)), "")
 
 
 def touches(files: Iterable[str], changed: Sequence[str]) -> str:
     """The first of the files that is put back, by itself or with a directory that is put back as a whole; or empty.
-    A directory with paths below it among the changed ones is there for its attributes."""
+    A directory whose contents are named among the changed paths is itself there for its attributes only."""
     roots = set(changed)
     for path in files:
-        for one in (path, os.path.realpath(path)):
-            if one in roots:
+        for place in (path, os.path.realpath(path)):
+            if place in roots:
                 return path
-            above = os.path.dirname(one)
+            above = os.path.dirname(place)
             while above not in ("", "/"):
                 if above in roots and not any(other.startswith(above + "/") for other in roots):
                     return path
@@ -63,7 +63,7 @@ def touches(files: Iterable[str], changed: Sequence[str]) -> str:
 
 
 def writes(pids: Iterable[int], changed: Sequence[str], proc: str = "/proc") -> str:
-    """A file that one of the processes has open for writing at or below the paths; empty when there is none."""
+    """A file at or below the paths that one of the processes has open for writing; empty without one."""
     for pid in pids:
         for number in _list(f"{proc}/{pid}/fd"):
             try:
@@ -77,12 +77,8 @@ def writes(pids: Iterable[int], changed: Sequence[str], proc: str = "/proc") -> 
 
 def children(pid: int, proc: str = "/proc") -> dict[int, int]:
     """The children of the process, each with the clock tick at which it started."""
-    found = {}
-    for one in filter(str.isdigit, os.listdir(proc)):
-        fields = _read(f"{proc}/{one}/stat").rpartition(")")[2].split()
-        if fields and fields[0] not in "ZX" and int(fields[1]) == pid:
-            found[int(one)] = int(fields[19])
-    return found
+    stats = (read_stat(entry, proc) for entry in filter(str.isdigit, os.listdir(proc)))
+    return {stat.pid: stat.ticks for stat in stats if stat is not None and not stat.has_ended and stat.parent == pid}
 
 
 def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
@@ -99,13 +95,13 @@ def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
 
 
 def since_start(pids: Iterable[int], main: int) -> list[int]:
-    """Those processes that are as young as the main one: older ones survived a stop, and survive the next."""
+    """The processes that are not older than the main process: older ones survived a stop, and survive the next."""
     first = start_time(main) if main else None
     return [pid for pid in pids if first is None or (start_time(pid) or 0) >= first]
 
 
 def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
-    """(path, whether it has lost this name) of what the process has mapped to execute it, its program among it."""
+    """(path, whether the file has lost this name) of the program and the libraries that the process has mapped."""
     found = set()
     for line in _read(f"{proc}/{pid}/maps").splitlines():
         fields = line.split(None, 5)

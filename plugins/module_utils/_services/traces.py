@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a program leaves beside its files as it runs: sockets, and files that hold the id of its process. Those of a
-program that is gone are no state, and keep it from starting."""
+"""The traces of a running program: sockets, and files that hold the id of its process. Traces of a program that has
+ended are no state, and keep it from starting."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from .._errors import UsageError
 from .._host.paths import open_dir
 
 _NAMES = ("*.pid", "*.lock", "*.lck", "pid", "lock")
-# The longest content that can be the id of a process, and nothing else.
+# The largest size of a file that holds the id of a process alone.
 _LONGEST = 20
 
 
 def may_hold_id(path: bytes, size: int) -> bool:
-    """Whether a file of this name and size may be a pid file, or a lock that holds the id of who has it."""
+    """Whether a file of this name and size may be a pid file, or a lock with the id of its holder."""
     name = os.fsdecode(os.path.basename(path))
     return 0 < size <= _LONGEST and any(fnmatch.fnmatchcase(name, one) for one in _NAMES)
 
 
 def is_of_the_gone(content: bytes) -> bool:
-    """Whether it is the id of a process that is not there."""
+    """Whether the content is the id of a process that does not exist."""
     return bool(re.fullmatch(rb"\s*[1-9][0-9]{0,9}\s*", content)) and not os.path.exists(f"/proc/{int(content)}")
 
 
 def clear(path: bytes, is_socket: bool) -> bool:
-    """Take away the socket on which nobody listens, or the file with the id of a process that is gone; whether it
-    was."""
+    """Remove a socket without a listener, or a file with the id of a process that has ended. Returns whether it was
+    removed."""
     with suppress(OSError, UsageError):
         folder = open_dir(os.path.dirname(path))
         try:
             name = os.path.basename(path)
-            if _refuses(folder, name) if is_socket else is_of_the_gone(_content(folder, name)):
+            if _has_no_listener(folder, name) if is_socket else is_of_the_gone(_content(folder, name)):
                 os.unlink(name, dir_fd=folder)
                 return True
         finally:
@@ -57,10 +57,10 @@ def _content(folder: int, name: bytes) -> bytes:
         os.close(fd)
 
 
-def _refuses(folder: int, name: bytes) -> bool:
-    """Whether nobody listens. One of another kind than a stream, or with a full queue, says something else.
+def _has_no_listener(folder: int, name: bytes) -> bool:
+    """Whether nobody listens on the socket. Other types than streams, and full queues, give another error.
 
-    Never through a symlink: at the socket of a unit that systemd listens for, a connection of root's starts it.
+    Never through a symlink: a connection of root to a socket of systemd would start its unit.
     """
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What systemd knows of a unit besides its state: where it comes from, what it permits, how long it may take."""
+"""The properties of a unit besides its state: its files, the verbs that it permits, and its time limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PROPERTIES = (
     "TimeoutStopUSec,ExecStart,EnvironmentFiles"
 )
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
-# How long is waited for the start of a unit that sets no limit of its own.
+# Seconds to wait for the start of a unit without a limit of its own.
 CAP = 600.0
-# What systemctl needs itself, and the queue of jobs.
+# Seconds for systemctl itself, and for the queue of jobs.
 _MARGIN = 30.0
-# A stop is at the most: its commands, its signal, and KILL, each with the time that the unit allows.
+# A stop has up to three phases, each with the limit of the unit: its commands, its signal, and KILL.
 _STOPS = 3
 _INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?")
@@ -34,9 +34,9 @@ LISTENING = (
 
 @dataclass(frozen=True)
 class Unit:
-    """``id``: its own name, whatever alias was asked for. ``files``: what its processes were made of: unit file,
-    drop-ins, environment files, programs. ``source``: what a generator made it of. ``starts``, ``stops``, ``reloads``:
-    whether systemd does that when asked. ``begin``, ``end``: seconds that it may take; None for no limit."""
+    """``id``: the own name, even if an alias was given. ``files``: the sources of its processes: unit file, drop-ins,
+    environment files, programs. ``source``: the file that a generator made the unit of. ``starts``, ``stops``,
+    ``reloads``: whether systemd permits that. ``begin``, ``end``: its limits in seconds for start and stop, or None."""
 
     id: str
     load: str = "loaded"
@@ -58,23 +58,23 @@ class Unit:
 
     @property
     def is_service(self) -> bool:
-        """Whether programs of it run, with what they have read as they started."""
+        """Whether the unit runs programs, which have read their files as they started."""
         return not self.id.endswith(OTHERS)
 
     def patience(self, verb: str) -> float:
-        """Seconds to wait for the verb: as long as the unit itself allows, and a margin."""
+        """Seconds to wait for the verb: the limit of the unit, and a margin."""
         begin = CAP if self.begin is None else self.begin
-        # All else that has to go back waits for a stop, and one without a limit may never end.
+        # The whole rollback waits for a stop, and a stop without a limit may never end.
         end = 0.0 if self.end is None else _STOPS * self.end
         return _MARGIN + {
             "reload": begin,
             "stop": end,
-            "start": begin + end,  # It may be on its way down still.
+            "start": begin + end,  # The unit may still be stopping.
             "restart": begin + end,
         }.get(verb, 90.0)
 
     def waited(self, verb: str) -> str:
-        """In words, how long was waited."""
+        """The time limit in words, for a message."""
         limits = {"reload": [self.begin], "stop": [self.end]}.get(verb, [self.begin, self.end])
         own = "the unit sets no limit of its own" if None in limits else "longer than the unit's own limit"
         return f"it is not done after {self.patience(verb):g} s, {own}"
@@ -83,32 +83,32 @@ class Unit:
 def read(block: Mapping[str, Sequence[str]]) -> Unit:
     """The unit of a block that ``systemctl show`` has printed, as property -> its values."""
 
-    def one(key: str) -> str:
+    def first(key: str) -> str:
         return (block.get(key) or [""])[0]
 
     return Unit(
-        id=one("Id"),
-        load=one("LoadState"),
-        enabled=one("UnitFileState"),
+        id=first("Id"),
+        load=first("LoadState"),
+        enabled=first("UnitFileState"),
         files=tuple(dict.fromkeys([*_own_files(block), *_programs(block.get("ExecStart", ()))])),
-        source=one("SourcePath"),
-        transient=one("Transient") == "yes",
-        starts=one("RefuseManualStart") != "yes",
-        stops=one("RefuseManualStop") != "yes" and one("CanStop") != "no",
-        reloads=one("CanReload") == "yes",
-        outdated=one("NeedDaemonReload") == "yes",
-        triggered_by=tuple(one("TriggeredBy").split()),
-        triggers=tuple(one("Triggers").split()),
-        main=int(one("MainPID") or 0),
-        type=one("Type"),
-        kill_mode=one("KillMode"),
-        begin=span(one("TimeoutStartUSec")),
-        end=span(one("TimeoutStopUSec")),
+        source=first("SourcePath"),
+        transient=first("Transient") == "yes",
+        starts=first("RefuseManualStart") != "yes",
+        stops=first("RefuseManualStop") != "yes" and first("CanStop") != "no",
+        reloads=first("CanReload") == "yes",
+        outdated=first("NeedDaemonReload") == "yes",
+        triggered_by=tuple(first("TriggeredBy").split()),
+        triggers=tuple(first("Triggers").split()),
+        main=int(first("MainPID") or 0),
+        type=first("Type"),
+        kill_mode=first("KillMode"),
+        begin=span(first("TimeoutStartUSec")),
+        end=span(first("TimeoutStopUSec")),
     )
 
 
 def span(text: str) -> float | None:
-    """Seconds of a time as systemd prints it, ``1min 30s``; None for no limit."""
+    """Seconds of a time span as systemd prints it, ``1min 30s``; None for no limit."""
     found = _SPAN.findall(text)
     total = sum(float(number) * _UNITS.get(unit, 31557600) for number, unit in found)
     return total or None
@@ -121,7 +121,7 @@ def _own_files(block: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _programs(lines: Sequence[str]) -> list[str]:
-    """The programs of the ExecStart lines; of an interpreter its script as well, which it has not mapped."""
+    """The programs of the ExecStart lines; for an interpreter its script as well, which is not mapped."""
     found = []
     for line in lines:
         path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line)

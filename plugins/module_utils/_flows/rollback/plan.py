@@ -16,7 +16,7 @@ from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files.entry import SOCKET, Entry, Tree, path_of
-from ..._files.step import FILES, Step
+from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
 from ..._resources import files, registry
@@ -77,8 +77,8 @@ class Plan:
     sections: list[Section]
     before: list[Section] = field(default_factory=list)
     early: list[Step] = field(default_factory=list)
-    files: list[Step] = field(default_factory=list)
-    directories: list[str] = field(default_factory=list)
+    files: list[PathStep] = field(default_factory=list)
+    directories: list[Entry] = field(default_factory=list)
     late: list[Step] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
     away: dict[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def steps(self) -> list[Step]:
-        return self.files + self.early + self.late
+        return [*(step.reported() for step in self.files), *self.early, *self.late]
 
 
 def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
@@ -222,7 +222,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     return scan.lines()
 
 
-def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[Step]:
+def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[PathStep]:
     """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
     state of theirs: put back, it would keep them from starting."""
     serves = any(section.kind == registry.programs().name for section in sections)
@@ -252,11 +252,9 @@ def written_since(store: Store, sections: Sequence[Section], how: Options) -> di
     return found if len(found) <= _MOST else {}
 
 
-def _is_trace(store: Store, step: Step) -> bool:
-    if step.detail["op"] != "put":
-        return False
-    entry = Entry.parse(step.detail["line"])
-    if entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
+def _is_trace(store: Store, step: PathStep) -> bool:
+    entry = step.entry
+    if step.op != PUT or entry is None or entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
         return False
     with suppress(Damaged):
         return traces.is_of_the_gone(b"".join(store.objects.read(entry.sha256)))
@@ -371,7 +369,7 @@ def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], l
     return ([] if wrong else [f"{section.kind}: {len(own)} as recorded"]), wrong
 
 
-def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
+def _diff(steps: Sequence[PathStep], scan: files.Scan) -> list[dict[str, str]]:
     """Manifest lines, now and then: they tell what changes, and only hashes of what may be secret."""
     shown = []
     for step in steps:
@@ -381,7 +379,7 @@ def _diff(steps: Sequence[Step], scan: files.Scan) -> list[dict[str, str]]:
                 "before_header": step.target,
                 "after_header": step.target,
                 "before": found.shown() + "\n" if found else "",
-                "after": Entry.parse(step.detail["line"]).shown() + "\n" if "line" in step.detail else "",
+                "after": step.entry.shown() + "\n" if step.entry is not None else "",
             }
         )
     return shown

@@ -16,8 +16,9 @@ from typing import Any
 from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
 from ..._files import transaction
-from ..._files.applying import Finished
-from ..._files.step import FILES, Step
+from ..._files.entry import Entry
+from ..._files.journals import Finished
+from ..._files.step import FILES, PathStep, Step
 from ..._resources import registry
 from ..._resources.kind import Restore
 from ..._resources.registry import KINDS
@@ -95,7 +96,7 @@ class Record:
                 self._note_steps(KINDS[kind].apply(steps, at))
 
     def _commit(
-        self, steps: Sequence[Step], directories: Sequence[str], away: dict[str, str] | None = None
+        self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None
     ) -> list[str]:
         """Put back some paths by a transaction of their own; the paths that were put back."""
         with transaction.Transaction(self.store, self._journal_note()) as paths:
@@ -111,12 +112,12 @@ class Record:
             self._left.append(f"{NOT_DURABLE}: {error}")
             raise
 
-    def _note_paths(self, steps: Sequence[Step], finished: Finished) -> None:
+    def _note_paths(self, steps: Sequence[PathStep], finished: Finished) -> None:
         self._note_causes(finished.left)
         back = set(finished.paths)
         known = set(self._changed)
         self._changed += [path for path in finished.paths if path not in known]
-        self._note_steps([step for step in steps if step.target in back])
+        self._note_steps([step.reported() for step in steps if step.target in back])
 
     def _note_causes(self, left: dict[str, str]) -> None:
         self._causes.update({path: [why] for path, why in left.items()})

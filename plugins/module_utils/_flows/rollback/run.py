@@ -28,7 +28,7 @@ from dataclasses import replace
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
-from ..._files.step import FILES
+from ..._files.step import DELETE, FILES
 from ..._resources import registry
 from ..._resources.registry import KINDS, locked, own_lines
 from ..._results import RolledBack
@@ -179,7 +179,7 @@ class Run(First, Proof):
         left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
         if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
             # What came since goes first, and makes room for what was.
-            coming = [step for step in made.files if step.detail["op"] == "delete" and step.target not in left]
+            coming = [step for step in made.files if step.op == DELETE and step.target not in left]
             gone = self._commit(coming, [])
             made.files = [step for step in made.files if step.target not in gone]
             left = paths.stage(made.files, made.directories, made.away, partly=True)

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 from ..._errors import EvenkeelError, Refused
 from ..._host.commands import Completed
@@ -42,11 +42,28 @@ _LOOK = """select json_build_object(
 'flushed', case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end)"""
 
 
+class Seen(TypedDict):
+    """The state of a running server, by its own answer. A standby tells no position in the log."""
+
+    system: str
+    version: str
+    standby: bool
+    data: str
+    tablespaces: int
+    archive_mode: str
+    wal_level: str
+    failing: str | None
+    segment_size: int
+    segment: str
+    inserted: str
+    flushed: str
+
+
 @dataclass(frozen=True)
 class Server:
     """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
 
-    spec: dict[str, Any]
+    spec: dict[str, str]
     system: System
 
     @property
@@ -124,11 +141,11 @@ class Server:
             raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
         return done.out.splitlines()
 
-    def look(self) -> dict[str, Any]:
-        """What the server says of itself. Raises Refused as ``ask`` does."""
-        return dict(json.loads(" ".join(self.ask(_LOOK))))
+    def look(self) -> Seen:
+        """The server's answer. Raises Refused as ``ask`` does."""
+        return cast(Seen, dict(json.loads(" ".join(self.ask(_LOOK)))))
 
-    def seen(self) -> dict[str, Any] | None:
+    def seen(self) -> Seen | None:
         """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
         try:
             return self.look()
@@ -234,8 +251,8 @@ def _paused(data: str) -> bool:
         return False
 
 
-def refuse_live(server: Server, seen: dict[str, Any]) -> None:
-    """What a server that runs must be to be recorded."""
+def refuse_live(server: Server, seen: Seen) -> None:
+    """Raise Refused for a running server that cannot be recorded."""
     if seen["standby"]:
         decline(server, "it is a standby; take the checkpoint on the primary")
     if os.path.realpath(seen["data"]) != server.data:

@@ -22,7 +22,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
@@ -88,15 +87,15 @@ class PostgreSQL(Kind):
             cluster.decline(server, "it is a standby; roll back the primary")
         if restore_point.is_there(server, record, seen):
             if seen is None:
-                return [] if at.boot else [Step("postgresql", "start", server.name, "is not running", record)]
-            touched = any(
-                (path + "/").startswith(tree + "/") for tree in self.trees(server.spec) for path in at.changed
-            )
-            return [Step("postgresql", "restart", server.name, "its configuration changed", record)] if touched else []
+                return [] if at.boot else [Step(self.name, "start", server.name, "is not running", dict(record))]
+            trees = [f"{tree}/" for tree in self.trees(server.spec)]
+            if not any(f"{path}/".startswith(tree) for tree in trees for path in at.changed):
+                return []
+            return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         replay = recovery.verify(server, record)
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
         why = f"to {where}, {replay} segments after its base"
-        return [Step("postgresql", "restore", server.name, why, record)]
+        return [Step("postgresql", "restore", server.name, why, dict(record))]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out the steps. Raises RestoreFailed with what is ``left``."""
@@ -192,7 +191,7 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     return [json_line.write("cluster", record)]
 
 
-def _newest_base(server: cluster.Server, seen: dict[str, Any], mine: str) -> wal.Base | None:
+def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.Base | None:
     """The base of this store with the least of the log between it and now; None when no base leads there, or when the
     log has a gap: what a standby replays that takes over later is not in the archive of its own."""
     timeline, lsn, size = int(seen["segment"][:8], 16), wal.position(seen["inserted"]), int(seen["segment_size"])
@@ -212,7 +211,7 @@ def _newest_base(server: cluster.Server, seen: dict[str, Any], mine: str) -> wal
     return max(usable, key=lambda base: base.start) if usable else None
 
 
-def _outgrown(server: cluster.Server, base: wal.Base, seen: dict[str, Any]) -> bool:
+def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> bool:
     """Whether the log since the base is larger than the base: a new one then costs no more than what was written, ends
     what a rollback has to replay, and lets the log before it go. Not where there is no room for both."""
     since = wal.position(seen["inserted"]) - base.start
@@ -246,7 +245,7 @@ def _take_base(server: cluster.Server, mine: str) -> wal.Base:
     return base
 
 
-def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> dict[str, Any]:
+def _restore_point(server: cluster.Server, seen: cluster.Seen, base: str) -> restore_point.Record:
     """Make a restore point and wait until its segment is in the archive; the record of it."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
     point = f"evenkeel_{stamp}_{secrets.token_hex(4)}"
@@ -256,8 +255,11 @@ def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> d
     lsn, size, timeline = wal.position(made[0]), int(seen["segment_size"]), int(seen["segment"][:8], 16)
     segment = wal.segment_name(timeline, (lsn - 1) // size, size)
     recovery.wait_archived(server, segment)
-    return dict(
-        server.spec,
+    return restore_point.Record(
+        archive=server.spec["archive"],
+        cluster=server.spec["cluster"],
+        data=server.spec["data"],
+        unit=server.spec["unit"],
         base=base,
         lsn=made[0],
         point=point,
@@ -269,9 +271,9 @@ def _restore_point(server: cluster.Server, seen: dict[str, Any], base: str) -> d
     )
 
 
-def _records(lines: Sequence[str]) -> tuple[list[dict[str, Any]], set[str]]:
+def _records(lines: Sequence[str]) -> tuple[list[restore_point.Record], set[str]]:
     """The records among the lines, and the data directories that could not be recorded."""
-    records: list[dict[str, Any]] = []
+    records: list[restore_point.Record] = []
     kept: set[str] = set()
     for line in lines:
         if line.startswith("cluster "):

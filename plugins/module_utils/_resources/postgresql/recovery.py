@@ -14,7 +14,7 @@ import os
 import re
 import time
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
@@ -36,7 +36,7 @@ _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at 
 union select 'slot ' || slot_name from pg_replication_slots"""
 
 
-def verify(server: cluster.Server, record: dict[str, Any]) -> int:
+def verify(server: cluster.Server, record: restore_point.Record) -> int:
     """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
     try:
         legs, names, text = needed(server, record)
@@ -61,7 +61,7 @@ def verify(server: cluster.Server, record: dict[str, Any]) -> int:
     return len(names)
 
 
-def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg], list[str], bytes]:
+def needed(server: cluster.Server, record: restore_point.Record) -> tuple[list[wal.Leg], list[str], bytes]:
     """The way through the log to the restore point, its segments, and the manifest of the base; all of it is there.
     Raises Damaged with what is not."""
     size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
@@ -88,7 +88,7 @@ def needed(server: cluster.Server, record: dict[str, Any]) -> tuple[list[wal.Leg
     return legs, names, text
 
 
-def _segment_problem(path: str, name: str, record: dict[str, Any], size: int) -> str:
+def _segment_problem(path: str, name: str, record: restore_point.Record, size: int) -> str:
     try:
         with open_regular(path) as stream:
             if os.fstat(stream.fileno()).st_size != size:
@@ -109,7 +109,7 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
 
 def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     """Bring the cluster to the restore point of the step; the step with what it took. Raises EvenkeelError, OSError."""
-    record = step.detail
+    record = cast(restore_point.Record, step.detail)
     tidy(server)
     try:
         _recover(server, record)
@@ -159,7 +159,7 @@ def _replicas(server: cluster.Server) -> list[str]:
         return ["whatever followed it (it was not running, or did not answer)"]
 
 
-def _start_recovered(server: cluster.Server, record: dict[str, Any], old: str) -> None:
+def _start_recovered(server: cluster.Server, record: restore_point.Record, old: str) -> None:
     """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
     try:
         control(server, "start")
@@ -215,7 +215,7 @@ def tidy(server: cluster.Server) -> None:
         _put_aside(server)
 
 
-def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
+def _recover(server: cluster.Server, record: restore_point.Record) -> None:
     """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
     found = os.stat(server.data)
     os.mkdir(server.stage, 0o700)
@@ -247,7 +247,7 @@ def _recover(server: cluster.Server, record: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
+def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
     and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
     live = server.control()
@@ -274,7 +274,7 @@ def _recovery(server: cluster.Server, record: dict[str, Any]) -> list[str]:
     return ["postgres", "--single", "-D", server.stage, *words, "template1"]
 
 
-def _not_reached(server: cluster.Server, record: dict[str, Any]) -> str:
+def _not_reached(server: cluster.Server, record: restore_point.Record) -> str:
     """What is wrong with the staging directory after its recovery; empty when it is what was asked for."""
     staged = cluster.Server(dict(server.spec, data=server.stage), server.system)
     control = staged.control()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 from ..._errors import Damaged, Refused, UsageError
 from ..._host.options import Options
@@ -34,7 +34,24 @@ _UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
 _RECORDS, _NEAR = 500, 8
 
 
-def check(spec: Mapping[str, Any]) -> dict[str, Any]:
+class Record(TypedDict):
+    """A restore point as a checkpoint and the archive hold it: the declaration of its cluster, and its place."""
+
+    archive: str
+    cluster: str
+    data: str
+    unit: str
+    base: str
+    lsn: str
+    point: str
+    segment: str
+    segment_size: int
+    system: str
+    timeline: int
+    version: str
+
+
+def check(spec: Mapping[str, object]) -> dict[str, str]:
     """The declaration with all its keys; UsageError names the bad one."""
     made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
     found = _CLUSTER.fullmatch(made["cluster"])
@@ -57,7 +74,7 @@ def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _refuse_words(made: dict[str, Any]) -> None:
+def _refuse_words(made: Mapping[str, str]) -> None:
     """Paths stand in configuration and in commands of the server: nothing but plain names."""
     for key in ("data", "archive"):
         if not _PATH.fullmatch(made[key]):
@@ -68,12 +85,13 @@ def _refuse_words(made: dict[str, Any]) -> None:
         raise UsageError(f"postgresql: unit {made['unit']!r} is no name of a unit")
 
 
-def server_of(spec: Mapping[str, Any], system: System) -> cluster.Server:
+def server_of(spec: Mapping[str, object] | Record, system: System) -> cluster.Server:
     """The cluster of a declaration, or of a record, which holds one."""
-    return cluster.Server({key: spec[key] for key in _KEYS}, system)
+    declared: Mapping[str, object] = spec
+    return cluster.Server({key: str(declared[key]) for key in _KEYS}, system)
 
 
-def read(lines: Sequence[str]) -> dict[str, Any]:
+def read(lines: Sequence[str]) -> Record:
     """The record; Damaged when the line is not one that ``capture`` writes."""
     for line in lines:
         with json_line.read(line) as (word, record):
@@ -97,11 +115,11 @@ def read(lines: Sequence[str]) -> dict[str, Any]:
             )
             if not good:
                 raise ValueError("not a restore point of ours")
-            return record
+            return cast(Record, record)
     raise Damaged("a manifest names no restore point of postgresql; nothing was changed")
 
 
-def newest(server: cluster.Server, mine: str) -> dict[str, Any] | None:
+def newest(server: cluster.Server, mine: str) -> Record | None:
     """The record of the newest restore point of ours, if it is of this declaration and store and can still be used."""
     try:
         record = dict(json.loads(read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0]))
@@ -109,17 +127,17 @@ def newest(server: cluster.Server, mine: str) -> dict[str, Any] | None:
         paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    return record if usable and all(os.path.exists(path) for path in paths) else None
+    return cast(Record, record) if usable and all(os.path.exists(path) for path in paths) else None
 
 
-def remember(server: cluster.Server, record: dict[str, Any]) -> None:
+def remember(server: cluster.Server, record: Record) -> None:
     """Make it the newest restore point of ours."""
     path = f"{server.spec['archive']}/last"
     script = 'umask 077; printf "%s" "$1" >"$2.tmp" && mv -fT -- "$2.tmp" "$2"'
     server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
 
 
-def is_there(server: cluster.Server, record: dict[str, Any], seen: dict[str, Any] | None) -> bool:
+def is_there(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
     """Whether nothing was written since the restore point, or since a rollback to it. ``seen`` None: not running."""
     size = int(record["segment_size"])
     if seen is not None:
@@ -155,7 +173,7 @@ def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
     return False
 
 
-def differences(server: cluster.Server, record: dict[str, Any]) -> list[str]:
+def differences(server: cluster.Server, record: Record) -> list[str]:
     """Why the running cluster is not at the restore point, or did not go on from it; in words."""
     try:
         seen = server.look()

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict, cast
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ..._files.step import Step
@@ -35,6 +35,15 @@ from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, o
 
 _FOLDER = ".evenkeel-snapshots"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+
+
+class Snapshot(TypedDict):
+    """A snapshot as a checkpoint records it."""
+
+    path: str
+    snapshot: str
+    transaction: int
+    uuid: str
 
 
 class Subvolumes(Kind):
@@ -101,9 +110,13 @@ class Subvolumes(Kind):
                 there = (
                     "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
                 )
-                steps.append(Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, record))
+                steps.append(
+                    Step("subvolumes", "exchange" if os.path.lexists(path) else "create", path, there, dict(record))
+                )
             elif os.path.lexists(_aside(path)):
-                steps.append(Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", record))
+                steps.append(
+                    Step("subvolumes", "finish", path, "an earlier rollback of it was interrupted", dict(record))
+                )
         return steps
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
@@ -258,9 +271,9 @@ def _record(path: str, name: str, kept: Subvolume) -> str:
     )
 
 
-def _recorded(lines: Sequence[str]) -> list[dict[str, Any]]:
+def _recorded(lines: Sequence[str]) -> list[Snapshot]:
     """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
-    found = []
+    found: list[Snapshot] = []
     for line in lines:
         with json_line.read(line) as (word, one):
             if word == "unrecorded":
@@ -278,15 +291,15 @@ def _recorded(lines: Sequence[str]) -> list[dict[str, Any]]:
             )
             if not good:
                 raise ValueError("not a snapshot of ours")
-            found.append(one)
+            found.append(cast(Snapshot, one))
     return found
 
 
-def _kept(record: dict[str, Any]) -> str:
+def _kept(record: Snapshot) -> str:
     return os.path.join(_folder(record["path"]), record["snapshot"])
 
 
-def _problem(record: dict[str, Any]) -> str:
+def _problem(record: Snapshot) -> str:
     """What is wrong with the snapshot; empty when nothing is."""
     try:
         kept = look(_kept(record))
@@ -300,7 +313,7 @@ def _problem(record: dict[str, Any]) -> str:
 
 
 def _put_back(step: Step, system: System) -> None:
-    record, path, aside = step.detail, step.target, _aside(step.target)
+    record, path, aside = cast(Snapshot, step.detail), step.target, _aside(step.target)
     _clear(aside, system)
     if step.action == "finish":
         return
@@ -332,7 +345,7 @@ def _clear(aside: str, system: System) -> None:
         os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))
 
 
-def _record_of(line: str) -> dict[str, Any] | None:
+def _record_of(line: str) -> Snapshot | None:
     """The record of a line; None of one that names no snapshot of ours."""
     try:
         return _recorded([line])[0]

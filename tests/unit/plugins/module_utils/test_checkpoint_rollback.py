@@ -263,10 +263,10 @@ def test_what_was_put_back_is_said_when_something_could_not_be(
     (tree / "sub" / "small").write_text("changed")
     do = applying.do
 
-    def failing(step: dict[str, Any], path: bytes, *more: Any) -> None:
-        if path.endswith(b"/a"):
+    def failing(one: journals.Operation, *more: Any) -> None:
+        if one.path.endswith(b"/a"):
             raise OSError(errno.EIO, "Input/output error")
-        do(step, path, *more)
+        do(one, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr(applying, "do", failing)

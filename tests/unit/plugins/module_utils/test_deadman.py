@@ -338,7 +338,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
         return stage(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
-    monkeypatch.setattr(agent, "_AGAIN", (0.3, 0.3))
+    monkeypatch.setattr(agent, "_PAUSES", (0.3, 0.3))
     return asked
 
 
@@ -538,7 +538,7 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
         return lock(self, **wait)
 
     monkeypatch.setattr(Store, "locked", full)
-    monkeypatch.setattr(agent, "_AGAIN", (0.1,))
+    monkeypatch.setattr(agent, "_PAUSES", (0.1,))
     assert deadline(store) == 0 and len(asked) == 2 and (live / "file").read_text() == "before"
     assert "No space left on device" in capsys.readouterr().err
 
@@ -548,7 +548,7 @@ def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, mon
     (live / "lost").write_bytes(os.urandom(100_000))
     begin(store, live)
     (live / "lost").write_text("after")
-    monkeypatch.setattr(agent, "_AGAIN", (0.2,))
+    monkeypatch.setattr(agent, "_PAUSES", (0.2,))
     monkeypatch.setattr(changes, "TRIES", 0.5)
     for lost in Path(store.join("objects")).rglob("*"):
         if lost.is_file():
@@ -565,7 +565,7 @@ def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monk
     assert change is not None
     later = threading.Timer(0.5, changes.conclude, (store, change, changes.CONFIRMED, "settle"))
     asked = refusing(monkeypatch, 1, later.start)
-    monkeypatch.setattr(agent, "_AGAIN", (60.0,))
+    monkeypatch.setattr(agent, "_PAUSES", (60.0,))
     started = time.monotonic()
     assert deadline(store) == 0 and len(asked) == 1 and time.monotonic() - started < 20
 

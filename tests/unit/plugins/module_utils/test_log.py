@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, NotFound
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import manifest as manifests
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import store as stores
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -201,7 +202,7 @@ def test_retention_drops_a_log_as_a_whole(store: Store, tree: Path, log: list[st
     write(tree, 6)
     last = take(store, tree, retention={"last": 2})
     assert [one.id for one in store.checkpoints()] == [whole["id"], last["id"]]
-    store.prune("log", stores.retention.Policy({"last": 1}, grace=-1), set())
+    store.prune("log", retention.Policy({"last": 1}, grace=-1), set())
     assert store.verify(store.manifest(last["id"])) == {}
 
 
@@ -209,8 +210,8 @@ def test_what_a_record_follows_stays_also_when_its_line_in_refs_is_gone(
     store: Store, tree: Path, log: list[str]
 ) -> None:
     Path(store.join("refs", "log")).write_text(f"{log[-1]}\n")
-    store.prune("log", stores.retention.Policy({"last": 1}, grace=-1), set())
-    store.prune("log", stores.retention.Policy({"last": 1}, grace=-1), set())
+    store.prune("log", retention.Policy({"last": 1}, grace=-1), set())
+    store.prune("log", retention.Policy({"last": 1}, grace=-1), set())
     assert store.verify(store.manifest(log[-1])) == {}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import CHUNK
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import (
-    CHUNK,
     SMALL,
     Hasher,
     Objects,

@@ -88,7 +88,7 @@ def test_what_does_not_run_is_started(mode: str) -> None:
         ({"name": None, "definition": {"name": "p"}}, "process: pidfile is missing"),
         ({"name": "other"}, "there is no unit other.service on this host; nothing was touched"),
         ({"mode": "warm"}, "web.service cannot be restarted warm: it has no way to reload. Nothing was touched"),
-        ({"probes": [{"tcp": {}}]}, "probes, item 1: tcp needs port"),
+        ({"probes": [{"tcp": {}}]}, "probes, item 1: tcp: port is missing"),
         ({"soak": 21.0}, "a soak of 21 s cannot pass within a deadline of 20 s; nothing was touched"),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -142,9 +143,9 @@ def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, mo
     def kill(*_words: object) -> None:
         raise KeyboardInterrupt
 
-    def look(journal: str, plan: dict[str, object]) -> transaction.Finished:
+    def look(plan: Plan) -> tuple[list[str], dict[str, str]]:
         seen.append(free(etc / ".pwd.lock"))
-        return apply(journal, plan)
+        return apply(plan)
 
     monkeypatch.setattr(transaction, "apply", kill)
     with pytest.raises(KeyboardInterrupt):

@@ -117,9 +117,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     found: list[str] = []
     apply = transaction.apply
 
-    def noting(journal: str, plan: dict[str, Any]) -> transaction.Finished:
-        found.extend(os.path.basename(os.fsdecode(bytes.fromhex(step["path"]))) for step in plan["steps"])
-        return apply(journal, plan)
+    def noting(plan: journals.Plan) -> tuple[list[str], dict[str, str]]:
+        found.extend(os.path.basename(os.fsdecode(one.path)) for one in plan.operations)
+        return apply(plan)
 
     monkeypatch.setattr(transaction, "apply", noting)
     yield found
@@ -495,7 +495,7 @@ def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, mon
     with pytest.raises(FileNotFoundError):
         made.of(os.fsencode(tmp_path / "never" / "two"), set())
     number = made.of(os.fsencode(good / "one"), set())
-    assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.paths[number]))
+    assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.made[number].path))
     made.close()
 
 
