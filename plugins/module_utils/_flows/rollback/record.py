@@ -17,7 +17,6 @@ from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
 from ..._files import transaction
 from ..._files.entry import Entry
-from ..._files.journals import Finished
 from ..._files.step import FILES, PathStep, Step
 from ..._resources import registry
 from ..._resources.kind import Restore
@@ -105,14 +104,14 @@ class Record:
             self._note_paths(steps, finished)
         return finished.paths
 
-    def _committed(self, paths: transaction.Transaction) -> Finished:
+    def _committed(self, paths: transaction.Transaction) -> transaction.Finished:
         try:
             return paths.commit()
         except OSError as error:
             self._left.append(f"{NOT_DURABLE}: {error}")
             raise
 
-    def _note_paths(self, steps: Sequence[PathStep], finished: Finished) -> None:
+    def _note_paths(self, steps: Sequence[PathStep], finished: transaction.Finished) -> None:
         self._note_causes(finished.left)
         back = set(finished.paths)
         known = set(self._changed)
