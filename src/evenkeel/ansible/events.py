@@ -18,7 +18,7 @@ from typing import Any
 
 from evenkeel.ansible import answers
 from evenkeel.ansible.event import Event, mapping
-from evenkeel.shared import BadValue
+from evenkeel.shared import USAGE
 
 PREFIX = "evenkeel.fault_tolerance."
 # No event of Ansible's: the run begins anew, and what it said until now does not count.
@@ -114,7 +114,7 @@ def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None
     elif status == "ok" and record.mark and name == record.mark:
         record.reached.add(host)
     if status == "failed" and action.rpartition(".")[2] == CHECKS_ARGUMENTS:  # of a role, before its first task
-        error = {"failed": True, "error": BadValue.code, "msg": message(res)}
+        error = {"failed": True, "error": USAGE, "msg": message(res)}
         record.results.setdefault(host, []).append(Result(CHECKS_ARGUMENTS, status, error, _epoch(data.get("start"))))
     if ours:
         record.results.setdefault(host, []).append(
