@@ -31,9 +31,9 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def own(name: str) -> tuple[str, ...]:
-    """The beginnings of the paths of the kind's own files. Trees of files have a room of the library for themselves."""
+    """The beginnings of the paths of the kind's own files. Files and services have a room of the library as well."""
     beginning = f"{RESOURCES.relative_to(ROOT)}/{name}"
-    return (f"{beginning}.py", f"{beginning}/", *(("plugins/module_utils/_files/",) if name == "files" else ()))
+    return (f"{beginning}.py", f"{beginning}/", f"plugins/module_utils/_{name}/")
 
 
 def test_no_string_outside_its_own_file_names_a_kind() -> None:

@@ -13,10 +13,10 @@ from .._errors import ServiceFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import CRASH_LOOP, Health, Times, wait
 from .._host.system import System
-from .._resources.registry import programs
 from .._results import Restarted
 from .._services import process, systemd
 from .._services.reload import ASKED, reload
+from .._services.service import SERVICES
 from .._services.state import ServiceState
 
 
@@ -67,7 +67,7 @@ class _Restarting:
             )
         # A service that does not run has no connections to keep: it is only started.
         self.verb = "start" if not before.active else "reload" if request.mode == "warm" else "restart"
-        planned = [{"resource": programs().name, "action": self.verb, "target": before.name}]
+        planned = [{"resource": SERVICES, "action": self.verb, "target": before.name}]
         self.result = Restarted(changed=True, planned=planned, mode=request.mode, before=before)
         # How a reload showed that it was taken; empty where nothing showed it.
         self.shown, self.words = "", ASKED

@@ -20,6 +20,7 @@ from .._host.system import System
 from .._services import links, outage, process, running, systemd
 from .._services.outage import Down
 from .._services.reload import reload
+from .._services.service import SERVICES
 from .._services.state import ServiceState
 from .._services.unit import LISTENING, Unit
 from . import json_line
@@ -61,7 +62,7 @@ class ProcessRecord(TypedDict):
 class Services(Programs):
     """``system`` tells the units' own names for the check of a declaration."""
 
-    name = "services"
+    name = SERVICES
     options: Options = {
         "names": {"type": "list", "elements": "str"},
         "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
@@ -146,12 +147,12 @@ class Services(Programs):
             steps = last if unit["active"] else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
                 if not trigger.active:
-                    last.append(Step("services", "start", trigger.name, f"it starts {unit['name']}"))
+                    last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
             steps += _activity(live, unit["active"], known, mine, at, {})
             if _failed(live) and not unit["active"] and not unit.get("failed"):
-                steps.append(Step("services", "reset-failed", live.name, "had not failed"))
+                steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
             definition = recorded["definition"]
             live = process.observe(definition, at.system)
@@ -160,7 +161,7 @@ class Services(Programs):
             steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
-        again = [Step("services", "daemon-reload", "systemd", why, {"units": names})] if units and why else []
+        again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
         for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
             steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
         return linked + again + first + last
@@ -224,7 +225,7 @@ class Services(Programs):
 
     def will_stop(self, steps: Sequence[Step], at: Restore) -> Down:
         """The services that are to be restarted, and what depends on them. It is noted before they stop, for a kill."""
-        mine = [step for step in steps if step.resource == "services"]
+        mine = [step for step in steps if step.resource == SERVICES]
         if at.boot:
             return Down()  # Nothing of it runs yet.
         names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
@@ -234,7 +235,7 @@ class Services(Programs):
 
     def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
         started, left = outage.bring_up(down, at.system, wait=not at.boot)
-        return [Step("services", "start", name, "was stopped while files came back") for name in started], left
+        return [Step(SERVICES, "start", name, "was stopped while files came back") for name in started], left
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         known: set[str] = set()
@@ -335,9 +336,9 @@ def _links(unit: UnitRecord) -> list[Step]:
     """The steps that make the set of the unit's links as it was."""
     then: dict[str, str] = unit.get("links", {})
     live = links.of(unit["name"]) if "links" in unit else {}
-    gone = [Step("services", "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]
+    gone = [Step(SERVICES, "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]
     back = [
-        Step("services", "link", path, f"{unit['name']} was enabled so", {"to": to})
+        Step(SERVICES, "link", path, f"{unit['name']} was enabled so", {"to": to})
         for path, to in then.items()
         if live.get(path) != to
     ]
@@ -350,13 +351,13 @@ def _enablement(unit: UnitRecord, live: ServiceState) -> list[Step]:
     wanted = unit["enabled"] if unit["exists"] else "disabled"
     if live.enabled == wanted:
         return []
-    steps = [Step("services", "unmask", live.name, "is masked")] if live.enabled.startswith("masked") else []
+    steps = [Step(SERVICES, "unmask", live.name, "is masked")] if live.enabled.startswith("masked") else []
     if wanted == "disabled":
         settable = live.enabled in ("enabled", "enabled-runtime") or (bool(steps) and unit["exists"])
     else:
         settable = wanted in _SETTABLE
     if settable:
-        steps.append(Step("services", _SETTABLE[wanted], live.name, f"is {live.enabled or 'not there'}"))
+        steps.append(Step(SERVICES, _SETTABLE[wanted], live.name, f"is {live.enabled or 'not there'}"))
     return steps
 
 
@@ -371,16 +372,16 @@ def _activity(
         up = live.active or live.queued or systemd.passing(live)
         # What is started on demand may run, but not with what the change brought.
         wanted = up and (bool(why) or not outage.on_demand(unit, at.system))
-        return [Step("services", "stop", name, "was not active", detail)] if wanted and unit.stops else []
+        return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
-        return [Step("services", "start", name, f"is {live.text}", detail)] if unit.starts else []
+        return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if unit.starts else []
     if not why:
         return []
     if unit.reloads and (not anew or not unit.stops):
-        return [Step("services", "reload", name, why, detail)]
+        return [Step(SERVICES, "reload", name, why, detail)]
     if unit.stops:
-        return [Step("services", "restart", name, why, detail)]
-    return [Step("services", "leave", name, why, detail)] if anew else []
+        return [Step(SERVICES, "restart", name, why, detail)]
+    return [Step(SERVICES, "leave", name, why, detail)] if anew else []
 
 
 def _concern(live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore) -> tuple[str, bool]:

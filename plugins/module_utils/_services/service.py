@@ -15,6 +15,9 @@ from .process import ProcessService, check
 from .state import ServiceState
 from .systemd import SystemdService
 
+# The resource of a step that changes a service, of a rollback or of a restart.
+SERVICES = "services"
+
 
 class Service(Protocol):
     """One service. A new backend is a class with these members in a file of this room, and a branch in
