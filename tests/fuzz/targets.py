@@ -21,13 +21,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import text as _text
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
-from flows import host_state
 from rich.console import Console
 
 from evenkeel.ansible import answers, child
