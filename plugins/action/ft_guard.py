@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -37,7 +38,24 @@ class ActionModule(ActionBase):
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return _result(_guard.Decision([str(error)]), error="UsageError")
 
-    def _decide(self, inventory: Inventory, params: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    def _decide(self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        question = self._question(inventory, params, variables)
+        decision = _guard.decide(question)
+        return _result(
+            decision,
+            error="Refused",
+            done=[f"measured {len(question.hosts)} hosts"],
+            proved=[_said(host, measured) for host, measured in question.hosts.items()],
+            healthy=decision.healthy,
+            unhealthy=decision.unhealthy,
+            unknown=decision.unknown,
+            in_flight=decision.in_flight,
+        )
+
+    def _question(
+        self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
+    ) -> _guard.Question:
+        """Measure every host, once all that the user has written is known to be right."""
         group = inventory.hosts_of(params["group"])
         wave = inventory.hosts_of(params["wave"] or variables.get("ansible_play_batch") or [])
         everyone = variables.get("ansible_play_hosts_all") or []
@@ -76,27 +94,15 @@ class ActionModule(ActionBase):
             return {key: result.get(key) for key in ("state", "host_state", "msg", "unreachable")}
 
         told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))
-        measured = {host: _guard.measured(told[host]) for host in hosts}
-        question = _guard.Question(
+        return _guard.Question(
             group,
             wave,
-            measured,
+            {host: _guard.measured(told[host]) for host in hosts},
             params["min_healthy"],
             params["max_unavailable"],
             domains,
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
-        )
-        decision = _guard.decide(question)
-        return _result(
-            decision,
-            error="Refused",
-            done=[f"measured {len(hosts)} hosts"],
-            proved=[_said(host, measured[host]) for host in hosts],
-            healthy=decision.healthy,
-            unhealthy=decision.unhealthy,
-            unknown=decision.unknown,
-            in_flight=decision.in_flight,
         )
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The rooms of the library: each imports from itself and from rooms above it alone."""
+"""The rooms of the library: each imports from itself and from rooms above it alone. Functions stay short."""
 
 from __future__ import annotations
 
@@ -60,3 +60,16 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -> None:
+    wrong = []
+    for path in LIBRARY.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                parameters = [one for one in arguments if one.arg not in ("self", "cls")]
+                if lines > 60 or len(parameters) > 6:
+                    wrong.append(f"{path.name}: {node.name} ({lines} lines, {len(parameters)} parameters)")
+    assert wrong == []

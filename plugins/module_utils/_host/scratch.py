@@ -22,7 +22,7 @@ from .trust import open_regular
 _TOP = "/var/tmp"
 _PREFIX = "evenkeel-bundle-"
 # Seconds that may pass between two steps of another run: the call of a module, and the opening of the file.
-_STEP_LIMIT = 5.0
+_STEP_LIMIT = 15.0
 
 
 def new(run: str, owner: int) -> str:

@@ -213,7 +213,7 @@ def test_the_driver_takes_away_what_a_killed_run_left(
 def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fleet) -> None:
     left = Path(tempfile.mkdtemp(prefix="evenkeel-bundle-", dir="/var/tmp"))
     (left / "bundle").write_text("secret")
-    time.sleep(5.5)
+    time.sleep(15.5)
     task = {"evenkeel.fault_tolerance.ft_info": {"store": "{{ evenkeel_store }}"}}
     assert fleet.play([task], "h1", "--check").rc == 0 and left.exists()
     assert fleet.play([task], "h1").rc == 0 and not left.exists()
