@@ -190,7 +190,7 @@ class Recovery:
 
 
 def _declared(resources: Any) -> Any:
-    """What the inventory declares, with each value of its type. UsageError names what is wrong with it."""
+    """The resources that the inventory declares, each value of its type. UsageError names a wrong value."""
     if resources is None:
         return None
     return checked({RESOURCES_VARIABLE: registry.OPTION}, {RESOURCES_VARIABLE: resources})[RESOURCES_VARIABLE]
@@ -201,7 +201,7 @@ def _plan(owner: str, entry: Mapping[str, Any]) -> str:
 
 
 def _found(peer: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a peer said it holds, as entries of the result."""
+    """The copies that a peer says it holds, as entries of the result."""
     nothing = {"peer": peer, "id": "", "host": "", "name": "", "created": "", "mac": "", "state": "none", "detail": ""}
     for state in ("unreachable", "failed"):
         if answer.get(state):
@@ -235,7 +235,7 @@ def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[list[dict[
             entry["state"] == "unproved" and entry["id"] == wanted
         ):
             found.setdefault(entry["id"], []).append(entry)
-    # Of one checkpoint the proved copies come first: what proves one proves the checkpoint, and its date.
+    # The proved copies of a checkpoint come first: one proof is a proof of the checkpoint, and of its date.
     groups = [sorted(copies, key=lambda one: one["state"] != "verified") for copies in found.values()]
     return sorted(groups, key=lambda copies: (copies[0]["created"], copies[0]["id"]), reverse=True)
 

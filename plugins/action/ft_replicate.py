@@ -150,7 +150,7 @@ class Replication:
                 lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
         if lacking:
             entries.update(self._send(lacking))
-            # What a peer held for known may be damaged there: then it gets everything.
+            # A content that a peer holds may be damaged there. The peer then gets everything.
             again: dict[str, tuple[str, ...]] = {
                 peer: () for peer, known in lacking.items() if known and entries[peer]["state"] == "failed"
             }

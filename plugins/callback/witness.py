@@ -100,7 +100,7 @@ class CallbackModule(CallbackBase):
             self._touched.setdefault(host)
 
     def _restore(self, inventory: Any) -> None:
-        """What earlier waves left in memory, as a single run would find it now."""
+        """Put back the variables that earlier waves left in memory, as a single run would find them now."""
         for host, one in self._carried().items():
             known = inventory.get_host(host)
             if known is None:
@@ -132,11 +132,11 @@ def _names(hosts: Any) -> list[str]:
 
 
 def _variables(manager: Any, host: str) -> dict[str, Any]:
-    """What tasks set on a host (register, set_fact, include_vars), as far as it can be written down."""
+    """The variables that tasks set on a host (register, set_fact, include_vars), as far as they can be written down."""
     found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
     plain = {}
     for name, value in found.items():
-        # What one host said must not keep all else from being written, nested a little further down than it is here.
+        # The words of one host, nested a little further down than here, must not keep all else from being written.
         try:
             text = json.dumps([[[[[[[[value]]]]]]]])
             if len(text) <= LONGEST:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from textwrap import indent
 
-# What a service without systemd takes, in each of the places where one is declared.
+# The options of a service without systemd, in each place where one is declared.
 PROCESS = r"""
 name:
   description:

@@ -26,7 +26,7 @@ def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FilterModule:
-    """What Ansible asks a filter plugin for."""
+    """The filters, by the names that playbooks use."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {name: _filter(function) for name, function in _reliability.FUNCTIONS.items()}

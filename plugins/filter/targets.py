@@ -63,7 +63,7 @@ def _limits(limit: str) -> list[str]:
 
 
 class FilterModule:
-    """What Ansible asks a filter plugin for."""
+    """The filters, by the names that playbooks use."""
 
     def filters(self) -> dict[str, Callable[..., list[str]]]:
         return {"targets": targets}

@@ -502,7 +502,7 @@ def burn_rate(bad: Number, elapsed: Number, slo: Number) -> float:
     return math.inf if allowed == 0.0 else spent / window / allowed
 
 
-# What a playbook may call, under the same names.
+# Functions that a playbook may call, under the same names.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (

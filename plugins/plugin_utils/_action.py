@@ -46,7 +46,7 @@ def refused(error: UsageError, **more: Any) -> dict[str, Any]:
 
 
 class HostAction(Normal):
-    """Of the module whose ``ARGUMENTS`` these are."""
+    """Run the module whose ``ARGUMENTS`` these are."""
 
     ARGUMENTS: Options = {}
 

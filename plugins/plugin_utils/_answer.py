@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What one host answers to one module: so much memory and no more, and text that a terminal only shows.
+"""Bound the answer of one host to one module: in memory, and to text that a terminal only shows.
 
 A host that was taken over prints as much as it likes where a result is expected, and Ansible reads all of it.
 """
@@ -21,7 +21,7 @@ ROOM = 64 << 20
 # Ansible prints warnings in lines, each of them an event, and compares the lines of a difference: so many warnings are
 # taken of one host, and so many characters of a text.
 _WARNINGS, _LONGEST = 50, 2000
-# What a host can set besides its own result, and no module of ours ever does.
+# Keys that a host can set besides its own result. No module of ours sets them.
 _NOT_OURS = ("ansible_facts", "ansible_stats")
 # With others the programs of the module run below this process, and would have no more memory either.
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What hosts answer when checkpoints are carried: each key in its form and of bounded length, or the host has failed.
+"""Read the answers of hosts that carry checkpoints: each key in its form and bounded, or the host has failed.
 
 A peer may be anybody's by now. Nothing that it says gets further than this unread.
 """
@@ -28,7 +28,7 @@ Form = Callable[[Any], Any]
 
 
 def words(value: Any, most: int = _WORDS) -> str:
-    """What a host says, as one line of text that can be shown."""
+    """The words of a host, as one line of text that can be shown."""
     text = value if isinstance(value, str) else repr(value)
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
     return shown + ("…" if len(text) > most else "")
@@ -121,7 +121,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
 
 
 def read(phase: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a host answered to a phase, or that it has ``failed`` with ``msg`` and ``error``."""
+    """The answer of a host to a phase; or that it has ``failed``, with ``msg`` and ``error``."""
     if answer.get("failed"):
         return failed(words(answer.get("msg") or "it says nothing of why"), words(answer.get("error") or "", 40))
     try:

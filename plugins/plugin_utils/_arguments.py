@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
     meant,
 )
 
-# What this module checks itself, in words of its own.
+# Rules that this module checks itself, in words of its own.
 _NESTED = ("options", "mutually_exclusive", "required_one_of")
 
 
@@ -40,7 +40,7 @@ def checked(options: Options, arguments: Mapping[str, Any], where: str = "") -> 
 
 
 def _check(options: Options, arguments: Mapping[str, Any], where: str, values: dict[str, Any]) -> Iterator[str]:
-    """What is wrong, in words; the values go into ``values``."""
+    """Put the values into ``values``; the faults, in words."""
     known = {*options, *(alias for option in options.values() for alias in option.get("aliases", []))}
     for name in sorted(set(arguments) - known, key=str):
         takes = f"there are {', '.join(sorted(options))}" if options else "there are none"

@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run
 
-# What Ansible may need besides, while a file comes in. Where a host has no sftp, a whole file is held in memory.
+# Memory that Ansible may need besides, while a file comes in. It holds a whole file where a host has no sftp.
 _MEMORY = 1024 * 1024 * 1024
 
 
@@ -30,7 +30,7 @@ class Carrier:
         self._options = {"host": owner, "peers": [], **options}
 
     def phase(self, host: Host, phase: str, **values: Any) -> dict[str, Any]:
-        """What the host answers to it, in form; else it has ``failed``."""
+        """The answer of the host to the phase, in form; else the host has ``failed``."""
         store = self._store(host.name)
         # So that no call of this run takes away a bundle of another call of it.
         values["run"] = run()

@@ -136,7 +136,7 @@ class Inventory:
         return _key.make(self._directory(owner))
 
     def resources(self, owner: str) -> Any:
-        """What the inventory declares for a host; None where it declares nothing. UsageError where a fact does."""
+        """The resources that the inventory declares for a host, or None. UsageError where a fact declares them."""
         return self._ours(self._known(owner), RESOURCES_VARIABLE)
 
     def _ours(self, host: str, name: str) -> Any:

@@ -23,7 +23,7 @@ _PREFIX = "evenkeel-"
 
 
 def run() -> str:
-    """What this run of Ansible, with all its processes, shares with no other."""
+    """The name that all processes of this run of Ansible share, and no other run."""
     return hashlib.sha256(f"{os.uname().nodename} {C.DEFAULT_LOCAL_TMP}".encode()).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import meant
 
 PREFIX = "evenkeel_"
-# What roles, playbooks and modules read.
+# Variables that roles, playbooks and modules read.
 KNOWN = frozenset(
     PREFIX + name
     for name in (
@@ -55,7 +55,7 @@ KNOWN = frozenset(
         "waves",
     )
 )
-# What the driver hands to playbooks, and no person sets.
+# Variables that the driver hands to playbooks, and that no person sets.
 DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}checkpoints"))
 # Old name -> the name that replaces it. The old one is gone with version REMOVED.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}

@@ -32,7 +32,7 @@ _TAG = "evenkeel"
 _KEYS = ("checkpoint", "name", "created")
 _BUNDLE = "bundle"
 _ID = re.compile("[0-9a-f]{64}")
-# What stands before the host in an address.
+# The part of an address before the host.
 _PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
 _TIMEOUT = 6 * 3600.0
 _LEFT_BEHIND = 86400.0

@@ -29,7 +29,7 @@ from .._store.store import CHAIN, Store, objects_of, paths_of
 from .rollback.flow import finish
 
 _MAGIC = b"evenkeel-pack 1\n"
-# What stands before a content or a manifest.
+# The header before a content or a manifest.
 _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
 # The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
 _MACS = "macs"

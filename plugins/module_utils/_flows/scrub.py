@@ -158,7 +158,7 @@ class _Pass:
             try:
                 write_file(self.store.join("scrub"), data)
             except OSError as error:
-                # Of a disk that fails, what it still tells counts most.
+                # On a disk that fails, the contents that can still be read count most.
                 self.left.append(f"could not write down what was read: {error}")
 
     def _read(self, batch: Batch) -> None:
@@ -242,7 +242,7 @@ class _Pass:
             except Damaged as error:
                 found.checkpoints[name, one] = error.message
                 continue
-            # What a replica needs outside of it is on the host that it is a copy of, if anywhere.
+            # Data outside of a replica is on the host that the replica is a copy of, if anywhere.
             elsewhere = missing_data(manifest.sections) if not host else {}
             found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
             gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}

@@ -38,7 +38,7 @@ def one_of(kinds: Mapping[str, Option]) -> Option:
 
 
 def renamed(old: str) -> Option:
-    """What an option's specification says of its old name, which goes on working for one minor version."""
+    """The part of an option's specification about its old name, which goes on working for one minor version."""
     alias = {"name": old, "version": "0.3.0", "collection_name": "evenkeel.fault_tolerance"}
     return {"aliases": [old], "deprecated_aliases": [alias]}
 

@@ -109,7 +109,7 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
             whole = path in owned
             for other, owner, owner_kind, entire in seen:
                 shorter, longer = sorted((path, other), key=len)
-                # What a kind adds may lie in declared files: it is covered by them.
+                # A tree that a kind adds may lie in declared files, which cover it.
                 matters = whole or entire or (kind.only_paths and owner_kind.only_paths)
                 if owner != number and matters and (longer + "/").startswith(shorter + "/"):
                     raise UsageError(

@@ -139,7 +139,7 @@ class Services(Programs):
         names = [unit["name"] for unit in units]
         described = systemd.describe(names, at.system)
         pids = running.processes([unit.id for unit in described]) if not at.boot else {}
-        # What did not run goes first, so that a port or a lock is free for what had it.
+        # Services that did not run stop first, so that a port or a lock is free for its former holder.
         first: list[Step] = []
         last: list[Step] = []
         linked = [step for unit in units for step in _links(unit)]
@@ -370,7 +370,7 @@ def _activity(
     if not active:
         # At boot what the change enabled is queued, and would start once its link is gone.
         up = live.active or live.queued or systemd.passing(live)
-        # What is started on demand may run, but not with what the change brought.
+        # A service that is started on demand may run, but not with the programs of the change.
         wanted = up and (bool(why) or not outage.on_demand(unit, at.system))
         return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:

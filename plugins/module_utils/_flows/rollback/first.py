@@ -44,7 +44,7 @@ class First(Record):
             self._changed = first._changed
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done
-        # Of what was left then, all but this is measured again.
+        # All but this of the things that were left then is measured again.
         self._left += [one for one in first._left if one.startswith(NOT_DURABLE)]
         self._down = first._down
         self._restart_needed = first._restart_needed

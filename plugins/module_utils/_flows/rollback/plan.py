@@ -120,7 +120,7 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
         covered = any(_within(path, one) or _within(one, path) for one in declared)
-        # Of what is there now and was not, a rollback knows that it has to go.
+        # A rollback knows that a path which was not there has to go.
         if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
             raise NotFound(
                 f"checkpoint {manifest.name} holds nothing at or below {path}; it holds {', '.join(sorted(declared))}. "

@@ -32,7 +32,7 @@ class Proof(Record):
         self._proved, wrong = plan.prove_files(self.store, self._plan.sections, self.how)
         for path in sorted(wrong):
             above = path.rpartition("/")[0]
-            # What lies in a directory that is not back needs no word of its own.
+            # A path in a directory that is not back needs no word of its own.
             if above in wrong and above in self._causes:
                 continue
             why = "; ".join(self._causes.get(path, [wrong[path]]))

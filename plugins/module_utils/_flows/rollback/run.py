@@ -178,7 +178,7 @@ class Run(First, Proof):
         made = self._plan
         left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
         if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
-            # What came since goes first, and makes room for what was.
+            # The paths that came since go first, and make room for the paths that were there.
             coming = [step for step in made.files if step.op == DELETE and step.target not in left]
             gone = self._commit(coming, [])
             made.files = [step for step in made.files if step.target not in gone]
@@ -319,7 +319,7 @@ class Run(First, Proof):
             self._note_steps(started)
             mine = [section for section in self._plan.sections if section.kind == kind.name]
             declared = {one for section in mine for one in kind.programs(own_lines(section))}
-            # What is declared is proved, and named then.
+            # Declared state is proved, and named then.
             self._left += [f"{one}: {why}" for one, why in left.items() if one not in declared]
             self._causes.setdefault(kind.name, []).extend(why for one, why in left.items() if one in declared)
             self._down = self._down.only(left)

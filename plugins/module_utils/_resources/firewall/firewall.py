@@ -33,7 +33,7 @@ from .ruleset import Keep, Key, Table
 _TIMEOUT = 60.0
 _FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
-# Of version 0.1.0: all tables, those of known programs too.
+# Version 0.1.0 recorded all tables, those of known programs too.
 _OLD = re.compile(r"ruleset sha256=([0-9a-f]{64})")
 _LINE = re.compile(r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})")
 # Where rulesets are written down that are loaded at boot.

@@ -125,7 +125,7 @@ class Work:
         """Change them; key -> cause, for those that it did not work for."""
         live = look(self.at.system)
         lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
-        # What somebody deleted of a package that stayed installed does not come back with it, unless it fails without.
+        # A file that somebody deleted of a package that stayed installed does not come back, unless the package fails.
         force = ["--force-confmiss"] if any(key not in live for key in lost) else []
         torn = self._torn(keys, live)
         for _turn in range(_TURNS):

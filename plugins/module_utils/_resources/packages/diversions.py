@@ -46,7 +46,7 @@ def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
         if step.action == "undivert":
             argv = ["--no-rename", "--remove", at]
         else:
-            # What was there may be back with the files already.
+            # The former file may be back with the files already.
             move = "--no-rename" if os.path.lexists(to) else "--rename"
             argv = ["--local", "--divert", to, move, "--add", at]
         done = system.run(["dpkg-divert", *argv], 60.0)

@@ -102,7 +102,7 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
             add(more[len(more) // 2 :])
 
     add(wanted)
-    # What needed one that came later.
+    # A package that needed one that came later.
     before = -1
     while refused and len(chosen) != before:
         before, again = len(chosen), list(refused)

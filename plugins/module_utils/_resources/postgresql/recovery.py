@@ -227,7 +227,7 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
         source = f"{server.bases}/{record['base']}/."
         server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], cluster.LONG)
         server.must(["touch", "--", f"{server.stage}/recovery.signal"])
-        # What it says of its configuration was meant for the cluster.
+        # The words about its configuration were meant for the cluster.
         server.must(["truncate", "-s", "0", "--", f"{server.stage}/postgresql.auto.conf"])
         done = server.run(_recovery(server, record), cluster.LONG)
         fatal = [line.partition(":  ")[2] for line in done.err.splitlines() if "FATAL" in line or "PANIC" in line]

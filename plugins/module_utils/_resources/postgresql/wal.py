@@ -159,7 +159,7 @@ def wrong_header(head: bytes, name: str, system: int, segment_size: int) -> str:
         return "it does not begin as a segment does"
     if found != system:
         return f"it is of the cluster {found}"
-    # What a timeline took over from the one before it keeps the older number.
+    # Segments that a timeline took over from the timeline before it keep the older number.
     if size != segment_size or start != number * segment_size or timeline > int(name[:8], 16):
         return "it holds another stretch of the log"
     return ""
