@@ -11,3 +11,4 @@ class ActionModule(HostAction):
     """The module, its arguments checked here first."""
 
     ARGUMENTS = ARGUMENTS
+    REFUSES_NAMES = False

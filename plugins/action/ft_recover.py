@@ -73,7 +73,8 @@ class Recovery:
         self._timeout = seconds(params["timeout"], "timeout")
         self._peers = _placement.preference(self._here.name, inventory.hosts_of(params["peers"]))
         self._keys = inventory.keys(self._owner)
-        self._declared = _declared(inventory.resources(self._owner))
+        declared = inventory.resources(self._owner)
+        self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
         # The result so far, in success and in failure.
         self._candidates: list[dict[str, Any]] = []

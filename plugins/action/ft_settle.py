@@ -17,6 +17,7 @@ class ActionModule(HostAction):
     """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
 
     ARGUMENTS = ARGUMENTS
+    REFUSES_NAMES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         reclaim()

@@ -127,4 +127,8 @@ options:
     type: list
     elements: dict
     suboptions:
-""" + indent(_KINDS, " " * 6)
+"""
+
+
+# Within the class ansible-test reads plain texts alone.
+ModuleDocFragment.DOCUMENTATION += indent(_KINDS, " " * 6)

@@ -50,4 +50,8 @@ options:
       - A service without systemd, a command that is known by its pid file. Either this or O(name).
     type: dict
     suboptions:
-""" + indent(PROCESS, " " * 6)
+"""
+
+
+# Within the class ansible-test reads plain texts alone.
+ModuleDocFragment.DOCUMENTATION += indent(PROCESS, " " * 6)

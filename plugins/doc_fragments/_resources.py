@@ -155,4 +155,8 @@ options:
     elements: dict
     required: true
     suboptions:
-""" + indent(_KINDS, " " * 6)
+"""
+
+
+# Within the class ansible-test reads plain texts alone.
+ModuleDocFragment.DOCUMENTATION += indent(_KINDS, " " * 6)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -20,12 +20,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 _COLLECTION = "evenkeel.fault_tolerance"
 
 
-def check_variables(names: Iterable[str]) -> None:
-    """UsageError for a name that is nearly one of our variables; a warning for one that is none, or an old one."""
-    names = list(names)
-    if wrong := _variables.misspelt(names):
+def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
+    """UsageError for a name that is nearly one of our variables; a warning for one that is none, or an old one.
+
+    ``refuse`` False: a warning for the first as well. It would be too late to refuse.
+    """
+    names = _variables.written(variables)
+    wrong = _variables.misspelt(names)
+    if wrong and refuse:
         raise UsageError(f"{'; '.join(wrong)}. Nothing was touched")
-    for said in _variables.unread(names):
+    for said in [*wrong, *_variables.unread(names)]:
         Display().warning(said)
     for said in _variables.replaced(names):
         Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
@@ -46,13 +50,16 @@ def refused(error: UsageError, **more: Any) -> dict[str, Any]:
 
 
 class HostAction(Normal):
-    """Run the module whose ``ARGUMENTS`` these are."""
+    """Run the module whose ``ARGUMENTS`` these are.
+
+    ``REFUSES_NAMES`` False: the module only looks, or ends a change, and a misspelt variable is no reason not to."""
 
     ARGUMENTS: Options = {}
+    REFUSES_NAMES = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
-            check_variables(task_vars or {})
+            check_variables(task_vars or {}, self.REFUSES_NAMES)
             _arguments.checked({**self.ARGUMENTS, "store": STORE}, self._task.args)
         except UsageError as error:
             return refused(error)

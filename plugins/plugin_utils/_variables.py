@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import meant
 
@@ -62,9 +63,22 @@ OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
 REMOVED = "0.3.0"
 
 
+# The form of a name that can be meant as one of ours. Others are not a person's, and are not shown.
+_FORM = re.compile(PREFIX + r"[a-z0-9_]{1,64}")
+# Names that are told, of any number that a host's playbook may set.
+_TOLD = 20
+
+
+def written(variables: Mapping[str, object]) -> list[str]:
+    """The names with our prefix that a person has written. A fact may have any name, since a host says it."""
+    facts = variables.get("ansible_facts")
+    said = facts.keys() if isinstance(facts, Mapping) else ()
+    return sorted(name for name in variables if _FORM.fullmatch(str(name)) and name not in said)[: 5 * _TOLD]
+
+
 def misspelt(names: Iterable[str]) -> list[str]:
     """For each name that is nearly one of ours, in words, which one was meant."""
-    return [f"no variable is named {name}{near}" for name in _unknown(names) if (near := _near(name))]
+    return [f"no variable is named {name}{near}" for name in _unknown(names) if (near := _near(name))][:_TOLD]
 
 
 def unread(names: Iterable[str]) -> list[str]:
@@ -73,7 +87,7 @@ def unread(names: Iterable[str]) -> list[str]:
         f"nothing reads the variable {name}; names that begin with {PREFIX} belong to evenkeel.fault_tolerance"
         for name in _unknown(names)
         if not _near(name)
-    ]
+    ][:_TOLD]
 
 
 def replaced(names: Iterable[str]) -> list[str]:
@@ -87,6 +101,11 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
 
 def _near(name: str) -> str:
-    """The words that name the variable that was meant. The prefix, which all have, makes no name like another."""
-    near = meant(name[len(PREFIX) :], (known[len(PREFIX) :] for known in KNOWN))
+    """The words that name the variable that was meant. The prefix, which all have, makes no name like another.
+
+    A name of ours with a further word (``evenkeel_probes_web``) is somebody's own, and no slip.
+    """
+    if any(f"{name}_".startswith(f"{known}_") or name.endswith(known[len(PREFIX) - 1 :]) for known in KNOWN):
+        return ""
+    near = meant(name[len(PREFIX) :], (known[len(PREFIX) :] for known in KNOWN), 0.8)
     return near.replace("mean ", f"mean {PREFIX}")

@@ -137,7 +137,7 @@ def _watch_over(store: Store, generation: int, finish: Finish) -> int:
             return 0
         if system.monotonic() >= checked + _CHECK and left > _QUIET:
             with suppress(EvenkeelError, OSError):
-                timers.ensure(store, generation, change.due, agent, patience=5.0)
+                timers.ensure(store, generation, change.due, agent, patience=5.0, caller=watcher.WatcherTimer)
             checked = system.monotonic()
         system.sleep(min(1.0, max(0.05, left)))
     return 0

@@ -245,7 +245,7 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
         system.monotonic() + within,
         login=login_of("self"),
     )
-    timers.ensure(store, number, record.due, agent)
+    timers.ensure(store, number, record.due, agent, patience=30.0)
     return _record(store, record)
 
 

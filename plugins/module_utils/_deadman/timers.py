@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .._errors import Refused
 from .._host.system import System
 from .._store.store import Store
 from .units import SystemdTimer
@@ -50,10 +51,23 @@ def available(system: System) -> list[Timer]:
     return [timer for timer in TIMERS if timer.is_available(system)]
 
 
-def ensure(store: Store, number: int, due: float, agent: str, patience: float = 10.0) -> None:
-    """``Timer.ensure`` of all available timers."""
+def ensure(
+    store: Store, number: int, due: float, agent: str, patience: float = 10.0, caller: type[object] | None = None
+) -> None:
+    """``Timer.ensure`` of all available timers but the ``caller``, which runs.
+
+    Each timer alone is enough, so that one that fails keeps no other from its turn. Raises the first error at the end.
+    """
+    failed: list[Exception] = []
     for timer in available(store.system):
-        timer.ensure(store, number, due, agent, patience)
+        if caller is not None and isinstance(timer, caller):
+            continue
+        try:
+            timer.ensure(store, number, due, agent, patience)
+        except (Refused, OSError) as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def disarm(store: Store) -> None:

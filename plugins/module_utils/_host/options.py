@@ -71,11 +71,11 @@ def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
     }
 
 
-def meant(key: str, known: Iterable[str]) -> str:
-    """The words that ask for the known key that is nearly this one; empty where none is."""
+def meant(key: str, known: Iterable[str], likeness: float = 0.7) -> str:
+    """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty where none is."""
     from difflib import get_close_matches  # a module of Python's that takes longer to load than it is needed for
 
-    near = get_close_matches(key, list(known), 1, 0.7)
+    near = get_close_matches(key, list(known), 1, likeness)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -13,11 +13,9 @@ from typing import Any, Callable
 from .._errors import UsageError
 from .._files import comparison, declaration, records, scanning
 from .._files import mounts as mounting
-from .._files.comparison import compare as compare
-from .._files.comparison import directories as directories
 from .._files.declaration import Declaration
 from .._files.entry import Tree, path_of
-from .._files.scanning import Scan as Scan
+from .._files.scanning import Scan
 from .._files.step import FILES, PathStep, Step
 from .._host.options import Options, read
 from .._host.paths import check_path

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..._errors import EvenkeelError
+from ..._files import comparison
 from ..._files.step import FILES
 from ..._host.trust import trusted
 from ..._resources import files, registry
@@ -92,9 +93,9 @@ class First(Record):
                     continue
                 scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
                 then = plan.entries(narrow, narrow.spec, scan)
-                steps = [step for step in files.compare(then, scan) if self.how.wants(step.target)]
+                steps = [step for step in comparison.compare(then, scan) if self.how.wants(step.target)]
                 if steps:
-                    plans.append((section, narrow, steps, files.directories(then, steps)))
+                    plans.append((section, narrow, steps, comparison.directories(then, steps)))
         try:
             for section, narrow, _steps, _directories in plans:
                 lines = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False).lines()

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
+from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of
+from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
@@ -216,26 +218,26 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     planned = {step.target for step in made.files}
     todo = files.swapped(steps, then, scan, spec, mount_points()) if how.swap and not how.paths else steps
     made.files += [step for step in todo if step.target not in planned]
-    made.directories += files.directories(then, todo)
+    made.directories += comparison.directories(then, todo)
     made.diff += _diff(steps, scan)
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
     return scan.lines()
 
 
-def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: files.Scan, how: Options) -> list[PathStep]:
+def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, how: Options) -> list[PathStep]:
     """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
     state of theirs: put back, it would keep them from starting."""
     serves = any(section.kind == registry.programs().name for section in sections)
     return [
         step
-        for step in files.compare(then, now)
+        for step in comparison.compare(then, now)
         if how.wants(step.target)
         and not (serves and _is_trace(store, step))
         and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
     ]
 
 
-def _line_of(now: files.Scan, path: str) -> str:
+def _line_of(now: Scan, path: str) -> str:
     found = now.entries.find(os.fsencode(path))
     return found.line() if found is not None else ""
 
@@ -333,7 +335,7 @@ def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]
     return [step for one in sections if one.kind == kind.name for step in kind.plan(own_lines(one), here)]
 
 
-def entries(section: Section, spec: dict[str, Any], now: files.Scan) -> Tree:
+def entries(section: Section, spec: dict[str, Any], now: Scan) -> Tree:
     return files.recorded(path_lines(section), spec, now)
 
 
@@ -369,7 +371,7 @@ def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], l
     return ([] if wrong else [f"{section.kind}: {len(own)} as recorded"]), wrong
 
 
-def _diff(steps: Sequence[PathStep], scan: files.Scan) -> list[dict[str, str]]:
+def _diff(steps: Sequence[PathStep], scan: Scan) -> list[dict[str, str]]:
     """Manifest lines, now and then: they tell what changes, and only hashes of what may be secret."""
     shown = []
     for step in steps:

@@ -26,6 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.ah
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.cache import NEVER, Cache
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.scanning import Scan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -358,7 +359,7 @@ def test_a_doctored_line_is_refused_whatever_is_there_now(store: Store, small: P
     now = files.scan(spec, Hasher())
     lines = now.lines()
 
-    def verdict(doctored: list[str], scan: files.Scan | None) -> bool:
+    def verdict(doctored: list[str], scan: Scan | None) -> bool:
         try:
             files.recorded(doctored, spec, scan)
         except Damaged:

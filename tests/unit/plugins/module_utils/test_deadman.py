@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes, units, watcher
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    agent,
+    changes,
+    timers,
+    units,
+    watcher,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Busy,
     Damaged,
@@ -677,3 +683,29 @@ def test_an_event_with_values_of_other_types_never_was_one(store: Store) -> None
         lines = [good.line(), b'{"generation": "x", "outcome": 5, "by": "", "at": [], "checkpoint": "", "left": {}}']
         (Path(store.root) / "events").write_bytes(b"\n".join([*lines, b"[" * 100_000, b""]))
     assert changes.last_event(store) == good
+
+
+def test_a_timer_that_fails_keeps_no_other_from_its_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Failing:
+        def is_available(self, _system: System) -> bool:
+            return True
+
+        def ensure(self, *_words: object) -> None:
+            seen.append("failing")
+            raise Refused("systemd does not answer")
+
+    class Working:
+        def is_available(self, _system: System) -> bool:
+            return True
+
+        def ensure(self, *_words: object) -> None:
+            seen.append("working")
+
+    monkeypatch.setattr(timers, "TIMERS", (Failing(), Working()))
+    with pytest.raises(Refused, match="systemd does not answer"):
+        timers.ensure(store, 1, 0.0, "/agent.pyz")
+    assert seen == ["failing", "working"]
+    timers.ensure(store, 1, 0.0, "/agent.pyz", caller=Failing)
+    assert seen[2:] == ["working"]

@@ -31,6 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     transaction,
     walk,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.scanning import Scan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
@@ -157,7 +158,7 @@ def test_what_gives_access_goes_first_and_waits_for_nothing(
     looked: list[bool] = []
     scan = files.scan
 
-    def looking(spec: dict[str, Any], *words: Any, **more: Any) -> files.Scan:
+    def looking(spec: dict[str, Any], *words: Any, **more: Any) -> Scan:
         if str(tree) in spec["paths"]:
             looked.append((ssh / "sshd_config").read_text() == "open" and "firewall" in log)
         return scan(spec, *words, **more)
