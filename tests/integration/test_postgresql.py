@@ -665,7 +665,7 @@ def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
             said.append(done.stdout)
-        # The server writes a record by itself within 15 s of the first checkpoint: on a busy machine a second one is due.
+        # The server writes a record by itself within 15 s: on a busy machine a second checkpoint is due.
         tasks = said[1].split("TASK [")
         changed = [task.partition("]")[0].rpartition(" : ")[2] for task in tasks if "\nchanged: " in task]
         assert set(changed) <= {"Take a checkpoint, and a base backup with the first one"}, said[1]
