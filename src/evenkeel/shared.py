@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Mapping
 
@@ -60,13 +62,15 @@ def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, 
 
     given: resources, probes or both, under these names after ``prefix``.
     """
-    # They know every kind and probe, which takes a tenth of a second to load.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-    from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+    # Ansible says what it thinks of the user's settings when it is loaded, as each of its own programs does as well.
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        # They know every kind and probe, which takes a tenth of a second to load.
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+        from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
-    options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
-    found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
+        options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
+        found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
     return found
 
 

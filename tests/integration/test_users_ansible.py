@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins, processes
 
 from .conftest import Fleet
 
@@ -117,7 +117,9 @@ def test_nor_one_of_ansible_cfg_and_nor_in_the_role(fleet: Fleet, sockets: str, 
 )
 def test_a_host_tells_a_new_login_from_a_session_in_an_old_one(fleet: Fleet, sockets: str, become: str) -> None:
     """As the module does it: from below, whoever it has become."""
-    source = Path(str(logins.__file__)).read_text() + "\nprint(age(4.0), age(600.0))\n"
+    library = "".join(Path(str(one.__file__)).read_text() for one in (processes, logins))
+    library = re.sub(r"(?m)^from (__future__|\.processes) import .*$", "", library)
+    source = f"from __future__ import annotations\n{library}\nprint(age(4.0), age(600.0))\n"
     python = "'python3 -'" if become.endswith("-c ") else "python3 -"
     ssh = ["ssh", "-F", str(fleet.lab.ssh_config), "-l", "ops"]
     socket = f"{sockets}/old"
