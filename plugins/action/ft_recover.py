@@ -281,5 +281,5 @@ def _inventory_of(candidates: Sequence[dict[str, Any]]) -> str:
 
 
 def _some(said: list[str]) -> list[str]:
-    """As many as a person reads: a peer can have made up any number."""
+    """The first sentences, as many as a person reads: a peer can have made up any number."""
     return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]

@@ -45,7 +45,7 @@ class Refused(EvenkeelError):
 
 
 class Busy(Refused):
-    """Another operation holds the lock of this store."""
+    """The lock of this store is held by another operation."""
 
     code = "Busy"
 

@@ -155,7 +155,7 @@ class Restarted(Result):
 
 @dataclass
 class Damage:
-    """One thing that is damaged or missing, with the checkpoints and the paths that need it.
+    """A content or a manifest that is damaged or missing, with the checkpoints and the paths that need it.
 
     ``host``: empty, or the host whose copy it is.
     """
@@ -246,7 +246,7 @@ class Copied(Result):
 
 @dataclass
 class Candidate:
-    """One copy of a checkpoint on a peer, as it was verified now."""
+    """A copy of a checkpoint on a peer, as it was verified now."""
 
     id: str
     mac: str

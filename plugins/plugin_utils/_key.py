@@ -42,7 +42,7 @@ class Keys:
         return bool(self._keys)
 
     def mac(self, owner: str, copy: Mapping[str, Any]) -> str:
-        """That of a copy of a checkpoint of ``owner``, by what a list tells of it."""
+        """The MAC of a copy of a checkpoint of ``owner``, from its entry in a list."""
         return _mac(self._keys[0], owner, copy)
 
     def know(self, owner: str, copy: Mapping[str, Any]) -> bool:
@@ -51,7 +51,7 @@ class Keys:
 
 
 def find(given: Any, directory: str | None) -> Keys:
-    """Those ``given``, or those of the file in the ``directory`` of the inventory. UsageError for odd ones."""
+    """The keys ``given``, or those in the file in the inventory's ``directory``. UsageError for malformed keys."""
     if given:
         keys = [given] if isinstance(given, str) else given
         if not isinstance(keys, (list, tuple)):
@@ -65,7 +65,7 @@ def find(given: Any, directory: str | None) -> Keys:
 
 
 def make(directory: str | None) -> Keys:
-    """Those of the file in the directory, which is made with a new key where it is not there yet."""
+    """The keys of the file in the directory. The file is made with a new key where it is not there yet."""
     if directory is None:
         raise UsageError(
             f"copies need a key, and the inventory is no file that it could lie beside: set {VARIABLE}, for example to "

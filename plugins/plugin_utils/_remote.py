@@ -40,7 +40,7 @@ RESOURCES_VARIABLE = "evenkeel_resources"
 
 
 class Host:
-    """One host and the controller's connection to it. It connects with the first call."""
+    """A host and the controller's connection to it, which is opened by the first call."""
 
     def __init__(self, name: str, action: ActionBase, variables: dict[str, Any]) -> None:
         self.name = name
@@ -128,7 +128,7 @@ class Inventory:
         return str(self.variable(host, STORE_VARIABLE, given))
 
     def keys(self, owner: str) -> _key.Keys:
-        """Those by which the copies of a host are known. UsageError for odd ones."""
+        """The keys by which the copies of a host are known. UsageError for malformed keys."""
         return _key.find(self._ours(self._known(owner), _key.VARIABLE), self._directory(owner))
 
     def make_key(self, owner: str) -> _key.Keys:
@@ -240,7 +240,7 @@ class Inventory:
         return Templar(loader=self._action._loader, variables=variables)
 
     def _passwords(self) -> dict[str, str]:
-        """Those of the command line, which count for every host; not one that is a variable of the running host."""
+        """The passwords of the command line, which count for every host; no variable of the running host."""
         known = C.MAGIC_VARIABLE_MAPPING
         become = getattr(self._action._connection, "become", None)
         own = {

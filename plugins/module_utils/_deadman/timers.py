@@ -16,7 +16,7 @@ from .watcher import WatcherTimer
 
 
 class Timer(Protocol):
-    """One way to start the agent at the deadline. A new backend is a class with these methods in a file of this room,
+    """A way to start the agent at the deadline. A new backend is a class with these methods in a file of this room,
     and a place in ``TIMERS``. A change relies on all available timers at once: one may be destroyed by the change.
 
     ``number``: the generation of the change. ``due``: the deadline on the monotonic clock. ``agent``: the path of the

@@ -181,7 +181,7 @@ class Cache:
         return None if "%" in "".join(names) else Leaves(start, names)
 
     def keys(self, start: int, end: int) -> bytes:
-        """Those of the lines from ``start`` to before ``end``, end to end."""
+        """The keys of the lines from ``start`` to before ``end``, end to end."""
         return self._keys[start * _SIZE : end * _SIZE]
 
     def still(

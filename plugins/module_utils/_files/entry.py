@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One path of a checkpoint, and its line in the manifest."""
+"""A path of a checkpoint, and its line in the manifest."""
 
 from __future__ import annotations
 

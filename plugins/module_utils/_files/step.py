@@ -26,7 +26,7 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a rollback does to one target. Plans are lists of these, shown as they are in results.
+    """A change that a rollback makes to a target. Plans are lists of these, shown as they are in results.
 
     ``detail`` is plain JSON and holds all that is needed to carry the step out later, in another process.
     """

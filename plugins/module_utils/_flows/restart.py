@@ -42,7 +42,7 @@ def restart(request: Request, system: System, check_mode: bool = False) -> Resta
 
 
 class _Restarting:
-    """One restart, from its request to its result. Raises UsageError for one that cannot be."""
+    """A restart, from its request to its result. Raises UsageError for a request that cannot be met."""
 
     def __init__(self, request: Request, system: System) -> None:
         if bool(request.name) == bool(request.process):

@@ -292,7 +292,7 @@ class _Pass:
 
 
 def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[str, str, str]] = ()) -> Damage:
-    """One thing that is damaged; ``uses``: (name of a checkpoint, its id, path in it)."""
+    """The damage of a content or a manifest; ``uses``: (name of a checkpoint, its id, path in it)."""
     points = sorted({(point, one) for point, one, _path in uses})
     checkpoints = [{"name": point, "id": one} for point, one in points]
     return Damage(host, kind, name, problem, checkpoints, sorted({path for _point, _one, path in uses if path}))

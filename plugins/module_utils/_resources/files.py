@@ -85,7 +85,7 @@ def swapped(
 
 
 def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
-    """Those of the mount points that decide what is seen below the declared paths."""
+    """The mount points that decide what is seen below the declared paths."""
     return mounting.mounted(_known(spec), mounts)
 
 

@@ -52,7 +52,7 @@ class Restore:
 
 
 class Kind:
-    """One kind of state. Every method looks at the host anew, so that an interrupted rollback is simply run again.
+    """A kind of state. Every method looks at the host anew, so that an interrupted rollback is simply run again.
 
     Lines are the kind's own lines of a manifest: their first word is longer than one letter. (A line whose first word
     is one letter is an entry of a tree of files.) A content that goes into the store stands in a line as
@@ -147,7 +147,7 @@ class Kind:
         raise NotImplementedError
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
-        """Those lines that decide whether people can log in. They go back first on a host that goes back by itself."""
+        """The lines that decide whether people can log in. They go back first on a host that goes back by itself."""
         return []
 
     def exchanged(self, steps: Sequence[Step]) -> dict[str, Processes]:

@@ -154,12 +154,12 @@ def tree_spec(section: Section) -> dict[str, Any] | None:
 
 
 def path_lines(section: Section) -> list[str]:
-    """Those lines of the section that are entries of files: their first word is one letter."""
+    """The lines of the section that are entries of files: their first word is one letter."""
     return section.lines if kind_of(section).only_paths else [line for line in section.lines if line[1:2] == " "]
 
 
 def own_lines(section: Section) -> list[str]:
-    """Those lines of the section that are in its kind's own words."""
+    """The lines of the section that are in its kind's own words."""
     return [] if kind_of(section).only_paths else [line for line in section.lines if line[1:2] != " "]
 
 

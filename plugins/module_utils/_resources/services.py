@@ -281,7 +281,7 @@ def _own_names(names: list[str], system: System) -> list[str]:
 
 
 def _triggers(names: Sequence[str]) -> list[str]:
-    """Those that hand over something (a socket) or watch for it; a timer has a time of its own."""
+    """The units that hand over something (a socket) or watch for it; a timer has a time of its own."""
     return [name for name in names if name.endswith((".socket", ".path"))]
 
 

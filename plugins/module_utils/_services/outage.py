@@ -47,7 +47,7 @@ class Down:
         )
 
     def and_then(self, more: Down) -> Down:
-        """These services and those that went down after them, each once."""
+        """The services, and the services that went down after them, each once."""
         return Down(
             units=list(dict.fromkeys([*self.units, *more.units])),
             processes=[*self.processes, *(process for process in more.processes if process not in self.processes)],

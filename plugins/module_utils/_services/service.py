@@ -20,7 +20,7 @@ SERVICES = "services"
 
 
 class Service(Protocol):
-    """One service. A new backend is a class with these members in a file of this room, and a branch in
+    """A service. A new backend is a class with these members in a file of this room, and a branch in
     ``declared_service``."""
 
     @property

@@ -213,7 +213,7 @@ def _needed(section: Section, hosts: int, reader: _Reader) -> int:
 
 
 def _hosts_needed(text: object, hosts: int) -> int:
-    """As ``min_healthy`` of ft_guard is read; at least 1."""
+    """The number of hosts, read as ``min_healthy`` of ft_guard is; at least 1."""
     try:
         needed = hosts_of_budget(str(text), hosts, "needed", round_up=True)
     except ValueError:

@@ -69,5 +69,5 @@ def size_text(size: float) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    """As in ``1 host``, ``3 copies``."""
+    """The number with its noun: ``1 host``, ``3 copies``."""
     return f"{number} {word}" if number == 1 else f"{number} {word[:-1] + 'ies' if word.endswith('y') else word + 's'}"

@@ -144,7 +144,7 @@ class Board:
 
 
 def counts(rows: dict[str, Row]) -> str:
-    """As in ``3 confirmed, 1 rolled back``."""
+    """The numbers of hosts by state: ``3 confirmed, 1 rolled back``."""
     return ", ".join(f"{number} {phase}" for phase, number in Counter(row.phase for row in rows.values()).items())
 
 
@@ -157,7 +157,7 @@ def left(until: float | None, now: float) -> str:
 
 
 def line(progress: Progress) -> str:
-    """One fact as a line; empty when it is not worth one."""
+    """The fact as a line; empty when it is not worth a line."""
     hosts = text(", ".join(progress.hosts))
     if progress.kind is Kind.WAVE:
         return f"wave {progress.wave} of {progress.waves}: {hosts}"

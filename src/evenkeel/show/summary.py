@@ -40,7 +40,7 @@ class Told:
         self.said: set[str] = set()
 
     def once(self, *sentences: str) -> str:
-        """Those of the sentences that are new, or that they stand above."""
+        """The sentences that are new, or a word that they stand above."""
         some = [self._shortened(sentence) for sentence in dict.fromkeys(sentences) if sentence]
         new = [sentence for sentence in some if sentence not in self.said]
         self.said.update(some)

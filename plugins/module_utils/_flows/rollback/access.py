@@ -56,7 +56,7 @@ def _inside(path: str, root: str) -> bool:
 
 
 def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
-    """Those of the lines that a look at these paths alone would have."""
+    """The lines that a look at these paths alone would have."""
     found: dict[bytes, str] = {}
     for root in map(os.fsencode, roots):
         for above in ancestors(root):

@@ -206,7 +206,7 @@ def _handles(found: Mapping[Key, Table]) -> set[str]:
 
 
 def _load(text: str, system: System, *options: str) -> Completed:
-    """One transaction: all of it, or nothing."""
+    """Load the rules in one transaction: all of them, or none."""
     with _readable(text.encode()) as (_fd, path):
         return system.run(["nft", *options, "--file", path], _TIMEOUT)
 
@@ -234,7 +234,7 @@ def _stored(data: bytes, sink: Sink) -> str:
 
 
 def _configured() -> str:
-    """All that is written down of rulesets on this host."""
+    """The files of rulesets on this host."""
     found = ""
     for pattern in _CONFIGURED:
         for path in sorted(glob.glob(pattern, recursive=True)):

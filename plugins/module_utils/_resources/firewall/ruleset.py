@@ -162,7 +162,7 @@ class Keep:
         return next((one.name for one in PROGRAMS if re.fullmatch(one.tables, table.name)), "") if self.known else ""
 
     def part(self, name: str) -> str:
-        """Which known program gives such names to its chains and sets in tables of others."""
+        """The known program that gives such names to its chains and sets in tables of others."""
         return next((one.name for one in PROGRAMS if re.fullmatch(one.parts, name)), "") if self.known else ""
 
     def elements(self, table: Table, block: Block) -> bool:

@@ -146,15 +146,18 @@ class Work:
         return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
 
     def _torn(self, keys: Sequence[str], live: Mapping[str, Package]) -> list[str]:
-        """Those that have to be installed twice. Where a newer package says that it replaces them, dpkg leaves out the
-        files that moved to it, and takes them away with it."""
+        """The packages that have to be installed twice.
+
+        Where a newer package says that it replaces them, dpkg leaves out the files that moved to it, and takes them
+        away with it.
+        """
         names = [live[key].name if live[key].arch == "all" else key for key in keys if key in live]
         seen = self.at.system.run(["dpkg-query", "-W", "-f", "${Replaces}, ", *names], 60.0) if names else None
         replaced = {one.split()[0] for one in seen.out.split(",") if one.strip()} if seen is not None else set()
         return [key for key in keys if key in self.files and key.partition(":")[0] in replaced]
 
     def _names(self) -> set[str]:
-        """As dpkg says them, of all that is changed."""
+        """The names of all packages that are changed, as dpkg writes them."""
         return {name for _action, one in self.changes for name in (one.name, one.key)}
 
     def _lost_conffiles(self, key: str) -> bool:

@@ -122,7 +122,7 @@ class Packages(Kind):
         return (apt if changes[0][1].manager == "deb" else rpm).obstacles(changes, at) if changes else []
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """As many as can be; RestoreFailed names the others, each with its cause."""
+        """Install and remove as many packages as can be; RestoreFailed names the others, each with its cause."""
         changes = _changes(steps)
         try:
             # First of all, so that a package's file goes to its place.
@@ -174,7 +174,7 @@ class Packages(Kind):
 
 
 def look(system: System) -> list[Package]:
-    """All that is installed, by name. UsageError where neither dpkg nor rpm has installed anything."""
+    """The installed packages, by name. UsageError where neither dpkg nor rpm has installed anything."""
     found = list(dpkg.look(system).values()) or rpm.look(system)
     if not found:
         raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")

@@ -71,7 +71,7 @@ sys.exit(bool(problems))
 
 
 def look(system: System) -> list[Package]:
-    """All that is installed; nothing where there is no rpm."""
+    """The installed packages; none where there is no rpm."""
     seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
     if seen.rc == 127:
         return []
@@ -120,7 +120,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
 
 
 def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System) -> dict[Ident, str]:
-    """Those of the wanted package files that are in the folders, under the names that dnf gives them."""
+    """The wanted package files that are in the folders, under the names that dnf gives them."""
     found = {}
     for ident in missing:
         name, arch, version = ident
