@@ -43,12 +43,6 @@ def test_parts_run_at_the_same_time_and_say_what_they_left_out(script: Path, tmp
     assert (tmp_path / ".build/b.log").read_text() == "Left out: x\nnoise\n"
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/autogroup"), reason="this kernel has no groups by session")
-def test_a_niced_part_yields_to_the_others(script: Path) -> None:
-    code, out = run(script, "a=nice cat /proc/self/autogroup", "b=cat /proc/self/autogroup >&2; false")
-    assert code == 1 and [line.split()[-1] for line in out.splitlines() if line.startswith("/autogroup")] == ["10", "0"]
-
-
 @pytest.mark.parametrize("failing", ["first", "second", "third"])
 def test_one_part_that_fails_fails_the_run_and_its_output_is_shown(script: Path, failing: str) -> None:
     names = ["first", "second", "third"]
