@@ -15,6 +15,14 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+options:
+  suggest:
+    description:
+      - Also suggest the resources that would have covered what the last change changed outside of what is protected.
+        The package manager is asked which package owns a path.
+    type: bool
+    default: false
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -35,6 +43,15 @@ EXAMPLES = r"""
 - name: Show the names of its checkpoints
   ansible.builtin.debug:
     msg: "{{ remembered.checkpoints | map(attribute='name') }}"
+
+- name: Which resources would have covered what the last change did?
+  evenkeel.fault_tolerance.ft_info:
+    suggest: true
+  register: remembered
+
+- name: Show them, to be added to evenkeel_resources
+  ansible.builtin.debug:
+    msg: "{{ remembered.suggested }}"
 """
 
 RETURN = r"""
@@ -197,6 +214,41 @@ doubt:
     hosts:
       description: The number of hosts of that change. 0 where the host changed alone.
       type: int
+outside:
+  description:
+    - The paths that the last change changed and that no declared resource covers, so that they stay changed
+      after a rollback. Null where that is not known, as after a boot, or where
+      O(evenkeel.fault_tolerance.ft_checkpoint#module:outside) names no place.
+  returned: success
+  type: dict
+  contains:
+    paths:
+      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The path, its first 500 bytes.
+          type: str
+        what:
+          description:
+            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+              V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
+              do not tell, such as capabilities.
+          type: str
+    count:
+      description: The number of all such paths.
+      type: int
+    complete:
+      description: Whether all places could be looked at, within the time for that and without an error.
+      type: bool
+suggested:
+  description:
+    - Declarations of resources, to be added to those of the last change, which would have covered RV(outside).
+  returned: with O(suggest)
+  type: list
+  elements: dict
+  sample: [{"files": {"paths": ["/etc/ssh"]}}, {"services": {"names": ["ssh.service"]}}]
 interrupted:
   description: Whether a rollback was interrupted and waits to be finished.
   returned: success
@@ -249,7 +301,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Remembered
 
-ARGUMENTS: Options = {}
+ARGUMENTS: Options = {"suggest": {"type": "bool", "default": False}}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
@@ -258,7 +310,7 @@ def work(params: Params, check_mode: bool) -> Remembered:
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    return info(Store(params["store"], System()))
+    return info(Store(params["store"], System()), params["suggest"])
 
 
 def main() -> None:

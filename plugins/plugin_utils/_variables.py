@@ -29,6 +29,7 @@ KNOWN = frozenset(
         "max_unavailable",
         "min_healthy",
         "mode",
+        "outside",
         "paths",
         "peers",
         "postgresql_archive",

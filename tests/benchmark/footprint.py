@@ -52,12 +52,13 @@ def main() -> None:
     args = parser.parse_args()
     make_importable()
     footprint = import_module(f"{LIBRARY}._files.footprint")
+    footprint.DISKS |= {"tmpfs"}
     with tempfile.TemporaryDirectory() as home:
         tree, path = Path(home) / "tree", f"{home}/before"
         build(tree, args.files)
 
         def walk() -> object:
-            return footprint.Walk([os.fsencode(tree)], lambda _path: False, disks=footprint.DISKS | {"tmpfs"})
+            return footprint.Walk([os.fsencode(tree)], lambda _path: False)
 
         def record() -> None:
             footprint.record(path, {}, walk())

@@ -19,7 +19,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._errors import UsageError
 from .._host.durable import TEMPORARY
@@ -51,9 +51,8 @@ class Changed(NamedTuple):
 class Walk:
     """One walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
-    ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more.
-    ``disks``: the types of file systems that are walked. A directory that two declared trees or two mounts show is
-    walked once, at its first path.
+    ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
+    directory that two declared trees or two mounts show is walked once, at its first path.
     """
 
     def __init__(
@@ -61,13 +60,11 @@ class Walk:
         paths: Sequence[bytes],
         left_out: Callable[[bytes], bool],
         goes_on: Callable[[], bool] = lambda: True,
-        disks: frozenset[str] = DISKS,
     ) -> None:
         self.complete = True
         self._paths = paths
         self._left_out = left_out
         self._goes_on = goes_on
-        self._disks = disks
         self._seen: set[tuple[int, int]] = set()
 
     def directories(self) -> Iterator[tuple[int, bytes, bytes]]:
@@ -75,7 +72,7 @@ class Walk:
         names."""
         mounts = mount_points()
         for number, root in enumerate(self._paths):
-            if mounts.get(mount_of(root, mounts), "") in self._disks:
+            if mounts.get(mount_of(root, mounts), "") in DISKS:
                 for path, entries in self._below(root):
                     yield number, path, entries
 
@@ -178,7 +175,7 @@ def record(path: str, declared: Mapping[str, Any], walk: Walk) -> None:
 class Recorded:
     """A record that is read again, one directory at a time. Raises ValueError and OSError for a file that is none."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
         self._stream = stream
         self.declared = json.loads(stream.readline(1 << 20))
         self.complete = False

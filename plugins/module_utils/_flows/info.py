@@ -15,10 +15,15 @@ from .._files.journals import committed
 from .._host.system import System
 from .._results import HostState, Remembered
 from .._store.store import Store
+from . import outside
+from .suggest import suggest
 
 
-def info(store: Store) -> Remembered:
-    """The checkpoints, replicas and changes of a host. A host without a store has none."""
+def info(store: Store, suggests: bool = False) -> Remembered:
+    """The checkpoints, replicas and changes of a host. A host without a store has none.
+
+    ``suggests``: also suggest the resources that would have covered what the last change changed.
+    """
     store.check_format()
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -27,7 +32,9 @@ def info(store: Store) -> Remembered:
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
-    return Remembered(checkpoints=checkpoints, replicas=replicas, **vars(state))
+    found = Remembered(checkpoints=checkpoints, replicas=replicas, outside=outside.told(store), **vars(state))
+    found.suggested = suggest(store) if suggests else None
+    return found
 
 
 def host_state(root: str, system: System | None = None) -> HostState:

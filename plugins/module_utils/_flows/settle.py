@@ -17,8 +17,9 @@ from .._health import probes as probing
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
-from .._results import RolledBack, Settled, SettledBack
+from .._results import Outside, RolledBack, Settled, SettledBack
 from .._store.store import Store
+from . import outside
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -96,6 +97,7 @@ class _Settling:
             return self._keep_open(login)
         enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
+        seen = self._look_outside(change) if enough and verdict == "probe" else None
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -106,6 +108,7 @@ class _Settling:
                     return self._open(change, login)
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._end(changes.CONFIRMED)
+                result.outside = seen
                 result.changed, result.done, result.login = True, ["confirmed"], login
                 result.proved = _passed(self.health)
                 return result
@@ -115,6 +118,11 @@ class _Settling:
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
         raise self._rolled_back(back, manifest.name, jobs, login)
+
+    def _look_outside(self, change: changes.Armed) -> Outside | None:
+        """The paths that would stay changed and that no resource covers, in half of the time that is left at most."""
+        left = change.due - self.store.system.monotonic()
+        return outside.look(self.store, self.generation, change.checkpoint, back=False, seconds=left / 2)
 
     def _keep_open(self, login: str) -> Settled:
         """Extend the change, and note the stage that it has come to, without a look at the host's health."""
@@ -159,6 +167,7 @@ class _Settling:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
+            outside.look(store, self.generation, manifest.id, back=True)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
         back.changed = True
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
@@ -198,10 +207,12 @@ class _Settling:
             health=self.health,
             health_after=again,
             login=login,
+            outside=outside.told(self.store),
         )
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-        return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
+        return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
         """The error of a rollback that did not put back everything, as the end of this change for now."""
@@ -236,13 +247,15 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
+    result.outside = outside.told(store)
     if event.outcome == changes.CONFIRMED:
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         again = _still_back(store, event, result)
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}",
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"{outside.words(result.outside)}",
             **result.report(),
         )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())

@@ -1,0 +1,42 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The declaration that would have covered what the last change has changed outside of what is protected."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from .._deadman import changes
+from .._errors import EvenkeelError
+from .._resources import registry
+from .._resources.kind import Restore
+from .._store.store import Store
+from . import outside
+
+
+def suggest(store: Store) -> list[dict[str, dict[str, object]]]:
+    """Declarations, each of one kind, to be added to those of the last change. Empty where there is nothing to add."""
+    found, event = outside.told(store), changes.last_event(store)
+    if found is None or event is None:
+        return []
+    changed = {one.path: one.what for one in found.paths if len(os.fsencode(one.path)) < outside.LONGEST}
+    try:
+        since = os.stat(store.join("before")).st_mtime
+    except OSError:
+        since = math.inf
+    at = Restore(store.system, store.objects, since=since)
+    try:
+        taken = registry.taken(store.manifest(event.checkpoint).sections)
+    except EvenkeelError:
+        taken = []
+    suggested: list[dict[str, dict[str, object]]] = []
+    # Trees of files take what no other kind knows.
+    for kind in sorted(registry.KINDS.values(), key=lambda kind: kind.only_paths):
+        spec, known = kind.suggest(changed, taken, at)
+        if spec is not None:
+            suggested.append({kind.name: spec})
+        changed = {path: what for path, what in changed.items() if path not in known}
+    return suggested
