@@ -52,7 +52,6 @@ def main() -> None:
     args = parser.parse_args()
     make_importable()
     footprint = import_module(f"{LIBRARY}._files.footprint")
-    footprint.DISKS |= {"tmpfs"}
     with tempfile.TemporaryDirectory() as home:
         tree, path = Path(home) / "tree", f"{home}/before"
         build(tree, args.files)

@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.firewall.firewall import Firewall
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import owners, packages
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.sysctl import Sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.users import Users
@@ -399,7 +400,7 @@ def test_the_files_of_a_package_that_is_gone_are_those_of_its_package_file(store
         writer = Writer(store.objects)
         sha = writer.add((tmp_path / "old.deb").read_bytes())
         writer.publish()
-    one = packages.Package("old", "all", "1", sha256=sha)
+    one = Package("old", "all", "1", sha256=sha)
     found = owners.paths_in([one], store.objects, System())
     assert {"/usr/share/old", "/usr/share/old/a b", "/usr/share/old/link"} <= found
     assert owners.paths_in([one._replace(sha256="0" * 64)], store.objects, System()) == set()
