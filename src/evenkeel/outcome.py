@@ -39,8 +39,6 @@ class Exit(IntEnum):
     PARTLY = 5  # part was kept: some hosts are confirmed, others were rolled back
 
 
-# The beginning of why a host went back on which nothing had failed.
-WITH_OTHERS = "went back with the others: "
 # For people, at the end of --help.
 EXIT_CODES = """\
 exit codes, the same for every command:

@@ -17,7 +17,7 @@ from evenkeel.ansible.session import OwnRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import Context
 from evenkeel.changes.settle import Settlement
-from evenkeel.outcome import WITH_OTHERS, HostResult, State
+from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase
 
 # The time that a host may take to be taken back, in seconds.
@@ -56,7 +56,7 @@ class Ending:
             for host in wanted:
                 result = self.hosts[host]
                 if result.state is State.ROLLED_BACK:
-                    result.why = WITH_OTHERS + reason
+                    result.why = f"went back with the others: {reason}"
                 elif result.state is State.IN_DOUBT and host in kept:
                     result.why = f"it was confirmed, and could not be taken back with the others: {result.why}"
 

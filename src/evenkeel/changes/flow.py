@@ -27,10 +27,9 @@ from evenkeel.changes import decide, preflight, waves
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.ending import Ending
 from evenkeel.changes.extending import Extending
-from evenkeel.changes.request import ALL, DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, STOP, WAVE, Request
+from evenkeel.changes.request import ALL, DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, WAVE, Request
 from evenkeel.changes.wave import Wave
 from evenkeel.outcome import (
-    WITH_OTHERS,
     ChangeResult,
     Exit,
     HostResult,
@@ -116,13 +115,15 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
 class Change:
     """All waves, one after the other.
 
-    armed: the dead-men of all hosts so far. touched: hosts outside of their wave; left_out: host -> the play it missed.
+    extends: makes what extends deadlines meanwhile. armed: the dead-men of all hosts so far. touched: hosts outside of
+    their wave; left_out: host -> the play it missed.
     """
 
     context: Context
     plan: Sequence[tuple[str, ...]]
     hosts: dict[str, HostResult]
     notes: list[str] = field(default_factory=list)
+    extends: Callable[[Context], Extending] = Extending
     armed: dict[str, decide.Armed] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class Change:
         later = [host for wave in self.plan[1:] for host in wave]
         if gather and later:
             self._gather(later)
-        with Extending(self.context) as extending:
+        with self.extends(self.context) as extending:
             reason, usage = self._waves(extending)
             if len(self.plan) > 1 and not self.context.stops():
                 reason = reason or self._measure()
@@ -171,7 +172,6 @@ class Change:
             {host: self.hosts[host] for host in hosts},
             extending,
             decide.HOLD if terms.holds(number, hosts, total) else decide.PROBE,
-            together=terms.on_failure != STOP,
             unit=terms.unit(number, hosts, total),
         )
         reason, usage = wave.run()
@@ -187,8 +187,7 @@ class Change:
         good = (State.CONFIRMED, State.HELD)
         unsettled = [result for result in wave.hosts.values() if result.state not in good]
         if unsettled and not reason:
-            first = min(unsettled, key=lambda result: result.why.startswith(WITH_OTHERS))
-            reason = f"{first.host}: {first.why}"
+            reason = f"{unsettled[0].host}: {unsettled[0].why}"
         if not reason and witnessed is None:
             reason = f"what the playbook left out was not seen: the callback {WITNESS} did not run"
         for host, play in self.left_out.items():

@@ -16,7 +16,7 @@ from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.extending import Extending
 from evenkeel.changes.settle import Settlement
-from evenkeel.outcome import WITH_OTHERS, HostResult, State, cannot_bring_back
+from evenkeel.outcome import HostResult, State, cannot_bring_back
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.shared import duration
 
@@ -26,7 +26,7 @@ class Wave:
     """One wave on its way.
 
     hosts: their results, filled in as they become known. how: the verdict on hosts where the change did not fail.
-    together: they all go back when it failed on one. unit: the change as the hosts remember it. armed: the dead-men of
+    unit: the change as the hosts remember it. armed: the dead-men of
     those that have one. changed: the user's playbook was started.
     """
 
@@ -34,7 +34,6 @@ class Wave:
     hosts: dict[str, HostResult]
     extending: Extending | None = None
     how: str = decide.PROBE
-    together: bool = False
     unit: Mapping[str, object] = field(default_factory=dict)
     armed: dict[str, decide.Armed] = field(default_factory=dict)
     changed: bool = False
@@ -62,9 +61,6 @@ class Wave:
                 whys = dict.fromkeys(self.hosts, broken)
         if self.extending:
             self.extending.release(list(self.hosts))
-        failed = next((f"{host}: {why}" for host, why in whys.items() if why), "")
-        if failed and self.together:
-            whys = {host: why or WITH_OTHERS + failed for host, why in whys.items()}
         Settlement(self.context, self.hosts, self.armed, whys, halted=bool(halt), how=self.how).run()
         if broken:
             return broken, False
