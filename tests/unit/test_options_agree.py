@@ -110,7 +110,7 @@ class Declared:
 
     name = "declared"
     since = "0.3.0"
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "names": {"type": "list", "elements": "str", "required": True},
         "outer": {"type": "dict", "options": {"inner": {"type": "int", "default": 3}}},
     }
