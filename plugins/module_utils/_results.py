@@ -152,8 +152,15 @@ class Remembered(HostState, Result):
 
     checkpoints: list[Any] = field(default_factory=list)
     outside: Any = None
-    suggested: list[Any] | None = field(default=None, metadata=_LEFT_OUT)
     replicas: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Suggested(Result):
+    """``ft_suggest``: the paths that the last change changed, and the resources that would have covered them."""
+
+    outside: Any = None
+    suggested: list[Any] = field(default_factory=list)
 
 
 @dataclass

@@ -15,14 +15,6 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
-options:
-  suggest:
-    description:
-      - Also suggest the resources that would have covered what the last change changed outside of what is protected.
-        The package manager is asked which package owns a path.
-    type: bool
-    default: false
-    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -43,15 +35,6 @@ EXAMPLES = r"""
 - name: Show the names of its checkpoints
   ansible.builtin.debug:
     msg: "{{ remembered.checkpoints | map(attribute='name') }}"
-
-- name: Which resources would have covered what the last change did?
-  evenkeel.fault_tolerance.ft_info:
-    suggest: true
-  register: remembered
-
-- name: Show them, to be added to evenkeel_resources
-  ansible.builtin.debug:
-    msg: "{{ remembered.suggested }}"
 """
 
 RETURN = r"""
@@ -242,13 +225,6 @@ outside:
     complete:
       description: Whether all places could be looked at, within the time for that and without an error.
       type: bool
-suggested:
-  description:
-    - Declarations of resources, to be added to those of the last change, which would have covered RV(outside).
-  returned: with O(suggest)
-  type: list
-  elements: dict
-  sample: [{"files": {"paths": ["/etc/ssh"]}}, {"services": {"names": ["ssh.service"]}}]
 interrupted:
   description: Whether a rollback was interrupted and waits to be finished.
   returned: success
@@ -301,7 +277,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Remembered
 
-ARGUMENTS: Options = {"suggest": {"type": "bool", "default": False}}
+ARGUMENTS: Options = {}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
@@ -310,7 +286,7 @@ def work(params: Params, check_mode: bool) -> Remembered:
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    return info(Store(params["store"], System()), params["suggest"])
+    return info(Store(params["store"], System()))
 
 
 def main() -> None:

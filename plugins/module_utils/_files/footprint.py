@@ -33,6 +33,8 @@ DISKS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "nilfs2", "bcachefs", "ubifs")
     + ("overlay", "aufs", "vfat")
 )
+# File systems that make a directory anew when something in it changes for the first time.
+_COPIED_UP = ("overlay", "aufs")
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
@@ -65,6 +67,7 @@ class Walk:
         self._paths = paths
         self._left_out = left_out
         self._goes_on = goes_on
+        self._disk = ""
         self._seen: set[tuple[int, int]] = set()
 
     def directories(self) -> Iterator[tuple[int, bytes, bytes]]:
@@ -72,7 +75,8 @@ class Walk:
         names."""
         mounts = mount_points()
         for number, root in enumerate(self._paths):
-            if mounts.get(mount_of(root, mounts), "") in DISKS:
+            self._disk = mounts.get(mount_of(root, mounts), "")
+            if self._disk in DISKS:
                 for path, entries in self._below(root):
                     yield number, path, entries
 
@@ -137,12 +141,15 @@ class Walk:
                         i = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    found.append(
-                        f"{entry.name}\0{i.st_ino:x} {i.st_ctime_ns:x} {i.st_mode:x} {i.st_uid:x} {i.st_gid:x}"
-                        f" {i.st_size:x} {i.st_mtime_ns:x}"
-                    )
+                    inode, ctime = i.st_ino, i.st_ctime_ns
                     if stat.S_ISDIR(i.st_mode):
                         below.append(entry.name)
+                        if self._disk in _COPIED_UP:
+                            inode = ctime = 0
+                    found.append(
+                        f"{entry.name}\0{inode:x} {ctime:x} {i.st_mode:x} {i.st_uid:x} {i.st_gid:x} {i.st_size:x}"
+                        f" {i.st_mtime_ns:x}"
+                    )
                     if not len(found) % _OFTEN and not self._goes_on():
                         self.complete = False
                         return None

@@ -21,7 +21,7 @@ from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
 from .._store.store import Store, check_name, objects_of
-from . import outside
+from . import footprints
 from .rollback.flow import finish
 
 
@@ -155,7 +155,7 @@ class _Taking:
     def _arm(self, result: Checkpointed, manifest: Manifest, agent: str) -> None:
         within = self.request.confirm_within
         if within is not None:
-            outside.remember(self.store, changes.generation(self.store) + 1, self.outside)
+            footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
             terms = changes.Terms(within, self.request.at_most, *self.request.change)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()

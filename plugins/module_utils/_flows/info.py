@@ -9,20 +9,15 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
 from .._host.system import System
 from .._results import HostState, Remembered
 from .._store.store import Store
-from . import outside
-from .suggest import suggest
 
 
-def info(store: Store, suggests: bool = False) -> Remembered:
-    """The checkpoints, replicas and changes of a host. A host without a store has none.
-
-    ``suggests``: also suggest the resources that would have covered what the last change changed.
-    """
+def info(store: Store) -> Remembered:
+    """The checkpoints, replicas and changes of a host. A host without a store has none."""
     store.check_format()
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -31,9 +26,7 @@ def info(store: Store, suggests: bool = False) -> Remembered:
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
-    found = Remembered(checkpoints=checkpoints, replicas=replicas, outside=outside.told(store), **vars(state))
-    found.suggested = suggest(store) if suggests else None
-    return found
+    return Remembered(checkpoints=checkpoints, replicas=replicas, outside=outside.told(store), **vars(state))
 
 
 def host_state(root: str, system: System | None = None) -> HostState:

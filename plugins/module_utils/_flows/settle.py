@@ -11,15 +11,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
-from .._results import Outside, RolledBack, Settled, SettledBack
+from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
-from . import outside
+from . import footprints
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -97,7 +97,9 @@ class _Settling:
             return self._keep_open(login)
         enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
-        seen = self._look_outside(change) if enough and verdict == "probe" else None
+        if enough and not change.stage:  # It was looked at when it was held: the last step is short.
+            left = change.due - store.system.monotonic()
+            footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -108,7 +110,7 @@ class _Settling:
                     return self._open(change, login)
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._end(changes.CONFIRMED)
-                result.outside = seen
+                result.outside = outside.told(store)
                 result.changed, result.done, result.login = True, ["confirmed"], login
                 result.proved = _passed(self.health)
                 return result
@@ -118,11 +120,6 @@ class _Settling:
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
         raise self._rolled_back(back, manifest.name, jobs, login)
-
-    def _look_outside(self, change: changes.Armed) -> Outside | None:
-        """The paths that would stay changed and that no resource covers, in half of the time that is left at most."""
-        left = change.due - self.store.system.monotonic()
-        return outside.look(self.store, self.generation, change.checkpoint, back=False, seconds=left / 2)
 
     def _keep_open(self, login: str) -> Settled:
         """Extend the change, and note the stage that it has come to, without a look at the host's health."""
@@ -167,7 +164,7 @@ class _Settling:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
-            outside.look(store, self.generation, manifest.id, back=True)
+            footprints.look(store, self.generation, manifest.id, back=True)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
         back.changed = True
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)

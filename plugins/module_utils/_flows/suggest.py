@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 import os
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import EvenkeelError
 from .._resources import registry
 from .._resources.kind import Restore
+from .._results import Outside, Suggested
 from .._store.store import Store
-from . import outside
 
 
-def suggest(store: Store) -> list[dict[str, dict[str, object]]]:
-    """Declarations, each of one kind, to be added to those of the last change. Empty where there is nothing to add."""
-    found, event = outside.told(store), changes.last_event(store)
-    if found is None or event is None:
-        return []
+def suggest(store: Store) -> Suggested:
+    """The paths of the last change, and declarations, each of one kind, to be added to those that it had."""
+    store.check_format()
+    found = outside.told(store)
+    return Suggested(outside=found, suggested=_declarations(store, found) if found is not None else [])
+
+
+def _declarations(store: Store, found: Outside) -> list[dict[str, dict[str, object]]]:
+    event = changes.last_event(store)
     changed = {one.path: one.what for one in found.paths if len(os.fsencode(one.path)) < outside.LONGEST}
     try:
         since = os.stat(store.join("before")).st_mtime
@@ -29,7 +33,7 @@ def suggest(store: Store) -> list[dict[str, dict[str, object]]]:
         since = math.inf
     at = Restore(store.system, store.objects, since=since)
     try:
-        taken = registry.taken(store.manifest(event.checkpoint).sections)
+        taken = registry.taken(store.manifest(event.checkpoint if event else "").sections)
     except EvenkeelError:
         taken = []
     suggested: list[dict[str, dict[str, object]]] = []

@@ -119,6 +119,15 @@ def test_attributes_beside_owner_and_mode_are_told_of_files_and_directories(host
     assert host.changed() == {"usr/bin/tool": "changed", "etc/ssh": "changed"}
 
 
+def test_an_overlay_makes_directories_anew_and_that_is_no_change(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "_COPIED_UP", tuple(footprint.DISKS))
+    host.record()
+    os.setxattr(host.root / "etc/ssh", "user.x", b"1")
+    (host.root / "etc/motd").write_text("other words")
+    (host.root / "opt").chmod(0o700)
+    assert host.changed() == {"etc/motd": "content", "opt": "mode"}
+
+
 def test_a_clock_that_was_set_back_or_forward_hides_nothing(host: Host) -> None:
     # The record holds times of the future, as it does when the clock is set back during the change.
     with gzip.open(host.path) as stream:

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import report
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint, places
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.footprint import Changed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as telling
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import outside
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
@@ -194,7 +194,7 @@ def test_whatever_fails_there_keeps_no_change_from_its_end(
     def broken(*_args: object, **_more: object) -> None:
         raise RuntimeError("nobody thought of it")
 
-    monkeypatch.setattr(outside, "_look", broken)
+    monkeypatch.setattr(footprints, "_look", broken)
     change(host)
     with pytest.raises(Unhealthy, match="not known"):
         settle(store, 1, BAD, *NOW)
@@ -216,7 +216,7 @@ def test_a_walk_without_time_tells_that_not_all_was_looked_at(
     store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(host)
-    monkeypatch.setattr(outside, "_AFTER", 0.0)
+    monkeypatch.setattr(footprints, "_AFTER", 0.0)
     with pytest.raises(Unhealthy, match="and not all places could be looked at$") as failed:
         settle(store, 1, BAD, *NOW)
     assert failed.value.result["outside"]["complete"] is False
@@ -280,7 +280,7 @@ def test_a_bad_declaration_is_named_before_anything_is_armed(
 def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     found = places.check(None)
     assert found["paths"][0] == "/etc" and found["paths"][-1] == "/"
-    left_out = outside._left_out(Store("/var/lib/evenkeel", System()), found)
+    left_out = footprints._left_out(Store("/var/lib/evenkeel", System()), found)
     for path in (b"/home", b"/var", b"/tmp", b"/srv", b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
         assert left_out(path), path
     for path in (b"/usr", b"/etc", b"/opt", b"/etc/passwd", b"/root/.ssh", b"/boot/vmlinuz", b"/var/spool/cron/root"):
@@ -494,14 +494,13 @@ def test_a_suggestion_overlaps_nothing_that_is_declared() -> None:
 def test_what_is_suggested_covers_what_was_changed(store: Store, host: Path) -> None:
     change(host)
     settle(store, 1, GOOD, *NOW)
-    found = telling.info(store, True).report()["suggested"]
+    found = suggest(store).report()["suggested"]
     (files,) = [one["files"] for one in found if "files" in one]
     assert str(host / "usr/bin/su") in files["paths"] and str(host / "usr/bin/gone") in files["paths"]
     assert not any(path.startswith(str(host / "etc/app")) for path in files["paths"]), "left out there by a person"
-    assert "suggested" not in info(store)
     manifest = store.manifest(store.resolve("change"))
     sections = registry.check([*found])
-    left = outside.uncovered(
+    left = footprints.uncovered(
         [Changed(os.fsencode(host / path), what) for path, what in CHANGED.items()],
         replace(manifest, sections=[*manifest.sections, *sections]),
         at(),
@@ -510,4 +509,14 @@ def test_what_is_suggested_covers_what_was_changed(store: Store, host: Path) -> 
 
 
 def test_nothing_is_suggested_where_nothing_is_known(store: Store, host: Path) -> None:
-    assert telling.info(store, True).report()["suggested"] == []
+    assert suggest(store).report()["suggested"] == []
+
+
+def test_a_held_host_was_looked_at_when_it_was_held_and_the_last_step_is_short(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(host)
+    settle(store, 1, GOOD, *NOW, verdict="hold")
+    assert info(store)["outside"] is None, "the change is not over"
+    monkeypatch.setattr(footprints, "_look", lambda *_args: pytest.fail("looked once more"))
+    assert paths(host, settle(store, 1, GOOD, *NOW)["outside"]) == CHANGED

@@ -4,42 +4,35 @@
 
 """The paths that a change has changed outside of what is protected.
 
-Below the store lie ``before``, the metadata of all paths when the change was armed, and ``outside``, the paths of the
-last change that ended. Nothing here keeps a change from its end: what cannot be told is not known.
+Below the store lies ``before``, the metadata of all paths when the change was armed. Nothing here keeps a change from
+its end: what cannot be told is not known.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import islice
 from typing import Any, Callable
 
-from .._deadman import changes
+from .._deadman import outside
 from .._files import declaration, footprint
 from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
-from .._host.durable import remove_file, write_file
+from .._host.durable import remove_file
 from .._host.paths import ancestors
-from .._host.text import escape
 from .._resources import files, registry
 from .._resources.kind import Restore
 from .._results import ChangedPath, Outside
 from .._store.manifest import Manifest
 from .._store.store import Store
 
-# The number of paths that a result holds, the characters of each, and the number of paths that are looked at further.
-SHOWN = 100
-LONGEST = 500
+# The number of paths that are looked at further.
 _MOST = 200_000
 # Seconds for the walk when a change is armed, and for the walk at its end.
 _BEFORE, _AFTER = 20.0, 5.0
-# The number of paths that a sentence names.
-_NAMED = 5
 
 
 def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -> None:
@@ -55,48 +48,13 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
 
 def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:
     """The paths that changed since the change was armed and that its checkpoint does not cover; None where that cannot
-    be told. They are kept for ``told``. ``back``: the host was rolled back, and would otherwise be confirmed."""
+    be told. They are kept for ``outside.told``. ``back``: the host was rolled back, and is confirmed otherwise."""
     try:
         found = _look(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
-        kept = {"generation": generation, "back": back, **asdict(found)} if found is not None else {}
-        write_file(store.join("outside"), json.dumps(kept).encode())
+        outside.keep(store, generation, back, found)
         return found
     except Exception:  # Whatever it is, it keeps no change from its end.
         return None
-
-
-def told(store: Store) -> Outside | None:
-    """The paths that the last change has left changed, as they were when it ended; None where that is not known."""
-    event = changes.last_event(store)
-    try:
-        with open(store.join("outside"), "rb") as stream:
-            found = json.loads(stream.read())
-        outcome = changes.ROLLED_BACK if found["back"] else changes.CONFIRMED
-        if event is None or (event.generation, event.outcome) != (found["generation"], outcome):
-            return None
-        paths = [ChangedPath(str(one["path"]), str(one["what"])) for one in found["paths"]]
-        return Outside(paths, int(found["count"]), bool(found["complete"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def words(found: Outside | None) -> str:
-    """The sentence about a host whose protected state is back."""
-    back = "what is protected is as before"
-    if found is None:
-        return f"{back}; whether anything outside of it changed is not known"
-    unknown = "" if found.complete else ", and not all places could be looked at"
-    if not found.count:
-        return f"{back}, and outside of it no change is seen where programs and configuration lie{unknown}"
-    stay = "1 path outside of it stays" if found.count == 1 else f"{found.count} paths outside of it stay"
-    return f"{back}; {stay} changed: {some(found)}{unknown}"
-
-
-def some(found: Outside) -> str:
-    """The first paths, and how many more there are."""
-    named = [f"{escape(one.path)} ({one.what})".replace("\n", "\\x0a") for one in found.paths[:_NAMED]]
-    more = found.count - len(named)
-    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def _walk(store: Store, declared: Mapping[str, Sequence[str]], seconds: float) -> Walk:
@@ -123,7 +81,7 @@ def _look(store: Store, generation: int, manifest: Manifest, seconds: float) -> 
         complete = then.complete and now.complete and len(found) < _MOST
     at = Restore(store.system, store.objects, since=since)
     bare = uncovered(found, manifest, at)
-    shown = [ChangedPath(os.fsdecode(one.path[:LONGEST]), one.what) for one in bare[:SHOWN]]
+    shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
     return Outside(shown, len(bare), complete)
 
 
