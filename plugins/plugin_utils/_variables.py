@@ -41,6 +41,8 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "probes",
         "process",
         "quiesce",
+        "reboot",
+        "reboots",
         "recover_host",
         "require_restorable",
         "rescued",

@@ -42,6 +42,7 @@ class Request:
     require_restorable: bool = False
     at_most: float = 0.0
     change: tuple[str, int] = ("", 0)
+    reboots: int = 0
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -150,7 +151,7 @@ class _Taking:
     def _arm(self, result: Checkpointed, manifest: Manifest, agent: str) -> None:
         within = self.request.confirm_within
         if within is not None:
-            terms = changes.Terms(within, self.request.at_most, *self.request.change)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")

@@ -94,7 +94,8 @@ class _Settling:
         login = logins.age(store.system.monotonic() - change.started)
         if verdict in _STAGES and verdict not in _MEASURING:
             return self._keep_open(login)
-        enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
+        booted = change.boots >= min(change.reboots, 1)
+        enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
@@ -114,6 +115,8 @@ class _Settling:
                 back = flow.execute(store, manifest, change, "settle")
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
+        paths = flow.at_boot(change, back)
+        back.left += [f"{flow.COUNTS} {', '.join(paths)}; boot the host"] if paths else []
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
@@ -187,8 +190,10 @@ class _Settling:
         """The failure that tells of a rollback, with the health of the host measured once more."""
         if self.health is not None:
             reason = _reason(self.health)
+        elif self.request.verdict in _MEASURING:
+            reason = _OLD_LOGIN if login == logins.OLD else "the boot that was planned has not come"
         else:
-            reason = _OLD_LOGIN if self.request.verdict in _MEASURING else "as asked"
+            reason = "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
         again = wait(self.probes, times, self.store.system) if self.probes else None
         result = SettledBack(

@@ -92,6 +92,9 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
 def headline(result: ChangeResult) -> str:
     """The end of a change in one line."""
     took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
+    if not result.hosts:
+        starts = {Exit.DONE: "NOTHING TO DO", Exit.REFUSED: "REFUSED"}
+        return f"{starts.get(result.exit_code, 'IN DOUBT')} ({took})"
     number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
         changed = sum(host.changed for host in result.hosts)
