@@ -102,7 +102,7 @@ def series(availabilities: Sequence[Number]) -> float:
 
 
 def parallel(availabilities: Sequence[Number]) -> float:
-    """One is enough: A = 1 - (1-A1)(1-A2)...(1-An), for components that fail independently.
+    """Any component is enough: A = 1 - (1-A1)(1-A2)...(1-An), for components that fail independently.
 
     Source: Trivedi 2002, chapter 1 (product law of unreliabilities).
     """

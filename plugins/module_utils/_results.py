@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 _Result = TypeVar("_Result", bound="Result")
 # A field that the report does not hold while it is None.
@@ -74,6 +74,17 @@ class Checkpointed(Result):
     kept: dict[str, list[str]] = field(default_factory=dict)
 
 
+class Holder(TypedDict):
+    """A unit, or processes without one, that still use the files of ``paths`` as they were before they were replaced.
+
+    ``unit`` is empty without one; ``processes`` are written as ``name[pid]``.
+    """
+
+    unit: str
+    processes: list[str]
+    paths: list[str]
+
+
 @dataclass
 class RolledBack(Result):
     """``ft_rollback``. ``armed`` and ``generation``: the change that it is itself, if it has to be confirmed."""
@@ -84,7 +95,7 @@ class RolledBack(Result):
     generation: int | None = None
     armed: Any = None
     notes: list[str] = field(default_factory=list)
-    restart_needed: list[dict[str, Any]] = field(default_factory=list)
+    restart_needed: list[Holder] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 

@@ -300,7 +300,7 @@ def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None
 
 
 def _is_regular(folder: int, name: bytes) -> bool:
-    """Whether the name is that of a regular file. One that cannot be opened is synced with its whole file system."""
+    """Whether the name is that of a regular file. A file that cannot be opened is synced with its whole file system."""
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:

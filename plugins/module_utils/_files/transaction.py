@@ -13,8 +13,8 @@
 Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
 process, as often as needed: every operation first looks whether it has been done.
 
-Which paths can go back is settled before COMMIT. One that fails all the same is named, and holds nothing else up: it is
-planned anew when the rollback is run again.
+Which paths can go back is settled before COMMIT. A path that fails all the same is named, and holds nothing else up:
+it is planned anew when the rollback is run again.
 
 Others may own the trees, and give one directory the name of another at any moment. So directories are known by their
 inode, from the look at them on: each is compared when it is opened again, attributes are set on what is open, and what

@@ -87,7 +87,7 @@ class Walk:
             self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
 
     def each(self, path: bytes) -> None:
-        """A declared path. One that a tolerant look cannot see, as on a mount that is dead, keeps no other one back."""
+        """A declared path. A tolerant look that cannot see it, as on a mount that is dead, goes on with the others."""
         try:
             self.root(path)
         except (OSError, EvenkeelError, RecursionError) as error:

@@ -54,7 +54,7 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Taking:
-    """One checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+    """A checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store

@@ -36,7 +36,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> Result:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of the module: the options of the user, and the values of the controller."""
+    """A call of the module: the options of the user, and the values of the controller."""
 
     store: Store
     params: Mapping[str, Any]

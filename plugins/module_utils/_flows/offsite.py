@@ -90,7 +90,7 @@ def _masked(text: str) -> str:
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
     """Put a checkpoint of this host into the repository, fetch it back and compare.
 
-    It counts only then (I10). One that is there already is not sent again.
+    It counts only then (I10). A checkpoint that is there already is not sent again.
     """
     offered = replicas.offer(store, host, wanted)
     plan = f"push {offered.name} ({offered.id[:12]}) to {repository.shown}"

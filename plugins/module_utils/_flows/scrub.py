@@ -100,7 +100,7 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
 
 
 class _Pass:
-    """One run over the store and the replicas in it."""
+    """A run over the store and the replicas in it."""
 
     def __init__(self, store: Store, share: int, check_mode: bool) -> None:
         folder = store.join("replicas")

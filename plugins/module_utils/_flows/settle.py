@@ -152,7 +152,7 @@ class _Settling:
             record = changes.Armed(
                 self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
             )
-            run = Run(store, manifest, Options(insist=True))
+            run = Run(store, manifest, Options(unattended=True))
             try:
                 back = run.carry_out()
             except RestoreFailed as error:
@@ -258,7 +258,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
-        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
+        done = Run(store, manifest, Options(unattended=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = changes.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)

@@ -117,7 +117,7 @@ def _options(probe: type[Probe]) -> Options:
 
 
 def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
-    """One round: all probes at the same time, so that a slow probe does not delay the others."""
+    """A round: all probes at the same time, so that a slow probe does not delay the others."""
     results: dict[int, ProbeResult] = {}
 
     def measure_one(number: int) -> None:

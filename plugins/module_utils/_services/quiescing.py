@@ -51,14 +51,14 @@ class Hook:
 Declared = Mapping[str, Any]
 
 
-def check(hooks: object) -> list[dict[str, Any]]:
+def check(hooks: object) -> list[Declared]:
     """The declared hooks, checked. UsageError names the item and the key that is wrong."""
     if hooks is None:
         return []
     if not isinstance(hooks, list):
         raise UsageError(f"quiesce must be a list, not {hooks!r}")
     kinds = OPTION["options"]
-    checked = []
+    checked: list[Declared] = []
     for number, hook in enumerate(hooks, 1):
         where = f"quiesce, item {number}"
         if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= set(kinds):

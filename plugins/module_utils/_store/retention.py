@@ -12,9 +12,8 @@ keeps the oldest checkpoint too, so that a history grows to its length. Periods 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -52,7 +51,7 @@ class Policy:
     within: float | None = None
 
 
-def check(declared: dict[str, Any] | None) -> Policy | None:
+def check(declared: Mapping[str, object] | None) -> Policy | None:
     """The policy that is declared; None, for keep all, when nothing is. Raises UsageError naming what is wrong."""
     found = read(OPTION["options"], declared or {}, "retention")
     counts = {rule: found[rule] for rule in PERIODS if found[rule] is not None}

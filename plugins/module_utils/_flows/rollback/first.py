@@ -29,7 +29,7 @@ class First(Record):
 
     def _beside_crowds(self) -> None:
         """Where a user has filled a directory since, a whole rollback of all else comes first (see ``apart``)."""
-        if not self.how.insist or self.how.kinds or self.how.paths:
+        if not self.how.unattended or self.how.kinds or self.how.paths:
             return
         sections = self._plan.sections
         theirs = [apart.Theirs(section, trusted()) for section in sections]

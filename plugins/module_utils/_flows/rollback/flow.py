@@ -137,7 +137,7 @@ def execute(
         how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down)
     change = changes.begin_return(store, change, by)
     try:
-        run = Run(store, manifest, replace(how, insist=True))
+        run = Run(store, manifest, replace(how, unattended=True))
         result = run.carry_out()
     except EvenkeelError as error:
         error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.cause]

@@ -39,7 +39,7 @@ _SHORT = re.compile(r" size=[0-9]{1,2} ")
 class Options:
     """How a rollback is carried out.
 
-    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
+    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``unattended``: the host goes back by
     itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
     directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
     put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
@@ -49,9 +49,9 @@ class Options:
     kinds: Sequence[str] | None = None
     paths: Sequence[str] = ()
     boot: bool = False
-    insist: bool = False
+    unattended: bool = False
     swap: bool = False
-    quiesce: Sequence[dict[str, Any]] = ()
+    quiesce: Sequence[quiescing.Declared] = ()
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
@@ -165,7 +165,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
             # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
-            with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
+            with _noting(unkept, section.kind, store=True) if how.unattended else nullcontext():
                 lines += _capture(section, how, before, reading, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
@@ -192,7 +192,7 @@ def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
 
 @contextmanager
 def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
-    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
+    """Something that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
     room, where something is written to it."""
     try:
         yield
@@ -286,7 +286,7 @@ def _capture(section: Section, how: Options, running: Section | None, reading: R
     if running is not None and not kind.captured_at_rest:
         return own_lines(running)
     return kind.capture_for_undo(
-        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.insist
+        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.unattended
     )
 
 
@@ -303,7 +303,7 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
             made.late += steps_of(kind, made.sections, replace(at, steps=[*made.early, *made.late]))
 
 
-def stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
+def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:
     """The plan with what the hooks stop: that is started anew, where it would have been reloaded."""
     stops = quiescing.stopped(hooks)
     late = [
@@ -322,8 +322,8 @@ def recorded_down(sections: Sequence[Section]) -> set[str]:
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # Whoever goes back by itself tries again: another program's lock is not waited for long.
-    patience = 10.0 if how.insist else 300.0
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.insist)
+    patience = 10.0 if how.unattended else 300.0
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
 
 
 def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:

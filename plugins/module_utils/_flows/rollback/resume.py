@@ -53,7 +53,9 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
 
 def options(asked: Wanted, boot: bool) -> Options:
     """The options with which an interrupted rollback is carried out again."""
-    return Options(asked.kinds, asked.paths, boot, insist=True, undo=asked.undo, changed=asked.changed, down=asked.down)
+    return Options(
+        asked.kinds, asked.paths, boot, unattended=True, undo=asked.undo, changed=asked.changed, down=asked.down
+    )
 
 
 def _start_again(store: Store, asked: Wanted) -> list[str]:

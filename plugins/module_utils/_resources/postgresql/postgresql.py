@@ -74,7 +74,7 @@ class PostgreSQL(Kind):
         return [spec["data"], spec["archive"]]
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """One line that names a restore point: the newest of ours when nothing was written since, else a new one."""
+        """A line that names a restore point: the newest of ours when nothing was written since, else a new one."""
         return _captured(spec, sink, system, renew=True)
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:

@@ -52,7 +52,7 @@ def trees(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def go_back(store: Store, wanted: str) -> Run:
-    run = Run(store, store.manifest(store.resolve(wanted)), Options(insist=True))
+    run = Run(store, store.manifest(store.resolve(wanted)), Options(unattended=True))
     with store.locked():
         run.carry_out()
     return run
