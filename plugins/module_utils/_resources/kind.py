@@ -227,4 +227,4 @@ def names_of(spec: Spec) -> str:
 
 def is_within(path: str, root: str) -> bool:
     """Whether the path is the root, or lies below it."""
-    return f"{path}/".startswith(f"{root}/")
+    return f"{path}/".startswith(root.rstrip("/") + "/")

@@ -17,12 +17,13 @@ from typing import Any
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of
+from ..._files.mounts import remounted
 from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
 from ..._resources import files, registry
-from ..._resources.kind import Kind, Restore, Sink
+from ..._resources.kind import Kind, Restore, Sink, is_within
 from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
 from ..._services import quiescing, traces
 from ..._store.manifest import Manifest, Section
@@ -64,7 +65,7 @@ class Options:
 
     def wants(self, path: str) -> bool:
         """Whether this path is to be put back."""
-        return not self.paths or any(_within(path, one) for one in self.paths)
+        return not self.paths or any(is_within(path, one) for one in self.paths)
 
 
 @dataclass
@@ -121,7 +122,7 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
-        covered = any(_within(path, one) or _within(one, path) for one in declared)
+        covered = any(is_within(path, one) or is_within(one, path) for one in declared)
         # A rollback knows that a path which was not there has to go.
         if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
             raise NotFound(
@@ -133,10 +134,6 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
 def _is_recorded(manifest: Manifest, path: bytes) -> bool:
     paths = (path_of(line) for section in manifest.sections for line in section.lines if line[1:2] == " ")
     return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
-
-
-def _within(path: str, root: str) -> bool:
-    return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
         made.before.append(replace(section, spec=known, lines=lines))
     if not running:
         made.spared = list(_refusing(store, made, how))
-    made.files = [step for step in made.files if not any(_within(step.target, root) for root in made.spared)]
+    made.files = [step for step in made.files if not any(is_within(step.target, root) for root in made.spared)]
 
 
 def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
@@ -213,10 +210,14 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
-    made.away.update(files.remounted(spec, seen_mounts()))
+    made.away.update(remounted(files.trees_of(spec), seen_mounts()))
     # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
     planned = {step.target for step in made.files}
-    todo = files.swapped(steps, then, scan, spec, mount_points()) if how.swap and not how.paths else steps
+    todo = (
+        comparison.swapped(steps, then, scan, files.trees_of(spec), mount_points())
+        if how.swap and not how.paths
+        else steps
+    )
     made.files += [step for step in todo if step.target not in planned]
     made.directories += comparison.directories(then, todo)
     made.diff += _diff(steps, scan)
@@ -351,7 +352,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
             scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
             then = entries(section, spec, scan)
             wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
-            away = files.remounted(spec, seen_mounts())
+            away = remounted(files.trees_of(spec), seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})
             if not wrong and not away:
