@@ -13,7 +13,7 @@ description:
   - Without any probe the change is confirmed.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
   - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
-    whether that login is newer than the change. One that lay open before does not show that new ones are let in, so
+    whether that login is newer than the change. A login that lay open before does not show that new ones are let in, so
     the host is rolled back.
   - A host that has put itself back already, at its deadline or at a boot, says so.
 version_added: 0.1.0

@@ -53,7 +53,7 @@ exit codes, the same for every command:
 
 
 class Probe(TypedDict, total=False):
-    """One probe as a host measured it, with the keys that the driver reads.
+    """A probe as a host measured it, with the keys that the driver reads.
 
     restarts: how often its service was started anew after it ended by itself.
     """
@@ -76,7 +76,7 @@ class State(StrEnum):
 
 @dataclass
 class HostResult:
-    """One host of a change.
+    """A host of a change.
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
@@ -128,7 +128,7 @@ class ChangeResult:
 
 @dataclass
 class RunResult:
-    """One run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
+    """A run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
 
     hosts: for each host the result of its last ft_* task, with ``state`` (ok, failed, unreachable, missing).
     """

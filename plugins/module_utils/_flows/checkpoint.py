@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Taking a checkpoint of the declared resources, and arming the dead-man with it."""
@@ -55,7 +53,7 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Taking:
-    """One checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+    """A checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store

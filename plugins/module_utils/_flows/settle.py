@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The end of a change on one host: measure health, then confirm or roll back."""
@@ -155,7 +153,7 @@ class _Settling:
             record = changes.Armed(
                 self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
             )
-            run = Run(store, manifest, Options(insist=True))
+            run = Run(store, manifest, Options(unattended=True))
             try:
                 back = run.carry_out()
             except RestoreFailed as error:
@@ -263,7 +261,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
-        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
+        done = Run(store, manifest, Options(unattended=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = changes.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Probes: each is a class that measures health in one way. The result is pass, fail, or unknown: not measured."""
@@ -117,7 +115,7 @@ def _options(probe: type[Probe]) -> Options:
 
 
 def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
-    """One round: all probes at the same time, so that a slow probe does not delay the others."""
+    """A round: all probes at the same time, so that a slow probe does not delay the others."""
     results: dict[int, ProbeResult] = {}
 
     def measure_one(number: int) -> None:

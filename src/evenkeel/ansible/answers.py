@@ -46,7 +46,7 @@ def read(said: object) -> Mapping[str, Any]:
 
 
 class _Reader:
-    """One answer on its way in; counts what it holds."""
+    """An answer on its way in; counts what it holds."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -66,7 +66,7 @@ class _Reader:
         return found
 
     def value(self, value: object, where: str, form: _Form, depth: int) -> object:
-        """One value, as ``form`` reads it."""
+        """A value, as ``form`` reads it."""
         if isinstance(form, dict):
             return self.mapping(value, where, form, depth)
         if isinstance(form, list):

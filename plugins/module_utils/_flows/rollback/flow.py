@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A rollback on the host that holds the checkpoint: who may ask for it, and how it ends a change.
@@ -161,7 +159,7 @@ def execute(
         how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down)
     change = changes.begin_return(store, change, by)
     try:
-        run = Run(store, manifest, replace(how, insist=True))
+        run = Run(store, manifest, replace(how, unattended=True))
         result = run.carry_out()
     except EvenkeelError as error:
         error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.cause]
