@@ -99,6 +99,25 @@ class RolledBack(Result):
 
 
 @dataclass
+class ChangedPath:
+    """A path, and what is different there: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
+    ``content or time``, ``mode`` and ``owner`` with commas."""
+
+    path: str
+    what: str
+
+
+@dataclass
+class Outside:
+    """The paths outside of what is protected that a change has changed: the first of them, and the number of all.
+    ``complete``: whether all places could be looked at."""
+
+    paths: list[ChangedPath] = field(default_factory=list)
+    count: int = 0
+    complete: bool = False
+
+
+@dataclass
 class Settled(Result):
     """``ft_settle``, of a change that is confirmed, is kept open, or was over already. ``remaining``: seconds until the
     deadline of one that is kept open."""
@@ -109,6 +128,7 @@ class Settled(Result):
     health: Any = None
     login: str | None = field(default=None, metadata=_LEFT_OUT)
     armed: Any = field(default=None, metadata=_LEFT_OUT)
+    outside: Any = None
     remaining: float | None = field(default=None, metadata=_LEFT_OUT)
 
 
@@ -121,6 +141,7 @@ class SettledBack(RolledBack):
     health: Any = None
     health_after: Any = None
     login: str = ""
+    outside: Any = None
 
 
 @dataclass
@@ -139,7 +160,16 @@ class Remembered(HostState, Result):
     """``ft_info``."""
 
     checkpoints: list[Any] = field(default_factory=list)
+    outside: Any = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Suggested(Result):
+    """``ft_suggest``: the paths that the last change changed, and the resources that would have covered them."""
+
+    outside: Any = None
+    suggested: list[Any] = field(default_factory=list)
 
 
 @dataclass

@@ -32,6 +32,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "max_unavailable",
         "min_healthy",
         "mode",
+        "outside",
         "paths",
         "peers",
         "postgresql_archive",

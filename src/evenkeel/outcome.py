@@ -63,6 +63,24 @@ class Probe(TypedDict, total=False):
     restarts: int | None
 
 
+class ChangedPath(TypedDict):
+    """A path that a change changed, and what is different there, as the host says it."""
+
+    path: str
+    what: str
+
+
+class Outside(TypedDict):
+    """The paths that a change changed on a host and that no resource covers: the first of them, and the number of all.
+
+    complete: whether the host could look at all places.
+    """
+
+    paths: list[ChangedPath]
+    count: int
+    complete: bool
+
+
 class State(StrEnum):
     """The state of one host at the end of a change."""
 
@@ -82,7 +100,8 @@ class HostResult:
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
     the connection is local (none). left: sentences about what its checkpoint could not bring back. rescued: failures
-    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed.
+    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed. outside: what
+    changed on it that no resource covers; None where that is not known.
     """
 
     host: str
@@ -99,6 +118,7 @@ class HostResult:
     probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
+    outside: Outside | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import Health, Times, wait
@@ -17,6 +17,7 @@ from .._host import background, logins
 from .._host.processes import login_of
 from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
+from . import footprints
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -95,6 +96,9 @@ class _Settling:
         booted = change.boots >= min(change.reboots, 1)
         enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
+        if enough and not change.stage:  # It was looked at when it was held: the last step is short.
+            left = change.due - store.system.monotonic()
+            footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -105,6 +109,7 @@ class _Settling:
                     return self._open(change, login)
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._end(changes.CONFIRMED)
+                result.outside = outside.told(store)
                 result.changed, result.done, result.login = True, ["confirmed"], login
                 result.proved = _passed(self.health)
                 return result
@@ -160,6 +165,7 @@ class _Settling:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
+            footprints.look(store, self.generation, manifest.id, back=True)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
         back.changed = True
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
@@ -201,10 +207,12 @@ class _Settling:
             health=self.health,
             health_after=again,
             login=login,
+            outside=outside.told(self.store),
         )
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-        return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
+        return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
         """The error of a rollback that did not put back everything, as the end of this change for now."""
@@ -239,13 +247,15 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
+    result.outside = outside.told(store)
     if event.outcome == changes.CONFIRMED:
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         again = _still_back(store, event, result)
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}",
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"{outside.words(result.outside)}",
             **result.report(),
         )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,14 @@ from .._files import declaration, records, scanning
 from .._files import mounts as mounting
 from .._files.declaration import Declaration
 from .._files.entry import Tree, path_of
+from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
 from .._host.options import Options, read
 from .._host.paths import check_path
 from .._host.system import System
 from .._store.objects import Hasher, Writer
-from .kind import Kind, Restore, Sink, Spec, is_within
+from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},
@@ -27,6 +29,14 @@ OPTIONS: Options = {
 }
 # The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
 MOUNTS = "mounts"
+# Directory -> the levels below it at which files of one program lie together. Others than /usr/local hold too much.
+_TOGETHER = {
+    **dict.fromkeys(("/usr/local/bin", "/usr/local/sbin"), 0),
+    **dict.fromkeys(("/etc", "/opt", "/root", "/boot", "/srv", "/var/spool"), 1),
+    **dict.fromkeys(("/usr/local/etc", "/usr/local/lib", "/usr/local/share"), 1),
+}
+# Directories in them that many programs share.
+_APART = ("systemd", "default", "alternatives", "init.d", "profile.d", "xdg")
 
 
 def check(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,3 +158,37 @@ class Files(Kind):
                 found = path_of(line)
                 if found.startswith(root + b"/") and is_left_out(found):
                     yield os.fsdecode(found)
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The changed paths; of configuration the directory of the program that it is for."""
+        found = set()
+        for path in changed:
+            together = _directory_of(path)
+            path = path if any(is_within(one, together) for one in taken) else together
+            overlaps = any(is_within(path, one) or is_within(one, path) for one in taken)
+            if not overlaps and not _is_too_much(path, changed):
+                found.add(path)
+        paths = sorted(path for path in found if not any(is_within(path, one) for one in found if one != path))
+        return ({"paths": paths} if paths else None), set(changed)
+
+
+def _is_too_much(path: str, changed: Mapping[str, str]) -> bool:
+    """Whether a declaration of the path would take in far more than the change: a directory of the whole system."""
+    shared = path.startswith("/usr/") and not path.startswith("/usr/local/")
+    return changed.get(path) != NEW and (shared or path.count("/") == 1) and stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+def _directory_of(path: str) -> str:
+    """The directory whose files belong together, in which the path lies; the path itself where there is none."""
+    for above, levels in _TOGETHER.items():
+        if path.startswith(f"{above}/"):
+            parts = path[len(above) + 1 :].split("/")
+            return path if len(parts) <= levels or parts[0] in _APART else "/".join([above, *parts[:levels]])
+    return path

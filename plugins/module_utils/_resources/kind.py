@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from .._files.step import Step
 from .._host.options import Options
@@ -24,6 +24,7 @@ Sink = Union[Writer, Hasher]
 Spec = Mapping[str, Any]
 # Process id -> start time, of the processes that had a tree mounted.
 Processes = Mapping[int, int]
+Suggestion = tuple[Optional[dict[str, object]], set[str]]
 _SHOWN = 10
 
 
@@ -161,6 +162,22 @@ class Kind:
     def former_path(self, shown: bytes, trees: Collection[str]) -> bytes | None:
         """For the path at which the kernel shows a file of an exchanged tree, the path that the file had."""
         return None
+
+    # -- what a change has changed
+
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> Iterable[str]:
+        """The paths that a rollback to the lines brings back, beside the trees of files: those of ``changed`` at least.
+
+        ``changed``: path -> what is different, in the words of ``_files/footprint.py``. ``at.since``: when the change
+        was armed. Before a rollback and after it alike.
+        """
+        whole = self.trees_as_a_whole(spec)
+        return [path for path in changed if any(is_within(path, one) for one in whole)]
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The declaration that would have covered some of the changed paths, None for none, and the paths that no other
+        kind needs to cover then. ``taken``: paths that are declared already, which no other declaration may overlap."""
+        return None, set()
 
     # -- data outside of the store
 

@@ -145,6 +145,15 @@ def its_lines(section: Section) -> list[str]:
     return section.lines if kind_of(section).only_paths else own_lines(section)
 
 
+def taken(sections: Sequence[Section]) -> list[str]:
+    """The paths of the sections that no further declaration may overlap."""
+    found: list[str] = []
+    for section in sections:
+        kind = kind_of(section)
+        found += section.spec["paths"] if kind.only_paths else kind.trees_as_a_whole(section.spec)
+    return found
+
+
 @contextmanager
 def locked(kinds: Iterable[str], system: System, unattended: bool = False) -> Iterator[None]:
     """Keep other programs from the trees of these kinds.

@@ -193,6 +193,11 @@ _CHECKPOINT: dict[str, _Form] = {
 }
 _PROBE: dict[str, _Form] = {"kind": _text, "target": _text, "restarts": _count}
 _HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
+_OUTSIDE: dict[str, _Form] = {
+    "paths": [{"path": _text, "what": _text}],
+    "count": _count,
+    "complete": _yes_or_no,
+}
 _HOST: dict[str, _Form] = {
     "generation": _count,
     "armed": _CHANGE,
@@ -223,4 +228,6 @@ _RESULT: dict[str, _Form] = {
     "health_after": _HEALTH,
     "probes": [_PROBE],
     "host_state": _HOST,
+    "outside": _OUTSIDE,
+    "suggested": [{_OTHERS: {}}],
 }

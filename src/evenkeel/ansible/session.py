@@ -26,6 +26,8 @@ from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
+# Modules that change nothing on a host.
+_READS = ("ft_guard", "ft_info", "ft_suggest")
 # A run where nobody says how long one task may take on a host: a large checkpoint takes hours, a question does not.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
@@ -228,7 +230,7 @@ class _Progress:
             self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
         elif kind == "runner_on_ok":
             action = str(data.get("resolved_action") or data.get("task_action") or "")
-            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in ("ft_guard", "ft_info")
+            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in _READS
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..._results import RolledBack
 from ..._services import quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store
+from .. import footprints
 from . import wanted
 from .plan import Options
 from .resume import resume
@@ -166,6 +167,8 @@ def execute(
         change = changes.keep_trying(store, change, by, error.result["left"])
         error.result["armed"] = change.shown()
         raise
+    if not how.boot:  # The boot does not wait for it.
+        footprints.look(store, change.generation, manifest.id, back=True)
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
     result.changed = True
     return result
