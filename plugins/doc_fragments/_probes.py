@@ -7,12 +7,18 @@ from textwrap import indent
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments._process import PROCESS
 
-_TIMEOUT = r"""
+_COMMON = r"""
     timeout:
       description:
         - How long the measurement may take; after that the health is unknown. For example V(2s).
       type: str
       default: 5s
+    severity:
+      description:
+        - With V(fail) the probe decides. With V(warn) its result is reported, and decides nothing. For example V(warn).
+      type: str
+      choices: [fail, warn]
+      default: fail
 """
 _KINDS = (
     r"""
@@ -38,7 +44,7 @@ http:
         - A regular expression that the body of the answer has to match somewhere. For example V(ready).
       type: str
 """
-    + _TIMEOUT
+    + _COMMON
     + r"""
 tcp:
   description:
@@ -56,7 +62,7 @@ tcp:
       type: str
       default: 127.0.0.1
 """
-    + _TIMEOUT
+    + _COMMON
     + r"""
 service:
   description:
@@ -76,7 +82,7 @@ service:
       suboptions:
 """
     + indent(PROCESS, " " * 8)
-    + _TIMEOUT
+    + _COMMON
     + r"""
 command:
   description:
@@ -95,7 +101,7 @@ command:
       type: int
       default: 0
 """
-    + _TIMEOUT
+    + _COMMON
     + r"""
 file:
   description:
@@ -114,7 +120,7 @@ file:
       type: str
       required: true
 """
-    + _TIMEOUT
+    + _COMMON
 )
 
 

@@ -190,6 +190,9 @@ health:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
     waited:
       description: Seconds that it took.
       type: float

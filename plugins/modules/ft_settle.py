@@ -126,6 +126,9 @@ health:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
     waited:
       description: Seconds that it took.
       type: float
@@ -169,6 +172,9 @@ health_after:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
     waited:
       description: Seconds that it took.
       type: float

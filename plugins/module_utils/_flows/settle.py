@@ -90,7 +90,8 @@ class _Settling:
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._end(changes.CONFIRMED)
                 result.changed, result.done, result.login = True, ["confirmed"], login
-                result.proved = _passed(self.health)
+                result.proved = self.health.passed() if self.health is not None else []
+                result.warnings = self._warnings()
                 return result
             manifest = store.manifest(change.checkpoint)
             try:
@@ -135,6 +136,7 @@ class _Settling:
             health_after=again,
             login=login,
         )
+        result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
         return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
@@ -148,6 +150,9 @@ class _Settling:
             clock = time.strftime("%H:%M:%S", time.localtime(until))
             error.message += f". The host tries again until {clock} (its clock)"
         return error
+
+    def _warnings(self) -> list[str] | None:
+        return (self.health.warnings() if self.health is not None else []) or None
 
     def _end(self, outcome: str) -> Settled:
         return Settled(generation=self.generation, outcome=outcome, by="settle", health=self.health)
@@ -203,10 +208,6 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
         raise
     result.done, result.changed = done, bool(done)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
-
-
-def _passed(health: Health | None) -> list[str]:
-    return [f"{one.kind} {one.target}: {one.state}" for one in health.probes] if health is not None else []
 
 
 def _reason(health: Health) -> str:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Probes: each is a class that measures health in one way. The result is pass, fail, or unknown: not measured."""
+"""Probes: each is a class that measures health in one way."""
 
 from __future__ import annotations
 
@@ -14,74 +14,23 @@ import stat
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable
 
 from .._errors import ServiceFailed, UsageError
-from .._host.durations import seconds
 from .._host.hashing import chunks, hash_of
-from .._host.options import Options, mapping, meant, one_of, read
+from .._host.options import mapping, meant, one_of, read
 from .._host.system import System
 from .._services import systemd
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
-from .._services.state import ServiceState
+from .probe import FAIL, PASS, UNKNOWN, Measurement, Probe, ProbeResult
 
-PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
 # later.
 _GRACE = 1.0
 _ELSEWHERE = "is not as wanted; it leads through a symlink, and nothing is told of what lies there"
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """``identity`` and ``restarts`` are those of a service; they show a restart between two rounds."""
-
-    kind: str
-    target: str
-    state: str
-    detail: str
-    seconds: float
-    identity: str = ""
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The answer of one probe: ``detail`` says in words why the state is such. ``service``: the state of the service,
-    if a service was measured."""
-
-    state: str
-    detail: str
-    service: ServiceState | None = None
-
-
-class Probe:
-    """The base class of all probes: a declaration that was checked, ready to be measured.
-
-    A subclass sets ``kind`` and ``OPTIONS``, reads its declaration in ``prepare``, and answers in ``measure``. Its
-    place in ``PROBES`` makes it known.
-    """
-
-    kind: ClassVar[str]
-    # The options of the declaration, in the words of an argument spec. ``timeout`` is added for every probe.
-    OPTIONS: ClassVar[Options]
-
-    def __init__(self, declared: Mapping[str, Any], timeout: float) -> None:
-        """``declared``: a value for each of ``OPTIONS``. UsageError for a bad value."""
-        self.timeout = timeout
-        self.target = self.prepare(declared)
-
-    def prepare(self, declared: Mapping[str, Any]) -> str:
-        """Keep the parts of the declaration that ``measure`` needs; the target in words. UsageError for a bad value."""
-        raise NotImplementedError
-
-    def measure(self, system: System) -> Measurement:
-        """Measure once, within ``timeout`` seconds. An exception counts as unknown."""
-        raise NotImplementedError
 
 
 def check(probes: object) -> list[Probe]:
@@ -98,22 +47,17 @@ def check(probes: object) -> list[Probe]:
 
 def _checked(item: object, where: str) -> Probe:
     if not isinstance(item, dict) or len(item) != 1:
-        raise UsageError(f"{where}: {item!r} must have one key, the kind: {', '.join(PROBES)}")
+        # A value may be secret, and a slip in the indentation puts it here.
+        found = ", ".join(map(str, item)) or "none" if isinstance(item, dict) else "none"
+        raise UsageError(f"{where}: a probe must have one key, the kind: {', '.join(PROBES)}; it has {found}")
     ((kind, declared),) = item.items()
     if kind not in PROBES:
         raise UsageError(f"{where}: unknown kind {kind!r}{meant(str(kind), PROBES)}; there are {', '.join(PROBES)}")
-    values = read(_options(PROBES[kind]), declared, f"{where}: {kind}")
+    values = read(PROBES[kind].options(), declared, f"{where}: {kind}")
     try:
-        timeout = seconds(values["timeout"], "timeout")
-        if not timeout:
-            raise UsageError("timeout must be more than 0")
-        return PROBES[kind](values, timeout)
+        return PROBES[kind](values)
     except UsageError as error:
         raise UsageError(f"{where}: {kind}: {error.message}") from error
-
-
-def _options(probe: type[Probe]) -> Options:
-    return {**probe.OPTIONS, "timeout": {"type": "str", "default": "5s"}}
 
 
 def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
@@ -133,7 +77,8 @@ def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
 
 
 def _given_up(probe: Probe) -> ProbeResult:
-    return ProbeResult(probe.kind, probe.target, UNKNOWN, f"no result within {probe.timeout:g} s", probe.timeout)
+    late = f"no result within {probe.timeout:g} s"
+    return ProbeResult(probe.kind, probe.target, UNKNOWN, late, probe.timeout, severity=probe.severity)
 
 
 def _measure(probe: Probe, system: System) -> ProbeResult:
@@ -144,7 +89,7 @@ def _measure(probe: Probe, system: System) -> ProbeResult:
         found = Measurement(UNKNOWN, f"{type(error).__name__}: {error}")
     took = round(system.monotonic() - began, 3)
     identity, restarts = (found.service.identity, found.service.restarts) if found.service is not None else ("", 0)
-    return ProbeResult(probe.kind, probe.target, found.state, found.detail, took, identity, restarts)
+    return ProbeResult(probe.kind, probe.target, found.state, found.detail, took, identity, restarts, probe.severity)
 
 
 class HttpProbe(Probe):
@@ -323,4 +268,4 @@ PROBES: dict[str, type[Probe]] = {
     probe.kind: probe for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe)
 }
 # The option ``probes`` of modules and roles.
-OPTION = one_of({kind: mapping(_options(probe)) for kind, probe in PROBES.items()})
+OPTION = one_of({kind: mapping(probe.options()) for kind, probe in PROBES.items()})

@@ -71,6 +71,13 @@ def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
     }
 
 
+def one_word(value: str, option: Option, name: str) -> str:
+    """The value, one of the option's choices. UsageError names the choices."""
+    if value not in option["choices"]:
+        raise UsageError(f"{name} must be {' or '.join(option['choices'])}, not {value!r}")
+    return value
+
+
 def meant(key: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty where none is."""
     from difflib import get_close_matches  # a module of Python's that takes longer to load than it is needed for

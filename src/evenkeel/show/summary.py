@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State, warnings
 from evenkeel.progress import Phase
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
@@ -115,7 +115,8 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
-        return "; ".join([said, *caught])
+        warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
+        return "; ".join([said, *caught, *warned])
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, told.once(text(host.why))) if part)
@@ -143,6 +144,7 @@ def _story(host: HostResult) -> tuple[object, ...]:
         host.by,
         host.changed,
         *host.rescued,
+        *warnings(host.probes),
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
 

@@ -268,7 +268,7 @@ def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> 
         def measure(self, system: System) -> probes.Measurement:
             raise RuntimeError("bug")
 
-    made = [Broken({}, 1.0), *probes.check([{"tcp": {"port": silent}}])]
+    made = [Broken({"timeout": "1s", "severity": "fail"}), *probes.check([{"tcp": {"port": silent}}])]
     first, second = probes.measure(made, SYSTEM)
     assert (first.state, first.detail, second.state) == ("unknown", "RuntimeError: bug", "pass")
 
@@ -291,13 +291,14 @@ GOOD = {"http": {"url": "http://localhost/"}}
     [
         ("http", "must have one key, the kind: http, tcp, service, command, file"),
         ({}, "must have one key"),
-        ({"tcp": {"port": 1}, "http": {}}, "must have one key"),
+        ({"tcp": {"port": 1}, "http": {}}, "must have one key, the kind: http, .*; it has tcp, http"),
+        ({"tcp": {"port": 1, "severity": "info"}}, "severity must be fail or warn, not 'info'"),
         ({"ping": {}}, "unknown kind 'ping'; there are http, tcp"),
         ({"tcp": 80}, "tcp takes a mapping, not 80"),
         ({"tcp": {}}, "tcp: port is missing"),
         (
             {"tcp": {"port": 80, "hots": "x"}},
-            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes host, port, timeout",
+            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes host, port, severity, timeout",
         ),
         ({"tcp": {"port": "http"}}, "tcp: port must be a whole number, not 'http'"),
         ({"tcp": {"port": None}}, "tcp: port is missing"),

@@ -173,6 +173,23 @@ def test_unknown_is_never_healthy() -> None:
     assert run([[*UNKNOWN, result("fail", target="b")]], deadline=3.0)[0].state == "fail"
 
 
+def test_a_probe_that_only_warns_decides_nothing_and_is_told() -> None:
+    for state in ("fail", "unknown"):
+        warned = replace(result(state, target="b"), severity="warn")
+        health, made = run([[*PASS, warned]], soak=3.0)
+        assert (health.state, health.waited, made) == ("pass", 3.0, 4)
+        assert health.warnings() == [f"service b: {state}, seen"] and health.wrong() == []
+        health, _ = run([[*FAIL, warned]], deadline=3.0)
+        assert (health.state, health.wrong()) == ("fail", ["service web.service: fail, seen"])
+        assert run([[*UNKNOWN, warned]], deadline=3.0)[0].state == "unknown"
+
+
+def test_restarts_of_a_service_whose_probe_only_warns_do_not_count() -> None:
+    rounds = [[*PASS, replace(up(f"run{n}", n, target="b"), severity="warn")] for n in range(100)]
+    health, _ = run(rounds, soak=10.0)
+    assert (health.state, health.restarts, health.soaked) == ("pass", 0, 10.0)
+
+
 def test_a_soak_longer_than_the_deadline_cannot_pass() -> None:
     health, _ = run([PASS], soak=10.0, deadline=9.0)
     assert (health.state, health.waited) == ("fail", 9.0)
