@@ -91,7 +91,8 @@ class RolledBack(Result):
 
 @dataclass
 class Settled(Result):
-    """``ft_settle``, of a change that is confirmed, or was over already."""
+    """``ft_settle``, of a change that is confirmed, is kept open, or was over already. ``remaining``: seconds until the
+    deadline of one that is kept open."""
 
     generation: int = 0
     outcome: str = ""
@@ -99,6 +100,8 @@ class Settled(Result):
     health: Any = None
     login: str | None = field(default=None, metadata=_LEFT_OUT)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+    armed: Any = field(default=None, metadata=_LEFT_OUT)
+    remaining: float | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass

@@ -83,6 +83,12 @@ accepted:
     written:
       description: What services wrote as they started again, by path, as lines of a manifest.
       type: dict
+    change:
+      description: The change over several hosts that it was part of. Empty where the host changed alone.
+      type: str
+    hosts:
+      description: The number of hosts of that change. 0 where the host changed alone.
+      type: int
 planned:
   description: What was to be done, in order.
   returned: always

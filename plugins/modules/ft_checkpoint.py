@@ -50,6 +50,28 @@ options:
     description:
       - Arm the dead-man with this time to confirm, in seconds or as V(10m).
     type: str
+  at_most:
+    description:
+      - How long the change may stay unconfirmed when M(evenkeel.fault_tolerance.ft_settle) extends it, counted from its
+        beginning.
+    type: str
+    default: 1h
+    version_added: 0.2.0
+  change:
+    description:
+      - The change over several hosts that this host is part of. The host remembers it, so that a run that was killed
+        can be brought to one end on all of them.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      id:
+        description: The name of the change, the same on all its hosts. For example V(fleet-2026-11-28-1).
+        type: str
+        required: true
+      hosts:
+        description: The number of its hosts. For example V(20).
+        type: int
+        required: true
   host:
     description:
       - Host name to record. By default the node name.
@@ -166,6 +188,17 @@ armed:
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
+    change:
+      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      type: str
+    hosts:
+      description: The number of hosts of that change. Absent where the host changes alone.
+      type: int
+    stage:
+      description:
+        - V(held) once the host is healthy and waits for the others of that change, V(approved) once a person has
+          let it go on, V(decided) once all are to keep it. Absent before.
+      type: str
 stats:
   description:
     - What was recorded. Empty in check mode.
@@ -253,6 +286,11 @@ ARGUMENTS: Options = {
     "resources": {**registry.OPTION, "required": True},
     "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
+    "at_most": {"type": "str", "default": "1h"},
+    "change": {
+        "type": "dict",
+        "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
+    },
     "retention": retention.OPTION,
     "host": {"type": "str"},
     "require_restorable": {"type": "bool", "default": False},
@@ -262,7 +300,10 @@ ARGUMENTS: Options = {
 def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import Request, checkpoint
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import (
+        seconds,
+        seconds_or_none,
+    )
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -275,6 +316,8 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         kind=params["kind"],
         quiesce=params["quiesce"],
         require_restorable=params["require_restorable"],
+        at_most=seconds(params["at_most"], "at_most"),
+        change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
     )
     return checkpoint(Store(params["store"], System()), request, check_mode)
 

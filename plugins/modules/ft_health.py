@@ -141,6 +141,17 @@ host_state:
         tries_until:
           description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
           type: float
+        change:
+          description: The change over several hosts that this one is part of. Absent where the host changes alone.
+          type: str
+        hosts:
+          description: The number of hosts of that change. Absent where the host changes alone.
+          type: int
+        stage:
+          description:
+            - V(held) once the host is healthy and waits for the others of that change, V(approved) once a person has
+              let it go on, V(decided) once all are to keep it. Absent before.
+          type: str
         overdue:
           description: For how many seconds the host should have been going back; null while there is time.
           type: float
@@ -177,6 +188,12 @@ host_state:
         written:
           description: What services wrote as they started again, by path, as lines of a manifest.
           type: dict
+        change:
+          description: The change over several hosts that it was part of. Empty where the host changed alone.
+          type: str
+        hosts:
+          description: The number of hosts of that change. 0 where the host changed alone.
+          type: int
     doubt:
       description: The end in doubt that nothing has made good since; null when there is none.
       type: dict
@@ -210,6 +227,12 @@ host_state:
         written:
           description: What services wrote as they started again, by path, as lines of a manifest.
           type: dict
+        change:
+          description: The change over several hosts that it was part of. Empty where the host changed alone.
+          type: str
+        hosts:
+          description: The number of hosts of that change. 0 where the host changed alone.
+          type: int
     interrupted:
       description: Whether a rollback was interrupted and waits to be finished.
       type: bool

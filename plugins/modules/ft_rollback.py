@@ -175,6 +175,17 @@ armed:
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
+    change:
+      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      type: str
+    hosts:
+      description: The number of hosts of that change. Absent where the host changes alone.
+      type: int
+    stage:
+      description:
+        - V(held) once the host is healthy and waits for the others of that change, V(approved) once a person has
+          let it go on, V(decided) once all are to keep it. Absent before.
+      type: str
 planned:
   description: What was to be done, in order.
   returned: always

@@ -46,8 +46,15 @@ options:
   verdict:
     description:
       - V(probe) lets the probes decide; V(roll_back) puts the host back at once.
+      - V(hold) lets the probes decide whether the host goes back, but does not confirm the change yet. Its time to
+        confirm begins anew, and the host waits for the others of the same change.
+      - V(extend) has the time to confirm begin anew, up to the O(evenkeel.fault_tolerance.ft_checkpoint#module:at_most)
+        with which the change began. V(approve) and V(decide) do so as well for a change that is held, and note on the
+        host that a person has let it go on, or that it has been decided that all its hosts keep it.
+      - V(take_back) puts the host back as V(roll_back) does, also when this change was confirmed, as long as no other
+        has begun since.
     type: str
-    choices: [probe, roll_back]
+    choices: [probe, hold, extend, approve, decide, roll_back, take_back]
     default: probe
 attributes:
   check_mode:
@@ -74,9 +81,56 @@ EXAMPLES = r"""
 
 RETURN = r"""
 outcome:
-  description: V(confirmed), V(rolled_back) or V(in_doubt).
+  description:
+    - V(confirmed), V(rolled_back) or V(in_doubt).
+    - For a change that is kept open V(extended), or the stage that it has come to, V(held), V(approved) or V(decided).
   returned: unless it was refused
   type: str
+remaining:
+  description: Seconds until the host goes back unless the change is confirmed, or extended again.
+  returned: for a change that is kept open
+  type: float
+armed:
+  description: The change.
+  returned: for a change that is kept open
+  type: dict
+  contains:
+    generation:
+      description: Number of the change.
+      type: int
+    checkpoint:
+      description: Id of the checkpoint that the host goes back to.
+      type: str
+    name:
+      description: Name of that checkpoint.
+      type: str
+    until:
+      description: When the time to confirm ends, in seconds since the epoch.
+      type: float
+    within:
+      description: The time to confirm, in seconds.
+      type: float
+    back:
+      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      type: str
+    left:
+      description: What could not be put back so far. Absent where nothing is left.
+      type: list
+      elements: str
+    tries_until:
+      description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
+      type: float
+    change:
+      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      type: str
+    hosts:
+      description: The number of hosts of that change. Absent where the host changes alone.
+      type: int
+    stage:
+      description:
+        - V(held) once the host is healthy and waits for the others of that change, V(approved) once a person has
+          let it go on, V(decided) once all are to keep it. Absent before.
+      type: str
 by:
   description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
   returned: unless it was refused
@@ -249,13 +303,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
 
+_VERDICTS = ["probe", "hold", "extend", "approve", "decide", "roll_back", "take_back"]
 ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},
     "probes": probes.OPTION,
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "2m"},
     "interval": {"type": "str", "default": "1s"},
-    "verdict": {"type": "str", "choices": ["probe", "roll_back"], "default": "probe"},
+    "verdict": {"type": "str", "choices": _VERDICTS, "default": "probe"},
 }
 
 

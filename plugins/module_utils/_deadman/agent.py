@@ -108,7 +108,8 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
             if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
                 return 0
             change = changes.armed(store)
-    return _until_done(store, generation, finish)
+    code = _until_done(store, generation, finish)
+    return _at_deadline(store, generation, finish) if code is None else code
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:
@@ -132,9 +133,10 @@ def _watch_over(store: Store, generation: int, finish: Finish) -> int:
         left = change.due - system.monotonic() + (_GRACE if system.has_systemd() else 0.0)
         if change.back or left <= 0:
             system.sleep(_GRACE if change.back and system.has_systemd() else 0.0)
-            if not _is_over(store, generation):
-                return _until_done(store, generation, finish)
-            return 0
+            code = 0 if _is_over(store, generation) else _until_done(store, generation, finish)
+            if code is not None:
+                return code
+            continue
         if system.monotonic() >= checked + _CHECK and left > _QUIET:
             with suppress(EvenkeelError, OSError):
                 timers.ensure(store, generation, change.due, agent, patience=5.0, caller=watcher.WatcherTimer)
@@ -164,8 +166,9 @@ def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
         os.close(fd)
 
 
-def _until_done(store: Store, generation: int, finish: Finish) -> int:
-    """Put this change back, again and again, until it is done or the time for attempts is over: then in doubt."""
+def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
+    """Put this change back, again and again, until it is done or the time for attempts is over: then in doubt. None
+    when the deadline was moved in the moment in which it was over."""
     with _sole_agent(store, generation) as is_due:
         if not is_due:
             return 0
@@ -180,6 +183,8 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int:
             change = changes.armed(store)
             if change is None or change.generation != generation:
                 break
+            if change.overdue(store.system) is None:
+                return None
             sys.stderr.write(f"not put back yet, tried again in {pause:g} s: {'; '.join(change.left[:10])}\n")
             # End together with the change: the next change needs this unit.
             if not _wait(store, generation, pause):
@@ -246,11 +251,7 @@ def _record_failure(store: Store, generation: int, error: Exception) -> float:
 def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
     """End the jobs that the change left running: they would change the host again."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    since = (
-        background.boottime(store.system, change.due - change.within)
-        if change.boot_id == store.system.boot_id()
-        else 0.0
-    )
+    since = background.boottime(store.system, change.started) if change.boot_id == store.system.boot_id() else 0.0
     jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
     return [f"ended a job of Ansible, {job}" for job in jobs.ended] + [
         f"a job of Ansible still runs, {job}" for job in jobs.running

@@ -30,6 +30,14 @@ from .._store.store import Store
 from . import timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
+# The answer of a host whose change is not over, and has come to no stage yet.
+EXTENDED = "extended"
+# The stages of a host whose change over several hosts is not over: it is healthy and waits for the others, a person has
+# let the change go on, and it has been decided that all keep it.
+HELD, APPROVED, DECIDED = "held", "approved", "decided"
+STAGES = ("", HELD, APPROVED, DECIDED)
+# Fields of a change that are shown where they have a value.
+_SHOWN = ("back", "left", "tries_until", "change", "hosts", "stage")
 # Seconds from the first attempt for which a rollback that failed is tried again.
 TRIES = 3600.0
 # Bytes that are reserved for the records of the end of a change, which may have filled the disk.
@@ -41,9 +49,12 @@ class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
     ``back``: the origin of the rollback (settle, deadline, boot, operator); from then on the change is never confirmed.
+    ``began``: when it was armed, on that clock. ``at_most``: seconds from then on beyond which it is not extended.
     ``left``: state that could not be put back so far. ``tries_until``: the end of further attempts in epoch seconds;
     ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
-    that armed the host, -1 where that is not known.
+    that armed the host, -1 where that is not known. ``change`` and ``hosts``: the change over several hosts that this
+    one is part of, and their number; empty and 0 where a host changes alone. ``stage``: how far that change has come
+    here (see ``STAGES``).
     """
 
     generation: int
@@ -59,11 +70,21 @@ class Armed:
     login: int = -1
     tries_due: float = 0.0
     tries_boot: str = ""
+    began: float = 0.0
+    at_most: float = 0.0
+    change: str = ""
+    hosts: int = 0
+    stage: str = ""
+
+    @property
+    def started(self) -> float:
+        """When it was armed, on the monotonic clock. A record of version 0.1.0 was never extended."""
+        return self.began or self.due - self.within
 
     def shown(self) -> dict[str, object]:
         """The fields for a result."""
         shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
-        return {**shown, **{key: value for key in ("back", "left", "tries_until") if (value := getattr(self, key))}}
+        return {**shown, **{key: value for key in _SHOWN if (value := getattr(self, key))}}
 
     def overdue(self, system: System) -> str | None:
         """Why the change cannot be confirmed any more (the origin of its rollback, ``boot``, ``deadline``), or None
@@ -87,7 +108,7 @@ class Event:
 
     ``until``: the end of further attempts in epoch seconds; the event is no end yet then. ``rollback``: the generation
     of the rollback that ended a doubt, where that rollback has to be confirmed itself. ``written``: files that services
-    wrote as they started again, path -> line in a manifest.
+    wrote as they started again, path -> line in a manifest. ``change`` and ``hosts``: as in ``Armed``.
     """
 
     generation: int
@@ -99,10 +120,12 @@ class Event:
     until: float = 0.0
     rollback: int | None = None
     written: dict[str, str] = field(default_factory=dict)
+    change: str = ""
+    hosts: int = 0
 
     def line(self) -> bytes:
         found = asdict(self)
-        for key in ("until", "rollback", "written"):
+        for key in ("until", "rollback", "written", "change", "hosts"):
             if not found[key]:
                 del found[key]
         return json.dumps(found).encode()
@@ -110,9 +133,11 @@ class Event:
 
 # The types of the fields of records.
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("checkpoint", "name", "boot_id", "back", "outcome", "by", "tries_boot"), (str,)),
-    **dict.fromkeys(("until", "within", "due", "tries_until", "tries_due", "at"), (int, float)),
-    **dict.fromkeys(("generation", "login"), (int,)),
+    **dict.fromkeys(
+        ("checkpoint", "name", "boot_id", "back", "outcome", "by", "tries_boot", "change", "stage"), (str,)
+    ),
+    **dict.fromkeys(("until", "within", "due", "tries_until", "tries_due", "at", "began", "at_most"), (int, float)),
+    **dict.fromkeys(("generation", "login", "hosts"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
     "written": (dict,),
@@ -161,10 +186,13 @@ def event_of(line: bytes) -> Event | None:
 
 
 def _typed(record: type[_Record], values: object) -> _Record:
-    """The record of these values. ValueError or TypeError when their types are wrong."""
+    """The record of these values. ValueError or TypeError when their types are wrong.
+
+    A newer version may have written keys that this one does not know.
+    """
     if not isinstance(values, dict):
         raise ValueError("it is no mapping")
-    found = record(**values)
+    found = record(**{item.name: values[item.name] for item in fields(record) if item.name in values})
     for item in fields(record):
         types = _TYPES[item.name]
         value = getattr(found, item.name)
@@ -178,8 +206,7 @@ def armed(store: Store) -> Armed | None:
     try:
         with open(store.join("armed"), "rb") as stream:
             found = json.loads(stream.read())
-        # A newer version may have written keys that this one does not know.
-        record = _typed(Armed, {item.name: found[item.name] for item in fields(Armed) if item.name in found})
+        record = _typed(Armed, found)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError) as error:
@@ -227,7 +254,18 @@ def prepare(store: Store, agent: str) -> None:
         timer.prepare(store, agent)
 
 
-def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> Armed:
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a change that is to be armed: seconds to confirm it, and ``at_most`` with all extensions; the change
+    over several hosts that it is part of."""
+
+    within: float
+    at_most: float = 0.0
+    change: str = ""
+    hosts: int = 0
+
+
+def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> Armed:
     """Start the timers, then record the change: a record without timers must not exist."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
@@ -235,18 +273,45 @@ def arm(store: Store, checkpoint: str, name: str, within: float, agent: str) -> 
     system = store.system
     for timer in timers.available(system):
         timer.arm(store, number, agent)
+    began = system.monotonic()
     record = Armed(
         number,
         checkpoint,
         name,
-        system.now() + within,
-        within,
+        system.now() + terms.within,
+        terms.within,
         system.boot_id(),
-        system.monotonic() + within,
+        began + terms.within,
         login=login_of("self"),
+        began=began,
+        at_most=terms.at_most,
+        change=terms.change,
+        hosts=terms.hosts,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
     return _record(store, record)
+
+
+def extend(store: Store, record: Armed, within: float | None = None, stage: str = "") -> Armed:
+    """Under the lock: move the deadline to ``within`` seconds from now, or as far as ``at_most`` allows, and note the
+    stage that the change has come to. A deadline never comes nearer by that, and a stage never goes back. Durable once
+    this returns. Raises Refused once the change goes back.
+    """
+    why = record.overdue(store.system)
+    if why is not None:
+        raise Refused(
+            f"the change of generation {record.generation} goes back ({why}), and cannot be extended any more. Look"
+            " with ft_info (evenkeel status) whether it has come to its end"
+        )
+    now = store.system.monotonic()
+    latest = record.started + max(record.at_most, record.within)
+    due = max(record.due, min(now + (record.within if within is None else within), latest))
+    stage = max(stage, record.stage, key=STAGES.index)
+    known = _record(store, replace(record, due=due, until=store.system.now() + due - now, stage=stage))
+    # The timers that fire at the old deadline see the new one, and put themselves right.
+    with suppress(Refused, OSError):
+        ensure_timers(store, known, agent_of(store))
+    return known
 
 
 def ensure_timers(store: Store, record: Armed, agent: str) -> None:
@@ -295,7 +360,15 @@ def conclude(
 ) -> Event:
     """Record the end of the change, and disarm the timers. Durable once this returns."""
     event = Event(
-        record.generation, outcome, by, store.system.now(), record.checkpoint, left or [], written=written or {}
+        record.generation,
+        outcome,
+        by,
+        store.system.now(),
+        record.checkpoint,
+        left or [],
+        written=written or {},
+        change=record.change,
+        hosts=record.hosts,
     )
     record_event(store, event)
     remove_file(store.join("armed"))

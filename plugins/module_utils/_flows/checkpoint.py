@@ -25,7 +25,8 @@ from .rollback.flow import finish
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of ``ft_checkpoint``; ``confirm_within`` in seconds.
+    """The arguments of ``ft_checkpoint``; ``confirm_within`` and ``at_most`` in seconds. ``change``: the id of the
+    change over several hosts that this one is part of, and their number.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
@@ -39,6 +40,8 @@ class Request:
     kind: str = "snapshot"
     quiesce: Any = None
     require_restorable: bool = False
+    at_most: float = 0.0
+    change: tuple[str, int] = ("", 0)
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -147,7 +150,8 @@ class _Taking:
     def _arm(self, result: Checkpointed, manifest: Manifest, agent: str) -> None:
         within = self.request.confirm_within
         if within is not None:
-            change = changes.arm(self.store, manifest.id, self.name, within, agent)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change)
+            change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
 

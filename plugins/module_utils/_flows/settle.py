@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._deadman import changes
-from .._errors import EvenkeelError, RestoreFailed, Unhealthy, UsageError
+from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
@@ -44,11 +44,24 @@ class Request:
     verdict: str = "probe"
 
 
-def settle(store: Store, request: Request, check_mode: bool = False) -> Settled:
-    """Confirm the change of this generation, or roll it back.
+# Verdict -> the stage that a change comes to which is not over yet; ``hold`` measures the host's health first.
+_STAGES = {"hold": changes.HELD, "extend": "", "approve": changes.APPROVED, "decide": changes.DECIDED}
+VERDICTS = ("probe", *_STAGES, "roll_back", "take_back")
+_MEASURING = ("probe", "hold")
+_PLANS = {
+    **dict.fromkeys(VERDICTS, "move the deadline"),
+    "probe": "confirm, or roll back",
+    "hold": "hold, or roll back",
+    **dict.fromkeys(("roll_back", "take_back"), "roll back"),
+}
 
-    Returns only for a change that is confirmed. Raises Unhealthy when it was rolled back, RestoreFailed when it is
-    in doubt, Refused when another run has changed the host since.
+
+def settle(store: Store, request: Request, check_mode: bool = False) -> Settled:
+    """Confirm the change of this generation, keep it open, or roll it back.
+
+    Returns only for a change that is confirmed or is open as asked. Raises Unhealthy when it was rolled back,
+    RestoreFailed when it is in doubt, Refused when another run has changed the host since, or when the change cannot be
+    kept open.
     """
     settling = _Settling(store, request)
     return settling.predicted() if check_mode else settling.carry_out()
@@ -63,23 +76,25 @@ class _Settling:
         self.generation = request.generation
         self.probes = probing.check(request.probes)
         self.health: Health | None = None
-        if request.verdict not in ("probe", "roll_back"):
-            raise UsageError(f"verdict: {request.verdict!r}; it is probe or roll_back")
+        if request.verdict not in VERDICTS:
+            raise UsageError(f"verdict: {request.verdict!r}; it is one of {', '.join(VERDICTS)}")
 
     def predicted(self) -> Settled:
         """The result in check mode: health is measured only when it counts."""
         changes.fence(self.store, self.generation)
         under_way = changes.armed(self.store) is not None
-        return Settled(changed=under_way, planned=["confirm, or roll back"], generation=self.generation)
+        return Settled(changed=under_way, planned=[_PLANS[self.request.verdict]], generation=self.generation)
 
     def carry_out(self) -> Settled:
-        """Measure, then confirm or roll back."""
-        store = self.store
+        """Measure, then confirm, hold or roll back."""
+        store, verdict = self.store, self.request.verdict
         change = self._under_way()
         if change is None:
-            return _ended(store, self.generation)
-        login = logins.age(store.system.monotonic() - (change.due - change.within))
-        enough = self.request.verdict == "probe" and login != logins.OLD and self._is_healthy(change)
+            return self._take_back() if verdict == "take_back" else _ended(store, self.generation)
+        login = logins.age(store.system.monotonic() - change.started)
+        if verdict in _STAGES and verdict not in _MEASURING:
+            return self._keep_open(login)
+        enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
@@ -87,11 +102,11 @@ class _Settling:
             if change is None or change.generation != self.generation:
                 return _ended(store, self.generation, self.health)
             if enough and change.checkpoint not in resumed and change.overdue(store.system) is None:
+                if verdict == "hold":
+                    return self._open(change, login)
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
-                result = self._end(changes.CONFIRMED)
-                result.changed, result.done, result.login = True, ["confirmed"], login
-                result.proved = self.health.passed() if self.health is not None else []
-                result.warnings = self._warnings()
+                result = self._stays(changes.CONFIRMED, login)
+                result.done = ["confirmed"]
                 return result
             manifest = store.manifest(change.checkpoint)
             try:
@@ -99,6 +114,51 @@ class _Settling:
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
         raise self._rolled_back(back, manifest.name, jobs, login)
+
+    def _keep_open(self, login: str) -> Settled:
+        """Extend the change, and note the stage that it has come to, without a look at the host's health."""
+        if login == logins.OLD:
+            raise Refused(f"not extended: {_OLD_LOGIN}")
+        with self.store.locked():
+            change = changes.armed(self.store)
+            if change is None or change.generation != self.generation:
+                return _ended(self.store, self.generation)
+            if self.request.verdict in ("approve", "decide") and not change.stage:
+                raise Refused(
+                    f"the change of generation {self.generation} is not held on this host: it still runs, or its health"
+                    " has not been measured. Look with ft_info (evenkeel status)"
+                )
+            return self._open(change, login)
+
+    def _open(self, change: changes.Armed, login: str) -> Settled:
+        """Under the lock: the change stays open, with a new deadline."""
+        change = changes.extend(self.store, change, stage=_STAGES[self.request.verdict])
+        result = self._stays(change.stage or changes.EXTENDED, login)
+        result.armed, result.remaining = change.shown(), round(change.due - self.store.system.monotonic(), 3)
+        result.done = [f"to be confirmed within {result.remaining:.0f} s from now"]
+        return result
+
+    def _take_back(self) -> Settled:
+        """Roll back a change that was confirmed already. Raises as ``settle`` says."""
+        store = self.store
+        with store.locked():
+            event = changes.last_event(store)
+            if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
+                return _ended(store, self.generation)
+            manifest = store.manifest(event.checkpoint)
+            record = changes.Armed(
+                self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
+            )
+            run = Run(store, manifest, Options(insist=True))
+            try:
+                back = run.carry_out()
+            except RestoreFailed as error:
+                left = [str(one) for one in error.result.get("left", [])] or [error.message]
+                changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
+                raise self._in_doubt(error) from error
+            changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
+        back.changed = True
+        raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
 
     def _under_way(self) -> changes.Armed | None:
         """The change, once what a kill has left is finished; None where the change is over."""
@@ -125,7 +185,7 @@ class _Settling:
         if self.health is not None:
             reason = _reason(self.health)
         else:
-            reason = _OLD_LOGIN if self.request.verdict == "probe" else "as asked"
+            reason = _OLD_LOGIN if self.request.verdict in _MEASURING else "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
         again = wait(self.probes, times, self.store.system) if self.probes else None
         result = SettledBack(
@@ -151,6 +211,13 @@ class _Settling:
             error.message += f". The host tries again until {clock} (its clock)"
         return error
 
+    def _stays(self, outcome: str, login: str) -> Settled:
+        """The result of a change that stays, for good or for now."""
+        result = self._end(outcome)
+        result.changed, result.login, result.warnings = True, login, self._warnings()
+        result.proved = self.health.passed() if self.health is not None else []
+        return result
+
     def _warnings(self) -> list[str] | None:
         return (self.health.warnings() if self.health is not None else []) or None
 
@@ -166,7 +233,7 @@ def _health_now(again: Health | None) -> str:
 
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     """End the jobs that a killed controller, or the change itself, has left running."""
-    since = background.boottime(store.system, change.due - change.within)
+    since = background.boottime(store.system, change.started)
     # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
     return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
 

@@ -86,7 +86,7 @@ def _arming(store: Store, within: float | None) -> Arm | None:
         return None
     agent = package.install(store, finish)
     changes.prepare(store, agent)
-    return lambda undo: changes.arm(store, undo, UNDO, within, agent)
+    return lambda undo: changes.arm(store, undo, UNDO, changes.Terms(within), agent)
 
 
 _BEGAN = {
