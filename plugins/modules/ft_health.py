@@ -18,6 +18,7 @@ author:
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
   - evenkeel.fault_tolerance._probes
+  - evenkeel.fault_tolerance._evidence
 options:
   soak:
     description:
@@ -90,6 +91,9 @@ probes:
       type: int
     severity:
       description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+      type: str
+    source:
+      description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
       type: str
 waited:
   description: Seconds that it took.
@@ -277,12 +281,17 @@ msg:
 from dataclasses import replace
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import OPTION as MEASURED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import OPTION
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured
 
 ARGUMENTS: Options = {
     "probes": OPTION,
+    "measured": MEASURED,
+    "group": {"type": "list", "elements": "str"},
+    "unchanged": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "0s"},
     "interval": {"type": "str", "default": "1s"},
@@ -302,7 +311,7 @@ def work(params: Params, check_mode: bool) -> Measured:
     times = times_of(params)
     times = replace(times, deadline=max(times.soak, times.deadline))
     system = Store(params["store"], System()).system
-    health = wait(check(params["probes"]), times, system)
+    health = wait([*check(params["probes"]), *evidence(params["measured"])], times, system)
     result = Measured(
         **vars(health), host_state=host_state(params["store"], system), warnings=health.warnings() or None
     )

@@ -51,6 +51,7 @@ KNOWN = frozenset(
         "store",
         "strategy",
         "tasks",
+        "unchanged",
         "undeclared",
         "verdicts",
         "waves",

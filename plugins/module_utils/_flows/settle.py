@@ -14,6 +14,7 @@ from typing import Any
 from .._deadman import changes
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
+from .._health.outside import evidence
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
@@ -42,6 +43,7 @@ class Request:
     probes: Any
     times: Times
     verdict: str = "probe"
+    measured: Any = ()
 
 
 # Verdict -> the stage that a change comes to which is not over yet; ``hold`` measures the host's health first.
@@ -74,7 +76,7 @@ class _Settling:
         self.store = store
         self.request = request
         self.generation = request.generation
-        self.probes = probing.check(request.probes)
+        self.probes = [*probing.check(request.probes), *evidence(request.measured)]
         self.health: Health | None = None
         if request.verdict not in VERDICTS:
             raise UsageError(f"verdict: {request.verdict!r}; it is one of {', '.join(VERDICTS)}")
@@ -187,7 +189,9 @@ class _Settling:
         else:
             reason = _OLD_LOGIN if self.request.verdict in _MEASURING else "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
-        again = wait(self.probes, times, self.store.system) if self.probes else None
+        # Evidence from outside is of the time before.
+        own = [one for one in self.probes if not one.final]
+        again = wait(own, times, self.store.system) if own else None
         result = SettledBack(
             **{**vars(back), "generation": self.generation},
             outcome=changes.ROLLED_BACK,
@@ -227,7 +231,7 @@ class _Settling:
 
 def _health_now(again: Health | None) -> str:
     if again is None:
-        return "its health is not measured, because no probe is declared"
+        return "its health is not measured, because no probe is declared for the host itself"
     return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
 
 

@@ -6,19 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._errors import UsageError
 from .._host.durations import seconds
-from .._host.options import Options, one_word
+from .._host.options import Option, Options, one_word
 from .._host.system import System
 from .._services.state import ServiceState
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 # The severities: a probe that decides, and one that is only reported.
 DECIDES, WARNS = "fail", "warn"
+# The places from which a host is measured: the host itself, the controller, another host of its group.
+HOST, CONTROLLER, PEER = "host", "controller", "peer"
 COMMON: Options = {
     "timeout": {"type": "str", "default": "5s"},
     "severity": {"type": "str", "choices": [DECIDES, WARNS], "default": DECIDES},
@@ -29,7 +31,8 @@ COMMON: Options = {
 class ProbeResult:
     """``identity`` and ``restarts`` are those of a service; they show a restart between two rounds.
 
-    ``severity``: ``fail`` for a probe that decides, ``warn`` for one that is only reported.
+    ``severity``: ``fail`` for a probe that decides, ``warn`` for one that is only reported. ``source``: the place that
+    it was measured from.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class ProbeResult:
     identity: str = ""
     restarts: int = 0
     severity: str = DECIDES
+    source: str = HOST
 
     @property
     def decides(self) -> bool:
@@ -49,7 +53,8 @@ class ProbeResult:
     @property
     def words(self) -> str:
         """The result as a sentence."""
-        return f"{self.kind} {self.target}: {self.state}, {self.detail}"
+        place = "" if self.source == HOST else f" from {self.source}"
+        return f"{self.kind} {self.target}{place}: {self.state}, {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,13 @@ class Probe:
     place in ``PROBES`` of ``probes.py`` makes it known.
     """
 
-    kind: ClassVar[str]
+    kind: str
     # The options of the declaration, in the words of an argument spec. ``COMMON`` are added for every probe.
     OPTIONS: ClassVar[Options]
+    # The places from which it can be measured, the default first. A choice is an option, ``from``.
+    SOURCES: ClassVar[Sequence[str]] = (HOST,)
+    # Whether it always measures the same, so that it is no use to wait.
+    final: ClassVar[bool] = False
 
     def __init__(self, declared: Mapping[str, Any]) -> None:
         """``declared``: a value for each of ``options()``. UsageError for a bad value."""
@@ -79,12 +88,15 @@ class Probe:
         if not self.timeout:
             raise UsageError("timeout must be more than 0")
         self.severity: str = one_word(declared["severity"], COMMON["severity"], "severity")
+        source = self.options().get("from")
+        self.source: str = one_word(declared["from"], source, "from") if source else self.SOURCES[0]
         self.target = self.prepare(declared)
 
     @classmethod
     def options(cls) -> Options:
         """All options of the declaration."""
-        return {**cls.OPTIONS, **COMMON}
+        source: Option = {"type": "str", "choices": list(cls.SOURCES), "default": cls.SOURCES[0]}
+        return {**cls.OPTIONS, **({"from": source} if len(cls.SOURCES) > 1 else {}), **COMMON}
 
     def prepare(self, declared: Mapping[str, Any]) -> str:
         """Keep the parts of the declaration that ``measure`` needs; the target in words. UsageError for a bad value."""

@@ -24,7 +24,9 @@ from .._host.system import System
 from .._services import systemd
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
-from .probe import FAIL, PASS, UNKNOWN, Measurement, Probe, ProbeResult
+from .compare import CompareProbe
+from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
+from .prometheus import PrometheusProbe
 
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
@@ -60,12 +62,15 @@ def _checked(item: object, where: str) -> Probe:
         raise UsageError(f"{where}: {kind}: {error.message}") from error
 
 
-def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
-    """One round: all probes at the same time, so that a slow probe does not delay the others."""
+def measure(probes: Sequence[Probe], system: System, here: str = HOST) -> list[ProbeResult]:
+    """One round: all probes at the same time, so that a slow probe does not delay the others.
+
+    ``here``: the place of this process. A probe that is to be measured from another place is unknown.
+    """
     results: dict[int, ProbeResult] = {}
 
     def measure_one(number: int) -> None:
-        results[number] = _measure(probes[number], system)
+        results[number] = _measure(probes[number], system, here)
 
     threads = [threading.Thread(target=measure_one, args=(number,), daemon=True) for number in range(len(probes))]
     for thread in threads:
@@ -78,24 +83,33 @@ def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
 
 def _given_up(probe: Probe) -> ProbeResult:
     late = f"no result within {probe.timeout:g} s"
-    return ProbeResult(probe.kind, probe.target, UNKNOWN, late, probe.timeout, severity=probe.severity)
+    return ProbeResult(
+        probe.kind, probe.target, UNKNOWN, late, probe.timeout, severity=probe.severity, source=probe.source
+    )
 
 
-def _measure(probe: Probe, system: System) -> ProbeResult:
+def _measure(probe: Probe, system: System, here: str) -> ProbeResult:
     began = system.monotonic()
     try:
-        found = probe.measure(system)
+        found = probe.measure(system) if probe.source == here or probe.final else _from_elsewhere(probe)
     except Exception as error:  # No exception of a probe may end the other probes.
         found = Measurement(UNKNOWN, f"{type(error).__name__}: {error}")
     took = round(system.monotonic() - began, 3)
     identity, restarts = (found.service.identity, found.service.restarts) if found.service is not None else ("", 0)
-    return ProbeResult(probe.kind, probe.target, found.state, found.detail, took, identity, restarts, probe.severity)
+    return ProbeResult(
+        probe.kind, probe.target, found.state, found.detail, took, identity, restarts, probe.severity, probe.source
+    )
+
+
+def _from_elsewhere(probe: Probe) -> Measurement:
+    return Measurement(UNKNOWN, f"it is to be measured from the {probe.source}, and was not")
 
 
 class HttpProbe(Probe):
     """An HTTP server answers with a wanted status, and its body matches."""
 
     kind = "http"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "url": {"type": "str", "required": True},
         "status": {"type": "list", "elements": "int", "default": [200]},
@@ -118,20 +132,20 @@ class HttpProbe(Probe):
             self._body = re.compile(declared["body"]) if declared["body"] else None
         except re.error as error:
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
-        self._host = host
+        self.host = host
         self._statuses: list[int] = declared["status"]
         self._connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         self._path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
         return str(declared["url"])
 
     def measure(self, system: System) -> Measurement:
-        connection = self._connection(self._host, self._port, timeout=self.timeout)
+        connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", self._path, headers={"User-Agent": "evenkeel", "Connection": "close"})
             answer = connection.getresponse()
             text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
         except socket.gaierror as error:
-            return Measurement(UNKNOWN, f"{self._host} cannot be resolved: {error.strerror}")
+            return Measurement(UNKNOWN, f"{self.host} cannot be resolved: {error.strerror}")
         except (OSError, http.client.HTTPException) as error:
             return Measurement(FAIL, f"no answer: {error or type(error).__name__}")
         finally:
@@ -147,6 +161,7 @@ class TcpProbe(Probe):
     """A port accepts connections."""
 
     kind = "tcp"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "port": {"type": "int", "required": True},
         "host": {"type": "str", "default": "127.0.0.1"},
@@ -192,6 +207,7 @@ class CommandProbe(Probe):
     """A command ends with the wanted exit code."""
 
     kind = "command"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "argv": {"type": "list", "elements": "str", "required": True},
         "rc": {"type": "int", "default": 0},
@@ -265,7 +281,8 @@ def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
 
 # kind -> its class. A new probe is added here.
 PROBES: dict[str, type[Probe]] = {
-    probe.kind: probe for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe)
+    probe.kind: probe
+    for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe, PrometheusProbe, CompareProbe)
 }
 # The option ``probes`` of modules and roles.
 OPTION = one_of({kind: mapping(probe.options()) for kind, probe in PROBES.items()})

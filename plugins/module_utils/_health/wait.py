@@ -65,8 +65,9 @@ def wait(
 ) -> Health:
     """Measure until the host is healthy, or its time is over.
 
-    One round is always made; with a soak of 0 it is enough. Probes that only warn change nothing. A crash loop ends the
-    wait at once. ``earlier``: services as they were before the first round, so that a restart since then counts too.
+    One round is always made; with a soak of 0 it is enough. Probes that only warn change nothing. The wait ends at once
+    for a crash loop, and for evidence that does not change. ``earlier``: services as they were before the first round,
+    so that a restart since then counts too.
     """
     began = system.monotonic()
     good_since: float | None = None
@@ -82,11 +83,12 @@ def wait(
             good_since = None
         elif seen or good_since is None:
             good_since = at
+        fixed = any(one.final and last.decides and last.state != PASS for one, last in zip(probes, results))
         now = system.monotonic()
         soaked = now - good_since if good_since is not None else 0.0
         if passing and not seen and soaked >= times.soak and restarts <= CRASH_LOOP:
             return Health(PASS, results, now - began, soaked, restarts)
-        if restarts > CRASH_LOOP or now - began >= times.deadline:
+        if restarts > CRASH_LOOP or fixed or now - began >= times.deadline:
             return Health(_worst(results), results, now - began, soaked, restarts)
         system.sleep(max(0.0, min(times.interval, began + times.deadline - now)))
 

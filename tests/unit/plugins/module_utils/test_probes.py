@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
@@ -261,6 +261,7 @@ def test_a_process(tmp_path: Path) -> None:
 def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> None:
     class Broken(probes.Probe):
         kind = "broken"
+        OPTIONS: ClassVar[Mapping[str, Any]] = {}
 
         def prepare(self, declared: Mapping[str, Any]) -> str:
             return "it"
@@ -298,7 +299,7 @@ GOOD = {"http": {"url": "http://localhost/"}}
         ({"tcp": {}}, "tcp: port is missing"),
         (
             {"tcp": {"port": 80, "hots": "x"}},
-            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes host, port, severity, timeout",
+            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes from, host, port, severity, timeout",
         ),
         ({"tcp": {"port": "http"}}, "tcp: port must be a whole number, not 'http'"),
         ({"tcp": {"port": None}}, "tcp: port is missing"),
