@@ -127,6 +127,7 @@ class Settled(Result):
     by: str = ""
     health: Any = None
     login: str | None = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
     armed: Any = field(default=None, metadata=_LEFT_OUT)
     outside: Any = None
     remaining: float | None = field(default=None, metadata=_LEFT_OUT)
@@ -182,6 +183,7 @@ class Measured(Result):
     soaked: float = 0.0
     restarts: int = 0
     host_state: Any = None
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass

@@ -17,7 +17,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ansible import constants as C
@@ -37,6 +37,10 @@ COLLECTION = "evenkeel.fault_tolerance"
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
 RESOURCES_VARIABLE = "evenkeel_resources"
+_A_FACT = (
+    "{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
+    " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
+)
 
 
 class Host:
@@ -139,20 +143,39 @@ class Inventory:
         """The resources that the inventory declares for a host, or None. UsageError where a fact declares them."""
         return self._ours(self._known(owner), RESOURCES_VARIABLE)
 
-    def _ours(self, host: str, name: str) -> Any:
-        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
-        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+    def address(self, host: str) -> str:
+        """The address at which Ansible reaches a host."""
+        return str(self.variable(host, "ansible_host") or self.variable(host, "ansible_ssh_host") or host)
+
+    def is_here(self, host: str) -> bool:
+        """Whether a host is the controller itself."""
+        return str(self.variable(host, "ansible_connection", "")).rpartition(".")[2] == "local"
+
+    def refuse_facts(self, host: str, names: Iterable[str]) -> None:
+        """UsageError where the host itself has said what one of these variables is."""
+        told = self._told(host) & set(names)
+        if told:
+            raise UsageError(_A_FACT.format(name=sorted(told)[0], host=host))
+
+    def at_once(self, works: Mapping[str, Callable[[], Answer]], timeout: float) -> dict[str, Answer]:
+        """The result (JSON) of each work, all at the same time. One that does not end in time is unreachable."""
+        return dict(_forked(list(works), lambda name: works[name](), timeout, max(1, len(works))))
+
+    def _told(self, host: str) -> set[str]:
+        """The variables that are facts, which the host says of itself."""
         try:
             facts = self._manager._fact_cache.get(host) or {}
         except KeyError:
             facts = {}
         variables = self.variables(host)
-        told = {key for key in facts if key in variables and variables[key] == facts[key]}
+        return {key for key in facts if key in variables and variables[key] == facts[key]}
+
+    def _ours(self, host: str, name: str) -> Any:
+        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
+        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+        variables, told = self.variables(host), self._told(host)
         if name in told:
-            raise UsageError(
-                f"{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
-                " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
-            )
+            raise UsageError(_A_FACT.format(name=name, host=host))
         kept = {key: value for key, value in variables.items() if key not in told or key.startswith("ansible_")}
         return self._templar(kept).template(variables[name]) if name in variables else None
 

@@ -57,6 +57,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "store",
         "strategy",
         "tasks",
+        "unchanged",
         "undeclared",
         "verdicts",
         "waves",

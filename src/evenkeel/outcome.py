@@ -53,13 +53,17 @@ exit codes, the same for every command:
 
 
 class Probe(TypedDict, total=False):
-    """A probe as a host measured it, with the keys that the driver reads.
+    """A probe as it was measured, with the keys that the driver reads.
 
-    restarts: how often its service was started anew after it ended by itself.
+    severity: fail, or warn for one that decides nothing. restarts: how often its service was started anew after it
+    ended by itself.
     """
 
     kind: str | None
     target: str | None
+    state: str | None
+    detail: str | None
+    severity: str | None
     restarts: int | None
 
 
@@ -79,6 +83,15 @@ class Outside(TypedDict):
     paths: list[ChangedPath]
     count: int
     complete: bool
+
+
+def warnings(probes: Iterable[Probe]) -> list[str]:
+    """A sentence for each probe that did not pass and only warns."""
+    return [
+        f"{one.get('kind')} {one.get('target')}: {one.get('state')}, {one.get('detail')}"
+        for one in probes
+        if one.get("severity") == "warn" and one.get("state") != "pass"
+    ]
 
 
 class State(StrEnum):

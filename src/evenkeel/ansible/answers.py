@@ -191,7 +191,10 @@ _CHECKPOINT: dict[str, _Form] = {
     "host": _text,
     "left": [_text],
 }
-_PROBE: dict[str, _Form] = {"kind": _text, "target": _text, "restarts": _count}
+_PROBE: dict[str, _Form] = {
+    **dict.fromkeys(("kind", "target", "state", "detail", "severity"), _text),
+    "restarts": _count,
+}
 _HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
 _OUTSIDE: dict[str, _Form] = {
     "paths": [{"path": _text, "what": _text}],

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, warnings
 from evenkeel.progress import Phase
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
@@ -122,8 +122,9 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
+        warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
         beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
-        return "; ".join(part for part in [said, *caught, beside] if part)
+        return "; ".join(part for part in [said, *caught, *warned, beside] if part)
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host)) if part)
@@ -173,6 +174,7 @@ def _story(host: HostResult) -> tuple[object, ...]:
         *host.rescued,
         _beside(host.outside),
         host.outside is None,
+        *warnings(host.probes),
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +112,7 @@ def test_what_counts_at_a_boot_alone_has_the_agent_boot_the_host_again(store: St
 def test_the_agent_boots_the_host_once(store: Store, live: Path) -> None:
     asked: list[list[str]] = []
 
-    def run(argv: list[str], timeout: float) -> Completed:
+    def run(argv: Sequence[str], timeout: float) -> Completed:
         asked.append(list(argv))
         return Completed(tuple(argv), 0, "", "")
 
