@@ -17,10 +17,10 @@ OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
 }
-# In this order, so that the places that matter most come first where time is short.
+# In this order, so that the places that matter most come first, and those last that other users may fill.
 PATHS = (
-    *("/etc", "/usr/local", "/opt", "/root", "/boot", "/boot/efi", "/var/spool/cron"),
-    *("/bin", "/sbin", "/lib", "/lib64", "/usr", "/"),
+    *("/etc", "/root", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
+    *("/var/spool/cron", "/opt", "/"),
 )
 # Data of users and of programs, and what programs make anew from other files.
 EXCLUDE = (
