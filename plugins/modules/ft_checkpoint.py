@@ -57,6 +57,13 @@ options:
     type: str
     default: 1h
     version_added: 0.2.0
+  reboots:
+    description:
+      - How many boots the change plans. After so many boots the host waits on for its confirmation, which then needs
+        one of them; a further boot is a rollback at once, as the first one is with V(0).
+    type: int
+    default: 0
+    version_added: 0.2.0
   change:
     description:
       - The change over several hosts that this host is part of. The host remembers it, so that a run that was killed
@@ -320,6 +327,7 @@ ARGUMENTS: Options = {
     "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
     "at_most": {"type": "str", "default": "1h"},
+    "reboots": {"type": "int", "default": 0},
     "change": {
         "type": "dict",
         "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
@@ -352,6 +360,7 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         require_restorable=params["require_restorable"],
         outside=params["outside"],
         at_most=seconds(params["at_most"], "at_most"),
+        reboots=params["reboots"],
         change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
     )
     return checkpoint(Store(params["store"], System()), request, check_mode)

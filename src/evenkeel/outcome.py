@@ -53,13 +53,17 @@ exit codes, the same for every command:
 
 
 class Probe(TypedDict, total=False):
-    """One probe as a host measured it, with the keys that the driver reads.
+    """A probe as it was measured, with the keys that the driver reads.
 
-    restarts: how often its service was started anew after it ended by itself.
+    severity: fail, or warn for one that decides nothing. restarts: how often its service was started anew after it
+    ended by itself.
     """
 
     kind: str | None
     target: str | None
+    state: str | None
+    detail: str | None
+    severity: str | None
     restarts: int | None
 
 
@@ -81,6 +85,15 @@ class Outside(TypedDict):
     complete: bool
 
 
+def warnings(probes: Iterable[Probe]) -> list[str]:
+    """A sentence for each probe that did not pass and only warns."""
+    return [
+        f"{one.get('kind')} {one.get('target')}: {one.get('state')}, {one.get('detail')}"
+        for one in probes
+        if one.get("severity") == "warn" and one.get("state") != "pass"
+    ]
+
+
 class State(StrEnum):
     """The state of one host at the end of a change."""
 
@@ -94,7 +107,7 @@ class State(StrEnum):
 
 @dataclass
 class HostResult:
-    """One host of a change.
+    """A host of a change.
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
@@ -148,7 +161,7 @@ class ChangeResult:
 
 @dataclass
 class RunResult:
-    """One run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
+    """A run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
 
     hosts: for each host the result of its last ft_* task, with ``state`` (ok, failed, unreachable, missing).
     """

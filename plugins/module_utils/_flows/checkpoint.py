@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Taking a checkpoint of the declared resources, and arming the dead-man with it."""
@@ -45,6 +43,7 @@ class Request:
     require_restorable: bool = False
     at_most: float = 0.0
     change: tuple[str, int] = ("", 0)
+    reboots: int = 0
     outside: Any = None
 
 
@@ -58,7 +57,7 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Taking:
-    """One checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+    """A checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store
@@ -156,7 +155,7 @@ class _Taking:
         within = self.request.confirm_within
         if within is not None:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
-            terms = changes.Terms(within, self.request.at_most, *self.request.change)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The resource ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
@@ -8,17 +6,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from .._errors import UsageError
-from .._files import comparison, declaration, records, scanning
+from .._files import declaration, records, scanning
 from .._files import mounts as mounting
 from .._files.declaration import Declaration
 from .._files.entry import Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
-from .._files.step import FILES, PathStep, Step
+from .._files.step import FILES, Step
 from .._host.options import Options, read
 from .._host.paths import check_path
 from .._host.system import System
@@ -61,14 +59,14 @@ def declared(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key != MOUNTS}
 
 
-def _known(spec: Mapping[str, Any]) -> Declaration:
-    """The declaration of a manifest, as it is."""
+def trees_of(spec: Mapping[str, Any]) -> Declaration:
+    """The trees of a declaration that was checked, with the mount points that its checkpoint has recorded."""
     return Declaration(spec["paths"], spec.get("exclude", ()), spec.get(MOUNTS))
 
 
 def _checked(spec: Mapping[str, Any]) -> Declaration:
     """The declaration of a manifest; UsageError where nobody could have made it."""
-    return _known({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
+    return trees_of({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
 
 
 def scan(
@@ -87,36 +85,14 @@ def recorded(lines: list[str], spec: Mapping[str, Any], now: Scan | None = None)
     return records.recorded(lines, _checked(spec), now)
 
 
-def swapped(
-    steps: Sequence[PathStep], then: Tree, now: Scan, spec: Mapping[str, Any], mounts: Collection[bytes]
-) -> list[PathStep]:
-    """The steps with declared directories put back as a whole: see ``comparison.swapped``."""
-    return comparison.swapped(steps, then, now, _known(spec), mounts)
-
-
 def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """The mount points that decide what is seen below the declared paths."""
-    return mounting.mounted(_known(spec), mounts)
-
-
-def remounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
-    """Mount point -> why nothing at or below it can be put back."""
-    return mounting.remounted(_known(spec), mounts)
-
-
-def lacks(spec: Mapping[str, Any], lines: Sequence[str]) -> list[str]:
-    """The paths that a rollback could not bring back, in words."""
-    return mounting.unprotected(_known(spec), lines)
-
-
-def left_out(spec: Mapping[str, Any]) -> Callable[[bytes], bool]:
-    """Tells of a path below a declared one whether it is left out."""
-    return declaration.left_out(_known(spec))
+    return mounting.mounted(trees_of(spec), mounts)
 
 
 def excludes(spec: Mapping[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
-    return declaration.excludes(_known(spec), path)
+    return declaration.excludes(trees_of(spec), path)
 
 
 class Files(Kind):
@@ -157,7 +133,7 @@ class Files(Kind):
         return []
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        return lacks(dict(spec), lines)
+        return mounting.unprotected(trees_of(spec), lines)
 
     def declaration(self, spec: Spec) -> Spec:
         return self.check(spec)
@@ -170,13 +146,13 @@ class Files(Kind):
         partly = []
         for path in paths:
             cover = next((one for one in declared for root in one["paths"] if is_within(path, root)), None)
-            if cover is None or excludes(dict(cover), path):
+            if cover is None or excludes(cover, path):
                 yield path
             elif not set(cover["exclude"]) <= set(map(str, excluded)):
                 missing = sorted(set(cover["exclude"]) - set(map(str, excluded)))
                 yield f"{path} with what is left out now ({', '.join(missing)})"
             elif cover["exclude"]:
-                partly.append((os.fsencode(path), left_out(dict(cover))))
+                partly.append((os.fsencode(path), declaration.left_out(trees_of(cover))))
         for root, is_left_out in partly:
             for line in lines:
                 found = path_of(line)

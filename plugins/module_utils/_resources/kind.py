@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The base class of a kind of state, and the data that a plan of a kind may depend on.
@@ -244,4 +242,4 @@ def names_of(spec: Spec) -> str:
 
 def is_within(path: str, root: str) -> bool:
     """Whether the path is the root, or lies below it."""
-    return f"{path}/".startswith(f"{root}/")
+    return f"{path}/".startswith(root.rstrip("/") + "/")

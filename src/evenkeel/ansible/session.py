@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
+"""A session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Stop = Callable[[], str]
 
 @dataclass(frozen=True)
 class OwnRun:
-    """One run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
+    """A run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
 
     timeout: of connecting, in seconds. answer_within: how long one task may take on a host, in seconds, until it
     counts as no answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection

@@ -223,6 +223,8 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
             continue
         restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
         for probe in result.result.get("probes") or []:
+            if probe.get("severity") == "warn":
+                continue
             crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
             if crashes > 0:
                 times = "once" if crashes == 1 else f"{crashes} times"

@@ -128,6 +128,8 @@ class Settlement:
         due = time.strftime("%H:%M:%S", time.localtime(latest))
         dead_man = f"its own dead-man {'is' if latest > self._now() else 'was'} to put it back at {due}"
         why = dead_man if silent == STOPPED else f"{silent}; {dead_man}"
+        if self.hosts[host].state is State.CONFIRMED:  # no dead-man is left there
+            why = silent
         self._ended(host, decide.Settled(State.IN_DOUBT, "", why), self.whys.get(host, ""))
         self.context.tell(Phase.IN_DOUBT, host, text=self.hosts[host].why)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, warnings
 from evenkeel.progress import Phase
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
@@ -96,6 +96,9 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
 def headline(result: ChangeResult) -> str:
     """The end of a change in one line."""
     took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
+    if not result.hosts:
+        starts = {Exit.DONE: "NOTHING TO DO", Exit.REFUSED: "REFUSED"}
+        return f"{starts.get(result.exit_code, 'IN DOUBT')} ({took})"
     number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
         changed = sum(host.changed for host in result.hosts)
@@ -119,8 +122,9 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
+        warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
         beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
-        return "; ".join(part for part in [said, *caught, beside] if part)
+        return "; ".join(part for part in [said, *caught, *warned, beside] if part)
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host)) if part)
@@ -170,6 +174,7 @@ def _story(host: HostResult) -> tuple[object, ...]:
         *host.rescued,
         _beside(host.outside),
         host.outside is None,
+        *warnings(host.probes),
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
 
@@ -271,7 +276,7 @@ def _now(row: Mapping[str, Any], at: float) -> Text:
         since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
         return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
     if armed:
-        until = f"armed until {_clock(armed.get('until'))}"
+        until = f"{text(armed.get('stage') or 'armed')} until {_clock(armed.get('until'))}"
         return Text(f"{until} (generation {text(armed.get('generation'))})", style="yellow")
     if doubt:
         left = f": {_some(doubt['left'])}" if doubt.get("left") else ""
