@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Ask a server that speaks the HTTP API of Prometheus, and the probe that does so."""
@@ -48,7 +46,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Series:
-    """One series of an answer: its labels, and its value, which may be no finite number."""
+    """A series of an answer: its labels, and its value, which may be no finite number."""
 
     labels: Mapping[str, str]
     value: float
