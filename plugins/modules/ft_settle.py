@@ -13,8 +13,10 @@ description:
   - Without any probe the change is confirmed.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
   - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
-    whether that login is newer than the change. One that lay open before does not show that new ones are let in, so
+    whether that login is newer than the change. A login that lay open before does not show that new ones are let in, so
     the host is rolled back.
+  - A change may touch paths that no resource covers. They are told, by name (RV(outside)), before a change is confirmed
+    and after it was rolled back.
   - A host that has put itself back already, at its deadline or at a boot, says so.
 version_added: 0.1.0
 author:
@@ -245,6 +247,34 @@ health_after:
     restarts:
       description: Restarts of probed services meanwhile.
       type: int
+outside:
+  description:
+    - The paths that changed since the change was armed and that no declared resource covers, so that they stay changed
+      after a rollback. Null where that is not known, as after a boot, or where
+      O(evenkeel.fault_tolerance.ft_checkpoint#module:outside) names no place.
+  returned: when the change is over
+  type: dict
+  contains:
+    paths:
+      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The path, its first 500 bytes.
+          type: str
+        what:
+          description:
+            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+              V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
+              do not tell, such as capabilities.
+          type: str
+    count:
+      description: The number of all such paths.
+      type: int
+    complete:
+      description: Whether all places could be looked at, within the time for that and without an error.
+      type: bool
 planned:
   description: What was to be done, in order.
   returned: always

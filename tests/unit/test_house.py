@@ -99,6 +99,15 @@ def test_whatever_is_defined_is_used_outside_of_tests() -> None:
     assert unused <= CALLED_FROM_OUTSIDE, unused - CALLED_FROM_OUTSIDE
 
 
+@pytest.mark.parametrize("path", [*LIBRARY, ROOT / "plugins/module_utils/_adapter.py"], ids=lambda path: path.stem)
+def test_what_is_sent_to_hosts_names_its_licence_in_one_line(path: Path) -> None:
+    """A module call packs a hundred files, each compressed by itself: the full notice would be a thirtieth of it."""
+    lines = path.read_text().splitlines()
+    if path.name != "__init__.py":
+        mended = "find plugins/module_utils -name '*.py' -exec sed -i '1,2{/^# Copyright/d;/^# GNU General/d}' {} +"
+        assert lines[0] == "# SPDX-License-Identifier: GPL-3.0-or-later", mended
+
+
 def test_a_wheel_is_found_by_what_it_carries(tmp_path: Path) -> None:
     (tmp_path / "collections" / INSIDE).mkdir(parents=True)
     assert collections_path(tmp_path) == tmp_path / "collections"

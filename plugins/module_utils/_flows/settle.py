@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The end of a change on one host: measure health, then confirm or roll back."""
@@ -11,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
 from .._health.outside import evidence
@@ -20,6 +18,7 @@ from .._host import background, logins
 from .._host.processes import login_of
 from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
+from . import footprints
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -96,8 +95,12 @@ class _Settling:
         login = logins.age(store.system.monotonic() - change.started)
         if verdict in _STAGES and verdict not in _MEASURING:
             return self._keep_open(login)
-        enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
+        booted = change.boots >= min(change.reboots, 1)
+        enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
+        if enough and not change.stage:  # It was looked at when it was held: the last step is short.
+            left = change.due - store.system.monotonic()
+            footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -109,12 +112,15 @@ class _Settling:
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._stays(changes.CONFIRMED, login)
                 result.done = ["confirmed"]
+                result.outside = outside.told(store)
                 return result
             manifest = store.manifest(change.checkpoint)
             try:
                 back = flow.execute(store, manifest, change, "settle")
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
+        paths = flow.at_boot(change, back)
+        back.left += [f"{flow.COUNTS} {', '.join(paths)}; boot the host"] if paths else []
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
@@ -151,13 +157,14 @@ class _Settling:
             record = changes.Armed(
                 self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
             )
-            run = Run(store, manifest, Options(insist=True))
+            run = Run(store, manifest, Options(unattended=True))
             try:
                 back = run.carry_out()
             except RestoreFailed as error:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
+            footprints.look(store, self.generation, manifest.id, back=True)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
         back.changed = True
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
@@ -186,8 +193,10 @@ class _Settling:
         """The failure that tells of a rollback, with the health of the host measured once more."""
         if self.health is not None:
             reason = _reason(self.health)
+        elif self.request.verdict in _MEASURING:
+            reason = _OLD_LOGIN if login == logins.OLD else "the boot that was planned has not come"
         else:
-            reason = _OLD_LOGIN if self.request.verdict in _MEASURING else "as asked"
+            reason = "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
         # Evidence from outside is of the time before.
         own = [one for one in self.probes if not one.final]
@@ -199,11 +208,13 @@ class _Settling:
             health=self.health,
             health_after=again,
             login=login,
+            outside=outside.told(self.store),
         )
         result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-        return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
+        return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
         """The error of a rollback that did not put back everything, as the end of this change for now."""
@@ -248,13 +259,15 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
+    result.outside = outside.told(store)
     if event.outcome == changes.CONFIRMED:
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         again = _still_back(store, event, result)
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}",
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"{outside.words(result.outside)}",
             **result.report(),
         )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())
@@ -270,7 +283,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
-        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
+        done = Run(store, manifest, Options(unattended=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = changes.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)

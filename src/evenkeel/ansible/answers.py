@@ -46,7 +46,7 @@ def read(said: object) -> Mapping[str, Any]:
 
 
 class _Reader:
-    """One answer on its way in; counts what it holds."""
+    """An answer on its way in; counts what it holds."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -66,7 +66,7 @@ class _Reader:
         return found
 
     def value(self, value: object, where: str, form: _Form, depth: int) -> object:
-        """One value, as ``form`` reads it."""
+        """A value, as ``form`` reads it."""
         if isinstance(form, dict):
             return self.mapping(value, where, form, depth)
         if isinstance(form, list):
@@ -196,6 +196,11 @@ _PROBE: dict[str, _Form] = {
     "restarts": _count,
 }
 _HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
+_OUTSIDE: dict[str, _Form] = {
+    "paths": [{"path": _text, "what": _text}],
+    "count": _count,
+    "complete": _yes_or_no,
+}
 _HOST: dict[str, _Form] = {
     "generation": _count,
     "armed": _CHANGE,
@@ -226,4 +231,6 @@ _RESULT: dict[str, _Form] = {
     "health_after": _HEALTH,
     "probes": [_PROBE],
     "host_state": _HOST,
+    "outside": _OUTSIDE,
+    "suggested": [{_OTHERS: {}}],
 }

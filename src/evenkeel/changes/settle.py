@@ -134,6 +134,8 @@ class Settlement:
         due = time.strftime("%H:%M:%S", time.localtime(latest))
         dead_man = f"its own dead-man {'is' if latest > self._now() else 'was'} to put it back at {due}"
         why = dead_man if silent == STOPPED else f"{silent}; {dead_man}"
+        if self.hosts[host].state is State.CONFIRMED:  # no dead-man is left there
+            why = silent
         self._ended(host, decide.Settled(State.IN_DOUBT, "", why), self.whys.get(host, ""))
         self.context.tell(Phase.IN_DOUBT, host, text=self.hosts[host].why)
 
@@ -141,6 +143,7 @@ class Settlement:
         """Write the end of a host into its result."""
         result = self.hosts[host]
         result.state, result.by, result.probes, result.login = answer.state, answer.by, answer.probes, answer.login
+        result.outside = answer.outside
         if answer.login and preflight.local(host, self.context.request.options.common, self.context.targets):
             result.login = "none"
         if self.halted and answer.state is State.ROLLED_BACK:

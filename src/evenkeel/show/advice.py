@@ -34,6 +34,10 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     if result.exit_code in (Exit.FAILED, Exit.PARTLY) and of[State.ROLLED_BACK]:
         then = "run it again" if stopped(result) else "repair what failed and run it again"
         lines.append(f"On the hosts that were rolled back, what is protected is as before; {then}.")
+    beside = [host.host for host in result.hosts if host.outside and host.outside["count"]]
+    if beside:
+        lines.append("Paths changed that nothing protects. The resources that would have covered them:")
+        lines += _shown("suggest", options, beside)
     if result.touched_outside:
         names = ", ".join(result.touched_outside)
         lines.append(
@@ -56,6 +60,11 @@ def stopped(result: ChangeResult) -> bool:
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
     """The next steps for hosts that a status shows overdue, or in doubt."""
     lines = []
+    if split := _split(rows):
+        lines.append(
+            "A change that all its hosts were to keep, or none, was left in the middle. This brings it to one end:"
+        )
+        lines += _shown("resume", options, split)
     late = {host: row for host, row in rows.items() if overdue(row, time.time())}
     if late:
         lines.append("Overdue: nothing has put these hosts back in time. This does:")
@@ -70,6 +79,22 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
         lines.append("or is accepted as it is:")
         lines += _shown("accept", options, list(doubt), positional=True)
     return lines
+
+
+def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts of changes that have come to different ends on their hosts, and should have come to one."""
+    ends: dict[str, dict[str, str]] = {}
+    for host, row in rows.items():
+        armed, last = row.get("armed"), row.get("last") or {}
+        change, end = (armed, "armed") if armed else (last, str(last.get("outcome")))
+        if change.get("change") and change.get("hosts") and change.get("generation") == row.get("generation"):
+            ends.setdefault(str(change["change"]), {})[host] = end
+    return [
+        host
+        for hosts in ends.values()
+        if "confirmed" in hosts.values() and set(hosts.values()) != {"confirmed"}
+        for host in hosts
+    ]
 
 
 def overdue(info: Mapping[str, Any], now: float) -> bool:

@@ -21,6 +21,11 @@ from typing import Any, ClassVar
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import (
+    Measurement,
+    Probe,
+    ProbeResult,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
@@ -28,7 +33,7 @@ from .conftest import SYSTEM
 from .fake_systemd import Unit, machine
 
 
-def look(probe: dict[str, Any], system: System = SYSTEM) -> probes.ProbeResult:
+def look(probe: dict[str, Any], system: System = SYSTEM) -> ProbeResult:
     (result,) = probes.measure(probes.check([probe]), system)
     return result
 
@@ -259,14 +264,14 @@ def test_a_process(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> None:
-    class Broken(probes.Probe):
+    class Broken(Probe):
         kind = "broken"
         OPTIONS: ClassVar[Mapping[str, Any]] = {}
 
         def prepare(self, declared: Mapping[str, Any]) -> str:
             return "it"
 
-        def measure(self, system: System) -> probes.Measurement:
+        def measure(self, system: System) -> Measurement:
             raise RuntimeError("bug")
 
     made = [Broken({"timeout": "1s", "severity": "fail"}), *probes.check([{"tcp": {"port": silent}}])]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import Probe, ProbeResult
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import Probe, ProbeResult
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import (
     CRASH_LOOP,
     Health,
