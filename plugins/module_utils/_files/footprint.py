@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The footprint of a change: the metadata of all paths before it, and the paths that are different afterwards.
@@ -53,7 +51,7 @@ class Changed(NamedTuple):
 
 
 class Walk:
-    """One walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
+    """A walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
     ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
     directory that two declared trees or two mounts show is walked once, at its first path.
