@@ -179,7 +179,7 @@ class PrometheusProbe(Probe):
         "min": {"type": "float"},
         "max": {"type": "float"},
         "samples": {"type": "int", "default": 1},
-        "passing": {"type": "int"},
+        "passing": {"type": "int", "no_log": False},
         "every": {"type": "str", "default": "1s"},
     }
 
