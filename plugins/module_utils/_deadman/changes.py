@@ -27,7 +27,7 @@ from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
-from . import timers
+from . import command, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has come to no stage yet.
@@ -244,14 +244,16 @@ def check_within(within: float | None) -> None:
         raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
 
-def prepare(store: Store, agent: str) -> None:
-    """Prepare the timers. Before the checkpoint is taken, so that their files are part of no change.
+def prepare(store: Store, agent: str) -> str:
+    """Prepare the timers, and the command for a person. Before the checkpoint is taken, so that their files are part of
+    no change. Returns why the command cannot be there; empty where it is.
 
     ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
     """
     refuse_if_armed(store)
     for timer in timers.available(store.system):
         timer.prepare(store, agent)
+    return command.install(store, agent)
 
 
 @dataclass(frozen=True)

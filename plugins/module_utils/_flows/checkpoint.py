@@ -65,6 +65,7 @@ class _Taking:
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
         self.host = request.host or os.uname().nodename
+        self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
 
     def predicted(self) -> Checkpointed:
@@ -140,7 +141,8 @@ class _Taking:
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
-        changes.prepare(self.store, agent)
+        lacking = changes.prepare(self.store, agent)
+        self.warnings = [lacking] if lacking else []
         return agent
 
     def _base(self, sections: list[Section]) -> Manifest | None:
@@ -171,6 +173,7 @@ class _Taking:
             name=self.name,
             kind=manifest.kind if manifest else "snapshot",
             root=root,
+            warnings=self.warnings or None,
         )
 
 

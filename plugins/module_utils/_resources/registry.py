@@ -19,7 +19,7 @@ from .._host.options import mapping, meant, one_of
 from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
-from . import files
+from . import files, ours
 from .files import Files
 from .firewall.firewall import Firewall
 from .kind import Kind, Programs, Sink
@@ -207,7 +207,7 @@ def capture(
         for section, before in zip(sections, running):
             lines = before + own(section, True)
             spec = tree_spec(section)
-            scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
+            scanned = files.scan(spec, sink, ours.paths(store)).lines() if spec is not None else []
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
     return taken

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..._deadman import changes, doubt, package
+from ..._deadman import changes, command, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._results import RolledBack
 from ..._services import quiescing
@@ -145,6 +145,9 @@ def execute(
         error.result["armed"] = change.shown()
         raise
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
+    agent = changes.agent_of(store)
+    if agent:
+        command.install(store, agent)  # The change may have removed it.
     result.changed = True
     return result
 

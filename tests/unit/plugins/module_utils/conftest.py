@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 # No systemd in these tests: the dead-man is a process, services are processes.
@@ -24,6 +25,12 @@ SYSTEM = replace(System(), has_systemd=lambda: False)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just written holds still: a checkpoint need not wait before it reads it once more."""
     monkeypatch.setattr(rereading, "_APART", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def no_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command for a person is never left on the machine that runs the tests."""
+    monkeypatch.setattr(ours, "COMMAND", str(tmp_path / "no-sbin" / "evenkeel-host"))
 
 
 @pytest.fixture
