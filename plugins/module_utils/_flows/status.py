@@ -34,7 +34,7 @@ _STAGES = {
     changes.APPROVED: "and a person has let it go on",
     changes.DECIDED: "and it has been decided that all keep it",
 }
-_WHY = {
+WHY = {
     "settle": "the controller asked for it",
     "deadline": "its time to confirm is over",
     "boot": "the host booted before it was confirmed",
@@ -130,7 +130,7 @@ def age(store: Store, change: changes.Armed) -> float:
 
 def _returning(store: Store, change: changes.Armed, why: str) -> list[str]:
     lines = [
-        f"This host goes back to {change.name} (generation {change.generation}): {_WHY.get(why, why)}.",
+        f"This host goes back to {change.name} (generation {change.generation}): {WHY.get(why, why)}.",
         f"  checkpoint:  {_checkpoint(store, change.checkpoint)}",
     ]
     if change.left:

@@ -99,6 +99,15 @@ def check(resources: Any) -> list[Section]:
     return _with_trees(sections)
 
 
+def declared(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """The resources as a person declared them, of sections of a checkpoint; kinds of a later version are left out."""
+    return [
+        {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
+        for section in sections
+        if section.kind in KINDS
+    ]
+
+
 def _refuse_overlap(sections: Sequence[Section]) -> None:
     """Two declarations of one tree could disagree on what is excluded; a subvolume and a cluster go back as a whole."""
     seen: list[tuple[str, int, Kind, bool]] = []
