@@ -27,7 +27,7 @@ from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
-from . import command, timers
+from . import command, notices, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has come to no stage yet.
@@ -291,7 +291,9 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
         hosts=terms.hosts,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
-    return _record(store, record)
+    _record(store, record)
+    notices.armed(store, name, record.until)
+    return record
 
 
 def extend(store: Store, record: Armed, within: float | None = None, stage: str = "") -> Armed:
@@ -313,6 +315,7 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
     # The timers that fire at the old deadline see the new one, and put themselves right.
     with suppress(Refused, OSError):
         ensure_timers(store, known, agent_of(store))
+    notices.extended(store, known.name, known.until)
     return known
 
 
@@ -377,6 +380,12 @@ def conclude(
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if outcome == ROLLED_BACK:
+        notices.rolled_back(store, record.name, by)
+    elif outcome == IN_DOUBT:
+        notices.in_doubt(store, record.name, len(event.left))
+    else:
+        notices.over(store, record.name, outcome)
     return event
 
 
@@ -408,6 +417,8 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
     if list(left) != known.left:
         event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
         record_event(store, event)
+        if not known.left:
+            notices.in_doubt(store, known.name, len(left))
     tries_left = known.tries_left(store.system) if known.tries_until else TRIES
     found = replace(known, back=known.back or by, left=list(left), tries_until=tries_until)
     return _record(

@@ -44,8 +44,8 @@ def install(store: Store, agent: str) -> str:
     """Write the command for this store, and return why it cannot be there; empty where it is. It is a comfort: a change
     does without it. The times of its directory stay, so that a checkpoint sees no difference."""
     path = ours.COMMAND
-    if os.geteuid() != 0 or not (store.system.has_systemd() or store.root == units.DEFAULT):
-        return ""  # This machine plays several hosts.
+    if not is_host(store):
+        return ""
     folder = os.path.dirname(path)
     try:
         if os.path.lexists(path) and not ours.is_ours(path):
@@ -64,6 +64,11 @@ def install(store: Store, agent: str) -> str:
     except OSError as error:
         return f"evenkeel-host is not installed: {error}"
     return ""
+
+
+def is_host(store: Store) -> bool:
+    """Whether this machine is the host, and does not play several ones, each with a store of its own."""
+    return os.geteuid() == 0 and (store.system.has_systemd() or store.root == units.DEFAULT)
 
 
 def _content(path: str) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import notices
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
@@ -28,9 +29,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The command for a person is never left on the machine that runs the tests."""
+def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The machine that runs the tests gets no command for a person, no line in its journal, no message of the day."""
     monkeypatch.setattr(ours, "COMMAND", str(tmp_path / "no-sbin" / "evenkeel-host"))
+    monkeypatch.setattr(notices, "LOG", str(tmp_path / "no-log"))
+    monkeypatch.setattr(notices, "MOTD", str(tmp_path / "no-run" / "motd.d"))
+    monkeypatch.setattr(notices, "WALL", "no-wall")
 
 
 @pytest.fixture
