@@ -23,7 +23,7 @@ LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long units checks lint types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
+.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
 	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
@@ -47,6 +47,9 @@ lint: .venv/test.stamp $(COLLECTION) ## ruff, ansible-lint (production), the cha
 	$(BIN)/ruff format --check .
 	$(BIN)/antsibull-changelog lint
 	$(CLEAN_ENV) $(BIN)/ansible-lint --nocolor
+
+options: .venv/test.stamp $(COLLECTION) ## write what follows from the options of kinds, probes and modules
+	$(BIN)/python .ci/options
 
 types: .venv/test.stamp $(COLLECTION) ## mypy
 	$(BIN)/mypy $(COLLECTION)/plugins src tests

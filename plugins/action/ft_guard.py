@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
         return _guard.Question(
             group,
             wave,
-            {host: _guard.measured(told[host]) for host in hosts},
+            {host: _guard.measured(told[host], params["change"]) for host in hosts},
             params["min_healthy"],
             params["max_unavailable"],
             domains,

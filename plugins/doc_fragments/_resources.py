@@ -1,148 +1,8 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# Written by make options.
 from __future__ import annotations
-
-from textwrap import indent
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments._process import PROCESS
-
-_KINDS = r"""
-packages:
-  description:
-    - Packages of dpkg or rpm (with rpm's Python module; locks of dnf are files). Versions, holds and the marks auto and
-      manual are recorded, and the package files are kept in the store, from the cache of apt or dnf or else the mirror.
-    - What was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
-    - As many are put back as can be; each of the others is named with its cause.
-  type: dict
-  version_added: 0.2.0
-  suboptions:
-    names:
-      description:
-        - Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
-      type: list
-      elements: str
-    purge:
-      description:
-        - Remove also the configuration and data of packages that were not installed (dpkg alone). For example V(true).
-      type: bool
-      default: false
-files:
-  description:
-    - Files and trees of files, with owner, mode, times, ACLs and extended attributes.
-  type: dict
-  suboptions:
-    paths:
-      description:
-        - Absolute paths of files and directories. A byte of a name that is not UTF-8 is written C(\xe9), here as in all
-          results, and a backslash that would read so C(\x5c). For example V([/etc/nginx, /srv/www]).
-      type: list
-      elements: str
-      required: true
-    exclude:
-      description:
-        - Shell patterns of what is left out. A pattern with a slash is compared with the whole path, another one with
-          each name. For example V(['*.log', /srv/www/cache]).
-      type: list
-      elements: str
-      default: []
-users:
-  description:
-    - "The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, read and put back as one set under
-      the lock of useradd and its like. Takes nothing. For example V(users: {})."
-  type: dict
-  version_added: 0.2.0
-  suboptions: {}
-subvolumes:
-  description:
-    - Btrfs subvolumes, each kept as a snapshot in C(.evenkeel-snapshots) beside it. It needs btrfs-progs. A snapshot
-      takes no time and no room at first, and is on that disk alone. Replicas and restic do not carry it.
-    - Reading files changes their times of access, and with them the subvolume, unless it is mounted with C(noatime).
-  type: dict
-  version_added: 0.2.0
-  suboptions:
-    paths:
-      description:
-        - Root directories of writable subvolumes that are not mounted themselves, below directories that root alone can
-          write to. Subvolumes within one are refused, because a snapshot leaves them out. For example V([/srv/data]).
-      type: list
-      elements: str
-      required: true
-sysctl:
-  description:
-    - Values of the running kernel. What sets them at boot are files.
-  type: dict
-  version_added: 0.2.0
-  suboptions:
-    names:
-      description:
-        - Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
-      type: list
-      elements: str
-      required: true
-firewall:
-  description:
-    - The nftables ruleset of the running kernel, without the values of counters.
-    - The elements of sets that packets add or that expire are no part of it and stay as they are. So do the tables,
-      chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others), the
-      elements of sets that only shut out and that no file of the configuration fills, and what C(except) names. The
-      result C(left) names them.
-    - Refused where iptables keeps rules of nobody known that nft cannot load again.
-  type: dict
-  version_added: 0.2.0
-  suboptions:
-    except:
-      description:
-        - Tables and sets that stay as they are, with C(*) and C(?) for what may vary. For example
-          V([inet mine, 'inet filter banned*']).
-      type: list
-      elements: str
-      default: []
-postgresql:
-  description:
-    - A PostgreSQL cluster. Its checkpoint is a restore point in its archived log. The role C(postgresql) sets it up.
-    - Give C(cluster), or C(data) and C(unit).
-  type: dict
-  version_added: 0.2.0
-  suboptions:
-    cluster:
-      description:
-        - Version and name of a cluster of Debian's. For example V(15/main).
-      type: str
-    data:
-      description:
-        - Data directory. By default where Debian puts that of C(cluster). For example V(/var/lib/pgsql/data).
-      type: str
-    unit:
-      description:
-        - The systemd unit that runs the server of C(data). For example V(postgresql.service).
-      type: str
-    archive:
-      description:
-        - Directory of the archived log and the base backups. By default the data directory with C(.evenkeel) behind it.
-          For example V(/srv/archive/main).
-      type: str
-services:
-  description:
-    - Services, enabled and active as they were. The administrator's unit files and drop-ins, and the links by which the
-      units are enabled, are part of it. The result C(left) says what a rollback could not do for a unit.
-    - Give C(names) or C(processes), or both.
-  type: dict
-  suboptions:
-    names:
-      description:
-        - Systemd units. They are recorded under their own names, whatever alias is written; a pattern or a template is
-          refused. For example V([nginx, php-fpm.service]).
-      type: list
-      elements: str
-    processes:
-      description:
-        - "Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart). For example
-          V([{name: app, pidfile: /run/app.pid, argv: [/opt/app/serve]}])."
-      type: list
-      elements: dict
-      suboptions:
-""" + indent(PROCESS, " " * 8)
 
 
 class ModuleDocFragment:
@@ -155,8 +15,191 @@ options:
     elements: dict
     required: true
     suboptions:
+      packages:
+        description:
+          - 'Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in
+            one transaction.'
+          - The package files are kept in the store, from the cache of apt or dnf or else
+            the mirror. Rpm needs its Python module, and locks of dnf are files.
+          - What was not installed is removed again, but its configuration and data stay,
+            unless C(purge) is V(true).
+          - As many are put back as can be; each of the others is named with its cause.
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          names:
+            description:
+              - Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
+            type: list
+            elements: str
+          purge:
+            description:
+              - Remove also the configuration and data of packages that were not installed
+                (dpkg alone). For example V(true).
+            type: bool
+            default: false
+      files:
+        description:
+          - 'Files and trees of files: contents, owners, modes, times, ACLs, extended attributes,
+            links and holes.'
+          - What was added to them is gone again.
+        type: dict
+        suboptions:
+          paths:
+            description:
+              - Absolute paths of files and directories. A byte of a name that is not UTF-8
+                is written C(\xe9), here as in all results, and a backslash that would
+                read so C(\x5c). For example V([/etc/nginx, /srv/www]).
+            type: list
+            elements: str
+            required: true
+          exclude:
+            description:
+              - Shell patterns of what is left out. A pattern with a slash is compared
+                with the whole path, another one with each name. For example V(['*.log',
+                /srv/www/cache]).
+            type: list
+            elements: str
+            default: []
+      users:
+        description:
+          - The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid,
+            as one set.
+          - 'They are read and put back under the lock of useradd and its like. Takes nothing.
+            For example V(users: {}).'
+        type: dict
+        version_added: 0.2.0
+        suboptions: {}
+      subvolumes:
+        description:
+          - Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside
+            it.
+          - The snapshots are in C(.evenkeel-snapshots). It needs btrfs-progs. A snapshot
+            takes no time and no room at first, and is on that disk alone. Replicas and
+            restic do not carry it.
+          - Reading files changes their times of access, and with them the subvolume, unless
+            it is mounted with C(noatime).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          paths:
+            description:
+              - Root directories of writable subvolumes that are not mounted themselves,
+                below directories that root alone can write to. Subvolumes within one are
+                refused, because a snapshot leaves them out. For example V([/srv/data]).
+            type: list
+            elements: str
+            required: true
+      sysctl:
+        description:
+          - Values of the running kernel. What sets them at boot are files.
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          names:
+            description:
+              - Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
+            type: list
+            elements: str
+            required: true
+      firewall:
+        description:
+          - The nftables ruleset of the running kernel, without the values of counters
+            and what programs own.
+          - The elements of sets that packets add or that expire are no part of it and
+            stay as they are. So do the tables, chains and sets of programs that are known
+            (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements of
+            sets that only shut out and that no file of the configuration fills, and what
+            C(except) names. The result C(left) names them.
+          - Refused where iptables keeps rules of nobody known that nft cannot load again.
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          except:
+            description:
+              - Tables and sets that stay as they are, with C(*) and C(?) for what may
+                vary. For example V([inet mine, 'inet filter banned*']).
+            type: list
+            elements: str
+            default: []
+      postgresql:
+        description:
+          - 'A PostgreSQL cluster: its configuration as files, its data as a restore point
+            in its archived log.'
+          - The role C(postgresql) sets it up. Give C(cluster), or C(data) and C(unit).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          cluster:
+            description:
+              - Version and name of a cluster of Debian's. For example V(15/main).
+            type: str
+          data:
+            description:
+              - Data directory. By default where Debian puts that of C(cluster). For example
+                V(/var/lib/pgsql/data).
+            type: str
+          unit:
+            description:
+              - The systemd unit that runs the server of C(data). For example V(postgresql.service).
+            type: str
+          archive:
+            description:
+              - Directory of the archived log and the base backups. By default the data
+                directory with C(.evenkeel) behind it. For example V(/srv/archive/main).
+            type: str
+      services:
+        description:
+          - Services, enabled and active as they were, and running what is on disk.
+          - The administrator's unit files and drop-ins, and the links by which the units
+            are enabled, are part of it. The result C(left) says what a rollback could
+            not do for a unit.
+          - Give C(names) or C(processes), or both.
+        type: dict
+        suboptions:
+          names:
+            description:
+              - Systemd units. They are recorded under their own names, whatever alias
+                is written; a pattern or a template is refused. For example V([nginx, php-fpm.service]).
+            type: list
+            elements: str
+          processes:
+            description:
+              - 'Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart).
+                For example V([{name: app, pidfile: /run/app.pid, argv: [/opt/app/serve]}]).'
+            type: list
+            elements: dict
+            suboptions:
+              name:
+                description:
+                  - Name of the service, for results and messages. For example V(app).
+                type: str
+                required: true
+              pidfile:
+                description:
+                  - Absolute path of the file that holds its process id. For example V(/run/app.pid).
+                type: str
+                required: true
+              argv:
+                description:
+                  - The command that stays in the foreground, a list of words that begins
+                    with an absolute path. For example V([/opt/app/serve, --port, '8080']).
+                type: list
+                elements: str
+                required: true
+              chdir:
+                description:
+                  - Directory in which the command runs. For example V(/srv).
+                type: str
+                default: /
+              reload_signal:
+                description:
+                  - Signal by which the process reads its configuration again. Without
+                    it there is no warm restart. For example V(HUP).
+                type: str
+              stop_signal:
+                description:
+                  - Signal that asks the process to end. For example V(QUIT).
+                type: str
+                default: TERM
 """
-
-
-# Within the class ansible-test reads plain texts alone.
-ModuleDocFragment.DOCUMENTATION += indent(_KINDS, " " * 6)

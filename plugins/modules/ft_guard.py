@@ -61,6 +61,12 @@ options:
       - Refuse unless every host of an earlier batch of this play ended V(confirmed). For plays that arm every host.
     type: bool
     default: false
+  change:
+    description:
+      - Name of the change over several hosts that asks. Hosts that are healthy and held for it count as healthy, and
+        not as in flight.
+    type: str
+    version_added: 0.2.0
   timeout:
     description:
       - How long a host may take to answer; after that it counts as unreachable.
@@ -170,6 +176,7 @@ ARGUMENTS: Options = {
     "max_unavailable": {"type": "str"},
     "guard_domain": {"type": "str", **renamed("failure_domain")},
     "confirmed": {"type": "bool", "default": False},
+    "change": {"type": "str"},
     "timeout": {"type": "str", "default": "30s"},
 }
 

@@ -43,16 +43,19 @@ class Decision:
     in_flight: list[str] = field(default_factory=list)
 
 
-def measured(result: Mapping[str, Any]) -> Measured:
-    """Read the result of ft_health on a host; anything but a clear answer is unknown."""
+def measured(result: Mapping[str, Any], change: str | None = None) -> Measured:
+    """Read the result of ft_health on a host; anything but a clear answer is unknown.
+
+    change: the change over several hosts that asks. A host that is held for it is in the middle of nothing else.
+    """
     words = str(result.get("msg") or "").strip()[:_LONGEST]
     try:
-        return _measured(result, words)
+        return _measured(result, words, change)
     except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
         return Measured("unknown", True, f"its answer cannot be trusted: {type(error).__name__}", None)
 
 
-def _measured(result: Mapping[str, Any], words: str) -> Measured:
+def _measured(result: Mapping[str, Any], words: str, change: str | None) -> Measured:
     if result.get("unreachable"):
         return Measured("unknown", False, words or "no answer", None)
     told = result.get("host_state")
@@ -60,7 +63,15 @@ def _measured(result: Mapping[str, Any], words: str) -> Measured:
         return Measured("unknown", True, words or "ft_health gave no result", None)
     last = told.get("last") or {}
     outcome = last.get("outcome")
-    return Measured(str(result["state"]), True, words, _flight(told), None if outcome is None else str(outcome)[:40])
+    flight = "" if _is_held(told, change) else _flight(told)
+    return Measured(str(result["state"]), True, words, flight, None if outcome is None else str(outcome)[:40])
+
+
+def _is_held(told: Mapping[str, Any], change: str | None) -> bool:
+    """Whether the host waits, healthy and not overdue, for the other hosts of this change."""
+    armed = told.get("armed") or {}
+    waits = bool(armed.get("stage")) and not armed.get("back") and armed.get("overdue") is None
+    return change is not None and armed.get("change") == change and waits
 
 
 def _flight(told: Mapping[str, Any]) -> str:

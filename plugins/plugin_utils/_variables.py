@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import meant
 
 PREFIX = "evenkeel_"
-# Variables that roles, playbooks and modules read.
-KNOWN = frozenset(
+# Variables that the driver reads from the inventory, and that no role has.
+OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "on_failure", "pause"))
+# Variables that roles, playbooks and modules read, and these.
+KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name
     for name in (
+        "at_most",
         "checkpoint",
         "confirm_within",
         "copies",
@@ -57,7 +60,7 @@ KNOWN = frozenset(
     )
 )
 # Variables that the driver hands to playbooks, and that no person sets.
-DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}checkpoints"))
+DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}change", f"{PREFIX}checkpoints"))
 # Old name -> the name that replaces it. The old one is gone with version REMOVED.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
 REMOVED = "0.3.0"

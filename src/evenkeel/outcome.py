@@ -68,6 +68,7 @@ class State(StrEnum):
 
     IN_DOUBT = "in_doubt"
     ROLLED_BACK = "rolled_back"
+    HELD = "held"  # healthy, and not confirmed yet: it waits for the other hosts of the change
     CONFIRMED = "confirmed"
     UNTOUCHED = "untouched"  # its wave began, nothing was changed on it
     NOT_BEGUN = "not_begun"  # its wave never came
@@ -105,7 +106,8 @@ class ChangeResult:
     """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not.
 
     touched_outside: hosts on which tasks ran by delegation from a wave that is not theirs; they are not protected.
-    left_out: hosts added while the playbook ran, on which its plays did not run.
+    left_out: hosts added while the playbook ran, on which its plays did not run. command: change, or the one that
+    brought such a change to its end, whose name stands for the playbook then.
     """
 
     playbook: str
@@ -117,10 +119,11 @@ class ChangeResult:
     seconds: float
     touched_outside: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    command: str = "change"
 
     def to_dict(self) -> dict[str, object]:
         """The result as it is printed by ``--json``."""
-        return {"command": "change", **asdict(self), "exit_code": int(self.exit_code)}
+        return {**asdict(self), "exit_code": int(self.exit_code)}
 
 
 @dataclass

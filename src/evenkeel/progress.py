@@ -31,6 +31,7 @@ class Phase(StrEnum):
     FAILED = "failed"
     SETTLE = "settle"
     WAIT = "wait"  # not reached: its dead-man is waited for
+    HELD = "held"  # healthy; it waits for the other hosts of the change
     CONFIRMED = "confirmed"
     ROLLED_BACK = "rolled back"
     UNTOUCHED = "untouched"

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import anchors, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import declaration, transaction
 
 from evenkeel.collection import collections_path
 
@@ -44,8 +44,8 @@ def leftovers(below: Path) -> list[Path]:
 @pytest.fixture(autouse=True)
 def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing that the test has staged stays on this machine, and what stayed fails it."""
-    own = f"{anchors.STAGE}{zlib.crc32(os.fsencode(tmp_path)):08x}-"
-    monkeypatch.setattr(anchors, "STAGE", own)
+    own = f"{declaration.STAGE}{zlib.crc32(os.fsencode(tmp_path)):08x}-"
+    monkeypatch.setattr(declaration, "STAGE", own)
     monkeypatch.setenv("EVENKEEL_STAGE", own)  # For the programs that the test starts.
     yield
     found = leftovers(tmp_path)

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    applying,
     preflight,
     reading,
     rereading,
     staging,
-    syncing,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import proof
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
@@ -66,7 +66,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(rereading, "_APART", 0.0)
     monkeypatch.setattr(proof, "holders", lambda *_names, **_more: [])
-    for module in (durable, staging, syncing):
+    for module in (durable, staging, applying):
         monkeypatch.setattr(module, "syncfs", lambda fd: None)
     for module in (objects, reading, rereading, preflight):
         monkeypatch.setattr(module, "SMALL", 40)

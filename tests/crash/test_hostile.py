@@ -34,19 +34,20 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
     anchors,
     applying,
-    attributes,
+    declaration,
     journals,
     known,
+    making,
     reading,
     rereading,
     scanning,
     staging,
     transaction,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.applying import sync
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.lines import Lines
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.reading import Reader
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.syncing import sync
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
@@ -345,7 +346,7 @@ def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, act: Callable[.
 
 
 def staged_in(live: Path) -> list[str]:
-    return [one for one in os.listdir(live) if one.startswith(anchors.STAGE)]
+    return [one for one in os.listdir(live) if one.startswith(declaration.STAGE)]
 
 
 def test_a_staging_directory_that_somebody_has_exchanged_is_not_used(
@@ -359,7 +360,7 @@ def test_a_staging_directory_that_somebody_has_exchanged_is_not_used(
     os.chown(mine, NOBODY, NOBODY)
 
     def take(name: Any, *_words: Any, **_more: Any) -> bool:
-        if not str(name).startswith(anchors.STAGE):
+        if not str(name).startswith(declaration.STAGE):
             return False
         exchange(owned, str(name), "mine")
         return True
@@ -391,7 +392,7 @@ def test_what_has_the_name_of_the_staging_directory_by_now_is_not_removed(
     acted = once(monkeypatch, transaction, "close", take, after=False)
     rollback(store, "before")
     kept = private(owned)
-    assert acted and kept is not None and kept.name.startswith(anchors.STAGE)
+    assert acted and kept is not None and kept.name.startswith(declaration.STAGE)
     assert not (owned / "priv").exists()  # What was ours is gone, whatever its name was.
     assert (owned / "file").read_text() == "as recorded" and os.listdir(store.join("journal")) == []
     kept.rename(owned / "priv")
@@ -572,7 +573,7 @@ def kill(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
         patched.setattr(transaction, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = [one for one in journals.pending(store) if os.path.exists(f"{one}/COMMIT")]
+    (journal,) = [one for one in store.journals() if os.path.exists(f"{one}/COMMIT")]
     return journal
 
 
@@ -623,7 +624,7 @@ def test_a_staging_directory_that_is_gone_keeps_nothing_back(
     with store.locked():
         finish(store)  # What asks for all of it is planned anew.
     assert (owned / "file").read_text() == "as recorded"
-    assert os.listdir(store.join("journal")) == [] and not journals.committed(store)
+    assert not store.journals()
     assert (there == "nothing") != os.path.lexists(place)
     if there != "nothing":
         place.unlink() if there != "a directory" else subprocess.run(["rm", "-r", place], check=True)
@@ -683,7 +684,7 @@ def test_a_plan_that_cannot_be_read_keeps_no_other_back(
         for one in transaction.unfinished(store):
             found.append(one)
     assert len(found) == 1 and (owned / "file").read_text() == "as recorded"
-    assert os.listdir(store.join("journal")) == []
+    assert store.journals() == []
     rollback(store, "before")
 
 
@@ -693,13 +694,13 @@ def _committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
     def die(*_words: Any) -> None:
         raise KeyboardInterrupt
 
-    before = set(journals.pending(store))
+    before = set(store.journals())
     with monkeypatch.context() as patched:
         patched.setattr(transaction, "apply", die)
-        patched.setattr(transaction, "pending", lambda _store: [])
+        patched.setattr(Store, "journals", lambda _store: [])
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = set(journals.pending(store)) - before
+    (journal,) = set(store.journals()) - before
     return journal
 
 
@@ -707,7 +708,7 @@ def test_a_journal_with_no_commit_is_no_interrupted_rollback(owned: Path) -> Non
     """Somebody keeps its staging directory from being removed: that refuses nobody the next change."""
     store = store_of(owned.parent)
     Path(store.join("journal"), "000000000000001-1").mkdir(parents=True)
-    assert journals.pending(store) and not host_state(store.root)["interrupted"]
+    assert store.journals() and not host_state(store.root)["interrupted"]
     Path(store.join("journal"), "000000000000001-1", "COMMIT").touch()
     assert host_state(store.root)["interrupted"]
 
@@ -790,7 +791,7 @@ def test_the_mask_of_an_acl_is_never_the_groups_mode(tmp_path: Path, monkeypatch
         chmod(where, mode)
 
     monkeypatch.setattr(os, "chmod", look)
-    attributes.attributes(Entry(b"/x", "d", 0o750, 0, 0, 1, xattrs=((ACL, NAMED),)), fd)
+    making.attributes(Entry(b"/x", "d", 0o750, 0, 0, 1, xattrs=((ACL, NAMED),)), fd)
     os.close(fd)
     assert seen == [("0o750", True)]
 
@@ -845,9 +846,9 @@ def test_no_staging_directory_is_shared_however_often_somebody_tries(owned: Path
 
     def act(fd: int) -> None:
         for name in os.listdir(fd):
-            if name.startswith(anchors.STAGE):
+            if name.startswith(declaration.STAGE):
                 libc.renameat2(fd, name.encode(), fd, b"mine", 2)
-        for name in ("mine", *(one for one in os.listdir(fd) if one.startswith(anchors.STAGE))):
+        for name in ("mine", *(one for one in os.listdir(fd) if one.startswith(declaration.STAGE))):
             try:
                 inside = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
             except OSError:

@@ -37,10 +37,10 @@ from {LIBRARY}._flows import checkpoint as taking
 from {LIBRARY}._errors import Damaged, EvenkeelError
 from {LIBRARY}._flows.rollback.flow import Request, finish, rollback
 from {LIBRARY}._flows.scrub import scrub
-from {LIBRARY}._files import anchors, transaction
+from {LIBRARY}._files import declaration, transaction
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._host.system import System
-anchors.STAGE = os.environ["EVENKEEL_STAGE"]
+declaration.STAGE = os.environ["EVENKEEL_STAGE"]
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
     if sys.argv[2] in ("checkpoint", "prune", "log"):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A kind of state is known by name in its own file or folder alone, and in the registry."""
+"""A kind of state is known by name in its own file or folder alone, and in the table of kinds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHERS = {
 def sources() -> Iterator[tuple[str, ast.Module]]:
     for folder in SEARCHED:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if path != RESOURCES / "registry.py":
+            if path != RESOURCES / "kinds.py":
                 yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
@@ -52,7 +52,7 @@ def test_no_string_outside_its_own_file_names_a_kind() -> None:
     assert wrong == [], "give the base class Kind an attribute or a method for what is known by name here"
 
 
-def test_no_file_but_the_registry_imports_a_kind() -> None:
+def test_no_file_but_the_table_imports_a_kind() -> None:
     """Trees of files are the common ground of all kinds: their functions are imported by others."""
     wrong = []
     for path, tree in sources():

@@ -77,7 +77,9 @@ def test_the_known_variables_are_those_of_roles_and_playbooks() -> None:
     of_books = {
         name for path in (ROOT / "playbooks").glob("*.yml") for name in re.findall(r"evenkeel_\w+", path.read_text())
     }
-    assert (of_roles | of_books) - VARIABLES.DRIVERS - set(VARIABLES.OLD) == VARIABLES.KNOWN
+    assert (of_roles | of_books) - VARIABLES.DRIVERS - set(VARIABLES.OLD) | VARIABLES.OF_THE_DRIVER == VARIABLES.KNOWN
+    driver = "".join(path.read_text() for path in (ROOT / "src/evenkeel/changes").glob("*.py"))
+    assert all(re.search(rf'"{name.removeprefix("evenkeel_")}"', driver) for name in VARIABLES.OF_THE_DRIVER)
     assert set(VARIABLES.OLD.values()) <= VARIABLES.KNOWN
 
 
@@ -131,7 +133,7 @@ def test_a_default_that_a_module_sets_is_that_of_the_roles_argument_specs() -> N
 def test_the_role_change_takes_what_the_roles_in_it_take() -> None:
     inner = {**options_of("begin"), **options_of("settle")}
     own = options_of("change")
-    handed_over = {"evenkeel_generations", "evenkeel_verdicts"}
+    handed_over = {"evenkeel_change", "evenkeel_generations", "evenkeel_verdicts"}
     assert {name: own.get(name) for name in inner if name not in handed_over} == {
         name: option for name, option in inner.items() if name not in handed_over
     }

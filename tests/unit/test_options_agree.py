@@ -27,8 +27,8 @@ _FACTS = ("type", "elements", "required", "default", "choices")
 
 
 def _script() -> Any:
-    loader = SourceFileLoader("role_options", str(ROOT / ".ci/role-options"))
-    spec = spec_from_loader("role_options", loader)
+    loader = SourceFileLoader("options", str(ROOT / ".ci/options"))
+    spec = spec_from_loader("options", loader)
     assert spec is not None
     script = module_from_spec(spec)
     loader.exec_module(script)
@@ -89,10 +89,66 @@ def test_the_documentation_shows_every_kind_and_every_probe(documented: dict[str
         assert set(documented_keys) == set(one.options)
 
 
+@pytest.mark.parametrize(("path", "text"), SCRIPT.of_kinds().items(), ids=lambda value: getattr(value, "name", ""))
+def test_what_follows_from_the_files_of_the_kinds_is_up_to_date(path: Path, text: str) -> None:
+    assert path.read_text() == text, "run make options"
+
+
+class Declared:
+    """A kind of the test.
+
+    It has two paragraphs.
+
+    names: Names of it. For example V(a).
+
+    outer: A mapping.
+
+    outer.inner: A key of that mapping.
+
+    It has two as well.
+    """
+
+    name = "declared"
+    since = "0.3.0"
+    options: dict[str, dict[str, Any]] = {
+        "names": {"type": "list", "elements": "str", "required": True},
+        "outer": {"type": "dict", "options": {"inner": {"type": "int", "default": 3}}},
+    }
+
+
+def test_the_docstring_of_a_kind_is_the_documentation_of_its_options() -> None:
+    found = SCRIPT.documented_resources([Declared])["options"]["resources"]["suboptions"]
+    inner = {"description": ["A key of that mapping.", "It has two as well."], "type": "int", "default": 3}
+    assert found == {
+        "declared": {
+            "description": ["A kind of the test.", "It has two paragraphs."],
+            "type": "dict",
+            "version_added": "0.3.0",
+            "suboptions": {
+                "names": {"description": ["Names of it. For example V(a)."], **Declared.options["names"]},
+                "outer": {"description": ["A mapping."], "type": "dict", "suboptions": {"inner": inner}},
+            },
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": {}, "outer": {}, "outer.inner": {}, "more": {}}, "Declared: no paragraph .* begins with more:"),
+        ({"names": {}, "outer": {}}, "Declared: .* outer.inner, which is no option"),
+    ],
+)
+def test_an_option_without_a_paragraph_is_refused_and_the_reverse(options: dict[str, Any], message: str) -> None:
+    kind = type("Declared", (Declared,), {"options": options, "__doc__": Declared.__doc__})
+    with pytest.raises(SystemExit, match=message):
+        SCRIPT.documented_resources([kind])
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_what_a_role_takes_is_what_the_modules_take(role: str, documented: dict[str, Any]) -> None:
     text = (ROOT / "roles" / role / "meta/argument_specs.yml").read_text()
-    assert text == SCRIPT.rewritten(text, SCRIPT.variables(documented)), "run .ci/role-options"
+    assert text == SCRIPT.rewritten(text, SCRIPT.variables(documented)), "run make options"
     options = yaml.safe_load(text)["argument_specs"]["main"]["options"]
     for variable, (module, option) in SCRIPT.DOCUMENTED.items():
         if variable in options:

@@ -62,6 +62,18 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
         pytest.fail(" → ".join(error.args[1]))
 
 
+def test_what_only_looks_does_not_carry_what_changes_files() -> None:
+    """Every wave sends ``ft_health`` and ``ft_info`` to each host of the group, and Ansible packs what they import."""
+    found = imports()
+    todo, needed = ["_flows.info", "_health.wait", "_services.service"], set()
+    while todo:
+        module = todo.pop()
+        if module not in needed:
+            needed.add(module)
+            todo += found[module]
+    assert {module for module in needed if module.startswith("_files.")} <= {"_files.declaration"}
+
+
 def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -> None:
     wrong = []
     for path in LIBRARY.parent.rglob("*.py"):

@@ -22,10 +22,9 @@ from .._host.durable import (
 )
 from .._host.mounts import mount_of, mount_points
 from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
+from . import declaration
 from .entry import PINNED
 
-# How the name of a staging directory begins; the name of its journal follows.
-STAGE = ".evenkeel-"
 # Names in the directory above among which a staging directory that was renamed is looked for.
 _NAMES = 10_000
 
@@ -93,7 +92,7 @@ class Anchors:
 
     def __init__(self, journal: str) -> None:
         self.journal = journal
-        self.name = STAGE + os.path.basename(journal)
+        self.name = declaration.STAGE + os.path.basename(journal)
         self.made: list[Anchor] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}

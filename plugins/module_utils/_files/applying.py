@@ -17,17 +17,19 @@ from .._host.durable import (
     exchange,
     rename_new,
     set_inode_flags,
+    syncfs,
 )
 from .._host.paths import DIRECTORY, Parents, opened
 from .anchors import own
-from .attributes import attributes, narrow
 from .entry import FLAGS, PINNED, Entry
 from .journals import Operation, Plan
 from .known import Known, noting
-from .staging import NO_EXCHANGE
+from .making import attributes, narrow
+from .staging import FULL, NO_EXCHANGE
 from .step import DELETE, META, PUT, SWAP
-from .syncing import sync
 
+# A disk that takes nothing more: what is not durable is an error.
+_DISK = (*FULL, errno.EIO, errno.EROFS)
 _GONE = "what was staged for it is gone, or is not ours any more"
 
 
@@ -269,3 +271,37 @@ def inode_of(fd: int, name: bytes) -> int | None:
         return os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
     except FileNotFoundError:
         return None
+
+
+def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None:
+    """Make durable the directories ``touched`` by renames, and the paths that got other attributes where they were."""
+    many = len(touched) + len(in_place) > 16
+    synced: set[int] = set()
+    for fd in anchors if many else ():
+        syncfs(fd)
+        synced.add(os.fstat(fd).st_dev)
+    with Parents() as parents:
+        # Where something was renamed there is a staging directory; where only attributes were set there may be none.
+        for path in in_place if many else sorted({*touched, *in_place}):
+            try:
+                fd, name = parents.of(path)
+            except (OSError, UsageError) as error:
+                if getattr(error, "errno", None) in _DISK:
+                    raise
+                continue  # A later step deleted it, and its parent is among the touched. Or it leads elsewhere by now.
+            with opened(fd, name or b".") as target:
+                # A symlink, a FIFO and a device cannot be synced, but the directory that holds them can.
+                found = fd if target is None else target
+                if not many and (target is not None or not _is_regular(fd, name)):
+                    os.fsync(found)
+                elif os.fstat(found).st_dev not in synced:
+                    syncfs(found)
+                    synced.add(os.fstat(found).st_dev)
+
+
+def _is_regular(folder: int, name: bytes) -> bool:
+    """Whether the name is that of a regular file. One that cannot be opened is synced with its whole file system."""
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

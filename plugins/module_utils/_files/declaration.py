@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
+# How the name of a staging directory begins; the name of its journal follows.
+STAGE = ".evenkeel-"
 # Names of our own traces inside a declared tree: staging directories, and the units of the dead-man.
 OWN_NAMES = (
     b".evenkeel-*",

@@ -20,8 +20,8 @@ from .._host.durable import (
     remove_file,
     write_file,
 )
-from .._store.store import Store
-from .anchors import STAGE, Anchor
+from .anchors import Anchor
+from .declaration import STAGE
 from .entry import Entry
 from .known import Identity
 from .removal import remove
@@ -173,14 +173,3 @@ def _anchors_of(journal: str) -> list[Anchor]:
         for one in json.load(stream):
             found.append(Anchor.read(one))
     return [one for one in found if os.path.basename(one.path).startswith(STAGE)]
-
-
-def pending(store: Store) -> list[str]:
-    """The folders of unfinished journals, oldest first."""
-    folder = store.join("journal")
-    return [os.path.join(folder, one) for one in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
-
-
-def committed(store: Store) -> bool:
-    """Whether a rollback was interrupted that has to be carried on. A journal without COMMIT asks for nothing."""
-    return any(os.path.exists(os.path.join(journal, "COMMIT")) for journal in pending(store))

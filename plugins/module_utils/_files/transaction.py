@@ -38,7 +38,7 @@ from .._host.durable import (
 from .._store.store import Store
 from .applying import apply
 from .entry import Entry
-from .journals import MALFORMED, Note, Plan, close, pending, read, unreadable
+from .journals import MALFORMED, Note, Plan, close, read, unreadable
 from .preflight import NO_ROOM, preflight
 from .staging import Staging
 from .step import PathStep
@@ -148,7 +148,7 @@ def unfinished(
     elsewhere before a journal is committed: it is not tried a second time.
     """
     first: Exception | None = None
-    for journal in pending(store):
+    for journal in store.journals():
         if os.path.exists(os.path.join(journal, "COMMIT")):
             try:
                 plan = read(journal)

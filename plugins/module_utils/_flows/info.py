@@ -11,7 +11,6 @@ from dataclasses import asdict
 
 from .._deadman import changes
 from .._deadman.doubt import in_doubt
-from .._files.journals import committed
 from .._host.system import System
 from .._results import HostState, Remembered
 from .._store.store import Store
@@ -39,8 +38,13 @@ def host_state(root: str, system: System | None = None) -> HostState:
         armed=dict(change.shown(), overdue=_late(change, store.system)) if change else None,
         last=asdict(last) if last else None,
         doubt=asdict(doubt) if doubt else None,
-        interrupted=committed(store) or os.path.exists(store.join("resume")),
+        interrupted=any(map(os.path.exists, _wanted(store))),
     )
+
+
+def _wanted(store: Store) -> list[str]:
+    """The files that ask for an interrupted rollback to be carried on. A journal without COMMIT asks for nothing."""
+    return [*(os.path.join(journal, "COMMIT") for journal in store.journals()), store.join("resume")]
 
 
 def _late(change: changes.Armed, system: System) -> float | None:

@@ -110,10 +110,21 @@ def excludes(spec: Mapping[str, Any], path: str) -> bool:
 
 
 class Files(Kind):
-    """Trees that the declaration names itself. The flows scan, compare and put back the trees of all kinds alike."""
+    r"""Files and trees of files: contents, owners, modes, times, ACLs, extended attributes, links and holes.
+
+    What was added to them is gone again.
+
+    paths: Absolute paths of files and directories. A byte of a name that is not UTF-8 is written C(\xe9), here as in
+    all results, and a backslash that would read so C(\x5c). For example V([/etc/nginx, /srv/www]).
+
+    exclude: Shell patterns of what is left out. A pattern with a slash is compared with the whole path, another one
+    with each name. For example V(['*.log', /srv/www/cache]).
+    """
 
     name = FILES
+    order = 20
     options = OPTIONS
+    # The flows scan, compare and put back the trees of all kinds alike.
     only_paths = True
     read_at_start = False  # A service is concerned by the paths themselves.
 

@@ -4,8 +4,8 @@
 
 """The base class of a kind of state, and the data that a plan of a kind may depend on.
 
-A new kind is a subclass in a file of its own (or a folder) and a row in ``registry.py``. Nothing else names it: all
-that the rest of the library has to know of a kind is an attribute or a method here.
+A new kind is a subclass in a file of its own, or in a folder. ``make options`` finds it there. Nothing else names it:
+all that the rest of the library has to know of a kind is an attribute or a method here.
 """
 
 from __future__ import annotations
@@ -61,11 +61,17 @@ class Kind:
 
     # The word for the kind in declarations, manifests, steps and results.
     name = ""
-    # The keys of a declaration, in the words of Ansible's argument specs.
+    # The keys of a declaration, in the words of Ansible's argument specs. The docstring of the class is the users'
+    # documentation of the kind; it has a paragraph ``KEY: text`` for each of them.
     options: Options = {}
+    # The version of the collection in which it first was.
+    since = "0.1.0"
 
     # -- its place in a checkpoint and a rollback
 
+    # State is put back in this order, and where that is the same in the order of names. A kind that installs programs
+    # stands before files (20), because it may change files; services stand last (90); a kind may need those before it.
+    order = 50
     # All of its lines are entries of trees that its declaration names itself.
     only_paths = False
     # It is captured together with the files, while the programs of ``quiesce`` stand still.

@@ -20,31 +20,10 @@ from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
 from . import files, ours
-from .files import Files
-from .firewall.firewall import Firewall
 from .kind import Kind, Programs, Sink
-from .packages.packages import Packages
-from .postgresql.postgresql import PostgreSQL
-from .services import Services
-from .subvolumes.subvolumes import Subvolumes
-from .sysctl import Sysctl
-from .users import Users
+from .kinds import IN_ORDER
 
-# In the order in which state is put back. A kind that installs programs stands before ``Files``, because it may change
-# files; a kind that stands after may need them.
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Packages(),
-        Files(),
-        Users(),
-        Subvolumes(),
-        Sysctl(),
-        Firewall(),
-        PostgreSQL(),
-        Services(),
-    )
-}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in IN_ORDER}
 # The option ``resources`` of modules and roles.
 OPTION = one_of({name: mapping(kind.options) for name, kind in KINDS.items()})
 # For the kind of a later version, of which nothing is known but its lines.

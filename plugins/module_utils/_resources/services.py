@@ -60,15 +60,29 @@ class ProcessRecord(TypedDict):
 
 
 class Services(Programs):
-    """``system`` tells the units' own names for the check of a declaration."""
+    """Services, enabled and active as they were, and running what is on disk.
+
+    The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. The
+    result C(left) says what a rollback could not do for a unit.
+
+    Give C(names) or C(processes), or both.
+
+    names: Systemd units. They are recorded under their own names, whatever alias is written; a pattern or a template
+    is refused. For example V([nginx, php-fpm.service]).
+
+    processes: Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart). For
+    example V([{name: app, pidfile: /run/app.pid, argv: [/opt/app/serve]}]).
+    """
 
     name = SERVICES
+    order = 90
     options: Options = {
         "names": {"type": "list", "elements": "str"},
         "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
     }
 
     def __init__(self, system: System | None = None) -> None:
+        """``system`` tells the units' own names for the check of a declaration."""
         self.system = system or System()
 
     def check(self, spec: Spec) -> dict[str, object]:

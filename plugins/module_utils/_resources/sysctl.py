@@ -25,9 +25,13 @@ _PASSES = 3
 
 
 class Sysctl(Kind):
-    """The values of the tree below ``root``."""
+    """Values of the running kernel. What sets them at boot are files.
+
+    names: Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
+    """
 
     name = "sysctl"
+    since = "0.2.0"
     options: Options = {"names": {"type": "list", "elements": "str", "required": True}}
     changed_by_programs = True
 

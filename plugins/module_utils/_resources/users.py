@@ -25,12 +25,18 @@ _FLOCK = "hhqqi4x"
 
 
 class Users(Kind):
-    """The accounts of one directory of files. ``patience``: seconds, by default those of lckpwdf(3)."""
+    """The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, as one set.
+
+    They are read and put back under the lock of useradd and its like. Takes nothing. For example V(users: {}).
+    """
 
     name = "users"
+    since = "0.2.0"
+    order = 30
     lock_guards_access = True
 
     def __init__(self, etc: str = "/etc", patience: float = 15.0) -> None:
+        """``patience``: seconds, by default those of lckpwdf(3)."""
         self.etc = etc
         self.patience = patience
 

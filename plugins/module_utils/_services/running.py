@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from .._files.anchors import STAGE
+from .._files.declaration import STAGE
 from .._host.processes import read_stat, start_time
 
 _GONE = " (deleted)"

@@ -189,6 +189,11 @@ class Store:
 
     # -- reading
 
+    def journals(self) -> list[str]:
+        """The folders of the journals of changes of files that are not over, oldest first."""
+        folder = self.join("journal")
+        return [os.path.join(folder, one) for one in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
+
     def refs(self) -> dict[str, list[str]]:
         """name -> ids, oldest first."""
         folder = self.join("refs")

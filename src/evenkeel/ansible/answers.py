@@ -166,6 +166,9 @@ _CHANGE: dict[str, _Form] = {
     "left": [_text],
     "tries_until": _number,
     "overdue": _number,
+    "change": _text,
+    "hosts": _count,
+    "stage": _text,
 }
 _END: dict[str, _Form] = {
     "generation": _count,
@@ -176,6 +179,8 @@ _END: dict[str, _Form] = {
     "left": [_text],
     "until": _number,
     "rollback": _count,
+    "change": _text,
+    "hosts": _count,
 }
 _CHECKPOINT: dict[str, _Form] = {
     "id": _ident,
@@ -206,6 +211,7 @@ _RESULT: dict[str, _Form] = {
     "outcome": _text,
     "by": _text,
     "login": _text,
+    "remaining": _number,
     "state": _text,
     "planned": [_step],
     "done": [_step],

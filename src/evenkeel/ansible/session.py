@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -82,7 +83,8 @@ class Session:
     scratch: Path
     base: Path
     start: Callable[[Job, OnEvent, Stop], Ended] = execute
-    _count: int = field(default=0)
+    # Two runs may go on at the same time, and share no file.
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     _pipelining: bool = field(default=True)
 
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
@@ -175,7 +177,7 @@ class Session:
     def _execute(
         self, argv: Sequence[str], env: Mapping[str, str], on_event: OnEvent, stop: Stop, *, fresh: bool = False
     ) -> Ended:
-        sockets = self.scratch / (f"c{self._count}" if fresh else "c")
+        sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         env = {**self.ansible.environment(), **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # Connections of our own: one that lay open before us has no keep-alive, and may be dead already.
@@ -190,8 +192,7 @@ class Session:
         return ["--limit", limit] if limit else []
 
     def _write(self, name: str, text: str) -> Path:
-        self._count += 1
-        path = self.scratch / f"{self._count}-{name}"
+        path = self.scratch / f"{next(self._numbers)}-{name}"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path

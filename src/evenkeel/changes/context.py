@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.session import Session
 from evenkeel.ansible.targets import Targets
-from evenkeel.changes.request import Request
+from evenkeel.changes.request import Request, Terms
 from evenkeel.progress import Kind, Phase, Progress
 
 # How long after its dead-man is due a host may take to be put back and to answer again, in seconds.
@@ -41,6 +41,7 @@ class Context:
     strict: Sequence[str] = ()
     caller: Caller = field(default_factory=Caller)
     clock: Clock = Clock()
+    terms: Terms = field(default_factory=Terms)
 
     def variables_for(self, hosts: Sequence[str], **more: object) -> dict[str, object]:
         """The variables of a run of ours on ``hosts``."""

@@ -9,7 +9,7 @@ A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.ansible.answers import BAD
@@ -17,7 +17,11 @@ from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
 from evenkeel.outcome import Probe, State
 from evenkeel.shared import REFUSED, USAGE, results
 
-PROBE, ROLL_BACK = "probe", "roll_back"
+# The verdicts of ft_settle.
+PROBE, HOLD, EXTEND, APPROVE, DECIDE = "probe", "hold", "extend", "approve", "decide"
+ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
+# The answers of a host whose change is open.
+_OPEN = ("held", "approved", "decided")
 # The clocks of two machines may differ by so many seconds, and can still be compared.
 _SKEW = 3.0
 
@@ -140,9 +144,9 @@ def _hinted(why: str) -> str:
     return f"{why} (log in as root, or give --become)" if "Permission denied: '" in why else why
 
 
-def verdicts(hosts: Sequence[str], whys: Mapping[str, str], *, halted: bool) -> dict[str, str]:
-    """The verdict on each armed host: settle by its probes, or go back at once."""
-    return {host: ROLL_BACK if halted or whys.get(host) else PROBE for host in hosts}
+def verdicts(hosts: Sequence[str], whys: Mapping[str, str], how: str = PROBE) -> dict[str, str]:
+    """The verdict on each armed host: ``how``, or go back at once where the change failed."""
+    return {host: ROLL_BACK if whys.get(host) else how for host in hosts}
 
 
 def settled(record: Record, host: str) -> Settled | None:
@@ -153,6 +157,8 @@ def settled(record: Record, host: str) -> Settled | None:
     found = result.result
     told = results.Settled.read(found)
     probes: list[Probe] = (told.health or {}).get("probes") or []
+    if told.outcome in _OPEN and result.status == "ok":
+        return Settled(State.HELD, "", "", probes, told.login or "")
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
         return Settled(State(told.outcome), told.by, why, probes, told.login or "")
@@ -160,6 +166,31 @@ def settled(record: Record, host: str) -> Settled | None:
         # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None
+
+
+def extended(result: Mapping[str, Any], before: Armed, started: float | None, now: float) -> Armed | None:
+    """The dead-man after an extension that a result of ft_settle tells of; None when it tells of none."""
+    remaining = results.Settled.read(result).remaining
+    if remaining is None or result.get("generation") != before.generation:
+        return None
+    return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
+
+
+def gone(result: Mapping[str, Any] | None, generation: int | None) -> str:
+    """Why a held host does not wait any more, from what ft_info says; empty while it does."""
+    if result is None:
+        return "it did not answer"
+    armed = result.get("armed")
+    if not isinstance(armed, dict) or armed.get("generation") != generation:
+        last = result.get("last") or {}
+        return f"its change is over: {last.get('outcome', 'unknown')} by {last.get('by', 'nobody')}".replace("_", " ")
+    return "it goes back" if armed.get("back") or armed.get("overdue") is not None else ""
+
+
+def approved(result: Mapping[str, Any] | None) -> bool:
+    """Whether a person has let the change go on, from what ft_info says."""
+    armed = (result or {}).get("armed")
+    return isinstance(armed, dict) and armed.get("stage") in ("approved", "decided")
 
 
 def why_unsettled(record: Record, host: str) -> str:

@@ -9,12 +9,13 @@ left to the hosts, and asked of them afterwards.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from evenkeel.ansible import plays
 from evenkeel.ansible.caller import Caller, CallerArguments
@@ -23,14 +24,25 @@ from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.session import WITNESS, OwnRun, Seen, Session
 from evenkeel.ansible.targets import Targets
 from evenkeel.changes import decide, preflight, waves
-from evenkeel.changes.context import GRACE, STOPPED, Context
-from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.changes.ending import Ending
+from evenkeel.changes.extending import Extending
+from evenkeel.changes.request import ALL, DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, WAVE, Request
 from evenkeel.changes.wave import Wave
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, under_way
+from evenkeel.outcome import (
+    ChangeResult,
+    Exit,
+    HostResult,
+    State,
+    UsageError,
+    exit_code,
+    some_of,
+    under_way,
+)
 from evenkeel.progress import Kind, Phase, Progress
 
-# How long a measurement of confirmed hosts may take besides, in seconds.
-_MEASURE = 60.0
+# How long a measurement of confirmed hosts may take besides, and the pause between two of them, in seconds.
+_MEASURE, _PAUSE = 60.0, 10.0
 
 
 def change(request: Request, **caller: Unpack[CallerArguments]) -> ChangeResult:
@@ -85,13 +97,14 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
     within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
-    variables = {**request.variables(), "evenkeel_confirm_within": within}
+    terms = preflight.terms(request, targets, plan)
+    variables = {**request.variables(), "evenkeel_confirm_within": within, "evenkeel_at_most": terms.at_most}
     if caller.asked_to_stop():
         raise UsageError("stopped before anything was touched")
     total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
     count = f"{len(plan)} {'wave' if len(plan) == 1 else 'waves'}"
     caller.report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {count}"))
-    context = Context(session, request, targets, variables, strict, caller)
+    context = Context(session, request, targets, variables, strict, caller, terms=terms)
     for note in notes:
         context.note(note)
     hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
@@ -100,12 +113,18 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
 
 @dataclass
 class Change:
-    """All waves, one after the other. touched: hosts outside of their wave; left_out: host -> the play it missed."""
+    """All waves, one after the other.
+
+    extends: makes what extends deadlines meanwhile. armed: the dead-men of all hosts so far. touched: hosts outside of
+    their wave; left_out: host -> the play it missed.
+    """
 
     context: Context
     plan: Sequence[tuple[str, ...]]
     hosts: dict[str, HostResult]
     notes: list[str] = field(default_factory=list)
+    extends: Callable[[Context], Extending] = Extending
+    armed: dict[str, decide.Armed] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -114,24 +133,50 @@ class Change:
         later = [host for wave in self.plan[1:] for host in wave]
         if gather and later:
             self._gather(later)
-        reason, usage = "", False
+        with self.extends(self.context) as extending:
+            reason, usage = self._waves(extending)
+            if len(self.plan) > 1 and not self.context.stops():
+                reason = reason or self._measure()
+            if not reason and self.context.terms.bake:
+                reason = self._watch(self.context.terms.bake, "all hosts bake")
+            held = self._in_state(State.HELD)
+            extending.release(held)
+            return self._end(held, reason), usage
+
+    def _waves(self, extending: Extending) -> tuple[str, bool]:
+        """Run the waves, until one fails. Returns as ``run``."""
+        terms, reason, usage = self.context.terms, "", False
         for number, wave in enumerate(self.plan, 1):
-            reason = self._measure() if number > 1 else ""
-            if reason:
-                break
-            self.context.caller.report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(self.plan)))
-            reason, usage = self._wave(wave)
-            if not reason and self.context.stops() and number < len(self.plan):
+            if number > 1:
+                reason = self._watch(terms.pause, f"a pause before wave {number}") if terms.pause else self._measure()
+            if not reason and self.context.stops() and number > 1:
                 reason = "stopped by the user between two waves"
             if reason:
                 break
-        if len(self.plan) > 1 and not self.context.stops():
-            reason = reason or self._measure()
+            self.context.caller.report(Progress(Kind.WAVE, hosts=wave, wave=number, waves=len(self.plan)))
+            reason, usage = self._wave(number, wave, extending)
+            held = [host for host in wave if self.hosts[host].state is State.HELD]
+            if not reason and number == terms.hold_after:
+                reason = self._wait_for_a_person(held)
+            if held and terms.on_failure != ALL:
+                extending.release(held)
+                reason = self._end(held, reason)
+            if reason:
+                break
         return reason, usage
 
-    def _wave(self, hosts: Sequence[str]) -> tuple[str, bool]:
-        wave = Wave(self.context, {host: self.hosts[host] for host in hosts})
+    def _wave(self, number: int, hosts: Sequence[str], extending: Extending) -> tuple[str, bool]:
+        terms, total = self.context.terms, len(self.hosts)
+        wave = Wave(
+            self.context,
+            {host: self.hosts[host] for host in hosts},
+            extending,
+            decide.HOLD if terms.holds(number, hosts, total) else decide.PROBE,
+            unit=terms.unit(number, hosts, total),
+        )
         reason, usage = wave.run()
+        self.armed.update(wave.armed)
+        extending.cover(self.armed, self._in_state(State.HELD))
         witnessed = self.context.session.seen() if wave.changed else None
         seen = witnessed or Seen()
         self.touched.update(seen.touched)
@@ -139,7 +184,8 @@ class Change:
         if not self.context.request.options.limit:  # which is the user's word for leaving hosts out
             known = {*targets.group, *targets.local}
             self.left_out.update({host: play for host, play in seen.left_out.items() if host not in known})
-        unsettled = [result for result in wave.hosts.values() if result.state is not State.CONFIRMED]
+        good = (State.CONFIRMED, State.HELD)
+        unsettled = [result for result in wave.hosts.values() if result.state not in good]
         if unsettled and not reason:
             reason = f"{unsettled[0].host}: {unsettled[0].why}"
         if not reason and witnessed is None:
@@ -150,6 +196,51 @@ class Change:
                 " there. Add it to the inventory, or configure it in a run of its own"
             )
         return reason, usage
+
+    def _end(self, held: Sequence[str], reason: str) -> str:
+        """Confirm the hosts that wait, or have them go back. Returns the reason, or why they could not be confirmed."""
+        ending = Ending(self.context, self.hosts, self.armed)
+        if not reason:
+            return ending.confirm(held) if held else ""
+        back = list(held)
+        if self.context.terms.on_failure == WAVE:  # A wave that was confirmed goes back with a host of it that is ill.
+            ill = {self.hosts[host].wave for host in self.hosts if self.hosts[host].sick}
+            back += [host for host in self._in_state(State.CONFIRMED) if self.hosts[host].wave in ill]
+        ending.back(back, reason)
+        return reason
+
+    def _in_state(self, state: State) -> list[str]:
+        return [host for host, result in self.hosts.items() if result.state is state]
+
+    def _watch(self, seconds: float, why: str, over: Callable[[], bool] = lambda: False) -> str:
+        """Measure the hosts again and again, for so long or until it is ``over``. Returns the reason to stop."""
+        clock = self.context.clock
+        end = clock.now() + seconds
+        if seconds != math.inf:
+            self.context.note(f"{why}: until {time.strftime('%H:%M:%S', time.localtime(end))}")
+        while True:
+            reason = self._measure()
+            if reason or self.context.stops():
+                return reason or "stopped by the user"
+            if over() or clock.now() >= end:
+                return ""
+            until = min(end, clock.now() + _PAUSE)
+            while clock.now() < until and not self.context.stops():
+                clock.sleep(min(0.2, until - clock.now()))
+
+    def _wait_for_a_person(self, held: Sequence[str]) -> str:
+        """Wait until somebody lets the change go on. Returns the reason to stop, or nothing."""
+        self.context.note(
+            f"{some_of(held)} {'is' if len(held) == 1 else 'are'} healthy and held. To go on: evenkeel confirm; to take"
+            " the change back: evenkeel abort (the same inventory). Nothing is kept unless it is confirmed in time"
+        )
+        told: dict[str, Mapping[str, Any] | None] = {}
+
+        def over() -> bool:
+            told.update(self._ask(held))
+            return all(decide.approved(told[host]) for host in held)
+
+        return self._watch(math.inf, "", over)
 
     def _gather(self, hosts: Sequence[str]) -> None:
         """Gather the facts of hosts of later waves, for templates of earlier ones; note each host that has none."""
@@ -169,10 +260,25 @@ class Change:
             self.notes.append(f"no facts of {host} for the waves before its own: {why}")
             self.context.note(self.notes[-1])
 
+    def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+        """What hosts remember, as ft_info tells it; None for one that did not answer."""
+        record = Record()
+        run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
+        stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
+        self.context.session.run_own(run, lambda event: feed(record, event), stop)
+        told = {host: record.of(host, "ft_info") for host in hosts}
+        return {host: found.result if found and found.status == "ok" else None for host, found in told.items()}
+
     def _measure(self) -> str:
-        """Measure the hosts confirmed so far. Returns the sentence about the first that fell ill, or nothing."""
+        """Look whether the hosts that are held still wait, and measure these and the hosts confirmed so far. Returns
+        the sentence about the first that does not, or fell ill, or nothing."""
+        held = self._in_state(State.HELD)
+        for host, told in self._ask(held).items() if held else ():
+            why = decide.gone(told, self.hosts[host].generation)
+            if why:
+                return f"{host} was held, and waits no more: {why}"
         can_tell = preflight.probed(self.context.request.probes, self.context.targets)
-        confirmed = [host for host in can_tell if self.hosts[host].state is State.CONFIRMED]
+        confirmed = [host for host in can_tell if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
         if not confirmed:
             return ""
         record = Record()
@@ -182,6 +288,7 @@ class Change:
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
         for host, why in sick.items():
             self.hosts[host].sick = True
-            self.hosts[host].why = f"fell ill after it was confirmed: {why}"
+            ended = "held" if self.hosts[host].state is State.HELD else "confirmed"
+            self.hosts[host].why = f"fell ill after it was {ended}: {why}"
             self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
-        return next((f"{host} fell ill after it was confirmed: {why}" for host, why in sick.items()), "")
+        return next((f"{host} {self.hosts[host].why}" for host in sick), "")

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +17,21 @@ from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.plays import extra_names
 from evenkeel.ansible.session import OwnRun, Session
 from evenkeel.ansible.targets import Targets, unprotected
+from evenkeel.changes.request import ALL, DEFAULT_AT_MOST, ON_FAILURE, STOP, Request, Terms
 from evenkeel.outcome import UsageError
-from evenkeel.shared import BadValue, declarations, misspelt
+from evenkeel.shared import BadValue, declarations, misspelt, seconds
 
 RESCUED = ("probe", "fail")
 # The variables of a host that the driver reads; Ansible resolves all others where they are used.
-_READ = ("evenkeel_waves", "evenkeel_confirm_within", "evenkeel_rescued", "evenkeel_probes", "evenkeel_resources")
+_TERMS = tuple(f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after"))
+_READ = (
+    *_TERMS,
+    "evenkeel_waves",
+    "evenkeel_confirm_within",
+    "evenkeel_rescued",
+    "evenkeel_probes",
+    "evenkeel_resources",
+)
 _DECLARATIONS = ("evenkeel_resources", "evenkeel_probes")
 # Two names are one host where these are equal: the way to it, and the store on it.
 _ADDRESS = (
@@ -79,6 +90,39 @@ def said(given: str | None, variable: str, default: str, targets: Targets) -> st
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
+
+
+def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> Terms:
+    """The terms of the whole change. Raises UsageError for what is wrong, or cannot come together."""
+
+    def time_of(given: str | None, name: str, default: str) -> float:
+        text = said(given, f"evenkeel_{name}", default, targets)
+        try:
+            return seconds(text, name)
+        except BadValue as error:
+            raise UsageError(error.message) from error
+
+    on_failure = said(request.on_failure, "evenkeel_on_failure", STOP, targets)
+    if on_failure not in ON_FAILURE:
+        raise UsageError(f"on_failure: {on_failure!r}; it is {', '.join(ON_FAILURE)}")
+    hold = said(None if request.hold_after is None else str(request.hold_after), "evenkeel_hold_after", "0", targets)
+    if not hold.isdecimal() or int(hold) > len(plan):
+        raise UsageError(f"hold_after: {hold!r} is no wave of this change, which has {len(plan)}")
+    found = Terms(
+        on_failure,
+        time_of(request.at_most, "at_most", DEFAULT_AT_MOST),
+        time_of(request.pause, "pause", "0s"),
+        time_of(request.bake, "bake", "0s"),
+        int(hold),
+        time.strftime("%Y%m%dT%H%M%S-", time.gmtime()) + uuid.uuid4().hex[:8],
+    )
+    waiting = found.pause * (len(plan) - 1) + found.bake
+    if on_failure == ALL and waiting >= found.at_most:
+        raise UsageError(
+            f"with --on-failure all the first hosts stay unconfirmed through all pauses and the bake, which last"
+            f" {waiting:.0f} s, and --at-most allows {found.at_most:.0f} s: give more with --at-most"
+        )
+    return found
 
 
 def domains(variable: str, targets: Targets) -> dict[str, str]:

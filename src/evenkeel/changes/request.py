@@ -13,6 +13,37 @@ from evenkeel.outcome import Spec
 
 DEFAULT_WAVES = "1,25%,100%"
 DEFAULT_CONFIRM_WITHIN = "10m"
+DEFAULT_AT_MOST = "1h"
+# The hosts that go back after a failure: none that was confirmed, the wave that failed, or every host of the change.
+STOP, WAVE, ALL = "stop", "wave", "all"
+ON_FAILURE = (STOP, WAVE, ALL)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a whole change, once they are known to be right. Times in seconds.
+
+    ident: its name, by which each of its hosts remembers it. hold_after: the wave after which a person must let it go
+    on; 0 for none.
+    """
+
+    on_failure: str = STOP
+    at_most: float = 3600.0
+    pause: float = 0.0
+    bake: float = 0.0
+    hold_after: int = 0
+    ident: str = ""
+
+    def unit(self, number: int, wave: Sequence[str], total: int) -> dict[str, object]:
+        """The change as the hosts of wave ``number`` remember it: they come to one end with so many hosts."""
+        if self.on_failure == ALL:
+            return {"id": self.ident, "hosts": total}
+        return {"id": f"{self.ident}.{number}", "hosts": len(wave) if self.on_failure == WAVE else 0}
+
+    def holds(self, number: int, wave: Sequence[str], total: int) -> bool:
+        """Whether the hosts of wave ``number`` wait for others, or for a person, before they are confirmed."""
+        together = {STOP: 1, WAVE: len(wave), ALL: total}[self.on_failure]
+        return together > 1 or number == self.hold_after
 
 
 @dataclass(frozen=True)
@@ -20,7 +51,8 @@ class Request:
     """A change that somebody asks for. None leaves a value to the inventory variable of the same name.
 
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
-    them. confirm_within, soak, deadline: durations. probes, resources: lists as the modules take them.
+    them. confirm_within, at_most, soak, deadline, pause, bake: durations. on_failure: stop, wave or all. hold_after:
+    the number of a wave. probes, resources: lists as the modules take them.
     """
 
     playbook: str
@@ -30,6 +62,11 @@ class Request:
     max_unavailable: str | None = None
     guard_domain: str | None = None
     confirm_within: str | None = None
+    at_most: str | None = None
+    on_failure: str | None = None
+    pause: str | None = None
+    bake: str | None = None
+    hold_after: int | None = None
     soak: str | None = None
     deadline: str | None = None
     probes: Sequence[Spec] | None = None
@@ -42,6 +79,7 @@ class Request:
             "evenkeel_max_unavailable": self.max_unavailable,
             "evenkeel_guard_domain": self.guard_domain,
             "evenkeel_confirm_within": self.confirm_within,
+            "evenkeel_at_most": self.at_most,
             "evenkeel_soak": self.soak,
             "evenkeel_deadline": self.deadline,
             "evenkeel_probes": self.probes,

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The end of a wave: every armed host confirms the change or goes back, and says so."""
+"""The end of a change on some hosts: each confirms it, holds it or goes back, and says so."""
 
 from __future__ import annotations
 
@@ -23,23 +23,27 @@ _SHORTEST = 30.0
 
 @dataclass
 class Settlement:
-    """The armed hosts of a wave on their way to an end.
+    """Hosts on their way to an end, or to a stage of the change.
 
-    whys: why the change failed on a host, empty where it did not. halted: the user's playbook never ran.
-    silent: why a host did not answer.
+    whys: why the change failed on a host, empty where it did not. halted: the user's playbook never ran. how: the
+    verdict on hosts where it did not fail. variables: more of them, of this run of ours. silent: why a host did not
+    answer.
     """
 
     context: Context
     hosts: Mapping[str, HostResult]
-    armed: Mapping[str, decide.Armed]
+    armed: dict[str, decide.Armed]
     whys: Mapping[str, str]
-    halted: bool
+    halted: bool = False
+    how: str = decide.PROBE
+    variables: Mapping[str, object] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Ask every armed host to settle, until each has answered or had time enough to put itself back."""
         mine = [host for host in self.hosts if host in self.armed]
-        waiting = decide.verdicts(mine, self.whys, halted=self.halted)
+        waiting = dict.fromkeys(mine, decide.ROLL_BACK) if self.halted else {}
+        waiting = waiting or decide.verdicts(mine, self.whys, self.how)
         again = False
         while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
             answered = self._ask(waiting, again=again)
@@ -47,7 +51,8 @@ class Settlement:
                 missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
                 self._ended(host, answer, self.whys.get(host) or missed)
             # A host that could not be asked right after the change is not to be trusted with it.
-            waiting = {host: decide.ROLL_BACK for host in waiting if host not in answered}
+            back = decide.TAKE_BACK if self.how == decide.TAKE_BACK else decide.ROLL_BACK
+            waiting = {host: back for host in waiting if host not in answered}
             if waiting:
                 self._wait(waiting)
                 again = True
@@ -66,7 +71,9 @@ class Settlement:
             if answer:
                 answered[host] = answer
                 text = self.whys.get(host) or answer.why
-                self.context.tell(Phase(answer.state.replace("_", " ")), host, text=text)
+                self._keep_time(host, record)
+                until = self.armed[host].latest if answer.state is State.HELD else None
+                self.context.tell(Phase(answer.state.replace("_", " ")), host, text=text, until=until)
 
         def stop() -> str:
             if self.context.stops() > 1:
@@ -77,7 +84,9 @@ class Settlement:
         generations = {host: self.armed[host].generation for host in names}
         run = OwnRun(
             "settle",
-            self.context.variables_for(names, evenkeel_generations=generations, evenkeel_verdicts=dict(waiting)),
+            self.context.variables_for(
+                names, evenkeel_generations=generations, evenkeel_verdicts=dict(waiting), **self.variables
+            ),
             names,
             timeout=SHORT_TIMEOUT if again else None,
             answer_within=max(_SHORTEST, self._last_call(waiting) - self._now()),
@@ -85,11 +94,18 @@ class Settlement:
             fresh=True,
         )
         if not again:
-            self.context.tell(Phase.SETTLE, *names)
+            self.context.tell(Phase.SETTLE, *names, text="goes back" if self.how == decide.TAKE_BACK else "")
         ended = self.context.session.run_own(run, on_event, stop)
         for host in waiting.keys() - answered.keys():
             self.silent.setdefault(host, decide.why_unsettled(record, host) or ended.stopped or ended.errors)
         return answered
+
+    def _keep_time(self, host: str, record: Record) -> None:
+        """A host that is held has a new deadline."""
+        result = record.of(host, "ft_settle")
+        if result is not None:
+            found = decide.extended(result.result, self.armed[host], result.started, self._now())
+            self.armed[host] = found or self.armed[host]
 
     def _now(self) -> float:
         return self.context.clock.now()

@@ -14,6 +14,7 @@ from evenkeel.ansible.events import Record, feed, judge, rescued
 from evenkeel.ansible.session import OwnRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
+from evenkeel.changes.extending import Extending
 from evenkeel.changes.settle import Settlement
 from evenkeel.outcome import HostResult, State, cannot_bring_back
 from evenkeel.progress import Kind, Phase, Progress
@@ -24,12 +25,16 @@ from evenkeel.shared import duration
 class Wave:
     """One wave on its way.
 
-    hosts: their results, filled in as they become known. armed: the dead-men of those that have one. changed: the
-    user's playbook was started.
+    hosts: their results, filled in as they become known. how: the verdict on hosts where the change did not fail.
+    unit: the change as the hosts remember it. armed: the dead-men of
+    those that have one. changed: the user's playbook was started.
     """
 
     context: Context
     hosts: dict[str, HostResult]
+    extending: Extending | None = None
+    how: str = decide.PROBE
+    unit: Mapping[str, object] = field(default_factory=dict)
     armed: dict[str, decide.Armed] = field(default_factory=dict)
     changed: bool = False
 
@@ -47,12 +52,16 @@ class Wave:
         halt = begun.halt or (STOPPED if self.context.stops() else "")
         if not halt:
             self.changed = True
+            if self.extending:
+                self.extending.cover(self.armed)
             try:
                 whys = self._change()
             except Exception as error:  # of ours: the armed hosts go back now, and not at their deadline
                 broken = f"evenkeel itself failed while the playbook ran: {type(error).__name__}: {error}"
                 whys = dict.fromkeys(self.hosts, broken)
-        Settlement(self.context, self.hosts, self.armed, whys, halted=bool(halt)).run()
+        if self.extending:
+            self.extending.release(list(self.hosts))
+        Settlement(self.context, self.hosts, self.armed, whys, halted=bool(halt), how=self.how).run()
         if broken:
             return broken, False
         if not halt and self.context.stops():
@@ -85,6 +94,7 @@ class Wave:
         began = context.clock.now()
         context.tell(Phase.BEGIN, *self.hosts)
         variables = context.variables_for(names, evenkeel_group=list(context.targets.group))
+        variables |= {"evenkeel_change": dict(self.unit)} if self.unit else {}
         ended = context.session.run_own(OwnRun("begin", variables, names), on_event, stop)
         killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
         if killed and not ended.stopped:
@@ -131,7 +141,6 @@ class Wave:
         """Run the user's playbook. Returns why each host failed, empty for those that did not."""
         record, context = Record(mark=f"evenkeel: done {uuid.uuid4().hex}"), self.context
         failed: set[str] = set()
-        latest = decide.time_to_change(list(self.armed.values()))
 
         def on_event(event: Event) -> None:
             feed(record, event)
@@ -152,7 +161,7 @@ class Wave:
                 return "stopped by the user while the playbook ran"
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
-            if context.clock.now() > latest:
+            if context.clock.now() > decide.time_to_change(list(self.armed.values())):
                 within = context.variables["evenkeel_confirm_within"]
                 return f"the playbook did not end within the time to confirm ({within}): it was in {record.task!r}"
             return ""

@@ -12,7 +12,14 @@ from rich.console import Console
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
 from evenkeel.changes import flow
-from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, Request
+from evenkeel.changes.request import (
+    DEFAULT_AT_MOST,
+    DEFAULT_CONFIRM_WITHIN,
+    DEFAULT_WAVES,
+    ON_FAILURE,
+    STOP,
+    Request,
+)
 from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
@@ -34,6 +41,14 @@ class Change(FleetCommand[ChangeResult]):
         add_old_name(parser, "--failure-domain", "--guard-domain")
         within = f"undo unless confirmed in this time ({DEFAULT_CONFIRM_WITHIN})"
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
+        text = f"hosts that go back when it fails: {', '.join(ON_FAILURE)} ({STOP}: none that was confirmed)"
+        parser.add_argument("--on-failure", choices=ON_FAILURE, help=text)
+        text = f"extend the time to confirm up to this, while new logins get in ({DEFAULT_AT_MOST})"
+        parser.add_argument("--at-most", metavar="TIME", help=text)
+        parser.add_argument("--pause", metavar="TIME", help="watch the changed hosts between two waves for so long")
+        parser.add_argument("--bake", metavar="TIME", help="watch all hosts after the last wave for so long")
+        text = "hold this wave until a person lets the change go on (evenkeel confirm) or takes it back (abort)"
+        parser.add_argument("--hold-after", metavar="WAVE", type=int, help=text)
         parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
         add_probes(parser)
@@ -51,6 +66,11 @@ class Change(FleetCommand[ChangeResult]):
             max_unavailable=args.max_unavailable,
             guard_domain=args.guard_domain,
             confirm_within=args.confirm_within,
+            at_most=args.at_most,
+            on_failure=args.on_failure,
+            pause=args.pause,
+            bake=args.bake,
+            hold_after=args.hold_after,
             soak=args.soak,
             deadline=args.deadline,
             probes=specs(args.probes, "probes"),

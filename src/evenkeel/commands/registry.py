@@ -10,14 +10,17 @@ from typing import Unpack
 
 from evenkeel.ansible.caller import Caller, CallerArguments
 from evenkeel.ansible.options import Options
+from evenkeel.commands.abort import Abort
 from evenkeel.commands.accept import Accept
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
+from evenkeel.commands.confirm import Confirm
 from evenkeel.commands.plan import Plan
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.commands.protect import Protect
 from evenkeel.commands.recover import Recover
 from evenkeel.commands.restart import Restart
+from evenkeel.commands.resume import Resume
 from evenkeel.commands.rollback import Rollback
 from evenkeel.commands.scrub import Scrub
 from evenkeel.commands.status import Status
@@ -25,6 +28,9 @@ from evenkeel.outcome import RunResult, UsageError
 
 COMMANDS: tuple[Command, ...] = (
     Change(),
+    Resume(),
+    Confirm(),
+    Abort(),
     Rollback(),
     Protect(),
     Recover(),

@@ -22,6 +22,7 @@ from rich.text import Text
 from evenkeel.progress import Kind, Phase, Progress, Report
 
 STYLES = {
+    Phase.HELD: "cyan",
     Phase.CONFIRMED: "green",
     Phase.ROLLED_BACK: "yellow",
     Phase.FAILED: "red",
@@ -35,6 +36,7 @@ _DOING = {
     Phase.ARMED: "checkpoint taken, dead-man armed",
     Phase.SETTLE: "probing, then confirm or roll back",
     Phase.WAIT: "not reached; its dead-man puts it back",
+    Phase.HELD: "healthy; waits for the others",
 }
 _ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 

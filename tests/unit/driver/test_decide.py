@@ -102,8 +102,8 @@ def test_a_role_whose_arguments_are_wrong_is_usage_and_nothing_was_touched() -> 
 
 def test_only_hosts_without_a_reason_are_probed() -> None:
     whys = {"web1": "", "web2": "failed"}
-    assert decide.verdicts(["web1", "web2"], whys, halted=False) == {"web1": "probe", "web2": "roll_back"}
-    assert set(decide.verdicts(["web1", "web2"], whys, halted=True).values()) == {"roll_back"}
+    assert decide.verdicts(["web1", "web2"], whys) == {"web1": "probe", "web2": "roll_back"}
+    assert decide.verdicts(["web1", "web2"], whys, "hold") == {"web1": "hold", "web2": "roll_back"}
 
 
 @pytest.mark.parametrize("state", ["confirmed", "rolled_back", "in_doubt"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..._errors import EvenkeelError
-from ..._files import anchors
+from ..._files import declaration
 from ..._resources import registry
 from ..._resources.registry import KINDS, own_lines
 from ..._services.holders import holders
@@ -85,7 +85,7 @@ def _former_paths(journal: str, paths: Sequence[str], programs: bool) -> Callabl
     replaced: by its journal, or (``programs``) by packages."""
     replaced = {os.fsencode(path) for path in paths}
     staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
-    stage = os.fsencode(f"/{anchors.STAGE}{journal}/")
+    stage = os.fsencode(f"/{declaration.STAGE}{journal}/")
 
     def was(path: bytes) -> bytes | None:
         if path in replaced or (programs and path.startswith(_PROGRAMS)):

@@ -46,14 +46,28 @@ _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/i
 
 
 class Firewall(Kind):
-    """``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
+    """The nftables ruleset of the running kernel, without the values of counters and what programs own.
+
+    The elements of sets that packets add or that expire are no part of it and stay as they are. So do the tables,
+    chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements
+    of sets that only shut out and that no file of the configuration fills, and what C(except) names. The result
+    C(left) names them.
+
+    Refused where iptables keeps rules of nobody known that nft cannot load again.
+
+    except: Tables and sets that stay as they are, with C(*) and C(?) for what may vary. For example
+    V([inet mine, 'inet filter banned*']).
+    """
 
     name = "firewall"
+    since = "0.2.0"
+    order = 60
     options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
     changed_by_programs = True
     read_at_start = False
 
     def __init__(self, system: System | None = None) -> None:
+        """``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
         self.system = system or System()
 
     def check(self, spec: Spec) -> dict[str, object]:

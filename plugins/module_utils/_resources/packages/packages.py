@@ -66,13 +66,29 @@ class Recorded(NamedTuple):
 
 
 class Packages(Kind):
-    """The packages of dpkg or rpm. It installs programs, and their scripts may write to any path."""
+    """Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in one transaction.
+
+    The package files are kept in the store, from the cache of apt or dnf or else the mirror. Rpm needs its Python
+    module, and locks of dnf are files.
+
+    What was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
+
+    As many are put back as can be; each of the others is named with its cause.
+
+    names: Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
+
+    purge: Remove also the configuration and data of packages that were not installed (dpkg alone). For example
+    V(true).
+    """
 
     name = "packages"
+    since = "0.2.0"
+    order = 10
     options: Options = {
         "names": {"type": "list", "elements": "str"},
         "purge": {"type": "bool", "default": False},
     }
+    # The scripts of packages may write to any path.
     installs = True
 
     def check(self, spec: Spec) -> dict[str, object]:

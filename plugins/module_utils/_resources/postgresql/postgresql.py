@@ -38,9 +38,23 @@ _REPLAY = 1 << 30
 
 
 class PostgreSQL(Kind):
-    """A cluster, its configuration as files, its data as a restore point of its log."""
+    """A PostgreSQL cluster: its configuration as files, its data as a restore point in its archived log.
+
+    The role C(postgresql) sets it up. Give C(cluster), or C(data) and C(unit).
+
+    cluster: Version and name of a cluster of Debian's. For example V(15/main).
+
+    data: Data directory. By default where Debian puts that of C(cluster). For example V(/var/lib/pgsql/data).
+
+    unit: The systemd unit that runs the server of C(data). For example V(postgresql.service).
+
+    archive: Directory of the archived log and the base backups. By default the data directory with C(.evenkeel) behind
+    it. For example V(/srv/archive/main).
+    """
 
     name = "postgresql"
+    since = "0.2.0"
+    order = 70
     options = restore_point.OPTIONS
     consistent = True
     all_or_nothing = True

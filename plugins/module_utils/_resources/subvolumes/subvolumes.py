@@ -47,9 +47,20 @@ class Snapshot(TypedDict):
 
 
 class Subvolumes(Kind):
-    """Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside it."""
+    """Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside it.
+
+    The snapshots are in C(.evenkeel-snapshots). It needs btrfs-progs. A snapshot takes no time and no room at first,
+    and is on that disk alone. Replicas and restic do not carry it.
+
+    Reading files changes their times of access, and with them the subvolume, unless it is mounted with C(noatime).
+
+    paths: Root directories of writable subvolumes that are not mounted themselves, below directories that root alone
+    can write to. Subvolumes within one are refused, because a snapshot leaves them out. For example V([/srv/data]).
+    """
 
     name = "subvolumes"
+    since = "0.2.0"
+    order = 40
     options: Options = {"paths": {"type": "list", "elements": "str", "required": True}}
     captured_at_rest = True
     exchanges_trees = True

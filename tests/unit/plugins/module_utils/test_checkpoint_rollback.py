@@ -35,12 +35,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
-    anchors,
     applying,
+    declaration,
     journals,
     reading,
     rereading,
-    syncing,
     transaction,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
@@ -277,7 +276,7 @@ def test_what_was_put_back_is_said_when_something_could_not_be(
     done = [one["target"] for one in failed.value.result["done"]]
     assert str(tree / "sub" / "small") in done and str(tree / "a") not in done
     # It holds nothing else up, and is planned anew.
-    assert not journals.pending(store)
+    assert not store.journals()
     assert rollback(store, "before")["left"] == [] and (tree / "a").read_text() == "first"
 
 
@@ -294,11 +293,11 @@ def test_a_rollback_whose_staging_directory_is_gone_is_planned_anew(
         patched.setattr(transaction, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = journals.pending(store)
+    (journal,) = store.journals()
     ((staged, _inode),) = json.loads(Path(journal, "plan").read_text())["anchors"]
     os.rename(staged, tree.parent / "away")
     checkpoint(store, "later", protect(tree))
-    assert (tree / "a").read_text() == "first" and not journals.pending(store)
+    assert (tree / "a").read_text() == "first" and not store.journals()
 
 
 def test_a_symlink_on_the_way_is_refused_with_the_real_path(store: Store, tree: Path) -> None:
@@ -996,7 +995,7 @@ def test_a_file_system_where_only_times_are_put_back_is_synced_too(
         synced.add(os.fstat(fd).st_dev)
         syncfs(fd)
 
-    monkeypatch.setattr(syncing, "syncfs", noting)
+    monkeypatch.setattr(applying, "syncfs", noting)
     rollback(store, "before")
     assert synced == {os.stat(tree).st_dev, os.stat(mounted).st_dev}
 
@@ -1085,7 +1084,7 @@ def test_a_tree_too_deep_to_be_read_goes_all_the_same(store: Store, tree: Path) 
     (tree / "a").write_text("changed")
     result = rollback(store, "before")
     assert not (tree / "deeper").exists() and (tree / "a").read_text() == "first" and result["left"] == []
-    assert not list(tree.parent.rglob(f"{anchors.STAGE}*"))
+    assert not list(tree.parent.rglob(f"{declaration.STAGE}*"))
 
 
 def test_paths_go_back_alone_when_they_are_named(store: Store, tree: Path) -> None:

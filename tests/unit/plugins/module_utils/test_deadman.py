@@ -34,7 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.preflight import preflight as preflighted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
@@ -483,7 +483,7 @@ def test_a_change_whose_rollback_had_begun_is_never_confirmed(
     alone(monkeypatch)
     generation = begin(store, live)
     killed(monkeypatch, lambda: end(store, generation, verdict="roll_back"))
-    assert (live / "file").read_text() == "after" and journals.pending(store)
+    assert (live / "file").read_text() == "after" and store.journals()
     with pytest.raises(Unhealthy, match="put itself back already, by settle"):
         end(store, generation, verdict=verdict)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
@@ -496,14 +496,14 @@ def test_a_rollback_that_is_killed_while_it_is_measured_is_no_confirmation(
     generation = begin(store, live)
 
     def interfere(_seconds: float) -> None:
-        if not journals.pending(store):
+        if not store.journals():
             killed(monkeypatch, lambda: rollback(Store(store.root, System()), "change"))
 
     store.system = replace(store.system, sleep=interfere)
     with pytest.raises(Unhealthy):
         end(store, generation, [{"command": {"argv": ["true"]}}], soak=0.3)
     assert (live / "file").read_text() == "before" and info(store)["last"]["outcome"] == "rolled_back"
-    assert not journals.pending(store)
+    assert not store.journals()
 
 
 def test_a_change_that_is_half_undone_is_in_doubt_until_it_is_undone(

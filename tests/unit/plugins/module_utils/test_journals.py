@@ -96,13 +96,13 @@ def test_a_plan_with_a_damaged_step_changes_nothing(
         patched.setattr(transaction, "apply", die)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "before")
-    (journal,) = journals.pending(store)
+    (journal,) = store.journals()
     plan = json.loads(Path(journal, "plan").read_text())
     plan["steps"].append(step)
     Path(journal, "plan").write_text(json.dumps(plan))
     with store.locked(), pytest.raises((Damaged, EvenkeelError)):
         list(transaction.unfinished(store))
-    assert (tree / "a").read_text() == "changed" and journals.pending(store) == []
+    assert (tree / "a").read_text() == "changed" and store.journals() == []
 
 
 def test_a_step_of_a_path_is_reported_as_text() -> None:

@@ -25,7 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     ServiceFailed,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import journals, staging, transaction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import staging, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
@@ -253,7 +253,7 @@ def test_what_was_staged_stays_unless_more_has_to_be_put_back(
 
     monkeypatch.setattr(staging.Staging, "plan", counting)
     rollback(store, "before", quiesce=[shell(write.format(tree), "true")])
-    assert len(staged) == times and not journals.pending(store)
+    assert len(staged) == times and not store.journals()
     assert (tree / "a").read_text() == "first"
 
 
@@ -415,4 +415,4 @@ def test_it_goes_on_when_a_rollback_is_killed_and_the_next_run_finishes_it(store
         assert eventually(ended.exists)
     assert (tree / "a").read_text() == "changed"
     rollback(store, "before")
-    assert (tree / "a").read_text() == "first" and not journals.pending(store)
+    assert (tree / "a").read_text() == "first" and not store.journals()

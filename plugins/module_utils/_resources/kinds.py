@@ -1,0 +1,29 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Written by make options.
+
+"""The kinds of state, in the order in which they are put back."""
+
+from __future__ import annotations
+
+from .files import Files
+from .firewall.firewall import Firewall
+from .kind import Kind
+from .packages.packages import Packages
+from .postgresql.postgresql import PostgreSQL
+from .services import Services
+from .subvolumes.subvolumes import Subvolumes
+from .sysctl import Sysctl
+from .users import Users
+
+IN_ORDER: tuple[Kind, ...] = (
+    Packages(),
+    Files(),
+    Users(),
+    Subvolumes(),
+    Sysctl(),
+    Firewall(),
+    PostgreSQL(),
+    Services(),
+)

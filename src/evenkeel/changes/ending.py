@@ -1,0 +1,93 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The end of hosts that wait for each other: all of them confirm the change, or all go back.
+
+The decision is written on every host before the first one confirms. A process that dies in between leaves hosts that
+say so, and ``evenkeel resume`` brings them to one end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.session import OwnRun
+from evenkeel.changes import decide
+from evenkeel.changes.context import Context
+from evenkeel.changes.settle import Settlement
+from evenkeel.outcome import HostResult, State
+from evenkeel.progress import Phase
+
+# The time that a host may take to be taken back, in seconds.
+_BACK = 300.0
+
+
+@dataclass
+class Ending:
+    """hosts: the results of the hosts of the change. armed: the dead-men of those that have, or had, one."""
+
+    context: Context
+    hosts: Mapping[str, HostResult]
+    armed: Mapping[str, decide.Armed]
+
+    def confirm(self, names: Sequence[str]) -> str:
+        """Confirm these hosts, all or none. Returns why they went back, or nothing."""
+        reason = self._decide(names) if len(names) > 1 else ""
+        if not reason:
+            # Their health was measured for the whole soak before they were held; the last step is to be short.
+            self._settle(names, decide.PROBE, {"evenkeel_soak": "0s"})
+            lost = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
+            if not lost:
+                return ""
+            reason = f"{lost[0]}: {self.hosts[lost[0]].why}"
+        self.back(names, reason)
+        return reason
+
+    def back(self, names: Sequence[str], reason: str) -> None:
+        """Have these hosts go back, the last wave first. A host that cannot is named, and stops no other."""
+        open_or_kept = (State.HELD, State.CONFIRMED)
+        for wave in sorted({self.hosts[host].wave for host in names}, reverse=True):
+            wanted = [h for h in names if self.hosts[h].wave == wave and self.hosts[h].state in open_or_kept]
+            kept = [host for host in wanted if self.hosts[host].state is State.CONFIRMED]
+            if wanted:
+                self._settle(wanted, decide.TAKE_BACK, {})
+            for host in wanted:
+                result = self.hosts[host]
+                if result.state is State.ROLLED_BACK:
+                    result.why = f"went back with the others: {reason}"
+                elif result.state is State.IN_DOUBT and host in kept:
+                    result.why = f"it was confirmed, and could not be taken back with the others: {result.why}"
+
+    def _decide(self, names: Sequence[str]) -> str:
+        """Write the decision to keep the change on every host. Returns why that could not be done, or nothing."""
+        record, context = Record(), self.context
+        run = OwnRun(
+            "settle",
+            context.variables_for(
+                list(names),
+                evenkeel_generations={host: self.armed[host].generation for host in names},
+                evenkeel_verdicts=dict.fromkeys(names, decide.DECIDE),
+            ),
+            list(names),
+            fresh=True,
+        )
+        context.tell(Phase.SETTLE, *names, text="all are healthy: the decision to keep the change is written on each")
+        ended = context.session.run_own(run, lambda event: feed(record, event), self._in_time(names))
+        for host in names:
+            answer = decide.settled(record, host)
+            if answer is None or answer.state is not State.HELD:
+                why = decide.why_unsettled(record, host) or ended.stopped or ended.errors
+                return f"{host} could not be told to keep the change: {why}"
+        return ""
+
+    def _settle(self, names: Sequence[str], how: str, variables: Mapping[str, object]) -> None:
+        now, armed = self.context.clock.now(), {host: self.armed[host] for host in names}
+        if how == decide.TAKE_BACK:  # also of hosts whose deadline was over long ago
+            armed = {host: replace(one, latest=max(one.latest, now + _BACK)) for host, one in armed.items()}
+        hosts = {host: self.hosts[host] for host in names}
+        Settlement(self.context, hosts, armed, {}, how=how, variables=variables).run()
+
+    def _in_time(self, names: Sequence[str]) -> Callable[[], str]:
+        return self.context.until(min(self.armed[host].earliest for host in names))

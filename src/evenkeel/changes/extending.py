@@ -1,0 +1,124 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The deadlines of armed hosts are extended for as long as this process lives and gets in over a new login.
+
+A thread does it beside the user's playbook. When it ends, because the driver was killed or a host lets nobody in any
+more, the host puts itself back within one time to confirm.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from evenkeel.ansible.event import Event, about
+from evenkeel.ansible.events import Record, feed, message
+from evenkeel.ansible.session import OwnRun
+from evenkeel.changes import decide
+from evenkeel.changes.context import SHORT_TIMEOUT, Context
+
+# Seconds between two looks at the deadlines, and before a host that could not be reached is asked again.
+_LOOK, _AGAIN = 1.0, 5.0
+# An extension that gains fewer seconds has come to the end of the time that the change may take.
+_GAIN = 1.0
+
+
+class Extending:
+    """Use it in a ``with`` statement. ``cover`` hosts once they are armed, and ``release`` them before they settle."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._covered: dict[str, dict[str, decide.Armed]] = {}
+        self._again: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="evenkeel-extending", daemon=True)
+
+    def __enter__(self) -> Extending:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def cover(self, armed: dict[str, decide.Armed], hosts: Iterable[str] | None = None) -> None:
+        """Extend the deadlines of these hosts (by default of all in ``armed``) from now on. ``armed`` is kept up to
+        date."""
+        self._covered.update(dict.fromkeys(armed if hosts is None else hosts, armed))
+
+    def release(self, hosts: Sequence[str]) -> None:
+        """Extend the deadlines of these hosts no more."""
+        for host in hosts:
+            self._covered.pop(host, None)
+
+    def _run(self) -> None:
+        while not self._over.wait(_LOOK):
+            due = self.due(self.context.clock.now())
+            if due:
+                try:
+                    self.extend(due)
+                except Exception as error:  # The hosts go back; the run itself goes on to its end.
+                    self._tell("", f"deadlines could not be extended: {type(error).__name__}: {error}")
+                    self._again.update(dict.fromkeys(due, self.context.clock.now() + _AGAIN))
+
+    def due(self, now: float) -> list[str]:
+        """The hosts whose time to confirm is half over at ``now`` (epoch seconds), and can still be extended."""
+        return [
+            host
+            for host, armed in list(self._covered.items())
+            if armed[host].earliest - now < armed[host].within / 2 and now >= self._again.get(host, 0.0)
+        ]
+
+    def extend(self, hosts: Sequence[str]) -> None:
+        """Ask these hosts once, over a new login, to have their time begin anew."""
+        record, context = Record(), self.context
+        before = {host: self._covered[host][host] for host in hosts if host in self._covered}
+
+        def on_event(event: Event) -> None:
+            feed(record, event)
+            host, _ = about(event)
+            result = record.of(host, "ft_settle")
+            covered = self._covered.get(host)
+            if result is None or result.status != "ok" or covered is None or host not in before:
+                return
+            found = decide.extended(result.result, before[host], result.started, context.clock.now())
+            if found is not None:
+                covered[host] = found
+                if found.latest < before[host].latest + _GAIN:
+                    self._again[host] = float("inf")
+                    self._tell(host, f"{host}: its time to confirm cannot be extended any more (--at-most)")
+
+        def stop() -> str:
+            return "the change is over" if self._over.is_set() else ""
+
+        run = OwnRun(
+            "settle",
+            context.variables_for(
+                list(before),
+                evenkeel_generations={host: armed.generation for host, armed in before.items()},
+                evenkeel_verdicts=dict.fromkeys(before, decide.EXTEND),
+            ),
+            list(before),
+            timeout=SHORT_TIMEOUT,
+            question=True,
+            # A host that lets nobody in any more must not be kept from going back.
+            fresh=True,
+        )
+        context.session.run_own(run, on_event, stop)
+        for host, armed in before.items():
+            covered = self._covered.get(host)
+            if covered is not None and covered[host] == armed:
+                self._again.setdefault(host, 0.0)
+                self._again[host] = max(self._again[host], context.clock.now() + _AGAIN)
+                result = record.of(host, "ft_settle")
+                why = message(result.result) if result else record.unreachable.get(host) or record.failures.get(host)
+                self._tell(host, f"{host}: its time to confirm could not be extended: {why or 'it did not answer'}")
+
+    def _tell(self, host: str, text: str) -> None:
+        """Say it once for each host, unless all is over."""
+        if host not in self._told and not self._over.is_set():
+            self._told.add(host)
+            self.context.note(text)

@@ -1,0 +1,241 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes over several hosts that a killed run has left: found on the hosts, and brought to one end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.event import Event
+from evenkeel.ansible.events import Record, feed
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.plays import extra_names
+from evenkeel.ansible.session import OwnRun
+from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.changes import decide
+from evenkeel.changes.context import GRACE, Context
+from evenkeel.changes.ending import Ending
+from evenkeel.changes.request import Request
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, exit_code, some_of, under_way
+from evenkeel.progress import Kind, Phase, Progress
+from evenkeel.shared import misspelt
+
+KEEP, BACK, WAIT = "keep", "back", "wait"
+# How long hosts may take to say what they remember, in seconds.
+_ANSWER = 120.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One host of a change as it remembers it.
+
+    state: held, also while the user's playbook may still have run, confirmed, rolled_back or in_doubt. stage: as the
+    host notes it.
+    """
+
+    host: str
+    state: State
+    generation: int
+    checkpoint: str
+    stage: str = ""
+    until: float = 0.0
+
+
+@dataclass
+class Found:
+    """A change over several hosts. total: the number of hosts that are to come to one end; 0 where each ends alone."""
+
+    ident: str
+    total: int
+    members: list[Member] = field(default_factory=list)
+
+    def hosts(self, *states: State) -> list[str]:
+        """The names of the hosts in one of these states."""
+        return [member.host for member in self.members if member.state in states]
+
+    @property
+    def open(self) -> bool:
+        """Whether a host waits, or the hosts have come to different ends that should have come to one."""
+        if self.hosts(State.HELD):
+            return True
+        return self.total > 0 and bool(self.hosts(State.CONFIRMED) and self.hosts(State.ROLLED_BACK, State.IN_DOUBT))
+
+    @property
+    def decided(self) -> bool:
+        """Whether it had been decided that all hosts keep the change."""
+        return bool(self.hosts(State.CONFIRMED)) or any(member.stage == "decided" for member in self.members)
+
+
+def found(told: Mapping[str, Mapping[str, Any] | None]) -> list[Found]:
+    """The changes over several hosts that are not over, from what ft_info says of each host. Newest first."""
+    changes: dict[str, Found] = {}
+    for host, info in told.items():
+        for member, ident, total in _members(host, info or {}):
+            changes.setdefault(ident, Found(ident, total)).members.append(member)
+    return sorted((change for change in changes.values() if change.open), key=lambda change: change.ident, reverse=True)
+
+
+def _members(host: str, info: Mapping[str, Any]) -> Iterable[tuple[Member, str, int]]:
+    armed, last = info.get("armed"), info.get("last")
+    if isinstance(armed, dict) and armed.get("change"):
+        goes_back = armed.get("back") or armed.get("overdue") is not None
+        state = State.ROLLED_BACK if goes_back else State.HELD
+        until = float(armed.get("until") or 0)
+        stage = str(armed.get("stage") or "")
+        checkpoint = str(armed.get("checkpoint") or "")
+        member = Member(host, state, int(armed.get("generation") or 0), checkpoint, stage, until)
+        yield member, str(armed["change"]), int(armed.get("hosts") or 0)
+    elif isinstance(last, dict) and last.get("change") and last.get("generation") == info.get("generation"):
+        state = State(last["outcome"]) if last.get("outcome") in list(State) else State.IN_DOUBT
+        member = Member(host, state, int(last.get("generation") or 0), str(last.get("checkpoint") or ""))
+        yield member, str(last["change"]), int(last.get("hosts") or 0)
+
+
+def verdict(change: Found) -> tuple[str, str]:
+    """The end that the hosts of a change are brought to (keep, back, or wait for those that do not answer), and why."""
+    missing = change.total - len(change.members)
+    gone = change.hosts(State.ROLLED_BACK, State.IN_DOUBT)
+    if gone:
+        return BACK, f"{some_of(gone)} did not keep it"
+    if not change.decided:
+        return BACK, "it had not been decided that the hosts keep it"
+    if missing > 0:
+        return WAIT, f"{missing} of its {change.total} hosts did not answer, or were not asked"
+    return KEEP, "it had been decided that all hosts keep it"
+
+
+@dataclass
+class Resumption:
+    """The changes of some hosts on their way to one end each. told: what each host remembers."""
+
+    context: Context
+    told: Mapping[str, Mapping[str, Any] | None]
+
+    def bring(self, change: Found, end: str, why: str) -> tuple[str, list[HostResult]]:
+        """Bring the hosts of a change to one end; why they are not there, or went back, and how each ended."""
+        results = {member.host: _result(member) for member in change.members}
+        armed = {member.host: self._armed(member) for member in change.members}
+        ending = Ending(self.context, results, armed)
+        if end == KEEP:
+            reason = ending.confirm(change.hosts(State.HELD))
+            if reason:
+                ending.back(change.hosts(State.CONFIRMED), reason)
+        else:
+            reason = why
+            if end == BACK:
+                kept = change.hosts(State.CONFIRMED) if change.total else []
+                ending.back([*change.hosts(State.HELD), *kept], why)
+        for result in results.values():
+            if result.state is State.HELD:  # it was left as it is
+                result.state, result.why = State.IN_DOUBT, f"{result.why or 'not confirmed'}; {why}"
+        return reason, list(results.values())
+
+    def approve(self, change: Found) -> tuple[str, list[HostResult]]:
+        """Note on the held hosts of a change that a person lets it go on; why it could not be noted, and the hosts."""
+        record, names = Record(), [member.host for member in change.members if member.stage]
+        if not names:
+            return "it still runs, or its health has not been measured: no host is held", [
+                _result(member) for member in change.members
+            ]
+        generations = {member.host: member.generation for member in change.members if member.host in names}
+        variables = self.context.variables_for(
+            names, evenkeel_generations=generations, evenkeel_verdicts=dict.fromkeys(names, decide.APPROVE)
+        )
+        run = OwnRun("settle", variables, names, fresh=True)
+        ended = self.context.session.run_own(run, lambda event: feed(record, event), lambda: "")
+        results, reason = [], ""
+        for member in change.members:
+            result = _result(member)
+            if member.host in names:
+                answer = decide.settled(record, member.host)
+                if answer is None or answer.state is not State.HELD:
+                    result.why = decide.why_unsettled(record, member.host) or ended.errors
+                    result.state = State.IN_DOUBT
+                    reason = reason or f"{member.host}: {result.why}"
+                else:
+                    result.why = "approved: the run that waits goes on"
+            results.append(result)
+        return reason, results
+
+    def _armed(self, member: Member) -> decide.Armed:
+        now = self.context.clock.now()
+        until = max(member.until, now)
+        return decide.Armed(member.generation, member.checkpoint, until - now, until, until + GRACE)
+
+
+def _result(member: Member) -> HostResult:
+    return HostResult(
+        member.host,
+        1,
+        member.state,
+        generation=member.generation,
+        checkpoint=member.checkpoint,
+        until=member.until or None,
+    )
+
+
+def run(command: str, options: Options, caller: Caller) -> ChangeResult:
+    """``resume`` brings changes that a killed run has left to one end, ``abort`` takes changes under way back, and
+    ``confirm`` lets a change that waits for a person go on. Raises UsageError before any host is touched."""
+    started = time.monotonic()
+    ansible = caller.ansible()
+    options = options.with_configuration(ansible.settings)
+    if wrong := misspelt(extra_names(options.common)):
+        raise UsageError("; ".join(wrong))
+    secrets = caller.passwords(options)
+    reason, results, waves, notes = "", [], [], []
+    with caller.controller.open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+        hosts = session.list_own("status", {}, options.limit)
+        inventory = caller.controller.find_inventory(options, ansible, secrets, os.fspath(ansible.cwd))
+        targets = Targets(hosts, hosts, (), Inventory(hosts, {}, inventory.variables))
+        context = Context(session, Request("", options), targets, {}, caller=caller)
+        caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
+        told = _ask(context, hosts)
+        silent = [host for host in hosts if told[host] is None]
+        changes = found(told)
+        with under_way():
+            resumption = Resumption(context, told)
+            for change in changes:
+                end, why = verdict(change) if command == "resume" else (BACK, f"asked for by evenkeel {command}")
+                caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}"))
+                waves.append([member.host for member in change.members])
+                done = resumption.approve(change) if command == "confirm" else resumption.bring(change, end, why)
+                reason = reason or done[0]
+                results += done[1]
+    if silent:
+        notes.append(f"did not answer, and may be in the middle of a change: {some_of(silent)}")
+    code = _exit(command, results, reason, silent)
+    if not changes:
+        reason = f"no change waits on {'these hosts' if len(hosts) > 1 else hosts[0]}"
+    return ChangeResult(command, code, reason, waves, results, notes, time.monotonic() - started, command=command)
+
+
+def _ask(context: Context, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
+    record = Record()
+
+    def on_event(event: Event) -> None:
+        feed(record, event)
+
+    run = OwnRun("status", context.variables_for(hosts), list(hosts), question=True)
+    context.tell(Phase.RUN, *hosts)
+    context.session.run_own(run, on_event, context.until(context.clock.now() + _ANSWER))
+    told = {host: record.of(host, "ft_info") for host in hosts}
+    return {host: result.result if result and result.status == "ok" else None for host, result in told.items()}
+
+
+def _exit(command: str, results: Sequence[HostResult], reason: str, silent: Sequence[str]) -> Exit:
+    states = [result.state for result in results]
+    if State.IN_DOUBT in states or silent:
+        return Exit.IN_DOUBT
+    if command == "confirm":
+        return Exit.DONE if results and not reason else Exit.REFUSED
+    if not results:
+        return Exit.DONE if command == "resume" else Exit.REFUSED
+    return exit_code(states, complete=not reason)

@@ -1,0 +1,30 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The frame of a command that finds changes under way on the hosts, wherever they were begun."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.options import Options
+from evenkeel.changes import resume
+from evenkeel.commands.fleet import FleetCommand
+from evenkeel.outcome import ChangeResult
+from evenkeel.show import summary
+
+
+class OpenChangeCommand(FleetCommand[ChangeResult]):
+    """The hosts themselves say which change they are part of, and how far it has come."""
+
+    def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The inventory and the limit say which hosts are asked."""
+
+    def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
+        return resume.run(self.name, given, caller)
+
+    def show(self, result: ChangeResult, given: Options, console: Console) -> None:
+        summary.print_change(result, console, given)

@@ -1,0 +1,177 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The extension of deadlines, the terms of a change, and changes that a killed run has left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.options import Options
+from evenkeel.ansible.session import Session
+from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.changes import decide, preflight, resume
+from evenkeel.changes.context import Context
+from evenkeel.changes.extending import Extending
+from evenkeel.changes.request import ALL, WAVE, Request, Terms
+from evenkeel.outcome import UsageError
+from evenkeel.progress import Progress
+
+from .test_flow import Hands, Script, ended
+
+HOSTS = ("web1", "web2")
+TARGETS = Targets(HOSTS, HOSTS, (), Inventory(HOSTS, {}, {}))
+
+
+def armed(now: float, left: float = 600.0) -> decide.Armed:
+    return decide.Armed(3, "f00", 600.0, now + left, now + left + 2)
+
+
+def extending(*runs: Any) -> tuple[Extending, Hands, list[str]]:
+    clock, told = Hands(), list[str]()
+
+    def report(progress: Progress) -> None:
+        told.append(progress.text)
+
+    context = Context(
+        cast(Session, Script(list(runs))),
+        Request("s", Options()),
+        TARGETS,
+        {},
+        (),
+        Caller(report=report),
+        clock.clock(),
+    )
+    return Extending(context), clock, told
+
+
+def extension(host: str, remaining: float) -> Any:
+    return ended(host, "evenkeel.fault_tolerance.ft_settle", outcome="extended", generation=3, remaining=remaining)
+
+
+def test_a_host_is_extended_once_half_of_its_time_is_over_and_the_answer_counts() -> None:
+    one, clock, told = extending(("settle", [extension("web1", 600.0)], 0))
+    covered = {"web1": armed(clock.now), "web2": armed(clock.now, 900.0)}
+    one.cover(covered)
+    assert one.due(clock.now) == [] and one.due(clock.now + 299) == []
+    clock.now += 301
+    assert one.due(clock.now) == ["web1"]
+    one.extend(["web1"])
+    assert covered["web1"].earliest == clock.now + 600 and one.due(clock.now) == [] and not told
+
+
+def test_a_host_that_does_not_answer_is_asked_again_and_told_once() -> None:
+    lost = ended("web1", "evenkeel.fault_tolerance.ft_settle", "unreachable", msg="timed out")
+    one, clock, told = extending(("settle", [lost], 4), ("settle", [lost], 4))
+    before = armed(clock.now)
+    covered = {"web1": before}
+    one.cover(covered)
+    clock.now += 301
+    one.extend(["web1"])
+    assert covered["web1"] == before and one.due(clock.now) == [] and one.due(clock.now + 6) == ["web1"]
+    one.extend(["web1"])
+    assert len(told) == 1 and "timed out" in told[0]
+
+
+def test_the_cap_ends_the_extensions() -> None:
+    one, clock, told = extending(("settle", [extension("web1", 299.0)], 0))
+    one.cover({"web1": armed(clock.now)})
+    clock.now += 301
+    one.extend(["web1"])
+    assert one.due(clock.now + 200) == [] and "--at-most" in told[0]
+
+
+def test_a_host_that_settles_is_extended_no_more() -> None:
+    one, clock, _told = extending()
+    one.cover({"web1": armed(clock.now)})
+    one.release(["web1"])
+    assert one.due(clock.now + 500) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"on_failure": "everything"}, "on_failure: 'everything'; it is stop, wave, all"),
+        ({"hold_after": 3}, "hold_after: '3' is no wave of this change, which has 2"),
+        ({"pause": "soon"}, "pause: 'soon' is not a duration"),
+        ({"on_failure": "all", "bake": "2h"}, "--at-most allows 3600 s"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        preflight.terms(Request("s", Options(), **given), TARGETS, [("web1",), ("web2",)])
+
+
+def test_hosts_wait_where_others_may_take_the_change_back_from_them() -> None:
+    whole, wave, alone = Terms(ALL, ident="c"), Terms(WAVE, ident="c"), Terms(hold_after=2)
+    assert whole.holds(1, ["a"], 3) and not whole.holds(1, ["a"], 1)
+    assert wave.holds(1, ["a", "b"], 3) and not wave.holds(1, ["a"], 3)
+    assert alone.holds(2, ["a"], 3) and not alone.holds(1, ["a", "b"], 3)
+    assert whole.unit(2, ["a"], 3) == {"id": "c", "hosts": 3} and wave.unit(2, ["a"], 3) == {"id": "c.2", "hosts": 1}
+
+
+def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dict[str, Any]:
+    change = {"generation": 3, "checkpoint": "f00", "change": "c", "hosts": total}
+    if outcome:
+        return {"generation": 3, "armed": None, "last": {**change, "outcome": outcome, "by": "settle"}}
+    return {"generation": 3, "armed": {**change, "stage": stage, "until": 1.0, "overdue": None, **more}, "last": None}
+
+
+@pytest.mark.parametrize(
+    ("told", "end"),
+    [
+        ([info("held"), info("held"), info("")], resume.BACK),
+        ([info("decided"), info("decided"), info("held")], resume.KEEP),
+        ([info(outcome="confirmed"), info("decided"), info("decided")], resume.KEEP),
+        ([info(outcome="confirmed"), info("decided"), info(outcome="rolled_back")], resume.BACK),
+        ([info(outcome="confirmed"), info(outcome="confirmed"), info("decided", overdue=5.0)], resume.BACK),
+        ([info(outcome="confirmed"), info("decided"), None], resume.WAIT),
+        ([info("held"), info("held"), None], resume.BACK),
+        ([info(outcome="confirmed")] * 3, None),
+        ([info(outcome="rolled_back")] * 3, None),
+        # Where each host ends alone, different ends are no split.
+        ([info(outcome="rolled_back", total=0), info(outcome="confirmed", total=0)], None),
+    ],
+)
+def test_the_end_that_a_change_is_brought_to(told: list[dict[str, Any] | None], end: str | None) -> None:
+    found = resume.found({f"web{number}": one for number, one in enumerate(told)})
+    assert [resume.verdict(change)[0] for change in found] == ([end] if end else [])
+
+
+def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> None:
+    assert (
+        resume.found({"web1": {**info(outcome="confirmed"), "generation": 4}, "web2": info(outcome="rolled_back")})
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (info("held"), ""),
+        (None, "did not answer"),
+        (info(outcome="rolled_back"), "its change is over: rolled back by settle"),
+        (info("held", back="operator"), "goes back"),
+        (info("held", overdue=1.0), "goes back"),
+    ],
+)
+def test_a_host_that_is_held_waits_until_it_says_otherwise(told: dict[str, Any] | None, why: str) -> None:
+    found = decide.gone(told, 3)
+    assert (why in found) if why else not found
+
+
+def test_a_person_has_let_a_change_go_on_only_where_the_host_says_so() -> None:
+    assert not decide.approved(info("held")) and not decide.approved(None)
+    assert decide.approved(info("approved"))
+
+
+def test_an_extension_that_another_generation_tells_of_is_none() -> None:
+    before = replace(armed(0.0), generation=4)
+    assert decide.extended({"remaining": 600.0, "generation": 3}, before, 1.0, 2.0) is None
+    assert decide.extended({"generation": 4}, before, 1.0, 2.0) is None
+    found = decide.extended({"remaining": 600.0, "generation": 4}, before, 1.0, 2.0)
+    assert found is not None and (found.earliest, found.latest) == (601.0, 602.0) and found.within == 600.0
