@@ -110,6 +110,22 @@ def test_it_is_kept_by_confirm_over_a_new_login(host: Fleet, tried: Callable[...
     assert host.state(HOST)["outcome"] == "confirmed" and "changed" in host.on(HOST, "cat /srv/www/index.html")
 
 
+def test_who_is_logged_in_hears_of_it(host: Fleet, tried: Callable[..., Terminal]) -> None:
+    other = Terminal(host, "sleep 100")
+    time.sleep(2)
+    one = tried("10m")
+    words = "a change is under way on this host, try"
+    other.sees(words)
+    assert words in host.on(HOST, "cat /run/motd.d/evenkeel; journalctl -t evenkeel -o cat -n 1")
+    late = Terminal(host, "")
+    late.sees(words)
+    one.types("rollback\r")
+    other.sees("the change try was rolled back")
+    assert "rolled back" in host.on(HOST, "cat /run/motd.d/evenkeel; journalctl -t evenkeel -o cat -n 1")
+    for terminal in (other, late):
+        terminal.lose()
+
+
 def test_it_comes_back_by_doing_nothing(host: Fleet, tried: Callable[..., Terminal]) -> None:
     one = tried("10s")
     one.sees("its time to confirm is over", 60)

@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from .._deadman import changes, doubt
 from .._errors import EvenkeelError
-from .._files.journals import committed
 from .._store.store import Store, time_of
+from .info import host_state
 
 # Exit codes, as the command evenkeel has them.
 DONE, USAGE, FAILED, REFUSED, IN_DOUBT = 0, 1, 2, 3, 4
@@ -55,7 +54,7 @@ def words(store: Store) -> tuple[list[str], int]:
         return _doubtful(store, doubtful), IN_DOUBT
     last = changes.last_event(store)
     lines = ["No change is under way on this host.", *([f"The last one, {ended(store, last)}."] if last else [])]
-    if committed(store) or os.path.exists(store.join("resume")):
+    if host_state(store.root, store.system).interrupted:
         lines.append("A rollback was interrupted. The next one, or the next change, completes it.")
     newest = _newest(store)
     if newest:
