@@ -52,7 +52,7 @@ class Request:
 
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
     them. confirm_within, at_most, soak, deadline, pause, bake: durations. on_failure: stop, wave or all. hold_after:
-    the number of a wave. probes, resources: lists as the modules take them.
+    the number of a wave. probes, resources: lists as the modules take them. notify: a URL for outcomes.
     """
 
     playbook: str
@@ -71,6 +71,7 @@ class Request:
     deadline: str | None = None
     probes: Sequence[Spec] | None = None
     resources: Sequence[Spec] | None = None
+    notify: str | None = None
 
     def variables(self) -> dict[str, object]:
         """The variables of our own playbooks that were given here."""
