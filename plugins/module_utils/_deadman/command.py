@@ -24,7 +24,7 @@ _SCRIPT = """\
 {mark}
 # Arming a change writes this file anew. It may be deleted. How to use it: evenkeel-host --help
 if [ "$(id -u)" != 0 ]; then
-  echo "evenkeel-host: only root can do this; try sudo evenkeel-host" >&2
+  echo "evenkeel-host: only root can do this; try sudo $0" >&2
   exit 1
 fi
 if [ ! -f {agent} ]; then

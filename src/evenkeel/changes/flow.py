@@ -102,13 +102,13 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     strict = preflight.strict(request.probes, targets)
     within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
     terms = preflight.terms(request, targets, plan)
+    notifier = Notifier(preflight.notify_url(request.notify, targets), terms.ident, request.playbook)
     variables = {**request.variables(), "evenkeel_confirm_within": within, "evenkeel_at_most": terms.at_most}
     if caller.asked_to_stop():
         raise UsageError("stopped before anything was touched")
     total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
     count = f"{len(plan)} {'wave' if len(plan) == 1 else 'waves'}"
     caller.report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {count}"))
-    notifier = Notifier(preflight.notify_url(request.notify, targets), terms.ident, request.playbook)
     caller = replace(caller, report=notifier.listening(caller.report))
     context = Context(session, request, targets, variables, strict, caller, terms=terms)
     for note in notes:
