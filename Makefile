@@ -126,10 +126,11 @@ else
 	@echo "Left out: molecule (the lab needs root on Debian; LAB=yes tries it anyway)"
 endif
 
-bench: .venv/test.stamp $(COLLECTION) ## checkpoints against restic, borg, rsync, PostgreSQL; transactions against ansible-playbook
+bench: .venv/test.stamp $(COLLECTION) ## checkpoints against restic, borg, rsync, PostgreSQL; transactions against ansible-playbook; footprints
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/checkpoint.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/postgresql.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/overhead.py
+	$(CLEAN_ENV) $(BIN)/python tests/benchmark/footprint.py
 
 wheel: .venv/runtime.stamp ## dist/evenkeel-*.whl, tried in an empty environment
 	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .

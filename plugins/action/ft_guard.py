@@ -11,13 +11,18 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
+
+# One round of probes.
+_ONCE = Times(0.0, 0.0, 1.0)
 
 
 class ActionModule(ActionBase):
@@ -83,10 +88,18 @@ class ActionModule(ActionBase):
             for host in hosts
         }
 
+        parts = {host: parted(probes[host]) for host in hosts}
+        # Nothing is compared here, as no host has changed yet.
+        outside = {
+            host: Outside(inventory, host, items, _ONCE, group, wave, store=params["store"])
+            for host, (_own, items) in parts.items()
+        }
+
         def measure(host: Host) -> dict[str, Any]:
             result = host.module(
                 "ft_health",
-                probes=probes[host.name],
+                probes=parts[host.name][0],
+                measured=outside[host.name].measure(apart=False),
                 soak="0s",
                 deadline="0s",
                 store=inventory.store(host.name, params["store"]),

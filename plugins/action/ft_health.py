@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_health import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
 
 
-class ActionModule(HostAction):
+class ActionModule(ProbingAction):
     """The module, its arguments checked here first."""
 
     ARGUMENTS = ARGUMENTS

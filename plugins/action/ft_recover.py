@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -25,6 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     check_variables,
     refused,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
@@ -37,6 +39,24 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 
 # Candidates that messages name.
 _SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy that a peer says it holds, with its MAC: an entry of the result ``candidates``."""
+
+    peer: str
+    id: str = ""
+    host: str = ""
+    name: str = ""
+    created: str = ""
+    state: str = "none"
+    detail: str = ""
+    mac: str = ""
+
+    def shown(self) -> dict[str, str]:
+        """The entry, without the MAC."""
+        return {key: value for key, value in asdict(self).items() if key != "mac"}
 
 
 class ActionModule(ActionBase):
@@ -58,7 +78,7 @@ class ActionModule(ActionBase):
 
 
 class Recovery:
-    """One recovery of the host ``owner`` onto the host ``here``: look for copies, bring the newest, roll back to it.
+    """A recovery of the host ``owner`` onto the host ``here``: look for copies, bring the newest, roll back to it.
 
     Raises EvenkeelError or AnsibleError when the parameters name no peers, no time or no readable key.
     """
@@ -77,7 +97,7 @@ class Recovery:
         self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
         # The result so far, in success and in failure.
-        self._candidates: list[dict[str, Any]] = []
+        self._candidates: list[Copy] = []
         self._left: list[str] = []
         self._warnings: list[str] = []
 
@@ -88,18 +108,18 @@ class Recovery:
         if not usable:
             return self._nothing_found()
         newest = usable[0]
-        proved = newest[0]["state"] == "verified"
+        proved = newest[0].state == "verified"
         self._warnings = _warnings(newest, self._owner, self._wanted, proved, self._declared)
         self._left += self._warnings
         found: dict[str, Any] = {
-            "candidates": self._candidates,
-            "id": newest[0]["id"],
+            "candidates": self._entries(),
+            "id": newest[0].id,
             "planned": [_plan(self._owner, newest[0])],
             "left": self._left,
             **({"warnings": self._warnings} if self._warnings else {}),
         }
         if check_mode:
-            return {**found, "changed": True, "source": newest[0]["peer"]}
+            return {**found, "changed": True, "source": newest[0].peer}
         source, refusal = self._bring(usable, proved)
         if source is None:
             return {**found, **(refusal or self._nothing_brought())}
@@ -109,14 +129,17 @@ class Recovery:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
         self._candidates = [
-            _judged(entry, self._owner, self._keys) for peer in self._peers for entry in _found(peer, told[peer])
+            _judged(copy, self._owner, self._keys) for peer in self._peers for copy in _found(peer, told[peer])
         ]
         wrong = [
-            f"{entry['peer']}: {entry['state']} {str(entry['id'])[:12]} {entry['detail']}".replace("  ", " ")
-            for entry in self._candidates
-            if entry["state"] not in ("verified", "none")
+            f"{copy.peer}: {copy.state} {copy.id[:12]} {copy.detail}".replace("  ", " ")
+            for copy in self._candidates
+            if copy.state not in ("verified", "none")
         ]
         self._left = _some(wrong)
+
+    def _entries(self) -> list[dict[str, str]]:
+        return [copy.shown() for copy in self._candidates]
 
     def _nothing_found(self) -> dict[str, Any]:
         return {
@@ -124,7 +147,7 @@ class Recovery:
             "error": "NotFound",
             "msg": f"No peer has a verified copy of checkpoint {self._wanted} of {self._owner}."
             f" Nothing was changed. {_inventory_of(self._candidates)}{_about_keys(self._candidates, self._keys)}",
-            "candidates": self._candidates,
+            "candidates": self._entries(),
             "left": self._left,
         }
 
@@ -136,26 +159,24 @@ class Recovery:
             f" changed: {'; '.join(self._left)}",
         }
 
-    def _bring(
-        self, usable: Sequence[Sequence[dict[str, Any]]], proved: bool
-    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
         """The copy that is in the store of ``here`` now, or None; and the answer of ``here`` if it refuses them all."""
         limits: dict[str, Any] = {}
         if not self._undeclared and not (self._declared is None and proved):
             limits = {"declared": self._declared or [], "proved": proved}
         with scratch_directory() as scratch:
-            for entry in (entry for copies in usable for entry in copies):
-                got = self._carry(entry, scratch, limits)
+            for copy in (copy for copies in usable for copy in copies):
+                got = self._carry(copy, scratch, limits)
                 if not got.get("failed") and not got.get("unreachable"):
-                    return entry, {}
+                    return copy, {}
                 if got.get("refused_here"):
                     return None, {key: value for key, value in got.items() if key != "refused_here"}
-                self._left.append(f"{entry['peer']}: {entry['id'][:12]}: {words(got.get('msg'))}")
+                self._left.append(f"{copy.peer}: {copy.id[:12]}: {words(got.get('msg'))}")
         return None, {}
 
-    def _carry(self, entry: Mapping[str, Any], scratch: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    def _carry(self, copy: Copy, scratch: str, limits: Mapping[str, Any]) -> Answer:
         """Fetch one copy from its peer and give it to ``here``; the answer of who failed, or of ``here``."""
-        peer, checkpoint = entry["peer"], entry["id"]
+        peer, checkpoint = copy.peer, copy.id
         path = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
         try:
             got = self._inventory.each(
@@ -170,8 +191,8 @@ class Recovery:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _roll_back(self, source: Mapping[str, Any], newest: str) -> dict[str, Any]:
-        checkpoint = source["id"]
+    def _roll_back(self, source: Copy, newest: str) -> dict[str, Any]:
+        checkpoint = source.id
         if checkpoint != newest:
             older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older one"
             self._left.insert(0, older)
@@ -181,11 +202,11 @@ class Recovery:
         return {
             **result,
             **({"warnings": warnings} if warnings else {}),
-            "candidates": self._candidates,
-            "source": source["peer"],
+            "candidates": self._entries(),
+            "source": source.peer,
             "id": checkpoint,
             "planned": [_plan(self._owner, source), *result.get("planned", [])],
-            "done": [f"took checkpoint {checkpoint[:12]} from {source['peer']}", *result.get("done", [])],
+            "done": [f"took checkpoint {checkpoint[:12]} from {source.peer}", *result.get("done", [])],
             "left": [*self._left, *result.get("left", [])],
         }
 
@@ -197,69 +218,65 @@ def _declared(resources: Any) -> Any:
     return checked({RESOURCES_VARIABLE: registry.OPTION}, {RESOURCES_VARIABLE: resources})[RESOURCES_VARIABLE]
 
 
-def _plan(owner: str, entry: Mapping[str, Any]) -> str:
-    return f"recover {owner} from checkpoint {entry['name']} ({entry['id'][:12]}) of {entry['created']}"
+def _plan(owner: str, copy: Copy) -> str:
+    return f"recover {owner} from checkpoint {copy.name} ({copy.id[:12]}) of {copy.created}"
 
 
-def _found(peer: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The copies that a peer says it holds, as entries of the result."""
-    nothing = {"peer": peer, "id": "", "host": "", "name": "", "created": "", "mac": "", "state": "none", "detail": ""}
+def _found(peer: str, answer: Answer) -> list[Copy]:
+    """The copies that a peer says it holds."""
     for state in ("unreachable", "failed"):
         if answer.get(state):
-            return [{**nothing, "state": state, "detail": words(answer.get("msg"))}]
-    return [{**nothing, **entry} for entry in answer.get("candidates", [])] or [nothing]
+            return [Copy(peer, state=state, detail=words(answer.get("msg")))]
+    return [Copy(peer, **entry) for entry in answer.get("candidates", [])] or [Copy(peer)]
 
 
-def _judged(entry: dict[str, Any], owner: str, keys: Keys) -> dict[str, Any]:
-    """The entry as the controller sees it: whole is not enough, a peer can make whole ones. Without its MAC."""
-    found = {key: value for key, value in entry.items() if key != "mac"}
-    if entry["state"] != "verified":
-        return found
+def _judged(copy: Copy, owner: str, keys: Keys) -> Copy:
+    """The copy as the controller sees it: whole is not enough, a peer can make whole ones."""
+    if copy.state != "verified":
+        return copy
     try:
-        check_created(entry["created"], time.time())
+        check_created(copy.created, time.time())
     except Damaged as error:
-        return {**found, "state": "refused", "detail": error.message}
-    return found if keys.know(owner, entry) else {**found, "state": "unproved"}
+        return replace(copy, state="refused", detail=error.message)
+    return copy if keys.know(owner, asdict(copy)) else replace(copy, state="unproved")
 
 
-def choose(candidates: Sequence[dict[str, Any]], wanted: str) -> list[list[dict[str, Any]]]:
+def choose(candidates: Sequence[Copy], wanted: str) -> list[list[Copy]]:
     """The verified copies of each checkpoint that ``wanted`` can mean, newest first, each in the order given.
 
     wanted: as in every store (``meant``). Of the unproved ones only a whole id means one: its beginning, its name and
     its date are what anybody likes to give it.
     """
-    proved = sorted((one["created"], one["id"], one["name"]) for one in candidates if one["state"] == "verified")
+    proved = sorted((one.created, one.id, one.name) for one in candidates if one.state == "verified")
     ids = meant(wanted, [(name, checkpoint) for _created, checkpoint, name in proved])
-    found: dict[str, list[dict[str, Any]]] = {}
-    for entry in candidates:
-        if (entry["state"] == "verified" and entry["id"] in ids) or (
-            entry["state"] == "unproved" and entry["id"] == wanted
-        ):
-            found.setdefault(entry["id"], []).append(entry)
+    found: dict[str, list[Copy]] = {}
+    for copy in candidates:
+        if (copy.state == "verified" and copy.id in ids) or (copy.state == "unproved" and copy.id == wanted):
+            found.setdefault(copy.id, []).append(copy)
     # The proved copies of a checkpoint come first: one proof is a proof of the checkpoint, and of its date.
-    groups = [sorted(copies, key=lambda one: one["state"] != "verified") for copies in found.values()]
-    return sorted(groups, key=lambda copies: (copies[0]["created"], copies[0]["id"]), reverse=True)
+    groups = [sorted(copies, key=lambda one: one.state != "verified") for copies in found.values()]
+    return sorted(groups, key=lambda copies: (copies[0].created, copies[0].id), reverse=True)
 
 
-def _warnings(copies: Sequence[dict[str, Any]], owner: str, wanted: str, proved: bool, declared: Any) -> list[str]:
+def _warnings(copies: Sequence[Copy], owner: str, wanted: str, proved: bool, declared: Any) -> list[str]:
     first = copies[0]
     found = []
     if not proved:
         found.append(
-            f"nothing but its id says that checkpoint {first['id']} is one of {owner}: no copy has a MAC of ours."
+            f"nothing but its id says that checkpoint {first.id} is one of {owner}: no copy has a MAC of ours."
             f" Protect {owner} again"
         )
     elif declared is None:
         found.append(
             f"the inventory declares nothing for {owner} ({RESOURCES_VARIABLE}): all of the checkpoint is restored"
         )
-    if len(copies) == 1 and wanted != first["id"]:
-        found.append(f"only {first['peer']} has the newest checkpoint, {first['id'][:12]} of {first['created']}")
+    if len(copies) == 1 and wanted != first.id:
+        found.append(f"only {first.peer} has the newest checkpoint, {first.id[:12]} of {first.created}")
     return found
 
 
-def _about_keys(candidates: Sequence[dict[str, Any]], keys: Keys) -> str:
-    unproved = list(dict.fromkeys(entry["id"] for entry in candidates if entry["state"] == "unproved"))
+def _about_keys(candidates: Sequence[Copy], keys: Keys) -> str:
+    unproved = list(dict.fromkeys(copy.id for copy in candidates if copy.state == "unproved"))
     if not unproved:
         return ""
     why = "have no MAC that was made with a key of " + keys.where if keys else f"cannot be proved ({keys.where})"
@@ -269,13 +286,12 @@ def _about_keys(candidates: Sequence[dict[str, Any]], keys: Keys) -> str:
     )
 
 
-def _inventory_of(candidates: Sequence[dict[str, Any]]) -> str:
+def _inventory_of(candidates: Sequence[Copy]) -> str:
     if not candidates:
         return "There is no peer besides this host: name those that may hold a copy."
     held = [
-        f"{entry['peer']}: "
-        + " ".join(str(entry[key])[:300] for key in ("state", "name", "created", "detail") if entry[key])
-        for entry in candidates
+        f"{copy.peer}: " + " ".join(filter(None, (copy.state, copy.name[:300], copy.created, copy.detail[:300])))
+        for copy in candidates
     ]
     return "Found: " + "; ".join(_some(held)) + "."
 

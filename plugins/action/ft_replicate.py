@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     check_variables,
     refused,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
@@ -73,7 +74,7 @@ class ActionModule(ActionBase):
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
         if keys:
-            offered["mac"] = keys.mac(owner, offered)
+            offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
             replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
             try:
@@ -87,8 +88,19 @@ class ActionModule(ActionBase):
                 f" are known. Where it is not lost, put it in place of this one and run again; controllers that share"
                 f" hosts share a key ({VARIABLE})"
             )
-        result = _result(here.name, params["copies"], offered["id"], replication.entries, why)
+        result = _result(here.name, params["copies"], offered["id"], list(replication.entries.values()), why)
         return {**result, "warnings": [made]} if made else result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has got the copy now."""
+
+    state: str
+    detail: str = ""
+    new: bool = False
+    peer: str = ""
+    domain: str | None = None
 
 
 @dataclass
@@ -106,7 +118,7 @@ class Replication:
     scratch: str
     timeout: float
     check_mode: bool
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -122,43 +134,42 @@ class Replication:
         """Ask peers until enough hold a verified copy or none is left. Raises Damaged when this host cannot give it."""
         entries = self.entries
         while True:
-            holding = [peer for peer, entry in entries.items() if entry["state"] in COUNTS]
+            holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
             chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
                 return
             for peer, entry in self._ask(chosen).items():
-                domain = domains[peer] if domains else peer
-                entries[peer] = {"peer": peer, "domain": domain, "id": self._id, **entry}
+                entries[peer] = replace(entry, peer=peer, domain=domains[peer] if domains else peer)
 
-    def _ask(self, peers: Sequence[str]) -> dict[str, dict[str, Any]]:
-        def have(host: Host) -> dict[str, Any]:
+    def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
+        def have(host: Host) -> Answer:
             return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
 
         told = self.inventory.each(peers, have, self.timeout)
-        entries: dict[str, dict[str, Any]] = {}
+        entries: dict[str, Outcome] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
             if answer.get("macs"):
                 self.marked.append(peer)
             if answer.get("unreachable") or answer.get("failed"):
-                entries[peer] = _entry(answer)
+                entries[peer] = _outcome(answer)
             elif answer.get("state") == "verified":
-                entries[peer] = {"state": "verified", "new": False, "detail": "held already"}
+                entries[peer] = Outcome("verified", "held already")
             elif self.check_mode:
-                entries[peer] = {"state": "planned", "new": True, "detail": ""}
+                entries[peer] = Outcome("planned", new=True)
             else:
                 lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
         if lacking:
             entries.update(self._send(lacking))
             # A content that a peer holds may be damaged there. The peer then gets everything.
             again: dict[str, tuple[str, ...]] = {
-                peer: () for peer, known in lacking.items() if known and entries[peer]["state"] == "failed"
+                peer: () for peer, known in lacking.items() if known and entries[peer].state == "failed"
             }
             if again:
                 entries.update(self._send(again))
         return entries
 
-    def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():
             path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
             found = self.carrier.fetch(self.here, self._id, known, False, path)
@@ -166,41 +177,40 @@ class Replication:
                 raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
             self.bundles[known] = path
 
-        def deliver(host: Host) -> dict[str, Any]:
+        def deliver(host: Host) -> Answer:
             return self.carrier.deliver(host, "receive", self._id, self.bundles[lacking[host.name]], mac=self._mac)
 
         told = self.inventory.each(lacking, deliver, self.timeout)
-        return {peer: _entry(answer) for peer, answer in told.items()}
+        return {peer: _outcome(answer) for peer, answer in told.items()}
 
 
-def _entry(answer: dict[str, Any]) -> dict[str, Any]:
+def _outcome(answer: Answer) -> Outcome:
     if answer.get("unreachable"):
-        return {"state": "unreachable", "new": False, "detail": words(answer.get("msg"))}
+        return Outcome("unreachable", words(answer.get("msg")))
     if answer.get("state") == "verified":
-        return {"state": "verified", "new": True, "detail": f"{answer.get('bytes')} bytes"}
-    return {"state": "failed", "new": False, "detail": words(answer.get("msg"))}
+        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True)
+    return Outcome("failed", words(answer.get("msg")))
 
 
-def _result(source: str, wanted: int, checkpoint: str, entries: dict[str, dict[str, Any]], why: str) -> dict[str, Any]:
-    good = [entry for entry in entries.values() if entry["state"] in COUNTS]
-    new = [f"a copy of {checkpoint[:12]} on {entry['peer']}" for entry in good if entry["new"]]
-    wrong = [
-        f"{entry['peer']} ({entry['domain']}): {entry['state']}, {entry['detail']}"
-        for entry in entries.values()
-        if entry not in good
-    ]
-    verified = [entry for entry in good if entry["state"] == "verified"]
+def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, Any]:
+    good = [entry for entry in entries if entry.state in COUNTS]
+    new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
+    wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]
+    verified = [entry for entry in good if entry.state == "verified"]
     result = {
         "changed": bool(new),
         "id": checkpoint,
-        "copies": [{key: value for key, value in entry.items() if key != "new"} for entry in entries.values()],
+        "copies": [
+            {"peer": one.peer, "domain": one.domain, "id": checkpoint, "state": one.state, "detail": one.detail}
+            for one in entries
+        ],
         "planned": new,
         "done": new if verified else [],
-        "proved": [f"{entry['peer']} holds a verified copy of {checkpoint[:12]}" for entry in verified],
+        "proved": [f"{entry.peer} holds a verified copy of {checkpoint[:12]}" for entry in verified],
         "left": wrong,
     }
     if len(good) < wanted:
-        have = ", ".join(f"{entry['peer']} ({entry['domain']})" for entry in good) or "none"
+        have = ", ".join(f"{entry.peer} ({entry.domain})" for entry in good) or "none"
         result.update(
             failed=True,
             error="EvenkeelError",

@@ -3,17 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_settle import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_settle import ARGUMENTS, MEASURING
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 
 
-class ActionModule(HostAction):
+class ActionModule(ProbingAction):
     """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
 
     ARGUMENTS = ARGUMENTS
@@ -26,3 +27,6 @@ class ActionModule(HostAction):
             theirs = connection.get_option("ssh_args") or ""
             connection.set_option("ssh_args", f"{_NEW_LOGIN} {theirs}".strip())
         return super().run(tmp, task_vars)
+
+    def is_measured(self, values: Mapping[str, Any]) -> bool:
+        return values["verdict"] in MEASURING and not self._task.check_mode

@@ -7,12 +7,50 @@ from textwrap import indent
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments._process import PROCESS
 
-_TIMEOUT = r"""
+_COMMON = r"""
     timeout:
       description:
         - How long the measurement may take; after that the health is unknown. For example V(2s).
       type: str
       default: 5s
+    severity:
+      description:
+        - With V(fail) the probe decides. With V(warn) its result is reported, and decides nothing. For example V(warn).
+      type: str
+      choices: [fail, warn]
+      default: fail
+"""
+_FROM = r"""
+    from:
+      description:
+        - The place that it is measured from. V(host) is the host itself, V(controller) the machine that runs Ansible,
+          V(peer) another host of the group, so that a host is seen as its users see it. For example V(controller).
+      type: str
+      choices: [host, controller, peer]
+      default: host
+"""
+_SERVER = r"""
+    url:
+      description:
+        - Address of the server, of http or https, without a user and a password. A redirection is not followed. For
+          example V(http://prometheus.example.org:9090).
+      type: str
+      required: true
+    token:
+      description:
+        - A bearer token, best from a vault. It stays on the controller and is not shown. For example
+          V(a text from a vault).
+      type: str
+    headers:
+      description:
+        - "Further headers, best from a vault. They stay on the controller and are not shown. For example
+          V({X-Scope-OrgID: web})."
+      type: dict
+    ca:
+      description:
+        - File on the controller with the certificates that the server's is checked by, instead of those of the system.
+          For example V(/etc/ssl/prometheus-ca.pem).
+      type: str
 """
 _KINDS = (
     r"""
@@ -38,7 +76,8 @@ http:
         - A regular expression that the body of the answer has to match somewhere. For example V(ready).
       type: str
 """
-    + _TIMEOUT
+    + _FROM
+    + _COMMON
     + r"""
 tcp:
   description:
@@ -56,7 +95,8 @@ tcp:
       type: str
       default: 127.0.0.1
 """
-    + _TIMEOUT
+    + _FROM
+    + _COMMON
     + r"""
 service:
   description:
@@ -76,7 +116,7 @@ service:
       suboptions:
 """
     + indent(PROCESS, " " * 8)
-    + _TIMEOUT
+    + _COMMON
     + r"""
 command:
   description:
@@ -95,7 +135,8 @@ command:
       type: int
       default: 0
 """
-    + _TIMEOUT
+    + _FROM
+    + _COMMON
     + r"""
 file:
   description:
@@ -114,7 +155,98 @@ file:
       type: str
       required: true
 """
-    + _TIMEOUT
+    + _COMMON
+    + r"""
+prometheus:
+  description:
+    - "Passes when a query to Prometheus, or to a server with the same HTTP API, gives one value that is within limits.
+      For example V(prometheus: {url: http://localhost:9090, query: up, min: 1})."
+    - It is measured from the controller. No data, several series, a value that is no finite number, a warning, and an
+      answer that is an error are unknown, which is not healthy.
+  type: dict
+  suboptions:
+    query:
+      description:
+        - The query in PromQL. It is templated for each host. For example
+          V(up{instance="{{ inventory_hostname }}:9100"}).
+      type: str
+      required: true
+    min:
+      description:
+        - The least value that passes. Give this, C(max) or both. For example V(1).
+      type: float
+    max:
+      description:
+        - The greatest value that passes. For example V(0.01).
+      type: float
+    samples:
+      description:
+        - How often it is asked for one measurement. For example V(5).
+      type: int
+      default: 1
+    passing:
+      description:
+        - How many of the samples have to pass; by default all. For example V(3).
+      type: int
+    every:
+      description:
+        - Time between two samples. For example V(2s).
+      type: str
+      default: 1s
+"""
+    + _SERVER
+    + _COMMON
+    + r"""
+compare:
+  description:
+    - "Passes unless the value of this host is above that of the hosts that the change has not reached, by a query to
+      Prometheus that gives a series for each host. For example
+      V(compare: {url: http://localhost:9090, query: 'sum by (instance) (rate(errors_total[1m]))', max_ratio: 2})."
+    - The hosts not reached stand for what is usual with the median of their values. With both C(max_ratio) and
+      C(max_difference) a host fails that is beyond both.
+    - It is judged where a change is settled, and where its confirmed hosts are measured again. With fewer than
+      C(min_samples) unchanged hosts in the group, as in the last wave, there is nothing to compare with. Then it is
+      reported as not judged, and decides nothing.
+  type: dict
+  suboptions:
+    query:
+      description:
+        - The query in PromQL, with one series for each host. For example
+          V(sum by (instance) (rate(http_errors_total[1m]))).
+      type: str
+      required: true
+    label:
+      description:
+        - The label that holds the name or the address of the host, with or without a port. For example V(node).
+      type: str
+      default: instance
+    max_ratio:
+      description:
+        - How many times the usual value is too much. Give this, C(max_difference) or both. For example V(1.5).
+      type: float
+    max_difference:
+      description:
+        - By how much the value may be above the usual one. For example V(0.01).
+      type: float
+    min_samples:
+      description:
+        - How many unchanged hosts must have a value; with fewer the result is unknown. For example V(3).
+      type: int
+      default: 1
+    host:
+      description:
+        - Names of this host in the label. By default its name in the inventory and its address. For example V([web1]).
+      type: list
+      elements: str
+    unchanged:
+      description:
+        - Names of the hosts to compare with. By default the option C(unchanged) of the module. For example
+          V([web2, web3]).
+      type: list
+      elements: str
+"""
+    + _SERVER
+    + _COMMON
 )
 
 

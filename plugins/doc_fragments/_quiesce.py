@@ -16,12 +16,12 @@ options:
     suboptions:
       stop:
         description:
-          - A systemd unit that is stopped, and started again. One that does not run is left alone. What runs and
+          - A systemd unit that is stopped, and started again. A unit that does not run is left alone. What runs and
             requires the unit is stopped before it and started after it. For example V(app).
         type: str
       freeze:
         description:
-          - A systemd unit that is frozen, and thawed again. One that does not run is left alone. For example V(app).
+          - A systemd unit that is frozen, and thawed again. A unit that does not run is left alone. For example V(app).
         type: str
       command:
         description:

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The mathematics of fault tolerance: pure functions on numbers, standard library only.
 
@@ -102,7 +100,7 @@ def series(availabilities: Sequence[Number]) -> float:
 
 
 def parallel(availabilities: Sequence[Number]) -> float:
-    """One is enough: A = 1 - (1-A1)(1-A2)...(1-An), for components that fail independently.
+    """Any component is enough: A = 1 - (1-A1)(1-A2)...(1-An), for components that fail independently.
 
     Source: Trivedi 2002, chapter 1 (product law of unreliabilities).
     """

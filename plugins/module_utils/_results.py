@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The results of the modules. Each has the keys of ``Result`` and keys of its own, on success and on failure alike.
@@ -12,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 _Result = TypeVar("_Result", bound="Result")
 # A field that the report does not hold while it is None.
@@ -75,6 +73,17 @@ class Checkpointed(Result):
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
+class Holder(TypedDict):
+    """A unit, or processes without one, that still use the files of ``paths`` as they were before they were replaced.
+
+    ``unit`` is empty without one; ``processes`` are written as ``name[pid]``.
+    """
+
+    unit: str
+    processes: list[str]
+    paths: list[str]
+
+
 @dataclass
 class RolledBack(Result):
     """``ft_rollback``. ``armed`` and ``generation``: the change that it is itself, if it has to be confirmed."""
@@ -85,9 +94,28 @@ class RolledBack(Result):
     generation: int | None = None
     armed: Any = None
     notes: list[str] = field(default_factory=list)
-    restart_needed: list[dict[str, Any]] = field(default_factory=list)
+    restart_needed: list[Holder] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class ChangedPath:
+    """A path, and what is different there: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
+    ``content or time``, ``mode`` and ``owner`` with commas."""
+
+    path: str
+    what: str
+
+
+@dataclass
+class Outside:
+    """The paths outside of what is protected that a change has changed: the first of them, and the number of all.
+    ``complete``: whether all places could be looked at."""
+
+    paths: list[ChangedPath] = field(default_factory=list)
+    count: int = 0
+    complete: bool = False
 
 
 @dataclass
@@ -100,7 +128,9 @@ class Settled(Result):
     by: str = ""
     health: Any = None
     login: str | None = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
     armed: Any = field(default=None, metadata=_LEFT_OUT)
+    outside: Any = None
     remaining: float | None = field(default=None, metadata=_LEFT_OUT)
 
 
@@ -113,6 +143,7 @@ class SettledBack(RolledBack):
     health: Any = None
     health_after: Any = None
     login: str = ""
+    outside: Any = None
 
 
 @dataclass
@@ -131,7 +162,16 @@ class Remembered(HostState, Result):
     """``ft_info``."""
 
     checkpoints: list[Any] = field(default_factory=list)
+    outside: Any = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Suggested(Result):
+    """``ft_suggest``: the paths that the last change changed, and the resources that would have covered them."""
+
+    outside: Any = None
+    suggested: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -144,6 +184,7 @@ class Measured(Result):
     soaked: float = 0.0
     restarts: int = 0
     host_state: Any = None
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass

@@ -57,6 +57,13 @@ options:
     type: str
     default: 1h
     version_added: 0.2.0
+  reboots:
+    description:
+      - How many boots the change plans. After so many boots the host waits on for its confirmation, which then needs
+        one of them; a further boot is a rollback at once, as the first one is with V(0).
+    type: int
+    default: 0
+    version_added: 0.2.0
   change:
     description:
       - The change over several hosts that this host is part of. The host remembers it, so that a run that was killed
@@ -76,6 +83,28 @@ options:
     description:
       - Host name to record. By default the node name.
     type: str
+  outside:
+    description:
+      - The places in which changes are looked for that no resource covers, while a change is armed
+        (O(confirm_within)). M(evenkeel.fault_tolerance.ft_settle) tells them. Links are not followed, and other file
+        systems below a path are not entered.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      paths:
+        description:
+          - The trees to look at, in this order, in place of the usual ones. These are C(/), and before it the trees
+            that matter most, without data below C(/home), C(/srv) and C(/var) (but C(/var/spool/cron)). With an empty
+            list nothing is looked at. For example V([/etc, /usr, /srv/app]).
+        type: list
+        elements: str
+      exclude:
+        description:
+          - Names and paths to leave out besides, with C(*) and C(?) for what may vary. For example
+            V([/opt/agent/state, '*.lock']).
+        type: list
+        elements: str
+        default: []
   require_restorable:
     description:
       - Refuse, with nothing recorded or armed, where a rollback could not put back all that O(resources) declares.
@@ -127,6 +156,16 @@ EXAMPLES = r"""
       - services: {names: [nginx]}
     confirm_within: 10m
   register: begun
+
+- name: Look for changes that no resource covers in the places of an application as well
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-change
+    resources:
+      - files: {paths: [/srv/app/config]}
+    confirm_within: 10m
+    outside:
+      paths: [/etc, /usr, /srv/app]
+      exclude: [/srv/app/uploads]
 
 - name: Record every hour what changed, and keep a record of each of the last 48 hours and the last 30 days
   evenkeel.fault_tolerance.ft_checkpoint:
@@ -274,6 +313,7 @@ msg:
 
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import places
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Checkpointed
@@ -287,12 +327,14 @@ ARGUMENTS: Options = {
     "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
     "at_most": {"type": "str", "default": "1h"},
+    "reboots": {"type": "int", "default": 0},
     "change": {
         "type": "dict",
         "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
     },
     "retention": retention.OPTION,
     "host": {"type": "str"},
+    "outside": {"type": "dict", "options": dict(places.OPTIONS)},
     "require_restorable": {"type": "bool", "default": False},
 }
 
@@ -318,7 +360,9 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         kind=params["kind"],
         quiesce=params["quiesce"],
         require_restorable=params["require_restorable"],
+        outside=params["outside"],
         at_most=seconds(params["at_most"], "at_most"),
+        reboots=params["reboots"],
         change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
     )
     return checkpoint(Store(params["store"], System()), request, check_mode)

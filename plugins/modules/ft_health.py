@@ -18,6 +18,7 @@ author:
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
   - evenkeel.fault_tolerance._probes
+  - evenkeel.fault_tolerance._evidence
 options:
   soak:
     description:
@@ -88,6 +89,12 @@ probes:
     restarts:
       description: Of a service, how often its service manager has restarted it.
       type: int
+    severity:
+      description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+      type: str
+    source:
+      description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
+      type: str
 waited:
   description: Seconds that it took.
   returned: unless it was refused
@@ -274,12 +281,17 @@ msg:
 from dataclasses import replace
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import OPTION as MEASURED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import evidence
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import OPTION
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured
 
 ARGUMENTS: Options = {
-    "probes": probing.OPTION,
+    "probes": OPTION,
+    "measured": MEASURED,
+    "group": {"type": "list", "elements": "str"},
+    "unchanged": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "0s"},
     "interval": {"type": "str", "default": "1s"},
@@ -290,6 +302,8 @@ def work(params: Params, check_mode: bool) -> Measured:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import PASS
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import check
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of, wait
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -297,13 +311,15 @@ def work(params: Params, check_mode: bool) -> Measured:
     times = times_of(params)
     times = replace(times, deadline=max(times.soak, times.deadline))
     system = Store(params["store"], System()).system
-    health = wait(probing.check(params["probes"]), times, system)
-    result = Measured(**vars(health), host_state=host_state(params["store"], system))
-    if health.state != probing.PASS:
+    health = wait([*check(params["probes"]), *evidence(params["measured"])], times, system)
+    result = Measured(
+        **vars(health), host_state=host_state(params["store"], system), warnings=health.warnings() or None
+    )
+    if health.state != PASS:
         result.left = health.wrong()
         why = "; ".join(result.left) or "it did not hold for the soak"
         raise Unhealthy(f"not healthy: {why}", **result.report())
-    result.proved = [f"{one.kind} {one.target}: {one.detail}" for one in health.probes]
+    result.proved = health.passed()
     return result
 
 

@@ -197,6 +197,34 @@ doubt:
     hosts:
       description: The number of hosts of that change. 0 where the host changed alone.
       type: int
+outside:
+  description:
+    - The paths that the last change changed and that no declared resource covers, so that they stay changed
+      after a rollback. Null where that is not known, as after a boot, or where
+      O(evenkeel.fault_tolerance.ft_checkpoint#module:outside) names no place.
+  returned: success
+  type: dict
+  contains:
+    paths:
+      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The path, its first 500 bytes.
+          type: str
+        what:
+          description:
+            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+              V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
+              do not tell, such as capabilities.
+          type: str
+    count:
+      description: The number of all such paths.
+      type: int
+    complete:
+      description: Whether all places could be looked at, within the time for that and without an error.
+      type: bool
 interrupted:
   description: Whether a rollback was interrupted and waits to be finished.
   returned: success

@@ -33,6 +33,12 @@ options:
     type: str
     choices: [cold, warm]
     default: cold
+  group:
+    description:
+      - Names of hosts or groups. A probe with C(from=peer) is measured from one of them. By default all hosts of the
+        play.
+    type: list
+    elements: str
   soak:
     description:
       - How long all probes must keep passing, with no restart of a probed service. With V(0s) one round is enough.
@@ -190,6 +196,12 @@ health:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
+        source:
+          description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
+          type: str
     waited:
       description: Seconds that it took.
       type: float
@@ -250,6 +262,7 @@ ARGUMENTS: Options = {
     "process": mapping(process.OPTIONS),
     "mode": {"type": "str", "choices": ["cold", "warm"], "default": "cold"},
     "probes": probes.OPTION,
+    "group": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "1m"},
     "interval": {"type": "str", "default": "1s"},

@@ -13,8 +13,10 @@ description:
   - Without any probe the change is confirmed.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
   - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
-    whether that login is newer than the change. One that lay open before does not show that new ones are let in, so
+    whether that login is newer than the change. A login that lay open before does not show that new ones are let in, so
     the host is rolled back.
+  - A change may touch paths that no resource covers. They are told, by name (RV(outside)), before a change is confirmed
+    and after it was rolled back.
   - A host that has put itself back already, at its deadline or at a boot, says so.
 version_added: 0.1.0
 author:
@@ -22,6 +24,7 @@ author:
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
   - evenkeel.fault_tolerance._probes
+  - evenkeel.fault_tolerance._evidence
 options:
   generation:
     description:
@@ -180,6 +183,12 @@ health:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
+        source:
+          description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
+          type: str
     waited:
       description: Seconds that it took.
       type: float
@@ -223,6 +232,12 @@ health_after:
         restarts:
           description: Of a service, how often its service manager has restarted it.
           type: int
+        severity:
+          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          type: str
+        source:
+          description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
+          type: str
     waited:
       description: Seconds that it took.
       type: float
@@ -232,6 +247,34 @@ health_after:
     restarts:
       description: Restarts of probed services meanwhile.
       type: int
+outside:
+  description:
+    - The paths that changed since the change was armed and that no declared resource covers, so that they stay changed
+      after a rollback. Null where that is not known, as after a boot, or where
+      O(evenkeel.fault_tolerance.ft_checkpoint#module:outside) names no place.
+  returned: when the change is over
+  type: dict
+  contains:
+    paths:
+      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The path, its first 500 bytes.
+          type: str
+        what:
+          description:
+            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+              V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
+              do not tell, such as capabilities.
+          type: str
+    count:
+      description: The number of all such paths.
+      type: int
+    complete:
+      description: Whether all places could be looked at, within the time for that and without an error.
+      type: bool
 planned:
   description: What was to be done, in order.
   returned: always
@@ -294,13 +337,19 @@ msg:
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import OPTION as MEASURED
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
 
+# The verdicts for which health is measured.
+MEASURING = ("probe", "hold")
 _VERDICTS = ["probe", "hold", "extend", "approve", "decide", "roll_back", "take_back"]
 ARGUMENTS: Options = {
     "generation": {"type": "int", "required": True},
     "probes": probes.OPTION,
+    "measured": MEASURED,
+    "group": {"type": "list", "elements": "str"},
+    "unchanged": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "2m"},
     "interval": {"type": "str", "default": "1s"},
@@ -315,7 +364,9 @@ def work(params: Params, check_mode: bool) -> Settled:
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
-    request = Request(params["generation"], params["probes"], times_of(params), params["verdict"])
+    request = Request(
+        params["generation"], params["probes"], times_of(params), params["verdict"], params["measured"] or []
+    )
     return settle(Store(params["store"], System(), armed=True), request, check_mode)
 
 

@@ -58,12 +58,25 @@ class HostAction(Normal):
     REFUSES_NAMES = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables, written = task_vars or {}, self._task.args
         try:
-            check_variables(task_vars or {}, self.REFUSES_NAMES)
-            _arguments.checked({**self.ARGUMENTS, "store": STORE}, self._task.args)
+            check_variables(variables, self.REFUSES_NAMES)
+            values = _arguments.checked({**self.ARGUMENTS, "store": STORE}, written)
+            self._task.args = self.arguments(values, variables)
         except UsageError as error:
             return refused(error)
-        return dict(super().run(tmp, task_vars))
+        try:
+            return self.completed(dict(super().run(tmp, task_vars)))
+        finally:
+            self._task.args = written  # for the next of the attempts that the task may make
+
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that the module gets. values: those of the task, checked. Raises UsageError."""
+        return dict(self._task.args)
+
+    def completed(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result of the task, from that of the module."""
+        return result
 
     def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:
         return answer(self._connection, lambda: super(HostAction, self)._execute_module(*args, **options))

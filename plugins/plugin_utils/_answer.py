@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import harmless
 
+# The result of a module on a host, which nobody changes.
+Answer = Mapping[str, Any]
 # Above what this process takes already. Our longest result (module_utils/_host/text.py) needs a third of it.
 ROOM = 64 << 20
 # Ansible prints warnings in lines, each of them an event, and compares the lines of a difference: so many warnings are

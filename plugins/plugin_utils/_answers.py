@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import moment_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import check_name
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
 # Checkpoints that one host can have or hold.
 _MOST = 100_000
@@ -76,10 +77,10 @@ def _created(value: Any) -> str:
 
 
 def _or_nothing(form: Form) -> Form:
-    return lambda value: value if value in ("", None) else form(value)
+    return lambda value: "" if value in ("", None) else form(value)
 
 
-def _copy(value: Any) -> dict[str, Any]:
+def _copy(value: Any) -> Answer:
     if not isinstance(value, dict):
         raise ValueError
     found = _read(_COPY, value)
@@ -120,7 +121,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
 }
 
 
-def read(phase: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+def read(phase: str, answer: Answer) -> Answer:
     """The answer of a host to a phase; or that it has ``failed``, with ``msg`` and ``error``."""
     if answer.get("failed"):
         return failed(words(answer.get("msg") or "it says nothing of why"), words(answer.get("error") or "", 40))
@@ -130,11 +131,11 @@ def read(phase: str, answer: Mapping[str, Any]) -> dict[str, Any]:
         return failed(f"it answers what no host of ours does: {words(error.args[0])}", "Damaged")
 
 
-def failed(why: str, error: str = "EvenkeelError") -> dict[str, Any]:
+def failed(why: str, error: str = "EvenkeelError") -> Answer:
     return {"failed": True, "msg": why, "error": error}
 
 
-def _read(forms: Mapping[str, Form], answer: Mapping[str, Any]) -> dict[str, Any]:
+def _read(forms: Mapping[str, Form], answer: Answer) -> Answer:
     found = {}
     for key, form in forms.items():
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import room
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import failed, read
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run
@@ -29,16 +30,14 @@ class Carrier:
         self._store = store
         self._options = {"host": owner, "peers": [], **options}
 
-    def phase(self, host: Host, phase: str, **values: Any) -> dict[str, Any]:
+    def phase(self, host: Host, phase: str, **values: Any) -> Answer:
         """The answer of the host to the phase, in form; else the host has ``failed``."""
         store = self._store(host.name)
         # So that no call of this run takes away a bundle of another call of it.
         values["run"] = run()
         return read(phase, host.module(self._module, **self._options, store=store, _phase=phase, _values=values))
 
-    def fetch(
-        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str
-    ) -> dict[str, Any]:
+    def fetch(self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str) -> Answer:
         """Bring the bundle of a checkpoint, without what those in ``known`` hold, into the new file ``local``.
 
         No more than the host has announced, and there is room for, is taken.
@@ -66,7 +65,7 @@ class Carrier:
             return failed(f"a bundle of {found['bytes']} bytes was announced, and {os.path.getsize(local)} came")
         return found
 
-    def deliver(self, host: Host, phase: str, checkpoint: str, local: str, **values: Any) -> dict[str, Any]:
+    def deliver(self, host: Host, phase: str, checkpoint: str, local: str, **values: Any) -> Answer:
         """Send the bundle ``local``, and have a host that has room for it take it in (``receive`` or ``adopt``)."""
         size = os.path.getsize(local)
         found = self.phase(host, "land", directory=host.directory())

@@ -30,13 +30,17 @@ from ansible.template import Templar
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 COLLECTION = "evenkeel.fault_tolerance"
 # An argument is templated for the host of the task alone; these inventory variables are each host's own.
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
 RESOURCES_VARIABLE = "evenkeel_resources"
+_A_FACT = (
+    "{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
+    " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
+)
 
 
 class Host:
@@ -47,7 +51,7 @@ class Host:
         self._action = action
         self._variables = variables
 
-    def module(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def module(self, name: str, **arguments: Any) -> Answer:
         """The result of a module of this collection. Raises AnsibleConnectionFailure when the host is unreachable."""
         module = {"module_name": f"{COLLECTION}.{name}", "module_args": arguments, "task_vars": self._variables}
         result = answer(self._action._connection, lambda: self._action._execute_module(**module))
@@ -139,20 +143,39 @@ class Inventory:
         """The resources that the inventory declares for a host, or None. UsageError where a fact declares them."""
         return self._ours(self._known(owner), RESOURCES_VARIABLE)
 
-    def _ours(self, host: str, name: str) -> Any:
-        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
-        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+    def address(self, host: str) -> str:
+        """The address at which Ansible reaches a host."""
+        return str(self.variable(host, "ansible_host") or self.variable(host, "ansible_ssh_host") or host)
+
+    def is_here(self, host: str) -> bool:
+        """Whether a host is the controller itself."""
+        return str(self.variable(host, "ansible_connection", "")).rpartition(".")[2] == "local"
+
+    def refuse_facts(self, host: str, names: Iterable[str]) -> None:
+        """UsageError where the host itself has said what one of these variables is."""
+        told = self._told(host) & set(names)
+        if told:
+            raise UsageError(_A_FACT.format(name=sorted(told)[0], host=host))
+
+    def at_once(self, works: Mapping[str, Callable[[], Answer]], timeout: float) -> dict[str, Answer]:
+        """The result (JSON) of each work, all at the same time. One that does not end in time is unreachable."""
+        return dict(_forked(list(works), lambda name: works[name](), timeout, max(1, len(works))))
+
+    def _told(self, host: str) -> set[str]:
+        """The variables that are facts, which the host says of itself."""
         try:
             facts = self._manager._fact_cache.get(host) or {}
         except KeyError:
             facts = {}
         variables = self.variables(host)
-        told = {key for key in facts if key in variables and variables[key] == facts[key]}
+        return {key for key in facts if key in variables and variables[key] == facts[key]}
+
+    def _ours(self, host: str, name: str) -> Any:
+        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
+        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+        variables, told = self.variables(host), self._told(host)
         if name in told:
-            raise UsageError(
-                f"{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
-                " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
-            )
+            raise UsageError(_A_FACT.format(name=name, host=host))
         kept = {key: value for key, value in variables.items() if key not in told or key.startswith("ansible_")}
         return self._templar(kept).template(variables[name]) if name in variables else None
 
@@ -217,19 +240,17 @@ class Inventory:
         )
         return Host(name, handler, variables)
 
-    def each(
-        self, hosts: Iterable[str], work: Callable[[Host], Mapping[str, Any]], timeout: float
-    ) -> dict[str, dict[str, Any]]:
+    def each(self, hosts: Iterable[str], work: Callable[[Host], Answer], timeout: float) -> dict[str, Answer]:
         """Call ``work`` for every host, as many at a time as Ansible has forks; one result (JSON) for each.
 
         timeout: seconds for each host. A host that cannot be reached or does not answer in time has the result
         ``{"unreachable": True, "msg": ...}``, one for which the work raised ``{"failed": True, "msg": ...}``.
         """
 
-        def call(name: str) -> dict[str, Any]:
+        def call(name: str) -> Answer:
             host = self.connect(name)
             try:
-                return dict(work(host))
+                return work(host)
             finally:
                 host.close()
 
@@ -264,8 +285,8 @@ def _plugin_vars(kind: str, plugin: Any) -> Iterable[str]:
 
 
 def _forked(
-    names: list[str], call: Callable[[str], dict[str, Any]], timeout: float, at_once: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    names: list[str], call: Callable[[str], Answer], timeout: float, at_once: int
+) -> Iterator[tuple[str, Answer]]:
     """The result of ``call(name)`` for every name, each from a process of its own, as they come in."""
     waiting = list(reversed(names))
     running: dict[int, tuple[str, int, float, bytearray]] = {}
@@ -294,7 +315,7 @@ def _forked(
                 _forget(selector, running, pipe, kill=True)
 
 
-def _fork(call: Callable[[str], dict[str, Any]], name: str, timeout: float) -> tuple[int, int]:
+def _fork(call: Callable[[str], Answer], name: str, timeout: float) -> tuple[int, int]:
     """Start ``call(name)`` in a process and group of its own; its pid, and the pipe that its result comes through."""
     read, write = os.pipe()
     pid = os.fork()
@@ -305,7 +326,7 @@ def _fork(call: Callable[[str], dict[str, Any]], name: str, timeout: float) -> t
     return pid, read
 
 
-def _child(call: Callable[[str], dict[str, Any]], name: str, timeout: float, pipe: int) -> NoReturn:
+def _child(call: Callable[[str], Answer], name: str, timeout: float, pipe: int) -> NoReturn:
     """Never returns: above this on the stack is a program that belongs to the parent."""
     try:
         os.setpgid(0, 0)
@@ -329,7 +350,7 @@ def _child(call: Callable[[str], dict[str, Any]], name: str, timeout: float, pip
 
 
 def _forget(selector: selectors.BaseSelector, running: dict[int, Any], pipe: int, kill: bool = False) -> None:
-    """End the process of this pipe. One that has finished leaves its SSH master behind, for the tasks to come."""
+    """End the process of this pipe. A process that has finished leaves its SSH master behind, for the tasks to come."""
     _name, pid, _deadline, _said = running.pop(pipe)
     selector.unregister(pipe)
     os.close(pipe)
@@ -339,7 +360,7 @@ def _forget(selector: selectors.BaseSelector, running: dict[int, Any], pipe: int
     os.waitpid(pid, 0)
 
 
-def _result(said: bytes | bytearray) -> dict[str, Any]:
+def _result(said: bytes | bytearray) -> Answer:
     try:
         result = json.loads(said.decode())
     except ValueError:

@@ -53,14 +53,45 @@ exit codes, the same for every command:
 
 
 class Probe(TypedDict, total=False):
-    """One probe as a host measured it, with the keys that the driver reads.
+    """A probe as it was measured, with the keys that the driver reads.
 
-    restarts: how often its service was started anew after it ended by itself.
+    severity: fail, or warn for one that decides nothing. restarts: how often its service was started anew after it
+    ended by itself.
     """
 
     kind: str | None
     target: str | None
+    state: str | None
+    detail: str | None
+    severity: str | None
     restarts: int | None
+
+
+class ChangedPath(TypedDict):
+    """A path that a change changed, and what is different there, as the host says it."""
+
+    path: str
+    what: str
+
+
+class Outside(TypedDict):
+    """The paths that a change changed on a host and that no resource covers: the first of them, and the number of all.
+
+    complete: whether the host could look at all places.
+    """
+
+    paths: list[ChangedPath]
+    count: int
+    complete: bool
+
+
+def warnings(probes: Iterable[Probe]) -> list[str]:
+    """A sentence for each probe that did not pass and only warns."""
+    return [
+        f"{one.get('kind')} {one.get('target')}: {one.get('state')}, {one.get('detail')}"
+        for one in probes
+        if one.get("severity") == "warn" and one.get("state") != "pass"
+    ]
 
 
 class State(StrEnum):
@@ -76,13 +107,14 @@ class State(StrEnum):
 
 @dataclass
 class HostResult:
-    """One host of a change.
+    """A host of a change.
 
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
     the connection is local (none). left: sentences about what its checkpoint could not bring back. rescued: failures
-    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed.
+    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed. outside: what
+    changed on it that no resource covers; None where that is not known.
     """
 
     host: str
@@ -99,6 +131,7 @@ class HostResult:
     probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
+    outside: Outside | None = None
 
 
 @dataclass
@@ -128,7 +161,7 @@ class ChangeResult:
 
 @dataclass
 class RunResult:
-    """One run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
+    """A run of a playbook of the collection (rollback, protect, recover, restart, scrub, status).
 
     hosts: for each host the result of its last ft_* task, with ``state`` (ok, failed, unreachable, missing).
     """

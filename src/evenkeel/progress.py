@@ -40,7 +40,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """One fact about a command under way; its kind says which fields count."""
+    """A fact about a command under way; its kind says which fields count."""
 
     kind: Kind
     text: str = ""

@@ -917,7 +917,7 @@ def going_back(work: Path) -> RolledBack:
     """Roll back as the dead-man does."""
     store = store_of(work)
     with store.locked():
-        return Run(store, store.manifest(store.resolve("before")), Options(insist=True)).carry_out()
+        return Run(store, store.manifest(store.resolve("before")), Options(unattended=True)).carry_out()
 
 
 def test_holes_of_all_files_together_are_not_read_for_long(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

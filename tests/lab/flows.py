@@ -24,7 +24,8 @@ Report = dict[str, Any]
 def checkpoint(
     store: Store, name: str | None, resources: Any, within: float | None = None, check_mode: bool = False, **more: Any
 ) -> Report:
-    """Take a checkpoint; ``more`` as in the request of the flow."""
+    """Take a checkpoint; ``more`` as in the request of the flow. The host around the test is no part of it."""
+    more.setdefault("outside", {"paths": []})
     more = more if within is None else {"confirm_within": within, **more}
     return _checkpoint.checkpoint(store, _checkpoint.Request(name, resources, **more), check_mode).report()
 

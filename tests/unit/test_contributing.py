@@ -41,7 +41,7 @@ def _definitions() -> Iterator[str]:
 DEFINED = set(_definitions())
 # Words that a user writes, names of columns, and tools.
 WORDS = {
-    *("files", "services", "packages", "dns", "timeout", "tcp", "detail", "done", "left", "sha256=NAME"),
+    *("files", "services", "packages", "dns", "timeout", "severity", "tcp", "detail", "done", "left", "sha256=NAME"),
     *("minor_changes", "venv", "evenkeel", "since", "order", "outer.inner:", "docs/NAME.md"),
 }
 
@@ -78,7 +78,7 @@ def _members(path: str, name: str) -> Iterator[ast.FunctionDef]:
     ("path", "name"),
     [
         ("plugins/module_utils/_resources/kind.py", "Kind"),
-        ("plugins/module_utils/_health/probes.py", "Probe"),
+        ("plugins/module_utils/_health/probe.py", "Probe"),
         ("plugins/module_utils/_deadman/timers.py", "Timer"),
         ("src/evenkeel/commands/base.py", "Command"),
     ],

@@ -103,6 +103,7 @@ def test_every_option_of_a_role_is_read_by_it(role: str) -> None:
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "plugins/modules").glob("ft_*.py")))
 def test_every_option_of_a_module_is_read(module: str) -> None:
     sources = [ROOT / f"plugins/modules/{module}.py", ROOT / f"plugins/action/{module}.py"]
+    sources += [ROOT / "plugins/plugin_utils/_evidence.py"]
     sources += [ROOT / "plugins/module_utils" / name for name in ("_flows/exchange.py", "_health/wait.py")]
     text = "".join(path.read_text() for path in sources)
     found = import_module(f"{PLUGINS}.modules.{module}")

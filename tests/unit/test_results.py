@@ -26,6 +26,7 @@ RESULTS: dict[str, list[type[_results.Result]]] = {
     "ft_restart": [_results.Restarted],
     "ft_rollback": [_results.RolledBack],
     "ft_scrub": [_results.Scrubbed],
+    "ft_suggest": [_results.Suggested],
     "ft_settle": [_results.Settled, _results.SettledBack],
 }
 # Ansible documents these itself. A rollback by ft_settle is documented by ft_rollback.

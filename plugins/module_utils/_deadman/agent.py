@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The agent: the program in one file on the host by which the host puts itself back without help."""
@@ -19,12 +17,13 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from .._errors import Busy, EvenkeelError
 from .._host import background
+from .._host.durable import remove_file
 from .._host.system import System
 from .._store.store import Store
 from . import changes, timers, units, watcher
 
-# ``finish(store, boot=False)``, under the lock: complete an interrupted rollback, and roll back a change whose deadline
-# is over; the steps that were done, in words.
+# ``finish(store, boot=False, agent=False)``, under the lock: complete an interrupted rollback, and roll back a change
+# whose deadline is over; the steps that were done, in words.
 Finish = Callable[..., list[str]]
 # The exit code when this agent has nothing left to do and the host is in doubt. The units know it.
 DOUBT = 3
@@ -85,10 +84,19 @@ def _at_boot(store: Store, finish: Finish) -> int:
     change = changes.armed(store)
     if change is not None and change.overdue(store.system) is not None:
         changes.fire(store, sys.argv[0])
-    elif change is not None:  # User space was restarted without a boot of the kernel.
+    elif change is not None:  # The boot was planned, or user space was restarted without a boot of the kernel.
         with suppress(EvenkeelError, OSError):
             changes.ensure_timers(store, change, sys.argv[0])
+    _boot_again(store)
     return code
+
+
+def _boot_again(store: Store) -> None:
+    """Boot the host where its rollback asks for that. The mark is gone first, so that it happens once."""
+    if os.path.lexists(store.join("reboot")):
+        remove_file(store.join("reboot"))
+        done = store.system.run(["systemctl", "--no-block", "reboot"], 30.0)
+        sys.stderr.write(f"the host boots again: {done.words if done.rc else 'asked systemd'}\n")
 
 
 def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
@@ -189,6 +197,7 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
             # End together with the change: the next change needs this unit.
             if not _wait(store, generation, pause):
                 break
+    _boot_again(store)
     last = changes.last_event(store)
     doubt = last is not None and last.generation == generation and last.outcome == changes.IN_DOUBT
     return DOUBT if doubt else 0
@@ -227,7 +236,7 @@ def _try(store: Store, generation: int, finish: Finish) -> float:
         change = changes.armed(store)
         if change is not None and change.generation == generation:
             _say(_end_jobs(store, change))
-        _say(finish(store))
+        _say(finish(store, agent=True))
     except Exception as error:  # The host tries again whatever failed, and names the doubt in the end.
         return _record_failure(store, generation, error)
     return 0.0

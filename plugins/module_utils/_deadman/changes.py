@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The change under way: armed before it begins, it goes back at its deadline unless it is confirmed.
@@ -54,7 +52,7 @@ class Armed:
     ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
     that armed the host, -1 where that is not known. ``change`` and ``hosts``: the change over several hosts that this
     one is part of, and their number; empty and 0 where a host changes alone. ``stage``: how far that change has come
-    here (see ``STAGES``).
+    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come.
     """
 
     generation: int
@@ -75,6 +73,8 @@ class Armed:
     change: str = ""
     hosts: int = 0
     stage: str = ""
+    reboots: int = 0
+    boots: int = 0
 
     @property
     def started(self) -> float:
@@ -137,7 +137,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
         ("checkpoint", "name", "boot_id", "back", "outcome", "by", "tries_boot", "change", "stage"), (str,)
     ),
     **dict.fromkeys(("until", "within", "due", "tries_until", "tries_due", "at", "began", "at_most"), (int, float)),
-    **dict.fromkeys(("generation", "login", "hosts"), (int,)),
+    **dict.fromkeys(("generation", "login", "hosts", "reboots", "boots"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
     "written": (dict,),
@@ -259,18 +259,20 @@ def prepare(store: Store, agent: str) -> str:
 @dataclass(frozen=True)
 class Terms:
     """The terms of a change that is to be armed: seconds to confirm it, and ``at_most`` with all extensions; the change
-    over several hosts that it is part of."""
+    over several hosts that it is part of; the boots that it plans."""
 
     within: float
     at_most: float = 0.0
     change: str = ""
     hosts: int = 0
+    reboots: int = 0
 
 
 def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> Armed:
     """Start the timers, then record the change: a record without timers must not exist."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
+    remove_file(store.join("reboot"))
     _reserve_room(store)
     system = store.system
     for timer in timers.available(system):
@@ -289,11 +291,35 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
         at_most=terms.at_most,
         change=terms.change,
         hosts=terms.hosts,
+        reboots=terms.reboots,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
     _record(store, record)
     notices.armed(store, name, record.until)
     return record
+
+
+def after_boot(store: Store, record: Armed) -> Armed:
+    """Under the lock: the record after a boot that the change planned; its deadline counts on. Any other boot leaves it
+    as it is, and overdue.
+
+    The date alone counts over a boot. It may be wrong early at boot, so that no deadline is farther than the whole time
+    to confirm.
+    """
+    system = store.system
+    if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
+        return record
+    now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
+    return _record(
+        store,
+        replace(
+            record,
+            boot_id=system.boot_id(),
+            boots=record.boots + 1,
+            due=now + min(record.within, max(0.0, record.until - system.now())),
+            began=now - min(max(spent, 0.0), max(record.at_most, record.within)),
+        ),
+    )
 
 
 def extend(store: Store, record: Armed, within: float | None = None, stage: str = "") -> Armed:

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Carrying out a plan after COMMIT: each operation first looks whether it has been done."""
@@ -300,7 +298,7 @@ def sync(anchors: list[int], touched: set[bytes], in_place: list[bytes]) -> None
 
 
 def _is_regular(folder: int, name: bytes) -> bool:
-    """Whether the name is that of a regular file. One that cannot be opened is synced with its whole file system."""
+    """Whether the name is that of a regular file. A file that cannot be opened is synced with its whole file system."""
     try:
         return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:

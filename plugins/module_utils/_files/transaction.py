@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Changing a set of paths so that a kill or a power cut leaves all of them old, or all of them new.
@@ -13,8 +11,8 @@
 Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
 process, as often as needed: every operation first looks whether it has been done.
 
-Which paths can go back is settled before COMMIT. One that fails all the same is named, and holds nothing else up: it is
-planned anew when the rollback is run again.
+Which paths can go back is settled before COMMIT. A path that fails all the same is named, and holds nothing else up:
+it is planned anew when the rollback is run again.
 
 Others may own the trees, and give one directory the name of another at any moment. So directories are known by their
 inode, from the look at them on: each is compared when it is opened again, attributes are set on what is open, and what

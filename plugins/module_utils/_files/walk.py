@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The walk over the declared trees: one line of the manifest for each path."""
@@ -87,7 +85,7 @@ class Walk:
             self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
 
     def each(self, path: bytes) -> None:
-        """A declared path. One that a tolerant look cannot see, as on a mount that is dead, keeps no other one back."""
+        """A declared path. A tolerant look that cannot see it, as on a mount that is dead, goes on with the others."""
         try:
             self.root(path)
         except (OSError, EvenkeelError, RecursionError) as error:

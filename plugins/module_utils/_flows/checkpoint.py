@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Taking a checkpoint of the declared resources, and arming the dead-man with it."""
@@ -13,6 +11,7 @@ from typing import Any
 
 from .._deadman import changes, doubt, package
 from .._errors import Damaged, EvenkeelError, Refused
+from .._files import places
 from .._resources import registry
 from .._results import Checkpointed
 from .._services import quiescing
@@ -20,13 +19,15 @@ from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
 from .._store.store import Store, check_name, objects_of
+from . import footprints
 from .rollback.flow import finish
 
 
 @dataclass(frozen=True)
 class Request:
     """The arguments of ``ft_checkpoint``; ``confirm_within`` and ``at_most`` in seconds. ``change``: the id of the
-    change over several hosts that this one is part of, and their number.
+    change over several hosts that this one is part of, and their number. ``outside``: where changes are looked for that
+    no resource covers.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
@@ -42,6 +43,8 @@ class Request:
     require_restorable: bool = False
     at_most: float = 0.0
     change: tuple[str, int] = ("", 0)
+    reboots: int = 0
+    outside: Any = None
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -54,7 +57,7 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Taking:
-    """One checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+    """A checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store
@@ -64,6 +67,7 @@ class _Taking:
         self.name = check_name(request.name or made)
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
+        self.outside = places.check(request.outside)
         self.host = request.host or os.uname().nodename
         self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
@@ -152,7 +156,8 @@ class _Taking:
     def _arm(self, result: Checkpointed, manifest: Manifest, agent: str) -> None:
         within = self.request.confirm_within
         if within is not None:
-            terms = changes.Terms(within, self.request.at_most, *self.request.change)
+            footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")

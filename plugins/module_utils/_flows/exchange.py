@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A host's part when the controller carries checkpoints between hosts: one phase for each call of the module."""
@@ -36,7 +34,7 @@ def work(params: Mapping[str, Any], check_mode: bool) -> Result:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of the module: the options of the user, and the values of the controller."""
+    """A call of the module: the options of the user, and the values of the controller."""
 
     store: Store
     params: Mapping[str, Any]

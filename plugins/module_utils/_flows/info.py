@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The memory of a host: it is read without a lock, and nothing is written."""
@@ -9,7 +7,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
 from .._host.system import System
 from .._results import HostState, Remembered
@@ -26,7 +24,7 @@ def info(store: Store) -> Remembered:
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
-    return Remembered(checkpoints=checkpoints, replicas=replicas, **vars(state))
+    return Remembered(checkpoints=checkpoints, replicas=replicas, outside=outside.told(store), **vars(state))
 
 
 def host_state(root: str, system: System | None = None) -> HostState:

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Checkpoints in a restic repository, away from the fleet: encrypted, deduplicated, on whatever storage restic knows.
@@ -90,7 +88,7 @@ def _masked(text: str) -> str:
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
     """Put a checkpoint of this host into the repository, fetch it back and compare.
 
-    It counts only then (I10). One that is there already is not sent again.
+    It counts only then (I10). A checkpoint that is there already is not sent again.
     """
     offered = replicas.offer(store, host, wanted)
     plan = f"push {offered.name} ({offered.id[:12]}) to {repository.shown}"

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Restarting a service: cold or warm, proved, and healthy afterwards."""
@@ -11,6 +9,7 @@ from typing import Any
 
 from .._errors import ServiceFailed, Unhealthy, UsageError
 from .._health import probes as probing
+from .._health.probe import PASS, ProbeResult
 from .._health.wait import CRASH_LOOP, Health, Times, wait
 from .._host.system import System
 from .._results import Restarted
@@ -87,10 +86,11 @@ class _Restarting:
             error.result = result.report()
             raise
         result.after, result.done = after, result.planned
-        just = probing.ProbeResult("service", after.name, probing.PASS, after.text, 0.0, after.identity, after.restarts)
+        just = ProbeResult("service", after.name, PASS, after.text, 0.0, after.identity, after.restarts)
         health = wait(self.probes, self.request.times, self.system, earlier=[just])
         result.health = health
-        if health.state != probing.PASS:
+        result.warnings = health.warnings() or None
+        if health.state != PASS:
             result.left = [before.name]
             raise Unhealthy(self._why_unhealthy(health), **result.report())
         if self.verb != "reload":
@@ -100,7 +100,7 @@ class _Restarting:
         if self.shown:
             result.proved.append(f"{before.name} took it: {self.words}")
         else:
-            result.warnings = [f"{before.name}: the reload was {self.words}"]
+            result.warnings = [*(result.warnings or []), f"{before.name}: the reload was {self.words}"]
         return result
 
     def _act(self) -> ServiceState:
@@ -114,7 +114,8 @@ class _Restarting:
 
     def _why_unhealthy(self, health: Health) -> str:
         name = self.before.name
-        why = "; ".join(f"{one.kind} {one.target}: {one.detail}" for one in health.probes if one.state != probing.PASS)
+        sick = [one for one in health.probes if one.state != PASS and one.decides]
+        why = "; ".join(f"{one.kind} {one.target}: {one.detail}" for one in sick)
         if health.restarts > CRASH_LOOP:
             why = f"crash loop, {health.restarts} restarts in {health.waited:.1f} s"
         log = systemd.last_words(name, self.system) if self.process is None else ""

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Reading everything that a store holds, so that damage is found while an intact copy can still be had.
@@ -100,7 +98,7 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
 
 
 class _Pass:
-    """One run over the store and the replicas in it."""
+    """A run over the store and the replicas in it."""
 
     def __init__(self, store: Store, share: int, check_mode: bool) -> None:
         folder = store.join("replicas")

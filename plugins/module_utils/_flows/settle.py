@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The end of a change on one host: measure health, then confirm or roll back."""
@@ -11,14 +9,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
+from .._health.outside import evidence
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
 from .._results import RolledBack, Settled, SettledBack
 from .._store.store import Store
+from . import footprints
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -42,6 +42,7 @@ class Request:
     probes: Any
     times: Times
     verdict: str = "probe"
+    measured: Any = ()
 
 
 # Verdict -> the stage that a change comes to which is not over yet; ``hold`` measures the host's health first.
@@ -74,7 +75,7 @@ class _Settling:
         self.store = store
         self.request = request
         self.generation = request.generation
-        self.probes = probing.check(request.probes)
+        self.probes = [*probing.check(request.probes), *evidence(request.measured)]
         self.health: Health | None = None
         if request.verdict not in VERDICTS:
             raise UsageError(f"verdict: {request.verdict!r}; it is one of {', '.join(VERDICTS)}")
@@ -94,8 +95,12 @@ class _Settling:
         login = logins.age(store.system.monotonic() - change.started)
         if verdict in _STAGES and verdict not in _MEASURING:
             return self._keep_open(login)
-        enough = verdict in _MEASURING and login != logins.OLD and self._is_healthy(change)
+        booted = change.boots >= min(change.reboots, 1)
+        enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
+        if enough and not change.stage:  # It was looked at when it was held: the last step is short.
+            left = change.due - store.system.monotonic()
+            footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked():
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -105,15 +110,17 @@ class _Settling:
                 if verdict == "hold":
                     return self._open(change, login)
                 changes.conclude(store, change, changes.CONFIRMED, "settle")
-                result = self._end(changes.CONFIRMED)
-                result.changed, result.done, result.login = True, ["confirmed"], login
-                result.proved = _passed(self.health)
+                result = self._stays(changes.CONFIRMED, login)
+                result.done = ["confirmed"]
+                result.outside = outside.told(store)
                 return result
             manifest = store.manifest(change.checkpoint)
             try:
                 back = flow.execute(store, manifest, change, "settle")
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
+        paths = flow.at_boot(change, back)
+        back.left += [f"{flow.COUNTS} {', '.join(paths)}; boot the host"] if paths else []
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
@@ -134,10 +141,8 @@ class _Settling:
     def _open(self, change: changes.Armed, login: str) -> Settled:
         """Under the lock: the change stays open, with a new deadline."""
         change = changes.extend(self.store, change, stage=_STAGES[self.request.verdict])
-        result = self._end(change.stage or changes.EXTENDED)
-        result.armed, result.login, result.proved = change.shown(), login, _passed(self.health)
-        result.remaining = round(change.due - self.store.system.monotonic(), 3)
-        result.changed = True
+        result = self._stays(change.stage or changes.EXTENDED, login)
+        result.armed, result.remaining = change.shown(), round(change.due - self.store.system.monotonic(), 3)
         result.done = [f"to be confirmed within {result.remaining:.0f} s from now"]
         return result
 
@@ -152,13 +157,14 @@ class _Settling:
             record = changes.Armed(
                 self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
             )
-            run = Run(store, manifest, Options(insist=True))
+            run = Run(store, manifest, Options(unattended=True))
             try:
                 back = run.carry_out()
             except RestoreFailed as error:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
+            footprints.look(store, self.generation, manifest.id, back=True)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
         back.changed = True
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
@@ -187,10 +193,14 @@ class _Settling:
         """The failure that tells of a rollback, with the health of the host measured once more."""
         if self.health is not None:
             reason = _reason(self.health)
+        elif self.request.verdict in _MEASURING:
+            reason = _OLD_LOGIN if login == logins.OLD else "the boot that was planned has not come"
         else:
-            reason = _OLD_LOGIN if self.request.verdict in _MEASURING else "as asked"
+            reason = "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
-        again = wait(self.probes, times, self.store.system) if self.probes else None
+        # Evidence from outside is of the time before.
+        own = [one for one in self.probes if not one.final]
+        again = wait(own, times, self.store.system) if own else None
         result = SettledBack(
             **{**vars(back), "generation": self.generation},
             outcome=changes.ROLLED_BACK,
@@ -198,10 +208,13 @@ class _Settling:
             health=self.health,
             health_after=again,
             login=login,
+            outside=outside.told(self.store),
         )
+        result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
-        return Unhealthy(f"rolled back to {name}: {reason}; {_health_now(again)}", **result.report())
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
+        return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
         """The error of a rollback that did not put back everything, as the end of this change for now."""
@@ -213,13 +226,23 @@ class _Settling:
             error.message += f". The host tries again until {clock} (its clock)"
         return error
 
+    def _stays(self, outcome: str, login: str) -> Settled:
+        """The result of a change that stays, for good or for now."""
+        result = self._end(outcome)
+        result.changed, result.login, result.warnings = True, login, self._warnings()
+        result.proved = self.health.passed() if self.health is not None else []
+        return result
+
+    def _warnings(self) -> list[str] | None:
+        return (self.health.warnings() if self.health is not None else []) or None
+
     def _end(self, outcome: str) -> Settled:
         return Settled(generation=self.generation, outcome=outcome, by="settle", health=self.health)
 
 
 def _health_now(again: Health | None) -> str:
     if again is None:
-        return "its health is not measured, because no probe is declared"
+        return "its health is not measured, because no probe is declared for the host itself"
     return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
 
 
@@ -236,13 +259,15 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
+    result.outside = outside.told(store)
     if event.outcome == changes.CONFIRMED:
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         again = _still_back(store, event, result)
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}",
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"{outside.words(result.outside)}",
             **result.report(),
         )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())
@@ -258,7 +283,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
     since = background.boottime(store.system, store.system.monotonic() - (store.system.now() - event.at)) - 1.0
     background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, 0.0, login_of("self"))
     try:
-        done = Run(store, manifest, Options(insist=True, spared=event.written)).carry_out().done
+        done = Run(store, manifest, Options(unattended=True, spared=event.written)).carry_out().done
     except EvenkeelError as error:
         left = [str(one) for one in error.result.get("left", [])] or [error.message]
         record = changes.Armed(event.generation, event.checkpoint, manifest.name, 0.0, 0.0, "", 0.0)
@@ -267,10 +292,6 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
         raise
     result.done, result.changed = done, bool(done)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
-
-
-def _passed(health: Health | None) -> list[str]:
-    return [f"{one.kind} {one.target}: {one.state}" for one in health.probes] if health is not None else []
 
 
 def _reason(health: Health) -> str:

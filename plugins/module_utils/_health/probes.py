@@ -1,8 +1,6 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Probes: each is a class that measures health in one way. The result is pass, fail, or unknown: not measured."""
+"""Probes: each is a class that measures health in one way."""
 
 from __future__ import annotations
 
@@ -14,74 +12,25 @@ import stat
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable
 
 from .._errors import ServiceFailed, UsageError
-from .._host.durations import seconds
 from .._host.hashing import chunks, hash_of
-from .._host.options import Options, mapping, meant, one_of, read
+from .._host.options import mapping, meant, one_of, read
 from .._host.system import System
 from .._services import systemd
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
-from .._services.state import ServiceState
+from .compare import CompareProbe
+from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
+from .prometheus import PrometheusProbe
 
-PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
 # later.
 _GRACE = 1.0
 _ELSEWHERE = "is not as wanted; it leads through a symlink, and nothing is told of what lies there"
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """``identity`` and ``restarts`` are those of a service; they show a restart between two rounds."""
-
-    kind: str
-    target: str
-    state: str
-    detail: str
-    seconds: float
-    identity: str = ""
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The answer of one probe: ``detail`` says in words why the state is such. ``service``: the state of the service,
-    if a service was measured."""
-
-    state: str
-    detail: str
-    service: ServiceState | None = None
-
-
-class Probe:
-    """The base class of all probes: a declaration that was checked, ready to be measured.
-
-    A subclass sets ``kind`` and ``OPTIONS``, reads its declaration in ``prepare``, and answers in ``measure``. Its
-    place in ``PROBES`` makes it known.
-    """
-
-    kind: ClassVar[str]
-    # The options of the declaration, in the words of an argument spec. ``timeout`` is added for every probe.
-    OPTIONS: ClassVar[Options]
-
-    def __init__(self, declared: Mapping[str, Any], timeout: float) -> None:
-        """``declared``: a value for each of ``OPTIONS``. UsageError for a bad value."""
-        self.timeout = timeout
-        self.target = self.prepare(declared)
-
-    def prepare(self, declared: Mapping[str, Any]) -> str:
-        """Keep the parts of the declaration that ``measure`` needs; the target in words. UsageError for a bad value."""
-        raise NotImplementedError
-
-    def measure(self, system: System) -> Measurement:
-        """Measure once, within ``timeout`` seconds. An exception counts as unknown."""
-        raise NotImplementedError
 
 
 def check(probes: object) -> list[Probe]:
@@ -98,30 +47,28 @@ def check(probes: object) -> list[Probe]:
 
 def _checked(item: object, where: str) -> Probe:
     if not isinstance(item, dict) or len(item) != 1:
-        raise UsageError(f"{where}: {item!r} must have one key, the kind: {', '.join(PROBES)}")
+        # A value may be secret, and a slip in the indentation puts it here.
+        found = ", ".join(map(str, item)) or "none" if isinstance(item, dict) else "none"
+        raise UsageError(f"{where}: a probe must have one key, the kind: {', '.join(PROBES)}; it has {found}")
     ((kind, declared),) = item.items()
     if kind not in PROBES:
         raise UsageError(f"{where}: unknown kind {kind!r}{meant(str(kind), PROBES)}; there are {', '.join(PROBES)}")
-    values = read(_options(PROBES[kind]), declared, f"{where}: {kind}")
+    values = read(PROBES[kind].options(), declared, f"{where}: {kind}")
     try:
-        timeout = seconds(values["timeout"], "timeout")
-        if not timeout:
-            raise UsageError("timeout must be more than 0")
-        return PROBES[kind](values, timeout)
+        return PROBES[kind](values)
     except UsageError as error:
         raise UsageError(f"{where}: {kind}: {error.message}") from error
 
 
-def _options(probe: type[Probe]) -> Options:
-    return {**probe.OPTIONS, "timeout": {"type": "str", "default": "5s"}}
+def measure(probes: Sequence[Probe], system: System, here: str = HOST) -> list[ProbeResult]:
+    """One round: all probes at the same time, so that a slow probe does not delay the others.
 
-
-def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
-    """One round: all probes at the same time, so that a slow probe does not delay the others."""
+    ``here``: the place of this process. A probe that is to be measured from another place is unknown.
+    """
     results: dict[int, ProbeResult] = {}
 
     def measure_one(number: int) -> None:
-        results[number] = _measure(probes[number], system)
+        results[number] = _measure(probes[number], system, here)
 
     threads = [threading.Thread(target=measure_one, args=(number,), daemon=True) for number in range(len(probes))]
     for thread in threads:
@@ -133,24 +80,34 @@ def measure(probes: Sequence[Probe], system: System) -> list[ProbeResult]:
 
 
 def _given_up(probe: Probe) -> ProbeResult:
-    return ProbeResult(probe.kind, probe.target, UNKNOWN, f"no result within {probe.timeout:g} s", probe.timeout)
+    late = f"no result within {probe.timeout:g} s"
+    return ProbeResult(
+        probe.kind, probe.target, UNKNOWN, late, probe.timeout, severity=probe.severity, source=probe.source
+    )
 
 
-def _measure(probe: Probe, system: System) -> ProbeResult:
+def _measure(probe: Probe, system: System, here: str) -> ProbeResult:
     began = system.monotonic()
     try:
-        found = probe.measure(system)
+        found = probe.measure(system) if probe.source == here or probe.final else _from_elsewhere(probe)
     except Exception as error:  # No exception of a probe may end the other probes.
         found = Measurement(UNKNOWN, f"{type(error).__name__}: {error}")
     took = round(system.monotonic() - began, 3)
     identity, restarts = (found.service.identity, found.service.restarts) if found.service is not None else ("", 0)
-    return ProbeResult(probe.kind, probe.target, found.state, found.detail, took, identity, restarts)
+    return ProbeResult(
+        probe.kind, probe.target, found.state, found.detail, took, identity, restarts, probe.severity, probe.source
+    )
+
+
+def _from_elsewhere(probe: Probe) -> Measurement:
+    return Measurement(UNKNOWN, f"it is to be measured from the {probe.source}, and was not")
 
 
 class HttpProbe(Probe):
     """An HTTP server answers with a wanted status, and its body matches."""
 
     kind = "http"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "url": {"type": "str", "required": True},
         "status": {"type": "list", "elements": "int", "default": [200]},
@@ -173,20 +130,20 @@ class HttpProbe(Probe):
             self._body = re.compile(declared["body"]) if declared["body"] else None
         except re.error as error:
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
-        self._host = host
+        self.host = host
         self._statuses: list[int] = declared["status"]
         self._connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         self._path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
         return str(declared["url"])
 
     def measure(self, system: System) -> Measurement:
-        connection = self._connection(self._host, self._port, timeout=self.timeout)
+        connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", self._path, headers={"User-Agent": "evenkeel", "Connection": "close"})
             answer = connection.getresponse()
             text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
         except socket.gaierror as error:
-            return Measurement(UNKNOWN, f"{self._host} cannot be resolved: {error.strerror}")
+            return Measurement(UNKNOWN, f"{self.host} cannot be resolved: {error.strerror}")
         except (OSError, http.client.HTTPException) as error:
             return Measurement(FAIL, f"no answer: {error or type(error).__name__}")
         finally:
@@ -202,6 +159,7 @@ class TcpProbe(Probe):
     """A port accepts connections."""
 
     kind = "tcp"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "port": {"type": "int", "required": True},
         "host": {"type": "str", "default": "127.0.0.1"},
@@ -247,6 +205,7 @@ class CommandProbe(Probe):
     """A command ends with the wanted exit code."""
 
     kind = "command"
+    SOURCES = (HOST, CONTROLLER, PEER)
     OPTIONS = {
         "argv": {"type": "list", "elements": "str", "required": True},
         "rc": {"type": "int", "default": 0},
@@ -320,7 +279,8 @@ def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
 
 # kind -> its class. A new probe is added here.
 PROBES: dict[str, type[Probe]] = {
-    probe.kind: probe for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe)
+    probe.kind: probe
+    for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe, PrometheusProbe, CompareProbe)
 }
 # The option ``probes`` of modules and roles.
-OPTION = one_of({kind: mapping(_options(probe)) for kind, probe in PROBES.items()})
+OPTION = one_of({kind: mapping(probe.options()) for kind, probe in PROBES.items()})

@@ -1,8 +1,6 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Healthy means: all probes pass, for the whole soak, with no restart of a probed service in it."""
+"""Healthy means: all probes that decide pass, for the whole soak, with no restart of a service that they probe."""
 
 from __future__ import annotations
 
@@ -12,7 +10,8 @@ from typing import Any
 
 from .._host.durations import seconds
 from .._host.system import System
-from .probes import FAIL, PASS, UNKNOWN, Probe, ProbeResult, measure
+from .probe import FAIL, PASS, UNKNOWN, Probe, ProbeResult
+from .probes import measure
 
 # More restarts than this while the service is measured are a crash loop: waiting longer does not help.
 CRASH_LOOP = 3
@@ -29,12 +28,16 @@ class Health:
     restarts: int
 
     def wrong(self) -> list[str]:
-        """The probes of the last round that did not pass, each with its reason."""
-        return [
-            f"{probe.kind} {probe.target}: {probe.state}, {probe.detail}"
-            for probe in self.probes
-            if probe.state != PASS
-        ]
+        """The probes of the last round that decide and did not pass, each with its reason."""
+        return [probe.words for probe in self.probes if probe.state != PASS and probe.decides]
+
+    def warnings(self) -> list[str]:
+        """The probes of the last round that did not pass and do not decide, each with its reason."""
+        return [probe.words for probe in self.probes if probe.state != PASS and not probe.decides]
+
+    def passed(self) -> list[str]:
+        """The probes of the last round that passed."""
+        return [f"{probe.kind} {probe.target}: {probe.detail}" for probe in self.probes if probe.state == PASS]
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def wait(
 ) -> Health:
     """Measure until the host is healthy, or its time is over.
 
-    One round is always made; with a soak of 0 it is enough. A crash loop ends the wait at once. ``earlier``: services
-    as they were before the first round, so that a restart since then counts too.
+    One round is always made; with a soak of 0 it is enough. Probes that only warn change nothing. The wait ends at once
+    for a crash loop, and for evidence that does not change. ``earlier``: services as they were before the first round,
+    so that a restart since then counts too.
     """
     began = system.monotonic()
     good_since: float | None = None
@@ -72,16 +76,17 @@ def wait(
         results = measuring(probes, system)
         seen, before = _restarts(before, results)
         restarts += seen
-        passing = all(result.state == PASS for result in results)
+        passing = all(result.state == PASS for result in results if result.decides)
         if not passing:
             good_since = None
         elif seen or good_since is None:
             good_since = at
+        fixed = any(one.final and last.decides and last.state != PASS for one, last in zip(probes, results))
         now = system.monotonic()
         soaked = now - good_since if good_since is not None else 0.0
         if passing and not seen and soaked >= times.soak and restarts <= CRASH_LOOP:
             return Health(PASS, results, now - began, soaked, restarts)
-        if restarts > CRASH_LOOP or now - began >= times.deadline:
+        if restarts > CRASH_LOOP or fixed or now - began >= times.deadline:
             return Health(_worst(results), results, now - began, soaked, restarts)
         system.sleep(max(0.0, min(times.interval, began + times.deadline - now)))
 
@@ -92,7 +97,8 @@ def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tup
     systemd counts the restarts that it makes by itself, also of a unit that is down now; the identity shows all others.
     """
     count, after = 0, dict(before)
-    for target, now in {result.target: result for result in results if result.kind == "service"}.items():
+    services = {result.target: result for result in results if result.kind == "service" and result.decides}
+    for target, now in services.items():
         last = before.get(target, now)
         differs = bool(now.identity and last.identity and now.identity != last.identity)
         starts = max(int(differs), now.restarts - last.restarts)
@@ -104,5 +110,5 @@ def _restarts(before: dict[str, ProbeResult], results: list[ProbeResult]) -> tup
 
 def _worst(results: list[ProbeResult]) -> str:
     """The state of a host that is not healthy in time: unknown if no probe failed, fail otherwise."""
-    states = {result.state for result in results} - {PASS}
+    states = {result.state for result in results if result.decides} - {PASS}
     return UNKNOWN if states == {UNKNOWN} else FAIL

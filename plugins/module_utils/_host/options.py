@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The options that a declaration takes, in the words of Ansible's argument specs, and a declaration read by them.
@@ -10,6 +8,7 @@ specs of modules are made of the same mappings, so that a default stands in one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
@@ -18,6 +17,10 @@ from .._errors import UsageError
 Option = dict[str, Any]
 Options = Mapping[str, Option]
 Scalar = Union[str, int, float]
+
+
+# The types of numbers, in words.
+_NUMBERS = {"int": "a whole number", "float": "a number"}
 
 
 def mapping(options: Options) -> Option:
@@ -71,6 +74,13 @@ def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
     }
 
 
+def one_word(value: str, option: Option, name: str) -> str:
+    """The value, one of the option's choices. UsageError names the choices."""
+    if value not in option["choices"]:
+        raise UsageError(f"{name} must be {' or '.join(option['choices'])}, not {value!r}")
+    return value
+
+
 def meant(key: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty where none is."""
     from difflib import get_close_matches  # a module of Python's that takes longer to load than it is needed for
@@ -96,16 +106,20 @@ def _value(option: Option, value: Any, where: str) -> Any:
             return value
         raise UsageError(f"{where} must be true or false, not {value!r}")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise UsageError(f"{where} must be {'a whole number' if kind == 'int' else 'a text'}, not {value!r}")
-    return _number(value, where) if kind == "int" else str(value)
+        shown = "something else" if option.get("no_log") else repr(value)
+        raise UsageError(f"{where} must be {_NUMBERS.get(kind, 'a text')}, not {shown}")
+    return _number(value, where, kind) if kind in _NUMBERS else str(value)
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
 
 
-def _number(value: Scalar, where: str) -> int:
+def _number(value: Scalar, where: str, kind: str) -> Scalar:
     try:
-        return int(str(value))
+        found = int(str(value)) if kind == "int" else float(value)
+        if math.isfinite(found):
+            return found
     except ValueError:
-        raise UsageError(f"{where} must be a whole number, not {value!r}") from None
+        pass
+    raise UsageError(f"{where} must be {_NUMBERS[kind]}, not {value!r}") from None

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The resource ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
@@ -7,21 +5,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Callable
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from .._errors import UsageError
-from .._files import comparison, declaration, records, scanning
+from .._files import declaration, records, scanning
 from .._files import mounts as mounting
 from .._files.declaration import Declaration
 from .._files.entry import Tree, path_of
+from .._files.footprint import NEW
 from .._files.scanning import Scan
-from .._files.step import FILES, PathStep, Step
+from .._files.step import FILES, Step
 from .._host.options import Options, read
 from .._host.paths import check_path
 from .._host.system import System
 from .._store.objects import Hasher, Writer
-from .kind import Kind, Restore, Sink, Spec, is_within
+from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},
@@ -29,6 +29,14 @@ OPTIONS: Options = {
 }
 # The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
 MOUNTS = "mounts"
+# Directory -> the levels below it at which files of one program lie together. Others than /usr/local hold too much.
+_TOGETHER = {
+    **dict.fromkeys(("/usr/local/bin", "/usr/local/sbin"), 0),
+    **dict.fromkeys(("/etc", "/opt", "/root", "/boot", "/srv", "/var/spool"), 1),
+    **dict.fromkeys(("/usr/local/etc", "/usr/local/lib", "/usr/local/share"), 1),
+}
+# Directories in them that many programs share.
+_APART = ("systemd", "default", "alternatives", "init.d", "profile.d", "xdg")
 
 
 def check(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,14 +59,14 @@ def declared(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key != MOUNTS}
 
 
-def _known(spec: Mapping[str, Any]) -> Declaration:
-    """The declaration of a manifest, as it is."""
+def trees_of(spec: Mapping[str, Any]) -> Declaration:
+    """The trees of a declaration that was checked, with the mount points that its checkpoint has recorded."""
     return Declaration(spec["paths"], spec.get("exclude", ()), spec.get(MOUNTS))
 
 
 def _checked(spec: Mapping[str, Any]) -> Declaration:
     """The declaration of a manifest; UsageError where nobody could have made it."""
-    return _known({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
+    return trees_of({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
 
 
 def scan(
@@ -77,36 +85,14 @@ def recorded(lines: list[str], spec: Mapping[str, Any], now: Scan | None = None)
     return records.recorded(lines, _checked(spec), now)
 
 
-def swapped(
-    steps: Sequence[PathStep], then: Tree, now: Scan, spec: Mapping[str, Any], mounts: Collection[bytes]
-) -> list[PathStep]:
-    """The steps with declared directories put back as a whole: see ``comparison.swapped``."""
-    return comparison.swapped(steps, then, now, _known(spec), mounts)
-
-
 def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
     """The mount points that decide what is seen below the declared paths."""
-    return mounting.mounted(_known(spec), mounts)
-
-
-def remounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
-    """Mount point -> why nothing at or below it can be put back."""
-    return mounting.remounted(_known(spec), mounts)
-
-
-def lacks(spec: Mapping[str, Any], lines: Sequence[str]) -> list[str]:
-    """The paths that a rollback could not bring back, in words."""
-    return mounting.unprotected(_known(spec), lines)
-
-
-def left_out(spec: Mapping[str, Any]) -> Callable[[bytes], bool]:
-    """Tells of a path below a declared one whether it is left out."""
-    return declaration.left_out(_known(spec))
+    return mounting.mounted(trees_of(spec), mounts)
 
 
 def excludes(spec: Mapping[str, Any], path: str) -> bool:
     """Whether the path lies in a declared one and is left out, or a directory above it is."""
-    return declaration.excludes(_known(spec), path)
+    return declaration.excludes(trees_of(spec), path)
 
 
 class Files(Kind):
@@ -147,7 +133,7 @@ class Files(Kind):
         return []
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        return lacks(dict(spec), lines)
+        return mounting.unprotected(trees_of(spec), lines)
 
     def declaration(self, spec: Spec) -> Spec:
         return self.check(spec)
@@ -160,15 +146,49 @@ class Files(Kind):
         partly = []
         for path in paths:
             cover = next((one for one in declared for root in one["paths"] if is_within(path, root)), None)
-            if cover is None or excludes(dict(cover), path):
+            if cover is None or excludes(cover, path):
                 yield path
             elif not set(cover["exclude"]) <= set(map(str, excluded)):
                 missing = sorted(set(cover["exclude"]) - set(map(str, excluded)))
                 yield f"{path} with what is left out now ({', '.join(missing)})"
             elif cover["exclude"]:
-                partly.append((os.fsencode(path), left_out(dict(cover))))
+                partly.append((os.fsencode(path), declaration.left_out(trees_of(cover))))
         for root, is_left_out in partly:
             for line in lines:
                 found = path_of(line)
                 if found.startswith(root + b"/") and is_left_out(found):
                     yield os.fsdecode(found)
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The changed paths; of configuration the directory of the program that it is for."""
+        found = set()
+        for path in changed:
+            together = _directory_of(path)
+            path = path if any(is_within(one, together) for one in taken) else together
+            overlaps = any(is_within(path, one) or is_within(one, path) for one in taken)
+            if not overlaps and not _is_too_much(path, changed):
+                found.add(path)
+        paths = sorted(path for path in found if not any(is_within(path, one) for one in found if one != path))
+        return ({"paths": paths} if paths else None), set(changed)
+
+
+def _is_too_much(path: str, changed: Mapping[str, str]) -> bool:
+    """Whether a declaration of the path would take in far more than the change: a directory of the whole system."""
+    shared = path.startswith("/usr/") and not path.startswith("/usr/local/")
+    return changed.get(path) != NEW and (shared or path.count("/") == 1) and stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+def _directory_of(path: str) -> str:
+    """The directory whose files belong together, in which the path lies; the path itself where there is none."""
+    for above, levels in _TOGETHER.items():
+        if path.startswith(f"{above}/"):
+            parts = path[len(above) + 1 :].split("/")
+            return path if len(parts) <= levels or parts[0] in _APART else "/".join([above, *parts[:levels]])
+    return path

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The base class of a kind of state, and the data that a plan of a kind may depend on.
@@ -13,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 from .._files.step import Step
 from .._host.options import Options
@@ -26,6 +24,7 @@ Sink = Union[Writer, Hasher]
 Spec = Mapping[str, Any]
 # Process id -> start time, of the processes that had a tree mounted.
 Processes = Mapping[int, int]
+Suggestion = tuple[Optional[dict[str, object]], set[str]]
 _SHOWN = 10
 
 
@@ -164,6 +163,22 @@ class Kind:
         """For the path at which the kernel shows a file of an exchanged tree, the path that the file had."""
         return None
 
+    # -- what a change has changed
+
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> Iterable[str]:
+        """The paths that a rollback to the lines brings back, beside the trees of files: those of ``changed`` at least.
+
+        ``changed``: path -> what is different, in the words of ``_files/footprint.py``. ``at.since``: when the change
+        was armed. Before a rollback and after it alike.
+        """
+        whole = self.trees_as_a_whole(spec)
+        return [path for path in changed if any(is_within(path, one) for one in whole)]
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The declaration that would have covered some of the changed paths, None for none, and the paths that no other
+        kind needs to cover then. ``taken``: paths that are declared already, which no other declaration may overlap."""
+        return None, set()
+
     # -- data outside of the store
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
@@ -227,4 +242,4 @@ def names_of(spec: Spec) -> str:
 
 def is_within(path: str, root: str) -> bool:
     """Whether the path is the root, or lies below it."""
-    return f"{path}/".startswith(f"{root}/")
+    return f"{path}/".startswith(root.rstrip("/") + "/")

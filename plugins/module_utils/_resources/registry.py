@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kinds of state that a checkpoint holds: the table of them, and what is asked of all of them together."""
@@ -20,7 +18,7 @@ from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
 from . import files, ours
-from .kind import Kind, Programs, Sink
+from .kind import Kind, Programs, Sink, is_within
 from .kinds import IN_ORDER
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in IN_ORDER}
@@ -99,7 +97,7 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
                 shorter, longer = sorted((path, other), key=len)
                 # A tree that a kind adds may lie in declared files, which cover it.
                 matters = whole or entire or (kind.only_paths and owner_kind.only_paths)
-                if owner != number and matters and (longer + "/").startswith(shorter + "/"):
+                if owner != number and matters and is_within(longer, shorter):
                     raise UsageError(
                         f"{path} of {section.kind} and {other} of {owner_kind.name} overlap; declare it once"
                     )
@@ -121,7 +119,7 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
                         f"{path} belongs to {section.kind}, and {by} excludes it: take it out of exclude, or leave "
                         f"{section.kind} out"
                     )
-                if not any((path + "/").startswith(other + "/") for other in covered):
+                if not any(is_within(path, other) for other in covered):
                     trees.append(path)
                     covered.append(path)
             if trees:
@@ -154,6 +152,15 @@ def own_lines(section: Section) -> list[str]:
 def its_lines(section: Section) -> list[str]:
     """The lines of the section that its kind can read: its own, or all where it has entries of files alone."""
     return section.lines if kind_of(section).only_paths else own_lines(section)
+
+
+def taken(sections: Sequence[Section]) -> list[str]:
+    """The paths of the sections that no further declaration may overlap."""
+    found: list[str] = []
+    for section in sections:
+        kind = kind_of(section)
+        found += section.spec["paths"] if kind.only_paths else kind.trees_as_a_whole(section.spec)
+    return found
 
 
 @contextmanager

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``services``: the administrator's unit files and drop-ins; units enabled and active as they were, and
@@ -8,7 +6,7 @@ running what is on disk."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypedDict, cast
@@ -24,7 +22,7 @@ from .._services.service import SERVICES
 from .._services.state import ServiceState
 from .._services.unit import LISTENING, Unit
 from . import json_line
-from .kind import Programs, Restore, Sink, Spec, names_of
+from .kind import Programs, Restore, Sink, Spec, Suggestion, names_of
 
 # Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
@@ -270,6 +268,20 @@ class Services(Programs):
                     yield str(record["name"])
                 if word == "process" and record["definition"] not in spec["processes"]:
                     yield f"process {names_of(record['definition'])}"
+
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
+        """The links of the units, as they were and as they are, and directories that hold nothing else."""
+        found = {path for unit in _recorded(lines)[0] for path in unit.get("links", {})}
+        for name in spec["names"] if changed else ():
+            found |= links.of(name).keys()
+        held = {path for path in changed if links.is_pulling(path) and set(links.in_folder(path)) <= found}
+        return found | held
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The units whose files and links changed."""
+        units = {path: units for path in changed if (units := links.units_of(path))}
+        names = sorted({unit for found in units.values() for unit in found})
+        return ({"names": names} if names else None), set(units)
 
     def may_have_tree(self, path: str) -> bool:
         """Files of a unit may have a name (an alias) that this host does not know any more."""

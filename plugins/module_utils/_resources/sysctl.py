@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``sysctl``: values of the running kernel, below /proc/sys. What sets them at boot are files."""
@@ -7,8 +5,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import unquote, unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
@@ -17,11 +17,16 @@ from .._files.step import Step
 from .._host.durable import write_all
 from .._host.options import Options, read
 from .._host.system import System
-from .kind import Kind, Restore, Sink, Spec
+from .._host.trust import open_regular
+from .kind import Kind, Restore, Sink, Spec, Suggestion
 
 # Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
 # looked for again.
 _PASSES = 3
+# Files that set values at boot, and the settings in them.
+_SETS = re.compile(r"/etc/sysctl\.conf|/etc/sysctl\.d/[^/]+\.conf")
+_SETTING = re.compile(r"^[ \t]*-?[ \t]*([A-Za-z0-9_][^=\s#;]*)[ \t]*=", re.MULTILINE)
+_LARGEST = 1 << 20
 
 
 class Sysctl(Kind):
@@ -101,6 +106,27 @@ class Sysctl(Kind):
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
         known = {canonical(name) for one in declared for name in one["names"]}
         return sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The keys that the changed files set and this kernel has. The files themselves are left to another kind."""
+        keys = {key for path in changed if _SETS.fullmatch(path) for key in _keys_in(path)}
+        found = []
+        for key in sorted(keys):
+            with suppress(UsageError):
+                name = canonical(key)
+                _usable(name, self.root)
+                found.append(name)
+        return ({"names": found} if found else None), set()
+
+
+def _keys_in(path: str) -> list[str]:
+    """The keys that a file of sysctl.d(5) sets, each by its name."""
+    try:
+        with open_regular(path) as stream:
+            text = stream.read(_LARGEST).decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [found[1] for found in _SETTING.finditer(text) if not set(found[1]) & set("*?[")]
 
 
 def canonical(name: str) -> str:

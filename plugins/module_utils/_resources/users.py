@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``users``: accounts and groups, the six files of them as one set, under the lock that useradd takes."""
@@ -10,14 +8,14 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from .._errors import Refused
 from .._files.step import Step
 from .._host.options import read
 from .._host.system import System
-from .kind import Kind, Restore, Sink, Spec
+from .kind import Kind, Restore, Sink, Spec, Suggestion
 
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 # struct flock: type, whence, start, length, process, padding.
@@ -64,6 +62,10 @@ class Users(Kind):
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
         return []
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        found = {path for path in self.trees({}) if path in changed}
+        return ({} if found else None), found
 
 
 @contextmanager

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Holders: processes that still use files which were replaced, and need a restart to use the new files."""
@@ -10,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
-from typing import Any
 
 from .._host.processes import start_time
+from .._results import Holder
 
 # The kernel appends this to the path of a file that has lost its name (d_path in fs/d_path.c).
 _DELETED = b" (deleted)"
@@ -24,15 +22,14 @@ def holders(
     former: Mapping[str, Mapping[int, int]] | None = None,
     proc: str = "/proc",
     goes_on: Callable[[], bool] = lambda: True,
-) -> list[dict[str, Any]]:
+) -> list[Holder]:
     """Units, and processes without a unit, that have a replaced file open, mapped, or as their directory.
 
     ``replaced``: the original path of a file, for the path at which it lost its name; None for an unrelated file.
     ``moved``: the original path of a file, for the path at which the kernel shows it, with a name or without.
     ``former``: path -> the processes, as id -> start time, that used it and do not show it any more.
     ``goes_on``: whether there is still time; processes of root come first, then those of users until the time is over.
-    Each holder: ``unit`` (empty without one), ``processes`` as ``name[pid]`` and ``paths``, sorted. Processes that we
-    may not read are missing.
+    Processes that we may not read are missing.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=lambda pid: (_is_of_user(proc, pid), int(pid))):

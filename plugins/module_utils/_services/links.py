@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The links that enable a unit: in directories ``.wants``, ``.requires`` and ``.upholds``, as aliases, and in those of
@@ -22,6 +20,10 @@ KEPT, RUNTIME = "/etc/systemd/system", "/run/systemd/system"
 _SHIPPED = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _PULLING = (".wants", ".requires", ".upholds")
 _LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
+# Units that can be named in a declaration: no templates, and none that only group others.
+_RUNS = re.compile(
+    r"(?!evenkeel-)[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?\.(?:service|socket|timer|path|mount|automount)"
+)
 # Our own units are never recorded.
 _OURS = "evenkeel-"
 
@@ -90,6 +92,30 @@ def _entries(folder: str, files: bool = False) -> list[tuple[str, str | None]]:
     except (FileNotFoundError, NotADirectoryError):
         pass
     return sorted(found)
+
+
+def is_pulling(path: str) -> bool:
+    """Whether the path is that of a directory of dependencies."""
+    return os.path.dirname(path) in (KEPT, RUNTIME) and path.endswith(_PULLING)
+
+
+def in_folder(path: str) -> list[str]:
+    """The paths of links, and of empty files that act as links, in a directory of dependencies."""
+    return [f"{path}/{name}" for name, _target in _entries(path, files=True)]
+
+
+def units_of(path: str) -> set[str]:
+    """The units to which a file or a link of an administrator belongs, by its path; empty for another path."""
+    if is_pulling(path):
+        return {unit for one in in_folder(path) for unit in units_of(one)}
+    for folder in (KEPT, RUNTIME):
+        if path.startswith(f"{folder}/"):
+            first, _slash, rest = path[len(folder) + 1 :].partition("/")
+            name = rest if first.endswith(_PULLING) else first[:-2] if first.endswith(".d") else first
+            return {name} if _RUNS.fullmatch(name) else set()
+    level, name = os.path.split(path)
+    script = re.fullmatch(r"[SK]\d\d(.+)", name) if level in _LEVELS else None
+    return units_of(f"{KEPT}/{script[1]}.service") if script else set()
 
 
 def make(path: str, to: str) -> None:

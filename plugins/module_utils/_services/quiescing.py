@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Programs that stand still while files are read or put back: a unit is stopped or frozen, a command is run. They go on
@@ -51,14 +49,14 @@ class Hook:
 Declared = Mapping[str, Any]
 
 
-def check(hooks: object) -> list[dict[str, Any]]:
+def check(hooks: object) -> list[Declared]:
     """The declared hooks, checked. UsageError names the item and the key that is wrong."""
     if hooks is None:
         return []
     if not isinstance(hooks, list):
         raise UsageError(f"quiesce must be a list, not {hooks!r}")
     kinds = OPTION["options"]
-    checked = []
+    checked: list[Declared] = []
     for number, hook in enumerate(hooks, 1):
         where = f"quiesce, item {number}"
         if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= set(kinds):

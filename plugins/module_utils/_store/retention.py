@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Which checkpoints to keep: the newest ones, the recent ones, and the newest of each hour, day, week, month, year.
@@ -12,9 +10,8 @@ keeps the oldest checkpoint too, so that a history grows to its length. Periods 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -52,7 +49,7 @@ class Policy:
     within: float | None = None
 
 
-def check(declared: dict[str, Any] | None) -> Policy | None:
+def check(declared: Mapping[str, object] | None) -> Policy | None:
     """The policy that is declared; None, for keep all, when nothing is. Raises UsageError naming what is wrong."""
     found = read(OPTION["options"], declared or {}, "retention")
     counts = {rule: found[rule] for rule in PERIODS if found[rule] is not None}

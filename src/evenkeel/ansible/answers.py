@@ -46,7 +46,7 @@ def read(said: object) -> Mapping[str, Any]:
 
 
 class _Reader:
-    """One answer on its way in; counts what it holds."""
+    """An answer on its way in; counts what it holds."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -66,7 +66,7 @@ class _Reader:
         return found
 
     def value(self, value: object, where: str, form: _Form, depth: int) -> object:
-        """One value, as ``form`` reads it."""
+        """A value, as ``form`` reads it."""
         if isinstance(form, dict):
             return self.mapping(value, where, form, depth)
         if isinstance(form, list):
@@ -191,8 +191,16 @@ _CHECKPOINT: dict[str, _Form] = {
     "host": _text,
     "left": [_text],
 }
-_PROBE: dict[str, _Form] = {"kind": _text, "target": _text, "restarts": _count}
+_PROBE: dict[str, _Form] = {
+    **dict.fromkeys(("kind", "target", "state", "detail", "severity"), _text),
+    "restarts": _count,
+}
 _HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
+_OUTSIDE: dict[str, _Form] = {
+    "paths": [{"path": _text, "what": _text}],
+    "count": _count,
+    "complete": _yes_or_no,
+}
 _HOST: dict[str, _Form] = {
     "generation": _count,
     "armed": _CHANGE,
@@ -223,4 +231,6 @@ _RESULT: dict[str, _Form] = {
     "health_after": _HEALTH,
     "probes": [_PROBE],
     "host_state": _HOST,
+    "outside": _OUTSIDE,
+    "suggested": [{_OTHERS: {}}],
 }

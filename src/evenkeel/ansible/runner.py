@@ -32,7 +32,7 @@ _LAST_WORDS = 3.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its whole command line, its directory, its environment and its passwords.
+    """A run: its whole command line, its directory, its environment and its passwords.
 
     env: set in addition to this process's environment. passwords: prompts (regular expressions) and answers.
     scratch: a private directory (0700); the run makes and removes one of its own in it.

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
+"""A session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
+# Modules that change nothing on a host.
+_READS = ("ft_guard", "ft_info", "ft_suggest")
 # A run where nobody says how long one task may take on a host: a large checkpoint takes hours, a question does not.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
@@ -40,7 +42,7 @@ Stop = Callable[[], str]
 
 @dataclass(frozen=True)
 class OwnRun:
-    """One run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
+    """A run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
 
     timeout: of connecting, in seconds. answer_within: how long one task may take on a host, in seconds, until it
     counts as no answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection
@@ -228,7 +230,7 @@ class _Progress:
             self.wants_terminal |= bool(NO_TERMINAL.search(json.dumps(data.get("res") or {}, default=str)))
         elif kind == "runner_on_ok":
             action = str(data.get("resolved_action") or data.get("task_action") or "")
-            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in ("ft_guard", "ft_info")
+            self.did |= action.startswith(PREFIX) and action.removeprefix(PREFIX) not in _READS
 
 
 @contextmanager

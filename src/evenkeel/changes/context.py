@@ -32,7 +32,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Context:
-    """One change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts."""
+    """A change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts."""
 
     session: Session
     request: Request

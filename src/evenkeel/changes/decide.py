@@ -14,7 +14,7 @@ from typing import Any
 
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
-from evenkeel.outcome import Probe, State
+from evenkeel.outcome import ChangedPath, Outside, Probe, State
 from evenkeel.shared import REFUSED, USAGE, results
 
 # The verdicts of ft_settle.
@@ -63,6 +63,7 @@ class Settled:
     why: str
     probes: list[Probe] = field(default_factory=list)
     login: str = ""
+    outside: Outside | None = None
 
 
 def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
@@ -161,11 +162,18 @@ def settled(record: Record, host: str) -> Settled | None:
         return Settled(State.HELD, "", "", probes, told.login or "")
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
-        return Settled(State(told.outcome), told.by, why, probes, told.login or "")
+        return Settled(State(told.outcome), told.by, why, probes, told.login or "", _outside(told.outside))
     if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None
+
+
+def _outside(told: Any) -> Outside | None:
+    if not isinstance(told, dict):
+        return None
+    paths = [ChangedPath(path=one.get("path") or "", what=one.get("what") or "") for one in told.get("paths") or []]
+    return Outside(paths=paths, count=told.get("count") or len(paths), complete=bool(told.get("complete")))
 
 
 def extended(result: Mapping[str, Any], before: Armed, started: float | None, now: float) -> Armed | None:
@@ -215,6 +223,8 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
             continue
         restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
         for probe in result.result.get("probes") or []:
+            if probe.get("severity") == "warn":
+                continue
             crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
             if crashes > 0:
                 times = "once" if crashes == 1 else f"{crashes} times"

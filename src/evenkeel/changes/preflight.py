@@ -143,11 +143,17 @@ def domains(variable: str, targets: Targets) -> dict[str, str]:
 
 
 def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """The hosts that have probes. probes: those that count for every host; None for each host's own."""
+    """The hosts that have probes which decide. probes: those that count for every host; None for each host's own."""
     if probes is not None:
-        return list(targets.hosts) if probes else []
+        return list(targets.hosts) if any(map(_decides, probes)) else []
     variables = targets.inventory.variables
-    return [host for host in targets.hosts if variables.get(host, {}).get("evenkeel_probes")]
+    return [host for host in targets.hosts if any(map(_decides, variables.get(host, {}).get("evenkeel_probes") or []))]
+
+
+def _decides(probe: Any) -> bool:
+    """Whether a probe decides. A declaration that cannot be read is refused elsewhere."""
+    options = next(iter(probe.values()), None) if isinstance(probe, Mapping) else None
+    return not isinstance(options, Mapping) or options.get("severity") != "warn"
 
 
 def local(host: str, words: Sequence[str], targets: Targets) -> bool:

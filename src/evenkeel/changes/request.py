@@ -52,7 +52,8 @@ class Request:
 
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
     them. confirm_within, at_most, soak, deadline, pause, bake: durations. on_failure: stop, wave or all. hold_after:
-    the number of a wave. probes, resources: lists as the modules take them. notify: a URL for outcomes.
+    the number of a wave. reboot: never or planned. reboots: how many boots a change may take that plans them. probes,
+    resources: lists as the modules take them. notify: a URL for outcomes.
     """
 
     playbook: str
@@ -67,6 +68,8 @@ class Request:
     pause: str | None = None
     bake: str | None = None
     hold_after: int | None = None
+    reboot: str | None = None
+    reboots: int | None = None
     soak: str | None = None
     deadline: str | None = None
     probes: Sequence[Spec] | None = None
@@ -81,6 +84,8 @@ class Request:
             "evenkeel_guard_domain": self.guard_domain,
             "evenkeel_confirm_within": self.confirm_within,
             "evenkeel_at_most": self.at_most,
+            "evenkeel_reboot": self.reboot,
+            "evenkeel_reboots": self.reboots,
             "evenkeel_soak": self.soak,
             "evenkeel_deadline": self.deadline,
             "evenkeel_probes": self.probes,

@@ -210,10 +210,11 @@ def run(command: str, options: Options, caller: Caller) -> ChangeResult:
                 reason = reason or done[0]
                 results += done[1]
     if silent:
-        notes.append(f"did not answer, and may be in the middle of a change: {some_of(silent)}")
+        notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
+        caller.report(Progress(Kind.NOTE, notes[-1]))
     code = _exit(command, results, reason, silent)
     if not changes:
-        reason = f"no change waits on {'these hosts' if len(hosts) > 1 else hosts[0]}"
+        reason = notes[-1] if silent else f"no change waits on {'these hosts' if len(hosts) > 1 else hosts[0]}"
     return ChangeResult(command, code, reason, waves, results, notes, time.monotonic() - started, command=command)
 
 

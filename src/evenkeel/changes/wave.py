@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One wave of a change: begin, the user's playbook, settle."""
+"""A wave of a change: begin, the user's playbook, settle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evenkeel.shared import duration
 
 @dataclass
 class Wave:
-    """One wave on its way.
+    """A wave on its way.
 
     hosts: their results, filled in as they become known. how: the verdict on hosts where the change did not fail.
     unit: the change as the hosts remember it. armed: the dead-men of

@@ -14,7 +14,7 @@ from evenkeel.outcome import Exit
 
 
 class Command(ABC):
-    """One command of the command line. text: its line in --help."""
+    """A command of the command line. text: its line in --help."""
 
     name: ClassVar[str]
     text: ClassVar[str]

@@ -49,6 +49,9 @@ class Change(FleetCommand[ChangeResult]):
         parser.add_argument("--bake", metavar="TIME", help="watch all hosts after the last wave for so long")
         text = "hold this wave until a person lets the change go on (evenkeel confirm) or takes it back (abort)"
         parser.add_argument("--hold-after", metavar="WAVE", type=int, help=text)
+        text = "planned: the playbook boots the hosts; confirm only after the boot (never: a boot is a rollback)"
+        parser.add_argument("--reboot", choices=("never", "planned"), help=text)
+        parser.add_argument("--reboots", metavar="N", type=int, help="boots that such a change may take (1)")
         parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
         add_probes(parser)
@@ -73,6 +76,8 @@ class Change(FleetCommand[ChangeResult]):
             pause=args.pause,
             bake=args.bake,
             hold_after=args.hold_after,
+            reboot=args.reboot,
+            reboots=args.reboots,
             soak=args.soak,
             deadline=args.deadline,
             probes=specs(args.probes, "probes"),

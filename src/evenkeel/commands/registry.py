@@ -24,6 +24,7 @@ from evenkeel.commands.resume import Resume
 from evenkeel.commands.rollback import Rollback
 from evenkeel.commands.scrub import Scrub
 from evenkeel.commands.status import Status
+from evenkeel.commands.suggest import Suggest
 from evenkeel.outcome import RunResult, UsageError
 
 COMMANDS: tuple[Command, ...] = (
@@ -38,6 +39,7 @@ COMMANDS: tuple[Command, ...] = (
     Scrub(),
     Accept(),
     Status(),
+    Suggest(),
     Plan(),
 )
 PLAYBOOKS = {command.name: command for command in COMMANDS if isinstance(command, PlaybookCommand)}

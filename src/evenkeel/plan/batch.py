@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One batch of a simulation: hosts, failures, stores and changes, event by event."""
+"""A batch of a simulation: hosts, failures, stores and changes, event by event."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ class _Changes:
 
 
 def play_batch(fleet: Fleet, horizon: float, rng: np.random.Generator) -> Batch:
-    """One batch: its events, in order of time, until the horizon."""
+    """A batch: its events, in order of time, until the horizon."""
     batch = Batch(horizon)
     agenda = _Agenda(horizon, rng)
     hosts = _Hosts(fleet, batch, rng)

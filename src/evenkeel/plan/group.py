@@ -21,7 +21,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Step:
-    """One rung of the restart ladder: how long it takes, and how often it is the cure."""
+    """A rung of the restart ladder: how long it takes, and how often it is the cure."""
 
     name: str
     time: float
@@ -44,7 +44,7 @@ class Now:
 
 @dataclass(frozen=True)
 class Group:
-    """One group of hosts; times in seconds, sizes in bytes, money a month.
+    """A group of hosts; times in seconds, sizes in bytes, money a month.
 
     hosts: host -> failure domain; named: whether the file names them. domain_*: of a whole failure domain, which only
     the simulator plays. store_*: of one host's store of checkpoints.

@@ -17,7 +17,7 @@ WORTH = 0.1
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a proposal, with its reason in a sentence. what: the name of the choice."""
+    """A choice of a proposal, with its reason in a sentence. what: the name of the choice."""
 
     what: str
     value: str
@@ -26,7 +26,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One target. asked, reached: its value, and that of the proposal. remedies: each alone would meet it."""
+    """A target. asked, reached: its value, and that of the proposal. remedies: each alone would meet it."""
 
     target: str
     asked: str
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Alternative:
-    """One option of a choice, what it gives and what it costs."""
+    """An option of a choice, what it gives and what it costs."""
 
     choice: str
     option: str

@@ -83,7 +83,7 @@ class Screen(Console):
 
 @dataclass
 class Row:
-    """One host in the table. until: when its dead-man is due."""
+    """A host in the table. until: when its dead-man is due."""
 
     phase: Phase = Phase.BEGIN
     text: str = ""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, warnings
 from evenkeel.progress import Phase
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
@@ -30,6 +30,10 @@ _STYLE = {
 _ALIKE = 12
 # Warnings of one host that are shown.
 _WARNINGS = 10
+# The words of a host about its protected state.
+_BACK = "what is protected is as before"
+# Paths of one host that are shown.
+_PATHS = 5
 _FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
 
 
@@ -92,6 +96,9 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
 def headline(result: ChangeResult) -> str:
     """The end of a change in one line."""
     took = f"{text(result.playbook)}, {result.seconds:.0f} s, exit {int(result.exit_code)}"
+    if not result.hosts:
+        starts = {Exit.DONE: "NOTHING TO DO", Exit.REFUSED: "REFUSED"}
+        return f"{starts.get(result.exit_code, 'IN DOUBT')} ({took})"
     number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
         changed = sum(host.changed for host in result.hosts)
@@ -115,10 +122,32 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
-        return "; ".join([said, *caught])
+        warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
+        beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
+        return "; ".join(part for part in [said, *caught, *warned, beside] if part)
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
-    return "; ".join(part for part in (by, told.once(text(host.why))) if part)
+    return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host)) if part)
+
+
+def _stays(host: HostResult) -> list[str]:
+    """The sentence about what stays changed on a host that was rolled back."""
+    beside = _beside(host.outside)
+    if host.state is not State.ROLLED_BACK or host.outside is None or not beside or _BACK in host.why:
+        return []
+    count = host.outside["count"]
+    stay = "1 path outside of it stays" if count == 1 else f"{count} paths outside of it stay"
+    return [f"{_BACK}; {stay} changed: {beside}" if count else f"{_BACK}; outside of it {beside}"]
+
+
+def _beside(outside: Outside | None) -> str:
+    """The paths that changed and that no resource covers, in words; empty where there are none."""
+    if outside is None:
+        return ""
+    named = [f"{text(one['path'], 300)} ({text(one['what'], 100)})" for one in outside["paths"][:_PATHS]]
+    more = outside["count"] - len(named)
+    words = [", ".join(named) + (f" and {more} more" if more > 0 else "")] if named or more > 0 else []
+    return "; ".join(words + ([] if outside["complete"] else ["not all places could be looked at"]))
 
 
 def alike(hosts: Iterable[HostResult]) -> list[list[HostResult]]:
@@ -143,6 +172,9 @@ def _story(host: HostResult) -> tuple[object, ...]:
         host.by,
         host.changed,
         *host.rescued,
+        _beside(host.outside),
+        host.outside is None,
+        *warnings(host.probes),
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
 

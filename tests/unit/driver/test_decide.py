@@ -164,6 +164,7 @@ def test_exit_codes(states: list[State], complete: bool, code: Exit) -> None:
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 2}]}), ""),
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 0}]}), ""),  # by hand
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3}]}), "nginx ended and was started"),
+        (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3, "severity": "warn"}]}), ""),
         (("failed", {"msg": "not healthy: tcp 80"}), "not healthy: tcp 80"),
         (("unreachable", {"msg": "timed out"}), "timed out"),
         (None, "it was not measured"),

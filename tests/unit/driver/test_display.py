@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evenkeel.ansible.options import Options
 from evenkeel.commands.registry import PLAYBOOKS
-from evenkeel.outcome import ChangeResult, Exit, HostResult, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Probe, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.show.advice import after_change
 from evenkeel.show.display import Board, Log, line, showing, task_name, text
@@ -280,6 +280,19 @@ def test_what_the_user_stopped_is_not_said_to_have_failed() -> None:
 def test_who_fell_ill_is_counted_among_the_confirmed() -> None:
     hosts = [HostResult("a", 1, State.CONFIRMED, "fell ill", sick=True), HostResult("b", 2, State.CONFIRMED)]
     assert headline(result(Exit.FAILED, *hosts)).startswith("FAILED: 2 confirmed, 1 of the confirmed ill since (")
+
+
+def test_a_probe_that_only_warned_is_told_of_a_host_that_is_confirmed() -> None:
+    probes: list[Probe] = [
+        {"kind": "http", "target": "http://a/", "state": "fail", "detail": "status 500\x1b[2J", "severity": "warn"},
+        {"kind": "tcp", "target": "a:80", "state": "pass", "detail": "accepts connections", "severity": "warn"},
+        {"kind": "tcp", "target": "a:81", "state": "unknown", "detail": "not decided here", "severity": "fail"},
+    ]
+    shown = printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, probes=probes)), 200)
+    assert "warning: http http://a/: fail, status 500" in shown and "\x1b" not in shown
+    assert "accepts" not in shown and "not decided" not in shown
+    hosts = [HostResult(str(one), 1, State.CONFIRMED, probes=probes if one == 7 else []) for one in range(30)]
+    assert printed(result(Exit.DONE, *hosts), 200).count("warning") == 1
 
 
 def test_a_task_that_begins_host_by_host_is_one_line() -> None:

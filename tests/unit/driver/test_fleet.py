@@ -140,4 +140,4 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
     caller = Caller(secrets=Secrets(), controller=controller)
     result = PLAYBOOKS[name].run_playbook(Options(limit="web*"), {}, caller)
     assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
-    assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "accept"))
+    assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "suggest", "accept"))

@@ -85,6 +85,9 @@ def test_a_rescued_failure_counts_where_it_is_said_to_and_where_there_are_no_pro
     targets = fleet(web1={"evenkeel_probes": PROBES}, web2={}, web3={"evenkeel_rescued": "fail"})
     assert preflight.strict(None, targets) == ["web2", "web3"]
     assert preflight.strict(PROBES, targets) == ["web3"]
+    warns = [{"tcp": {"port": 80, "severity": "warn"}}]
+    assert preflight.probed(warns, targets) == [] and preflight.probed([*warns, *PROBES], targets) == [*targets.hosts]
+    assert preflight.strict(None, fleet(web1={"evenkeel_probes": warns})) == ["web1"]
     with pytest.raises(UsageError, match="web1: evenkeel_rescued is 'ignore'"):
         preflight.strict(PROBES, fleet(web1={"evenkeel_rescued": "ignore"}))
 

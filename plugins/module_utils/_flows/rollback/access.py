@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The part of a checkpoint that lets people in: accounts, sshd, the network, the firewall's files. It goes back first,
@@ -12,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..._files.declaration import left_out
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of, place_of
 from ..._files.step import FILES
 from ..._host.paths import ancestors
 from ..._resources import files
+from ..._resources.kind import is_within
 from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
 from ..._services.unit import LISTENING
 from ..._store.manifest import Section
@@ -41,18 +41,14 @@ def narrowed(section: Section) -> Section | None:
     if spec is None:
         return None
     declared = spec["paths"]
-    wanted = {one for one in PATHS if any(_inside(one, root) for root in declared)}
-    wanted |= {root for root in declared if any(_inside(root, one) for one in PATHS)}
+    wanted = {one for one in PATHS if any(is_within(one, root) for root in declared)}
+    wanted |= {root for root in declared if any(is_within(root, one) for one in PATHS)}
     roots = sorted(one for one in wanted if not files.excludes(spec, one))
-    roots = [one for one in roots if not any(_inside(one, other) for other in roots if other != one)]
+    roots = [one for one in roots if not any(is_within(one, other) for other in roots if other != one)]
     if not roots:
         return None
     narrow: dict[str, Any] = dict(spec, paths=roots)
     return replace(section, kind=FILES, spec=narrow, lines=lines_at(path_lines(section), roots))
-
-
-def _inside(path: str, root: str) -> bool:
-    return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
 def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
@@ -113,15 +109,15 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
     """Lines of a later look, with those of an earlier one at the paths that it was about."""
     roots = [os.fsencode(one) for one in known.spec["paths"]]
     inside = tuple(root + b"/" for root in roots)
-    is_left_out, left_out = files.left_out(known.spec), set()
+    is_left_out, apart = left_out(files.trees_of(known.spec)), set()
     kept = []
     for line in lines:
         if line[1:2] != " ":
             kept.append(line)
             continue
         path = path_of(line)
-        if path.startswith(inside) and (os.path.dirname(path) in left_out or is_left_out(path)):
-            left_out.add(path)  # The earlier look was not about it.
+        if path.startswith(inside) and (os.path.dirname(path) in apart or is_left_out(path)):
+            apart.add(path)  # The earlier look was not about it.
         elif path in roots or path.startswith(inside):
             continue
         kept.append(line)

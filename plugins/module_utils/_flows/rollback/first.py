@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The parts of a rollback that wait for nothing else: the way in for people, and everything beside a directory that a
@@ -28,7 +26,7 @@ class First(Record):
 
     def _beside_crowds(self) -> None:
         """Where a user has filled a directory since, a whole rollback of all else comes first (see ``apart``)."""
-        if not self.how.insist or self.how.kinds or self.how.paths:
+        if not self.how.unattended or self.how.kinds or self.how.paths:
             return
         sections = self._plan.sections
         theirs = [apart.Theirs(section, trusted()) for section in sections]

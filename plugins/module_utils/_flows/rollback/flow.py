@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A rollback on the host that holds the checkpoint: who may ask for it, and how it ends a change.
@@ -9,22 +7,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..._deadman import changes, command, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
+from ..._host.durable import write_file
 from ..._results import RolledBack
 from ..._services import quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store
+from .. import footprints
 from . import wanted
 from .plan import Options
 from .resume import resume
 from .run import Run
 
 Arm = Callable[[str], changes.Armed]
+COUNTS = "what was put back counts at the next boot alone:"
+# Files that count at the next boot alone: kernel, initramfs, boot loader, disks and modules.
+AT_BOOT = re.compile(
+    r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
+    r"|/etc/(fstab|crypttab|modules|dracut\.conf)$"
+)
 
 
 @dataclass(frozen=True)
@@ -97,16 +104,20 @@ _BEGAN = {
 }
 
 
-def finish(store: Store, boot: bool = False) -> list[str]:
-    """Under the lock, before anything else: complete a rollback that was killed, or that a missed deadline asks for."""
+def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
+    """Under the lock, before anything else: complete a rollback that was killed, or that a missed deadline asks for.
+
+    ``boot``: early at boot. ``agent``: nobody else is there to boot the host again, where that is needed.
+    """
     said, back = resume(store, boot)
     change = changes.armed(store)
+    change = changes.after_boot(store, change) if change is not None else None
     why = change.overdue(store.system) if change is not None else None
     if change is not None and change.checkpoint in back:
         why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
         try:
-            execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
+            result = execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
         except EvenkeelError as error:
             error.message = (
                 f"this host is in doubt since its change of generation {change.generation}, and could not be put back "
@@ -116,7 +127,19 @@ def finish(store: Store, boot: bool = False) -> list[str]:
         said.append(
             f"rolled back the unconfirmed change {change.name} (generation {change.generation}), {_BEGAN.get(why, why)}"
         )
+        paths = at_boot(change, result)
+        if paths and (agent or boot):
+            write_file(store.join("reboot"), b"")
+            said.append(f"the host boots again: {COUNTS} {', '.join(paths)}")
     return said
+
+
+def at_boot(change: changes.Armed, result: RolledBack) -> list[str]:
+    """The first paths that were put back and count at the next boot alone, on a host that booted with the change."""
+    if not change.boots:
+        return []
+    targets = [str(step.get("target", "")) for step in result.done if isinstance(step, dict)]
+    return [target for target in targets if AT_BOOT.match(target)][:5]
 
 
 def execute(
@@ -137,13 +160,15 @@ def execute(
         how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down)
     change = changes.begin_return(store, change, by)
     try:
-        run = Run(store, manifest, replace(how, insist=True))
+        run = Run(store, manifest, replace(how, unattended=True))
         result = run.carry_out()
     except EvenkeelError as error:
         error.result["left"] = [str(one) for one in error.result.get("left", [])] or [error.cause]
         change = changes.keep_trying(store, change, by, error.result["left"])
         error.result["armed"] = change.shown()
         raise
+    if not how.boot:  # The boot does not wait for it.
+        footprints.look(store, change.generation, manifest.id, back=True)
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
     agent = changes.agent_of(store)
     if agent:

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The plan of a rollback, and the measurements that prove it afterwards. Looks, and changes nothing."""
@@ -17,12 +15,13 @@ from typing import Any
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of
+from ..._files.mounts import remounted
 from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
 from ..._resources import files, ours, registry
-from ..._resources.kind import Kind, Restore, Sink
+from ..._resources.kind import Kind, Restore, Sink, is_within
 from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
 from ..._services import quiescing, traces
 from ..._store.manifest import Manifest, Section
@@ -39,7 +38,7 @@ _SHORT = re.compile(r" size=[0-9]{1,2} ")
 class Options:
     """How a rollback is carried out.
 
-    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``insist``: the host goes back by
+    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``unattended``: the host goes back by
     itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
     directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
     put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
@@ -49,9 +48,9 @@ class Options:
     kinds: Sequence[str] | None = None
     paths: Sequence[str] = ()
     boot: bool = False
-    insist: bool = False
+    unattended: bool = False
     swap: bool = False
-    quiesce: Sequence[dict[str, Any]] = ()
+    quiesce: Sequence[quiescing.Declared] = ()
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +63,7 @@ class Options:
 
     def wants(self, path: str) -> bool:
         """Whether this path is to be put back."""
-        return not self.paths or any(_within(path, one) for one in self.paths)
+        return not self.paths or any(is_within(path, one) for one in self.paths)
 
 
 @dataclass
@@ -121,7 +120,7 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
-        covered = any(_within(path, one) or _within(one, path) for one in declared)
+        covered = any(is_within(path, one) or is_within(one, path) for one in declared)
         # A rollback knows that a path which was not there has to go.
         if not covered or not (os.path.lexists(path) or _is_recorded(manifest, os.fsencode(path.rstrip("/")))):
             raise NotFound(
@@ -133,10 +132,6 @@ def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
 def _is_recorded(manifest: Manifest, path: bytes) -> bool:
     paths = (path_of(line) for section in manifest.sections for line in section.lines if line[1:2] == " ")
     return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
-
-
-def _within(path: str, root: str) -> bool:
-    return f"{path}/".startswith(root.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
             # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
-            with _noting(unkept, section.kind, store=True) if how.insist else nullcontext():
+            with _noting(unkept, section.kind, store=True) if how.unattended else nullcontext():
                 lines += _capture(section, how, before, reading, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
             if unkept and section.spec.get("trees") is None:
@@ -176,7 +171,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
         made.before.append(replace(section, spec=known, lines=lines))
     if not running:
         made.spared = list(_refusing(store, made, how))
-    made.files = [step for step in made.files if not any(_within(step.target, root) for root in made.spared)]
+    made.files = [step for step in made.files if not any(is_within(step.target, root) for root in made.spared)]
 
 
 def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
@@ -192,7 +187,7 @@ def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
 
 @contextmanager
 def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
-    """One thing that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
+    """Something that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
     room, where something is written to it."""
     try:
         yield
@@ -213,10 +208,14 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     scan = files.scan(spec, sink, ours.paths(store.root), tolerant=True)
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
-    made.away.update(files.remounted(spec, seen_mounts()))
+    made.away.update(remounted(files.trees_of(spec), seen_mounts()))
     # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
     planned = {step.target for step in made.files}
-    todo = files.swapped(steps, then, scan, spec, mount_points()) if how.swap and not how.paths else steps
+    todo = (
+        comparison.swapped(steps, then, scan, files.trees_of(spec), mount_points())
+        if how.swap and not how.paths
+        else steps
+    )
     made.files += [step for step in todo if step.target not in planned]
     made.directories += comparison.directories(then, todo)
     made.diff += _diff(steps, scan)
@@ -286,7 +285,7 @@ def _capture(section: Section, how: Options, running: Section | None, reading: R
     if running is not None and not kind.captured_at_rest:
         return own_lines(running)
     return kind.capture_for_undo(
-        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.insist
+        section.spec, reading.still if kind.captured_at_rest else reading.sink, store.system, how.unattended
     )
 
 
@@ -303,7 +302,7 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
             made.late += steps_of(kind, made.sections, replace(at, steps=[*made.early, *made.late]))
 
 
-def stopped(made: Plan, hooks: Sequence[dict[str, Any]]) -> Plan:
+def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:
     """The plan with what the hooks stop: that is started anew, where it would have been reloaded."""
     stops = quiescing.stopped(hooks)
     late = [
@@ -322,8 +321,8 @@ def recorded_down(sections: Sequence[Section]) -> set[str]:
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # Whoever goes back by itself tries again: another program's lock is not waited for long.
-    patience = 10.0 if how.insist else 300.0
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.insist)
+    patience = 10.0 if how.unattended else 300.0
+    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
 
 
 def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:
@@ -351,7 +350,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
             scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
             then = entries(section, spec, scan)
             wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
-            away = files.remounted(spec, seen_mounts())
+            away = remounted(files.trees_of(spec), seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})
             if not wrong and not away:

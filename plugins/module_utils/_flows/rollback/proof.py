@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The proof of a rollback: everything is measured once more, and a difference is told with its cause."""
@@ -8,12 +6,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..._errors import EvenkeelError
 from ..._files import declaration
 from ..._resources import registry
 from ..._resources.registry import KINDS, own_lines
+from ..._results import Holder
 from ..._services.holders import holders
 from ..._store.manifest import Section
 from . import plan
@@ -58,7 +56,7 @@ class Proof(Record):
         except (EvenkeelError, OSError):
             return True
 
-    def _find_stale_programs(self, journal: str) -> list[dict[str, Any]]:
+    def _find_stale_programs(self, journal: str) -> list[Holder]:
         """Programs that still work with files that were replaced."""
         exchanged = {tree: lost for kind in KINDS.values() for tree, lost in kind.exchanged(self._others).items()}
         programs = any(KINDS[step.resource].installs for step in self._others)

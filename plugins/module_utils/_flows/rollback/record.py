@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The state of a rollback that is being carried out, and its record of the work so far: the steps that were done, the
@@ -11,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
-from typing import Any
 
 from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
 from ..._files import transaction
 from ..._files.entry import Entry
+from ..._files.journals import Note
 from ..._files.step import FILES, PathStep, Step
 from ..._resources import registry
 from ..._resources.kind import Restore
 from ..._resources.registry import KINDS
-from ..._results import RolledBack
+from ..._results import Holder, RolledBack
 from ..._services import outage, quiescing
 from ..._store.manifest import Manifest, Section
 from ..._store.store import Store
@@ -34,7 +32,7 @@ NOT_DURABLE = f"{FILES}: what was put back may not be durable"
 
 
 class Record:
-    """One rollback, under the lock of its store.
+    """A rollback, under the lock of its store.
 
     ``arm``: arms the dead-man with the undo as its target. ``written``: paths that services have written as they
     started again, each with its line.
@@ -61,9 +59,9 @@ class Record:
         self._down = outage.Down(**how.down)
         self._before_access: list[tuple[Section, Section]] = []
         self._is_part = False
-        self._restart_needed: list[dict[str, Any]] = []
+        self._restart_needed: list[Holder] = []
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
-        if not how.insist:  # It was asked then, when a run was interrupted.
+        if not how.unattended:  # It was asked then, when a run was interrupted.
             plan.check_declared(manifest)
         plan.check_paths(manifest, how.paths)
         self._plan = Plan(manifest, plan.chosen(manifest, how.kinds))
@@ -141,7 +139,7 @@ class Record:
     def _circumstances(self) -> Restore:
         return replace(plan.restore(self.store, self.manifest, self.how, self._changed), steps=self._others)
 
-    def _journal_note(self) -> dict[str, Any]:
+    def _journal_note(self) -> Note:
         """The note in a journal on the rollback that it is for."""
         return {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "held": self._kinds()}
 
@@ -154,13 +152,13 @@ class Record:
         try:
             wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun))
         except OSError:
-            if not self.how.insist:  # Its change is armed, and asks for the same.
+            if not self.how.unattended:  # Its change is armed, and asks for the same.
                 raise
 
     def _forget_wanted(self, whole: bool = True) -> None:
         """The rollback is reported, and not tried again unasked. A host that goes back by itself tries, and keeps the
         undo."""
-        if self.how.insist and (self._undo or self._down.names) and not whole:
+        if self.how.unattended and (self._undo or self._down.names) and not whole:
             self._changed = []
             self._write_wanted()
             return

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The end of a rollback that was killed: carried out again, or, where nothing was changed yet, its services started."""
@@ -53,7 +51,9 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
 
 def options(asked: Wanted, boot: bool) -> Options:
     """The options with which an interrupted rollback is carried out again."""
-    return Options(asked.kinds, asked.paths, boot, insist=True, undo=asked.undo, changed=asked.changed, down=asked.down)
+    return Options(
+        asked.kinds, asked.paths, boot, unattended=True, undo=asked.undo, changed=asked.changed, down=asked.down
+    )
 
 
 def _start_again(store: Store, asked: Wanted) -> list[str]:

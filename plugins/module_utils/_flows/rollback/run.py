@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """A rollback as it is carried out, phase by phase. Kinds, and paths, go back independently: a failure is named, and
@@ -42,7 +40,7 @@ from .proof import Proof
 
 
 class Run(First, Proof):
-    """One rollback, phase by phase."""
+    """A rollback, phase by phase."""
 
     def carry_out(self) -> RolledBack:
         """All phases; the result as ``ft_rollback`` documents it.
@@ -61,7 +59,7 @@ class Run(First, Proof):
             words = f"the rollback to {self.manifest.name} stopped: {type(error).__name__}: {error}"
             raise self._ended(RestoreFailed(words)) from error
         result = self.result()
-        if self._left and not self._plan.steps and not self.done and not self.how.insist:
+        if self._left and not self._plan.steps and not self.done and not self.how.unattended:
             words = "; ".join(self._left[:20])
             raise Refused(
                 f"what differs from {self.manifest.name} cannot be put back; nothing was changed: {words}",
@@ -110,7 +108,7 @@ class Run(First, Proof):
         with transaction.Transaction(self.store, self._journal_note()) as paths:
             with ExitStack() as quiet:
                 quiet.callback(writer.discard)
-                if self.how.insist and not self._before_access:
+                if self.how.unattended and not self._before_access:
                     self.access()
                 self.prepare(writer, paths)
                 try:
@@ -127,13 +125,13 @@ class Run(First, Proof):
             if self._still.seconds:  # What it held has started again, a service perhaps.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
-        if self.how.insist and self._started_programs() and not self._left:
+        if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
         self._restart_needed += self._find_stale_programs(os.path.basename(paths.journal))
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
-        with locked(self._kinds(), self.store.system, self.how.insist):
+        with locked(self._kinds(), self.store.system, self.how.unattended):
             self._look(writer)
             self._stage(paths)
         plan.add_steps(self.store, self._plan, self._options_now())
@@ -155,7 +153,7 @@ class Run(First, Proof):
 
     def _no_undo(self, error: OSError) -> None:
         """Refuse an operator; a host that goes back by itself does so without an undo."""
-        if not self.how.insist:
+        if not self.how.unattended:
             raise Refused(
                 f"what is there now cannot be kept in {self.store.root}: {error}; nothing was changed. "
                 "Mend the cause, then run again"
@@ -168,7 +166,7 @@ class Run(First, Proof):
         try:
             self._staged(paths)
         except (OSError, EvenkeelError) as error:
-            if not self.how.insist:
+            if not self.how.unattended:
                 raise
             why = error.cause if isinstance(error, EvenkeelError) else str(error)
             self._note_causes({step.target: why for step in self._plan.files})
@@ -176,8 +174,8 @@ class Run(First, Proof):
 
     def _staged(self, paths: transaction.Transaction) -> None:
         made = self._plan
-        left = paths.stage(made.files, made.directories, made.away, partly=self.how.insist)
-        if self.how.insist and any(why.startswith(NO_ROOM) for why in left.values()):
+        left = paths.stage(made.files, made.directories, made.away, partly=self.how.unattended)
+        if self.how.unattended and any(why.startswith(NO_ROOM) for why in left.values()):
             # The paths that came since go first, and make room for the paths that were there.
             coming = [step for step in made.files if step.op == DELETE and step.target not in left]
             gone = self._commit(coming, [])
@@ -195,9 +193,9 @@ class Run(First, Proof):
                 only = replace(self.manifest, sections=[replace(section, lines=own_lines(section))])
                 found = self.store.verify(only)
                 wrong.update(found)
-                if found and self.how.insist:
+                if found and self.how.unattended:
                     self._causes[section.kind] = list(found.values())
-        if wrong and not self.how.insist:
+        if wrong and not self.how.unattended:
             raise Damaged(
                 f"the store cannot give back {len(wrong)} contents of {self.manifest.name}; nothing was changed. "
                 f"Recover the checkpoint from a replica (ft_recover). {'; '.join(list(wrong.values())[:20])}"
@@ -238,7 +236,7 @@ class Run(First, Proof):
         made = self._plan
         now = Plan(made.manifest, made.sections, early=made.early, late=made.late, spared=made.spared)
         sink = writer if self._keeps else Hasher(self.store.objects)
-        with locked(self._kinds(), self.store.system, self.how.insist):
+        with locked(self._kinds(), self.store.system, self.how.unattended):
             try:
                 plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
@@ -259,7 +257,7 @@ class Run(First, Proof):
             self._no_undo(error)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
-        with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.insist):
+        with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.unattended):
             self._note_paths(self._plan.files, self._committed(paths))
         self._write_wanted()
 

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel's.
@@ -9,10 +7,12 @@ Only tables that differ are made anew. What a running program owns is left as it
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from ..._host.durable import write_all
 from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.objects import SMALL
-from ..kind import Kind, Restore, Sink, Spec
+from ..kind import Kind, Restore, Sink, Spec, Suggestion
 from . import ruleset
 from .ruleset import Keep, Key, Table
 
@@ -185,6 +185,11 @@ class Firewall(Kind):
         missing = {one for given in declared for one in given.get("except", [])} - set(spec.get("except", []))
         if missing:
             yield f"with what is left alone now ({', '.join(sorted(missing))})"
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The ruleset, where a changed file holds one. The file itself is left to another kind."""
+        loads = any(fnmatch.fnmatch(path, pattern) for path in changed for pattern in _CONFIGURED)
+        return ({} if loads and shutil.which("nft") else None), set()
 
 
 def _words(patterns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,8 +1,6 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One installed package and its line in the manifest; what dpkg and rpm have in common when packages are put back."""
+"""An installed package and its line in the manifest; what dpkg and rpm have in common when packages are put back."""
 
 from __future__ import annotations
 

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``packages``: the versions that were installed, held and marked as they were.
@@ -20,13 +18,14 @@ from typing import Callable, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from ..._errors import Damaged, RestoreFailed, UsageError
+from ..._files.footprint import NEW, REPLACED
 from ..._files.step import Step
 from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
-from ..kind import Kind, Restore, Sink, Spec
-from . import apt, diversions, dpkg, overrides, rpm
+from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
+from . import apt, diversions, dpkg, overrides, owners, rpm
 from .package import Ident, Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
@@ -187,6 +186,35 @@ class Packages(Kind):
             yield "with diversions"
         if recorded.overrides is not None:
             yield "with owners and modes of files"
+
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
+        """The paths of declared packages that came, went or changed their version, but for configuration: a rollback
+        leaves that as it is. Of packages that a rollback has brought back, the files that are the same again."""
+        if not changed:
+            return set()
+        then = parse(lines).present
+        names = spec["names"]
+        now = [one for one in look(at.system) if names is None or not {one.key, one.name}.isdisjoint(names)]
+        known, live = {one.ident for one in then}, {one.ident for one in now}
+        found = owners.paths_of([one for one in now if one.ident not in known], at.system)
+        manager = now[0].manager if now else "deb"
+        anew = owners.installed_since(at.since, manager, at.system)
+        back = owners.paths_of([one for one in now if one.ident in known and one.name in anew], at.system)
+        found |= {path for path, what in changed.items() if what == REPLACED and path in back}
+        if any(path not in found for path, what in changed.items() if what != NEW):
+            found |= owners.paths_in([one for one in then if one.ident not in live], at.objects, at.system)
+        return {path for path in found if not is_within(path, "/etc")}
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """The packages that own changed paths and were installed since. A path of another package was changed by hand,
+        and is left to another kind, as is configuration."""
+        installed = (list(dpkg.look(at.system).values()) or rpm.look(at.system)) if changed else []
+        managers = {one.manager for one in installed}
+        owned = {path: name for one in managers for path, name in owners.owners(changed, one, at.system).items()}
+        anew = {name for one in managers for name in owners.installed_since(at.since, one, at.system)}
+        names = sorted({name for name in owned.values() if name in anew})
+        handled = {path for path, name in owned.items() if name in anew and not is_within(path, "/etc")}
+        return ({"names": names} if names else None), handled
 
 
 def look(system: System) -> list[Package]:

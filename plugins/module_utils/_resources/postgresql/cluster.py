@@ -1,8 +1,6 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One cluster of PostgreSQL: how its server and its files are asked, and what of it cannot be recorded or put back."""
+"""A cluster of PostgreSQL: how its server and its files are asked, and what of it cannot be recorded or put back."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ class Seen(TypedDict):
 
 @dataclass(frozen=True)
 class Server:
-    """One cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
+    """A cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
 
     spec: dict[str, str]
     system: System

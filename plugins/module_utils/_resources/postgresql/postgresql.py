@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kind ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
@@ -74,7 +72,7 @@ class PostgreSQL(Kind):
         return [spec["data"], spec["archive"]]
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """One line that names a restore point: the newest of ours when nothing was written since, else a new one."""
+        """A line that names a restore point: the newest of ours when nothing was written since, else a new one."""
         return _captured(spec, sink, system, renew=True)
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """How a cluster of PostgreSQL is brought to a restore point: what this needs is verified; a copy of the base is
@@ -142,8 +140,8 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
 
 
 def _mark_undo(server: cluster.Server, mine: str) -> None:
-    """Note in the data directory, which is about to be put aside, with which undo it may go. One that stays live has
-    the note to no end: it is put aside with a note of that day, or with none."""
+    """Note in the data directory, which is about to be put aside, with which undo it may go. In a directory that stays
+    live the note has no effect: it is put aside with a note of that day, or with none."""
     undo, path = restore_point.newest(server, mine), f"{server.data}/{_UNDO}"
     if undo is None:
         server.must(["rm", "-f", "--", path])

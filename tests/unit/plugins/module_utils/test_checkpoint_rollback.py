@@ -43,6 +43,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     transaction,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import unprotected
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -911,7 +912,7 @@ def test_a_mount_where_somebody_can_exchange_what_is_staged_is_named_at_the_chec
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     spec = {"paths": ["/srv/app"], "exclude": [], "mounts": {"/": "ext4", "/srv": "xfs"}}
-    found = [one for one in files.lacks(spec, lines) if "exchange" in one]
+    found = [one for one in unprotected(files.trees_of(spec), lines) if "exchange" in one]
     assert [f"/srv is a mount on which {who} can" in one for one in found] == [True] * (who is not None)
 
 
@@ -919,7 +920,7 @@ def test_a_mount_inside_a_declared_tree_that_somebody_else_owns_is_named(monkeyp
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     spec = {"paths": ["/data"], "exclude": [], "mounts": {"/": "ext4", "/data/a": "xfs", "/data/b": "xfs"}}
     lines = ["D / 755 0 0 0", "d /data 755 0 0 0", "d /data/a 755 2000 2000 0", "d /data/b 755 0 0 0"]
-    assert [one.split()[0] for one in files.lacks(spec, lines) if "exchange" in one] == ["/data/a"]
+    assert [one.split()[0] for one in unprotected(files.trees_of(spec), lines) if "exchange" in one] == ["/data/a"]
 
 
 def test_staging_leaves_no_trace_in_the_time_of_the_directory_above(store: Store, tree: Path, mounted: Path) -> None:

@@ -102,6 +102,19 @@ def test_an_unhealthy_change_is_rolled_back_and_fails(store: Store, live: Path) 
     assert (live / "file").read_text() == "before"
 
 
+def test_a_probe_that_only_warns_is_told_of_a_change_that_stays_and_of_one_that_goes_back(
+    store: Store, live: Path
+) -> None:
+    warns = {"command": {"argv": ["false"], "severity": "warn"}}
+    said = "command false: fail, exit code 1, wanted 0: exit code 1"
+    confirmed = end(store, begin(store, live), [warns, {"command": {"argv": ["true"]}}])
+    assert (confirmed["outcome"], confirmed["warnings"]) == ("confirmed", [said])
+    assert confirmed["proved"] == ["command true: exit code 0"]
+    with pytest.raises(Unhealthy, match="rolled back to change: command sh") as failed:
+        end(store, begin(store, live), [warns, {"command": {"argv": ["sh", "-c", "exit 1"]}}], deadline=0.0)
+    assert failed.value.result["warnings"] == [said] and "command false" not in str(failed.value)
+
+
 def test_the_verdict_roll_back_asks_no_probe(store: Store, live: Path) -> None:
     generation = begin(store, live)
     with pytest.raises(Unhealthy, match="as asked"):

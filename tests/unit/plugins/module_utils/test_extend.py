@@ -138,9 +138,9 @@ def test_an_agent_whose_deadline_was_moved_in_the_last_moment_waits_for_the_new_
     record = changes.armed(store)
     assert record is not None
 
-    def moved(at: Store, boot: bool = False) -> list[str]:
+    def moved(at: Store, boot: bool = False, agent: bool = False) -> list[str]:
         changes._record(at, replace(record, due=record.due + 300.0))  # by who had the lock before
-        return finish(at, boot)
+        return finish(at, boot, agent)
 
     assert agent._until_done(late, 1, moved) is None
     assert live.read_text() == "after" and changes.last_event(store) is None

@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import choose
+from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, choose
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import NotFound
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store, meant
 from flows import checkpoint
@@ -51,15 +50,15 @@ def test_a_name_comes_before_the_same_word_as_anything_else() -> None:
     assert meant("base~1", [*HELD, ("base~1", B)]) == [B]
 
 
-def entry(name: str, checkpoint: str, day: int, state: str = "verified") -> dict[str, Any]:
-    return {"peer": "p", "name": name, "id": checkpoint, "created": f"2026-11-{day:02}T00:00:00Z", "state": state}
+def entry(name: str, checkpoint: str, day: int, state: str = "verified") -> Copy:
+    return Copy("p", name=name, id=checkpoint, created=f"2026-11-{day:02}T00:00:00Z", state=state)
 
 
 def test_copies_are_chosen_by_the_same_words() -> None:
     copies = [entry("base", C, 3), entry("base", A, 1), entry("other", B, 2), entry("base", TWIN, 9, "unproved")]
     copies += [entry("base", A, 1)]  # of another peer
     for wanted in ("latest", "base", "base~1", A, "a" * 8, "c" * 8):
-        chosen = [group[0]["id"] for group in choose(copies, wanted)]
+        chosen = [group[0].id for group in choose(copies, wanted)]
         assert chosen == meant(wanted, [("base", A), ("other", B), ("base", C)])
     assert [len(group) for group in choose(copies, "base~1")] == [2]
     assert choose(copies, TWIN) == [[entry("base", TWIN, 9, "unproved")]]

@@ -16,11 +16,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import (
+    Measurement,
+    Probe,
+    ProbeResult,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 
@@ -28,7 +33,7 @@ from .conftest import SYSTEM
 from .fake_systemd import Unit, machine
 
 
-def look(probe: dict[str, Any], system: System = SYSTEM) -> probes.ProbeResult:
+def look(probe: dict[str, Any], system: System = SYSTEM) -> ProbeResult:
     (result,) = probes.measure(probes.check([probe]), system)
     return result
 
@@ -259,16 +264,17 @@ def test_a_process(tmp_path: Path) -> None:
 
 
 def test_a_measurement_that_breaks_is_unknown_and_ends_no_other(silent: int) -> None:
-    class Broken(probes.Probe):
+    class Broken(Probe):
         kind = "broken"
+        OPTIONS: ClassVar[Mapping[str, Any]] = {}
 
         def prepare(self, declared: Mapping[str, Any]) -> str:
             return "it"
 
-        def measure(self, system: System) -> probes.Measurement:
+        def measure(self, system: System) -> Measurement:
             raise RuntimeError("bug")
 
-    made = [Broken({}, 1.0), *probes.check([{"tcp": {"port": silent}}])]
+    made = [Broken({"timeout": "1s", "severity": "fail"}), *probes.check([{"tcp": {"port": silent}}])]
     first, second = probes.measure(made, SYSTEM)
     assert (first.state, first.detail, second.state) == ("unknown", "RuntimeError: bug", "pass")
 
@@ -291,13 +297,14 @@ GOOD = {"http": {"url": "http://localhost/"}}
     [
         ("http", "must have one key, the kind: http, tcp, service, command, file"),
         ({}, "must have one key"),
-        ({"tcp": {"port": 1}, "http": {}}, "must have one key"),
+        ({"tcp": {"port": 1}, "http": {}}, "must have one key, the kind: http, .*; it has tcp, http"),
+        ({"tcp": {"port": 1, "severity": "info"}}, "severity must be fail or warn, not 'info'"),
         ({"ping": {}}, "unknown kind 'ping'; there are http, tcp"),
         ({"tcp": 80}, "tcp takes a mapping, not 80"),
         ({"tcp": {}}, "tcp: port is missing"),
         (
             {"tcp": {"port": 80, "hots": "x"}},
-            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes host, port, timeout",
+            r"tcp: unknown key 'hots' \(did you mean host\?\); it takes from, host, port, severity, timeout",
         ),
         ({"tcp": {"port": "http"}}, "tcp: port must be a whole number, not 'http'"),
         ({"tcp": {"port": None}}, "tcp: port is missing"),

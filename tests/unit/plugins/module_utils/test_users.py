@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import applying, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, users
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback
 
@@ -154,6 +156,30 @@ def test_what_a_kill_left_is_finished_under_the_lock(store: Store, etc: Path, mo
     with store.locked():
         finish(store)
     assert seen == [False] and (etc / "passwd").read_text() == "root:\n" and free(etc / ".pwd.lock")
+
+
+def test_accounts_go_back_first_under_their_own_lock_alone(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package manager that runs does not keep anybody out for longer."""
+    monkeypatch.setattr(access, "PATHS", (str(etc / "passwd"),))
+    checkpoint(store, "change", [{"users": {}}], confirm_within=60.0)
+    (etc / "passwd").write_text("changed\n")
+    apply, seen = applying.apply, []
+
+    def look(plan: Plan) -> tuple[list[str], dict[str, str]]:
+        seen.append((free(etc / ".pwd.lock"), [os.path.basename(one.path) for one in plan.operations]))
+        return apply(plan)
+
+    def lock(_kind: Kind, *_words: object) -> AbstractContextManager[None]:
+        pytest.fail("the lock of a kind that gives no access is asked for")
+
+    monkeypatch.setattr(transaction, "apply", look)
+    monkeypatch.setattr(type(registry.KINDS["packages"]), "locked", lock)
+    rebooted = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with rebooted.locked():
+        finish(rebooted)
+    assert seen == [(False, [b"passwd"])] and (etc / "passwd").read_text() == "root:\n"
 
 
 def test_the_lock_is_not_held_while_services_start(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:

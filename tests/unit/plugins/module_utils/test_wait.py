@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import Probe, ProbeResult
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import Probe, ProbeResult
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import (
     CRASH_LOOP,
     Health,
@@ -171,6 +171,23 @@ def test_unknown_is_never_healthy() -> None:
     assert health.state == "unknown"
     assert run([[*UNKNOWN, *PASS]], deadline=3.0)[0].state == "unknown"
     assert run([[*UNKNOWN, result("fail", target="b")]], deadline=3.0)[0].state == "fail"
+
+
+def test_a_probe_that_only_warns_decides_nothing_and_is_told() -> None:
+    for state in ("fail", "unknown"):
+        warned = replace(result(state, target="b"), severity="warn")
+        health, made = run([[*PASS, warned]], soak=3.0)
+        assert (health.state, health.waited, made) == ("pass", 3.0, 4)
+        assert health.warnings() == [f"service b: {state}, seen"] and health.wrong() == []
+        health, _ = run([[*FAIL, warned]], deadline=3.0)
+        assert (health.state, health.wrong()) == ("fail", ["service web.service: fail, seen"])
+        assert run([[*UNKNOWN, warned]], deadline=3.0)[0].state == "unknown"
+
+
+def test_restarts_of_a_service_whose_probe_only_warns_do_not_count() -> None:
+    rounds = [[*PASS, replace(up(f"run{n}", n, target="b"), severity="warn")] for n in range(100)]
+    health, _ = run(rounds, soak=10.0)
+    assert (health.state, health.restarts, health.soaked) == ("pass", 0, 10.0)
 
 
 def test_a_soak_longer_than_the_deadline_cannot_pass() -> None:

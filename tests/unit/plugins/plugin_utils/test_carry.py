@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Peer:
         self.put_.append(remote)
 
 
-def fetch(peer: Peer, local: Path) -> dict[str, Any]:
+def fetch(peer: Peer, local: Path) -> Mapping[str, Any]:
     carrier = Carrier("ft_recover", "h1", lambda _host: "/store")
     host: Any = peer
     return carrier.fetch(host, "a" * 64, [], True, str(local))

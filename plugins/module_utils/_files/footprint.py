@@ -1,0 +1,254 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The footprint of a change: the metadata of all paths before it, and the paths that are different afterwards.
+
+A comparison of recorded metadata needs no clock, so that nothing is missed when a change sets the clock back. Contents
+are not read: whoever writes to a file, and sets nothing but its times back, still changes its ctime.
+
+A record is a gzip stream. Its first line is the declaration in JSON. Then for each directory, in the order of the walk,
+follow a line ``<number of the declared path> <bytes of its path> <bytes of its entries>`` and those bytes. The last
+line is ``whole`` or ``part``. The walk holds one directory in memory, however large the host is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Callable, NamedTuple
+
+from .._errors import UsageError
+from .._host.durable import TEMPORARY
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import DIRECTORY, open_dir
+
+NEW, REMOVED, REPLACED, CHANGED = "new", "removed", "replaced", "changed"
+CONTENT, CONTENT_OR_TIME, MODE, OWNER = "content", "content or time", "mode", "owner"
+# Types of file systems that hold programs and configuration. Memory, networks and FUSE are not among them.
+DISKS = frozenset(
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "nilfs2", "bcachefs", "ubifs")
+    + ("overlay", "aufs", "vfat")
+)
+# File systems that make a directory anew when something in it changes for the first time.
+_COPIED_UP = ("overlay", "aufs")
+# Levels of directories, each of which needs an open descriptor.
+_DEEPEST = 100
+# The number of entries after which the time is looked at again.
+_OFTEN = 4096
+_INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME = range(7)
+
+
+class Changed(NamedTuple):
+    """A path, and what is different: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
+    ``content or time``, ``mode`` and ``owner`` with commas."""
+
+    path: bytes
+    what: str
+
+
+class Walk:
+    """One walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
+
+    ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
+    directory that two declared trees or two mounts show is walked once, at its first path.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[bytes],
+        left_out: Callable[[bytes], bool],
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.complete = True
+        self._paths = paths
+        self._left_out = left_out
+        self._goes_on = goes_on
+        self._disk = ""
+        self._seen: set[tuple[int, int]] = set()
+
+    def directories(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """(number of the declared path, path, entries) of each directory: parents first, siblings in the order of their
+        names."""
+        mounts = mount_points()
+        for number, root in enumerate(self._paths):
+            self._disk = mounts.get(mount_of(root, mounts), "")
+            if self._disk in DISKS:
+                for path, entries in self._below(root):
+                    yield number, path, entries
+
+    def _below(self, root: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            fd = open_dir(root)
+        except (FileNotFoundError, NotADirectoryError, UsageError):
+            return  # It does not exist here, or is a symlink to a directory that has a path of its own.
+        except OSError:
+            self.complete = False
+            return
+        device = os.fstat(fd).st_dev
+        levels: list[tuple[int, bytes, Iterator[str]]] = [(fd, root, iter(()))]
+        try:
+            found = self._read(fd, device)
+            while levels:
+                fd, path, names = levels[-1]
+                if found is not None:
+                    names = iter(found[1])
+                    levels[-1] = (fd, path, names)
+                    yield path, found[0]
+                name, found = next(names, None), None
+                if name is None or not self._goes_on():
+                    self.complete = self.complete and name is None
+                    os.close(levels.pop()[0])
+                    continue
+                inner = (b"" if path == b"/" else path) + b"/" + os.fsencode(name)
+                opened = self._open(fd, name, inner, len(levels))
+                if opened is not None:
+                    levels.append((opened, inner, iter(())))
+                    found = self._read(opened, device)
+        finally:
+            for fd, _path, _names in levels:
+                os.close(fd)
+
+    def _open(self, above: int, name: str, path: bytes, depth: int) -> int | None:
+        if self._left_out(path):
+            return None
+        if depth >= _DEEPEST:
+            self.complete = False
+            return None
+        try:
+            return os.open(name, DIRECTORY, dir_fd=above)
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # It was removed or replaced at this moment: the next walk tells.
+        except OSError:
+            self.complete = False
+            return None
+
+    def _read(self, fd: int, device: int) -> tuple[bytes, list[str]] | None:
+        """The entries of a directory with their metadata, and the names of directories among them. None for a directory
+        that was walked before, or that lies on another file system."""
+        found, below = [], []
+        try:
+            mine = os.fstat(fd)
+            if mine.st_dev != device or (mine.st_dev, mine.st_ino) in self._seen:
+                return None
+            self._seen.add((mine.st_dev, mine.st_ino))
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    try:
+                        i = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    inode, ctime = i.st_ino, i.st_ctime_ns
+                    if stat.S_ISDIR(i.st_mode):
+                        below.append(entry.name)
+                        if self._disk in _COPIED_UP:
+                            inode = ctime = 0
+                    found.append(
+                        f"{entry.name}\0{inode:x} {ctime:x} {i.st_mode:x} {i.st_uid:x} {i.st_gid:x} {i.st_size:x}"
+                        f" {i.st_mtime_ns:x}"
+                    )
+                    if not len(found) % _OFTEN and not self._goes_on():
+                        self.complete = False
+                        return None
+        except OSError:
+            self.complete = False
+            return None
+        found.sort()
+        below.sort(key=os.fsencode)
+        return os.fsencode("\0".join(found)), below
+
+
+def record(path: str, declared: Mapping[str, Any], walk: Walk) -> None:
+    """Write the record of a walk. Raises OSError; there is no record then."""
+    temporary = f"{path}{TEMPORARY}{os.getpid()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1) as stream:
+            stream.write(json.dumps(declared).encode() + b"\n")
+            for number, folder, entries in walk.directories():
+                stream.write(b"%d %d %d\n" % (number, len(folder), len(entries)) + folder + entries)
+            stream.write(b"whole\n" if walk.complete else b"part\n")
+        os.rename(temporary, path)
+    except OSError:
+        for left in (temporary, path):
+            if os.path.lexists(left):
+                os.unlink(left)
+        raise
+
+
+class Recorded:
+    """A record that is read again, one directory at a time. Raises ValueError and OSError for a file that is none."""
+
+    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
+        self._stream = stream
+        self.declared = json.loads(stream.readline(1 << 20))
+        self.complete = False
+        if not isinstance(self.declared, dict):
+            raise ValueError("the record has no declaration")
+
+    def directories(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """As ``Walk.directories``; ``complete`` counts once this has ended."""
+        while True:
+            line = self._stream.readline(200)
+            if line in (b"whole\n", b"part\n"):
+                self.complete = line == b"whole\n"
+                if self._stream.read(1):  # Which verifies the sum at the end of the stream, too.
+                    raise ValueError("the record goes on after its end")
+                return
+            number, path, entries = map(int, line.split(b" "))
+            yield number, self._stream.read(path), self._stream.read(entries)
+
+
+def differences(then: Recorded, now: Walk, left_out: Callable[[bytes], bool]) -> Iterator[Changed]:
+    """The paths that are different, in the order of the walk. A new directory stands for all that it holds, and so does
+    one that was removed; a directory in which entries came or went is told by these entries alone."""
+    recorded = then.directories()
+    old = next(recorded, None)
+    for number, folder, entries in now.directories():
+        here = (number, folder.split(b"/"))
+        while old is not None and (old[0], old[1].split(b"/")) < here:
+            old = next(recorded, None)
+        if old is not None and old[:2] == (number, folder) and old[2] != entries:
+            before, after = _entries(old[2]), _entries(entries)
+            for name in sorted(before.keys() | after.keys()):
+                what = _difference(before.get(name), after.get(name))
+                path = (b"" if folder == b"/" else folder) + b"/" + name
+                if what and not left_out(path):
+                    yield Changed(path, what)
+    while old is not None:
+        old = next(recorded, None)
+
+
+def _entries(text: bytes) -> dict[bytes, bytes]:
+    words = text.split(b"\0")
+    return dict(zip(words[::2], words[1::2]))
+
+
+def _difference(then: bytes | None, now: bytes | None) -> str:
+    """The difference of the metadata of one name, in words; empty where there is none to be told."""
+    if then == now:
+        return ""
+    if then is None or now is None:
+        return NEW if then is None else REMOVED
+    old, new = ([int(word, 16) for word in one.split(b" ")] for one in (then, now))
+    kind = stat.S_IFMT(new[_MODE])
+    if kind != stat.S_IFMT(old[_MODE]):
+        return REPLACED
+    found = []
+    if kind == stat.S_IFREG and old[_SIZE] != new[_SIZE]:
+        found.append(CONTENT)
+    elif kind == stat.S_IFREG and old[_MTIME] != new[_MTIME]:
+        found.append(CONTENT_OR_TIME)
+    if old[_MODE] != new[_MODE]:
+        found.append(MODE)
+    if (old[_UID], old[_GID]) != (new[_UID], new[_GID]):
+        found.append(OWNER)
+    if found:
+        return ", ".join(found)
+    if old[_INODE] != new[_INODE]:
+        return REPLACED
+    # Entries that came or went change both times of a directory; attributes change the ctime alone.
+    return "" if kind == stat.S_IFDIR and old[_MTIME] != new[_MTIME] else CHANGED

@@ -1,0 +1,46 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The places where programs and configuration lie, in which changes are looked for that no resource covers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .._errors import UsageError
+from .._host.options import Options, read
+from .._host.paths import check_path
+
+OPTIONS: Options = {
+    "paths": {"type": "list", "elements": "str"},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+}
+# In this order, so that the places that matter most come first where time is short.
+PATHS = (
+    *("/etc", "/usr/local", "/opt", "/root", "/boot", "/boot/efi", "/var/spool/cron"),
+    *("/bin", "/sbin", "/lib", "/lib64", "/usr", "/"),
+)
+# Data of users and of programs, and what programs make anew from other files.
+EXCLUDE = (
+    *("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var"),
+    *("/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/ld.so.cache", "/etc/lvm/archive", "/etc/lvm/backup"),
+    *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
+    *("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/usr/lib/locale/locale-archive", "/usr/share/info/dir"),
+    *(".ansible", "ansible-tmp-*", "__pycache__", "*.pyc", "*.cache", ".cache", "gschemas.compiled"),
+    *(".*_history", ".lesshst", ".viminfo", ".wget-hsts"),
+)
+
+
+def check(spec: Any) -> dict[str, list[str]]:
+    """The declaration of the places that are looked at, with all its keys; UsageError names what is wrong."""
+    found = read(OPTIONS, spec or {}, "outside")
+    paths = list(PATHS) if found["paths"] is None else found["paths"]
+    try:
+        paths = [os.fsdecode(check_path(os.fsencode(one.rstrip("/") or "/"))) for one in paths]
+    except UsageError as error:
+        raise UsageError(f"outside: paths: {error.message}") from error
+    if not all(found["exclude"]):
+        raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *found["exclude"]]}

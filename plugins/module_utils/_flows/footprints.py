@@ -1,0 +1,109 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The paths that a change has changed outside of what is protected.
+
+Below the store lies ``before``, the metadata of all paths when the change was armed. Nothing here keeps a change from
+its end: what cannot be told is not known.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Callable
+
+from .._deadman import outside
+from .._files import declaration, footprint
+from .._files.declaration import OWN_NAMES, Declaration
+from .._files.footprint import Changed, Recorded, Walk
+from .._host.durable import remove_file
+from .._host.paths import ancestors
+from .._resources import files, registry
+from .._resources.kind import Restore
+from .._results import ChangedPath, Outside
+from .._store.manifest import Manifest
+from .._store.store import Store
+
+# The number of paths that are looked at further.
+_MOST = 200_000
+# Seconds for the walk when a change is armed, and for the walk at its end.
+_BEFORE, _AFTER = 20.0, 5.0
+
+
+def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -> None:
+    """Record the metadata of all paths, before the change of this generation begins."""
+    path = store.join("before")
+    with suppress(OSError):
+        if declared["paths"]:
+            walk = _walk(store, declared, _BEFORE)
+            footprint.record(path, {"generation": generation, **declared}, walk)
+        else:
+            remove_file(path)
+
+
+def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:
+    """The paths that changed since the change was armed and that its checkpoint does not cover; None where that cannot
+    be told. They are kept for ``outside.told``. ``back``: the host was rolled back, and is confirmed otherwise."""
+    try:
+        found = _look(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
+        outside.keep(store, generation, back, found)
+        return found
+    except Exception:  # Whatever it is, it keeps no change from its end.
+        return None
+
+
+def _walk(store: Store, declared: Mapping[str, Sequence[str]], seconds: float) -> Walk:
+    end = store.system.monotonic() + seconds
+    paths = [os.fsencode(one) for one in declared["paths"]]
+    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end)
+
+
+def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[bytes], bool]:
+    ours = [*map(os.fsdecode, OWN_NAMES)]
+    named = declaration.left_out(Declaration(declared["paths"], [*declared["exclude"], *ours]))
+    root = os.fsencode(os.path.realpath(store.root))
+    return lambda path: path == root or named(path)
+
+
+def _look(store: Store, generation: int, manifest: Manifest, seconds: float) -> Outside | None:
+    with gzip.open(store.join("before")) as stream:
+        since = os.stat(store.join("before")).st_mtime
+        then = Recorded(stream)
+        if then.declared["generation"] != generation:
+            return None
+        now = _walk(store, then.declared, seconds)
+        found = list(islice(footprint.differences(then, now, _left_out(store, then.declared)), _MOST))
+        complete = then.complete and now.complete and len(found) < _MOST
+    at = Restore(store.system, store.objects, since=since)
+    bare = uncovered(found, manifest, at)
+    shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
+    return Outside(shown, len(bare), complete)
+
+
+def uncovered(found: Iterable[Changed], manifest: Manifest, at: Restore) -> list[Changed]:
+    """The paths that a rollback to the checkpoint does not bring back."""
+    specs: dict[bytes, list[dict[str, Any]]] = {}
+    for section in manifest.sections:
+        spec = registry.tree_spec(section) or {"paths": []}
+        for root in spec["paths"]:
+            specs.setdefault(os.fsencode(root), []).append(spec)
+
+    def lies_in_a_tree(path: bytes) -> bool:
+        return any(
+            not files.excludes(spec, os.fsdecode(path))
+            for root in (*ancestors(path), path)
+            for spec in specs.get(root, ())
+        )
+
+    bare = {one.path: one.what for one in found if not lies_in_a_tree(one.path)}
+    covered: set[str] = set()
+    changed = {os.fsdecode(path): what for path, what in bare.items()}
+    for section in manifest.sections:
+        kind = registry.kind_of(section)
+        covered.update(kind.covers(section.spec, registry.own_lines(section), changed, at))
+    return [Changed(path, what) for path, what in bare.items() if os.fsdecode(path) not in covered]

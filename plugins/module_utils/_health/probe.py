@@ -1,0 +1,107 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The base class of probes, and what a probe answers: pass, fail, or unknown, which is not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .._errors import UsageError
+from .._host.durations import seconds
+from .._host.options import Option, Options, one_word
+from .._host.system import System
+from .._services.state import ServiceState
+
+PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
+# The severities: a probe that decides, and one that is only reported.
+DECIDES, WARNS = "fail", "warn"
+# The places from which a host is measured: the host itself, the controller, another host of its group.
+HOST, CONTROLLER, PEER = "host", "controller", "peer"
+COMMON: Options = {
+    "timeout": {"type": "str", "default": "5s"},
+    "severity": {"type": "str", "choices": [DECIDES, WARNS], "default": DECIDES},
+}
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """``identity`` and ``restarts`` are those of a service; they show a restart between two rounds.
+
+    ``severity``: ``fail`` for a probe that decides, ``warn`` for one that is only reported. ``source``: the place that
+    it was measured from.
+    """
+
+    kind: str
+    target: str
+    state: str
+    detail: str
+    seconds: float
+    identity: str = ""
+    restarts: int = 0
+    severity: str = DECIDES
+    source: str = HOST
+
+    @property
+    def decides(self) -> bool:
+        """Whether a host of which this does not pass is not healthy."""
+        return self.severity == DECIDES
+
+    @property
+    def words(self) -> str:
+        """The result as a sentence."""
+        place = "" if self.source == HOST else f" from {self.source}"
+        return f"{self.kind} {self.target}{place}: {self.state}, {self.detail}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The answer of one probe: ``detail`` says in words why the state is such. ``service``: the state of the service,
+    if a service was measured."""
+
+    state: str
+    detail: str
+    service: ServiceState | None = None
+
+
+class Probe:
+    """The base class of all probes: a declaration that was checked, ready to be measured.
+
+    A subclass sets ``kind`` and ``OPTIONS``, reads its declaration in ``prepare``, and answers in ``measure``. Its
+    place in ``PROBES`` of ``probes.py`` makes it known.
+    """
+
+    kind: str
+    # The options of the declaration, in the words of an argument spec. ``COMMON`` are added for every probe.
+    OPTIONS: ClassVar[Options]
+    # The places from which it can be measured, the default first. A choice is an option, ``from``.
+    SOURCES: ClassVar[Sequence[str]] = (HOST,)
+    # Whether it always measures the same, so that it is no use to wait.
+    final: ClassVar[bool] = False
+
+    def __init__(self, declared: Mapping[str, Any]) -> None:
+        """``declared``: a value for each of ``options()``. UsageError for a bad value."""
+        self.timeout = seconds(declared["timeout"], "timeout")
+        if not self.timeout:
+            raise UsageError("timeout must be more than 0")
+        self.severity: str = one_word(declared["severity"], COMMON["severity"], "severity")
+        source = self.options().get("from")
+        self.source: str = one_word(declared["from"], source, "from") if source else self.SOURCES[0]
+        self.target = self.prepare(declared)
+
+    @classmethod
+    def options(cls) -> Options:
+        """All options of the declaration."""
+        source: Option = {"type": "str", "choices": list(cls.SOURCES), "default": cls.SOURCES[0]}
+        return {**cls.OPTIONS, **({"from": source} if len(cls.SOURCES) > 1 else {}), **COMMON}
+
+    def prepare(self, declared: Mapping[str, Any]) -> str:
+        """Keep the parts of the declaration that ``measure`` needs; the target in words. UsageError for a bad value."""
+        raise NotImplementedError
+
+    def measure(self, system: System) -> Measurement:
+        """Measure once, within ``timeout`` seconds. An exception counts as unknown."""
+        raise NotImplementedError

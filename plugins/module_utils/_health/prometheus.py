@@ -1,0 +1,241 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Ask a server that speaks the HTTP API of Prometheus, and the probe that does so."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import re
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import UsageError
+from .._host.durations import seconds
+from .._host.options import Options
+from .._host.system import System
+from .probe import CONTROLLER, FAIL, PASS, UNKNOWN, Measurement, Probe
+
+SERVER: Options = {
+    "url": {"type": "str", "required": True},
+    "query": {"type": "str", "required": True},
+    "token": {"type": "str", "no_log": True},
+    "headers": {"type": "dict", "no_log": True},
+    "ca": {"type": "str"},
+}
+_PATH = "/api/v1/query"
+# Bytes of an answer that are read, series of it, and characters of the words in it.
+_BODY_LIMIT = 4 << 20
+_MOST_SERIES = 10_000
+_WORDS = 300
+_MOST_SAMPLES = 100
+_NAME = re.compile("[A-Za-z0-9-]{1,100}")
+_VALUE = re.compile("[\\x20-\\x7e]{1,8000}")
+
+
+class NoAnswer(Exception):
+    """The server gave no answer that can be used: why, in words that hold no secret."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of an answer: its labels, and its value, which may be no finite number."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirection would carry the token to an address that nobody has declared."""
+
+    def redirect_request(self, *_args: Any, **_more: Any) -> None:
+        return None
+
+
+class Server:
+    """A server, and how it is asked. UsageError for a declaration that is wrong; its message holds no secret."""
+
+    def __init__(self, declared: Mapping[str, Any]) -> None:
+        self.url = _address(declared["url"])
+        headers = {str(name): str(value) for name, value in (declared["headers"] or {}).items()}
+        if declared["token"] is not None:
+            headers["Authorization"] = f"Bearer {str(declared['token']).strip()}".strip()
+        for name, value in headers.items():
+            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value == "Bearer":
+                raise UsageError(
+                    "token: it is empty, or holds what no header can"
+                    if name == "Authorization"
+                    else f"headers: {name[:100]!r} is empty, or holds what no header can"
+                )
+        self._headers = {"User-Agent": "evenkeel", "Accept": "application/json", **headers}
+        self._ca = declared["ca"]
+
+    def ask(self, query: str, timeout: float) -> list[Series]:
+        """The series that the query gives now; of a scalar the one value. Raises NoAnswer within ``timeout``."""
+        end = time.monotonic() + timeout
+        asked = urllib.parse.urlencode({"query": query, "timeout": f"{timeout:g}s"})
+        request = urllib.request.Request(f"{self.url}?{asked}", headers=self._headers)
+        try:
+            with self._opener().open(request, timeout=timeout) as stream:
+                return _series(_read(stream, end))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise NoAnswer(_refusal(error, end)) from None
+        except urllib.error.URLError as error:
+            raise NoAnswer(f"no answer: {_cut(error.reason)}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # A fault of http.client may show the header that it does not like.
+            raise NoAnswer(
+                f"no answer: {_cut(error if isinstance(error, OSError) else type(error).__name__)}"
+            ) from None
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+        except (OSError, ValueError) as error:
+            raise NoAnswer(f"ca {self._ca}: {_cut(getattr(error, 'strerror', None) or error)}") from None
+        return urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
+
+
+def _address(written: str) -> str:
+    try:
+        url = urllib.parse.urlsplit(written)
+        host, _port = url.hostname, url.port
+    except ValueError as error:
+        raise UsageError(f"url: {error}") from error
+    if url.username is not None:
+        raise UsageError("url holds a user or a password, which results and logs would show; use token or headers")
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or re.search(r"[^!-~]", written):
+        raise UsageError(f"url {written!r} is not the http or https address of a server, as http://localhost:9090")
+    return written.rstrip("/") if url.path.rstrip("/").endswith(_PATH) else f"{written.rstrip('/')}{_PATH}"
+
+
+def _read(stream: Any, end: float) -> bytes:
+    """The whole body. Each read may take as long as the timeout, and a server can make many of them."""
+    found = b""
+    while chunk := stream.read1(1 << 16):
+        found += chunk
+        if len(found) > _BODY_LIMIT:
+            raise NoAnswer(f"the answer is longer than {_BODY_LIMIT >> 20} MiB")
+        if time.monotonic() > end:
+            raise NoAnswer("the answer did not end in time")
+    return found
+
+
+def _refusal(error: urllib.error.HTTPError, end: float) -> str:
+    if 300 <= error.code < 400:
+        return (
+            f"status {error.code}: it leads elsewhere, where nothing is asked; write the address of the server itself"
+        )
+    try:
+        said = json.loads(_read(error, end))["error"]
+    except (NoAnswer, OSError, http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
+        said = error.reason
+    return f"status {error.code}: {_cut(said)}"
+
+
+def _series(body: bytes) -> list[Series]:
+    """The series of an answer, in the form that Prometheus promises. Raises NoAnswer for another."""
+    try:
+        answer = json.loads(body)
+        if answer["status"] != "success":
+            raise NoAnswer(f"the query failed: {_cut(answer.get('error'))}")
+        if answer.get("warnings"):
+            raise NoAnswer(f"the answer may lack something: {_cut(answer['warnings'][0])}")
+        kind, result = answer["data"]["resultType"], answer["data"]["result"]
+        if kind == "scalar":
+            return [Series({}, float(result[1]))]
+        if kind != "vector":
+            raise NoAnswer(f"the query gives a {_cut(kind)}, where one value for each series is needed")
+        if len(result) > _MOST_SERIES:
+            raise NoAnswer(f"the query gives more than {_MOST_SERIES} series")
+        return [Series({str(k): str(v) for k, v in one["metric"].items()}, _value(one)) for one in result]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise NoAnswer("the answer is not one of Prometheus: is the url that of the server?") from None
+
+
+def _value(one: Mapping[str, Any]) -> float:
+    # A series of native histograms has no value.
+    return float(one["value"][1]) if "value" in one else math.nan
+
+
+def _cut(words: Any) -> str:
+    text = " ".join(str(words).split())
+    return text if len(text) <= _WORDS else text[: _WORDS - 1] + "…"
+
+
+class PrometheusProbe(Probe):
+    """A query to Prometheus gives one value, and that is within limits."""
+
+    kind = "prometheus"
+    SOURCES = (CONTROLLER,)
+    OPTIONS = {
+        **SERVER,
+        "min": {"type": "float"},
+        "max": {"type": "float"},
+        "samples": {"type": "int", "default": 1},
+        "passing": {"type": "int"},
+        "every": {"type": "str", "default": "1s"},
+    }
+
+    def prepare(self, declared: Mapping[str, Any]) -> str:
+        self._server, self._query = Server(declared), str(declared["query"])
+        self._min, self._max = declared["min"], declared["max"]
+        if self._min is None and self._max is None:
+            raise UsageError("give min, max or both: the limits of the value that passes")
+        if None not in (self._min, self._max) and self._min > self._max:
+            raise UsageError(f"min {self._min:g} is more than max {self._max:g}: no value would pass")
+        self._samples: int = declared["samples"]
+        self._passing: int = self._samples if declared["passing"] is None else declared["passing"]
+        if not 0 < self._passing <= self._samples <= _MOST_SAMPLES:
+            raise UsageError(
+                f"passing {self._passing} of samples {self._samples}: write numbers from 1 to {_MOST_SAMPLES},"
+                " passing not the larger one"
+            )
+        self._every = seconds(declared["every"], "every")
+        self._each = self.timeout
+        self.timeout = self._samples * self._each + (self._samples - 1) * self._every
+        return self._query
+
+    def measure(self, system: System) -> Measurement:
+        states, said = [], ""
+        for number in range(self._samples):
+            if number:
+                system.sleep(self._every)
+            found = self._sample()
+            states.append(found.state)
+            if not said or found.state != PASS:
+                said = found.detail
+        passed, failed = states.count(PASS), states.count(FAIL)
+        detail = said if self._samples == 1 else f"{passed} of {self._samples} samples pass; {said}"
+        if passed >= self._passing:
+            return Measurement(PASS, detail)
+        return Measurement(FAIL if self._samples - failed < self._passing else UNKNOWN, detail)
+
+    def _sample(self) -> Measurement:
+        try:
+            series = self._server.ask(self._query, self._each)
+        except NoAnswer as error:
+            return Measurement(UNKNOWN, str(error))
+        if len(series) != 1:
+            wanted = (
+                "no data" if not series else f"{len(series)} series, where one is expected: sum them, or choose one"
+            )
+            return Measurement(UNKNOWN, f"the query gives {wanted}")
+        value = series[0].value
+        if not math.isfinite(value):
+            return Measurement(UNKNOWN, f"the value is {value}, which is no number")
+        if self._min is not None and value < self._min:
+            return Measurement(FAIL, f"the value {value:g} is less than {self._min:g}")
+        if self._max is not None and value > self._max:
+            return Measurement(FAIL, f"the value {value:g} is more than {self._max:g}")
+        return Measurement(PASS, f"the value is {value:g}")

@@ -1,0 +1,62 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Suggested resources of several hosts as one YAML document, to be pasted into the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from evenkeel.outcome import RunResult, some_of
+from evenkeel.show.display import text
+
+
+def print_suggestion(result: RunResult, console: Console) -> None:
+    """Print what the hosts that answered suggest; each line that is no YAML is a comment."""
+    answered = {host: row for host, row in result.hosts.items() if row["state"] == "ok"}
+    for line in comments(answered):
+        console.print(Text(f"# {text(line, 10_000)}"), soft_wrap=True)
+    found = merged(row.get("suggested") or [] for row in answered.values())
+    if found:
+        document = yaml.safe_dump({"evenkeel_resources": found}, sort_keys=False, allow_unicode=False, width=10_000)
+        for line in document.splitlines():
+            console.print(Text(text(line, 10_000)), soft_wrap=True)
+
+
+def comments(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The sentences about the hosts: which changed something beside, and how far that is known."""
+    of: dict[str, list[str]] = {}
+    for host, row in rows.items():
+        outside = row.get("outside")
+        if outside is None:
+            said = "what the last change did outside of what is protected is not known"
+        elif not outside.get("count"):
+            said = "the last change did nothing outside of what is protected, where programs and configuration lie"
+        else:
+            said = "add to what is declared, so that what the last change did is protected as well"
+            if outside["count"] > len(outside.get("paths") or []) or not outside.get("complete"):
+                said += "; not all of it is known, so look again after the next change"
+        of.setdefault(said, []).append(host)
+    return [f"{some_of(hosts)}: {said}" for said, hosts in of.items()]
+
+
+def merged(suggested: Iterable[Iterable[Any]]) -> list[dict[str, dict[str, list[str]]]]:
+    """One declaration of each kind, with all that the hosts name. A path within another one is left out."""
+    kinds: dict[str, dict[str, set[str]]] = {}
+    for one in suggested:
+        for item in one:
+            for kind, spec in item.items() if isinstance(item, Mapping) else ():
+                keys = kinds.setdefault(str(kind), {})
+                for key, values in spec.items() if isinstance(spec, Mapping) else ():
+                    if isinstance(values, list):
+                        keys.setdefault(str(key), set()).update(str(value) for value in values)
+    return [{kind: {key: _outermost(values) for key, values in keys.items()}} for kind, keys in kinds.items()]
+
+
+def _outermost(values: set[str]) -> list[str]:
+    return sorted(one for one in values if not any(one.startswith(f"{other}/") for other in values))

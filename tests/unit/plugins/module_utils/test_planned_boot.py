@@ -1,0 +1,125 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A change that boots the host: the boot that was planned is no rollback, and any other one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, info, settle
+
+GOOD = [{"command": {"argv": ["true"]}}]
+NOW = (0.0, 0.1, 0.05)
+Boot = Callable[..., Store]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    live = tmp_path / "live"
+    live.write_text("before")
+    return live
+
+
+def begin(store: Store, live: Path, reboots: int = 1, within: float = 300.0) -> None:
+    checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], within=within, at_most=1000.0, reboots=reboots)
+    live.write_text("after")
+
+
+def booted(store: Store, number: int = 1, spent: float = 60.0, up: float = 20.0) -> Store:
+    """The store on the host ``up`` seconds after its boot, and ``spent`` seconds of the date after it was armed."""
+    began = store.system.now()
+    system = replace(store.system, boot_id=lambda: f"boot {number}", monotonic=lambda: up, now=lambda: began + spent)
+    return Store(store.root, system)
+
+
+def finish(store: Store, boot: bool = True) -> list[str]:
+    with store.locked():
+        return flow.finish(store, boot)
+
+
+def test_a_planned_boot_is_no_rollback_and_the_deadline_counts_on(store: Store, live: Path) -> None:
+    begin(store, live)
+    after = booted(store)
+    assert finish(after) == [] and live.read_text() == "after"
+    record = changes.armed(store)
+    assert record is not None and record.boots == 1
+    assert record.due == pytest.approx(20 + 240, abs=3) and record.overdue(after.system) is None
+    assert record.started == pytest.approx(20 - 60, abs=3)
+    settle(after, 1, GOOD, *NOW)
+    assert info(store)["last"]["outcome"] == "confirmed"
+
+
+def test_a_boot_that_nobody_planned_and_one_too_many_are_rollbacks(store: Store, live: Path) -> None:
+    begin(store, live, reboots=0)
+    assert "which a boot had ended" in finish(booted(store))[0] and live.read_text() == "before"
+    begin(store, live, reboots=1)
+    assert finish(booted(store, 1)) == []
+    assert "which a boot had ended" in finish(booted(store, 2))[0] and live.read_text() == "before"
+
+
+@pytest.mark.parametrize(("spent", "left"), [(-86400.0, 300.0), (86400.0, 0.0)])
+def test_a_wrong_date_gives_no_more_time_than_there_was_at_first(
+    store: Store, live: Path, spent: float, left: float
+) -> None:
+    begin(store, live)
+    after = booted(store, spent=spent)
+    finish(after)
+    record = changes.armed(store)
+    if left:
+        assert record is not None and record.due - after.system.monotonic() == left
+    else:
+        assert record is None and live.read_text() == "before"
+
+
+def test_a_change_whose_planned_boot_has_not_come_is_not_confirmed(store: Store, live: Path) -> None:
+    begin(store, live)
+    with pytest.raises(Unhealthy, match="the boot that was planned has not come"):
+        settle(store, 1, GOOD, *NOW)
+    assert live.read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("/boot/vmlinuz-6.1", True),
+        ("/etc/fstab", True),
+        ("/etc/default/grub", True),
+        ("/etc/default/grub.d/x.cfg", True),
+        ("/usr/lib/modules/6.1/modules.dep", True),
+        ("/etc/fstab.d/x", False),
+        ("/etc/nginx/nginx.conf", False),
+        ("/srv/boot/x", False),
+    ],
+)
+def test_what_counts_at_a_boot_alone_has_the_agent_boot_the_host_again(store: Store, path: str, counts: bool) -> None:
+    change = changes.Armed(1, "c", "n", 0.0, 1.0, "", 0.0, boots=1)
+    result = RolledBack(done=[{"resource": "files", "action": "replace", "target": path}, "a sentence"])
+    assert bool(flow.at_boot(change, result)) == counts
+    assert not flow.at_boot(replace(change, boots=0), result)
+
+
+def test_the_agent_boots_the_host_once(store: Store, live: Path) -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        asked.append(list(argv))
+        return Completed(tuple(argv), 0, "", "")
+
+    store = Store(store.root, replace(store.system, run=run))
+    begin(store, live)
+    asked.clear()
+    Path(store.join("reboot")).touch()
+    agent._boot_again(store)
+    agent._boot_again(store)
+    assert asked == [["systemctl", "--no-block", "reboot"]]
