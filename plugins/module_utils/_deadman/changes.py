@@ -310,6 +310,7 @@ def after_boot(store: Store, record: Armed) -> Armed:
     if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
         return record
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
+    notices.extended(store, record.name, record.until)  # The boot has taken the message of the day away.
     return _record(
         store,
         replace(

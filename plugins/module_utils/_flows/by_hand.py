@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from .._deadman import changes
+from .._deadman import changes, outside
 from .._errors import Refused, UsageError
 from .._host import logins
 from .._host.text import sentence
 from .._store.store import LATEST, Store
-from . import status
+from . import footprints, status
 from .rollback import flow
 from .rollback.resume import resume
 from .status import DONE, FAILED, IN_DOUBT
@@ -43,6 +43,13 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
         )
     if change.overdue(store.system) is None:
         _check_login(logins.of_person(status.age(store, change)), from_here)
+        if change.boots < min(change.reboots, 1):
+            raise Refused(
+                f"{change.name} plans a boot of this host, which has not come: confirm it after the boot, or undo it"
+                " with evenkeel-host rollback. Nothing was changed"
+            )
+        # While the host still waits, and without the lock: at the deadline the dead-man must get through.
+        footprints.look(store, change.generation, change.checkpoint, back=False, seconds=status.left(store, change) / 2)
     with store.locked():
         _said, resumed = resume(store)
         now = changes.armed(store)
@@ -53,6 +60,9 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
             return FAILED
         changes.conclude(store, now, changes.CONFIRMED, "operator")
     say(f"Confirmed: {change.name} (generation {change.generation}) stays. Its health was not measured.")
+    found = outside.told(store)
+    if found is not None and found.count:
+        say(f"It changed paths outside of what is protected: {outside.some(found)}.")
     return DONE
 
 
@@ -110,15 +120,22 @@ def roll_back(store: Store, wanted: str | None, within: float) -> int:
 
 def end_change(store: Store, change: changes.Armed) -> int:
     """Put the change under way back, now."""
+    paths: list[str] = []
     with undisturbed(), store.locked():
         done: list[object] = list(flow.finish(store))
         now = changes.armed(store)
         if now is not None and now.generation == change.generation:
-            done += flow.execute(store, store.manifest(now.checkpoint), now, "operator").done
+            result = flow.execute(store, store.manifest(now.checkpoint), now, "operator")
+            paths = flow.at_boot(now, result)
+            done += result.done
     last = changes.last_event(store)
     if last is None or last.outcome != changes.ROLLED_BACK:
         return over(store)
     tell(store, change.checkpoint, done, last.left)
+    words = outside.words(outside.told(store))
+    say(f"{words[0].upper()}{words[1:]}.")
+    if paths:
+        say(f"Boot the host: {flow.COUNTS} {', '.join(paths)}.")
     return DONE
 
 

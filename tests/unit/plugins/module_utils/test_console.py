@@ -191,6 +191,30 @@ def test_a_change_over_several_hosts_is_not_confirmed_by_the_way(
     assert run(store, "confirm", "--alone") == 0 and changes.armed(store) is None
 
 
+def test_a_planned_boot_comes_before_the_confirmation(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    armed(store, live, reboots=1)
+    over(logins.NEW, monkeypatch)
+    assert run(store, "confirm", "--from-here") == 3 and changes.armed(store) is not None
+    assert "plans a boot" in capsys.readouterr().err
+    rewrite(store, boots=1)
+    assert run(store, "confirm") == 0
+
+
+def test_the_end_tells_of_what_is_not_protected(
+    store: Store, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over(logins.NEW, monkeypatch)
+    other = tmp_path / "other"
+    for number, command_of in enumerate(("confirm", "rollback")):
+        other.mkdir(exist_ok=True)
+        armed(store, live, outside={"paths": [str(other)]})
+        (other / f"new{number}").write_text("new")
+        assert run(store, command_of) == 0
+        assert str(other / f"new{number}") in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("above", "found"),
     [

@@ -33,8 +33,9 @@ import sys
 from dataclasses import replace
 base = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils."
 import importlib
-console, watcher, system, ours, logins = (importlib.import_module(base + name) for name in (
-    "_flows.console", "_deadman.watcher", "_host.system", "_resources.ours", "_host.logins"))
+console, watcher, system, ours, logins, places = (importlib.import_module(base + name) for name in (
+    "_flows.console", "_deadman.watcher", "_host.system", "_resources.ours", "_host.logins", "_files.places"))
+places.PATHS = ()  # This machine is not the host.
 console.System = lambda: replace(system.System(), has_systemd=lambda: False)
 watcher.start = lambda *words: None
 ours.COMMAND = "/nowhere/evenkeel-host"
