@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from evenkeel.collection import make_importable
 from evenkeel.outcome import Spec
@@ -25,7 +26,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import (  # noqa: E402
+    command as run_command,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import (  # noqa: E402
+    Option,
+    Options,
+    read,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import (  # noqa: E402
@@ -52,9 +61,32 @@ __all__ = [
     "duration",
     "hosts_of_budget",
     "misspelt",
+    "prometheus",
     "results",
+    "run_command",
     "seconds",
+    "stop_conditions",
 ]
+
+_TIMEOUT: Options = {"timeout": {"type": "str", "default": "5s"}}
+
+
+def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
+    """The conditions of --stop-if, each value of its type. BadValue names what is wrong, with its place."""
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.prometheus import SERVER
+
+    argv: Option = {"type": "list", "elements": "str", "required": True}
+    known: dict[str, Options] = {"command": {"argv": argv, **_TIMEOUT}, "prometheus": {**SERVER, **_TIMEOUT}}
+    if not isinstance(given, list):
+        raise BadValue(f"it must be a list of {' or '.join(known)}")
+    found: list[Mapping[str, Mapping[str, object]]] = []
+    for number, item in enumerate(given, 1):
+        kind = next(iter(item), None) if isinstance(item, Mapping) and len(item) == 1 else None
+        if kind not in known:
+            raise BadValue(f"item {number} must have one key, {' or '.join(known)}")
+        values = read(known[str(kind)], item[kind], f"item {number}: {kind}")
+        found.append({kind: {**values, "timeout": seconds(values["timeout"], "timeout")}})
+    return found
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
@@ -72,6 +104,13 @@ def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, 
         options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
         found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
     return found
+
+
+def prometheus(declared: Mapping[str, object]) -> Callable[[str, float], Sequence[Any]]:
+    """The function that asks a declared server: query, seconds -> series. BadValue for a wrong declaration."""
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.prometheus import Server
+
+    return Server(declared).ask
 
 
 def duration(value: object) -> float:

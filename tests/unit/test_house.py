@@ -75,7 +75,6 @@ def _foreign(tree: ast.Module) -> Iterator[str]:
 CALLED_FROM_OUTSIDE = {
     "filters",
     "on_broken_pipe",
-    "redirect_request",
     "ActionModule",
     "CallbackModule",
     "FilterModule",

@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The footprint of a change: the metadata of all paths before it, and the paths that are different afterwards.
@@ -35,6 +33,8 @@ DISKS = frozenset(
 )
 # File systems that make a directory anew when something in it changes for the first time.
 _COPIED_UP = ("overlay", "aufs")
+# File systems that may give a file another inode number at any time.
+_PASSING_INODES = (*_COPIED_UP, "vfat")
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
@@ -51,7 +51,7 @@ class Changed(NamedTuple):
 
 
 class Walk:
-    """One walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
+    """A walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
     ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
     directory that two declared trees or two mounts show is walked once, at its first path.
@@ -68,12 +68,17 @@ class Walk:
         self._left_out = left_out
         self._goes_on = goes_on
         self._disk = ""
+        self._strange: dict[bytes, set[str]] = {}
         self._seen: set[tuple[int, int]] = set()
 
     def directories(self) -> Iterator[tuple[int, bytes, bytes]]:
         """(number of the declared path, path, entries) of each directory: parents first, siblings in the order of their
         names."""
         mounts = mount_points()
+        for point, kind in mounts.items():
+            if kind not in DISKS:  # Not even looked at: a server that is gone, or a user's own FUSE, never answers.
+                above, name = os.path.split(point)
+                self._strange.setdefault(above, set()).add(os.fsdecode(name))
         for number, root in enumerate(self._paths):
             self._disk = mounts.get(mount_of(root, mounts), "")
             if self._disk in DISKS:
@@ -91,7 +96,7 @@ class Walk:
         device = os.fstat(fd).st_dev
         levels: list[tuple[int, bytes, Iterator[str]]] = [(fd, root, iter(()))]
         try:
-            found = self._read(fd, device)
+            found = self._read(fd, root, device)
             while levels:
                 fd, path, names = levels[-1]
                 if found is not None:
@@ -107,7 +112,7 @@ class Walk:
                 opened = self._open(fd, name, inner, len(levels))
                 if opened is not None:
                     levels.append((opened, inner, iter(())))
-                    found = self._read(opened, device)
+                    found = self._read(opened, inner, device)
         finally:
             for fd, _path, _names in levels:
                 os.close(fd)
@@ -126,26 +131,30 @@ class Walk:
             self.complete = False
             return None
 
-    def _read(self, fd: int, device: int) -> tuple[bytes, list[str]] | None:
+    def _read(self, fd: int, path: bytes, device: int) -> tuple[bytes, list[str]] | None:
         """The entries of a directory with their metadata, and the names of directories among them. None for a directory
-        that was walked before, or that lies on another file system."""
+        that was walked before, or that lies on another file system. What is mounted in it is no entry, unless it is of
+        a disk."""
         found, below = [], []
         try:
             mine = os.fstat(fd)
             if mine.st_dev != device or (mine.st_dev, mine.st_ino) in self._seen:
                 return None
             self._seen.add((mine.st_dev, mine.st_ino))
+            strange = self._strange.get(path, ())
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    if entry.name in strange:
+                        continue
                     try:
                         i = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    inode, ctime = i.st_ino, i.st_ctime_ns
+                    inode = 0 if self._disk in _PASSING_INODES else i.st_ino
+                    ctime = i.st_ctime_ns
                     if stat.S_ISDIR(i.st_mode):
                         below.append(entry.name)
-                        if self._disk in _COPIED_UP:
-                            inode = ctime = 0
+                        ctime = 0 if self._disk in _COPIED_UP else ctime
                     found.append(
                         f"{entry.name}\0{inode:x} {ctime:x} {i.st_mode:x} {i.st_uid:x} {i.st_gid:x} {i.st_size:x}"
                         f" {i.st_mtime_ns:x}"

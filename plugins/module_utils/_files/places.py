@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The places where programs and configuration lie, in which changes are looked for that no resource covers."""
@@ -17,10 +15,10 @@ OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
 }
-# In this order, so that the places that matter most come first where time is short.
+# In this order, so that the places that matter most come first, and those last that other users may fill.
 PATHS = (
-    *("/etc", "/usr/local", "/opt", "/root", "/boot", "/boot/efi", "/var/spool/cron"),
-    *("/bin", "/sbin", "/lib", "/lib64", "/usr", "/"),
+    *("/etc", "/root", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
+    *("/var/spool/cron", "/opt", "/"),
 )
 # Data of users and of programs, and what programs make anew from other files.
 EXCLUDE = (

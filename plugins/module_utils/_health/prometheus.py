@@ -1,5 +1,3 @@
-# Copyright (c) 2026 The Evenkeel Authors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Ask a server that speaks the HTTP API of Prometheus, and the probe that does so."""
@@ -10,11 +8,8 @@ import http.client
 import json
 import math
 import re
-import ssl
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,17 +43,10 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Series:
-    """One series of an answer: its labels, and its value, which may be no finite number."""
+    """A series of an answer: its labels, and its value, which may be no finite number."""
 
     labels: Mapping[str, str]
     value: float
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirection would carry the token to an address that nobody has declared."""
-
-    def redirect_request(self, *_args: Any, **_more: Any) -> None:
-        return None
 
 
 class Server:
@@ -80,30 +68,40 @@ class Server:
         self._ca = declared["ca"]
 
     def ask(self, query: str, timeout: float) -> list[Series]:
-        """The series that the query gives now; of a scalar the one value. Raises NoAnswer within ``timeout``."""
+        """The series that the query gives now; of a scalar the one value. Raises NoAnswer within ``timeout``.
+
+        A redirection is not followed: it would carry the token to an address that nobody has declared.
+        """
         end = time.monotonic() + timeout
         asked = urllib.parse.urlencode({"query": query, "timeout": f"{timeout:g}s"})
-        request = urllib.request.Request(f"{self.url}?{asked}", headers=self._headers)
+        connection = self._connection(timeout)
         try:
-            with self._opener().open(request, timeout=timeout) as stream:
-                return _series(_read(stream, end))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise NoAnswer(_refusal(error, end)) from None
-        except urllib.error.URLError as error:
-            raise NoAnswer(f"no answer: {_cut(error.reason)}") from None
+            connection.request("GET", f"{urllib.parse.urlsplit(self.url).path}?{asked}", headers=self._headers)
+            answer = connection.getresponse()
+            body = _read(answer, end)
         except (OSError, http.client.HTTPException, ValueError) as error:
             # A fault of http.client may show the header that it does not like.
             raise NoAnswer(
                 f"no answer: {_cut(error if isinstance(error, OSError) else type(error).__name__)}"
             ) from None
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise NoAnswer(_refusal(answer.status, answer.reason, body))
+        return _series(body)
 
-    def _opener(self) -> urllib.request.OpenerDirector:
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        url = urllib.parse.urlsplit(self.url)
+        host = str(url.hostname)
+        if url.scheme == "http":
+            return http.client.HTTPConnection(host, url.port, timeout=timeout)
+        import ssl  # A Python without it can still be asked over http.
+
         try:
             context = ssl.create_default_context(cafile=self._ca)
         except (OSError, ValueError) as error:
             raise NoAnswer(f"ca {self._ca}: {_cut(getattr(error, 'strerror', None) or error)}") from None
-        return urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
+        return http.client.HTTPSConnection(host, url.port, timeout=timeout, context=context)
 
 
 def _address(written: str) -> str:
@@ -131,16 +129,14 @@ def _read(stream: Any, end: float) -> bytes:
     return found
 
 
-def _refusal(error: urllib.error.HTTPError, end: float) -> str:
-    if 300 <= error.code < 400:
-        return (
-            f"status {error.code}: it leads elsewhere, where nothing is asked; write the address of the server itself"
-        )
+def _refusal(status: int, reason: str, body: bytes) -> str:
+    if 300 <= status < 400:
+        return f"status {status}: it leads elsewhere, where nothing is asked; write the address of the server itself"
     try:
-        said = json.loads(_read(error, end))["error"]
-    except (NoAnswer, OSError, http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
-        said = error.reason
-    return f"status {error.code}: {_cut(said)}"
+        said = json.loads(body)["error"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        said = reason
+    return f"status {status}: {_cut(said)}"
 
 
 def _series(body: bytes) -> list[Series]:

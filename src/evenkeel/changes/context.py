@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.session import Session
 from evenkeel.ansible.targets import Targets
+from evenkeel.changes.evidence import StopIf
 from evenkeel.changes.request import Request, Terms
 from evenkeel.progress import Kind, Phase, Progress
 
@@ -32,7 +33,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Context:
-    """A change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts."""
+    """A change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts.
+
+    reached: the hosts to which the change has come. stop_if: what can say that it must stop.
+    """
 
     session: Session
     request: Request
@@ -42,10 +46,22 @@ class Context:
     caller: Caller = field(default_factory=Caller)
     clock: Clock = Clock()
     terms: Terms = field(default_factory=Terms)
+    reached: set[str] = field(default_factory=set)
+    stop_if: StopIf | None = None
 
     def variables_for(self, hosts: Sequence[str], **more: object) -> dict[str, object]:
         """The variables of a run of ours on ``hosts``."""
         return {**self.variables, "evenkeel_hosts": list(hosts), **more}
+
+    def measuring(self, hosts: Sequence[str], **more: object) -> dict[str, object]:
+        """The same, of a run that measures health: with the hosts to look from, and to compare with."""
+        group = list(self.targets.group)
+        unchanged = [host for host in group if host not in self.reached]
+        return self.variables_for(hosts, evenkeel_group=group, evenkeel_unchanged=unchanged, **more)
+
+    def must_stop(self) -> str:
+        """Why evidence from outside says that the change must stop; empty while it does not."""
+        return self.stop_if.reason if self.stop_if is not None else ""
 
     def stops(self) -> int:
         """The number of times that the caller asked to stop."""

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -26,6 +27,7 @@ from evenkeel.ansible.targets import Targets
 from evenkeel.changes import decide, preflight, waves
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.ending import Ending
+from evenkeel.changes.evidence import StopIf, conditions
 from evenkeel.changes.extending import Extending
 from evenkeel.changes.notify import Notifier
 from evenkeel.changes.request import ALL, DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, WAVE, Request
@@ -67,7 +69,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
     with caller.controller.open_session(ansible, options, secrets, path.resolve().parent) as session:
         whole = _prepare(session, request, targets, caller)
-        with under_way():
+        with under_way(), whole.context.stop_if or nullcontext():
             gathering = str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))
             try:
                 reason, usage = whole.run(gather=plays.gathers(path, gathering))
@@ -110,9 +112,14 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     count = f"{len(plan)} {'wave' if len(plan) == 1 else 'waves'}"
     caller.report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {count}"))
     caller = replace(caller, report=notifier.listening(caller.report))
+    asked = conditions(preflight.stop_if(request.stop_if, targets))
     context = Context(session, request, targets, variables, strict, caller, terms=terms)
+    if asked:
+        context = replace(context, stop_if=StopIf(asked, context.note))
     for note in notes:
         context.note(note)
+    if context.stop_if is not None:
+        context.stop_if.check()
     hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
     return Change(context, plan, hosts, notes, notifier=notifier)
 
@@ -174,6 +181,7 @@ class Change:
 
     def _wave(self, number: int, hosts: Sequence[str], extending: Extending) -> tuple[str, bool]:
         terms, total = self.context.terms, len(self.hosts)
+        self.context.reached.update(hosts)
         wave = Wave(
             self.context,
             {host: self.hosts[host] for host in hosts},
@@ -182,6 +190,7 @@ class Change:
             unit=terms.unit(number, hosts, total),
         )
         reason, usage = wave.run()
+        reason = reason or self.context.must_stop()
         self.armed.update(wave.armed)
         extending.cover(self.armed, self._in_state(State.HELD))
         witnessed = self.context.session.seen() if wave.changed else None
@@ -273,7 +282,7 @@ class Change:
             self.note([f"no facts of {host} for the waves before its own: {why}"])
 
     def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-        """What hosts remember, as ft_info tells it; None for one that did not answer."""
+        """The memory of hosts, as ft_info tells it; None for one that did not answer."""
         record = Record()
         run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
         stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
@@ -284,6 +293,8 @@ class Change:
     def _measure(self) -> str:
         """Look whether the hosts that are held still wait, and measure these and the hosts confirmed so far. Returns
         the sentence about the first that does not, or fell ill, or nothing."""
+        if self.context.must_stop():
+            return self.context.must_stop()
         held = self._in_state(State.HELD)
         for host, told in self._ask(held).items() if held else ():
             why = decide.gone(told, self.hosts[host].generation)
@@ -294,7 +305,7 @@ class Change:
         if not confirmed:
             return ""
         record = Record()
-        run = OwnRun("health", self.context.variables_for(confirmed), confirmed, question=True)
+        run = OwnRun("health", self.context.measuring(confirmed), confirmed, question=True)
         stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
         self.context.session.run_own(run, lambda event: feed(record, event), stop)
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})

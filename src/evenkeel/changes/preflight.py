@@ -23,7 +23,9 @@ from evenkeel.shared import BadValue, declarations, misspelt, seconds
 
 RESCUED = ("probe", "fail")
 # The variables of a host that the driver reads; Ansible resolves all others where they are used.
-_TERMS = tuple(f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after", "notify"))
+_TERMS = tuple(
+    f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after", "stop_if", "notify")
+)
 _READ = (
     *_TERMS,
     "evenkeel_waves",
@@ -131,6 +133,17 @@ def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> 
             f" {waiting:.0f} s, and --at-most allows {found.at_most:.0f} s: give more with --at-most"
         )
     return found
+
+
+def stop_if(given: Sequence[Any] | None, targets: Targets) -> Sequence[Any]:
+    """What can say that the change must stop: given here, or by the hosts' variables, which then must agree."""
+    if given is not None:
+        return given
+    variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
+    found = [own["evenkeel_stop_if"] for own in variables if own.get("evenkeel_stop_if")]
+    if any(one != found[0] for one in found):
+        raise UsageError("evenkeel_stop_if differs between hosts: give it for all of them, or with --stop-if")
+    return found[0] if found else []
 
 
 def domains(variable: str, targets: Targets) -> dict[str, str]:

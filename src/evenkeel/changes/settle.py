@@ -47,6 +47,10 @@ class Settlement:
         again = False
         while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
             answered = self._ask(waiting, again=again)
+            said = "" if again else self.context.must_stop()
+            if said:  # The hosts that have not answered by then go back for that reason.
+                late = [host for host in waiting if host not in answered]
+                self.whys = {**self.whys, **{host: self.whys.get(host) or said for host in late}}
             for host, answer in answered.items():
                 missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
                 self._ended(host, answer, self.whys.get(host) or missed)
@@ -78,13 +82,15 @@ class Settlement:
         def stop() -> str:
             if self.context.stops() > 1:
                 return STOPPED
+            if not again and self.how in (decide.PROBE, decide.HOLD) and self.context.must_stop():
+                return self.context.must_stop()
             return "no answer in time" if self._now() > self._last_call(waiting) else ""
 
         names = list(waiting)
         generations = {host: self.armed[host].generation for host in names}
         run = OwnRun(
             "settle",
-            self.context.variables_for(
+            self.context.measuring(
                 names, evenkeel_generations=generations, evenkeel_verdicts=dict(waiting), **self.variables
             ),
             names,
@@ -128,6 +134,8 @@ class Settlement:
         due = time.strftime("%H:%M:%S", time.localtime(latest))
         dead_man = f"its own dead-man {'is' if latest > self._now() else 'was'} to put it back at {due}"
         why = dead_man if silent == STOPPED else f"{silent}; {dead_man}"
+        if self.hosts[host].state is State.CONFIRMED:  # no dead-man is left there
+            why = silent
         self._ended(host, decide.Settled(State.IN_DOUBT, "", why), self.whys.get(host, ""))
         self.context.tell(Phase.IN_DOUBT, host, text=self.hosts[host].why)
 

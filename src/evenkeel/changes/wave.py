@@ -49,7 +49,7 @@ class Wave:
                 self.context.tell(Phase.IN_DOUBT if doubtful else Phase.UNTOUCHED, host, text=result.why)
         whys: Mapping[str, str] = {}
         broken = ""
-        halt = begun.halt or (STOPPED if self.context.stops() else "")
+        halt = begun.halt or (STOPPED if self.context.stops() else self.context.must_stop())
         if not halt:
             self.changed = True
             if self.extending:
@@ -87,6 +87,8 @@ class Wave:
         def stop() -> str:
             if context.stops() > 1:
                 return STOPPED
+            if context.must_stop():
+                return context.must_stop()
             if self.armed and context.clock.now() > decide.time_to_change(list(self.armed.values())):
                 return "the other hosts' time to confirm ran out before this one was armed"
             return ""
@@ -159,6 +161,8 @@ class Wave:
         def stop() -> str:
             if context.stops():
                 return "stopped by the user while the playbook ran"
+            if context.must_stop():
+                return context.must_stop()
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if context.clock.now() > decide.time_to_change(list(self.armed.values())):

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -62,6 +64,26 @@ def given(**variables: object) -> Variables:
     return {f"evenkeel_{name}": value for name, value in variables.items() if value is not None}
 
 
+def stop_if(words: Sequence[str] | None) -> list[Spec] | None:
+    """The conditions of --stop-if, each a command or the YAML list in @FILE; None where none is given.
+
+    Raises UsageError.
+    """
+    if not words:
+        return None
+    found: list[Spec] = []
+    for one in words:
+        if one.startswith("@"):
+            found += _listed(one[1:], "stop-if", "- command: {argv: [/opt/app/is-broken]}")
+            continue
+        try:
+            argv = shlex.split(one)
+        except ValueError as error:
+            raise UsageError(f"--stop-if {one!r} cannot be split into words: {error}") from error
+        found.append({"command": {"argv": argv}})
+    return found
+
+
 def specs(path: str | None, option: str) -> list[Spec] | None:
     """The resources or probes in a YAML file, each a mapping of one key; None where no file was given.
 
@@ -69,6 +91,15 @@ def specs(path: str | None, option: str) -> list[Spec] | None:
     """
     if not path:
         return None
+    found = _listed(path, option, "- files: {paths: [/etc/nginx]}")
+    try:
+        return declarations({option: found})[option]
+    except BadValue as error:
+        raise UsageError(f"{option} file {path}: {error.message.removesuffix('. Nothing was touched')}") from error
+
+
+def _listed(path: str, option: str, example: str) -> list[Spec]:
+    """The list of mappings of one key in a YAML file. Raises UsageError."""
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -76,13 +107,8 @@ def specs(path: str | None, option: str) -> list[Spec] | None:
     except yaml.YAMLError as error:
         raise UsageError(f"{option} file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, list) or not found:
-        raise UsageError(f"{option} file {path} must hold a list, as in '- files: {{paths: [/etc/nginx]}}'")
+        raise UsageError(f"{option} file {path} must hold a list, as in {example!r}")
     for number, item in enumerate(found, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(
-                f"{option} file {path}, item {number}: one kind and what it is about, as in '- files: {{…}}'"
-            )
-    try:
-        return declarations({option: found})[option]
-    except BadValue as error:
-        raise UsageError(f"{option} file {path}: {error.message.removesuffix('. Nothing was touched')}") from error
+            raise UsageError(f"{option} file {path}, item {number}: one kind and what it is about, as in {example!r}")
+    return found

@@ -20,7 +20,7 @@ from evenkeel.changes.request import (
     STOP,
     Request,
 )
-from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs
+from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs, stop_if
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
 from evenkeel.show import summary
@@ -54,6 +54,8 @@ class Change(FleetCommand[ChangeResult]):
         parser.add_argument("--reboots", metavar="N", type=int, help="boots that such a change may take (1)")
         parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
+        text = "stop as at a failure once this command ends with 0 (1: go on); @FILE: YAML list of commands and queries"
+        parser.add_argument("--stop-if", metavar="COMMAND", action="append", help=text)
         add_probes(parser)
         add_resources(parser)
         text = "post a JSON line for each outcome of a host to this URL; a URL with a secret belongs in evenkeel_notify"
@@ -83,6 +85,7 @@ class Change(FleetCommand[ChangeResult]):
             probes=specs(args.probes, "probes"),
             resources=specs(args.resources, "resources"),
             notify=args.notify,
+            stop_if=stop_if(args.stop_if),
         )
         return flow.run(request, caller)
 

@@ -60,6 +60,11 @@ def stopped(result: ChangeResult) -> bool:
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
     """The next steps for hosts that a status shows overdue, or in doubt."""
     lines = []
+    if split := _split(rows):
+        lines.append(
+            "A change that all its hosts were to keep, or none, was left in the middle. This brings it to one end:"
+        )
+        lines += _shown("resume", options, split)
     late = {host: row for host, row in rows.items() if overdue(row, time.time())}
     if late:
         lines.append("Overdue: nothing has put these hosts back in time. This does:")
@@ -74,6 +79,22 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
         lines.append("or is accepted as it is:")
         lines += _shown("accept", options, list(doubt), positional=True)
     return lines
+
+
+def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The hosts of changes that have come to different ends on their hosts, and should have come to one."""
+    ends: dict[str, dict[str, str]] = {}
+    for host, row in rows.items():
+        armed, last = row.get("armed"), row.get("last") or {}
+        change, end = (armed, "armed") if armed else (last, str(last.get("outcome")))
+        if change.get("change") and change.get("hosts") and change.get("generation") == row.get("generation"):
+            ends.setdefault(str(change["change"]), {})[host] = end
+    return [
+        host
+        for hosts in ends.values()
+        if "confirmed" in hosts.values() and set(hosts.values()) != {"confirmed"}
+        for host in hosts
+    ]
 
 
 def overdue(info: Mapping[str, Any], now: float) -> bool:

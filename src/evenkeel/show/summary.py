@@ -276,7 +276,7 @@ def _now(row: Mapping[str, Any], at: float) -> Text:
         since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
         return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
     if armed:
-        until = f"armed until {_clock(armed.get('until'))}"
+        until = f"{text(armed.get('stage') or 'armed')} until {_clock(armed.get('until'))}"
         return Text(f"{until} (generation {text(armed.get('generation'))})", style="yellow")
     if doubt:
         left = f": {_some(doubt['left'])}" if doubt.get("left") else ""

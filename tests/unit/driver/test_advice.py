@@ -195,3 +195,17 @@ def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:
     rows = {"web1": {**doubt, "armed": {"tries_until": 4000.0, "left": ["p"]}}, "web2": doubt}
     lines = advice.after_status(rows, Options())
     assert "By themselves these hosts try again what is not back yet: web1" in lines
+
+
+def test_a_change_that_hosts_ended_differently_is_to_be_resumed() -> None:
+    def row(outcome: str, total: int = 2) -> dict[str, Any]:
+        last = {"outcome": outcome, "change": "c", "hosts": total, "generation": 3}
+        return {"generation": 3, "armed": None, "last": last, "doubt": None}
+
+    split = {"web1": row("confirmed"), "web2": row("rolled_back")}
+    args = parsed(command(advice.after_status(split, Options(inventory=("inv",))), "left in the middle"))
+    assert (args.command, args.limit) == ("resume", ["web1,web2"])
+    assert not advice.after_status({"web1": row("confirmed"), "web2": row("confirmed")}, Options())
+    assert not advice.after_status(
+        {name: {**one, "last": {**one["last"], "hosts": 0}} for name, one in split.items()}, Options()
+    )

@@ -18,7 +18,7 @@ from typing import Callable, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from ..._errors import Damaged, RestoreFailed, UsageError
-from ..._files.footprint import NEW, REPLACED
+from ..._files.footprint import CHANGED, NEW, REPLACED
 from ..._files.step import Step
 from ..._host.options import Options, read
 from ..._host.system import System
@@ -200,7 +200,7 @@ class Packages(Kind):
         manager = now[0].manager if now else "deb"
         anew = owners.installed_since(at.since, manager, at.system)
         back = owners.paths_of([one for one in now if one.ident in known and one.name in anew], at.system)
-        found |= {path for path, what in changed.items() if what == REPLACED and path in back}
+        found |= {path for path, what in changed.items() if what in (REPLACED, CHANGED) and path in back}
         if any(path not in found for path, what in changed.items() if what != NEW):
             found |= owners.paths_in([one for one in then if one.ident not in live], at.objects, at.system)
         return {path for path in found if not is_within(path, "/etc")}

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.footprint import Changed, Recorded, Walk
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mount_points
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +256,31 @@ def test_a_directory_that_may_not_be_read_is_said(host: Host, monkeypatch: pytes
 def test_only_file_systems_of_disks_are_walked(host: Host) -> None:
     walk = Walk([b"/proc", b"/sys"], keep_all)
     assert list(walk.directories()) == []
+
+
+def test_what_a_network_or_a_user_has_mounted_is_not_even_looked_at(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stat of the mount point of a server that is gone never returns."""
+    real = mount_points()
+    point = os.fsencode(host.root / "etc/ssh")
+    monkeypatch.setattr(footprint, "mount_points", lambda: {**real, point: "nfs4"})
+    walk = list(host.walk().directories())
+    (etc,) = [entries for _number, path, entries in walk if path == os.fsencode(host.root / "etc")]
+    assert b"motd" in etc and not etc.startswith(b"ssh\0") and b"\0ssh\0" not in etc
+    assert not any(path.startswith(point) for _number, path, _entries in walk)
+    assert host.walk().complete
+
+
+def test_a_number_that_a_file_system_may_change_at_any_time_is_not_compared(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "_PASSING_INODES", tuple(footprint.DISKS))
+    host.record()
+    path = host.root / "etc/motd"
+    subprocess.run(["cp", "-a", path, host.root / "etc/copy"], check=True)
+    (host.root / "etc/copy").rename(path)
+    assert host.changed() == {"etc/motd": "changed"}
 
 
 def test_other_file_systems_below_a_declared_path_are_not_entered() -> None:

@@ -378,7 +378,7 @@ def test_files_of_packages_that_changed_their_version_are_covered_and_no_other(d
 def test_after_a_rollback_a_file_of_a_package_is_covered_only_if_it_is_the_same_again(debian: System) -> None:
     then = ["deb tool:amd64 2 manual", "deb fresh:all 1 manual", "deb util-linux:amd64 1 manual"]
     kind = packages.Packages()
-    for what, covered in (("replaced", True), ("mode", False), ("content", False)):
+    for what, covered in (("replaced", True), ("changed", True), ("mode", False), ("content", False)):
         found = kind.covers({"names": None}, then, {"/usr/bin/tool": what}, at(debian, since=1000.0))
         assert ("/usr/bin/tool" in found) is covered
     assert "/usr/bin/su" not in kind.covers(
