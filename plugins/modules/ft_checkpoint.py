@@ -341,6 +341,8 @@ ARGUMENTS: Options = {
 
 def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
+    # The agent that is armed holds it, so that Ansible has to send it.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import console  # noqa: F401
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import Request, checkpoint
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import (
         seconds,

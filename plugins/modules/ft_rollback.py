@@ -273,6 +273,8 @@ ARGUMENTS: Options = {
 
 def work(params: Params, check_mode: bool) -> RolledBack:
     # Here, as the controller imports this file for ARGUMENTS alone.
+    # The agent that is armed holds it, so that Ansible has to send it.
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import console  # noqa: F401
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import Request, rollback
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System

@@ -12,7 +12,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
 
 PREFIX = "evenkeel_"
 # Variables that the driver reads from the inventory, and that no role has.
-OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "on_failure", "pause", "stop_if"))
+OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "notify", "on_failure", "pause", "stop_if"))
 # Variables that roles, playbooks and modules read, and these.
 KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name

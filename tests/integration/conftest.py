@@ -43,7 +43,7 @@ pkill -KILL -f '[e]venkeel-[0-9a-f]*[.]pyz' || true
 systemctl stop evenkeel-watch.timer 2>/dev/null || true
 units=$(ls -d /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-* \
 /run/systemd/system/evenkeel-* 2>/dev/null || true)
-rm -rf /var/lib/evenkeel $units
+rm -rf /var/lib/evenkeel /usr/local/sbin/evenkeel-host /run/motd.d/evenkeel $units
 [ -z "$units$(systemctl list-units --all --no-legend 'evenkeel-*')" ] || systemctl daemon-reload
 if [ ! -d /var/lib/pristine ]; then
   mkdir -p /srv/www && echo "<h1>version 1</h1>" > /srv/www/index.html

@@ -39,9 +39,11 @@ VOLATILE = (
 )
 # The units that come and go with a login, and those of a change itself.
 _PASSING = re.compile(r"^(session-|user@|user-|run-|evenkeel-|systemd-tmpfiles-clean|proc-|tmp-|dev-|sys-)|\.device$")
-# Copies that useradd and its like keep of what they change, and what a change installs to be undone.
+# Copies that useradd and its like keep of what they change, what a change installs to be undone, and the command for a
+# person.
 _PASSING_PATHS = re.compile(
-    r"^/etc/((passwd|shadow|group|gshadow|subuid|subgid)-|systemd/system/([\w.-]+/)?evenkeel-[\w.-]+)$"
+    r"^(/etc/((passwd|shadow|group|gshadow|subuid|subgid)-|systemd/system/([\w.-]+/)?evenkeel-[\w.-]+)"
+    r"|/usr/local/sbin/evenkeel-host)$"
 )
 
 

@@ -25,7 +25,7 @@ from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
-from . import timers
+from . import command, notices, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has come to no stage yet.
@@ -244,14 +244,16 @@ def check_within(within: float | None) -> None:
         raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
 
-def prepare(store: Store, agent: str) -> None:
-    """Prepare the timers. Before the checkpoint is taken, so that their files are part of no change.
+def prepare(store: Store, agent: str) -> str:
+    """Prepare the timers, and the command for a person. Before the checkpoint is taken, so that their files are part of
+    no change. Returns why the command cannot be there; empty where it is.
 
     ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
     """
     refuse_if_armed(store)
     for timer in timers.available(store.system):
         timer.prepare(store, agent)
+    return command.install(store, agent)
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,9 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
         reboots=terms.reboots,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
-    return _record(store, record)
+    _record(store, record)
+    notices.armed(store, name, record.until)
+    return record
 
 
 def after_boot(store: Store, record: Armed) -> Armed:
@@ -306,6 +310,7 @@ def after_boot(store: Store, record: Armed) -> Armed:
     if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
         return record
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
+    notices.extended(store, record.name, record.until)  # The boot has taken the message of the day away.
     return _record(
         store,
         replace(
@@ -337,6 +342,7 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
     # The timers that fire at the old deadline see the new one, and put themselves right.
     with suppress(Refused, OSError):
         ensure_timers(store, known, agent_of(store))
+    notices.extended(store, known.name, known.until)
     return known
 
 
@@ -401,6 +407,12 @@ def conclude(
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if outcome == ROLLED_BACK:
+        notices.rolled_back(store, record.name, by)
+    elif outcome == IN_DOUBT:
+        notices.in_doubt(store, record.name, len(event.left))
+    else:
+        notices.over(store, record.name, outcome)
     return event
 
 
@@ -432,6 +444,8 @@ def note_left(store: Store, record: Armed, by: str, left: Sequence[str]) -> Arme
     if list(left) != known.left:
         event = Event(record.generation, IN_DOUBT, by, store.system.now(), record.checkpoint, list(left), tries_until)
         record_event(store, event)
+        if not known.left:
+            notices.in_doubt(store, known.name, len(left))
     tries_left = known.tries_left(store.system) if known.tries_until else TRIES
     found = replace(known, back=known.back or by, left=list(left), tries_until=tries_until)
     return _record(

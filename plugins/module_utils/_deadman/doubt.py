@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from .._errors import Refused
 from .._results import Accepted
 from .._store.store import Store
+from . import notices
 from .changes import (
     ACCEPTED,
     IN_DOUBT,
@@ -120,6 +121,8 @@ def _accepted(store: Store, asked: int | None) -> Accepted:
 
 def _append(store: Store, event: Event) -> None:
     record_event(store, replace(event, at=store.system.now()))
+    if armed(store) is None:
+        notices.over(store, event.checkpoint[:12], event.outcome)
 
 
 def _some(left: list[str]) -> str:

@@ -17,10 +17,12 @@ from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 from .._host.durable import ensure_dir, write_file
 from .._host.trust import open_regular
 from .._store.store import Store
-from . import agent, changes
+from . import agent, changes, command
 from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
+# The command for a person (see ``command.py``). It imports this room, so that it is named here and not imported.
+_CONSOLE = "_flows.console"
 # Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
@@ -69,17 +71,22 @@ def _zipapp(sources: dict[str, str]) -> bytes:
 
 
 def _sources(finish: Callable[..., list[str]]) -> dict[str, str]:
-    """The agent, the module of ``finish``, and all that they import, directly or not; the same whatever is loaded."""
+    """The agent, the module of ``finish``, the command for a person, and all that they import, directly or not; the
+    same whatever is loaded."""
     base = __name__.rpartition("._deadman.")[0]
-    start = f"""from ._deadman import agent
+    start = f"""import sys
+from ._deadman import agent
 from {finish.__module__[len(base) :]} import {finish.__name__}
 
 
 def main():
+    if sys.argv[1:2] == [{command.TASK!r}]:
+        from .{_CONSOLE} import main
+        return main(sys.argv[2:])
     return agent.main({finish.__name__})
 """
     files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
-    todo, seen = [agent.__name__, finish.__module__], {base}
+    todo, seen = [agent.__name__, finish.__module__, f"{base}.{_CONSOLE}"], {base}
     while todo:
         name = todo.pop()
         if name in seen or not name.startswith(base + "."):

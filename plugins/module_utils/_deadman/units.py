@@ -27,13 +27,13 @@ from .invocation import agent_arguments, python
 _ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
 # Directories whose units take precedence over those in /run.
 _BEFORE = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", _ETC)
-_DEFAULT = "/var/lib/evenkeel"
+DEFAULT = "/var/lib/evenkeel"
 # Texts without a special meaning in a unit file: no blank, quote, specifier, variable or wildcard.
 _PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 # Seconds between two checks of the watcher.
 TICK = 20.0
 # Tried in this order where the Python that armed the change does not run.
-_PYTHONS = (
+PYTHONS = (
     "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
 )
 _MORE_PYTHONS = "/opt/*/bin/python3"
@@ -132,7 +132,7 @@ class SystemdTimer:
 
 def unit(store: Store, kind: str = "deadman") -> str:
     """Unit name; stores elsewhere than the default have units of their own."""
-    if store.root == _DEFAULT:
+    if store.root == DEFAULT:
         return f"evenkeel-{kind}"
     # As systemd-escape --path does: no two paths have the same name.
     path = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", store.root.strip("/"))
@@ -274,7 +274,7 @@ def _exec_start(store: Store, agent: str, task: str) -> str:
     # Root runs no program from a directory of another user.
     more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path))
     script = (
-        f'for p in {python()} {_PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
+        f'for p in {python()} {PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
         f"r=$$?; case $$r in 0|3) exit $$r;; esac; done; "
         f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host has run {agent}; exit 1; }}"
     )

@@ -130,9 +130,15 @@ def _join(place: str, own: bool) -> bool:
 
 def _end_at_shutdown(_number: int, _frame: object) -> None:
     """Handle a signal: end only when the host goes down."""
+    if is_last_of_all():
+        os._exit(0)
+
+
+def is_last_of_all() -> bool:
+    """Whether systemd has ended all units, and now kills the processes that are left."""
     with suppress(OSError), open("/proc/1/comm") as stream:
-        if "shutdow" in stream.read():
-            os._exit(0)
+        return "shutdow" in stream.read()
+    return False
 
 
 def report_ready() -> None:

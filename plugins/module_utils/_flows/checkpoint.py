@@ -69,6 +69,7 @@ class _Taking:
         self.hooks = quiescing.check(request.quiesce)
         self.outside = places.check(request.outside)
         self.host = request.host or os.uname().nodename
+        self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
 
     def predicted(self) -> Checkpointed:
@@ -144,7 +145,8 @@ class _Taking:
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
-        changes.prepare(self.store, agent)
+        lacking = changes.prepare(self.store, agent)
+        self.warnings = [lacking] if lacking else []
         return agent
 
     def _base(self, sections: list[Section]) -> Manifest | None:
@@ -176,6 +178,7 @@ class _Taking:
             name=self.name,
             kind=manifest.kind if manifest else "snapshot",
             root=root,
+            warnings=self.warnings or None,
         )
 
 

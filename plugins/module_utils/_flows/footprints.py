@@ -21,7 +21,7 @@ from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
 from .._host.durable import remove_file
 from .._host.paths import ancestors
-from .._resources import files, registry
+from .._resources import files, ours, registry
 from .._resources.kind import Restore
 from .._results import ChangedPath, Outside
 from .._store.manifest import Manifest
@@ -62,10 +62,10 @@ def _walk(store: Store, declared: Mapping[str, Sequence[str]], seconds: float) -
 
 
 def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[bytes], bool]:
-    ours = [*map(os.fsdecode, OWN_NAMES)]
-    named = declaration.left_out(Declaration(declared["paths"], [*declared["exclude"], *ours]))
-    root = os.fsencode(os.path.realpath(store.root))
-    return lambda path: path == root or named(path)
+    names = [*map(os.fsdecode, OWN_NAMES)]
+    named = declaration.left_out(Declaration(declared["paths"], [*declared["exclude"], *names]))
+    own = {os.fsencode(path) for path in ours.paths(store.root)}
+    return lambda path: path in own or named(path)
 
 
 def _look(store: Store, generation: int, manifest: Manifest, seconds: float) -> Outside | None:

@@ -11,18 +11,21 @@ from dataclasses import dataclass
 
 from .processes import read_stat
 
-NEW, OLD, NOT_SHOWN = "new", "old", "not shown"
+NEW, OLD, NOT_SHOWN, CONSOLE = "new", "old", "not shown", "console"
 # Each of these programs serves one login. The listening server above them is older than every login.
 _SERVERS = frozenset(("sshd", "sshd-session", "dropbear", "dropbearmulti", "tinysshd"))
+# The major numbers of terminals that belong to the machine: virtual consoles, /dev/console, serial lines, hypervisors'.
+_CONSOLES = frozenset((4, 5, 188, 204, 229))
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """``started``: seconds after boot."""
+    """``started``: seconds after boot. ``terminal``: the device number of its controlling terminal, or 0."""
 
     pid: int
     name: str
     started: float
+    terminal: int = 0
 
 
 def age(since: float, ancestors: Iterable[Ancestor] | None = None, now: float | None = None) -> str:
@@ -44,11 +47,24 @@ def age(since: float, ancestors: Iterable[Ancestor] | None = None, now: float | 
     return NOT_SHOWN
 
 
+def of_person(since: float, ancestors: Iterable[Ancestor] | None = None, now: float | None = None) -> str:
+    """The age of the login in which a person typed this command: ``new`` or ``old`` as in ``age``, ``console`` at a
+    terminal of the machine itself, ``not shown`` elsewhere, such as in tmux, which serves one login after the other."""
+    if now is None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    at_console = False
+    for ancestor in _ancestors(os.getpid()) if ancestors is None else ancestors:
+        if ancestor.name in _SERVERS:
+            return NEW if now - ancestor.started <= since else OLD
+        at_console = at_console or os.major(ancestor.terminal) in _CONSOLES
+    return CONSOLE if at_console else NOT_SHOWN
+
+
 def _ancestors(pid: int) -> Iterator[Ancestor]:
     """The process, then its parent, and so on up to the first process."""
     while pid > 0:
         stat = read_stat(pid)
         if stat is None:
             return
-        yield Ancestor(pid, stat.name, stat.started)
+        yield Ancestor(pid, stat.name, stat.started, stat.terminal)
         pid = stat.parent

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Stat:
     """The fields of ``/proc/PID/stat`` that we use. ``name``: as the process calls itself. ``ticks``: its start, in
-    clock ticks after boot."""
+    clock ticks after boot. ``terminal``: the device number of its controlling terminal; 0 where it has none."""
 
     pid: int
     name: str
@@ -21,6 +21,7 @@ class Stat:
     parent: int
     group: int
     ticks: int
+    terminal: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -42,7 +43,7 @@ def read_stat(pid: int | str, proc: str = "/proc") -> Stat | None:
         return None
     fields = tail.split()
     name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Stat(int(pid), name, fields[0], int(fields[1]), int(fields[2]), int(fields[19]))
+    return Stat(int(pid), name, fields[0], int(fields[1]), int(fields[2]), int(fields[19]), int(fields[4]))
 
 
 def start_time(pid: int) -> int | None:

@@ -17,7 +17,7 @@ from .._host.options import mapping, meant, one_of
 from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
-from . import files
+from . import files, ours
 from .kind import Kind, Programs, Sink, is_within
 from .kinds import IN_ORDER
 
@@ -74,6 +74,15 @@ def check(resources: Any) -> list[Section]:
     sections.sort(key=lambda section: order.index(section.kind))
     _refuse_overlap(sections)
     return _with_trees(sections)
+
+
+def declared(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """The resources as a person declared them, of sections of a checkpoint; kinds of a later version are left out."""
+    return [
+        {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
+        for section in sections
+        if section.kind in KINDS
+    ]
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
@@ -193,7 +202,7 @@ def capture(
         for section, before in zip(sections, running):
             lines = before + own(section, True)
             spec = tree_spec(section)
-            scanned = files.scan(spec, sink, [os.path.realpath(store)]).lines() if spec is not None else []
+            scanned = files.scan(spec, sink, ours.paths(store)).lines() if spec is not None else []
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
     return taken

@@ -29,6 +29,7 @@ from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.ending import Ending
 from evenkeel.changes.evidence import StopIf, conditions
 from evenkeel.changes.extending import Extending
+from evenkeel.changes.notify import Notifier
 from evenkeel.changes.request import ALL, DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES, WAVE, Request
 from evenkeel.changes.wave import Wave
 from evenkeel.outcome import (
@@ -70,7 +71,10 @@ def run(request: Request, caller: Caller) -> ChangeResult:
         whole = _prepare(session, request, targets, caller)
         with under_way(), whole.context.stop_if or nullcontext():
             gathering = str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))
-            reason, usage = whole.run(gather=plays.gathers(path, gathering))
+            try:
+                reason, usage = whole.run(gather=plays.gathers(path, gathering))
+            finally:
+                whole.note(whole.notifier.close())
     code = exit_code([result.state for result in whole.hosts.values()], complete=not reason)
     if code is Exit.REFUSED and usage:
         code = Exit.USAGE
@@ -100,12 +104,14 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     strict = preflight.strict(request.probes, targets)
     within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
     terms = preflight.terms(request, targets, plan)
+    notifier = Notifier(preflight.notify_url(request.notify, targets), terms.ident, request.playbook)
     variables = {**request.variables(), "evenkeel_confirm_within": within, "evenkeel_at_most": terms.at_most}
     if caller.asked_to_stop():
         raise UsageError("stopped before anything was touched")
     total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
     count = f"{len(plan)} {'wave' if len(plan) == 1 else 'waves'}"
     caller.report(Progress(Kind.PLAN, f"{request.playbook}: {total} in {count}"))
+    caller = replace(caller, report=notifier.listening(caller.report))
     asked = conditions(preflight.stop_if(request.stop_if, targets))
     context = Context(session, request, targets, variables, strict, caller, terms=terms)
     if asked:
@@ -115,15 +121,15 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     if context.stop_if is not None:
         context.stop_if.check()
     hosts = {host: HostResult(host, number) for number, wave in enumerate(plan, 1) for host in wave}
-    return Change(context, plan, hosts, notes)
+    return Change(context, plan, hosts, notes, notifier=notifier)
 
 
 @dataclass
 class Change:
     """All waves, one after the other.
 
-    extends: makes what extends deadlines meanwhile. armed: the dead-men of all hosts so far. touched: hosts outside of
-    their wave; left_out: host -> the play it missed.
+    extends: makes what extends deadlines meanwhile. notifier: posts outcomes. armed: the dead-men of all hosts so far.
+    touched: hosts outside of their wave; left_out: host -> the play it missed.
     """
 
     context: Context
@@ -131,6 +137,7 @@ class Change:
     hosts: dict[str, HostResult]
     notes: list[str] = field(default_factory=list)
     extends: Callable[[Context], Extending] = Extending
+    notifier: Notifier = field(default_factory=lambda: Notifier("", "", ""))
     armed: dict[str, decide.Armed] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -251,6 +258,12 @@ class Change:
 
         return self._watch(math.inf, "", over)
 
+    def note(self, sentences: Sequence[str]) -> None:
+        """Tell a person of something that changes no outcome."""
+        for sentence in sentences:
+            self.notes.append(sentence)
+            self.context.note(sentence)
+
     def _gather(self, hosts: Sequence[str]) -> None:
         """Gather the facts of hosts of later waves, for templates of earlier ones; note each host that has none."""
         record = Record()
@@ -266,8 +279,7 @@ class Change:
         run = OwnRun("facts", self.context.variables_for(hosts), hosts, question=True, facts=True)
         self.context.session.run_own(run, on_event, stop)
         for host, why in failed.items():
-            self.notes.append(f"no facts of {host} for the waves before its own: {why}")
-            self.context.note(self.notes[-1])
+            self.note([f"no facts of {host} for the waves before its own: {why}"])
 
     def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
         """The memory of hosts, as ft_info tells it; None for one that did not answer."""

@@ -23,7 +23,9 @@ from evenkeel.shared import BadValue, declarations, misspelt, seconds
 
 RESCUED = ("probe", "fail")
 # The variables of a host that the driver reads; Ansible resolves all others where they are used.
-_TERMS = tuple(f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after", "stop_if"))
+_TERMS = tuple(
+    f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after", "stop_if", "notify")
+)
 _READ = (
     *_TERMS,
     "evenkeel_waves",
@@ -90,6 +92,14 @@ def said(given: str | None, variable: str, default: str, targets: Targets) -> st
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
+
+
+def notify_url(given: str | None, targets: Targets) -> str:
+    """The URL for outcomes, or nothing. It may hold a secret, so that no message repeats it. Raises UsageError."""
+    try:
+        return said(given, "evenkeel_notify", "", targets)
+    except UsageError:
+        raise UsageError("evenkeel_notify differs between hosts: say it on the command line") from None
 
 
 def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> Terms:

@@ -53,6 +53,7 @@ class Request:
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
     them. confirm_within, at_most, soak, deadline, pause, bake: durations. on_failure: stop, wave or all. hold_after:
     the number of a wave. reboot: never or planned. reboots: how many boots a change may take that plans them. probes,
+    resources: lists as the modules take them. notify: a URL for outcomes.
     resources: lists as the modules take them. stop_if: commands and queries that can say at any moment that the change
     must stop.
     """
@@ -75,6 +76,7 @@ class Request:
     deadline: str | None = None
     probes: Sequence[Spec] | None = None
     resources: Sequence[Spec] | None = None
+    notify: str | None = None
     stop_if: Sequence[Spec] | None = None
 
     def variables(self) -> dict[str, object]:

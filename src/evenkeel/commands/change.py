@@ -58,6 +58,8 @@ class Change(FleetCommand[ChangeResult]):
         parser.add_argument("--stop-if", metavar="COMMAND", action="append", help=text)
         add_probes(parser)
         add_resources(parser)
+        text = "post a JSON line for each outcome of a host to this URL; a URL with a secret belongs in evenkeel_notify"
+        parser.add_argument("--notify", metavar="URL", help=text)
         parser.add_argument("-C", "--check", action="store_true", help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
@@ -82,6 +84,7 @@ class Change(FleetCommand[ChangeResult]):
             deadline=args.deadline,
             probes=specs(args.probes, "probes"),
             resources=specs(args.resources, "resources"),
+            notify=args.notify,
             stop_if=stop_if(args.stop_if),
         )
         return flow.run(request, caller)

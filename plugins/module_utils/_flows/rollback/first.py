@@ -6,7 +6,6 @@ user has filled.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from ..._errors import EvenkeelError
 from ..._files import comparison
 from ..._files.step import FILES
 from ..._host.trust import trusted
-from ..._resources import files, registry
+from ..._resources import files, ours, registry
 from ..._resources.registry import KINDS, locked
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
@@ -82,7 +81,7 @@ class First(Record):
         self._causes.clear()
 
     def _access_files(self, writer: Writer) -> None:
-        skip = [os.path.realpath(self.store.root)]
+        skip = ours.paths(self.store.root)
         plans = []
         for section in self._plan.sections:
             narrow = access.narrowed(section)

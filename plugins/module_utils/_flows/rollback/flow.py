@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..._deadman import changes, doubt, package
+from ..._deadman import changes, command, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._host.durable import write_file
 from ..._results import RolledBack
@@ -170,6 +170,9 @@ def execute(
     if not how.boot:  # The boot does not wait for it.
         footprints.look(store, change.generation, manifest.id, back=True)
     changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
+    agent = changes.agent_of(store)
+    if agent:
+        command.install(store, agent)  # The change may have removed it.
     result.changed = True
     return result
 

@@ -20,7 +20,7 @@ from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import check_path
-from ..._resources import files, registry
+from ..._resources import files, ours, registry
 from ..._resources.kind import Kind, Restore, Sink, is_within
 from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
 from ..._services import quiescing, traces
@@ -205,7 +205,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     spec = tree_spec(section)
     if spec is None:
         return []
-    scan = files.scan(spec, sink, [os.path.realpath(store.root)], tolerant=True)
+    scan = files.scan(spec, sink, ours.paths(store.root), tolerant=True)
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(remounted(files.trees_of(spec), seen_mounts()))
@@ -247,7 +247,7 @@ def written_since(store: Store, sections: Sequence[Section], how: Options) -> di
     for section in sections:
         spec = tree_spec(section)
         if spec is not None:
-            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
             steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
             found.update({step.target: _line_of(scan, step.target) for step in steps})
     return found if len(found) <= _MOST else {}
@@ -268,7 +268,7 @@ def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
     for section in sections:
         spec = tree_spec(section)
         if spec is not None:
-            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
             for line in scan.entries.lines:
                 entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and _SHORT.search(line)) else None
                 if (
@@ -347,7 +347,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         if spec is None:
             continue
         with _noting(left, section.kind):
-            scan = files.scan(spec, Hasher(store.objects), [os.path.realpath(store.root)], tolerant=True)
+            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
             then = entries(section, spec, scan)
             wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
             away = remounted(files.trees_of(spec), seen_mounts())

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import notices
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 # No systemd in these tests: the dead-man is a process, services are processes.
@@ -24,6 +26,15 @@ SYSTEM = replace(System(), has_systemd=lambda: False)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just written holds still: a checkpoint need not wait before it reads it once more."""
     monkeypatch.setattr(rereading, "_APART", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The machine that runs the tests gets no command for a person, no line in its journal, no message of the day."""
+    monkeypatch.setattr(ours, "COMMAND", str(tmp_path / "no-sbin" / "evenkeel-host"))
+    monkeypatch.setattr(notices, "LOG", str(tmp_path / "no-log"))
+    monkeypatch.setattr(notices, "MOTD", str(tmp_path / "no-run" / "motd.d"))
+    monkeypatch.setattr(notices, "WALL", "no-wall")
 
 
 @pytest.fixture

@@ -70,7 +70,23 @@ def closure(name: str) -> set[str]:
 
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
-    assert inside == (closure("_deadman/agent.py") | closure("_flows/rollback/flow.py") | {"__init__.py", "_agent.py"})
+    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py")
+    assert inside == {"__init__.py", "_agent.py"}.union(*map(closure, starts))
+
+
+@pytest.mark.parametrize("name", ["ft_checkpoint", "ft_rollback"])
+def test_modules_that_arm_carry_all_that_the_agent_holds(name: str) -> None:
+    """Ansible sends a module with what it imports, and nothing else can go into the agent."""
+    source = (HERE.parent / f"modules/{name}.py").read_text()
+    sent = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and ".module_utils." in (node.module or ""):
+            base = HERE.joinpath(*(node.module or "").partition(".module_utils.")[2].split("."))
+            for one in [base, *(base / alias.name for alias in node.names)]:
+                if one.with_suffix(".py").is_file():
+                    sent |= closure(str(one.with_suffix(".py").relative_to(HERE)))
+    inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
+    assert inside - sent == {"__init__.py", "_agent.py"}
 
 
 def test_the_agent_is_the_same_whatever_else_is_loaded() -> None:
@@ -144,10 +160,10 @@ def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch
     other.chmod(0o755)
     os.makedirs(store.root)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(units, "_PYTHONS", f"/bin/false {other}")
+    monkeypatch.setattr(units, "PYTHONS", f"/bin/false {other}")
     assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0
     assert (tmp_path / "tried").read_text().count("tried") == 1
-    monkeypatch.setattr(units, "_PYTHONS", "/bin/false")
+    monkeypatch.setattr(units, "PYTHONS", "/bin/false")
     done = run_unit(store, agent, "/nowhere/python3", monkeypatch)
     assert done.returncode == 1 and "no Python on this host has run" in done.stdout
     os.unlink(store.join("armed"))
@@ -175,7 +191,7 @@ def test_the_agent_runs_only_as_it_was_installed(
         else:
             agent.symlink_to(evil) if exchanged == "link" else os.mkfifo(agent)
     Path(store.join("armed")).write_text("{}")
-    monkeypatch.setattr(units, "_PYTHONS", "")
+    monkeypatch.setattr(units, "PYTHONS", "")
     done = run_unit(store, agent, sys.executable, monkeypatch)
     assert not (tmp_path / "pwned").exists()
     assert (done.returncode == 0) == (exchanged == "not"), done.stderr

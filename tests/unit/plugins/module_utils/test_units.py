@@ -143,7 +143,7 @@ def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
     for path in (good, unfit):
         path.chmod(0o755)
     monkeypatch.setattr(units, "python", lambda: str(tmp_path / "gone"))
-    monkeypatch.setattr(units, "_PYTHONS", f"{tmp_path}/python3.*")
+    monkeypatch.setattr(units, "PYTHONS", f"{tmp_path}/python3.*")
     store = Store(str(tmp_path / "store"), System())
     shell = re.fullmatch("/bin/sh -c '(.*)'", units._exec_start(store, "agent.pyz", "boot"))
     assert shell is not None

@@ -1,0 +1,90 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command ``evenkeel-host`` for a person on the host: a script that runs the agent, which arming leaves there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import suppress
+
+from .._host.durable import write_file
+from .._host.trust import stranger
+from .._resources import ours
+from .._store.store import Store
+from . import units
+from .invocation import agent_arguments, python
+
+# The task of the agent that the script asks for, before the words of the person.
+TASK = "host"
+_SCRIPT = """\
+#!/bin/sh
+{mark}
+# Arming a change writes this file anew. It may be deleted. How to use it: evenkeel-host --help
+if [ "$(id -u)" != 0 ]; then
+  echo "evenkeel-host: only root can do this; try sudo $0" >&2
+  exit 1
+fi
+if [ ! -f {agent} ]; then
+  echo {gone} >&2
+  exit 1
+fi
+for python in {pythons}; do
+  [ -x "$python" ] && "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null &&
+    exec "$python" {arguments} {task} --store {store} "$@"
+done
+echo "evenkeel-host: no Python on this host runs it (3.8 or newer is needed)" >&2
+exit 1
+"""
+
+
+def install(store: Store, agent: str) -> str:
+    """Write the command for this store, and return why it cannot be there; empty where it is. It is a comfort: a change
+    does without it. The times of its directory stay, so that a checkpoint sees no difference."""
+    path = ours.COMMAND
+    if not is_host(store):
+        return ""
+    folder = os.path.dirname(path)
+    try:
+        if os.path.lexists(path) and not ours.is_ours(path):
+            return f"evenkeel-host is not installed: {path} is there, and is not ours"
+        if not os.path.isdir(folder):
+            return f"evenkeel-host is not installed: there is no directory {folder}"
+        other = stranger(path, {0})
+        if other:
+            return f"evenkeel-host is not installed: {other}"
+        data = _script(store, agent).encode()
+        if _content(path) != data:
+            times = os.stat(folder)
+            write_file(path, data, 0o755)
+            os.chmod(path, 0o755)
+            os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    except OSError as error:
+        return f"evenkeel-host is not installed: {error}"
+    return ""
+
+
+def is_host(store: Store) -> bool:
+    """Whether this machine is the host, and does not play several ones, each with a store of its own."""
+    return os.geteuid() == 0 and (store.system.has_systemd() or store.root == units.DEFAULT)
+
+
+def _content(path: str) -> bytes:
+    with suppress(OSError), open(path, "rb") as stream:
+        return stream.read()
+    return b""
+
+
+def _script(store: Store, agent: str) -> str:
+    gone = f"evenkeel-host: its program {agent} is gone; the next change that is armed here brings it back"
+    return _SCRIPT.format(
+        mark=ours.MARK.decode(),
+        agent=shlex.quote(agent),
+        gone=shlex.quote(gone),
+        pythons=f"{shlex.quote(python())} {units.PYTHONS}",
+        arguments=shlex.join(agent_arguments(agent)),
+        task=TASK,
+        store=shlex.quote(store.root),
+    )

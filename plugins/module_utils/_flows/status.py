@@ -1,0 +1,165 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The state of a host in plain words, for a person who looks at it there. Reads, and changes nothing."""
+
+from __future__ import annotations
+
+import time
+
+from .._deadman import changes, doubt
+from .._errors import EvenkeelError
+from .._store.store import Store, time_of
+from .info import host_state
+
+# Exit codes, as the command evenkeel has them.
+DONE, USAGE, FAILED, REFUSED, IN_DOUBT = 0, 1, 2, 3, 4
+_SHOWN = 20
+_ENDS = {
+    changes.CONFIRMED: "was confirmed",
+    changes.ROLLED_BACK: "was rolled back",
+    changes.ACCEPTED: "was accepted with state that could not be put back",
+}
+_BY = {
+    "settle": "by the controller",
+    "deadline": "by the host itself, as it was not confirmed in time",
+    "boot": "by the host itself, as it booted before it was confirmed",
+    "operator": "by hand",
+}
+_STAGES = {
+    "": "and still runs here",
+    changes.HELD: "is healthy here, and waits for the others",
+    changes.APPROVED: "and a person has let it go on",
+    changes.DECIDED: "and it has been decided that all keep it",
+}
+WHY = {
+    "settle": "the controller asked for it",
+    "deadline": "its time to confirm is over",
+    "boot": "the host booted before it was confirmed",
+    "operator": "it was asked by hand",
+}
+
+
+def words(store: Store) -> tuple[list[str], int]:
+    """Lines on the state of the host, and the exit code for it."""
+    if not store.exists:
+        return [f"No change was ever armed on this host: there is no store at {store.root} (--store names another)."], 0
+    change, doubtful = changes.armed(store), doubt.in_doubt(store)
+    if change is not None:
+        why = change.overdue(store.system)
+        lines, code = (_waiting(store, change), DONE) if why is None else (_returning(store, change, why), DONE)
+        return lines, IN_DOUBT if change.left else code
+    if doubtful is not None:
+        return _doubtful(store, doubtful), IN_DOUBT
+    last = changes.last_event(store)
+    lines = ["No change is under way on this host.", *([f"The last one, {ended(store, last)}."] if last else [])]
+    if host_state(store.root, store.system).interrupted:
+        lines.append("A rollback was interrupted. The next one, or the next change, completes it.")
+    newest = _newest(store)
+    if newest:
+        lines += [f"  newest checkpoint:  {newest}", "  go back to it:      evenkeel-host rollback"]
+    return lines, DONE
+
+
+def ended(store: Store, event: changes.Event) -> str:
+    """The end of a change in words, without a full stop."""
+    done = _ENDS.get(event.outcome, "could not be rolled back as a whole")
+    by = _BY.get(event.by, f"by {event.by}")
+    return f"{name_of(store, event.checkpoint)} (generation {event.generation}), {done} {by} at {clock(event.at)}"
+
+
+def listed(things: list[str]) -> list[str]:
+    """Indented lines, not too many."""
+    more = [f"  - and {len(things) - _SHOWN} more"] if len(things) > _SHOWN else []
+    return [f"  - {one}" for one in things[:_SHOWN]] + more
+
+
+def name_of(store: Store, checkpoint: str) -> str:
+    """The name of a checkpoint, or the beginning of its id where it cannot be read."""
+    try:
+        return store.record(checkpoint, whole=False).name
+    except EvenkeelError:
+        return checkpoint[:12]
+
+
+def clock(at: float) -> str:
+    """A time of day in the zone of the host, with the date where that is another one."""
+    then = time.localtime(at)
+    same = time.strftime("%F", then) == time.strftime("%F")
+    return time.strftime("%H:%M:%S" if same else "%F %H:%M:%S", then)
+
+
+def span(seconds: float) -> str:
+    """A duration in words."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def left(store: Store, change: changes.Armed) -> float:
+    """Seconds until the change goes back."""
+    return max(0.0, change.due - store.system.monotonic())
+
+
+def _waiting(store: Store, change: changes.Armed) -> list[str]:
+    return [
+        f"A change is under way on this host. It goes back in {span(left(store, change))}, at {clock(change.until)}, "
+        "unless it is confirmed.",
+        f"  change:      {change.name}, generation {change.generation}, armed at {clock(began_at(store, change))}",
+        f"  checkpoint:  {_checkpoint(store, change.checkpoint)}",
+        "  keep it:     evenkeel-host confirm    (over a login that is newer than the change)",
+        "  more time:   evenkeel-host extend 10m",
+        "  undo it now: evenkeel-host rollback",
+        *([f"It is part of a change over {change.hosts} hosts, {_STAGES[change.stage]}."] if change.hosts > 1 else []),
+    ]
+
+
+def began_at(store: Store, change: changes.Armed) -> float:
+    """Epoch seconds at which the change was armed."""
+    return store.system.now() - age(store, change)
+
+
+def age(store: Store, change: changes.Armed) -> float:
+    """Seconds since the change was armed."""
+    return store.system.monotonic() - change.started
+
+
+def _returning(store: Store, change: changes.Armed, why: str) -> list[str]:
+    lines = [
+        f"This host goes back to {change.name} (generation {change.generation}): {WHY.get(why, why)}.",
+        f"  checkpoint:  {_checkpoint(store, change.checkpoint)}",
+    ]
+    if change.left:
+        lines.append(f"It tries again until {clock(change.tries_until)}. It could not put back so far:")
+        lines += listed(change.left)
+    return lines
+
+
+def _doubtful(store: Store, event: changes.Event) -> list[str]:
+    return [
+        f"This host is in doubt: {ended(store, event)}, and this could not be put back:",
+        *listed(event.left),
+        "It takes no other change until that is mended.",
+        f"  try to go back again:   evenkeel-host rollback {event.checkpoint[:12]}",
+        "  keep the host as it is: evenkeel accept, on the controller (the module ft_accept)",
+    ]
+
+
+def _checkpoint(store: Store, checkpoint: str) -> str:
+    try:
+        found = store.record(checkpoint, whole=False)
+    except EvenkeelError as error:
+        return f"{checkpoint[:12]}, which cannot be read: {error.message}"
+    kinds = ", ".join(section.kind for section in found.sections)
+    return f"{checkpoint[:12]} of {clock(time_of(found.created).timestamp())}: {kinds}"
+
+
+def _newest(store: Store) -> str:
+    try:
+        found = store.resolve("latest")
+    except EvenkeelError as error:
+        return "" if "there is no checkpoint" in error.message else error.message
+    return f"{name_of(store, found)}, {_checkpoint(store, found)}"
