@@ -36,7 +36,7 @@ class ProbingAction(HostAction):
         return True
 
     def outside(self, items: Sequence[Item], values: Mapping[str, Any], variables: Mapping[str, Any]) -> Outside:
-        """What is measured from outside of this host. Raises UsageError."""
+        """The probes that are measured from outside of this host. Raises UsageError."""
         inventory = Inventory(self, dict(variables))
         play = list(variables.get("ansible_play_hosts_all") or [])
         try:

@@ -27,6 +27,7 @@ import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _adapter
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import OF_THE_DRIVER
 
 from evenkeel import cli
 from evenkeel.collection import FQCN, collections_path
@@ -288,8 +289,8 @@ def test_examples_of_filters_come_to_what_they_say(tmp_path: Path) -> None:
 
 
 def variables() -> dict[str, list[dict[str, Any]]]:
-    """name -> how each role that takes the variable declares it; none for those of a playbook."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """name -> how each role that takes the variable declares it; none for those of a playbook, and of the driver."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in OF_THE_DRIVER}
     for path in (ROOT / "playbooks").glob("*.yml"):
         for name in re.findall(r"\bevenkeel_\w+", path.read_text()):
             found.setdefault(name, [])

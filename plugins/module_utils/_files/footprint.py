@@ -51,7 +51,7 @@ class Changed(NamedTuple):
 
 
 class Walk:
-    """One walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
+    """A walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
     ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
     directory that two declared trees or two mounts show is walked once, at its first path.

@@ -61,7 +61,7 @@ def _checked(item: object, where: str) -> Probe:
 
 
 def measure(probes: Sequence[Probe], system: System, here: str = HOST) -> list[ProbeResult]:
-    """One round: all probes at the same time, so that a slow probe does not delay the others.
+    """A round: all probes at the same time, so that a slow probe does not delay the others.
 
     ``here``: the place of this process. A probe that is to be measured from another place is unknown.
     """

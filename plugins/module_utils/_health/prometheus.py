@@ -43,7 +43,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Series:
-    """One series of an answer: its labels, and its value, which may be no finite number."""
+    """A series of an answer: its labels, and its value, which may be no finite number."""
 
     labels: Mapping[str, str]
     value: float
@@ -179,7 +179,7 @@ class PrometheusProbe(Probe):
         "min": {"type": "float"},
         "max": {"type": "float"},
         "samples": {"type": "int", "default": 1},
-        "passing": {"type": "int"},
+        "passing": {"type": "int", "no_log": False},
         "every": {"type": "str", "default": "1s"},
     }
 

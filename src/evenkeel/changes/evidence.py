@@ -25,7 +25,7 @@ _WORDS = 300
 
 @dataclass
 class Condition:
-    """One thing that can say that a change must stop. ask: why it must, or nothing. An exception of it means that
+    """A thing that can say that a change must stop. ask: why it must, or nothing. An exception of it means that
     nobody knows.
 
     errors: how often it could not be asked, without an answer in between.

@@ -270,7 +270,7 @@ class Change:
             self.context.note(self.notes[-1])
 
     def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-        """What hosts remember, as ft_info tells it; None for one that did not answer."""
+        """The memory of hosts, as ft_info tells it; None for one that did not answer."""
         record = Record()
         run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
         stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)

@@ -126,7 +126,7 @@ def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> 
 
 
 def stop_if(given: Sequence[Any] | None, targets: Targets) -> Sequence[Any]:
-    """What can say that the change must stop: given here, or by the hosts' variables, which then must agree."""
+    """The conditions that stop the change: given here, or by the hosts' variables, which then must agree."""
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]

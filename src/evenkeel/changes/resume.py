@@ -34,7 +34,7 @@ _ANSWER = 120.0
 
 @dataclass(frozen=True)
 class Member:
-    """One host of a change as it remembers it.
+    """A host of a change as it remembers it.
 
     state: held, also while the user's playbook may still have run, confirmed, rolled_back or in_doubt. stage: as the
     host notes it.

@@ -46,7 +46,7 @@ def comments(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def merged(suggested: Iterable[Iterable[Any]]) -> list[dict[str, dict[str, list[str]]]]:
-    """One declaration of each kind, with all that the hosts name. A path within another one is left out."""
+    """A declaration of each kind, with all that the hosts name. A path within another one is left out."""
     kinds: dict[str, dict[str, set[str]]] = {}
     for one in suggested:
         for item in one:
