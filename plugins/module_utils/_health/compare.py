@@ -62,7 +62,7 @@ class CompareProbe(Probe):
         """With both limits a host fails that is beyond both: a ratio means little where values are near zero, and a
         difference little where they are large."""
         said = f"the value {value:g}, with {usual:g} on {number} unchanged {'host' if number == 1 else 'hosts'}"
-        beyond = value > usual and (self._ratio is None or value > usual * self._ratio or usual <= 0)
+        beyond = value > usual and (self._ratio is None or value > usual * self._ratio)
         beyond = beyond and (self._difference is None or value - usual > self._difference)
         return Measurement(FAIL if beyond else PASS, said)
 

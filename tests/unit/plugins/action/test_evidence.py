@@ -85,6 +85,7 @@ def test_where_health_is_not_measured_nothing_is_asked_and_no_secret_leaves(
     run = fleet.play(tasks, "h1", "-vvv")
     assert run.results["h1"]["generation"] == 1
     assert server.asked == [] and SECRET not in run.output
+    assert '"prometheus"' not in run.output, "the declaration was sent to the host"
 
 
 def test_a_peer_looks_at_a_host_that_cannot_be_reached_from_where_users_are(fleet: Fleet) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import Probe, ProbeResult
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import (
     CRASH_LOOP,
@@ -182,6 +184,20 @@ def test_a_probe_that_only_warns_decides_nothing_and_is_told() -> None:
         health, _ = run([[*FAIL, warned]], deadline=3.0)
         assert (health.state, health.wrong()) == ("fail", ["service web.service: fail, seen"])
         assert run([[*UNKNOWN, warned]], deadline=3.0)[0].state == "unknown"
+
+
+def test_evidence_from_outside_that_is_bad_is_not_waited_for() -> None:
+    said = {"kind": "http", "target": "http://a/", "state": "fail", "detail": "status 500", "source": "peer b"}
+    clock = Clock()
+    system = replace(System(), monotonic=lambda: clock.now, sleep=clock.sleep)
+    for severity, state in (("fail", "fail"), ("warn", "pass")):
+        health = wait(evidence([{**said, "severity": severity}]), Times(0.0, 60.0, 1.0), system)
+        assert (health.state, health.waited) == (state, 0.0)
+        assert [one.words for one in health.probes] == ["http http://a/ from peer b: fail, status 500"]
+    with pytest.raises(UsageError, match="measured, item 1: target is missing"):
+        evidence([{"kind": "http", "state": "pass"}])
+    with pytest.raises(UsageError, match="state must be pass, fail or unknown, not 'fine'"):
+        evidence([{**said, "state": "fine"}])
 
 
 def test_restarts_of_a_service_whose_probe_only_warns_do_not_count() -> None:
