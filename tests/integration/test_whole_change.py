@@ -187,11 +187,13 @@ def test_kill_9_before_the_decision_leaves_no_host_changed(fleet: Fleet, moment:
 
 
 def decided(fleet: Fleet) -> Callable[[], bool]:
-    return lambda: "decided" in fleet.on("web1", "cat /var/lib/evenkeel/armed /var/lib/evenkeel/events", check=False)
+    """Whether every host has been told that all are to keep the change."""
+    told = "grep -qs -e decided -e confirmed /var/lib/evenkeel/armed /var/lib/evenkeel/events && echo yes"
+    return lambda: all(fleet.on(host, told, check=False) for host in TEAM)
 
 
 def killed_in_the_last_step(fleet: Fleet, within: str, seconds: float = 0.0) -> None:
-    """The driver is killed so many seconds after the first host was told that all are to keep the change."""
+    """The driver is killed so many seconds after the last host was told that all are to keep the change."""
     running = fleet.start(
         "change", fleet.playbook("site.yml", GOOD), "-i", "inventory", *ALL, "--confirm-within", within
     )

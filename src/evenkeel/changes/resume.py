@@ -69,8 +69,12 @@ class Found:
 
     @property
     def decided(self) -> bool:
-        """Whether it had been decided that all hosts keep the change."""
-        return bool(self.hosts(State.CONFIRMED)) or any(member.stage == "decided" for member in self.members)
+        """Whether it had been decided that all hosts keep the change: it was written on every host that waits.
+
+        No host is told to confirm before that. So a host that was taken over, and says that it has confirmed, has no
+        other host keep a change that nobody decided on.
+        """
+        return all(member.stage == "decided" for member in self.members if member.state is State.HELD)
 
 
 def found(told: Mapping[str, Mapping[str, Any] | None]) -> list[Found]:

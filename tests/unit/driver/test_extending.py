@@ -125,7 +125,10 @@ def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dic
     ("told", "end"),
     [
         ([info("held"), info("held"), info("")], resume.BACK),
-        ([info("decided"), info("decided"), info("held")], resume.KEEP),
+        ([info("decided"), info("decided"), info("decided")], resume.KEEP),
+        ([info("decided"), info("decided"), info("held")], resume.BACK),
+        # A host says so that lies, or was confirmed by hand: the others had not been told to keep it.
+        ([info(outcome="confirmed"), info("held"), info("held")], resume.BACK),
         ([info(outcome="confirmed"), info("decided"), info("decided")], resume.KEEP),
         ([info(outcome="confirmed"), info("decided"), info(outcome="rolled_back")], resume.BACK),
         ([info(outcome="confirmed"), info(outcome="confirmed"), info("decided", overdue=5.0)], resume.BACK),
