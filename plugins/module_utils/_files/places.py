@@ -15,10 +15,10 @@ OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
 }
-# In this order, so that the places that matter most come first, and those last that other users may fill.
+# In this order, so that the places that matter most come first, and those last that may hold many files of anybody.
 PATHS = (
-    *("/etc", "/root", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
-    *("/var/spool/cron", "/opt", "/"),
+    *("/etc", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
+    *("/var/spool/cron", "/opt", "/root"),
 )
 # Data of users and of programs, and what programs make anew from other files.
 EXCLUDE = (

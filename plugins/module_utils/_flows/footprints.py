@@ -15,8 +15,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Callable
 
-from .._deadman import outside
-from .._files import declaration, footprint
+from .._deadman import command, outside
+from .._files import declaration, footprint, places
 from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
 from .._host.durable import remove_file
@@ -30,14 +30,17 @@ from .._store.store import Store
 # The number of paths that are looked at further.
 _MOST = 200_000
 # Seconds for the walk when a change is armed, and for the walk at its end.
-_BEFORE, _AFTER = 20.0, 5.0
+_BEFORE, _AFTER = 5.0, 5.0
 
 
 def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -> None:
-    """Record the metadata of all paths, before the change of this generation begins."""
+    """Record the metadata of all paths, before the change of this generation begins.
+
+    Where one machine plays several hosts, a path of it is no host's, and the usual places are not looked at.
+    """
     path = store.join("before")
     with suppress(OSError):
-        if declared["paths"]:
+        if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             walk = _walk(store, declared, _BEFORE)
             footprint.record(path, {"generation": generation, **declared}, walk)
         else:

@@ -279,7 +279,7 @@ def test_a_bad_declaration_is_named_before_anything_is_armed(
 
 def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     found = places.check(None)
-    assert found["paths"][0] == "/etc" and found["paths"][-1] == "/"
+    assert found["paths"][0] == "/etc" and found["paths"][-1] == "/root"
     left_out = footprints._left_out(Store("/var/lib/evenkeel", System()), found)
     for path in (b"/home", b"/var", b"/tmp", b"/srv", b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
         assert left_out(path), path
@@ -520,3 +520,9 @@ def test_a_held_host_was_looked_at_when_it_was_held_and_the_last_step_is_short(
     assert info(store)["outside"] is None, "the change is not over"
     monkeypatch.setattr(footprints, "_look", lambda *_args: pytest.fail("looked once more"))
     assert paths(host, settle(store, 1, GOOD, *NOW)["outside"]) == CHANGED
+
+
+def test_on_a_machine_that_plays_several_hosts_the_usual_places_are_no_hosts(store: Store) -> None:
+    with store.locked():
+        footprints.remember(store, 1, places.check(None))
+    assert not Path(store.join("before")).exists()
