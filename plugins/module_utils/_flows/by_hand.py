@@ -24,8 +24,10 @@ from .status import DONE, FAILED, IN_DOUBT
 def say(line: str, error: bool = False) -> None:
     """Print one line. Names in it are whatever somebody wrote: none of them moves or colours the terminal. A terminal
     that is gone stops nothing."""
+    stream = sys.stderr if error else sys.stdout
     with suppress(OSError, ValueError):
-        print(sentence(line), file=sys.stderr if error else sys.stdout, flush=True)
+        stream.write(f"{sentence(line)}\n")
+        stream.flush()
 
 
 def confirm(store: Store, from_here: bool, alone: bool) -> int:
