@@ -91,7 +91,7 @@ def test_a_change_that_drops_port_22_is_undone_by_the_hosts_themselves(fleet: Fl
       changed_when: false
 """
     began = time.time()
-    code, result = fleet.change(fleet.playbook("site.yml", locked), "--waves", "2", "--confirm-within", "20s")
+    code, result = fleet.change(fleet.playbook("site.yml", locked), "--waves", "2", "--confirm-within", "30s")
     ended = time.time()
     assert code == 2
     touched = ["web1", "web2"]
@@ -104,7 +104,7 @@ def test_a_change_that_drops_port_22_is_undone_by_the_hosts_themselves(fleet: Fl
         assert fleet.differs(host) == "" and fleet.serves(host)
         assert "dport 22" not in fleet.on(host, "nft list ruleset")
         assert ended <= event["at"] + 30, f"the run ended {ended - event['at']:.0f} s after the host was back"
-    assert ended - began < 20 + 60
+    assert ended - began < 30 + 60
     assert not any(fleet.touched(host) for host in fleet.names[2:])
 
 
@@ -119,7 +119,7 @@ def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
       ansible.builtin.shell: "systemctl restart ssh; pkill -KILL sshd"
       changed_when: true
 """
-    code, result = fleet.change(fleet.playbook("site.yml", broken), "--waves", "1", "--confirm-within", "15s")
+    code, result = fleet.change(fleet.playbook("site.yml", broken), "--waves", "1", "--confirm-within", "25s")
     assert code == 2
     assert fleet.state("web1")["by"] == "deadline"
     assert fleet.differs("web1") == ""
@@ -177,7 +177,7 @@ def _left_running(home: Path) -> list[str]:
 
 def test_a_reboot_in_the_middle_is_a_rollback(fleet: Fleet) -> None:
     process = fleet.start("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "1")
-    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 40)
+    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 90)
     fleet.lab.reboot("web1")
     out, _ = process.communicate(timeout=120)
     print(out)
@@ -232,7 +232,7 @@ def test_what_is_no_success_never_exits_0(fleet: Fleet, playbook: str, words: li
 
 def test_two_changes_at_once_on_one_host(fleet: Fleet) -> None:
     first = fleet.start("change", fleet.playbook("slow.yml", SLOW), "-i", "inventory", "--waves", "100%")
-    assert fleet.eventually(lambda: fleet.armed("web1"), 40)
+    assert fleet.eventually(lambda: fleet.armed("web1"), 90)
     code, result = fleet.change(fleet.playbook("site.yml", GOOD), "--limit", "web1")
     assert code == 3
     assert ("web1" in result["reason"] and "flight" in result["reason"]) or "under way" in result["reason"]
@@ -243,7 +243,7 @@ def test_two_changes_at_once_on_one_host(fleet: Fleet) -> None:
 
 def test_ctrl_c_rolls_back_what_is_in_flight_and_says_so(fleet: Fleet) -> None:
     process = fleet.start("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "1")
-    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 40)
+    assert fleet.eventually(lambda: fleet.serves("web1", "version 2"), 90)
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     print(out)
