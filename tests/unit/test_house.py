@@ -71,10 +71,11 @@ def _foreign(tree: ast.Module) -> Iterator[str]:
                 yield top
 
 
-# Ansible, rich and argparse call these by their names.
+# Ansible, rich, argparse and urllib call these by their names.
 CALLED_FROM_OUTSIDE = {
     "filters",
     "on_broken_pipe",
+    "redirect_request",
     "ActionModule",
     "CallbackModule",
     "FilterModule",
