@@ -281,8 +281,8 @@ msg:
 from dataclasses import replace
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import OPTION as MEASURED
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import evidence
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import OPTION as MEASURED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import OPTION
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured

@@ -337,7 +337,7 @@ msg:
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import OPTION as MEASURED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import OPTION as MEASURED
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
 

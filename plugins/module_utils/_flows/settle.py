@@ -12,7 +12,7 @@ from typing import Any
 from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing
-from .._health.outside import evidence
+from .._health.evidence import evidence
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.outside import evidence
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import Probe, ProbeResult
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import (
     CRASH_LOOP,
