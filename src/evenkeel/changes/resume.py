@@ -109,7 +109,14 @@ def verdict(change: Found) -> tuple[str, str]:
     if gone:
         return BACK, f"{some_of(gone)} did not keep it"
     if not change.decided:
-        return BACK, "it had not been decided that the hosts keep it"
+        if change.hosts(State.CONFIRMED):
+            return BACK, "it had not been decided that the hosts keep it"
+        # The run that began it may still live, and the hosts need nobody to go back if it does not.
+        due = time.strftime("%H:%M:%S", time.localtime(max(member.until for member in change.members)))
+        return WAIT, (
+            f"it is not decided that the hosts keep it. They go back by themselves, at {due} at the latest, unless the"
+            " run that began it still lives; evenkeel abort takes it back now"
+        )
     if missing > 0:
         return WAIT, f"{missing} of its {change.total} hosts did not answer, or were not asked"
     return KEEP, "it had been decided that all hosts keep it"
@@ -138,16 +145,16 @@ class Resumption:
                 ending.back([*change.hosts(State.HELD), *kept], why)
         for result in results.values():
             if result.state is State.HELD:  # it was left as it is
-                result.state, result.why = State.IN_DOUBT, f"{result.why or 'not confirmed'}; {why}"
+                result.state, result.why = State.IN_DOUBT, why
+            elif result.state is State.CONFIRMED:
+                result.why = result.why or "keeps the change"
         return reason, list(results.values())
 
     def approve(self, change: Found) -> tuple[str, list[HostResult]]:
         """Note on the held hosts of a change that a person lets it go on; why it could not be noted, and the hosts."""
         record, names = Record(), [member.host for member in change.members if member.stage]
         if not names:
-            return "it still runs, or its health has not been measured: no host is held", [
-                _result(member) for member in change.members
-            ]
+            return "no host is held: the change still runs, or the health of its hosts has not been measured", []
         generations = {member.host: member.generation for member in change.members if member.host in names}
         variables = self.context.variables_for(
             names, evenkeel_generations=generations, evenkeel_verdicts=dict.fromkeys(names, decide.APPROVE)
@@ -155,16 +162,15 @@ class Resumption:
         run = OwnRun("settle", variables, names, fresh=True)
         ended = self.context.session.run_own(run, lambda event: feed(record, event), lambda: "")
         results, reason = [], ""
-        for member in change.members:
+        for member in (member for member in change.members if member.host in names):
             result = _result(member)
-            if member.host in names:
-                answer = decide.settled(record, member.host)
-                if answer is None or answer.state is not State.HELD:
-                    result.why = decide.why_unsettled(record, member.host) or ended.errors
-                    result.state = State.IN_DOUBT
-                    reason = reason or f"{member.host}: {result.why}"
-                else:
-                    result.why = "approved: the run that waits goes on"
+            answer = decide.settled(record, member.host)
+            if answer is None or answer.state is not State.HELD:
+                result.why = decide.why_unsettled(record, member.host) or ended.errors
+                result.state = State.IN_DOUBT
+                reason = reason or f"{member.host}: {result.why}"
+            else:
+                result.why = "approved: the run that waits goes on"
             results.append(result)
         return reason, results
 

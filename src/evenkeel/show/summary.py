@@ -101,6 +101,9 @@ def headline(result: ChangeResult) -> str:
         return f"{starts.get(result.exit_code, 'IN DOUBT')} ({took})"
     number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
+        if result.command != "change":  # which has not seen what the change did
+            done = f"{_hosts(number[State.HELD] or number[State.CONFIRMED])} ({took})"
+            return f"APPROVED on {done}" if number[State.HELD] else f"CONFIRMED on {done}"
         changed = sum(host.changed for host in result.hosts)
         return f"CONFIRMED on {_hosts(number[State.CONFIRMED])}, {changed} changed ({took})"
     if result.exit_code in (Exit.REFUSED, Exit.USAGE):
@@ -112,6 +115,7 @@ def headline(result: ChangeResult) -> str:
     start = starts.get(result.exit_code, "FAILED")
     if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
         start = "STOPPED AND ROLLED BACK" if stopped(result) else "FAILED AND ROLLED BACK"
+        start = start if result.command == "change" else "TAKEN BACK"
     return f"{start}: {', '.join(parts)} ({took})"
 
 

@@ -18,8 +18,10 @@ from evenkeel.changes import decide, preflight, resume
 from evenkeel.changes.context import Context
 from evenkeel.changes.extending import Extending
 from evenkeel.changes.request import ALL, WAVE, Request, Terms
-from evenkeel.outcome import UsageError
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError
 from evenkeel.progress import Progress
+from evenkeel.show.advice import after_change
+from evenkeel.show.summary import headline
 
 from .test_flow import Hands, Script, ended
 
@@ -124,16 +126,17 @@ def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dic
 @pytest.mark.parametrize(
     ("told", "end"),
     [
-        ([info("held"), info("held"), info("")], resume.BACK),
+        # The run may still live; where it does not, the hosts go back by themselves.
+        ([info("held"), info("held"), info("")], resume.WAIT),
         ([info("decided"), info("decided"), info("decided")], resume.KEEP),
-        ([info("decided"), info("decided"), info("held")], resume.BACK),
+        ([info("decided"), info("decided"), info("held")], resume.WAIT),
         # A host says so that lies, or was confirmed by hand: the others had not been told to keep it.
         ([info(outcome="confirmed"), info("held"), info("held")], resume.BACK),
         ([info(outcome="confirmed"), info("decided"), info("decided")], resume.KEEP),
         ([info(outcome="confirmed"), info("decided"), info(outcome="rolled_back")], resume.BACK),
         ([info(outcome="confirmed"), info(outcome="confirmed"), info("decided", overdue=5.0)], resume.BACK),
         ([info(outcome="confirmed"), info("decided"), None], resume.WAIT),
-        ([info("held"), info("held"), None], resume.BACK),
+        ([info("held"), info("held"), None], resume.WAIT),
         ([info(outcome="confirmed")] * 3, None),
         ([info(outcome="rolled_back")] * 3, None),
         # Where each host ends alone, different ends are no split.
@@ -178,3 +181,19 @@ def test_an_extension_that_another_generation_tells_of_is_none() -> None:
     assert decide.extended({"generation": 4}, before, 1.0, 2.0) is None
     found = decide.extended({"remaining": 600.0, "generation": 4}, before, 1.0, 2.0)
     assert found is not None and (found.earliest, found.latest) == (601.0, 602.0) and found.within == 600.0
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "code", "start"),
+    [
+        ("confirm", State.HELD, Exit.DONE, "APPROVED on 1 host ("),
+        ("resume", State.CONFIRMED, Exit.DONE, "CONFIRMED on 1 host ("),
+        ("abort", State.ROLLED_BACK, Exit.FAILED, "TAKEN BACK: 1 rolled back ("),
+        ("change", State.CONFIRMED, Exit.DONE, "CONFIRMED on 1 host, 0 changed ("),
+    ],
+)
+def test_a_command_says_of_a_change_what_it_has_done_itself(command: str, state: State, code: Exit, start: str) -> None:
+    hosts = [HostResult("web1", 1, state)]
+    result = ChangeResult("site.yml", code, "", [["web1"]], hosts, [], 1.0, command=command)
+    assert headline(result).startswith(start)
+    assert ("run it again" in " ".join(after_change(result, Options()))) is False
