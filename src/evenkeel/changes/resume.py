@@ -214,7 +214,8 @@ def run(command: str, options: Options, caller: Caller) -> ChangeResult:
             resumption = Resumption(context, told)
             for change in changes:
                 end, why = verdict(change) if command == "resume" else (BACK, f"asked for by evenkeel {command}")
-                caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}"))
+                if command != "confirm":
+                    caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}"))
                 waves.append([member.host for member in change.members])
                 done = resumption.approve(change) if command == "confirm" else resumption.bring(change, end, why)
                 reason = reason or done[0]
