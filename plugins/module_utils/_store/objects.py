@@ -176,7 +176,7 @@ class Objects:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
     def verify(self, sha: str) -> str | None:
-        """None when the content is there and whole, otherwise its fault in words."""
+        """The fault of a content in words, or None where it is there and whole."""
         try:
             for _chunk in self.read(sha):
                 pass

@@ -336,7 +336,7 @@ def parse(lines: Sequence[str]) -> Recorded:
 
 
 def _live(system: System) -> Completed | None:
-    """None when nft does not answer, perhaps because the change removed it."""
+    """The answer of nft, or None where it gives none, perhaps because the change removed it."""
     done = _list(system)
     return done if done.rc == 0 else None
 

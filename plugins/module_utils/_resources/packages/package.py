@@ -54,7 +54,8 @@ class Package(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> Package | None:
-        """None for what ``line`` could not have written; nothing of a name leads out of a folder or is an option."""
+        """The package of a line, or None where ``line`` cannot have written it. No name leads out of a folder, or is an
+        option."""
         found = _LINE.fullmatch(line)
         if found is None:
             return None
