@@ -56,7 +56,7 @@ class _Reader:
             raise _wrong(where, "a mapping", said)
         found: dict[str, object] = {}
         for key, value in said.items():
-            name = _cut(str(key), 200)
+            name = cut(str(key), 200)
             place = f"{where}.{name}" if where else name
             known = form.get(name, form.get(_OTHERS))
             if value is None or known is None:
@@ -82,7 +82,7 @@ class _Reader:
         """A value of no form of ours, as one that can be shown: finite, bounded, and without a type of Ansible's."""
         self.count(where, depth)
         if isinstance(value, str):
-            return _cut(value, LONGEST_TEXT)
+            return cut(value, LONGEST_TEXT)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, (int, float)):
@@ -91,7 +91,7 @@ class _Reader:
             return self.mapping(value, where, {}, depth)
         if isinstance(value, (list, tuple)):
             return [self.plain(item, where, depth + 1) for item in _some(list(value))]
-        return _cut(str(value), LONGEST_TEXT)
+        return cut(str(value), LONGEST_TEXT)
 
     def count(self, where: str, depth: int) -> None:
         """Count one value. Raises BadAnswer for too many, or too deep a one."""
@@ -99,26 +99,28 @@ class _Reader:
         if self.counted > MOST_VALUES:
             raise BadAnswer(f"it holds more than {MOST_VALUES} values")
         if depth > DEEPEST:
-            raise BadAnswer(f"{_cut(where, 200)} is nested more than {DEEPEST} deep")
+            raise BadAnswer(f"{cut(where, 200)} is nested more than {DEEPEST} deep")
 
 
 def _some(values: list[object]) -> list[object]:
     return values[:LONGEST_LIST]
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def cut(text: str, limit: int) -> str:
+    """``text`` in at most ``limit`` characters: where it begins, and how it ends, which of an error is the reason."""
+    end = limit * 2 // 3
+    return text if len(text) <= limit else f"{text[: limit - end - 3]} … {text[-end:]}"
 
 
 def _wrong(where: str, wanted: str, value: object) -> BadAnswer:
     said = f"{value[:40]!r}" if isinstance(value, str) else f"of type {type(value).__name__}"
-    return BadAnswer(f"{_cut(where, 200) or 'it'} should be {wanted}, and is {said}")
+    return BadAnswer(f"{cut(where, 200) or 'it'} should be {wanted}, and is {said}")
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise _wrong(where, "a text", value)
-    return _cut(value, LONGEST_TEXT)
+    return cut(value, LONGEST_TEXT)
 
 
 def _ident(value: object, where: str) -> str:

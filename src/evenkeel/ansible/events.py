@@ -31,8 +31,8 @@ _PREAMBLE = re.compile(
 # Events whose output belongs to no result of a host: errors of Ansible itself, warnings. So many lines are kept.
 _LOOSE = ("verbose", "error", "warning", "system_warning")
 _KEPT = 200
-# The characters of a text that are looked at.
-_LONGEST = 20_000
+# The characters of a text that are looked at, and of the line that is made of it.
+_LONGEST, _LINE = 20_000, 400
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def _epoch(text: object) -> float | None:
 
 def message(res: Mapping[str, Any]) -> str:
     """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
-    lines = [line.strip() for line in _reason(res)[:_LONGEST].splitlines() if line.strip()]
-    return _PREAMBLE.sub("", " ".join(lines))[:400] or "no reason given"
+    said = _PREAMBLE.sub("", " ".join(line.strip() for line in answers.cut(_reason(res), _LONGEST).splitlines() if line.strip())).lstrip()
+    return answers.cut(said, _LINE) or "no reason given"
 
 
 def _reason(res: Mapping[str, Any]) -> str:
@@ -234,7 +234,7 @@ def _counted(record: Record, key: str, host: str) -> int:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:400]
+    return answers.cut(" ".join(text.split()), _LINE)
 
 
 def _own(record: Record, host: str) -> str:

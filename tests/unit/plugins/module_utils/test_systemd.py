@@ -185,7 +185,8 @@ def test_what_systemd_loses_sight_of_as_it_reads_units_anew_is_ended_and_started
     """As with an alias that comes back while another unit names it: the process runs on, and nothing can start."""
     process = subprocess.Popen(["sleep", "60"])
     web = Unit("web.service", more={"MainPID": str(process.pid), "KillMode": "process"})
-    other = Unit("other.service", more={"MainPID": str(process.pid + 1), "KillMode": "process"})
+    with subprocess.Popen(["true"]) as ended:
+        other = Unit("other.service", more={"MainPID": str(ended.pid), "KillMode": "process"})
     host = machine(web, other)
     run = host.run
 
