@@ -96,7 +96,7 @@ def as_it_was(now: Section, then: Section, known: Section) -> Section:
     if not is_of(now, then):
         return now
     if known.kind != FILES:
-        return replace(now, lines=known.lines)
+        return replace(now, lines=[*(path_lines(known) or path_lines(now)), *own_lines(known)])
     return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
 
 
