@@ -128,6 +128,14 @@ options:
             type: list
             elements: str
             default: []
+          except:
+            description:
+              - Addresses and networks that are left alone, because they move between hosts.
+                Those of keepalived and Pacemaker are known from the configuration of these.
+                For example V([192.0.2.10, '2001:db8:7::/64']).
+            type: list
+            elements: str
+            default: []
       sysctl:
         description:
           - Values of the running kernel. What sets them at boot are files.

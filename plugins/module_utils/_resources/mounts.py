@@ -11,6 +11,7 @@ import fnmatch
 import glob
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from . import json_line
 from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 _TIMEOUT = 30.0
+# Seconds for a look at who uses a mount.
+_LOOK = 2.0
 # File systems that hold no data of their own, that programs mount, or whose answers a user gives (FUSE).
 _APART = {
     *PSEUDO,
@@ -430,17 +433,22 @@ def _strange(point: str) -> str:
     if point == "/":
         return ""
     try:
-        if os.path.realpath(point) != point:
-            return f"it leads to {os.path.realpath(point)}"
-        return stranger(point, trusted())
+        # First: below a directory of a user's, the next look may be at a file system that never answers.
+        why = stranger(point, trusted())
+        if not why and os.path.realpath(point) != point:
+            why = f"it leads to {os.path.realpath(point)}"
+        return why
     except OSError as error:
         return error.strerror or str(error)
 
 
 def _users(point: str) -> str:
     """The processes that use what is mounted there, in words."""
-    pids = set()
+    pids: set[int] = set()
+    end = time.monotonic() + _LOOK
     for link in glob.iglob("/proc/[0-9]*/cwd"):
+        if time.monotonic() > end:  # Users can have any number of files open.
+            break
         pid = link.split("/")[2]
         for name in (link, f"/proc/{pid}/root", f"/proc/{pid}/exe", *glob.iglob(f"/proc/{pid}/fd/*")):
             with suppress(OSError):

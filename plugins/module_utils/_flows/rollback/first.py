@@ -68,7 +68,7 @@ class First(Record):
                 if any(part.kind == section.kind for part in first):
                     with suppress(OSError, EvenkeelError):
                         lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
-                        self._before_access.append((section, replace(section, lines=lines)))
+                        self._before_access.append((section, access.own_alone(section, lines)))
             kinds = dict.fromkeys(part.kind for part in first)
             for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)

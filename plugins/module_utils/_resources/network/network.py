@@ -8,6 +8,7 @@ another one; what it does not bring back is set with ``ip``.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ _RESOLVED = "/run/systemd/resolve/resolv.conf"
 _PASSES = 6
 # Seconds: without a change nothing more is to be expected of a tool; a server may take longer to give an address.
 _QUIET = 2.0
-_LEASE = 30.0
+_LEASE = 20.0
 _LIMIT = 20.0
 _SHOWN = 5
 
@@ -45,6 +46,7 @@ class Recorded:
 
     network: State
     only: list[str] = field(default_factory=list)
+    excepts: set[str] = field(default_factory=set)
     managed: dict[str, tuple[str, str]] = field(default_factory=dict)
     units: dict[str, dict[str, object]] = field(default_factory=dict)
 
@@ -59,12 +61,18 @@ class Network(Kind):
 
     interfaces: Names or patterns of interfaces. The default is all but those that containers, virtual machines and VPNs
     make. For example V([eth0, 'wg*']).
+
+    except: Addresses and networks that are left alone, because they move between hosts. Those of keepalived and
+    Pacemaker are known from the configuration of these. For example V([192.0.2.10, '2001:db8:7::/64']).
     """
 
     name = "network"
     since = "0.2.0"
     order = 45
-    options: Options = {"interfaces": {"type": "list", "elements": "str", "default": []}}
+    options: Options = {
+        "interfaces": {"type": "list", "elements": "str", "default": []},
+        "except": {"type": "list", "elements": "str", "default": []},
+    }
     changed_by_programs = True
     read_at_start = False
     applies_files = True
@@ -77,7 +85,13 @@ class Network(Kind):
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration; UsageError where there is no ip, and for the name of an interface that is not there."""
-        only = sorted(set(read(self.options, spec, self.name)["interfaces"]))
+        found = read(self.options, spec, self.name)
+        only, excepts = sorted(set(found["interfaces"])), sorted(set(found["except"]))
+        for one in excepts:
+            try:
+                ipaddress.ip_network(one, strict=False)
+            except ValueError:
+                raise UsageError(f"network: {one!r} in except is no address and no network; write 192.0.2.10") from None
         if not shutil.which("ip"):
             raise UsageError("network: the program ip is missing; install iproute2")
         live = running.look(only, self.system).links
@@ -85,7 +99,7 @@ class Network(Kind):
             if not set(one) & set("*?[") and one not in live:
                 there = ", ".join(sorted(running.look(["*"], self.system).links))
                 raise UsageError(f"network: there is no interface {one!r}; there are {there}")
-        return {"interfaces": only} if only else {}
+        return {key: value for key, value in (("interfaces", only), ("except", excepts)) if value}
 
     def trees(self, spec: Spec) -> list[str]:
         """The files of all tools, of those too that are not here yet; but for a file that is a mount of its own."""
@@ -98,10 +112,13 @@ class Network(Kind):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (there is an address for a
-        time), ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``only`` for the declaration."""
-        only = spec.get("interfaces", [])
-        network = self._look(only, system)
-        lines = [json_line.write("only", {"interfaces": only})] if only else []
+        time), ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration,
+        with the addresses that were known to move between hosts."""
+        then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
+        network = self._look(then, system)
+        lines = []
+        if then.only or then.excepts:
+            lines.append(json_line.write("scope", {"interfaces": then.only, "except": sorted(then.excepts)}))
         for device, (tool, configuration) in sorted(tools.managed(system).items()):
             if device in network.links:
                 about = {"dev": device, "tool": tool, "configuration": configuration}
@@ -109,8 +126,8 @@ class Network(Kind):
         lines += [json_line.write("unit", one) for one in tools.units(system).values()]
         return lines + sorted(network.facts)
 
-    def _look(self, only: Sequence[str], system: System) -> State:
-        found = running.look(only, system)
+    def _look(self, then: Recorded, system: System) -> State:
+        found = running.look(then.only, system, then.excepts)
         resolver = running.resolver(self._here("/etc/resolv.conf"), _RESOLVED)
         if resolver is None:
             return found
@@ -120,7 +137,7 @@ class Network(Kind):
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
         then = recorded(lines)
-        made = {"", *running.MADE_ANEW}
+        made = {"", "veth", *running.MADE_ANEW}
         bare = [one["dev"] for one in then.network.links.values() if one["kind"] not in made]
         words = [
             f"network: no known tool manages {device}: it is set as it was while it is there, and not made anew"
@@ -152,7 +169,7 @@ class Network(Kind):
             if paths and _is_in_use(tool, then):
                 why = f"{paths[0]} was put back" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
                 steps.append(Step(self.name, "reload", tool.name, why, {**detail, "paths": paths}))
-        found = running.differences(then.network, self._look(then.only, at.system))
+        found = running.differences(then.network, self._look(then, at.system))
         for target, group in _grouped(found).items():
             words = "; ".join(one.shown for one in group[:_SHOWN])
             more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
@@ -173,7 +190,7 @@ class Network(Kind):
             if not shutil.which(tools.BY_NAME[name].command):
                 words.append(f"network: {device} was managed by {name}, which is not installed: ip sets what it can")
         try:
-            there = self._look(then.only, at.system).links
+            there = self._look(then, at.system).links
         except EvenkeelError as error:
             return [*words, error.cause]
         for device, link in then.network.links.items():
@@ -220,7 +237,7 @@ class Network(Kind):
         if asked:
             self._settled(then, _LIMIT, system)
         for number in range(_PASSES):
-            now = self._look(then.only, system)
+            now = self._look(then, system)
             for one, argv in running.commands(running.differences(then.network, now), now, removing=number % 2 == 1):
                 done = system.run(argv, running.TIMEOUT)
                 if done.rc != 0:
@@ -246,7 +263,7 @@ class Network(Kind):
             system.sleep(0.2)
 
     def _differences(self, then: Recorded, system: System) -> list[Difference]:
-        return running.differences(then.network, self._look(then.only, system))
+        return running.differences(then.network, self._look(then, system))
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         then = recorded(lines)
@@ -262,6 +279,9 @@ class Network(Kind):
         return list(lines)
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        missing = {one for given in declared for one in given.get("except", [])} - set(spec.get("except", []))
+        if missing:
+            yield f"with what is left alone now ({', '.join(sorted(missing))})"
         patterns = [one.get("interfaces", []) for one in declared]
         for name, link in recorded(lines).network.links.items():
             if not any(running.is_ours(name, str(link["kind"]), only) for only in patterns):
@@ -300,8 +320,9 @@ def recorded(lines: Sequence[str]) -> Recorded:
     found = Recorded(running.of(()))
     for line in lines:
         with json_line.read(line) as (word, record):
-            if word == "only":
+            if word == "scope":
                 found.only = [str(one) for one in record["interfaces"]]
+                found.excepts = {str(ipaddress.ip_network(str(one), strict=False)) for one in record["except"]}
             elif word == "managed":
                 device, tool, configuration = (str(record[key]) for key in ("dev", "tool", "configuration"))
                 if tool not in tools.BY_NAME or not all(map(running.is_word, (device, configuration or "none"))):
@@ -315,5 +336,6 @@ def recorded(lines: Sequence[str]) -> Recorded:
                 facts.append(running.checked(word, record))
             else:
                 raise ValueError("no word of ours")
-    found.network = running.of(facts)
+    found.excepts |= running.moved()
+    found.network = running.without(facts, found.excepts)
     return found

@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import ipaddress
 import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..._errors import Refused
 from ..._host.system import System
+from ..._host.trust import read_small
 
 TIMEOUT = 20.0
 Record = dict[str, Any]
@@ -28,9 +31,9 @@ _OF_PROGRAMS = re.compile(
     r"veth.*|docker\d.*|docker_gwbridge|br-[0-9a-f]{12}|cni.*|flannel.*|cali.*|tunl\d+|vxlan\.calico|cilium.*|lxc.*"
     r"|podman\d+|nerdctl\d+|virbr.*|vnet\d+|macvtap\d+|tap.*|tun\d.*|wg.*|tailscale\d+|zt[0-9a-z]{8,}|nebula\d+"
     r"|kube-.*|nodelocaldns|weave|vethwe.*|dummy_kube|antrea-.*|ovn.*|ovs-.*|genev_sys.*|lxdbr\d+|incusbr\d+|ppp\d+"
-    r"|ipvpn\d+|ifb\d+|nerdctl.*|azv.*|eni[0-9a-f]{11}|gre0|gretap0|erspan0|sit0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0"
+    r"|fw(br|pr|ln)\d.*|vif\d.*|qbr.*|qv[ob].*|brq.*|vrrp.*|v[ebz]-.*|mv-.*|ipvpn\d+|ipsec\d+|ifb\d+|nerdctl.*|azv.*|eni[0-9a-f]{11}|gre0|gretap0|erspan0|sit0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0"
 )
-_KINDS_OF_PROGRAMS = ("wireguard", "tun", "openvswitch")
+_KINDS_OF_PROGRAMS = ("wireguard", "tun", "openvswitch", "xfrm", "vti", "vti6", "ppp")
 # Kinds of interfaces that exist by configuration alone: one that was not there is deleted.
 _CONFIGURED = ("bridge", "bond", "vlan", "dummy", "macvlan", "ipvlan", "vxlan", "team", "vrf")
 # Kinds of which no more need be known than is recorded to make one anew.
@@ -46,6 +49,20 @@ _PASSING_KEYS = (
     *("pref", "flags", "expires", "cacheinfo", "age", "error", "nhid", "iif_detached", "oif_detached"),
     *("uid_start", "uid_end", "dport_start", "dport_end", "sport_start", "sport_end"),
 )
+# Where it is configured which addresses move between hosts: files, blocks in them, addresses in these.
+_MOVED = (
+    (
+        "etc/keepalived/**/*.conf",
+        re.compile(r"^[^#!\n]*\bvirtual_ipaddress(?:_excluded)?\s*\{([^}]*)\}", re.MULTILINE),
+        re.compile(r"^\s*([0-9A-Fa-f.:]+)", re.MULTILINE),
+    ),
+    (
+        "var/lib/pacemaker/cib/cib.xml",
+        re.compile(r"<nvpair\b[^>]*\bname=\"ip\"[^>]*>"),
+        re.compile(r'\bvalue="([^"]+)"'),
+    ),
+)
+_LARGEST = 1 << 24
 _NAME = re.compile(r"[^\s/:-][^\s/:]{0,14}")
 _WORD = re.compile(r"[A-Za-z0-9_.:/@+][A-Za-z0-9_.:/@+%-]{0,253}")
 _FAMILIES = {"inet": "-4", "inet6": "-6"}
@@ -76,12 +93,43 @@ def of(facts: Iterable[tuple[str, Record]]) -> State:
 # -- reading
 
 
-def look(only: Sequence[str], system: System) -> State:
+def look(only: Sequence[str], system: System, excepts: Collection[str] = ()) -> State:
     """The network as it is now. ``only``: patterns of interfaces, all but those of programs where there are none.
+    ``excepts``: addresses and networks that are left alone.
 
     Raises Refused where ``ip`` does not tell.
     """
-    return of(fact for fact in _facts(only, system) if _is_fine(*fact))
+    return without((fact for fact in _facts(only, system) if _is_fine(*fact)), excepts)
+
+
+def without(facts: Iterable[tuple[str, Record]], excepts: Collection[str]) -> State:
+    """The network without the addresses that are left alone, and the routes that come with them."""
+    networks = [ipaddress.ip_network(one, strict=False) for one in excepts]
+
+    def is_left(record: Record) -> bool:
+        text = str(record.get("local") or record.get("prefsrc") or "")
+        return bool(text) and any(ipaddress.ip_address(text) in one for one in networks)
+
+    return of(fact for fact in facts if not (fact[0] in (ADDRESS, ROUTE) and is_left(fact[1])))
+
+
+def moved(root: str = "/") -> set[str]:
+    """The addresses that programs of a cluster move between hosts, as they are configured to."""
+    found = set()
+    for pattern, blocks, address in _MOVED:
+        for path in sorted(glob.glob(os.path.join(root, pattern), recursive=True)):
+            with suppress(OSError):
+                text = read_small(path, _LARGEST)[0].decode("utf-8", "replace")
+                found |= {one for block in blocks.findall(text) for one in address.findall(block)}
+    return {one for one in found if _is_address(one)}
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_fine(word: str, record: Record) -> bool:
@@ -104,6 +152,8 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
         for address in link.get("addr_info", ()):
             family = str(address.get("family", ""))
             if family not in _FAMILIES or (family == "inet6" and address.get("scope") == "link"):
+                continue
+            if address.get("protocol") in _ROUTING:
                 continue
             if _is_dynamic(address):
                 leases[link["ifname"], family] = {"dev": link["ifname"], "family": family}
@@ -193,6 +243,8 @@ def _is_ours(route: Record, lasting: Collection[str], leases: dict[tuple[str, st
         return False
     if route.get("table") == "local" or protocol in _ROUTING or route.get("type") in ("local", "multicast"):
         return False
+    if route.get("dst") in ("ff00::/8", "fe80::/64"):  # The kernel's own, by whatever name.
+        return False
     # The kernel's own come with the addresses, which may be others each time.
     return protocol != "kernel" or route.get("prefsrc" if family == "inet" else "dst") in lasting
 
@@ -227,16 +279,13 @@ def resolver(path: str, system_file: str) -> Record | None:
     # Behind its stub resolved tells the servers that it asks.
     real = system_file if os.path.dirname(real) == os.path.dirname(system_file) else real
     found: dict[str, list[str]] = {"servers": [], "search": []}
-    try:
-        with open(real, encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                words = line.split()
-                if words[:1] == ["nameserver"]:
-                    found["servers"] += filter(is_word, words[1:2])
-                elif words[:1] in (["search"], ["domain"]):
-                    found["search"] = list(filter(is_word, words[1:]))
-    except OSError:
-        pass
+    with suppress(OSError):
+        for line in read_small(real, _LARGEST)[0].decode("utf-8", "replace").splitlines():
+            words = line.split()
+            if words[:1] == ["nameserver"]:
+                found["servers"] += filter(is_word, words[1:2])
+            elif words[:1] in (["search"], ["domain"]):
+                found["search"] = list(filter(is_word, words[1:]))
     return {key: sorted(value) for key, value in found.items()}
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +19,23 @@ from typing import Any
 
 import flows
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     RestoreFailed,
+    Unhealthy,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore, is_within
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.network import running, tools
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.network.network import Network
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback
+from flows import checkpoint, rollback, settle
 
 Facts = dict[str, Any]
 Argv = tuple[str, ...]
@@ -184,6 +188,7 @@ def test_a_vpn_counts_where_it_is_declared(kind: Network, host: Host) -> None:
     [
         ({"interfaces": ["eth7"]}, "no interface 'eth7'; there are eth0, lo"),
         ({"names": ["eth0"]}, "unknown key 'names'"),
+        ({"except": ["web1"]}, "'web1' in except is no address"),
     ],
 )
 def test_a_bad_declaration_is_named(kind: Network, spec: Facts, said: str) -> None:
@@ -210,6 +215,7 @@ def test_without_ip_there_is_no_way_back(kind: Network, monkeypatch: pytest.Monk
         'managed {"configuration": "", "dev": "eth0", "tool": "rm"}',
         'unit {"active": true, "enabled": "", "name": "ssh.service"}',
         "route eth0",
+        'scope {"except": ["x"], "interfaces": []}',
         "strange {}",
     ],
 )
@@ -224,6 +230,31 @@ def test_nothing_is_applied_where_nothing_differs(kind: Network, host: Host, sto
     lines = lines_of(kind, host)
     assert kind.plan(lines, at(host, store, changed=[f"{kind.etc}/nginx/nginx.conf"])) == []
     assert kind.verify(lines, host.system()) == [] and host.ran == []
+
+
+def test_an_address_that_moves_between_hosts_is_left_alone(
+    kind: Network, host: Host, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = running.moved
+    monkeypatch.setattr(running, "moved", lambda: moved(str(tmp_path)))
+    (tmp_path / "etc/keepalived").mkdir()
+    (tmp_path / "var/lib/pacemaker/cib").mkdir(parents=True)
+    (tmp_path / "etc/keepalived/keepalived.conf").write_text(
+        "vrrp_instance a {\n  unicast_src_ip 10.0.0.2\n  virtual_ipaddress {\n    10.0.0.10/24 dev eth0\n  }\n}\n"
+    )
+    (tmp_path / "var/lib/pacemaker/cib/cib.xml").write_text('<nvpair id="x" name="ip" value="10.0.0.11"/>')
+    host.links[1]["addr_info"] += [address("10.0.0.10"), address("10.0.0.13", protocol="keepalived")]
+    lines = lines_of(kind, host, **{"except": ["10.0.0.12"]})
+    assert '"10.0.0.2"' in str(lines) and '"local": "10.0.0.1' not in str(lines)
+    host.links[1]["addr_info"][1:] = [address("10.0.0.11"), address("10.0.0.12")]
+    host.routes.append(route("10.0.0.0/24", protocol="kernel", prefsrc="10.0.0.12"))
+    # What made one known may be gone, or come only now.
+    (tmp_path / "var/lib/pacemaker/cib/cib.xml").unlink()
+    assert kind.plan(lines, at(host, store)) == []
+    host.links[1]["addr_info"].append(address("10.0.0.14"))
+    assert len(kind.plan(lines, at(host, store))) == 1
+    (tmp_path / "etc/keepalived/more.conf").write_text("virtual_ipaddress_excluded { 10.0.0.14 }")
+    assert kind.plan(lines, at(host, store)) == []
 
 
 def test_ip_sets_what_no_tool_manages(kind: Network, host: Host, store: Store) -> None:
@@ -424,8 +455,10 @@ def test_files_of_a_tool_suggest_it(kind: Network, host: Host, store: Store) -> 
     assert kind.suggest({"/etc/nginx": "mode"}, [], at(host, store)) == (None, set())
 
 
-def test_every_tool_has_its_files_below_etc() -> None:
-    assert all(path.startswith("/etc/") for tool in tools.TOOLS for path in tool.files)
+def test_the_files_of_every_tool_are_of_those_that_give_access() -> None:
+    files = Network().trees({})
+    assert all(path in files for tool in tools.TOOLS for path in tool.files)
+    assert [path for path in files if not any(is_within(path, one) for one in access.PATHS)] == []
     assert running.is_ours("eth0", "veth", []) and not running.is_ours("docker0", "bridge", [])
 
 
@@ -537,3 +570,32 @@ def test_the_files_come_back_before_the_tool_reads_them(
         one for one in result["done"] if one["resource"] == "network"
     ]
     assert not rollback(mine, "before")["changed"]
+
+
+def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
+    kind: Network, host: Host, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
+    monkeypatch.setattr(access, "PATHS", (kind.etc,))
+    host.networkd = "2 eth0 ether routable configured\n"
+    interfaces = Path(kind.etc, "network", "interfaces")
+    interfaces.parent.mkdir()
+    interfaces.write_text("10.0.0.2")
+    mine = Store(store.root, replace(host.system(), monotonic=time.monotonic))
+    generation = checkpoint(mine, "before", [{"network": {}}], confirm_within=60.0)["generation"]
+    interfaces.write_text("10.0.0.3")
+    host.links[1]["addr_info"] = [address("10.0.0.3")]
+    read: list[str] = []
+
+    def reconfigure() -> None:
+        read.append(interfaces.read_text())
+        host.links[1]["addr_info"] = [address(read[-1])]
+
+    host.answers = {("networkctl", "reconfigure"): reconfigure}
+    with pytest.raises(Unhealthy) as ended:
+        settle(mine, generation, [], 0.0, 1.0, 0.1, verdict="roll_back")
+    assert read == ["10.0.0.2"] and ended.value.result["left"] == []
+    # The undo has the network and its files as they were before either went back.
+    rollback(mine, "undo")
+    assert read == ["10.0.0.2", "10.0.0.3"] and interfaces.read_text() == "10.0.0.3"
