@@ -17,8 +17,9 @@ it is planned anew when the rollback is run again.
 
 Other users may own the trees, and give the name of a directory to another directory at any moment. So directories are
 known by their inode, from the first look on. Each is compared when it is opened again, and attributes are set on open
-files. An object that goes is looked at once more when nobody else can reach it any more, and given back if it is another
-object. A staging directory is ours, for us alone and empty when it is opened; nobody else can exchange its contents.
+files. An object that goes is looked at once more when nobody else can reach it any more, and given back if it is
+another object. A staging directory is ours, for us alone and empty when it is opened; nobody else can exchange its
+contents.
 """
 
 from __future__ import annotations

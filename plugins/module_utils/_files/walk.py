@@ -85,7 +85,7 @@ class Walk:
             self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
 
     def each(self, path: bytes) -> None:
-        """Walk a declared path. A tolerant look that cannot see it, as on a dead mount, goes on with the other paths."""
+        """Walk a declared path. A tolerant look goes on where it cannot see the path, as on a dead mount."""
         try:
             self.root(path)
         except (OSError, EvenkeelError, RecursionError) as error:
