@@ -5,8 +5,8 @@
 The pid file holds the pid alone: kill, a monitor and the service itself read it, and the service may write it too.
 The store records which process we started, together with its start time, so that a later process with the same pid is
 never taken for the service, and never signalled. Where there is no store the start time is the second line of the pid
-file. A pid file often lies where its service can write. Then it is believed only if it names a process of the same
-user that runs the command.
+file. A pid file often lies where its service can write. Then it is trusted only if it names a process of the same user
+that runs the command.
 """
 
 from __future__ import annotations
