@@ -215,7 +215,8 @@ class Network(Kind):
             self._apply(then, any(step.action in ("reload", "start") for step in steps), failed, at.system)
         wrong = _grouped(self._differences(then, at.system)) if not at.boot else {}
         left = [f"{target}: {one.shown}{_because(failed, target, then)}" for target in wrong for one in wrong[target]]
-        left += [f"{target}: {words}" for target, words in failed.items() if target in tools.UNITS]
+        own = {*tools.UNITS, *tools.BY_NAME}
+        left += [f"{target}: {words}" for target, words in failed.items() if target in own]
         done = [step for step in steps if step.target not in wrong and step.target not in failed]
         if left:
             raise RestoreFailed(

@@ -380,7 +380,7 @@ def _shown(word: str, record: Record) -> str:
     if word == LINK:
         state = "up" if record["up"] else "down"
         master = f", in {record['master']}" if record.get("master") else ""
-        return f"interface {record['dev']} ({state}, mtu {record['mtu']}{master})"
+        return f"interface {record['dev']} as {state}, mtu {record['mtu']}{master}"
     if word == ADDRESS:
         return f"address {record['local']}/{record['prefixlen']}"
     if word == LEASE:
