@@ -60,7 +60,12 @@ LOCKS_OUT = (
         dest: /etc/nftables.conf
         content: |
           flush ruleset
-          table inet hard { chain input { type filter hook input priority 0; policy drop; iif lo accept; } }
+          table inet hard {
+            chain input {
+              type filter hook input priority 0; policy drop;
+              iif lo accept
+            }
+          }
         mode: "0755"
     - name: From now on
       ansible.builtin.command: nft -f /etc/nftables.conf
