@@ -62,7 +62,7 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
     say(f"Confirmed: {change.name} (generation {change.generation}) stays. Its health was not measured.")
     found = outside.told(store)
     if found is not None and found.count:
-        say(f"It changed paths outside of what is protected: {outside.some(found)}.")
+        say(f"It changed paths outside of the declared resources: {outside.some(found)}.")
     return DONE
 
 
