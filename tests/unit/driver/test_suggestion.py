@@ -65,7 +65,8 @@ def test_a_bad_answer_puts_the_host_in_doubt(outside: Any) -> None:
 
 def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
     host = HostResult("a", 1, State.ROLLED_BACK, "failed in 'Check'", outside=seen(("/usr/bin/su", "mode")))
-    expected = "failed in 'Check'; the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    back = "the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    expected = f"failed in 'Check'; {back}"
     assert detail(host) == expected
     many = seen(*((f"/etc/{number}", "new") for number in range(7)), count=40)
     found = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=many))
@@ -77,7 +78,8 @@ def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
 
 
 def test_what_the_host_has_said_itself_is_not_said_twice() -> None:
-    why = "rolled back to x: y; the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    back = "the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    why = f"rolled back to x: y; {back}"
     assert detail(HostResult("a", 1, State.ROLLED_BACK, why, outside=seen(("/usr/bin/su", "mode")))) == why
 
 
