@@ -138,7 +138,7 @@ def test_every_prefix_of_a_run_without_its_recap_vouches_for_no_host() -> None:
         ),
         (
             {"msg": "", "rc": 0, "stdout": "not yet", "attempts": 1},
-            "what until waits for did not come; it said: not yet",
+            "the condition of until was never true; it said: not yet",
         ),
         ({"msg": "", "stdout": "hello", "failed_when_result": True}, "failed_when calls it failed; it said: hello"),
         (
