@@ -3,11 +3,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_checkpoint import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import parted
 
 
 class ActionModule(HostAction):
     """The module, its arguments checked here first."""
 
     ARGUMENTS = ARGUMENTS
+
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""
+        given = super().arguments(values, variables)
+        return {**given, "probes": parted(values["probes"])[0]} if values["probes"] else given

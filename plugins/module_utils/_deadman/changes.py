@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .._errors import Damaged, Refused, UsageError
 from .._host.durable import append_line, remove_file, write_file
@@ -46,13 +46,15 @@ _RESERVE = 1 << 20
 class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
-    ``back``: the origin of the rollback (settle, deadline, boot, operator); from then on the change is never confirmed.
+    ``back``: the origin of the rollback (settle, deadline, boot, health, operator); from then on the change is never
+    confirmed.
     ``began``: when it was armed, on that clock. ``at_most``: seconds from then on beyond which it is not extended.
     ``left``: state that could not be put back so far. ``tries_until``: the end of further attempts in epoch seconds;
     ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
     that armed the host, -1 where that is not known. ``change`` and ``hosts``: the change over several hosts that this
     one is part of, and their number; empty and 0 where a host changes alone. ``stage``: how far that change has come
-    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come.
+    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come. ``health``:
+    the probes that the host measures of itself after such a boot, and the times for that.
     """
 
     generation: int
@@ -75,6 +77,7 @@ class Armed:
     stage: str = ""
     reboots: int = 0
     boots: int = 0
+    health: dict[str, Any] = field(default_factory=dict)
 
     @property
     def started(self) -> float:
@@ -104,7 +107,7 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """The end of a change. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
+    """The end of a change. ``by``: settle, deadline, boot, health or operator; ``at`` in epoch seconds.
 
     ``until``: the end of further attempts in epoch seconds; the event is no end yet then. ``rollback``: the generation
     of the rollback that ended a doubt, where that rollback has to be confirmed itself. ``written``: files that services
@@ -140,7 +143,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("generation", "login", "hosts", "reboots", "boots"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
-    "written": (dict,),
+    **dict.fromkeys(("written", "health"), (dict,)),
 }
 _Record = TypeVar("_Record", "Armed", "Event")
 
@@ -259,13 +262,14 @@ def prepare(store: Store, agent: str) -> str:
 @dataclass(frozen=True)
 class Terms:
     """The terms of a change that is to be armed: seconds to confirm it, and ``at_most`` with all extensions; the change
-    over several hosts that it is part of; the boots that it plans."""
+    over several hosts that it is part of; the boots that it plans, and the ``health`` to look at after them."""
 
     within: float
     at_most: float = 0.0
     change: str = ""
     hosts: int = 0
     reboots: int = 0
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> Armed:
@@ -292,6 +296,7 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
         change=terms.change,
         hosts=terms.hosts,
         reboots=terms.reboots,
+        health=terms.health,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
     _record(store, record)

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .._deadman import changes, doubt, package
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
+from .._health import probes as probing
+from .._health.probe import HOST
+from .._health.wait import Times
 from .._resources import registry
 from .._results import Checkpointed
 from .._services import quiescing
@@ -29,6 +32,8 @@ class Request:
     change over several hosts that this one is part of, and their number. ``outside``: where changes are looked for that
     no resource covers.
 
+    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
+
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
     """
@@ -45,6 +50,8 @@ class Request:
     change: tuple[str, int] = ("", 0)
     reboots: int = 0
     outside: Any = None
+    probes: Any = None
+    times: Times = Times(0.0, 120.0, 1.0)
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -68,6 +75,7 @@ class _Taking:
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
         self.outside = places.check(request.outside)
+        self.health = _health(request)
         self.host = request.host or os.uname().nodename
         self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
@@ -157,7 +165,7 @@ class _Taking:
         within = self.request.confirm_within
         if within is not None:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
-            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
@@ -180,6 +188,14 @@ class _Taking:
             root=root,
             warnings=self.warnings or None,
         )
+
+
+def _health(request: Request) -> dict[str, Any]:
+    """The probes that the host can measure without help, and their times; empty where none are declared."""
+    declared = [
+        item for item, probe in zip(request.probes or [], probing.check(request.probes)) if probe.source == HOST
+    ]
+    return {"probes": declared, **asdict(request.times)} if declared and request.reboots else {}
 
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:

@@ -31,6 +31,11 @@ _ALIKE = 12
 # Warnings of one host that are shown.
 _WARNINGS = 10
 # The words of a host about its protected state.
+_BY = {
+    "deadline": "put itself back at its deadline",
+    "boot": "put itself back at boot",
+    "health": "put itself back, not healthy after the boot that was planned",
+}
 _BACK = "what is protected is as before"
 # Paths of one host that are shown.
 _PATHS = 5
@@ -122,7 +127,7 @@ def headline(result: ChangeResult) -> str:
 def detail(host: HostResult, told: Told | None = None) -> str:
     """The words about one host besides its outcome, unless they were ``told`` before."""
     told = told or Told()
-    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(host.by, "")
+    by = _BY.get(host.by, "")
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")

@@ -99,6 +99,7 @@ def _arming(store: Store, within: float | None) -> Arm | None:
 _BEGAN = {
     "deadline": "whose time to confirm was over",
     "boot": "which a boot had ended",
+    "health": "after whose boot the host was not healthy",
     "settle": "which was told to go back and had not come to an end",
     "operator": "which was being put back by hand",
 }
