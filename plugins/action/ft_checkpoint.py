@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_checkpoint import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.checkpoint import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import parted
 
 
-class ActionModule(HostAction):
+class ActionModule(FromLibrary):
     """The module, its arguments checked here first."""
 
     ARGUMENTS = ARGUMENTS
+    CALL = "checkpoint"
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""

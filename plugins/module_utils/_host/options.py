@@ -17,7 +17,8 @@ from .._errors import UsageError
 Option = dict[str, Any]
 Options = Mapping[str, Option]
 Scalar = Union[str, int, float]
-
+# The arguments of a call, by their names in the specification.
+Params = Mapping[str, Any]
 
 # The types of numbers, in words.
 _NUMBERS = {"int": "a whole number", "float": "a number"}
