@@ -25,7 +25,7 @@ from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
 from .._store.store import Store
-from . import command, notices, timers
+from . import command, loader, notices, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has come to no stage yet.
@@ -306,7 +306,7 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
 
 def after_boot(store: Store, record: Armed) -> Armed:
     """Under the lock: the record after a boot that the change planned; its deadline counts on. Any other boot leaves it
-    as it is, and overdue.
+    as it is, and overdue. So does a boot for which the boot loader took the kernel of before.
 
     The date alone counts over a boot. It may be wrong early at boot, so that no deadline is farther than the whole time
     to confirm.
@@ -314,6 +314,8 @@ def after_boot(store: Store, record: Armed) -> Armed:
     system = store.system
     if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
         return record
+    if loader.fell_back(store):
+        return _record(store, replace(record, boots=record.boots + 1))
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
     notices.extended(store, record.name, record.until)  # The boot has taken the message of the day away.
     return _record(
@@ -396,13 +398,18 @@ def conclude(
     written: dict[str, str] | None = None,
 ) -> Event:
     """Record the end of the change, and disarm the timers. Durable once this returns."""
+    left = list(left or [])
+    if record.reboots and outcome in (CONFIRMED, ACCEPTED):
+        loader.confirmed(store)
+    elif record.reboots:
+        left += loader.rolled_back(store)
     event = Event(
         record.generation,
         outcome,
         by,
         store.system.now(),
         record.checkpoint,
-        left or [],
+        left,
         written=written or {},
         change=record.change,
         hosts=record.hosts,

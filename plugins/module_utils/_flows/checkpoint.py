@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .._deadman import changes, doubt, package
+from .._deadman import changes, doubt, loader, package
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
 from .._health import probes as probing
@@ -55,7 +55,7 @@ class Request:
     reboots: int = 0
     outside: Any = None
     probes: Any = None
-    times: Times = Times(0.0, 120.0, 1.0)
+    times: Times | None = None
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -164,6 +164,8 @@ class _Taking:
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
+        if self.request.reboots:
+            loader.make_places(self.store)
         lacking = changes.prepare(self.store, agent)
         self.warnings = [lacking] if lacking else []
         return agent
@@ -178,6 +180,8 @@ class _Taking:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
             terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
+            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
 
@@ -206,7 +210,9 @@ def _health(request: Request) -> dict[str, Any]:
     declared = [
         item for item, probe in zip(request.probes or [], probing.check(request.probes)) if probe.source == HOST
     ]
-    return {"probes": declared, **asdict(request.times)} if declared and request.reboots else {}
+    return (
+        {"probes": declared, **asdict(request.times or Times(0.0, 120.0, 1.0))} if declared and request.reboots else {}
+    )
 
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:

@@ -27,10 +27,11 @@ from .run import Run
 
 Arm = Callable[[str], changes.Armed]
 COUNTS = "what was put back counts at the next boot alone:"
-# Files that count at the next boot alone: kernel, initramfs, boot loader, disks and modules.
+# Files and packages that count at the next boot alone: kernel, initramfs, boot loader, disks and modules.
 AT_BOOT = re.compile(
     r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
     r"|/etc/(fstab|crypttab|modules|dracut\.conf)$"
+    r"|(linux-(image|modules)|kernel|grub|shim|initramfs-tools|dracut)[^/]*$"
 )
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -108,6 +109,9 @@ def test_a_change_whose_planned_boot_has_not_come_is_not_confirmed(store: Store,
         ("/usr/lib/modules/6.1/modules.dep", True),
         ("/etc/fstab.d/x", False),
         ("/etc/nginx/nginx.conf", False),
+        ("linux-image-6.1.0-37-amd64:amd64", True),
+        ("nginx", False),
+        ("python3-kernel", False),
         ("/srv/boot/x", False),
     ],
 )
@@ -138,7 +142,7 @@ WELL = {"command": {"argv": ["true"]}}
 SICK = {"command": {"argv": ["false"]}}
 
 
-def begin_probed(store: Store, live: Path, *probes: dict[str, object], within: float = 300.0) -> None:
+def begin_probed(store: Store, live: Path, *probes: Mapping[str, object], within: float = 300.0) -> None:
     times = Times(0.0, 0.1, 0.05)
     checkpoint(
         store, "change", [{"files": {"paths": [str(live)]}}], within=within, reboots=1, probes=list(probes), times=times
@@ -195,7 +199,7 @@ def test_the_host_leaves_it_to_the_user_that_armed_it_while_that_one_is_logged_i
         changes.conclude(after, record, changes.CONFIRMED, "settle")
         return True
 
-    monkeypatch.setattr(booted_host.logins, "is_open", confirms)
+    monkeypatch.setattr(logins, "is_open", confirms)
     assert booted_host.is_well(after, "")
     assert info(store)["last"]["outcome"] == "confirmed"
 
