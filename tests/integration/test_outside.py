@@ -131,7 +131,7 @@ def test_a_person_reads_it_and_gets_resources_that_cover_all_of_it(hard: Fleet) 
     playbook = hard.playbook("harden.yml", FAILS)
     _code, out = hard.evenkeel("change", playbook, "-i", "inventory")
     flat = " ".join(out.split())
-    assert "the declared resources are as before; 7 paths outside of them stay changed: " in flat
+    assert "what is protected is as before; 7 paths outside of it stay changed: " in flat
     assert "evenkeel suggest -i inventory --limit web1" in flat
     code, out = hard.evenkeel("suggest", "-i", "inventory", "--limit", "web1")
     assert code == 0
