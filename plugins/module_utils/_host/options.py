@@ -19,6 +19,9 @@ Options = Mapping[str, Option]
 Scalar = Union[str, int, float]
 
 
+# Arguments that the action plugin of a module sets, where the host does one part of the work in each call. They are no
+# options of the user's.
+PHASE: Options = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
 # The types of numbers, in words.
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 
