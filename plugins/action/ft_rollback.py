@@ -3,11 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_rollback import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.rollback import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 
 
-class ActionModule(HostAction):
+class ActionModule(FromLibrary):
     """The module, its arguments checked here first."""
 
     ARGUMENTS = ARGUMENTS
+    CALL = "rollback"

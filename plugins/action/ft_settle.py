@@ -6,18 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_settle import ARGUMENTS, MEASURING
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.settle import ARGUMENTS, MEASURING
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 
 
-class ActionModule(ProbingAction):
+class ActionModule(FromLibrary, ProbingAction):
     """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
 
     ARGUMENTS = ARGUMENTS
+    CALL = "settle"
     REFUSES_NAMES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

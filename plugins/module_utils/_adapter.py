@@ -13,23 +13,37 @@ from ansible.module_utils.basic import AnsibleModule
 from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
 from ._host.background import mark_as_ours
-from ._host.options import Option, Options, given
+from ._host.options import Option, Options, Params, given
 from ._host.text import bounded, escaped, harmless, named, sentence
 from ._results import Result
 
-# The arguments of a call, by their names in the specification.
-Params = Mapping[str, Any]
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
+
+
+class _Called(AnsibleModule):
+    """A module with other arguments than Ansible has sent."""
+
+    def __init__(self, call: Params, **options: Any) -> None:
+        self._call = call
+        super().__init__(**options)
+
+    def _load_params(self) -> None:
+        self.params = dict(self._call)
 
 
 def run_module(
     argument_spec: Options,
     work: Callable[[Params, bool], Result],
+    call: Params | None = None,
     **options: Any,
 ) -> None:
-    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys."""
+    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys.
+
+    call: all arguments, with Ansible's own, where another module was sent to make this call (``ft_call``).
+    """
     mark_as_ours()
-    module = AnsibleModule(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True, **options)
+    options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
+    module = AnsibleModule(**options) if call is None else _Called(call, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
@@ -51,12 +65,12 @@ def _given(spec: Options, params: Params) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with all the keys that every module promises, bounded, and every name in it as text that shows."""
+    """The result with the keys that every module promises, bounded, and with every name as printable text."""
     return _whole(escaped(result))
 
 
 def reported(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The same on the controller, from what hosts have told: there names are escaped already."""
+    """``report`` on the controller, from results of hosts, in which names are already escaped."""
     return _whole(harmless(result))
 
 

@@ -312,60 +312,10 @@ msg:
 """
 
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import places
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Checkpointed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
-ARGUMENTS: Options = {
-    "name": {"type": "str"},
-    "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
-    "resources": {**registry.OPTION, "required": True},
-    "quiesce": quiescing.OPTION,
-    "confirm_within": {"type": "str"},
-    "at_most": {"type": "str", "default": "1h"},
-    "reboots": {"type": "int", "default": 0},
-    "change": {
-        "type": "dict",
-        "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
-    },
-    "retention": retention.OPTION,
-    "host": {"type": "str"},
-    "outside": {"type": "dict", "options": dict(places.OPTIONS)},
-    "require_restorable": {"type": "bool", "default": False},
-}
-
-
-def work(params: Params, check_mode: bool) -> Checkpointed:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    # The agent that is armed holds it, so that Ansible has to send it.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import console  # noqa: F401
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.checkpoint import Request, checkpoint
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import (
-        seconds,
-        seconds_or_none,
-    )
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    request = Request(
-        name=params["name"],
-        resources=params["resources"],
-        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
-        retention=params["retention"],
-        host=params["host"],
-        kind=params["kind"],
-        quiesce=params["quiesce"],
-        require_restorable=params["require_restorable"],
-        outside=params["outside"],
-        at_most=seconds(params["at_most"], "at_most"),
-        reboots=params["reboots"],
-        change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
-    )
-    return checkpoint(Store(params["store"], System()), request, check_mode)
+ARGUMENTS, work = CALLS["checkpoint"]
 
 
 def main() -> None:

@@ -255,41 +255,10 @@ msg:
 """
 
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
-ARGUMENTS: Options = {
-    "checkpoint": {"type": "str", "default": "latest", **renamed("to")},
-    "kinds": {"type": "list", "elements": "str", **renamed("resources")},
-    "paths": {"type": "list", "elements": "str"},
-    "strategy": {"type": "str", "choices": ["paths", "swap"], "default": "paths"},
-    "quiesce": quiescing.OPTION,
-    "generation": {"type": "int"},
-    "confirm_within": {"type": "str"},
-}
-
-
-def work(params: Params, check_mode: bool) -> RolledBack:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    # The agent that is armed holds it, so that Ansible has to send it.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import console  # noqa: F401
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import Request, rollback
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    request = Request(
-        to=params["checkpoint"],
-        kinds=params["kinds"],
-        paths=params["paths"] or (),
-        generation=params["generation"],
-        swap=params["strategy"] == "swap",
-        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
-        quiesce=params["quiesce"],
-    )
-    return rollback(Store(params["store"], System()), request, check_mode)
+ARGUMENTS, work = CALLS["rollback"]
 
 
 def main() -> None:

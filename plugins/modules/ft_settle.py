@@ -335,39 +335,10 @@ msg:
 """
 
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import OPTION as MEASURED
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Settled
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
-# The verdicts for which health is measured.
-MEASURING = ("probe", "hold")
-_VERDICTS = ["probe", "hold", "extend", "approve", "decide", "roll_back", "take_back"]
-ARGUMENTS: Options = {
-    "generation": {"type": "int", "required": True},
-    "probes": probes.OPTION,
-    "measured": MEASURED,
-    "group": {"type": "list", "elements": "str"},
-    "unchanged": {"type": "list", "elements": "str"},
-    "soak": {"type": "str", "default": "0s"},
-    "deadline": {"type": "str", "default": "2m"},
-    "interval": {"type": "str", "default": "1s"},
-    "verdict": {"type": "str", "choices": _VERDICTS, "default": "probe"},
-}
-
-
-def work(params: Params, check_mode: bool) -> Settled:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import Request, settle
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    request = Request(
-        params["generation"], params["probes"], times_of(params), params["verdict"], params["measured"] or []
-    )
-    return settle(Store(params["store"], System(), armed=True), request, check_mode)
+ARGUMENTS, work = CALLS["settle"]
 
 
 def main() -> None:

@@ -104,8 +104,9 @@ def test_every_option_of_a_role_is_read_by_it(role: str) -> None:
 def test_every_option_of_a_module_is_read(module: str) -> None:
     sources = [ROOT / f"plugins/modules/{module}.py", ROOT / f"plugins/action/{module}.py"]
     sources += [ROOT / "plugins/plugin_utils/_evidence.py"]
+    sources += (ROOT / "plugins/module_utils/_calls").glob(f"{module.removeprefix('ft_')}.py")
     sources += [ROOT / "plugins/module_utils" / name for name in ("_flows/exchange.py", "_health/wait.py")]
-    text = "".join(path.read_text() for path in sources)
+    text = "".join(path.read_text() for path in sources if path.is_file())
     found = import_module(f"{PLUGINS}.modules.{module}")
     assert {name for name in found.ARGUMENTS if not re.search(rf'"{name}"(?!:)', text)} == set()
 

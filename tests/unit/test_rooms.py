@@ -24,6 +24,7 @@ ROOMS = [
     "_resources",
     "_deadman",
     "_flows",
+    "_calls",
     "_adapter",
 ]
 

@@ -60,11 +60,16 @@ def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     return _at_deadline(store, args.generation, finish)
 
 
+# These answer calls of the controller, within Ansible.
+_FOR_THE_CONTROLLER = ("_adapter", "_calls/")
+
+
 def _load_all() -> None:
     """Load all modules that may be needed later: the zipapp and Python may be gone by then."""
     archive = zipfile.ZipFile(__loader__.archive)  # type: ignore[name-defined]
     for name in archive.namelist():
-        if "/" in name and name.endswith(".py"):
+        inside = name.partition("/")[2]
+        if inside.endswith(".py") and not inside.startswith(_FOR_THE_CONTROLLER):
             importlib.import_module(name[:-3].replace("/", ".").removesuffix(".__init__"))
     archive.close()
     for codec in _CODECS:

@@ -21,8 +21,11 @@ from . import agent, changes, command
 from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
-# The command for a person (see ``command.py``). It imports this room, so that it is named here and not imported.
+# The command for a person (see ``command.py``), the way back, and what answers the controller. They import this room:
+# that is why they are named here and not imported.
 _CONSOLE = "_flows.console"
+_WAY_BACK = ("_flows.rollback.flow", "finish")
+_ANSWERS = ("_adapter", "_calls.every")
 # Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
@@ -33,13 +36,12 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
     """Write the zipapp of this library below the store; its path. The agent puts the host back with ``finish``.
 
     Its name holds the hashes of its sources and of itself, so that it runs only as it was written here. The file of a
-    waiting agent stays until no change is armed.
+    waiting agent stays until no change is armed. The controller finds the library by this name as well (``ft_call``).
     """
-    sources = _sources(finish)
+    sources = _sources(finish.__module__, finish.__name__)
     folder = store.join("agent")
     ensure_dir(folder)
-    digest = hashlib.sha256(MAGIC_NUMBER + "\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode())
-    prefix = f"evenkeel-{digest.hexdigest()[:12]}"
+    prefix = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + _digest(sources).encode()).hexdigest()[:12]}"
     path = next((os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(prefix)), "")
     if not path or not _is_whole(path):
         data = _zipapp(sources)
@@ -52,6 +54,19 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
     return path
 
 
+def digest() -> str:
+    """The SHA-256 of the sources of this library, in hexadecimal digits."""
+    return _digest(_sources(f"{_base()}.{_WAY_BACK[0]}", _WAY_BACK[1]))
+
+
+def _digest(sources: dict[str, str]) -> str:
+    return hashlib.sha256("\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode()).hexdigest()
+
+
+def _base() -> str:
+    return __name__.rpartition("._deadman.")[0]
+
+
 def _is_whole(path: str) -> bool:
     """Whether the file has the hash that its name holds."""
     with open_regular(path) as stream:
@@ -61,7 +76,7 @@ def _is_whole(path: str) -> bool:
 def _zipapp(sources: dict[str, str]) -> bytes:
     """The sources, each also compiled for this Python so that the agent starts quickly. Others compile them anew."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text)
             # A .pyc that is never compared with its source (PEP 552).
@@ -70,23 +85,23 @@ def _zipapp(sources: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _sources(finish: Callable[..., list[str]]) -> dict[str, str]:
-    """The agent, the module of ``finish``, the command for a person, and all that they import, directly or not; the
-    same whatever is loaded."""
-    base = __name__.rpartition("._deadman.")[0]
+def _sources(way_back: str, finish: str) -> dict[str, str]:
+    """The agent, the module ``way_back`` of the function ``finish``, the command for a person, what answers the
+    controller, and all that they import, directly or not; the same whatever is loaded."""
+    base = _base()
     start = f"""import sys
 from ._deadman import agent
-from {finish.__module__[len(base) :]} import {finish.__name__}
+from {way_back[len(base) :]} import {finish}
 
 
 def main():
     if sys.argv[1:2] == [{command.TASK!r}]:
         from .{_CONSOLE} import main
         return main(sys.argv[2:])
-    return agent.main({finish.__name__})
+    return agent.main({finish})
 """
     files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
-    todo, seen = [agent.__name__, finish.__module__, f"{base}.{_CONSOLE}"], {base}
+    todo, seen = [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, *_ANSWERS))], {base}
     while todo:
         name = todo.pop()
         if name in seen or not name.startswith(base + "."):
@@ -97,6 +112,7 @@ def main():
             continue
         is_package = spec.submodule_search_locations is not None
         source = spec.loader.get_source(name) or ""  # type: ignore[union-attr]
+        source = source.decode() if isinstance(source, bytes) else source  # as Ansible's own loader gives it
         inside = name[len(base) + 1 :].replace(".", "/")
         files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source
         todo += _imports(source, name if is_package else name.rpartition(".")[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,9 @@ from .._store.objects import Hasher, Writer
 from .._store.store import Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
+
+# The free bytes of the store's file system from which on a library in it takes room from nobody.
+_AMPLE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,15 @@ class _Taking:
         return result
 
     def _install_agent(self) -> str:
-        """The agent that a dead-man will run; empty where none is to be armed."""
+        """The agent that a dead-man will run; empty where none is to be armed.
+
+        Its library answers later calls: where there is ample room, it is left on the host without a dead-man as well.
+        """
         if self.request.confirm_within is None:
+            with suppress(OSError):
+                room = os.statvfs(self.store.root)
+                if room.f_bavail * room.f_frsize > _AMPLE:
+                    package.install(self.store, finish)
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)

@@ -148,7 +148,9 @@ def _epoch(text: object) -> float | None:
 
 def message(res: Mapping[str, Any]) -> str:
     """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
-    said = _PREAMBLE.sub("", " ".join(line.strip() for line in answers.cut(_reason(res), _LONGEST).splitlines() if line.strip())).lstrip()
+    said = _PREAMBLE.sub(
+        "", " ".join(line.strip() for line in answers.cut(_reason(res), _LONGEST).splitlines() if line.strip())
+    ).lstrip()
     return answers.cut(said, _LINE) or "no reason given"
 
 

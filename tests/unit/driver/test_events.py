@@ -178,9 +178,9 @@ def test_messages_are_one_line_and_never_empty() -> None:
     assert message({}) == "no reason given"
     assert message({"msg": "Task failed: Failed to connect to the host via ssh: ssh: timed out"}) == "ssh: timed out"
     # A connection that broke while the module was sent: what Python printed of it comes first, and is long.
-    broken = f"  File x\n    data='{'UEsDBBQ' * 50_000}\nSyntaxError: cut off\nConnection to web1 closed by remote host."
+    broken = f"  File x\n    data='{'UEsDBBQ' * 50_000}\nSyntaxError: cut off\nConnection to web1 closed."
     told = message({"msg": f"Task failed: Failed to connect to the host via ssh: {broken}"})
-    assert told.startswith("File x") and told.endswith("SyntaxError: cut off Connection to web1 closed by remote host.")
+    assert told.startswith("File x") and told.endswith("SyntaxError: cut off Connection to web1 closed.")
     assert len(told) == 400
     died = answers.read({"failed": True, "module_stderr": broken, "rc": 1})
-    assert message(died) == "the module died: Connection to web1 closed by remote host. (exit code 1)"
+    assert message(died) == "the module died: Connection to web1 closed. (exit code 1)"

@@ -69,8 +69,8 @@ def closure(name: str) -> set[str]:
 
 
 def test_the_agent_holds_all_that_it_imports() -> None:
-    inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
-    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py")
+    inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
+    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_adapter.py", "_calls/every.py")
     assert inside == {"__init__.py", "_agent.py"}.union(*map(closure, starts))
 
 
@@ -85,7 +85,7 @@ def test_modules_that_arm_carry_all_that_the_agent_holds(name: str) -> None:
             for one in [base, *(base / alias.name for alias in node.names)]:
                 if one.with_suffix(".py").is_file():
                     sent |= closure(str(one.with_suffix(".py").relative_to(HERE)))
-    inside = {path.partition("/")[2] for path in package._sources(finish) if "/" in path}
+    inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
     assert inside - sent == {"__init__.py", "_agent.py"}
 
 
@@ -97,7 +97,7 @@ for name in sys.argv[1:]:
     importlib.import_module(base + name)
 package = importlib.import_module(base + "_deadman.package")
 flow = importlib.import_module(base + "_flows.rollback.flow")
-print(hashlib.sha256(package._zipapp(package._sources(flow.finish))).hexdigest())
+print(hashlib.sha256(package._zipapp(package._sources(flow.__name__, "finish"))).hexdigest())
 """
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     made = {
@@ -128,7 +128,7 @@ def test_a_loaded_agent_needs_no_python_any_more(store: Store, tmp_path: Path, m
 
 def test_another_python_takes_the_source(tmp_path: Path) -> None:
     """What this Python was made into is for it alone; a broken one is passed over."""
-    sources = package._sources(finish)
+    sources = package._sources(finish.__module__, finish.__name__)
     path = tmp_path / "agent.pyz"
     path.write_bytes(package._zipapp(sources))
     with zipfile.ZipFile(path) as archive:
@@ -154,7 +154,7 @@ def run_unit(
 
 def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = tmp_path / "agent.pyz"
-    agent.write_bytes(package._zipapp(package._sources(finish)))
+    agent.write_bytes(package._zipapp(package._sources(finish.__module__, finish.__name__)))
     other = tmp_path / "python3.99"
     other.write_text(f'#!/bin/sh\necho tried >>{tmp_path}/tried; exec {sys.executable} "$@"\n')
     other.chmod(0o755)

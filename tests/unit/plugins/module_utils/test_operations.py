@@ -102,8 +102,8 @@ def test_what_may_be_done_again_begins_anew_where_it_does_not_hold_any_more(jour
 
 def test_an_id_that_happens_once_is_not_given_to_something_else(journal: Journal) -> None:
     end(journal, begin(journal, asked(ONCE), told(FAIL)).token, "ok", told(PASS), "")
-    for other in (Asked("another", ONCE), Asked("request", IDEMPOTENT)):
-        answer = begin(journal, other, told(FAIL))
+    for wanted in (Asked("another", ONCE), Asked("request", IDEMPOTENT)):
+        answer = begin(journal, wanted, told(FAIL))
         assert answer.answer == REFUSED and "an id of its own" in answer.why
     other = Journal(journal.store, "other")
     begin(other, asked(), told(PASS))
@@ -126,6 +126,23 @@ def test_a_record_that_changed_while_it_was_measured_is_not_decided_on(journal: 
             return FAIL, "", []
 
     assert begin(journal, asked(), Slow([], NOW)).answer == RUNNING
+
+
+def test_of_many_runs_at_once_one_begins(journal: Journal) -> None:
+    begin(Journal(journal.store, "another"), asked(), told(FAIL))  # makes the store
+    pipe = os.pipe()
+    pids = []
+    for _number in range(8):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            try:
+                answer = begin(journal, asked(ONCE), told(FAIL)).answer
+                os.write(pipe[1], answer.encode() + b"\n")
+            finally:
+                os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert sorted(os.read(pipe[0], 1000).decode().split()) == [BEGUN, *[RUNNING] * 7]
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,10 @@ def test_backoff_doubles_up_to_its_limit_and_is_random_there_too() -> None:
     assert _repeat.backoff(policy, 10**6, lambda: 1.0) == 10.0
 
 
+def test_one_attempt_is_one_attempt() -> None:
+    assert waits(Policy(attempts=1, unreachable=0, deadline=1e6, backoff=1.0, limit=1.0), 1.0) == []
+
+
 def test_no_wait_leads_past_the_deadline() -> None:
     policy = Policy(attempts=99, unreachable=0, deadline=10.0, backoff=1.0, limit=60.0)
     assert waits(policy, 1.0) == [1.0, 2.0, 4.0], "8 seconds more would be too late"

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The call of ft_checkpoint: its options, and the checkpoint that they ask for."""
+
+from __future__ import annotations
+
+from .._files import places
+from .._host.options import Options, Params
+from .._resources import registry
+from .._results import Checkpointed
+from .._services import quiescing
+from .._store import retention
+
+ARGUMENTS: Options = {
+    "name": {"type": "str"},
+    "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
+    "resources": {**registry.OPTION, "required": True},
+    "quiesce": quiescing.OPTION,
+    "confirm_within": {"type": "str"},
+    "at_most": {"type": "str", "default": "1h"},
+    "reboots": {"type": "int", "default": 0},
+    "change": {
+        "type": "dict",
+        "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
+    },
+    "retention": retention.OPTION,
+    "host": {"type": "str"},
+    "outside": {"type": "dict", "options": dict(places.OPTIONS)},
+    "require_restorable": {"type": "bool", "default": False},
+}
+
+
+def work(params: Params, check_mode: bool) -> Checkpointed:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The agent that is armed holds it, so that Ansible has to send it.
+    from .._flows import console  # noqa: F401
+    from .._flows.checkpoint import Request, checkpoint
+    from .._host.durations import (
+        seconds,
+        seconds_or_none,
+    )
+    from .._host.system import System
+    from .._store.store import Store
+
+    request = Request(
+        name=params["name"],
+        resources=params["resources"],
+        confirm_within=seconds_or_none(params["confirm_within"], "confirm_within"),
+        retention=params["retention"],
+        host=params["host"],
+        kind=params["kind"],
+        quiesce=params["quiesce"],
+        require_restorable=params["require_restorable"],
+        outside=params["outside"],
+        at_most=seconds(params["at_most"], "at_most"),
+        reboots=params["reboots"],
+        change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
+    )
+    return checkpoint(Store(params["store"], System()), request, check_mode)

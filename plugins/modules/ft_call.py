@@ -1,0 +1,155 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ft_call
+short_description: Answer the call of another module from the library that lies on the host
+description:
+  - Not for playbooks. M(evenkeel.fault_tolerance.ft_checkpoint), M(evenkeel.fault_tolerance.ft_settle) and
+    M(evenkeel.fault_tolerance.ft_rollback) try this small module first. The dead-man that a checkpoint arms leaves the
+    whole library on the host. Where that is the library of this version of the collection, the call is answered from
+    it, and the library is not sent again.
+  - The library is taken only if no user other than root and the one that runs this module could have written it, and
+    if it has the hash that its name holds. Otherwise nothing is done, and the module that was called is sent whole.
+version_added: 0.2.0
+author:
+  - The Evenkeel Authors (@evenkeel)
+extends_documentation_fragment:
+  - evenkeel.fault_tolerance._store
+options:
+  name:
+    description: The module that is called, without the name of its collection and without C(ft_).
+    type: str
+    required: true
+    choices: [checkpoint, rollback, settle]
+  library:
+    description: The SHA-256 of the sources of the library, in hexadecimal digits.
+    type: str
+    required: true
+  arguments:
+    description: The arguments of the module that is called.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: As the module that is called.
+  diff_mode:
+    support: full
+    description: As the module that is called.
+  idempotent:
+    support: full
+    description: As the module that is called.
+"""
+
+EXAMPLES = r"""
+- name: Has the last change left this library on the host?
+  evenkeel.fault_tolerance.ft_call:
+    name: settle
+    library: 0000000000000000000000000000000000000000000000000000000000000000
+    arguments:
+      generation: 1
+  register: call
+
+- name: No other module is called where it has not
+  ansible.builtin.assert:
+    that: call.absent
+"""
+
+RETURN = r"""
+absent:
+  description: Whether the library is not there, so that nothing was done. Otherwise the result is that of the module.
+  returned: where the library is not there
+  type: bool
+error:
+  description:
+    - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
+      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
+      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+      V(EvenkeelError) for everything else.
+  returned: failure
+  type: str
+  sample: Refused
+msg:
+  description: What went wrong, where, and what to do next.
+  returned: failure
+  type: str
+"""
+
+import hashlib
+import os
+import stat
+import sys
+from importlib import import_module
+from importlib.util import MAGIC_NUMBER
+
+from ansible.module_utils.basic import AnsibleModule, _load_params
+
+ARGUMENTS = {
+    "name": {"type": "str", "required": True, "choices": ["checkpoint", "rollback", "settle"]},
+    "library": {"type": "str", "required": True},
+    "arguments": {"type": "dict", "required": True},
+    "store": {"type": "path", "default": "/var/lib/evenkeel"},
+}
+# The bytes of the largest library.
+_LARGEST = 1 << 26
+
+
+def library(store: str, digest: str) -> bytes:
+    """The library of these sources, as the dead-man of this Python has it; empty where there is none to be trusted."""
+    start = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + digest.encode()).hexdigest()[:12]}"
+    folder = os.path.join(os.path.abspath(store), "agent")
+    try:
+        name = next(name for name in sorted(os.listdir(folder)) if name.startswith(start))
+        if not all(map(_is_safe, _ways(folder))):
+            return b""
+        fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as stream:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or not _is_safe(found):
+                return b""
+            data = stream.read(_LARGEST)
+    except (OSError, StopIteration):
+        return b""
+    return data if name == f"{start}{hashlib.sha256(data).hexdigest()}.pyz" else b""
+
+
+def _ways(folder: str) -> list[os.stat_result]:
+    """The directory and all above it."""
+    found = [os.lstat(folder)]
+    while folder != "/":
+        folder = os.path.dirname(folder)
+        found.append(os.lstat(folder))
+    return found
+
+
+def _is_safe(found: os.stat_result) -> bool:
+    """Whether only root and this user can replace it, or an entry of theirs in it. No symlink is followed."""
+    shared = found.st_mode & 0o022 and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX)
+    return found.st_uid in (0, os.geteuid()) and not shared and not stat.S_ISLNK(found.st_mode)
+
+
+def main() -> None:
+    # Without its log, which would show the arguments as one text: the module that is called logs its own.
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
+    data = library(module.params["store"], module.params["library"])
+    if not data:
+        module.exit_json(absent=True)
+    memory = os.memfd_create("evenkeel")
+    os.write(memory, data)
+    sys.path.insert(0, f"/proc/self/fd/{memory}")
+    name = module.params["name"]
+    ours = {key: value for key, value in _load_params().items() if key.startswith("_ansible_")}
+    call = {**ours, "_ansible_module_name": f"evenkeel.fault_tolerance.ft_{name}", **module.params["arguments"]}
+    spec, work = import_module("evenkeel_agent._calls.every").CALLS[name]
+    import_module("evenkeel_agent._adapter").run_module(spec, work, call)
+
+
+if __name__ == "__main__":
+    main()

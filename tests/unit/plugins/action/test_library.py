@@ -1,0 +1,53 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that has the library is not sent it again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .conftest import Fleet, Run
+
+OURS = "evenkeel.fault_tolerance."
+
+
+def sent(run: Run) -> list[str]:
+    """The modules that were sent to the host, in order."""
+    return [name for name in re.findall(r"Using module file \S*/(\w+)\.py", run.output) if name.startswith("ft_")]
+
+
+def task(module: str, **arguments: Any) -> dict[str, Any]:
+    return {f"{OURS}{module}": {"store": "{{ evenkeel_store }}", **arguments}}
+
+
+CHECKPOINT = task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}", confirm_within="60s")
+SETTLE = task("ft_settle", generation=1)
+
+
+def test_the_library_is_sent_once(fleet: Fleet) -> None:
+    run = fleet.play([CHECKPOINT, SETTLE], "h1", "-vvv")
+    assert sent(run) == ["ft_call", "ft_checkpoint", "ft_call"]
+    assert run.results["h1"]["outcome"] == "confirmed"
+    (fleet.directory("h1") / "data/name").write_text("changed")
+    before = fleet.play([task("ft_rollback")], "h1", "-vvv", "--check", "--diff")
+    assert sent(before) == ["ft_call"] and before.results["h1"]["changed"]
+    assert (fleet.directory("h1") / "data/name").read_text() == "changed", "check mode is passed on"
+    run = fleet.play([task("ft_rollback")], "h1", "-vvv")
+    assert sent(run) == ["ft_call"] and (fleet.directory("h1") / "data/name").read_text() == "I am h1\n"
+    # Newer versions of Ansible tell it only where they are asked to.
+    told = run.results["h1"].get("invocation", {"module_args": {"checkpoint", "kinds", "store"}})
+    assert set(told["module_args"]) >= {"checkpoint", "kinds", "store"}, "the arguments of the module itself"
+
+
+def test_a_checkpoint_without_a_deadman_leaves_the_library_as_well(fleet: Fleet) -> None:
+    alone = task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")
+    assert sent(fleet.play([alone, alone], "h1", "-vvv")) == ["ft_call", "ft_checkpoint", "ft_call"]
+
+
+def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
+    fleet.play([CHECKPOINT, SETTLE], "h1")
+    run = fleet.play([task("ft_rollback", checkpoint="none")], "h1", "-vvv")
+    found = run.results["h1"]
+    assert sent(run) == ["ft_call"] and found["error"] == "NotFound" and "none" in found["msg"]
