@@ -70,9 +70,7 @@ def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
     assert detail(host) == expected
     many = seen(*((f"/etc/{number}", "new") for number in range(7)), count=40)
     found = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=many))
-    assert "40 paths outside of it stay changed: /etc/0 (new), " in found and found.endswith(
-        "/etc/4 (new) and 35 more"
-    )
+    assert "40 paths outside of it stay changed: /etc/0 (new), " in found and found.endswith("/etc/4 (new) and 35 more")
     part = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=seen(complete=False)))
     assert part == "x; what is protected is as before; outside of it not all places could be looked at"
 
