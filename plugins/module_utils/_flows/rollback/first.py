@@ -25,7 +25,7 @@ class First(Record):
     """The first phases of a host that goes back by itself."""
 
     def _beside_crowds(self) -> None:
-        """Where a user has filled a directory since, a whole rollback of all else comes first (see ``apart``)."""
+        """Where a user has filled a directory since, first roll back everything else (see ``apart``)."""
         if not self.how.unattended or self.how.kinds or self.how.paths:
             return
         sections = self._plan.sections
@@ -38,11 +38,11 @@ class First(Record):
         first._is_part = True
         try:
             first._carry_out()
-        except Exception as error:  # The whole, which follows, tells what is left.
+        except Exception as error:  # The whole rollback, which follows, names everything that is left.
             self._changed = first._changed
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done
-        # All but this of the things that were left then is measured again.
+        # The whole rollback measures everything else again that was left.
         self._left += [one for one in first._left if one.startswith(NOT_DURABLE)]
         self._down = first._down
         self._restart_needed = first._restart_needed
