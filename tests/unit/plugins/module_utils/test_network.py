@@ -166,7 +166,8 @@ def test_equal_networks_have_equal_lines_whatever_passes(kind: Network, host: Ho
     host.links[1].update(operstate="DOWN", qdisc="other")
     host.links.append(link("veth12ab", address("172.17.0.9")))
     host.links.append(link("wg0", address("10.200.0.1"), linkinfo={"info_kind": "wireguard"}))
-    host.routes[1] = route("10.9.9.0/24", protocol="bird")
+    host.routes[1] = route("10.9.9.0/24", protocol="80")
+    host.rules.append({"priority": 9, "src": "10.9.9.9", "table": "main", "protocol": "bird"})
     host.routes[2]["flags"] = []
     host.routes[3] = route("10.0.0.0/24", protocol="kernel", prefsrc="10.0.0.77")
     host.routes.append(route("0.0.0.0/1", dev="wg0", table="51820"))
