@@ -75,8 +75,8 @@ options:
           - File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
           - A rollback mounts what is missing, puts options back, and unmounts what was
             not there, unless a program uses it. The data on a file system is not touched;
-            what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts of
-            programs (containers, snap, automounters), FUSE, and what is below C(/dev),
+            the content of a C(tmpfs) that was unmounted is lost. It leaves alone the mounts
+            of programs (containers, snap, automounters), FUSE, and all below C(/dev),
             C(/media), C(/proc), C(/run) and C(/sys).
         type: dict
         version_added: 0.2.0

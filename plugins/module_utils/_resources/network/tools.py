@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..._host.system import System
 from ..._services import systemd
 
-# What is done to units of tools, in this order.
+# The verbs for units of tools, in the order in which they are carried out.
 VERBS = ("stop", "unmask", "disable", "enable", "mask", "start")
 _ASK = 20.0
 # A tool may wait for a server that gives an address.
