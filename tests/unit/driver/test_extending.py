@@ -97,7 +97,7 @@ def test_a_host_that_settles_is_extended_no_more() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"on_failure": "everything"}, "on_failure: 'everything'; it is stop, wave, all"),
+        ({"on_failure": "everything"}, "on_failure must be one of stop, wave, all, not 'everything'"),
         ({"hold_after": 3}, "hold_after: '3' is no wave of this change, which has 2"),
         ({"pause": "soon"}, "pause: 'soon' is not a duration"),
         ({"on_failure": "all", "bake": "2h"}, "--at-most allows 3600 s"),
