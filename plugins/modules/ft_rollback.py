@@ -165,7 +165,7 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      description: The cause of its rollback, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
       description: State that could not be put back so far. Absent where nothing is left.

@@ -52,6 +52,25 @@ FAILS = (
       ansible.builtin.command: "false"
 """
 )
+LOCKS_OUT = (
+    HARDEN
+    + """
+    - name: Let nobody in
+      ansible.builtin.copy:
+        dest: /etc/nftables.conf
+        content: |
+          flush ruleset
+          table inet hard {
+            chain input {
+              type filter hook input priority 0; policy drop;
+              iif lo accept
+            }
+          }
+        mode: "0755"
+    - name: From now on
+      ansible.builtin.command: nft -f /etc/nftables.conf
+"""
+)
 BESIDE = {
     "/etc/sysctl.d/99-hard.conf": "new",
     "/etc/pam.d/common-auth": "content",
@@ -96,11 +115,23 @@ def test_what_stays_changed_after_a_rollback_is_named_path_by_path(hard: Fleet) 
     assert {one["path"]: one["what"] for one in told["paths"]} == BESIDE
 
 
+@pytest.mark.long
+def test_a_host_that_hardening_has_locked_goes_back_by_itself_and_what_stays_is_named(hard: Fleet) -> None:
+    playbook = hard.playbook("harden.yml", LOCKS_OUT)
+    code, result = hard.change(playbook, "--confirm-within", "40s", timeout=300)
+    (host,) = result["hosts"]
+    assert code == 2 and host["state"] == "rolled_back" and host["by"] == "deadline", result
+    assert hard.differs("web1") == "" and "hard" not in hard.on("web1", "nft list ruleset")
+    assert beside(result) == BESIDE
+    told = hard.module("web1", "ft_info")["outside"]
+    assert {one["path"]: one["what"] for one in told["paths"]} == BESIDE
+
+
 def test_a_person_reads_it_and_gets_resources_that_cover_all_of_it(hard: Fleet) -> None:
     playbook = hard.playbook("harden.yml", FAILS)
     _code, out = hard.evenkeel("change", playbook, "-i", "inventory")
     flat = " ".join(out.split())
-    assert "the declared resources are as before; 7 paths outside of them stay changed: " in flat
+    assert "what is protected is as before; 7 paths outside of it stay changed: " in flat
     assert "evenkeel suggest -i inventory --limit web1" in flat
     code, out = hard.evenkeel("suggest", "-i", "inventory", "--limit", "web1")
     assert code == 0

@@ -221,6 +221,7 @@ def test_a_kill_in_the_last_step_is_resumed_and_all_hosts_keep_the_change(fleet:
     nothing_waits(fleet)
 
 
+@pytest.mark.long
 def test_a_split_that_a_kill_left_is_taken_back_once_a_host_has_gone_back(fleet: Fleet) -> None:
     killed_in_the_last_step(fleet, "30s")
     probes = [{"http": {"url": "http://localhost/", "status": 200}}]

@@ -43,13 +43,13 @@ def told(store: Store) -> Outside | None:
 
 def words(found: Outside | None) -> str:
     """The sentence about a host whose protected state is back."""
-    back = "the declared resources are as before"
+    back = "what is protected is as before"
     if found is None:
-        return f"{back}; whether anything outside of them changed is not known"
+        return f"{back}; whether anything outside of it changed is not known"
     unknown = "" if found.complete else ", and not all places could be looked at"
     if not found.count:
-        return f"{back}, and outside of them no change is seen where programs and configuration lie{unknown}"
-    stay = "1 path outside of them stays" if found.count == 1 else f"{found.count} paths outside of them stay"
+        return f"{back}, and outside of it no change is seen where programs and configuration lie{unknown}"
+    stay = "1 path outside of it stays" if found.count == 1 else f"{found.count} paths outside of it stay"
     return f"{back}; {stay} changed: {some(found)}{unknown}"
 
 

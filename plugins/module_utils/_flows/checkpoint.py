@@ -7,12 +7,15 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .._deadman import changes, doubt, package
+from .._deadman import changes, doubt, loader, package
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
+from .._health import probes as probing
+from .._health.probe import HOST
+from .._health.wait import Times
 from .._resources import registry
 from .._results import Checkpointed
 from .._services import quiescing
@@ -33,6 +36,8 @@ class Request:
     change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
     are looked for that no resource covers.
 
+    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
+
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
     """
@@ -49,6 +54,8 @@ class Request:
     change: tuple[str, int] = ("", 0)
     reboots: int = 0
     outside: Any = None
+    probes: Any = None
+    times: Times | None = None
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
@@ -72,6 +79,7 @@ class _Taking:
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
         self.outside = places.check(request.outside)
+        self.health = _health(request)
         self.host = request.host or os.uname().nodename
         self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
@@ -156,6 +164,8 @@ class _Taking:
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
+        if self.request.reboots:
+            loader.make_places(self.store)
         lacking = changes.prepare(self.store, agent)
         self.warnings = [lacking] if lacking else []
         return agent
@@ -168,8 +178,10 @@ class _Taking:
         within = self.request.confirm_within
         if within is not None:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
-            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
+            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
 
@@ -191,6 +203,16 @@ class _Taking:
             root=root,
             warnings=self.warnings or None,
         )
+
+
+def _health(request: Request) -> dict[str, Any]:
+    """The probes that the host can measure without help, and their times; empty where none are declared."""
+    declared = [
+        item for item, probe in zip(request.probes or [], probing.check(request.probes)) if probe.source == HOST
+    ]
+    return (
+        {"probes": declared, **asdict(request.times or Times(0.0, 120.0, 1.0))} if declared and request.reboots else {}
+    )
 
 
 def _lacking(sections: list[Section], refuse: bool) -> list[str]:

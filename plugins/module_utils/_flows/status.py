@@ -23,6 +23,7 @@ _BY = {
     "settle": "by the controller",
     "deadline": "by the host itself, as it was not confirmed in time",
     "boot": "by the host itself, as it booted before it was confirmed",
+    "health": "by the host itself, as it was not healthy after the boot that was planned",
     "operator": "by hand",
 }
 _STAGES = {
@@ -35,6 +36,7 @@ WHY = {
     "settle": "the controller asked for it",
     "deadline": "its time to confirm is over",
     "boot": "the host booted before it was confirmed",
+    "health": "the host was not healthy after the boot that was planned",
     "operator": "a person asked for it",
 }
 

@@ -176,9 +176,9 @@ def _reason(res: Mapping[str, Any]) -> str:
 
 
 def _last_line(res: Mapping[str, Any], *keys: str) -> str:
-    """The last line of the first of these keys that has any text; for a traceback that is the error."""
+    """The last line with a word in it, of the first of these keys that has any; for a traceback that is the error."""
     said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "")[-_LONGEST:].splitlines()))
-    return next((line for line in said if line), "")
+    return next((line for line in said if re.search(r"\w", line)), "")
 
 
 def judge(

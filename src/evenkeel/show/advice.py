@@ -34,7 +34,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     if result.exit_code in (Exit.FAILED, Exit.PARTLY) and of[State.ROLLED_BACK]:
         then = "; run it again" if stopped(result) else "; repair what failed and run it again"
         then = then if result.command == "change" else ""
-        lines.append(f"On the hosts that were rolled back the declared resources are as before{then}.")
+        lines.append(f"On the hosts that were rolled back what is protected is as before{then}.")
     beside = [host.host for host in result.hosts if host.outside and host.outside["count"]]
     if beside:
         lines.append("Paths changed that nothing protects. The resources that would have covered them:")

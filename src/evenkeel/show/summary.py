@@ -31,7 +31,12 @@ _ALIKE = 12
 # The number of warnings of a host that are shown.
 _WARNINGS = 10
 # The words of a host about its protected state.
-_BACK = "the declared resources are as before"
+_BY = {
+    "deadline": "put itself back at its deadline",
+    "boot": "put itself back at boot",
+    "health": "put itself back, not healthy after the boot that was planned",
+}
+_BACK = "what is protected is as before"
 # The number of paths of a host that are shown.
 _PATHS = 5
 _FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
@@ -122,7 +127,7 @@ def headline(result: ChangeResult) -> str:
 def detail(host: HostResult, told: Told | None = None) -> str:
     """The words about one host besides its outcome, unless they were ``told`` before."""
     told = told or Told()
-    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(host.by, "")
+    by = _BY.get(host.by, "")
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
@@ -140,8 +145,8 @@ def _stays(host: HostResult) -> list[str]:
     if host.state is not State.ROLLED_BACK or host.outside is None or not beside or _BACK in host.why:
         return []
     count = host.outside["count"]
-    stay = "1 path outside of them stays" if count == 1 else f"{count} paths outside of them stay"
-    return [f"{_BACK}; {stay} changed: {beside}" if count else f"{_BACK}; outside of them {beside}"]
+    stay = "1 path outside of it stays" if count == 1 else f"{count} paths outside of it stay"
+    return [f"{_BACK}; {stay} changed: {beside}" if count else f"{_BACK}; outside of it {beside}"]
 
 
 def _beside(outside: Outside | None) -> str:

@@ -250,7 +250,7 @@ def test_a_sentence_stands_in_a_report_once() -> None:
 
 def test_what_was_rolled_back_is_told_no_further_than_it_is_protected() -> None:
     shown = printed(result(Exit.FAILED, HostResult("a", 1, State.ROLLED_BACK, "x")))
-    assert "the declared resources are as before" in " ".join(shown.split())
+    assert "what is protected is as before" in " ".join(shown.split())
 
 
 def test_a_confirmation_without_a_new_login_says_so() -> None:

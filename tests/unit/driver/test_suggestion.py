@@ -65,20 +65,18 @@ def test_a_bad_answer_puts_the_host_in_doubt(outside: Any) -> None:
 
 def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
     host = HostResult("a", 1, State.ROLLED_BACK, "failed in 'Check'", outside=seen(("/usr/bin/su", "mode")))
-    back = "the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    back = "what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
     expected = f"failed in 'Check'; {back}"
     assert detail(host) == expected
     many = seen(*((f"/etc/{number}", "new") for number in range(7)), count=40)
     found = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=many))
-    assert "40 paths outside of them stay changed: /etc/0 (new), " in found and found.endswith(
-        "/etc/4 (new) and 35 more"
-    )
+    assert "40 paths outside of it stay changed: /etc/0 (new), " in found and found.endswith("/etc/4 (new) and 35 more")
     part = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=seen(complete=False)))
-    assert part == "x; the declared resources are as before; outside of them not all places could be looked at"
+    assert part == "x; what is protected is as before; outside of it not all places could be looked at"
 
 
 def test_what_the_host_has_said_itself_is_not_said_twice() -> None:
-    back = "the declared resources are as before; 1 path outside of them stays changed: /usr/bin/su (mode)"
+    back = "what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
     why = f"rolled back to x: y; {back}"
     assert detail(HostResult("a", 1, State.ROLLED_BACK, why, outside=seen(("/usr/bin/su", "mode")))) == why
 

@@ -24,6 +24,9 @@ _ETC = (
     *("ssh", "dropbear", "pam.d", "pam.conf", "security", "login.defs", "nsswitch.conf", "sudoers", "sudoers.d"),
     *("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "shells", "nologin", "hosts.allow", "hosts.deny"),
     *("hosts", "resolv.conf", "network", "netplan", "NetworkManager", "systemd/network", "nftables.conf", "nftables.d"),
+    *("systemd/networkd.conf", "systemd/networkd.conf.d", "systemd/resolved.conf", "systemd/resolved.conf.d", "dhcp"),
+    *("iproute2", "resolvconf", "resolvconf.conf", "dhcpcd.conf", "dhclient.conf", "sysconfig/network"),
+    "sysconfig/network-scripts",
 )
 PATHS = (
     "/root/.ssh",
@@ -96,7 +99,7 @@ def as_it_was(now: Section, then: Section, known: Section) -> Section:
     if not is_of(now, then):
         return now
     if known.kind != FILES:
-        return replace(now, lines=known.lines)
+        return replace(now, lines=[*(path_lines(known) or path_lines(now)), *own_lines(known)])
     return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
 
 
@@ -124,6 +127,12 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
     for root in roots:
         kept += [line for line in _below(known.lines, root) if not line.startswith(ABSENT)]
     return kept
+
+
+def own_alone(section: Section, lines: Sequence[str]) -> Section:
+    """The section with these lines of its kind's own, and no trees: without entries, a tree would be an empty one."""
+    spec = {key: value for key, value in section.spec.items() if key not in ("trees", files.MOUNTS)}
+    return replace(section, spec=spec, lines=list(lines))
 
 
 def own_part(section: Section) -> Section | None:

@@ -68,12 +68,15 @@ class First(Record):
                 if any(part.kind == section.kind for part in first):
                     with suppress(OSError, EvenkeelError):
                         lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
-                        self._before_access.append((section, replace(section, lines=lines)))
-            for kind in dict.fromkeys(part.kind for part in first):
+                        self._before_access.append((section, access.own_alone(section, lines)))
+            kinds = dict.fromkeys(part.kind for part in first)
+            for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)
             locks = [name for name, kind in KINDS.items() if kind.lock_guards_access]
             with self._trying(FILES), locked(locks, self.store.system, unattended=True):
                 self._access_files(writer)
+            for kind in (one for one in kinds if KINDS[one].applies_files):
+                self._put_back(kind, first)
         finally:
             writer.discard()
         if not self.how.boot:

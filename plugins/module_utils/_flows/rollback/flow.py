@@ -26,11 +26,12 @@ from .resume import resume
 from .run import Run
 
 Arm = Callable[[str], changes.Armed]
-COUNTS = "some paths that came back take effect at the next boot alone:"
-# Files that take effect at the next boot alone: kernel, initramfs, boot loader, disks and modules.
+COUNTS = "some paths or packages that came back take effect at the next boot alone:"
+# Files and packages that take effect at the next boot alone: kernel, initramfs, boot loader, disks and modules.
 AT_BOOT = re.compile(
     r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
     r"|/etc/(fstab|crypttab|modules|dracut\.conf)$"
+    r"|(linux-(image|modules)|kernel|grub|shim|initramfs-tools|dracut)[^/]*$"
 )
 
 
@@ -99,6 +100,7 @@ def _arming(store: Store, within: float | None) -> Arm | None:
 _BEGAN = {
     "deadline": "whose time to confirm was over",
     "boot": "which a boot had ended",
+    "health": "after whose boot the host was not healthy",
     "settle": "which was told to go back and had not come to an end",
     "operator": "which was being put back by hand",
 }

@@ -83,14 +83,16 @@ class Record:
         except Exception as error:  # An unforeseen failure of one kind does not hinder the other kinds.
             self._causes.setdefault(what, []).append(f"{what}: {type(error).__name__}: {error}")
 
-    def _put_back(self, kind: str, sections: Sequence[Section]) -> None:
-        """Put back one kind as far as possible."""
+    def _put_back(self, kind: str, sections: Sequence[Section]) -> bool:
+        """Put back one kind as far as possible. Returns whether there was something to do."""
+        steps: list[Step] = []
         with self._trying(kind):
             at = self._circumstances()
             steps = plan.steps_of(KINDS[kind], sections, at)
             if steps:
                 self._write_wanted()
                 self._note_steps(KINDS[kind].apply(steps, at))
+        return bool(steps)
 
     def _commit(
         self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None

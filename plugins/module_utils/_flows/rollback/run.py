@@ -8,7 +8,8 @@
 4. ``put_back_files``: one journalled transaction.
 5. ``put_back_packages``: their scripts find the configuration that they knew. Files that the scripts change are put
    back once more.
-6. ``put_back_rest``: values of the kernel, the firewall, databases; packages that failed, once more.
+6. ``put_back_rest``: mounts, the network, values of the kernel, the firewall, databases; files once more, where other
+   files are seen since; packages that failed, once more.
 7. ``start``: the paths are proved, then services start.
 
 Phase 1 is in ``first``, the proof in ``proof``, and the state that all phases share in ``record``. The file ``resume``
@@ -27,6 +28,7 @@ from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.step import DELETE, FILES
 from ..._resources import registry
+from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
 from ..._results import RolledBack
 from ..._services import outage
@@ -87,7 +89,10 @@ class Run(First, Proof):
         made.files = [step for step in made.files if step.target not in left]
         plan.add_steps(self.store, made, self.how)
         self._plan = plan.stopped(made, self.how.quiesce)
-        self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items()]
+        revealed = [path for kind in KINDS.values() for path in kind.reveals(self._plan.steps)]
+        away = [path for path in {**left, **made.away} if any(is_within(path, one) for one in revealed)]
+        self._notes += [f"{path}: looked at again once another file system is mounted there" for path in away]
+        self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items() if what not in away]
         for section in made.sections:
             if any(step.resource == section.kind for step in made.steps):
                 self._left += KINDS[section.kind].obstacles(own_lines(section), self._circumstances())
@@ -116,6 +121,8 @@ class Run(First, Proof):
                         self.hold(writer, paths)
                         self.put_back_files(paths)
                         self.put_back_packages()
+                        if any(KINDS[step.resource].reveals([step]) for step in self._plan.late):
+                            paths.end()  # Its traces lie on file systems that may be gone or read-only then.
                         self.put_back_rest()
                     self.start()
                 except Exception:
@@ -268,7 +275,7 @@ class Run(First, Proof):
             self._files_again()
 
     def _files_again(self) -> None:
-        """Put back once more the paths that the scripts of packages have written to."""
+        """Put back once more the paths that something else has written to, or that are seen only now."""
         now, hasher = Plan(self.manifest, self._plan.sections), Hasher(self.store.objects)
         with self._trying(FILES), locked(self._kinds(), self.store.system, unattended=True):
             plan.look(self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False))
@@ -278,8 +285,10 @@ class Run(First, Proof):
         if self.how.quiesce:
             self._still.hand_over(plan.recorded_down(self._plan.sections))
         for kind in registry.late():
-            if kind != registry.programs().name:
-                self._put_back(kind, self._plan.sections)
+            if kind == registry.programs().name:
+                continue
+            if self._put_back(kind, self._plan.sections) and KINDS[kind].changes_files:
+                self._files_again()
         if any(kind in self._causes for kind in registry.early()):
             self.put_back_packages()  # A script may have needed state that is back only now.
 

@@ -94,7 +94,7 @@ def test_what_stays_changed_after_a_rollback_is_named_path_by_path(store: Store,
     told = failed.value.result["outside"]
     assert paths(host, told) == CHANGED
     assert (told["count"], told["complete"]) == (4, True)
-    assert "the declared resources are as before; 4 paths outside of them stay changed: " in failed.value.message
+    assert "what is protected is as before; 4 paths outside of it stay changed: " in failed.value.message
     assert f"{host}/usr/bin/su (mode)" in failed.value.message
     assert (host / "etc/app/conf").read_text() == "before"
     assert paths(host, info(store)["outside"]) == CHANGED
@@ -112,7 +112,7 @@ def test_a_change_within_what_is_protected_leaves_nothing(store: Store, host: Pa
     (host / "etc/app/conf").write_text("after")
     (host / "etc/app/new").write_text("after")
     with pytest.raises(
-        Unhealthy, match="outside of them no change is seen where programs and configuration lie$"
+        Unhealthy, match="outside of it no change is seen where programs and configuration lie$"
     ) as failed:
         settle(store, 1, BAD, *NOW)
     assert failed.value.result["outside"] == {"paths": [], "count": 0, "complete": True}
@@ -126,7 +126,7 @@ def test_a_host_that_puts_itself_back_names_what_stays_changed(store: Store, hos
         finish(store)
     assert paths(host, info(store)["outside"]) == CHANGED
     with pytest.raises(
-        Unhealthy, match="has put itself back already, by deadline: .*4 paths outside of them stay"
+        Unhealthy, match="has put itself back already, by deadline: .*4 paths outside of it stay"
     ) as one:
         settle(store, 1, GOOD, *NOW)
     assert paths(host, one.value.result["outside"]) == CHANGED
@@ -136,7 +136,7 @@ def test_a_confirmed_change_that_is_taken_back_names_what_stays_changed(store: S
     change(host)
     settle(store, 1, GOOD, *NOW)
     (host / "etc/other").write_text("longer than before")
-    with pytest.raises(Unhealthy, match="5 paths outside of them stay changed") as failed:
+    with pytest.raises(Unhealthy, match="5 paths outside of it stay changed") as failed:
         settle(store, 1, GOOD, *NOW, verdict="take_back")
     assert paths(host, failed.value.result["outside"]) == {**CHANGED, "etc/other": "content"}
 
@@ -147,7 +147,7 @@ def test_a_boot_does_not_wait_and_then_it_is_not_known(store: Store, host: Path)
     with after.locked():
         finish(after, boot=True)
     assert info(after)["last"]["outcome"] == "rolled_back" and info(after)["outside"] is None
-    with pytest.raises(Unhealthy, match="whether anything outside of them changed is not known"):
+    with pytest.raises(Unhealthy, match="whether anything outside of it changed is not known"):
         settle(after, 1, GOOD, *NOW)
 
 
