@@ -64,8 +64,8 @@ options:
       - The number of boots that the change plans. After so many boots the host still waits for its confirmation, which
         then needs such a boot; a further boot is a rollback at once, as the first boot is with V(0).
       - After such a boot the host measures the O(probes) that it can measure alone, once it has started everything that
-        it starts at a boot. If they do not pass in time, it goes back at once; if they pass, it waits on. While the user
-        that armed it is logged in again over SSH, the host leaves the decision to that user, and to the deadline.
+        it starts at a boot. If they do not pass in time, it goes back at once; if they pass, it waits on. While the
+        user that armed it is logged in again over SSH, the host leaves the decision to that user, and to the deadline.
     type: int
     default: 0
     version_added: 0.2.0
