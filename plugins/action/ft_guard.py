@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
-# One round of probes.
+# A single round of probes.
 _ONCE = Times(0.0, 0.0, 1.0)
 
 

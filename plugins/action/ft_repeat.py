@@ -309,7 +309,7 @@ class Repetition:
 
     def run(self) -> dict[str, Any]:
         """The result of the task."""
-        # Of this process alone: all others of this run were forked with one state of the shared generator.
+        # A generator of this process: all processes of this run were forked with one state of the shared generator.
         chance = random.Random().random
         progress = _repeat.start(self.request.policy, time.monotonic())
         event = _repeat.Event(_repeat.STARTED)

@@ -347,7 +347,7 @@ def end(journal: Journal, token: str, said: str, how: Verification, result: str)
 
 
 def work(store: Store, params: Mapping[str, Any], check_mode: bool) -> Operated:
-    """One call of ``ft_repeat`` on the host. Raises UsageError where no controller has made it."""
+    """A call of ``ft_repeat`` on the host. Raises UsageError where no controller has made it."""
     phase, values = params["_phase"], params["_values"] or {}
     if phase not in ("begin", "look", "end"):
         raise UsageError(

@@ -54,7 +54,7 @@ _FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodir
 _FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
 # Options of a file system that are shown only where they are not the default -> the word for that.
 _DEFAULTS = {"sync": "async", "dirsync": "", "lazytime": "nolazytime", "mand": "nomand"}
-# Of a tmpfs: half of the memory, in pages.
+# The default size of a tmpfs: half of the memory, in pages.
 _HALF = os.sysconf("SC_PHYS_PAGES") // 2
 _DEFAULTS = {
     **_DEFAULTS,
@@ -69,7 +69,7 @@ Found = Union[Record, None]
 
 @dataclass
 class _Seen:
-    """What is mounted and swapped to: point -> record, path -> record. ``excepts``: patterns of what is left alone."""
+    """Mounts and swap: point -> record, path -> record. ``excepts``: patterns of mount points that are left alone."""
 
     mounts: dict[str, Record] = field(default_factory=dict)
     swaps: dict[str, Record] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Mounts(Kind):
         return words
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """What is too much goes first, the deepest before those above; then what is missing, from above."""
+        """The steps: new mounts go first, the deepest before those above; then missing mounts come, from above."""
         then, detail = _read(lines), {"lines": list(lines)}
         now = self._look(then.excepts)
         steps = []
@@ -274,7 +274,7 @@ class Mounts(Kind):
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
-            # Of this mount alone, not of other views of the file system.
+            # Flags of this mount alone, not of other views of the file system.
             done = at.system.run(["mount", "-o", f"remount,bind,{flags}", point], _TIMEOUT)
             if done.rc != 0:
                 return done.words

@@ -174,7 +174,10 @@ class Services(Programs):
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
-        for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
+        for steps in (
+            first,
+            last,
+        ):  # Sockets and paths come first: they must not start units meanwhile.
             steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
         return linked + again + first + last
 

@@ -193,7 +193,7 @@ def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]
         elif how.get("action") == "count":
             words.append("-" + "v" * value)
         else:
-            # One word, so that a value that begins with a dash (--ssh-extra-args) stays a value.
+            # A single word, so that a value that begins with a dash (--ssh-extra-args) stays a value.
             words += [f"{name}={item}" for item in (value if isinstance(value, list) else [value])]
     return tuple(words)
 

@@ -112,7 +112,7 @@ class Firewall(Kind):
         found = ruleset.tables(done.out)
         excepts = _words(spec.get("except", []))
         foreign, strange = _foreign(done, found, Keep(excepts))
-        # What cannot be loaded again is refused when it is declared. For an undo it is just left alone.
+        # A table that cannot be loaded again is refused when it is declared. For an undo it is just left alone.
         foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
         keep = Keep(excepts, set(foreign))
         sets = ruleset.plain_sets(found.values(), keep, _configured())
@@ -366,8 +366,8 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
     wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
     done = _load(wanted, at.system)
     if done.rc != 0:
-        # What a program has there stands in the way: an element that is part of one that was for good, a rule of
-        # iptables. To come in again matters more.
+        # State of a program there stands in the way: an element that is part of a permanent element, a rule of
+        # iptables. Access matters more.
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
         done = _load(plain, at.system)
