@@ -91,7 +91,7 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _lacking(sections, self.request.require_restorable)
+        lacking = _not_restorable(sections, self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -121,7 +121,7 @@ class _Taking:
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _lacking(sections, self.request.require_restorable)
+            lacking = _not_restorable(sections, self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
             raise
@@ -215,7 +215,7 @@ def _health(request: Request) -> dict[str, Any]:
     )
 
 
-def _lacking(sections: list[Section], refuse: bool) -> list[str]:
+def _not_restorable(sections: list[Section], refuse: bool) -> list[str]:
     """The state that a rollback to the sections could not put back, in words; with ``refuse`` Refused for it."""
     found = registry.not_restorable(sections)
     if found and refuse:

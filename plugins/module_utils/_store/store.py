@@ -458,7 +458,7 @@ class Store:
         now = self.system.now()
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
-        for kind, (stay, go) in self._told(kinds, now - policy.grace).items():
+        for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
             kinds[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
@@ -469,7 +469,7 @@ class Store:
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
-    def _told(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
+    def _lines_by_kind(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
         """For each kind (lines of manifests that stay, lines of manifests that were thrown away before that time).
 
         Manifests in the trash are read too. A log record holds changes: a line that it drops stands in the record that

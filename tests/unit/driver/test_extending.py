@@ -166,7 +166,7 @@ def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> No
     ],
 )
 def test_a_host_that_is_held_waits_until_it_says_otherwise(told: dict[str, Any] | None, why: str) -> None:
-    found = decide.gone(told, 3)
+    found = decide.why_not_held(told, 3)
     assert (why in found) if why else not found
 
 
