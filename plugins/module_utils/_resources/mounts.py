@@ -79,12 +79,13 @@ class _Seen:
 class Mounts(Kind):
     """File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
 
-    A rollback mounts what is missing, puts options back, and unmounts what was not there, unless a program uses it.
-    The data on a file system is not touched; what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts
-    of programs (containers, snap, automounters), FUSE, and what is below C(/dev), C(/media), C(/proc), C(/run) and
-    C(/sys).
+    A rollback mounts missing file systems, puts options back, and unmounts new mounts, unless a program uses them. The
+    data on a file system are not touched; the contents of a C(tmpfs) that was unmounted are lost. Mounts of programs
+    (containers, snap, automounters), FUSE, and mounts below C(/dev), C(/media), C(/proc), C(/run) and C(/sys) are left
+    alone.
 
-    except: Mount points that stay as they are, with C(*) for what may vary. For example V([/mnt/backup, '/srv/ftp/*']).
+    except: Mount points that stay as they are, with C(*) for parts that vary. For example
+    V([/mnt/backup, '/srv/ftp/*']).
     """
 
     name = "mounts"

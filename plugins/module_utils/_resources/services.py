@@ -58,15 +58,15 @@ class ProcessRecord(TypedDict):
 
 
 class Services(Programs):
-    """Services, enabled and active as they were, and running what is on disk.
+    """Services, enabled and active as they were, and running the files on disk.
 
     The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. The
-    result C(left) says what a rollback could not do for a unit.
+    result C(left) names state of a unit that a rollback could not restore.
 
     Give C(names) or C(processes), or both.
 
-    names: Systemd units. They are recorded under their own names, whatever alias is written; a pattern or a template
-    is refused. For example V([nginx, php-fpm.service]).
+    names: Systemd units. They are recorded under their own names, also where an alias is written; a pattern or a
+    template is refused. For example V([nginx, php-fpm.service]).
 
     processes: Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart). For
     example V([{name: app, pidfile: /run/app.pid, argv: [/opt/app/serve]}]).

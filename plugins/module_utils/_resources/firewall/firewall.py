@@ -46,16 +46,16 @@ _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/i
 
 
 class Firewall(Kind):
-    """The nftables ruleset of the running kernel, without the values of counters and what programs own.
+    """The nftables ruleset of the running kernel, without the values of counters and the state of programs.
 
     The elements of sets that packets add or that expire are no part of it and stay as they are. So do the tables,
-    chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements
-    of sets that only shut out and that no file of the configuration fills, and what C(except) names. The result
+    chains and sets of known programs (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements of sets
+    that only shut out and that no file of the configuration fills, and the tables and sets of C(except). The result
     C(left) names them.
 
-    Refused where iptables keeps rules of nobody known that nft cannot load again.
+    The declaration is refused where iptables keeps rules of no known program that nft cannot load again.
 
-    except: Tables and sets that stay as they are, with C(*) and C(?) for what may vary. For example
+    except: Tables and sets that stay as they are, with C(*) and C(?) for parts that vary. For example
     V([inet mine, 'inet filter banned*']).
     """
 

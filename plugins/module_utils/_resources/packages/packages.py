@@ -70,9 +70,9 @@ class Packages(Kind):
     The package files are kept in the store, from the cache of apt or dnf or else the mirror. Rpm needs its Python
     module, and locks of dnf are files.
 
-    What was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
+    A package that was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
 
-    As many are put back as can be; each of the others is named with its cause.
+    As many packages as possible are put back; each of the others is named with its cause.
 
     names: Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
 
