@@ -73,7 +73,7 @@ class Transaction:
         self.end()
 
     def end(self) -> None:
-        """Take away all traces: what was replaced, and what was staged and not put in place."""
+        """Remove all traces: replaced objects, and objects that were staged and not put in place."""
         if not self._committing:
             self._discard()
 

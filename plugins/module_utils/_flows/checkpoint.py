@@ -36,7 +36,7 @@ class Request:
     change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
     are looked for that no resource covers.
 
-    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
+    ``reboots``: the boots that the change plans. ``probes``: the host measures these alone after them, in ``times``.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.

@@ -50,7 +50,7 @@ CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
 # The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
-# Deletes data outside of the store, given the lines of the manifests that stay and of those that go.
+# Deletes data outside of the store, given the lines of manifests that stay and of manifests that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
 
@@ -205,7 +205,7 @@ class Store:
         return found
 
     def record(self, checkpoint: str, whole: bool = True) -> Manifest:
-        """The manifest as its file holds it: of a log the changes. Damaged when it is missing or does not match its id.
+        """The manifest as its file holds it: for a log its changes. Damaged if it is missing or does not match its id.
 
         Without ``whole`` its sections have no lines.
         """

@@ -86,7 +86,7 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
         cmdline=shlex.join(argv[1:]),
         passwords=order["passwords"] or None,
         suppress_env_files=True,
-        fact_cache_type="",  # the user's own cache counts, not one in the scratch directory
+        fact_cache_type="",  # the user's own cache counts, and no cache in the scratch directory
         quiet=True,
         event_handler=handle,
         status_handler=status,

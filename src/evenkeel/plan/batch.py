@@ -207,7 +207,7 @@ class _Stores:
     def __init__(self, fleet: Fleet, agenda: _Agenda, batch: Batch) -> None:
         self.fleet, self.agenda, self.batch = fleet, agenda, batch
         self.each = fleet.copies + 1
-        # A share of a store's losses strikes all stores of its host, and is one event of the host, not one of each.
+        # A share of a store's losses strikes all stores of its host, and is a single event of the host.
         self.stores, self.shared = fleet.hosts * self.each, fleet.hosts * fleet.copy_common_cause
         self.struck = self.stores * (1 - fleet.copy_common_cause) + self.shared
         self.mtbf = YEAR / fleet.annual_failure_rate / self.struck if fleet.annual_failure_rate else math.inf
@@ -252,7 +252,7 @@ class _Changes:
     def begins(self, now: float, _number: int) -> None:
         fleet = self.fleet
         self.agenda.add(now + fleet.change_every, _CHANGE, 0)
-        if not self.waves:  # else the last change is not through yet, and this one is left out
+        if not self.waves:  # else the last change is still under way, and this change is left out
             self.batch.changes += 1
             starts = range(0, fleet.hosts, fleet.wave)
             self.waves = [list(range(i, min(i + fleet.wave, fleet.hosts))) for i in starts]
