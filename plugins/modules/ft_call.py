@@ -49,7 +49,7 @@ EXAMPLES = r"""
 - name: Has the last change left this library on the host?
   evenkeel.fault_tolerance.ft_call:
     name: settle
-    library: 0000000000000000000000000000000000000000000000000000000000000000
+    library: "0000000000000000000000000000000000000000000000000000000000000000"
     arguments:
       generation: 1
   register: call
