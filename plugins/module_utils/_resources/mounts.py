@@ -54,7 +54,7 @@ _FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodir
 _FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
 # Options of a file system that are shown only where they are not the default -> the word for that.
 _DEFAULTS = {"sync": "async", "dirsync": "", "lazytime": "nolazytime", "mand": "nomand"}
-# Of a tmpfs: half of the memory, in pages.
+# The default size of a tmpfs: half of the memory, in pages.
 _HALF = os.sysconf("SC_PHYS_PAGES") // 2
 _DEFAULTS = {
     **_DEFAULTS,
@@ -84,7 +84,8 @@ class Mounts(Kind):
     the mounts of programs (containers, snap, automounters), FUSE, and all below C(/dev), C(/media), C(/proc), C(/run)
     and C(/sys).
 
-    except: Mount points that stay as they are, with C(*) for what may vary. For example V([/mnt/backup, '/srv/ftp/*']).
+    except: Mount points that stay as they are, with C(*) for parts that vary. For example
+    V([/mnt/backup, '/srv/ftp/*']).
     """
 
     name = "mounts"
@@ -274,7 +275,7 @@ class Mounts(Kind):
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
-            # Of this mount alone, not of other views of the file system.
+            # Flags of this mount alone, not of other views of the file system.
             done = at.system.run(["mount", "-o", f"remount,bind,{flags}", point], _TIMEOUT)
             if done.rc != 0:
                 return done.words

@@ -356,7 +356,7 @@ def differences(then: State, now: State) -> list[Difference]:
             continue  # Routers come and go.
         strangers = _devices(record) - links
         if word == LINK and (not strangers or record["kind"] not in _CONFIGURED):
-            continue  # One of those that were there, a card, or another program's.
+            continue  # It was there, is a card, or belongs to another program.
         if word in (ADDRESS, LEASE, ROUTE) and strangers:
             continue  # It goes with its interface, or stays with it.
         found.append(Difference(_target(word, record), word, record, False))
