@@ -257,11 +257,12 @@ msg:
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
-ARGUMENTS, work = CALLS["rollback"]
+_CALL = CALLS["rollback"]
+ARGUMENTS = _CALL[0]
 
 
 def main() -> None:
-    run_module(ARGUMENTS, work)
+    run_module(*_CALL)
 
 
 if __name__ == "__main__":
