@@ -12,7 +12,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside 
 
 
 class ActionModule(FromLibrary):
-    """The module, its arguments checked here first."""
+    """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
     CALL = "checkpoint"

@@ -307,3 +307,33 @@ class Candidates(Result):
     """All copies of a host's checkpoints on a peer, newest first."""
 
     candidates: list[Candidate] = field(default_factory=list)
+
+
+# The answers of a host while the controller repeats an operation (see ``_flows.operations``).
+
+
+@dataclass
+class Observation:
+    """One measurement of the verification: the host that made it, ``pass``, ``fail`` or ``unknown``, and the reason."""
+
+    source: str
+    state: str
+    detail: str
+
+
+@dataclass
+class Operated(Result):
+    """The answer about an operation, and its reason. ``after``: seconds to wait before asking again. ``open``: an
+    attempt has begun whose end is not known. ``result``: the stored result, as JSON."""
+
+    answer: str = ""
+    why: str = ""
+    after: float = 0.0
+    verification: str = ""
+    observations: list[Observation] = field(default_factory=list)
+    open: bool = False
+    attempts: int = 0
+    token: str = ""
+    checkpoint: str = ""
+    at: float = 0.0
+    result: str = ""

@@ -20,6 +20,9 @@ Scalar = Union[str, int, float]
 # The arguments of a call, by their names in the specification.
 Params = Mapping[str, Any]
 
+# Arguments that the action plugin of a module sets, where the host does one part of the work in each call. They are no
+# options of the user's.
+PHASE: Options = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
 # The types of numbers, in words.
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 

@@ -11,6 +11,7 @@
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files; they make checkpoints visible
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            files that nothing names any more, for a time of grace
+    <root>/operations/       records of operations that are repeated
     <root>/started/          processes without systemd that we have started
     <root>/tmp, quarantine   leftovers to reclaim; damaged objects
 """
