@@ -68,6 +68,7 @@ BROKEN = {
     "fstab": (FSTAB.format(options="defaults"), "deadline", 300),
     "fstab-nofail": (FSTAB.format(options="defaults,nofail"), "health", 600),
     "unit": (HANGS, "deadline", 300),
+    "unloadable": (KERNEL.format(initrd="echo broken") + "; echo none >/boot/vmlinuz-9.9.9-new", "boot", 600),
     "panic": (KERNEL.format(initrd="echo broken"), "boot", 600),
 }
 
