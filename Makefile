@@ -23,7 +23,7 @@ LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short \
+.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short vm \
 	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
@@ -109,9 +109,22 @@ endif
 ifeq ($(LAB),yes)
 	$(BIN)/python tests/lab/lab.py build
 	$(CLEAN_ENV) $(BIN)/python -m pytest -m long tests/integration
+	$(MAKE) vm
 else
 	@echo "Left out: the long tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"
 endif
+
+# Software emulation: one boot takes half a minute on an idle processor, and minutes on a busy one.
+VM_TOOLS = qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mmdebstrap:mmdebstrap mke2fs:e2fsprogs
+vm: .venv/test.stamp $(COLLECTION) ## boots that a change plans, good ones and bad ones, in virtual machines (VM_TIMES=3)
+ifeq ($(LAB),yes)
+	@missing=; for tool in $(VM_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq --no-install-recommends $$missing; }
+	for n in $$(seq $(VM_TIMES)); do $(CLEAN_ENV) $(BIN)/python -m pytest tests/vm; done
+else
+	@echo "Left out: virtual machines (they need root on Debian; LAB=yes tries it anyway)"
+endif
+VM_TIMES ?= 1
 
 test-crash: .venv/test.stamp $(COLLECTION) ## the long version: every one of them, half an hour
 	@$(TEST_TOOLS)

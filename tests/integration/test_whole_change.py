@@ -169,6 +169,22 @@ def test_a_planned_boot_after_which_nobody_gets_in_is_a_rollback(fleet: Fleet) -
     assert fleet.eventually(lambda: fleet.serves("web1"), 10)
 
 
+@pytest.mark.long
+def test_a_host_that_is_sick_after_a_planned_boot_goes_back_long_before_its_deadline(fleet: Fleet) -> None:
+    """The controller is killed during the boot: the host sees by itself that nginx does not serve any more."""
+    sick = BOOTS.replace("  post_tasks:\n", "  post_tasks:\n    - command: systemctl disable nginx\n", 1)
+    words = ["--limit", "web1", "--reboot", "planned", "--confirm-within", "10m"]
+    running = fleet.start("change", fleet.playbook("site.yml", sick), "-i", "inventory", *words)
+    before = fleet.on("web1", "cut -d ' ' -f 22 /proc/1/stat")
+    assert fleet.eventually(
+        lambda: fleet.on("web1", "cut -d ' ' -f 22 /proc/1/stat", check=False) not in ("", before), 120
+    )
+    running.kill()
+    assert fleet.disarmed("web1", 150)
+    assert fleet.state("web1")["by"] == "health" and fleet.differs("web1") == ""
+    assert fleet.eventually(lambda: fleet.serves("web1"), 10)
+
+
 # The moments of a change over five hosts at which its driver is killed, in seconds; most in make test-long.
 MOMENTS = [pytest.param(3 * n + 2, marks=() if n == 6 else pytest.mark.long) for n in range(20)]
 

@@ -6,8 +6,8 @@ before.
 Arming copies the running kernel and its initramfs into ``/boot/evenkeel``, and writes ``custom.cfg``, which GRUB reads
 after its own configuration and which no tool of the distribution writes. As many boots as the change plans take the
 default of the host's configuration, whatever the change makes of it; GRUB counts them in its environment block. Every
-further boot takes the entry that was kept, so that a kernel that panics or hangs is left by the next boot. The agent
-sees that this came to pass, and the host goes back.
+further boot takes the entry that was kept, so that a kernel that panics or hangs is left by the next boot. So does a
+boot whose kernel GRUB cannot load. The agent sees that this came to pass, and the host goes back.
 
 A panic becomes a boot by ``panic=`` on the command line of the kernel. It gets there when the change has GRUB's
 configuration written anew, as the installation of a kernel does. The watchdog of the machine turns a hang into a boot.
@@ -28,7 +28,7 @@ from . import command
 
 GRUB, PROC = "/boot/grub", "/proc/cmdline"
 WATCHDOG = "/dev/watchdog"
-_TRIES, _BACK = "evenkeel_tries", "evenkeel_back"
+_TRIES = "evenkeel_tries"
 # The file systems that GRUB can write its environment block to.
 _WRITABLE = ("ext2", "xfs", "fat")
 _MOST, _OVER = 9, "over"
@@ -46,10 +46,11 @@ _CONFIG = """\
 load_env
 menuentry 'As before the change' --unrestricted --id evenkeel {{
 {body}}}
+if [ "${{evenkeel_tries}}" != "over" ]; then
+  set fallback=evenkeel
+fi
 {tries}elif [ "${{evenkeel_tries}}" != "over" ]; then
   set default=evenkeel
-  set {back}=1
-  save_env {back}
 fi
 """
 
@@ -78,10 +79,9 @@ def prepare(store: Store, reboots: int) -> str:
 
 
 def fell_back(store: Store) -> bool:
-    """Whether this boot took the kernel of before the change, because the planned boots were used up."""
-    if not (command.is_host(store) and ours.is_ours(ours.GRUB_CUSTOM)):
-        return False
-    return f"{_BACK}=1" in _environment(store, "list").split()
+    """Whether this boot took the kernel of before the change: the planned boots are used up, or GRUB cannot load the
+    other one."""
+    return command.is_host(store) and ours.is_ours(ours.GRUB_CUSTOM) and _is_kept(_running())
 
 
 def confirmed(store: Store) -> None:
@@ -104,7 +104,7 @@ def rolled_back(store: Store) -> list[str]:
         if _is_as_before():
             _forget(store)
             return []
-        _environment(store, "set", f"{_TRIES}=0")
+        _environment(store, f"{_TRIES}=0")
     except (OSError, ValueError):
         pass
     return [
@@ -130,18 +130,18 @@ def _lacking(store: Store) -> str:
 
 def _keep(store: Store, tries: int) -> str:
     """Keep the running kernel, and make its entry the default of all boots but so many; why not, or empty."""
-    grub, running = _text(f"{GRUB}/grub.cfg"), re.search(r"\bBOOT_IMAGE=(\S+)", _text(PROC))
+    grub, running = _text(f"{GRUB}/grub.cfg"), _running()
     custom = _text(ours.GRUB_CUSTOM) if ours.is_ours(ours.GRUB_CUSTOM) else ""
-    body = _entry(grub, running[1]) or _entry(custom, running[1]) if running else ""
+    body = _entry(grub, running) or _entry(custom, running)
     if not body:
         return f"no entry of {GRUB}/grub.cfg is that of the running kernel"
-    if os.path.basename(os.path.dirname(running[1] if running else "")) != os.path.basename(ours.KEPT):
+    if not _is_kept(running):
         shutil.rmtree(ours.KEPT, ignore_errors=True)
     kept = _LOADED.sub(lambda found: found[1] + _copied(found[0], found[2]), _LEFT_OUT.sub("", body))
     sync_paths(
         [*(os.path.join(ours.KEPT, name) for name in os.listdir(ours.KEPT)), ours.KEPT, os.path.dirname(ours.KEPT)]
     )
-    said = _environment(store, "set", f"{_TRIES}={tries}") + _environment(store, "unset", _BACK)
+    said = _environment(store, f"{_TRIES}={tries}")
     if said:
         return said
     counts = "".join(
@@ -149,7 +149,7 @@ def _keep(store: Store, tries: int) -> str:
         f"  set {_TRIES}={left}\n  save_env {_TRIES}\n"
         for left in range(tries)
     )
-    text = _CONFIG.format(mark=ours.MARK.decode(), known=_hash(grub), body=kept, tries=counts, back=_BACK)
+    text = _CONFIG.format(mark=ours.MARK.decode(), known=_hash(grub), body=kept, tries=counts)
     write_file(ours.GRUB_CUSTOM, text.encode("utf-8", "surrogateescape"), 0o600)
     return ""
 
@@ -170,7 +170,7 @@ def _copied(line: str, words: str) -> str:
     for number, word in enumerate(found[:count]):
         name = os.path.basename(word)
         source = os.path.join(os.path.dirname(ours.KEPT), name)
-        if os.path.basename(os.path.dirname(word)) == os.path.basename(ours.KEPT):
+        if _is_kept(word):
             continue  # The host runs the kernel that was kept.
         if not os.path.isfile(source):
             raise ValueError(f"{word} is not in {os.path.dirname(ours.KEPT)}")
@@ -196,7 +196,7 @@ def _forget(store: Store) -> None:
     """Remove all that is ours. The first step decides: from then on GRUB takes the default of its configuration. It
     replays no journal, and may see a file for a while that is gone; its environment block is changed in place."""
     if ours.is_ours(ours.GRUB_CUSTOM):
-        _environment(store, "set", f"{_TRIES}={_OVER}")
+        _environment(store, f"{_TRIES}={_OVER}")
         sync_paths([f"{GRUB}/grubenv"])
         remove_file(ours.GRUB_CUSTOM)
         shutil.rmtree(ours.KEPT, ignore_errors=True)
@@ -238,10 +238,21 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _environment(store: Store, *words: str) -> str:
-    """Change GRUB's environment block, or ``list`` it: its text, or why it could not be changed."""
-    done = store.system.run(["grub-editenv", f"{GRUB}/grubenv", *words], 30.0)
-    return done.out if words == ("list",) else done.words if done.rc else ""
+def _running() -> str:
+    """The path of the running kernel, as GRUB names it; empty where it does not say."""
+    found = re.search(r"\bBOOT_IMAGE=(\S+)", _text(PROC))
+    return found[1] if found else ""
+
+
+def _is_kept(path: str) -> bool:
+    """Whether GRUB's path of a file is that of a copy of ours."""
+    return os.path.basename(os.path.dirname(path)) == os.path.basename(ours.KEPT)
+
+
+def _environment(store: Store, setting: str) -> str:
+    """Set a variable of GRUB's environment block; why that could not be done, or empty."""
+    done = store.system.run(["grub-editenv", f"{GRUB}/grubenv", "set", setting], 30.0)
+    return done.words if done.rc else ""
 
 
 def _text(path: str) -> str:
