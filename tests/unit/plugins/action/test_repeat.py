@@ -276,6 +276,18 @@ def test_each_attempt_begins_from_the_checkpoint(fleet: Fleet) -> None:
     assert (fleet.directory("h1") / "saw").read_text() == "I am h1\n" * 4
 
 
+def test_nothing_is_restored_within_a_change_as_that_would_end_it(fleet: Fleet) -> None:
+    checkpoint = {"name": "before", "resources": "{{ evenkeel_resources }}", "store": "{{ evenkeel_store }}"}
+    begin = {"evenkeel.fault_tolerance.ft_checkpoint": {**checkpoint, "confirm_within": "60s"}, "register": "begun"}
+    task = {**repeat("true", **{"class": "compensatable"}, restore="before"), "ignore_errors": True, "register": "it"}
+    well = [{"command": {"argv": ["true"]}}]
+    settle = {"generation": "{{ begun.generation }}", "probes": well, "store": "{{ evenkeel_store }}"}
+    told = {"ansible.builtin.debug": {"msg": "{{ it.msg }}; {{ it.attempts | length }} attempts; {{ ended.outcome }}"}}
+    ended = {"evenkeel.fault_tolerance.ft_settle": settle, "register": "ended"}
+    run = fleet.play([begin, task, ended, told], "h1")
+    assert "would end it" in only(run)["msg"] and "0 attempts; confirmed" in only(run)["msg"]
+
+
 def test_other_hosts_vote(fleet: Fleet) -> None:
     fleet.hosts["h4"] |= {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
     task = repeat('touch "$1/effect"', voters=["h2", "h3", "h4"], vote="2 of 3")
@@ -292,3 +304,22 @@ def test_all_hosts_share_one_budget_of_retries(fleet: Fleet) -> None:
     assert sum(calls(fleet, host) for host in fleet.hosts) == 4 + 2
     said = [run.results[host]["msg"] for host in fleet.hosts]
     assert sum("the retry budget of all hosts is used up" in one for one in said) == 4, said
+
+
+def test_beside_until_and_retries_on_the_same_faults(fleet: Fleet, remote: Path) -> None:
+    """The first call takes effect and reports a failure; or its answer is lost."""
+    script = 'echo . >> "$1/calls"; touch "$1/effect"; [ "$(wc -l < "$1/calls")" -gt 1 ]'
+    until = {
+        "ansible.builtin.command": {"argv": ["sh", "-c", script, "sh", "{{ base }}"]},
+        "register": "done",
+        "until": "done is succeeded",
+        "retries": 3,
+        "delay": 0,
+    }
+    assert fleet.play([until], "h1").rc == 0 and calls(fleet) == 2, "until has done it twice"
+    (fleet.directory("h1") / "calls").unlink()
+    (fleet.directory("h1") / "effect").unlink()
+    assert fleet.play([repeat(script, **{"class": "once"})], "h1").rc == 0 and calls(fleet) == 1
+    (remote / "lose").touch()
+    lost = {**until, "environment": {"EVENKEEL_OPERATION": "x"}}
+    assert fleet.play([lost], "h1").rc == 4, "until gives an unreachable host up"

@@ -107,7 +107,10 @@ def test_an_id_that_happens_once_is_not_given_to_something_else(journal: Journal
         assert answer.answer == REFUSED and "an id of its own" in answer.why
     other = Journal(journal.store, "other")
     begin(other, asked(), told(PASS))
-    assert begin(other, Asked("another", IDEMPOTENT), told(FAIL)).answer == BEGUN
+    answer = begin(other, Asked("another", IDEMPOTENT), told(FAIL))
+    end(other, answer.token, "ok", told(PASS), '{"of": "another"}')
+    answer = begin(other, asked(), told(PASS))
+    assert (answer.answer, answer.result) == (VERIFIED, ""), "the result of something else"
 
 
 def test_a_run_whose_attempt_was_taken_over_is_told_so(journal: Journal) -> None:
