@@ -70,6 +70,24 @@ options:
         type: dict
         version_added: 0.2.0
         suboptions: {}
+      mounts:
+        description:
+          - File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
+          - A rollback mounts what is missing, puts options back, and unmounts what was
+            not there, unless a program uses it. The data on a file system is not touched;
+            what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts of
+            programs (containers, snap, automounters), FUSE, and what is below C(/dev),
+            C(/media), C(/proc), C(/run) and C(/sys).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          except:
+            description:
+              - Mount points that stay as they are, with C(*) for what may vary. For example
+                V([/mnt/backup, '/srv/ftp/*']).
+            type: list
+            elements: str
+            default: []
       subvolumes:
         description:
           - Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside
@@ -90,6 +108,34 @@ options:
             type: list
             elements: str
             required: true
+      network:
+        description:
+          - Addresses, routes, rules and name servers as they run, with the files of the
+            tool that configures them.
+          - That is ifupdown, netplan, systemd-networkd or NetworkManager, with their units,
+            C(/etc/hosts) and C(/etc/resolv.conf). A rollback has that tool apply its files
+            where the running state is another one, and sets what is still missing with
+            C(ip). Where nothing differs nothing is applied. Addresses that a server or
+            a router gives are there again or not; which they are is not compared. Routes
+            of routing daemons stay as they are.
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          interfaces:
+            description:
+              - Names or patterns of interfaces. The default is all but those that containers,
+                virtual machines and VPNs make. For example V([eth0, 'wg*']).
+            type: list
+            elements: str
+            default: []
+          except:
+            description:
+              - Addresses and networks that are left alone, because they move between hosts.
+                Those of keepalived and Pacemaker are known from the configuration of these.
+                For example V([192.0.2.10, '2001:db8:7::/64']).
+            type: list
+            elements: str
+            default: []
       sysctl:
         description:
           - Values of the running kernel. What sets them at boot are files.

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Read the answers of hosts that do one part of the work: each key in its form and bounded, or the host has failed.
 
-A peer may be anybody's by now. Nothing that it says gets further than this unread.
+Somebody may have taken over a peer. Every part of its answer is checked here.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ _ANSWERS: dict[str, dict[str, Form]] = {
 def read(phase: str, answer: Answer) -> Answer:
     """The answer of a host to a phase; or that it has ``failed``, with ``msg`` and ``error``."""
     if answer.get("failed"):
-        return failed(words(answer.get("msg") or "it says nothing of why"), words(answer.get("error") or "", 40))
+        return failed(words(answer.get("msg") or "it gives no reason"), words(answer.get("error") or "", 40))
     try:
         return _read(_ANSWERS[phase], answer)
     except ValueError as error:
-        return failed(f"it answers what no host of ours does: {words(error.args[0])}", "Damaged")
+        return failed(f"its answer has no form of ours: {words(error.args[0])}", "Damaged")
 
 
 def failed(why: str, error: str = "EvenkeelError") -> Answer:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a change does outside of what is protected, on real hosts: named path by path, and turned into resources."""
+"""Changes outside of the declared resources, on real hosts: named path by path, and turned into resources."""
 
 from __future__ import annotations
 
@@ -60,7 +60,12 @@ LOCKS_OUT = (
         dest: /etc/nftables.conf
         content: |
           flush ruleset
-          table inet hard { chain input { type filter hook input priority 0; policy drop; iif lo accept; } }
+          table inet hard {
+            chain input {
+              type filter hook input priority 0; policy drop;
+              iif lo accept
+            }
+          }
         mode: "0755"
     - name: From now on
       ansible.builtin.command: nft -f /etc/nftables.conf

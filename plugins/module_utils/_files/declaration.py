@@ -19,10 +19,12 @@ OWN_NAMES = (
     b"evenkeel-deadman*.service",
     b"evenkeel-deadman*.timer",
     b"evenkeel-boot*.service",
+    b"evenkeel-health*.service",
     b"evenkeel-watch*.timer",
     b"evenkeel-deadman*.service.d",
     b"evenkeel-deadman*.timer.d",
     b"evenkeel-boot*.service.d",
+    b"evenkeel-health*.service.d",
     b"evenkeel-watch*.timer.d",
 )
 NOTHING = re.compile(rb"(?!)")

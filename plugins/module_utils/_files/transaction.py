@@ -70,6 +70,10 @@ class Transaction:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take away all traces: what was replaced, and what was staged and not put in place."""
         if not self._committing:
             self._discard()
 

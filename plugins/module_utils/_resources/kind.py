@@ -89,6 +89,10 @@ class Kind:
     exchanges_trees = False
     # It keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
+    # It has programs apply its files: of what gives access it goes back after the files.
+    applies_files = False
+    # Its steps change files, or which files are seen: paths are put back once more after it.
+    changes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
 
@@ -153,6 +157,10 @@ class Kind:
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         """The lines that decide whether people can log in. They go back first on a host that goes back by itself."""
+        return []
+
+    def reveals(self, steps: Sequence[Step]) -> list[str]:
+        """The paths at which other files are seen, or can be changed, once the steps are done."""
         return []
 
     def exchanged(self, steps: Sequence[Step]) -> dict[str, Processes]:

@@ -8,16 +8,23 @@ import os
 
 from .._host.trust import read_small
 
-# The command for a person on the host (see ``_deadman/command.py``). Files with its second line are ours.
+# The command for a person on the host (see ``_deadman/command.py``), and files for the boot loader, the kernel and
+# systemd (see ``_deadman/loader.py``). All have the same second line: by that they are ours.
 COMMAND = "/usr/local/sbin/evenkeel-host"
+GRUB_CUSTOM = "/boot/grub/custom.cfg"
+KERNEL_ARGUMENTS = "/etc/default/grub.d/zz-evenkeel.cfg"
+MANAGER = "/etc/systemd/system.conf.d/zz-evenkeel.conf"
+# The kernel of before the change. It is ours as long as GRUB_CUSTOM is.
+KEPT = "/boot/evenkeel"
 MARK = b"# evenkeel-host, a part of Evenkeel (the Ansible collection evenkeel.fault_tolerance)."
 _LONGEST = 16384
 
 
 def paths(store: str) -> list[str]:
-    """The store, and the command where it is ours: a file of the same name that somebody else wrote is protected like
-    all others."""
-    return [os.path.realpath(store), *([os.path.realpath(COMMAND)] if is_ours(COMMAND) else [])]
+    """The store, and the files that are ours: one of the same name that somebody else wrote is protected like all
+    others."""
+    found = [path for path in (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, MANAGER) if is_ours(path)]
+    return [os.path.realpath(path) for path in (store, *found, *([KEPT] if GRUB_CUSTOM in found else []))]
 
 
 def is_ours(path: str) -> bool:
