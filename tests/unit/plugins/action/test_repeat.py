@@ -241,10 +241,17 @@ def test_the_deadline_ends_an_attempt_that_hangs_and_says_that_it_still_runs(fle
     task = repeat('echo . >> "$1/calls"; exec setsid --wait sleep 90', deadline="9s")
     began = time.monotonic()
     run = fleet.play([task], "h1")
-    assert run.rc == 2 and time.monotonic() - began < 60
+    assert run.rc == 2 and time.monotonic() - began < 60 and only(run)["attempts"][0]["seconds"] < 15
     assert only(run)["outcome"] == "in_doubt" and "sleep[" in only(run)["msg"], only(run)["msg"]
     for pid in re.findall(r"sleep\[(\d+)\]", only(run)["msg"]):
         os.kill(int(pid), signal.SIGKILL)
+
+
+def test_the_probes_have_time_to_pass_after_a_success(fleet: Fleet) -> None:
+    script = 'echo . >> "$1/calls"; (sleep 6; touch "$1/effect") > /dev/null 2>&1 &'
+    result = only(fleet.play([repeat(script, verify_within="60s")], "h1"))
+    assert result["outcome"] == "verified" and calls(fleet) == 1
+    assert result["waited"] == 0, "it was not asked again"
 
 
 def test_what_says_that_it_was_done_once_is_not_done_again(fleet: Fleet) -> None:
