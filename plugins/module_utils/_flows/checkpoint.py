@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,9 +24,6 @@ from .._store.objects import Hasher, Writer
 from .._store.store import Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
-
-# With so many free bytes on the store's file system, the room for a library matters to nobody.
-_AMPLE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -152,15 +148,8 @@ class _Taking:
         return result
 
     def _install_agent(self) -> str:
-        """The agent that a dead-man will run; empty where no dead-man is to be armed.
-
-        Its library answers later calls. So where there is ample room, it stays on the host even without a dead-man.
-        """
+        """The agent that a dead-man will run; empty where no dead-man is to be armed."""
         if self.request.confirm_within is None:
-            with suppress(OSError):
-                room = os.statvfs(self.store.root)
-                if room.f_bavail * room.f_frsize > _AMPLE:
-                    package.install(self.store, finish)
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
