@@ -255,7 +255,7 @@ def test_the_probes_have_time_to_pass_after_a_success(fleet: Fleet) -> None:
 
 
 def test_what_says_that_it_was_done_once_is_not_done_again(fleet: Fleet) -> None:
-    run = fleet.play([repeat('echo . >> "$1/calls"', **{"class": "once"}, deadline="9s")], "h1")
+    run = fleet.play([repeat('echo . >> "$1/calls"', **{"class": "once"}, deadline="20s")], "h1")
     assert run.rc == 2 and only(run)["outcome"] == "in_doubt" and calls(fleet) == 1
     assert "give the operation a new id" in only(run)["msg"]
 
