@@ -32,7 +32,7 @@ class Request:
     change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
     are looked for that no resource covers.
 
-    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
+    ``reboots``: the boots that the change plans. ``probes``: the host measures these alone after them, in ``times``.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
@@ -87,7 +87,7 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _lacking(sections, self.request.require_restorable)
+        lacking = _not_restorable(sections, self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -117,7 +117,7 @@ class _Taking:
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _lacking(sections, self.request.require_restorable)
+            lacking = _not_restorable(sections, self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
             raise
@@ -204,7 +204,7 @@ def _health(request: Request) -> dict[str, Any]:
     )
 
 
-def _lacking(sections: list[Section], refuse: bool) -> list[str]:
+def _not_restorable(sections: list[Section], refuse: bool) -> list[str]:
     """The state that a rollback to the sections could not put back, in words; with ``refuse`` Refused for it."""
     found = registry.not_restorable(sections)
     if found and refuse:
