@@ -19,7 +19,7 @@ description:
     well, so that C(rescue) runs for it.
   - The operation runs with the connection, privileges and environment of this task. C(module_defaults) do not count
     for it. Several steps that belong together are one script, or several operations with an O(id) each.
-version_added: 0.3.0
+version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:

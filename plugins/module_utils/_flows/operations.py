@@ -22,7 +22,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .._errors import Damaged, UsageError
+from .._deadman import changes
+from .._errors import Damaged, Refused, UsageError
 from .._health.evidence import evidence
 from .._health.probe import FAIL, PASS, UNKNOWN
 from .._health.probes import check
@@ -129,7 +130,9 @@ def may_begin(record: Record | None, asked: Asked, seen: Seen) -> Decision:
         return Decision(VERIFIED, "it was verified before, and happens once", record)
     known = record or Record(asked.request, asked.kind, ENDED)
     if seen.state == PASS:
-        return Decision(VERIFIED, seen.why, replace(known, request=asked.request, kind=asked.kind, state=VERIFIED))
+        result = known.result if known.request == asked.request else None
+        verified = replace(known, request=asked.request, kind=asked.kind, state=VERIFIED, result=result)
+        return Decision(VERIFIED, seen.why, verified)
     if known.state == OPEN:
         decision = _while_open(known, asked, seen)
         if decision is not None:
@@ -303,13 +306,22 @@ class Journal:
 
 
 def checkpoint_of(journal: Journal, wanted: str) -> str:
-    """The id of the checkpoint to restore between attempts, ``wanted`` by its name; empty for none. Raises NotFound.
+    """The id of the checkpoint to restore between attempts, ``wanted`` by its name; empty for none. Raises NotFound,
+    and Refused while a change is under way, as a rollback would end that.
 
     It is the checkpoint of the first attempt: a newer checkpoint of that name may hold leftovers of that attempt.
     """
+    if not wanted:
+        return ""
+    change = changes.armed(journal.store)
+    if change is not None:
+        raise Refused(
+            f"the change of generation {change.generation} is under way on this host, and restoring a checkpoint would"
+            " end it. Nothing was touched: repeat this operation outside of a change, or without restore"
+        )
     known = journal.read()
-    if not wanted or (known is not None and known.state != VERIFIED and known.checkpoint):
-        return known.checkpoint if wanted and known is not None else ""
+    if known is not None and known.state != VERIFIED and known.checkpoint:
+        return known.checkpoint
     return journal.store.resolve(wanted)
 
 
@@ -404,13 +416,15 @@ def _seen(record: Record | None, state: str, why: str, system: System) -> Seen:
 def processes_of(token: str, proc: str = "/proc") -> list[str]:
     """The processes that an attempt has started and that still run, in words.
 
-    The environment of each process tells. Processes of other users do not count: they can have any environment.
+    The environment of each process tells. Processes of other users do not count, and their environment is not read: it
+    may say anything, and its memory can be made to hold up the reader.
     """
     mark, found = f"{VARIABLE}={token}".encode(), []
-    for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=int) if token else []:
-        with suppress(OSError):
-            with open(f"{proc}/{pid}/environ", "rb") as stream:
-                has_mark = mark in stream.read().split(b"\0")
-            if has_mark and int(pid) != os.getpid() and user_ids(int(pid)) <= {0, os.geteuid()}:
-                found.append(f"{program_name(int(pid)) or 'a process'}[{pid}]")
+    for pid in sorted(map(int, filter(str.isdigit, os.listdir(proc)))) if token else []:
+        users = user_ids(pid)
+        if not users or not users <= {0, os.geteuid()}:
+            continue
+        with suppress(OSError), open(f"{proc}/{pid}/environ", "rb") as stream:
+            if mark in stream.read().split(b"\0"):
+                found.append(f"{program_name(pid) or 'a process'}[{pid}]")
     return found

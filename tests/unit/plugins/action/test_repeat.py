@@ -241,14 +241,21 @@ def test_the_deadline_ends_an_attempt_that_hangs_and_says_that_it_still_runs(fle
     task = repeat('echo . >> "$1/calls"; exec setsid --wait sleep 90', deadline="9s")
     began = time.monotonic()
     run = fleet.play([task], "h1")
-    assert run.rc == 2 and time.monotonic() - began < 60
+    assert run.rc == 2 and time.monotonic() - began < 60 and only(run)["attempts"][0]["seconds"] < 15
     assert only(run)["outcome"] == "in_doubt" and "sleep[" in only(run)["msg"], only(run)["msg"]
     for pid in re.findall(r"sleep\[(\d+)\]", only(run)["msg"]):
         os.kill(int(pid), signal.SIGKILL)
 
 
+def test_the_probes_have_time_to_pass_after_a_success(fleet: Fleet) -> None:
+    script = 'echo . >> "$1/calls"; (sleep 6; touch "$1/effect") > /dev/null 2>&1 &'
+    result = only(fleet.play([repeat(script, verify_within="60s")], "h1"))
+    assert result["outcome"] == "verified" and calls(fleet) == 1
+    assert result["waited"] == 0, "it was not asked again"
+
+
 def test_what_says_that_it_was_done_once_is_not_done_again(fleet: Fleet) -> None:
-    run = fleet.play([repeat('echo . >> "$1/calls"', **{"class": "once"}, deadline="9s")], "h1")
+    run = fleet.play([repeat('echo . >> "$1/calls"', **{"class": "once"}, deadline="20s")], "h1")
     assert run.rc == 2 and only(run)["outcome"] == "in_doubt" and calls(fleet) == 1
     assert "give the operation a new id" in only(run)["msg"]
 
@@ -276,6 +283,18 @@ def test_each_attempt_begins_from_the_checkpoint(fleet: Fleet) -> None:
     assert (fleet.directory("h1") / "saw").read_text() == "I am h1\n" * 4
 
 
+def test_nothing_is_restored_within_a_change_as_that_would_end_it(fleet: Fleet) -> None:
+    checkpoint = {"name": "before", "resources": "{{ evenkeel_resources }}", "store": "{{ evenkeel_store }}"}
+    begin = {"evenkeel.fault_tolerance.ft_checkpoint": {**checkpoint, "confirm_within": "60s"}, "register": "begun"}
+    task = {**repeat("true", **{"class": "compensatable"}, restore="before"), "ignore_errors": True, "register": "it"}
+    well = [{"command": {"argv": ["true"]}}]
+    settle = {"generation": "{{ begun.generation }}", "probes": well, "store": "{{ evenkeel_store }}"}
+    told = {"ansible.builtin.debug": {"msg": "{{ it.msg }}; {{ it.attempts | length }} attempts; {{ ended.outcome }}"}}
+    ended = {"evenkeel.fault_tolerance.ft_settle": settle, "register": "ended"}
+    run = fleet.play([begin, task, ended, told], "h1")
+    assert "would end it" in only(run)["msg"] and "0 attempts; confirmed" in only(run)["msg"]
+
+
 def test_other_hosts_vote(fleet: Fleet) -> None:
     fleet.hosts["h4"] |= {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
     task = repeat('touch "$1/effect"', voters=["h2", "h3", "h4"], vote="2 of 3")
@@ -292,3 +311,22 @@ def test_all_hosts_share_one_budget_of_retries(fleet: Fleet) -> None:
     assert sum(calls(fleet, host) for host in fleet.hosts) == 4 + 2
     said = [run.results[host]["msg"] for host in fleet.hosts]
     assert sum("the retry budget of all hosts is used up" in one for one in said) == 4, said
+
+
+def test_beside_until_and_retries_on_the_same_faults(fleet: Fleet, remote: Path) -> None:
+    """The first call takes effect and reports a failure; or its answer is lost."""
+    script = 'echo . >> "$1/calls"; touch "$1/effect"; [ "$(wc -l < "$1/calls")" -gt 1 ]'
+    until = {
+        "ansible.builtin.command": {"argv": ["sh", "-c", script, "sh", "{{ base }}"]},
+        "register": "done",
+        "until": "done is succeeded",
+        "retries": 3,
+        "delay": 0,
+    }
+    assert fleet.play([until], "h1").rc == 0 and calls(fleet) == 2, "until has done it twice"
+    (fleet.directory("h1") / "calls").unlink()
+    (fleet.directory("h1") / "effect").unlink()
+    assert fleet.play([repeat(script, **{"class": "once"})], "h1").rc == 0 and calls(fleet) == 1
+    (remote / "lose").touch()
+    lost = {**until, "environment": {"EVENKEEL_OPERATION": "x"}}
+    assert fleet.play([lost], "h1").rc == 4, "until gives an unreachable host up"

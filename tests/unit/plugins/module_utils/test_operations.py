@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
-import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -107,7 +104,10 @@ def test_an_id_that_happens_once_is_not_given_to_something_else(journal: Journal
         assert answer.answer == REFUSED and "an id of its own" in answer.why
     other = Journal(journal.store, "other")
     begin(other, asked(), told(PASS))
-    assert begin(other, Asked("another", IDEMPOTENT), told(FAIL)).answer == BEGUN
+    answer = begin(other, Asked("another", IDEMPOTENT), told(FAIL))
+    end(other, answer.token, "ok", told(PASS), '{"of": "another"}')
+    answer = begin(other, asked(), told(PASS))
+    assert (answer.answer, answer.result) == (VERIFIED, ""), "the result of something else"
 
 
 def test_a_run_whose_attempt_was_taken_over_is_told_so(journal: Journal) -> None:
@@ -273,81 +273,6 @@ def test_another_user_cannot_hold_up_an_operation(journal: Journal) -> None:
     finally:
         pretender.kill()
         pretender.wait()
-
-
-# -- kills
-
-
-EDGES = ["before begin", "in begin", "after begin", "after effect", "in end", "after end", ""]
-
-
-@pytest.mark.parametrize(
-    ("seed", "trials"), [(0, 40), *(pytest.param(seed, 250, marks=pytest.mark.long) for seed in (1, 2, 3, 4))]
-)
-def test_a_kill_between_effect_and_journal_is_settled_and_never_repeated(
-    tmp_path: Path, seed: int, trials: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Operations, each killed at random edges by SIGKILL until a run comes to its end."""
-    draw = random.Random(seed)
-    clock = [0.0]
-    store = Store(str(tmp_path / "store"), replace(System(), monotonic=lambda: clock[0]))
-    kills = 0
-    for number in range(trials):
-        journal, effect = Journal(store, f"op-{number}"), tmp_path / f"effect-{number}"
-        killed = True
-        while killed:
-            clock[0] += operations.SETTLING  # since the attempt that was cut off
-            killed = _run(journal, effect, draw.choice(EDGES), monkeypatch)
-            kills += killed
-        record = journal.read()
-        assert effect.read_text() == "x", "not exactly once"
-        assert record is not None and record.state == VERIFIED
-    assert kills > trials
-
-
-def _run(journal: Journal, effect: Path, edge: str, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """One run in a process of its own, which is killed at the edge; whether it was."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            _once(journal, effect, edge, monkeypatch)
-            code = 0
-        finally:
-            os._exit(code)
-    _pid, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def _once(journal: Journal, effect: Path, edge: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = Verification([{"file": {"path": str(effect), "sha256": hashlib.sha256(b"x").hexdigest()}}], NOW)
-
-    def killed(here: str) -> None:
-        if edge == here:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def rename(source: str, target: str) -> None:
-        killed(f"in {stage}")
-        os.replace(source, target)
-
-    stage = "begin"
-    killed("before begin")
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "rename", rename)
-        answer = begin(journal, asked(ONCE), how)
-    if answer.answer == VERIFIED:
-        return
-    assert answer.answer == BEGUN, answer.why
-    killed("after begin")
-    with effect.open("a") as stream:
-        stream.write("x")
-    killed("after effect")
-    stage = "end"
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "rename", rename)
-        assert end(journal, answer.token, "ok", how, "").answer == VERIFIED
-    killed("after end")
 
 
 # -- the file

@@ -65,6 +65,7 @@ class World:
         self.random = random.Random(self.seed)
         self.faults = self.random.choice([0.05, 0.2, 0.5])
         self.kills = self.random.choice([0.0, 0.02, 0.2])
+        self.works = self.random.choice([0.05, 0.6])
         self.policy = replace(POLICY, deadline=self.random.choice([20.0, 300.0]))
 
     def happens(self) -> bool:
@@ -133,7 +134,7 @@ class World:
             assert not self.running, "two attempts at once"
         if self.kind == COMPENSATABLE:
             assert self.clean, "an attempt began from what another left"
-        works = self.random.random() < 0.6
+        works = self.random.random() < self.works
         said = "ok" if works and not self.happens() else "failed"
         if self.happens():  # The connection is lost, and the process goes on for a while.
             self.clean = False
@@ -226,7 +227,7 @@ def play(world: World, runs: int = 40) -> str:
     for number in range(runs):
         if number == runs - 3:
             world.faults, world.kills, world.lies = 0.0, 0.0, ""
-            world.policy = POLICY
+            world.works, world.policy = 1.0, POLICY
         try:
             outcome = Controller(world).run()
         except Killed:
@@ -239,7 +240,7 @@ def play(world: World, runs: int = 40) -> str:
     return outcome
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [(IDEMPOTENT, 500), (COMPENSATABLE, 500), (ONCE, 1500)])
+@pytest.mark.parametrize(("kind", "seeds"), [(IDEMPOTENT, 200), (COMPENSATABLE, 300), (ONCE, 500)])
 def test_whatever_is_lost_or_killed_it_is_done_as_often_as_it_may_be(kind: str, seeds: int) -> None:
     for seed in range(seeds):
         world = World(seed, kind)
@@ -249,13 +250,13 @@ def test_whatever_is_lost_or_killed_it_is_done_as_often_as_it_may_be(kind: str, 
 
 @pytest.mark.parametrize("lies", ["unknown", "after_ok"])
 def test_what_happens_once_does_so_whatever_verification_does_not_see(lies: str) -> None:
-    for seed in range(500):
+    for seed in range(250):
         world = World(seed, ONCE, lies=lies)
         assert play(world) == _repeat.VERIFIED and world.effects == 1, seed
 
 
 def test_a_majority_outvotes_an_observation_that_lies() -> None:
-    for seed in range(500):
+    for seed in range(250):
         world = World(seed, ONCE, lies="any", vote=(2, 3))
         assert play(world) == _repeat.VERIFIED and world.effects == 1, seed
 
