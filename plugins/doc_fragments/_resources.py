@@ -10,10 +10,12 @@ class ModuleDocFragment:
 options:
   resources:
     description:
-      - What is to be protected, each a mapping with one key, the kind.
+      - What is to be protected, each a mapping with one key, the kind. By default all
+        that a plain host consists of.
     type: list
     elements: dict
-    required: true
+    default:
+      - system: {}
     suboptions:
       packages:
         description:
@@ -98,10 +100,24 @@ options:
         suboptions:
           names:
             description:
-              - Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
+              - Keys of the kernel. By default all that files of C(sysctl.d) set and this
+                kernel has. For example V([net.ipv4.ip_forward, vm.swappiness]).
             type: list
             elements: str
-            required: true
+      system:
+        description:
+          - All that a plain host consists of; the default where nothing is declared.
+          - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh) and
+            C(/var/spool/cron), and for C(packages), C(users), C(services), C(sysctl) and
+            C(firewall). Takes nothing. For example V(system: {}).'
+          - A kind that is declared beside it comes in place of its own part of that kind;
+            C(files) are left out of its trees, C(services) and C(sysctl) out of its names.
+          - Left out are C(/etc/machine-id), caches, mounts from elsewhere, files that
+            programs write below C(/opt) and C(/usr/local), and what makes these trees
+            larger than 256 MB. The result C(left) names all of it.
+        type: dict
+        version_added: 0.2.0
+        suboptions: {}
       firewall:
         description:
           - The nftables ruleset of the running kernel, without the values of counters
@@ -154,7 +170,12 @@ options:
           - The administrator's unit files and drop-ins, and the links by which the units
             are enabled, are part of it. The result C(left) says what a rollback could
             not do for a unit.
-          - Give C(names) or C(processes), or both.
+          - 'Give C(names) or C(processes), or both. With neither, all units of the host
+            are meant: those that are enabled or can be, and those that run. One of all
+            is reloaded or started anew only where a file is put back that is its own by
+            its name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped
+            or reloaded since. A unit that came with the change is stopped once its file
+            is gone.'
         type: dict
         suboptions:
           names:
@@ -163,6 +184,12 @@ options:
                 is written; a pattern or a template is refused. For example V([nginx, php-fpm.service]).
             type: list
             elements: str
+          except:
+            description:
+              - Units that are left alone where all are meant. For example V([docker.service]).
+            type: list
+            elements: str
+            default: []
           processes:
             description:
               - 'Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart).

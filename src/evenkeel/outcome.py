@@ -112,7 +112,8 @@ class HostResult:
     why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
     operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
     login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
-    the connection is local (none). left: sentences about what its checkpoint could not bring back. rescued: failures
+    the connection is local (none). protects: what is protected on it, where the kind system stands for it; empty
+    otherwise. left: sentences about what its checkpoint could not bring back. rescued: failures
     on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed. outside: what
     changed on it that no resource covers; None where that is not known.
     """
@@ -127,6 +128,7 @@ class HostResult:
     checkpoint: str | None = None
     until: float | None = None
     login: str = ""
+    protects: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
@@ -197,6 +199,15 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
 def some_of(hosts: Sequence[str]) -> str:
     """The names of ``hosts``: five of them, and how many more there are."""
     return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
+
+
+def protected(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for each set of things that is protected without having been declared one by one, with its hosts."""
+    hosts_of: dict[str, list[str]] = {}
+    for host in hosts:
+        if host.protects:
+            hosts_of.setdefault(", ".join(host.protects), []).append(host.host)
+    return [f"protected on {some_of(names)}: {said}" for said, names in hosts_of.items()]
 
 
 def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:

@@ -14,7 +14,7 @@ from .._store import retention
 ARGUMENTS: Options = {
     "name": {"type": "str"},
     "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
-    "resources": {**registry.OPTION, "required": True},
+    "resources": {**registry.OPTION, "default": registry.DEFAULT},
     "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
     "at_most": {"type": "str", "default": "1h"},

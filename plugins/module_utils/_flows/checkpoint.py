@@ -189,6 +189,7 @@ class _Taking:
             name=self.name,
             kind=manifest.kind if manifest else "snapshot",
             root=root,
+            protects=registry.in_words(self.declared),
             warnings=self.warnings or None,
         )
 

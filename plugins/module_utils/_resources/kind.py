@@ -92,11 +92,24 @@ class Kind:
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
 
+    # It stands for declarations of other kinds, which take its place (see ``registry.check``), and has no state itself.
+    stands_for_others = False
+    # Its declaration in the kind that stands for a plain host, None where a plain host has nothing of it.
+    on_plain_host: Spec | None = None
+
     # -- the declaration
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys. Raises UsageError that names the bad key."""
         raise NotImplementedError
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        """(the declaration of what this host has of ``on_plain_host``, sentences on what is left out of it).
+
+        ``beside``: declarations of this kind that the user gave. They come in its place, or have to be left out of it.
+        ``taken``: paths that other declarations hold. Raises UsageError where this host cannot have it.
+        """
+        return (None if beside else self.on_plain_host), []
 
     def trees(self, spec: Spec) -> list[str]:
         """Paths of files that belong to the kind. They are captured and put back together with ``files``."""

@@ -13,6 +13,7 @@ from .postgresql.postgresql import PostgreSQL
 from .services import Services
 from .subvolumes.subvolumes import Subvolumes
 from .sysctl import Sysctl
+from .system import WholeSystem
 from .users import Users
 
 IN_ORDER: tuple[Kind, ...] = (
@@ -21,6 +22,7 @@ IN_ORDER: tuple[Kind, ...] = (
     Users(),
     Subvolumes(),
     Sysctl(),
+    WholeSystem(),
     Firewall(),
     PostgreSQL(),
     Services(),

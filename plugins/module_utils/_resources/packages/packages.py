@@ -89,6 +89,7 @@ class Packages(Kind):
     }
     # The scripts of packages may write to any path.
     installs = True
+    on_plain_host: Spec = {}
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad one."""
