@@ -3,12 +3,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.checkpoint import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import parted
 
 
 class ActionModule(FromLibrary):
-    """The module, its arguments checked here first."""
+    """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
     CALL = "checkpoint"
+
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""
+        given = super().arguments(values, variables)
+        return {**given, "probes": parted(values["probes"])[0]} if values["probes"] else given

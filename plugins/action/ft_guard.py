@@ -26,7 +26,7 @@ _ONCE = Times(0.0, 0.0, 1.0)
 
 
 class ActionModule(ActionBase):
-    """Measure, then decide. It reaches the hosts of the group itself, and never the host that the task is of."""
+    """Measure, then decide. The plugin itself reaches the hosts of the group, and never the host of the task."""
 
     BYPASS_HOST_LOOP = True
     TRANSFERS_FILES = False
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
     def _question(
         self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
     ) -> _guard.Question:
-        """Measure every host, once all that the user has written is known to be right."""
+        """Measure every host, after a check of everything that the user has written."""
         group = inventory.hosts_of(params["group"])
         wave = inventory.hosts_of(params["wave"] or variables.get("ansible_play_batch") or [])
         everyone = variables.get("ansible_play_hosts_all") or []
@@ -77,7 +77,7 @@ class ActionModule(ActionBase):
         hosts = list(dict.fromkeys([*group, *wave, *earlier]))
         for host in hosts:
             check_variables(inventory.variables(host))
-        # Before any of them is asked: a budget that cannot be read is no reason to wait for thirty seconds.
+        # Before any host is asked: nobody has to wait thirty seconds for the refusal of a malformed budget.
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
@@ -89,7 +89,7 @@ class ActionModule(ActionBase):
         }
 
         parts = {host: parted(probes[host]) for host in hosts}
-        # Nothing is compared here, as no host has changed yet.
+        # Nothing is compared here, because no host has changed yet.
         outside = {
             host: Outside(inventory, host, items, _ONCE, group, wave, store=params["store"])
             for host, (_own, items) in parts.items()
@@ -120,7 +120,7 @@ class ActionModule(ActionBase):
 
 
 def _probes(declared: Any, host: str) -> Any:
-    """The probes of a host, before it is asked. UsageError names what is wrong with them."""
+    """The probes of a host, before it is asked. UsageError names the fault."""
     try:
         return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
     except UsageError as error:

@@ -37,13 +37,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 
-# Candidates that messages name.
+# The largest number of candidates that messages name.
 _SHOWN = 50
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy that a peer says it holds, with its MAC: an entry of the result ``candidates``."""
+    """A copy that a peer offers, with its MAC: an entry of the result ``candidates``."""
 
     peer: str
     id: str = ""
@@ -60,7 +60,7 @@ class Copy:
 
 
 class ActionModule(ActionBase):
-    """Find the newest copy that holds, carry it to the host of the task, and roll that back to it."""
+    """Find the newest usable copy, carry it to the host of the task, and roll that host back to it."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
@@ -160,7 +160,7 @@ class Recovery:
         }
 
     def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
-        """The copy that is in the store of ``here`` now, or None; and the answer of ``here`` if it refuses them all."""
+        """Bring a copy into the store of ``here``: the copy or None, and the answer of ``here`` if it refuses all."""
         limits: dict[str, Any] = {}
         if not self._undeclared and not (self._declared is None and proved):
             limits = {"declared": self._declared or [], "proved": proved}
@@ -175,7 +175,7 @@ class Recovery:
         return None, {}
 
     def _carry(self, copy: Copy, scratch: str, limits: Mapping[str, Any]) -> Answer:
-        """Fetch one copy from its peer and give it to ``here``; the answer of who failed, or of ``here``."""
+        """Fetch a copy from its peer and give it to ``here``; the answer of the host that failed, or of ``here``."""
         peer, checkpoint = copy.peer, copy.id
         path = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
         try:
@@ -194,7 +194,7 @@ class Recovery:
     def _roll_back(self, source: Copy, newest: str) -> dict[str, Any]:
         checkpoint = source.id
         if checkpoint != newest:
-            older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older one"
+            older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older checkpoint"
             self._left.insert(0, older)
             self._warnings.insert(0, older)
         result = self._here.module("ft_rollback", checkpoint=checkpoint, store=self._store)
@@ -223,7 +223,7 @@ def _plan(owner: str, copy: Copy) -> str:
 
 
 def _found(peer: str, answer: Answer) -> list[Copy]:
-    """The copies that a peer says it holds."""
+    """The copies that a peer offers."""
     for state in ("unreachable", "failed"):
         if answer.get(state):
             return [Copy(peer, state=state, detail=words(answer.get("msg")))]
@@ -231,7 +231,7 @@ def _found(peer: str, answer: Answer) -> list[Copy]:
 
 
 def _judged(copy: Copy, owner: str, keys: Keys) -> Copy:
-    """The copy as the controller sees it: whole is not enough, a peer can make whole ones."""
+    """The copy with the verdict of the controller: an intact copy is not enough, because a peer can make one up."""
     if copy.state != "verified":
         return copy
     try:
@@ -244,8 +244,8 @@ def _judged(copy: Copy, owner: str, keys: Keys) -> Copy:
 def choose(candidates: Sequence[Copy], wanted: str) -> list[list[Copy]]:
     """The verified copies of each checkpoint that ``wanted`` can mean, newest first, each in the order given.
 
-    wanted: as in every store (``meant``). Of the unproved ones only a whole id means one: its beginning, its name and
-    its date are what anybody likes to give it.
+    wanted: as in every store (``meant``). An unproved copy is meant by its whole id alone: anybody can choose the
+    beginning of its id, its name and its date.
     """
     proved = sorted((one.created, one.id, one.name) for one in candidates if one.state == "verified")
     ids = meant(wanted, [(name, checkpoint) for _created, checkpoint, name in proved])
@@ -263,12 +263,12 @@ def _warnings(copies: Sequence[Copy], owner: str, wanted: str, proved: bool, dec
     found = []
     if not proved:
         found.append(
-            f"nothing but its id says that checkpoint {first.id} is one of {owner}: no copy has a MAC of ours."
+            f"only the id that you gave says that checkpoint {first.id} belongs to {owner}: no copy has a MAC of ours."
             f" Protect {owner} again"
         )
     elif declared is None:
         found.append(
-            f"the inventory declares nothing for {owner} ({RESOURCES_VARIABLE}): all of the checkpoint is restored"
+            f"the inventory declares nothing for {owner} ({RESOURCES_VARIABLE}): the whole checkpoint is restored"
         )
     if len(copies) == 1 and wanted != first.id:
         found.append(f"only {first.peer} has the newest checkpoint, {first.id[:12]} of {first.created}")
@@ -281,14 +281,14 @@ def _about_keys(candidates: Sequence[Copy], keys: Keys) -> str:
         return ""
     why = "have no MAC that was made with a key of " + keys.where if keys else f"cannot be proved ({keys.where})"
     return (
-        f" The unproved ones {why}: a peer may have made them up. Where you know that one is right, ask for it by its"
+        f" The unproved copies {why}: a peer may have made them up. If you know that a copy is right, ask for it by its"
         f" whole id: {', '.join(unproved[:5])}{' …' if len(unproved) > 5 else ''}."
     )
 
 
 def _inventory_of(candidates: Sequence[Copy]) -> str:
     if not candidates:
-        return "There is no peer besides this host: name those that may hold a copy."
+        return "There is no peer besides this host: name the hosts that may hold a copy."
     held = [
         f"{copy.peer}: " + " ".join(filter(None, (copy.state, copy.name[:300], copy.created, copy.detail[:300])))
         for copy in candidates
@@ -297,5 +297,5 @@ def _inventory_of(candidates: Sequence[Copy]) -> str:
 
 
 def _some(said: list[str]) -> list[str]:
-    """The first sentences, as many as a person reads: a peer can have made up any number."""
+    """The first sentences, as many as a person reads: a peer can make up any number."""
     return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]

@@ -68,8 +68,8 @@ class ActionModule(ActionBase):
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
                 made = (
-                    f"{keys.where} is new: only by it copies are known as yours. Keep it where a lost controller does"
-                    f" not take it along, or as {VARIABLE} in a vault"
+                    f"{keys.where} is new: only this key proves that copies are yours. Keep it where it outlives the"
+                    f" controller, or as {VARIABLE} in a vault"
                 )
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
@@ -84,8 +84,8 @@ class ActionModule(ActionBase):
                 why = error.message
         if made and replication.marked:
             made += (
-                f". Copies on {', '.join(replication.marked)} have MACs of another key, and only by that one older ones"
-                f" are known. Where it is not lost, put it in place of this one and run again; controllers that share"
+                f". Copies on {', '.join(replication.marked)} have MACs of another key, and only that key proves older"
+                f" copies. If it is not lost, put it in place of the new key and run again; controllers that share"
                 f" hosts share a key ({VARIABLE})"
             )
         result = _result(here.name, params["copies"], offered["id"], list(replication.entries.values()), why)
@@ -94,7 +94,7 @@ class ActionModule(ActionBase):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has got the copy now."""
+    """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has just got the copy."""
 
     state: str
     detail: str = ""
@@ -131,7 +131,7 @@ class Replication:
         return str(self.offered.get("mac", ""))
 
     def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
-        """Ask peers until enough hold a verified copy or none is left. Raises Damaged when this host cannot give it."""
+        """Ask peers until enough hold a verified copy or no peer is left. Damaged when this host cannot give it."""
         entries = self.entries
         while True:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
@@ -216,6 +216,6 @@ def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome
             error="EvenkeelError",
             msg=f"{len(good)} of {wanted} copies of checkpoint {checkpoint[:12]} of {source}. Verified: {have}."
             f" Without a copy: {why or '; '.join(wrong) or 'no other peer is in a further failure domain'}."
-            " Repair those or name more peers, and run again: what is verified stays.",
+            " Repair these peers or name more peers, and run again: verified copies stay.",
         )
     return report(result)

@@ -11,12 +11,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
-# ssh takes the first value that it is given, so these stand before all that the user's configuration says, wherever.
+# ssh takes the first value of an option, so these words stand before all settings of the user.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 
 
 class ActionModule(FromLibrary, ProbingAction):
-    """The module, over a login of its own: one that lay open before the change would confirm what locks others out."""
+    """The module, over a login of its own: an older login would confirm a change that locks new logins out."""
 
     ARGUMENTS = ARGUMENTS
     CALL = "settle"

@@ -8,7 +8,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
 
 
 class ActionModule(HostAction):
-    """The module, its arguments checked here first."""
+    """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
     REFUSES_NAMES = False

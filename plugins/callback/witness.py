@@ -6,7 +6,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: witness
 type: aggregate
-short_description: Notes for the driver what a wave saw beyond itself
+short_description: Notes for the driver the hosts and variables beyond a wave
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -14,7 +14,7 @@ description:
   - The driver evenkeel runs a playbook wave by wave, each wave a run of Ansible that is limited to its hosts. This
     callback keeps what a single run with C(serial) would keep in memory - variables that tasks set on hosts of earlier
     waves, and the groups they put them into - and notes which hosts outside of the wave were touched or left out.
-  - It does nothing unless the driver says where to note it.
+  - It does nothing unless the driver names its directory.
 options:
   directory:
     description: Private directory of the driver.
@@ -30,7 +30,7 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-# A variable of more characters than this is not carried to the waves after.
+# A variable of more characters than this is not carried to later waves.
 LONGEST = 16_000_000
 # Tasks that run no code on the host that they name.
 IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "include_vars", "meta", "pause", "set_fact",
@@ -38,7 +38,7 @@ IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "incl
 
 
 class CallbackModule(CallbackBase):
-    """carried.json: host -> its variables and groups, from wave to wave. seen.json: what this run saw."""
+    """carried.json: host -> its variables and groups, from wave to wave. seen.json: the hosts that this run reached."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -94,7 +94,7 @@ class CallbackModule(CallbackBase):
 
     def _note(self, result: Any) -> None:
         task = getattr(result, "task", None) or result._task
-        # A loop is told item by item; its sum may still have the template.
+        # A loop reports each item; its sum may still have the template.
         host = str(task.delegate_to or "")
         if host and "{{" not in host and task.action.rpartition(".")[2] not in IDLE:
             self._touched.setdefault(host)
@@ -136,7 +136,7 @@ def _variables(manager: Any, host: str) -> dict[str, Any]:
     found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
     plain = {}
     for name, value in found.items():
-        # The words of one host, nested a little further down than here, must not keep all else from being written.
+        # A too deeply nested value of one host must not keep the others from being written.
         try:
             text = json.dumps([[[[[[[[value]]]]]]]])
             if len(text) <= LONGEST:

@@ -52,7 +52,8 @@ _SERVER = r"""
           For example V(/etc/ssl/prometheus-ca.pem).
       type: str
 """
-_KINDS = (
+# The kinds of probes, each with its options.
+KINDS = (
     r"""
 http:
   description:
@@ -263,4 +264,4 @@ options:
 
 
 # Within the class ansible-test reads plain texts alone.
-ModuleDocFragment.DOCUMENTATION += indent(_KINDS, " " * 6)
+ModuleDocFragment.DOCUMENTATION += indent(KINDS, " " * 6)

@@ -21,8 +21,11 @@ options:
         description:
           - 'Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in
             one transaction.'
-          - The package files are kept in the store, from the cache of apt or dnf or else
-            the mirror. Rpm needs its Python module, and locks of dnf are files.
+          - 'While a change is armed, the package file of a version is kept in the store
+            at the moment in which apt or dpkg is about to replace or remove it: from apt''s
+            cache, or made anew from the files that are installed. It comes back without
+            a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
+            or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
           - What was not installed is removed again, but its configuration and data stay,
             unless C(purge) is V(true).
           - As many are put back as can be; each of the others is named with its cause.
@@ -34,6 +37,17 @@ options:
               - Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
             type: list
             elements: str
+          keep:
+            description:
+              - The package files that are kept. V(change) keeps those of versions that
+                an armed change replaces, and nothing where no change is armed. V(all)
+                keeps all of them at the checkpoint, from the cache or else the mirror.
+                For example V(all).
+            type: str
+            choices:
+              - change
+              - all
+            default: change
           purge:
             description:
               - Remove also the configuration and data of packages that were not installed
@@ -72,6 +86,24 @@ options:
         type: dict
         version_added: 0.2.0
         suboptions: {}
+      mounts:
+        description:
+          - File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
+          - A rollback mounts what is missing, puts options back, and unmounts what was
+            not there, unless a program uses it. The data on a file system is not touched;
+            what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts of
+            programs (containers, snap, automounters), FUSE, and what is below C(/dev),
+            C(/media), C(/proc), C(/run) and C(/sys).
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          except:
+            description:
+              - Mount points that stay as they are, with C(*) for what may vary. For example
+                V([/mnt/backup, '/srv/ftp/*']).
+            type: list
+            elements: str
+            default: []
       subvolumes:
         description:
           - Subvolumes of btrfs, each exchanged as a whole with a snapshot that lies beside
@@ -92,6 +124,34 @@ options:
             type: list
             elements: str
             required: true
+      network:
+        description:
+          - Addresses, routes, rules and name servers as they run, with the files of the
+            tool that configures them.
+          - That is ifupdown, netplan, systemd-networkd or NetworkManager, with their units,
+            C(/etc/hosts) and C(/etc/resolv.conf). A rollback has that tool apply its files
+            where the running state is another one, and sets what is still missing with
+            C(ip). Where nothing differs nothing is applied. Addresses that a server or
+            a router gives are there again or not; which they are is not compared. Routes
+            of routing daemons stay as they are.
+        type: dict
+        version_added: 0.2.0
+        suboptions:
+          interfaces:
+            description:
+              - Names or patterns of interfaces. The default is all but those that containers,
+                virtual machines and VPNs make. For example V([eth0, 'wg*']).
+            type: list
+            elements: str
+            default: []
+          except:
+            description:
+              - Addresses and networks that are left alone, because they move between hosts.
+                Those of keepalived and Pacemaker are known from the configuration of these.
+                For example V([192.0.2.10, '2001:db8:7::/64']).
+            type: list
+            elements: str
+            default: []
       sysctl:
         description:
           - Values of the running kernel. What sets them at boot are files.
@@ -108,8 +168,8 @@ options:
         description:
           - All that a plain host consists of; the default where nothing is declared.
           - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh) and
-            C(/var/spool/cron), and for C(packages), C(users), C(services), C(sysctl) and
-            C(firewall). Takes nothing. For example V(system: {}).'
+            C(/var/spool/cron), and for C(packages), C(users), C(network), C(services),
+            C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).'
           - A kind that is declared beside it comes in place of its own part of that kind;
             C(files) are left out of its trees, C(services) and C(sysctl) out of its names.
           - Left out are C(/etc/machine-id), caches, mounts from elsewhere, files that

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For the hosts of a play: an empty or unresolvable target is an error, never all hosts and never success (F9)."""
+"""The hosts of a play: an empty or unresolvable target is an error, never all hosts and never success (F9)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ansible.inventory.manager import InventoryManager, split_host_pattern
 def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[str]], limit: str = "") -> list[str]:
     """The pattern, once every part of it and of the limit names a host of ``groups`` and together they leave one.
 
-    pattern: of hosts, a text or a list; None for none given: then the limit says it, and without one it is an error.
-    limit: what --limit says. Raises AnsibleFilterError.
+    pattern: of hosts, a text or a list. None where it was not given: then the limit selects the hosts, and a missing
+    limit is an error. limit: the value of --limit. Raises AnsibleFilterError.
     """
     wanted = ["all"] if pattern is None else [pattern] if isinstance(pattern, str) else [str(one) for one in pattern]
     limits = _limits(limit)
     if context.CLIARGS.get("syntax"):
         return wanted  # checked without an inventory
     if pattern is None and not limits:
-        raise AnsibleFilterError("no target: say which hosts with evenkeel_hosts, or with --limit")
+        raise AnsibleFilterError("no target: name the hosts with evenkeel_hosts, or with --limit")
     inventory = InventoryManager(loader=None, parse=False)
     for group, hosts in groups.items():
         inventory.add_group(group)

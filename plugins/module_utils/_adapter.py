@@ -21,7 +21,7 @@ STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
 
 class _Called(AnsibleModule):
-    """A module that takes these arguments instead of those that Ansible has sent."""
+    """A module with other arguments than Ansible has sent."""
 
     def __init__(self, call: Params, **options: Any) -> None:
         self._call = call
@@ -39,7 +39,7 @@ def run_module(
 ) -> None:
     """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys.
 
-    call: all arguments, with Ansible's own, where the module was sent as the call of another one (``ft_call``).
+    call: all arguments, with Ansible's own, where another module was sent to make this call (``ft_call``).
     """
     mark_as_ours()
     options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
@@ -65,12 +65,12 @@ def _given(spec: Options, params: Params) -> dict[str, Any]:
 
 
 def report(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with all the keys that every module promises, bounded, and every name in it as text that shows."""
+    """The result with the keys that every module promises, bounded, and with every name as printable text."""
     return _whole(escaped(result))
 
 
 def reported(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The same on the controller, from what hosts have told: there names are escaped already."""
+    """``report`` on the controller, from results of hosts, in which names are already escaped."""
     return _whole(harmless(result))
 
 

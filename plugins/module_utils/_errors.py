@@ -11,9 +11,9 @@ _NOTHING = re.compile(r"(?:[;.] )?\bnothing was (?:changed|touched)\b", re.IGNOR
 
 
 class EvenkeelError(Exception):
-    """A failure: its message says which thing failed, where, and what to do next.
+    """A failure: its message says what happened, where, and what to do next.
 
-    ``result`` holds the keys that a success would have returned, so that a failed task reports the same words.
+    ``result`` holds the keys that a success would have returned, so that a failed task reports the same keys.
     ``code`` is the key ``error`` of that report, and does not change with the name of the class.
     """
 
@@ -26,7 +26,7 @@ class EvenkeelError(Exception):
 
     @property
     def cause(self) -> str:
-        """The message of one thing that failed among others: that nothing was changed is true of that thing alone."""
+        """The message without "nothing was changed", which need not be true where this is one failure among others."""
         return _NOTHING.sub("", self.message)
 
 
@@ -55,13 +55,13 @@ class NotFound(UsageError):
 
 
 class Damaged(EvenkeelError):
-    """Stored data does not match its hash, or cannot be read. Nothing was touched on its strength."""
+    """Stored data do not match their hash, or cannot be read. Nothing that depends on them was touched."""
 
     code = "Damaged"
 
 
 class RestoreFailed(EvenkeelError):
-    """A rollback could not be completed; ``left`` names each thing that is not as it should be."""
+    """A rollback could not be completed; ``left`` names everything that is not as recorded."""
 
     code = "RestoreFailed"
 
@@ -73,7 +73,7 @@ class Unhealthy(EvenkeelError):
 
 
 class ServiceFailed(EvenkeelError):
-    """A service did not do what it was told, or it could not be proved that it did."""
+    """A service did not start, stop or reload as requested, or could not be proved to have done so."""
 
     code = "ServiceFailed"
 
@@ -81,7 +81,7 @@ class ServiceFailed(EvenkeelError):
 # The codes of failures that have no class here: of the operating system, and of an answer that no module of ours gives.
 OS_ERROR = "OSError"
 BAD_ANSWER = "BadAnswer"
-# All that the key ``error`` of a result can say; docs/errors.md tells what each means.
+# All words of the key ``error`` of a result; docs/errors.md explains them.
 CODES = frozenset(
     one.code
     for one in (EvenkeelError, UsageError, Refused, Busy, NotFound, Damaged, RestoreFailed, Unhealthy, ServiceFailed)

@@ -38,8 +38,8 @@ class Result:
 
     @classmethod
     def read(cls: type[_Result], report: Mapping[str, Any]) -> _Result:
-        """The result that a report tells of. Keys that this result does not have are left where they are; keys that
-        the report lacks have their default."""
+        """The result in a report. Keys that this result does not have are ignored; keys that the report lacks have
+        their default."""
         return cls(**{one.name: report[one.name] for one in fields(cls) if report.get(one.name) is not None})
 
 
@@ -51,7 +51,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass
 class Accepted(Result):
-    """``ft_accept``. ``accepted``: the end in doubt that was."""
+    """``ft_accept``. ``accepted``: the end of the change that had left the host in doubt."""
 
     generation: int = 0
     accepted: Any = None
@@ -75,9 +75,9 @@ class Checkpointed(Result):
 
 
 class Holder(TypedDict):
-    """A unit, or processes without one, that still use the files of ``paths`` as they were before they were replaced.
+    """A unit, or processes without a unit, that still use the files of ``paths`` as they were before the replacement.
 
-    ``unit`` is empty without one; ``processes`` are written as ``name[pid]``.
+    ``unit`` is empty for processes without a unit; ``processes`` are written as ``name[pid]``.
     """
 
     unit: str
@@ -102,7 +102,7 @@ class RolledBack(Result):
 
 @dataclass
 class ChangedPath:
-    """A path, and what is different there: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
+    """A path and its difference: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
     ``content or time``, ``mode`` and ``owner`` with commas."""
 
     path: str
@@ -111,7 +111,7 @@ class ChangedPath:
 
 @dataclass
 class Outside:
-    """The paths outside of what is protected that a change has changed: the first of them, and the number of all.
+    """The paths outside of the declared resources that a change has changed: the first paths, and the number of all.
     ``complete``: whether all places could be looked at."""
 
     paths: list[ChangedPath] = field(default_factory=list)
@@ -121,8 +121,8 @@ class Outside:
 
 @dataclass
 class Settled(Result):
-    """``ft_settle``, of a change that is confirmed, is kept open, or was over already. ``remaining``: seconds until the
-    deadline of one that is kept open."""
+    """``ft_settle``, for a change that is confirmed, is kept open, or was over already. ``remaining``: seconds until
+    the deadline of a change that is kept open."""
 
     generation: int = 0
     outcome: str = ""
@@ -137,7 +137,7 @@ class Settled(Result):
 
 @dataclass
 class SettledBack(RolledBack):
-    """``ft_settle``, of a change that it rolled back: ``health`` was measured before, ``health_after`` after that."""
+    """``ft_settle``, for a change that it rolled back: ``health`` was measured before, ``health_after`` after that."""
 
     outcome: str = ""
     by: str = ""
@@ -242,7 +242,7 @@ class Offsite(Result):
 
 @dataclass
 class Offered(Result):
-    """The checkpoint of the source that would be copied, and the ids of all that it holds."""
+    """The checkpoint of the source that would be copied, and the ids of all checkpoints of the source."""
 
     id: str = ""
     name: str = ""
@@ -273,7 +273,7 @@ class Exported(Result):
 
 @dataclass
 class Landing(Result):
-    """The place at which a bundle is to arrive, and the bytes that there is room for."""
+    """The place at which a bundle is to arrive, and the bytes for which there is room."""
 
     path: str = ""
     room: int = 0
@@ -281,7 +281,7 @@ class Landing(Result):
 
 @dataclass
 class Copied(Result):
-    """A copy that was taken in, or verified again: ``verified`` or ``damaged``, and each damage in ``wrong``."""
+    """A copy that was stored, or verified again: ``verified`` or ``damaged``, and each damage in ``wrong``."""
 
     id: str = ""
     state: str = ""
@@ -308,3 +308,33 @@ class Candidates(Result):
     """All copies of a host's checkpoints on a peer, newest first."""
 
     candidates: list[Candidate] = field(default_factory=list)
+
+
+# The answers of a host while the controller repeats an operation (see ``_flows.operations``).
+
+
+@dataclass
+class Observation:
+    """One measurement of the verification: the host that made it, ``pass``, ``fail`` or ``unknown``, and the reason."""
+
+    source: str
+    state: str
+    detail: str
+
+
+@dataclass
+class Operated(Result):
+    """The answer about an operation, and its reason. ``after``: seconds to wait before asking again. ``open``: an
+    attempt has begun whose end is not known. ``result``: the stored result, as JSON."""
+
+    answer: str = ""
+    why: str = ""
+    after: float = 0.0
+    verification: str = ""
+    observations: list[Observation] = field(default_factory=list)
+    open: bool = False
+    attempts: int = 0
+    token: str = ""
+    checkpoint: str = ""
+    at: float = 0.0
+    result: str = ""

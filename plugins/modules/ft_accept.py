@@ -62,7 +62,7 @@ accepted:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.

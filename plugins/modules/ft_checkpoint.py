@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - evenkeel.fault_tolerance._retention
   - evenkeel.fault_tolerance._quiesce
   - evenkeel.fault_tolerance._resources
+  - evenkeel.fault_tolerance._probes
 options:
   name:
     description:
@@ -61,8 +62,29 @@ options:
     description:
       - How many boots the change plans. After so many boots the host waits on for its confirmation, which then needs
         one of them; a further boot is a rollback at once, as the first one is with V(0).
+      - After such a boot the host measures those of O(probes) that need nobody else, once it has started all that it
+        starts at a boot. If they do not pass in time, it goes back at once; if they pass, it waits on. While the user
+        that armed it is logged in again over SSH, the host leaves it to that user, and to the deadline.
     type: int
     default: 0
+    version_added: 0.2.0
+  soak:
+    description:
+      - How long the probes must keep passing after a boot.
+    type: str
+    default: 0s
+    version_added: 0.2.0
+  deadline:
+    description:
+      - How long to wait for that. The time to confirm bounds it, too.
+    type: str
+    default: 2m
+    version_added: 0.2.0
+  interval:
+    description:
+      - Time between two rounds of probes.
+    type: str
+    default: 1s
     version_added: 0.2.0
   change:
     description:
@@ -129,7 +151,7 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_checkpoint:
     name: before-upgrade
     resources:
-      - packages: {}
+      - packages: {keep: all}
       - files: {paths: [/etc]}
 
 - name: Begin a change with all of a plain host protected
@@ -169,6 +191,17 @@ EXAMPLES = r"""
       - services: {names: [nginx]}
     confirm_within: 10m
   register: begun
+
+- name: Begin a change that boots the host, which goes back at once when nginx does not serve after that
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-kernel
+    resources:
+      - packages: {}
+    confirm_within: 20m
+    reboots: 1
+    probes:
+      - http: {url: http://localhost/, status: 200}
+    soak: 10s
 
 - name: Look for changes that no resource covers in the places of an application as well
   evenkeel.fault_tolerance.ft_checkpoint:
@@ -231,7 +264,7 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
       description: What could not be put back so far. Absent where nothing is left.

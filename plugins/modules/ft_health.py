@@ -136,7 +136,7 @@ host_state:
           type: float
         back:
           description:
-            - By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+            - By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
           type: str
         left:
           description: What could not be put back so far. Absent where nothing is left.
@@ -170,7 +170,7 @@ host_state:
           description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
           type: str
         by:
-          description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+          description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
           type: str
         at:
           description: When it ended, in seconds since the epoch.
@@ -209,7 +209,7 @@ host_state:
           description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
           type: str
         by:
-          description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+          description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
           type: str
         at:
           description: When it ended, in seconds since the epoch.

@@ -93,7 +93,7 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
       description: What could not be put back so far. Absent where nothing is left.
@@ -128,7 +128,7 @@ last:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.
@@ -170,7 +170,7 @@ doubt:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.

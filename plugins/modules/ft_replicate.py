@@ -147,8 +147,8 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import PHASE, work
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import PHASE, Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 
 ARGUMENTS: Options = {

@@ -29,7 +29,7 @@ options:
     description:
       - V(cold) stops and starts. V(warm) reloads, and is refused where the service cannot.
       - A reload counts as taken when the service shows it, by new workers or in its own words, and as failed when it
-        says that it goes on with what it had. Where it shows nothing, a warning says that it was only asked.
+        says that it keeps its old configuration. Where it shows nothing, a warning says that it was only asked.
     type: str
     choices: [cold, warm]
     default: cold

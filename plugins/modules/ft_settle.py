@@ -114,7 +114,7 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom the host began to go back, V(settle), V(deadline), V(boot) or V(operator). Absent before.
+      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
       description: What could not be put back so far. Absent where nothing is left.
@@ -135,7 +135,7 @@ armed:
           let it go on, V(decided) once all are to keep it. Absent before.
       type: str
 by:
-  description: Who ended the change, V(settle), V(deadline), V(boot) or V(operator).
+  description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
   returned: unless it was refused
   type: str
 generation:

@@ -21,9 +21,9 @@ _COLLECTION = "evenkeel.fault_tolerance"
 
 
 def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
-    """UsageError for a name that is nearly one of our variables; a warning for one that is none, or an old one.
+    """UsageError for a misspelt name of our variables; a warning for an unknown name, and for an old name.
 
-    ``refuse`` False: a warning for the first as well. It would be too late to refuse.
+    ``refuse`` False: only a warning for a misspelt name as well, because it is too late to refuse.
     """
     names = _variables.written(variables)
     wrong = _variables.misspelt(names)
@@ -36,11 +36,11 @@ def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
 
 
 def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
-    """A warning where one of our roles takes those whose health counts for those that hold copies."""
+    """A warning where one of our roles takes the hosts whose health counts for the hosts that hold copies."""
     role = getattr(action._task, "_role", None)
     ours = role is not None and role.get_name().startswith(f"{_COLLECTION}.")
     if ours and "evenkeel_group" in variables and "evenkeel_peers" not in variables:
-        said = "evenkeel_group no longer says who holds copies, only whose health counts: set evenkeel_peers"
+        said = "evenkeel_group names only hosts whose health counts now: name hosts that hold copies in evenkeel_peers"
         Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
 
 
@@ -52,7 +52,7 @@ def refused(error: UsageError, **more: Any) -> dict[str, Any]:
 class HostAction(Normal):
     """Run the module whose ``ARGUMENTS`` these are.
 
-    ``REFUSES_NAMES`` False: the module only looks, or ends a change, and a misspelt variable is no reason not to."""
+    ``REFUSES_NAMES`` False: the module only reads, or ends a change, so a misspelt variable must not stop it."""
 
     ARGUMENTS: Options = {}
     REFUSES_NAMES = True
@@ -68,14 +68,14 @@ class HostAction(Normal):
         try:
             return self.completed(dict(super().run(tmp, task_vars)))
         finally:
-            self._task.args = written  # for the next of the attempts that the task may make
+            self._task.args = written  # for the next attempt of the task
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that the module gets. values: those of the task, checked. Raises UsageError."""
+        """The arguments that the module gets. values: the checked arguments of the task. Raises UsageError."""
         return dict(self._task.args)
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The result of the task, from that of the module."""
+        """The result of the task, given the result of the module."""
         return result
 
     def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:

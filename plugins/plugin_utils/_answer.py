@@ -1,9 +1,9 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bound the answer of one host to one module: in memory, and to text that a terminal only shows.
+"""Bound the answer of a host to a module: in memory, and to harmless text.
 
-A host that was taken over prints as much as it likes where a result is expected, and Ansible reads all of it.
+A host that was taken over can print any amount where a result is expected, and Ansible reads all of it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.tex
 
 # The result of a module on a host, which nobody changes.
 Answer = Mapping[str, Any]
-# Above what this process takes already. Our longest result (module_utils/_host/text.py) needs a third of it.
+# Bytes above the present use of this process. Our longest result (module_utils/_host/text.py) needs a third of them.
 ROOM = 64 << 20
-# Ansible prints warnings in lines, each of them an event, and compares the lines of a difference: so many warnings are
-# taken of one host, and so many characters of a text.
+# Ansible prints each warning as an event of its own, and compares the lines of a difference. So a host may give this
+# number of warnings, and this number of characters in a text.
 _WARNINGS, _LONGEST = 50, 2000
 # Keys that a host can set besides its own result. No module of ours sets them.
 _NOT_OURS = ("ansible_facts", "ansible_stats")
-# With others the programs of the module run below this process, and would have no more memory either.
+# With other connections the programs of the module run below this process, and would share its limit of memory.
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
 
 
@@ -41,14 +41,14 @@ def answer(connection: Any, execute: Callable[[], dict[str, Any]]) -> dict[str, 
             "failed": True,
             "changed": False,
             "error": "BadAnswer",
-            "msg": f"its answer is {how} than any of ours, and was not read: look at the host itself, it may run"
-            " something else than Evenkeel",
+            "msg": f"its answer is {how} than any answer of Evenkeel, and was not read: look at the host itself, it may"
+            " run something else",
         }
     return result
 
 
 def shown(result: dict[str, Any]) -> dict[str, Any]:
-    """The result, with nothing in it that Ansible would print and a terminal would do more with than show it."""
+    """The result, with all text that Ansible prints made harmless for a terminal."""
     found: dict[str, Any] = harmless(result)
     if isinstance(found.get("msg"), str):
         found["msg"] = found["msg"].replace("\n", " ")
@@ -70,7 +70,7 @@ def _cut(value: Any) -> Any:
 
 
 def _lines(value: Any) -> Any:
-    """A difference, each text of it as the one line that ours are."""
+    """A difference, each text of it as a single line, like the differences of our modules."""
     if isinstance(value, str):
         line, end, _more = value.partition("\n")
         return _cut(line) + end
@@ -80,7 +80,7 @@ def _lines(value: Any) -> Any:
 
 
 def _draws(value: Any) -> bool:
-    """Whether a record of Ansible's holds text that would have been changed."""
+    """Whether a record of Ansible holds text that is not harmless."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return any(_draws(getattr(value, one.name)) for one in dataclasses.fields(value))
     if isinstance(value, (list, tuple)):
@@ -92,7 +92,7 @@ def _draws(value: Any) -> bool:
 
 @contextlib.contextmanager
 def little_memory(room: int = ROOM) -> Iterator[None]:
-    """Within, this process may take ``room`` bytes more. It is one of Ansible's for a single task on a single host."""
+    """Limit this process to ``room`` more bytes. It is Ansible's process for a single task on a single host."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:

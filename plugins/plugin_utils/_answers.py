@@ -1,9 +1,9 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the answers of hosts that carry checkpoints: each key in its form and bounded, or the host has failed.
+"""Read the answers of hosts that do one part of the work: each key in its form and bounded, or the host has failed.
 
-A peer may be anybody's by now. Nothing that it says gets further than this unread.
+Somebody may have taken over a peer. Every part of its answer is checked here.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ _ANSWERS: dict[str, dict[str, Form]] = {
 def read(phase: str, answer: Answer) -> Answer:
     """The answer of a host to a phase; or that it has ``failed``, with ``msg`` and ``error``."""
     if answer.get("failed"):
-        return failed(words(answer.get("msg") or "it says nothing of why"), words(answer.get("error") or "", 40))
+        return failed(words(answer.get("msg") or "it gives no reason"), words(answer.get("error") or "", 40))
     try:
         return _read(_ANSWERS[phase], answer)
     except ValueError as error:
-        return failed(f"it answers what no host of ours does: {words(error.args[0])}", "Damaged")
+        return failed(f"its answer has no form of ours: {words(error.args[0])}", "Damaged")
 
 
 def failed(why: str, error: str = "EvenkeelError") -> Answer:
@@ -148,3 +148,50 @@ def _read(forms: Mapping[str, Form], answer: Answer) -> Answer:
             )
             raise ValueError(inner) from None
     return found
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1 << 63:
+        raise ValueError
+    return float(value)
+
+
+def _observation(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    state = _one_of("pass", "fail", "unknown")
+    return _read({"source": words, "state": state, "detail": lambda text: words(text, 2000)}, value)
+
+
+# An answer about an operation (``_flows.operations``).
+_OPERATED: dict[str, Form] = {
+    "answer": _one_of("begun", "verified", "not_verified", "running", "in_doubt", "restore", "refused"),
+    "why": lambda text: words(text, 2000),
+    "after": _time,
+    "verification": _one_of("pass", "fail", "unknown"),
+    "observations": _all(_observation, 1000),
+    "open": _yes_or_no,
+    "attempts": _number,
+    "token": _or_nothing(_text(re.compile("[0-9a-f]{32}"))),
+    "checkpoint": _or_nothing(_text(_ID)),
+    "at": _time,
+    "result": _or_nothing(_text(re.compile(r"\{.*\}", re.DOTALL))),
+}
+
+
+def operated(answer: Answer) -> Answer:
+    """The answer of a host about an operation; or that it is ``unreachable`` or has ``failed``, with ``msg``."""
+    if answer.get("unreachable"):
+        return {"unreachable": True, "msg": words(str(answer.get("msg") or ""))}
+    if answer.get("failed"):
+        return failed(words(answer.get("msg") or "it says nothing of why", 2000), words(answer.get("error") or "", 40))
+    try:
+        return _read(_OPERATED, answer)
+    except ValueError as error:
+        return failed(f"it answers what no host of ours does: {words(error.args[0])}", "BadAnswer")

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Arguments are checked here on the controller, by Ansible's own argument specs, before any host is touched.
 
-Ansible itself checks the arguments of a module on the host. There it says which key is wrong, and not in which item.
+Ansible itself checks the arguments of a module on the host. There it names the wrong key, but not its item.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _NESTED = ("options", "mutually_exclusive", "required_one_of")
 def checked(options: Options, arguments: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The arguments as a module gets them: with defaults, each of its type, and without keys that were not given.
 
-    UsageError names every argument that is wrong, with its place: ``resources[1].files.exlude``. where: the place of
-    ``arguments``, empty for those of a task.
+    UsageError names every wrong argument, with its place: ``resources[1].files.exlude``. where: the place of
+    ``arguments``, empty for the arguments of a task.
     """
     values: dict[str, Any] = {}
     wrong = list(_check(options, arguments, where, values))
@@ -40,7 +40,7 @@ def checked(options: Options, arguments: Mapping[str, Any], where: str = "") -> 
 
 
 def _check(options: Options, arguments: Mapping[str, Any], where: str, values: dict[str, Any]) -> Iterator[str]:
-    """Put the values into ``values``; the faults, in words."""
+    """Check the arguments, and put their values into ``values``; the faults, in words."""
     known = {*options, *(alias for option in options.values() for alias in option.get("aliases", []))}
     for name in sorted(set(arguments) - known, key=str):
         takes = f"there are {', '.join(sorted(options))}" if options else "there are none"
@@ -60,7 +60,7 @@ def _check(options: Options, arguments: Mapping[str, Any], where: str, values: d
 
 
 def _deeper(option: Option, values: dict[str, Any], name: str, where: str) -> Iterator[str]:
-    """The same for what the option ``name`` takes, a mapping or a list of mappings."""
+    """Check the value of the option ``name``, a mapping or a list of mappings."""
     single = option["type"] == "dict"
     found = []
     for number, item in enumerate([values[name]] if single else values[name]):
@@ -76,7 +76,7 @@ def _deeper(option: Option, values: dict[str, Any], name: str, where: str) -> It
 
 
 def _not_text(option: Option, value: Any, where: str) -> Iterator[str]:
-    """A yes or no where words are expected: Ansible would make the text True of it, which nobody means."""
+    """The fault of a yes or no where words are expected: Ansible would convert it to the text True."""
     if option.get("elements") == "str" and isinstance(value, list):
         for number, one in enumerate(value):
             if one is None or isinstance(one, bool):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A checkpoint from host to host through the controller, in a file there that nobody else can read."""
+"""The way of a checkpoint from host to host through the controller, in a file that nobody else can read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run
 
-# Memory that Ansible may need besides, while a file comes in. It holds a whole file where a host has no sftp.
+# Additional memory for Ansible while a file comes in: it holds a whole file where a host has no sftp.
 _MEMORY = 1024 * 1024 * 1024
 
 
 class Carrier:
-    """The phases of a module on any host. owner: whose checkpoints, by the name peers know; store: that of a host."""
+    """The phases of a module on any host. owner: the host of the checkpoints, as peers know it; store: of a host."""
 
     def __init__(self, module: str, owner: str, store: Callable[[str], str], **options: Any) -> None:
         self._module = module
@@ -33,14 +33,14 @@ class Carrier:
     def phase(self, host: Host, phase: str, **values: Any) -> Answer:
         """The answer of the host to the phase, in form; else the host has ``failed``."""
         store = self._store(host.name)
-        # So that no call of this run takes away a bundle of another call of it.
+        # With this name, no call of this run removes a bundle of another call of the run.
         values["run"] = run()
         return read(phase, host.module(self._module, **self._options, store=store, _phase=phase, _values=values))
 
     def fetch(self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str) -> Answer:
-        """Bring the bundle of a checkpoint, without what those in ``known`` hold, into the new file ``local``.
+        """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more than the host has announced, and there is room for, is taken.
+        No more bytes are taken than the host has announced, and than there is room for.
         """
         directory = host.directory()
         found = self.phase(host, "export", id=checkpoint, known=list(known), directory=directory, replica=from_replica)
@@ -66,7 +66,7 @@ class Carrier:
         return found
 
     def deliver(self, host: Host, phase: str, checkpoint: str, local: str, **values: Any) -> Answer:
-        """Send the bundle ``local``, and have a host that has room for it take it in (``receive`` or ``adopt``)."""
+        """Send the bundle ``local``, and have the host store it (``receive`` or ``adopt``), if it has room."""
         size = os.path.getsize(local)
         found = self.phase(host, "land", directory=host.directory())
         if found.get("failed"):
@@ -80,9 +80,9 @@ class Carrier:
 
 @contextmanager
 def _no_more_than(size: int) -> Iterator[None]:
-    """Nothing that we or the programs that we start write meanwhile is larger, nor is much more held in memory.
+    """Limit the size of files that we and our programs write meanwhile, and our memory.
 
-    By one byte it may be, so that what is too large is not taken for whole.
+    A file may be larger by a single byte, so that a too large file does not pass for a complete one.
     """
     limits = {resource.RLIMIT_FSIZE: size + 1}
     try:
@@ -90,7 +90,7 @@ def _no_more_than(size: int) -> Iterator[None]:
             used = int(stream.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
         limits[resource.RLIMIT_DATA] = used + 3 * size + _MEMORY
     except OSError:
-        pass  # No Linux: the time that a peer has is all that bounds what it says.
+        pass  # This is no Linux: only the time limit of a peer bounds its answer.
     before = {limit: resource.getrlimit(limit) for limit in limits}
     for limit, most in limits.items():
         soft, hard = before[limit]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller's half of modules that take probes: what the host cannot measure of itself is measured here."""
+"""The controller's half of modules that take probes: it measures the probes that the host does not measure itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HERE = ("group", "unchanged")
 
 
 class ProbingAction(HostAction):
-    """A module with the option ``probes``. It gets those that the host measures, and the results of the others."""
+    """A module with the option ``probes``. It gets the probes that the host measures, and the results of the others."""
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         own, items = parted(values["probes"])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""May a disruptive step start on these hosts? A pure decision, from health measured just before (F1, F2, F3, F9)."""
+"""The decision whether a disruptive step may start on some hosts: pure, from health measured now (F1, F2, F3, F9)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Characters of a host's words that go into a reason.
+# The number of characters of a host's words that go into a reason.
 _LONGEST = 1000
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The answer of one host about itself, or why there is none.
+    """The answer of one host about itself, or the reason why it is missing.
 
-    state: ``pass``, ``fail`` or ``unknown``. flight: in words, what it is in the middle of; empty when in nothing;
-    None when that is not known, because the host is unreachable or its answer cannot be read.
+    state: ``pass``, ``fail`` or ``unknown``. flight: the operation under way on the host, in words; empty without one;
+    None when that is not known, because the host is unreachable or its answer is malformed.
     outcome: how its last armed change ended (``confirmed``, ``rolled_back``, ``in_doubt``), or None without one.
     """
 
@@ -34,7 +34,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Decision:
-    """No reasons: the step may start. Else each reason is a sentence: which hosts, what is wrong, what to do next."""
+    """Without reasons the step may start. Each reason is a sentence: the hosts, the fault, and what to do next."""
 
     reasons: list[str] = field(default_factory=list)
     healthy: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Decision:
 def measured(result: Mapping[str, Any], change: str | None = None) -> Measured:
     """Read the result of ft_health on a host; anything but a clear answer is unknown.
 
-    change: the change over several hosts that asks. A host that is held for it is in the middle of nothing else.
+    change: the change over several hosts that asks. A host that is held for this change is not in flight.
     """
     words = str(result.get("msg") or "").strip()[:_LONGEST]
     try:
@@ -95,7 +95,7 @@ def _number(armed: Mapping[str, Any]) -> str:
 def hosts_of_budget(text: str, size: int, name: str, round_up: bool) -> int:
     """A number of hosts of a group of ``size``: ``2``, ``60%`` or ``quorum`` (more than half).
 
-    round_up: to which side a share of a host goes; always to the one that lets fewer hosts be down at once.
+    round_up: the side to which a fraction of a host is rounded; always so that fewer hosts may be down at once.
     Raises ValueError for anything else.
     """
     written = str(text).strip()
@@ -111,7 +111,7 @@ def hosts_of_budget(text: str, size: int, name: str, round_up: bool) -> int:
 
 
 def check_budgets(min_healthy: str | None, max_unavailable: str | None) -> None:
-    """Raises ValueError for a budget that is none."""
+    """Raises ValueError for a malformed budget."""
     for name, text in (("min_healthy", min_healthy), ("max_unavailable", max_unavailable)):
         if text is not None:
             hosts_of_budget(text, 1, name, round_up=True)
@@ -121,8 +121,8 @@ def check_budgets(min_healthy: str | None, max_unavailable: str | None) -> None:
 class Question:
     """Whether ``wave`` (host names) may go down, out of ``group``.
 
-    hosts: what each host of group, wave and earlier said. domains: the failure domain of each, or None for no rule.
-    lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in waves before.
+    hosts: the answer of each host of group, wave and earlier. domains: the failure domain of each, or None for no rule.
+    lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in earlier waves.
     """
 
     group: Sequence[str]
@@ -140,12 +140,12 @@ class Question:
         return list(dict.fromkeys([*self.group, *self.wave]))
 
     def in_state(self, state: str) -> list[str]:
-        """The hosts of ``everyone`` that said this state."""
+        """The hosts of ``everyone`` with this state."""
         return [name for name in self.everyone if self.hosts[name].state == state]
 
 
 def decide(question: Question) -> Decision:
-    """Whether the wave may go down. Raises ValueError for a budget that is none."""
+    """Whether the wave may go down. Raises ValueError for a malformed budget."""
     everyone = question.everyone
     in_flight = [name for name in everyone if question.hosts[name].flight]
     reasons = [
@@ -170,7 +170,7 @@ def _about_the_names(question: Question) -> Iterator[str]:
     strangers = [name for name in question.wave if name not in question.group]
     if question.group and strangers:
         yield (
-            f"{_names(strangers)} would change without being of the group whose health counts:"
+            f"{_names(strangers)} would change without belonging to the group whose health counts:"
             " widen the group or narrow the target."
         )
 
@@ -213,14 +213,14 @@ def _about_max_unavailable(question: Question) -> Iterator[str]:
     if question.max_unavailable is None or not question.group:
         return
     allowed = hosts_of_budget(question.max_unavailable, len(question.group), "max_unavailable", round_up=False)
-    # An unreachable host may be in the middle of anything: its flight is None, and no empty text.
+    # An unreachable host may be in flight: its flight is None, and no empty text.
     also = [name for name in question.everyone if name not in question.wave and question.hosts[name].flight != ""]
     if len(also) + len(question.wave) > allowed:
         yield (
             f"{_count(len(question.wave), 'host')} would change"
             + (f" while {_names(also)} may be in flight" if also else "")
             + f", and max_unavailable allows {allowed} at once: "
-            + ("settle or repair those, or " if also else "")
+            + ("settle or repair these hosts, or " if also else "")
             + "make the wave smaller, and run again."
         )
 
@@ -228,8 +228,8 @@ def _about_max_unavailable(question: Question) -> Iterator[str]:
 def _about_this_run(question: Question) -> Iterator[str]:
     if question.lost:
         yield (
-            f"{_names(question.lost)} failed or became unreachable earlier in this run, so that no further wave starts:"
-            " see to it first, and run again."
+            f"{_names(question.lost)} failed or became unreachable earlier in this run, so no further wave starts:"
+            " repair that first, and run again."
         )
     for name in question.earlier:
         host = question.hosts[name]

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""By what the controller knows a copy as one that was made at its word: a MAC, with a key that no host has.
+"""The keys by which the controller recognizes its copies: each copy has a MAC, made with a key that no host has.
 
-The key is the variable ``evenkeel_key`` of the host that the copies are of, or a file beside the inventory, made with
-the first copy. Of several the first one makes MACs, and all of them are known: so a key is replaced.
+The key is the variable ``evenkeel_key`` of the host whose copies they are, or a file beside the inventory, made with
+the first copy. With several keys, the first key makes MACs, and MACs of all keys are accepted: so a key is replaced.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ VARIABLE = "evenkeel_key"
 # Hidden, so that Ansible takes it for no inventory.
 FILE = ".evenkeel-key"
 _SHORTEST = 32
-# By it ansible-runner tells where in a job's own directory, two levels above, it keeps what it notes.
+# The variable by which ansible-runner names its notes, which lie two levels below the directory of a job.
 _NOTES = "AWX_ISOLATED_DATA_DIR"
 _FIELDS = ("id", "host", "name", "created")
 
 
 class Keys:
-    """The keys of the copies of one host; there may be none. ``where``: what was looked at, for a message."""
+    """The keys of the copies of one host, possibly without any. ``where``: the place of the keys, for a message."""
 
     def __init__(self, keys: Sequence[str], where: str) -> None:
         self._keys = [key.encode() for key in keys]
@@ -58,7 +58,7 @@ def find(given: Any, directory: str | None) -> Keys:
             raise UsageError(f"{VARIABLE} is no text and no list of texts")
         return Keys(_checked([str(key) for key in keys], VARIABLE), VARIABLE)
     if directory is None:
-        return Keys([], f"{VARIABLE} is not set, and the inventory is no file that the key could lie beside")
+        return Keys([], f"{VARIABLE} is not set, and the inventory is no file beside which the key could lie")
     path = os.path.join(directory, FILE)
     keys = _read(path)
     return Keys(keys, path if keys else f"{VARIABLE} is not set, and there is no {path}")
@@ -68,8 +68,8 @@ def make(directory: str | None) -> Keys:
     """The keys of the file in the directory. The file is made with a new key where it is not there yet."""
     if directory is None:
         raise UsageError(
-            f"copies need a key, and the inventory is no file that it could lie beside: set {VARIABLE}, for example to "
-            "what openssl rand -hex 32 prints, encrypted with ansible-vault"
+            f"copies need a key, and the inventory is no file beside which it could lie: set {VARIABLE}, for example "
+            "to the output of openssl rand -hex 32, encrypted with ansible-vault"
         )
     path = os.path.join(directory, FILE)
     notes = os.environ.get(_NOTES)
@@ -77,7 +77,7 @@ def make(directory: str | None) -> Keys:
     if job and os.path.realpath(path).startswith(f"{job}/") and not os.path.lexists(path):
         raise UsageError(
             f"copies need a key, and {path} would lie in the directory of a job of AWX or ansible-runner, which may be"
-            f" gone at its end: set {VARIABLE}, so that the next job knows these copies"
+            f" gone at its end: set {VARIABLE}, so that the next job recognizes these copies"
         )
     new = f"{path}.{secrets.token_hex(8)}"
     try:
@@ -136,6 +136,6 @@ def _read(path: str) -> list[str]:
 def _checked(keys: list[str], where: str) -> list[str]:
     if not keys or any(len(key) < _SHORTEST for key in keys):
         raise UsageError(
-            f"{where}: a key has {_SHORTEST} characters or more; take what openssl rand -hex 32 prints, one a line"
+            f"{where}: a key has {_SHORTEST} characters or more; take the output of openssl rand -hex 32, one a line"
         )
     return keys

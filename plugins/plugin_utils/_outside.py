@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure hosts from outside: the probes that say ``from: controller`` or ``from: peer``.
 
-The host decides, and gets the results as the option ``measured`` of its module. The probes themselves, with the
-secrets in them, stay here.
+The host decides. It gets the results as the option ``measured`` of its module. The probes themselves, with the secrets
+in them, stay here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Inventory
 
-# A declaration: one key, its kind, and the options of that.
+# A declaration: one key, the kind, and its options.
 Item = Mapping[str, Mapping[str, Any]]
 # Peers that are asked, one after the other, until one answers.
 _PEERS = 3
@@ -53,16 +53,16 @@ def source_of(item: Item) -> str:
 
 
 def parted(probes: Sequence[Item] | None) -> tuple[list[Item], list[Item]]:
-    """The probes that the host measures itself, and those that are measured from outside of it."""
+    """The probes that the host measures itself, and the probes that are measured from outside of it."""
     own = [item for item in probes or [] if source_of(item) == HOST]
     return own, [item for item in probes or [] if source_of(item) != HOST]
 
 
 @dataclass
 class Outside:
-    """The probes of one host that are measured from outside. Made with UsageError for what cannot be measured so.
+    """The probes of one host that are measured from outside. Raises UsageError for a probe that cannot be.
 
-    group: hosts from which a peer is taken. late: those that are taken last, as they change at the same time.
+    group: hosts from which a peer is taken. late: hosts that are taken last, because they change at the same time.
     unchanged: hosts that the change has not reached, None where nothing is compared.
     """
 
@@ -83,7 +83,7 @@ class Outside:
         self._items: dict[str, list[Item]] = {CONTROLLER: [], PEER: []}
         for item in self.items:
             self._take(item)
-        # A peer measures what it is sent; here the same is only checked.
+        # A peer measures the declarations that it is sent; here they are only checked.
         self._probes = {source: probing.check([*items]) for source, items in self._items.items()}
 
     def _take(self, item: Item) -> None:
@@ -94,7 +94,7 @@ class Outside:
             self._items[source_of(item)].append({kind: self._addressed(kind, options)})
 
     def _compare(self, options: Mapping[str, Any]) -> None:
-        """Compare this host with the unchanged ones, or say why there is nothing to compare it with."""
+        """Compare this host with the unchanged hosts, or say why there is nothing to compare with."""
         kind, needed = CompareProbe.kind, int(options["min_samples"])
         hosts = self.unchanged or []
         unchanged = options.get("unchanged") or [name for host in hosts for name in self._names(host)]
@@ -114,7 +114,7 @@ class Outside:
         return list(dict.fromkeys([host, self.inventory.address(host)]))
 
     def _addressed(self, kind: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options, with the address of the host where they would lead to the place that measures."""
+        """The options, with the address of the host where they would lead to the machine that measures."""
         if self.inventory.is_here(self.host):
             return options
         if kind == "tcp" and _is_loopback(str(options.get("host") or "127.0.0.1")):
@@ -124,14 +124,14 @@ class Outside:
             if isinstance(probe, probing.HttpProbe) and _is_loopback(probe.host):
                 raise UsageError(
                     f"probes: http: url {options['url']!r} is measured from the {options['from']}, and leads to that"
-                    " itself: write the address of the host, as http://{{ inventory_hostname }}/. Nothing was touched"
+                    " machine: write the address of the host, as http://{{ inventory_hostname }}/. Nothing was touched"
                 )
         return options
 
     def measure(self, apart: bool = True) -> list[dict[str, Any]]:
         """The results, as the option ``measured`` of a module takes them.
 
-        apart: in processes of their own, so that nothing that hangs can hold this one up.
+        apart: in processes of their own, so that a probe that hangs cannot delay this process.
         """
         works: dict[str, Callable[[], dict[str, Any]]] = {}
         if self._probes[CONTROLLER]:
@@ -179,14 +179,14 @@ class Outside:
         return {"msg": f"no peer has measured it: {why}"}
 
     def _peers(self) -> list[str]:
-        """The other hosts of the group, the next one first, and those last that change at the same time."""
+        """The other hosts of the group, the next host first, and hosts that change at the same time last."""
         group = list(self.group)
         at = group.index(self.host) if self.host in group else -1
         around = [name for name in [*group[at + 1 :], *group[: max(at, 0)]] if name != self.host]
         return sorted(around, key=lambda name: name in self.late)
 
     def _read(self, source: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The results of one place, one for each probe whatever was answered."""
+        """The results of one place, a result for each probe in every case."""
         probes, said = self._probes[source], told.get("probes")
         place = words(str(told.get("place") or source), 200)
         if not isinstance(said, list) or len(said) != len(probes):
@@ -219,7 +219,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def unchanged(group: Sequence[str], variables: Mapping[str, Any], order: str | None) -> list[str]:
-    """The hosts of the group that the running play has not come to, batch by batch; none where that is not known."""
+    """The hosts of the group that the running play has not reached, batch by batch; none where that is not known."""
     batch = list(variables.get("ansible_play_batch") or [])
     everyone = list(variables.get("ansible_play_hosts_all") or [])
     earlier = earlier_hosts(everyone, order, batch)

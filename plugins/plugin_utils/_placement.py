@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""On which peers the copies of a host's checkpoints lie: pure, and the same for every run with the same peers.
+"""The choice of peers for the copies of a host's checkpoints: pure, and equal for every run with the same peers.
 
 Rendezvous hashing (Thaler and Ravishankar, 1998, "Using Name-Based Mappings to Increase Hit Rates"): each host has an
 order of its own over all peers, so that load spreads, and a peer that comes or goes moves only the copies on it.
@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 
 def preference(host: str, peers: Sequence[str]) -> list[str]:
-    """All peers but the host itself, each once, the preferred first."""
+    """All peers but the host itself, each once, the preferred peer first."""
 
     def weight(peer: str) -> str:
         return hashlib.sha256(f"{host}\0{peer}".encode()).hexdigest()
@@ -25,8 +25,8 @@ def preference(host: str, peers: Sequence[str]) -> list[str]:
 def check(host: str, copies: int, peers: Sequence[str], domains: Mapping[str, str | None] | None) -> None:
     """Whether ``copies`` of a host can lie on ``peers``, no two in one failure domain.
 
-    domains: the failure domain of the host and of each peer; None: every peer is one of its own.
-    Raises ValueError, which lists what there is.
+    domains: the failure domain of the host and of each peer; None: every peer is a domain of its own.
+    Raises ValueError, which lists the peers.
     """
     others = preference(host, peers)
     if copies < 1:
@@ -58,9 +58,9 @@ def choose(
     holding: Collection[str] = (),
     failed: Collection[str] = (),
 ) -> list[str]:
-    """The peers to ask next: with those ``holding`` a copy already they make ``copies``, or fewer when none is left.
+    """The peers to ask next: with the peers ``holding`` a copy already they make ``copies``, or fewer if none is left.
 
-    At most one in each failure domain, those of other domains than the host's own first.
+    At most one peer in each failure domain; peers in other domains than the host's come first.
     """
 
     def domain(name: str) -> str:

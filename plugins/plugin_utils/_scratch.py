@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private directories on the controller, which do not outlive their run by more than until the next one.
+"""Private directories on the controller. The next run at the latest removes the directories of a killed run.
 
-They lie beside those of Ansible's own runs (``local_tmp``). Each holds a file ``lock`` that its run has locked, so that
-a killed one is told from one at work. The driver looks after them too.
+They lie beside the directories of Ansible's own runs (``local_tmp``). Each holds a file ``lock`` that its run has
+locked, so that a killed run is told from a living run. The driver looks after them too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def run() -> str:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[str]:
-    """A new one, gone at the end."""
+    """A new directory, removed at the end."""
     reclaim()
     path = tempfile.mkdtemp(prefix=_PREFIX, dir=_top())
     lock = os.open(os.path.join(path, "unlocked"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(os.path.join(path, "unlocked"), os.path.join(path, "lock"))  # never there without being held
+    os.rename(os.path.join(path, "unlocked"), os.path.join(path, "lock"))  # ``lock`` never exists without being locked
     try:
         yield path
     finally:
@@ -43,7 +43,7 @@ def scratch_directory() -> Iterator[str]:
 
 
 def reclaim() -> None:
-    """Remove what killed runs of this user have left: the kernel dropped their locks with them."""
+    """Remove the directories of killed runs of this user: the kernel has released their locks."""
     with contextlib.suppress(OSError), os.scandir(_top()) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
@@ -63,5 +63,5 @@ def _remove_unlocked(entry: os.DirEntry[str]) -> None:
 
 
 def _top() -> str:
-    """Where Ansible makes a directory for each run."""
+    """The directory in which Ansible makes a directory for each run."""
     return os.path.dirname(str(C.DEFAULT_LOCAL_TMP))

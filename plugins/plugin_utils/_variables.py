@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The variables of this collection. Ansible reads a name that nobody knows as nothing; here a misspelt one is found."""
+"""The variables of this collection. Ansible ignores an unknown name; here a misspelt name is found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
 PREFIX = "evenkeel_"
 # Variables that the driver reads from the inventory, and that no role has.
 OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "notify", "on_failure", "pause", "stop_if"))
-# Variables that roles, playbooks and modules read, and these.
+# Variables that roles, playbooks and modules read, and the variables of the driver.
 KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name
     for name in (
@@ -65,26 +65,26 @@ KNOWN = OF_THE_DRIVER | frozenset(
 )
 # Variables that the driver hands to playbooks, and that no person sets.
 DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}change", f"{PREFIX}checkpoints"))
-# Old name -> the name that replaces it. The old one is gone with version REMOVED.
+# Old name -> the name that replaces it. Version REMOVED removes the old name.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
 REMOVED = "0.3.0"
 
 
-# The form of a name that can be meant as one of ours. Others are not a person's, and are not shown.
+# The form of a name that can be meant as one of ours. Names of another form come from no person, and are not shown.
 _FORM = re.compile(PREFIX + r"[a-z0-9_]{1,64}")
-# Names that are told, of any number that a host's playbook may set.
+# The largest number of names in a message: a playbook may set any number of names.
 _TOLD = 20
 
 
 def written(variables: Mapping[str, object]) -> list[str]:
-    """The names with our prefix that a person has written. A fact may have any name, since a host says it."""
+    """The names with our prefix that a person has written. Facts are left out: a host can give a fact any name."""
     facts = variables.get("ansible_facts")
     said = facts.keys() if isinstance(facts, Mapping) else ()
     return sorted(name for name in variables if _FORM.fullmatch(str(name)) and name not in said)[: 5 * _TOLD]
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
-    """For each name that is nearly one of ours, in words, which one was meant."""
+    """For each name that is nearly one of ours, in words, the name that was meant."""
     return [f"no variable is named {name}{near}" for name in _unknown(names) if (near := _near(name))][:_TOLD]
 
 
@@ -108,9 +108,9 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
 
 def _near(name: str) -> str:
-    """The words that name the variable that was meant. The prefix, which all have, makes no name like another.
+    """The words that name the variable that was meant. The common prefix does not count for the likeness of names.
 
-    A name of ours with a further word (``evenkeel_probes_web``) is somebody's own, and no slip.
+    A name of ours with a further word (``evenkeel_probes_web``) is a deliberate name, and no slip.
     """
     if any(f"{name}_".startswith(f"{known}_") or name.endswith(known[len(PREFIX) - 1 :]) for known in KNOWN):
         return ""

@@ -38,8 +38,8 @@ __all__ = [
     "run",
 ]
 
-# Loaded when first asked for: the collection's path is wanted where none of their dependencies are installed.
-# No room has the name of one of these: a package that is imported would stand in its place.
+# These are loaded at their first use: the collection's path is needed where their dependencies are not installed.
+# No room has the same name as any of these: an imported package would stand in its place.
 _HOME = {"change": "changes.flow", "Request": "changes.request", "run": "commands.registry"}
 _HOME |= dict.fromkeys(("Options", "Secrets"), "ansible.options")
 _HOME |= dict.fromkeys(("Kind", "Phase", "Progress"), "progress")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line: it builds the parser from the commands, and runs the one that was asked for."""
+"""The command line: it builds the parser from the commands, and runs the requested command."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from evenkeel.show import display
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse leaves with 2 on a wrong option, which here means that a change was rolled back.
+    """A parser with the exit code of a wrong usage: argparse exits with 2, which here means that a change was rolled
+    back.
 
-    words: the command line, which says whether the error is wanted as JSON.
+    words: the command line, which says whether the error is to be printed as JSON.
     """
 
     words: Sequence[str] = ()
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     """Run the command line. Returns the exit code (see outcome.Exit)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without these letters still shows the rest
+            stream.reconfigure(errors="backslashreplace")  # a terminal without some letters still shows the others
     Parser.words = sys.argv[1:] if argv is None else argv
     args = parser(commands).parse_args(argv)
     return next(command for command in commands if command.name == args.command).main(args)

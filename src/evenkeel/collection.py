@@ -41,7 +41,7 @@ def make_importable() -> None:
         sys.path.append(root)
     import ansible_collections
 
-    # The package `ansible` brings an ansible_collections of its own, which hides every other one on the path.
+    # The package `ansible` brings an ansible_collections of its own, which hides all others on the path.
     ours = f"{root}/ansible_collections"
     if ours not in list(ansible_collections.__path__):
         ansible_collections.__path__.append(ours)

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The story in four acts, on an embedded fleet: three hosts that are directories, each with a real HTTP server.
 
-Needs no root and no containers, and leaves nothing behind. Every claim it prints it has measured; one that does not
-hold ends the demo with exit code 1.
+Needs no root and no containers, and leaves nothing behind. It has measured every claim that it prints; a claim that
+does not hold ends the demo with exit code 1.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Demo:
     def expect(self, what: str, holds: bool) -> None:
         self.console.print(f"  [{'green' if holds else 'red'}]{'✓' if holds else '✗'}[/] {what}")
         if not holds:
-            raise Broken(f"{what}: this is not so. The hosts serve {self.pages()}")
+            raise Broken(f"{what}: this is not true. The hosts serve {self.pages()}")
 
     def act(self, number: int, title: str, play: Callable[[], str]) -> None:
         self.console.print(f"\n[bold cyan]Act {number}. {title}[/]")
@@ -188,7 +188,7 @@ class Demo:
         self.expect("every host has a copy of its checkpoint on a host in another rack", code == 0)
         self.service("web2", "stop")
         shutil.rmtree(self.home / "web2")
-        self.console.print("  [bold]$ rm -rf[/] all that web2 is: its files, its store; its server is gone")
+        self.console.print("  [bold]$ rm -rf[/] everything of web2: its files, its store; its server is gone")
         self.expect("web2 serves nothing", self.page("web2") == "nothing")
         code = self.evenkeel("recover", "web2", "-i", "inventory.yml")
         self.expect("web2 is back from its replica, and serves version 2", code == 0 and self.all_serve("version 2"))

@@ -16,12 +16,12 @@ Spec = Mapping[str, object]
 
 
 class UsageError(Exception):
-    """A request that cannot be fulfilled as it stands. Raised before any host is touched."""
+    """A request that cannot be fulfilled. Raised before any host is touched."""
 
 
 @contextmanager
 def under_way() -> Iterator[None]:
-    """Around everything that happens once hosts may have been touched: no error from there on may say that none was."""
+    """Wrap everything that happens once hosts may have been touched: no later error may say that none was touched."""
     try:
         yield
     except UsageError as error:
@@ -33,7 +33,7 @@ class Exit(IntEnum):
 
     DONE = 0  # changed or nothing to do, and confirmed
     USAGE = 1  # usage or preflight; nothing touched
-    FAILED = 2  # it failed or was stopped, and nothing is half-way; who was confirmed before keeps the change
+    FAILED = 2  # it failed or was stopped, and nothing is half-way; hosts confirmed before keep the change
     REFUSED = 3  # refused by the guard or by a host; nothing touched
     IN_DOUBT = 4  # something is in doubt or could not be put back
     PARTLY = 5  # part was kept: some hosts are confirmed, others were rolled back
@@ -42,21 +42,21 @@ class Exit(IntEnum):
 # For people, at the end of --help.
 EXIT_CODES = """\
 exit codes, the same for every command:
-  0  done: changed, or nothing to do, and confirmed
-  1  usage or preflight; nothing was touched
-  2  it failed or was stopped: what was in flight was rolled back or not begun; hosts that were confirmed before
-     keep the change, also one that fell ill since, and are named
-  3  refused by the guard or by a host; nothing was touched
-  4  something is in doubt, or could not be put back: named, host by host
-  5  part was kept: some hosts are confirmed and keep the change, others were rolled back
+  0  done: the hosts were changed, or there was nothing to do, and they are confirmed
+  1  the usage is wrong, or the preflight failed; nothing was touched
+  2  it failed or was stopped; hosts in flight were rolled back or had not begun; hosts that were confirmed before
+     keep the change, also a host that became unhealthy since, and are named
+  3  the guard or a host refused; nothing was touched
+  4  a host is in doubt, or could not put something back; each is named
+  5  a part was kept: some hosts are confirmed and keep the change, others were rolled back
 """
 
 
 class Probe(TypedDict, total=False):
-    """A probe as it was measured, with the keys that the driver reads.
+    """The result of a probe, with the keys that the driver reads.
 
-    severity: fail, or warn for one that decides nothing. restarts: how often its service was started anew after it
-    ended by itself.
+    severity: fail, or warn for a probe that decides nothing. restarts: the number of times that its service was started
+    anew after it had ended by itself.
     """
 
     kind: str | None
@@ -68,14 +68,14 @@ class Probe(TypedDict, total=False):
 
 
 class ChangedPath(TypedDict):
-    """A path that a change changed, and what is different there, as the host says it."""
+    """A path that a change changed, and the difference in the words of the host."""
 
     path: str
     what: str
 
 
 class Outside(TypedDict):
-    """The paths that a change changed on a host and that no resource covers: the first of them, and the number of all.
+    """The paths that a change changed on a host and that no resource covers: the first paths, and the number of all.
 
     complete: whether the host could look at all places.
     """
@@ -109,13 +109,13 @@ class State(StrEnum):
 class HostResult:
     """A host of a change.
 
-    why: what went wrong on it, in one line; empty when nothing did. by: who decided (settle, deadline, boot,
-    operator). until: when its dead-man is (or was) due, in epoch seconds of this machine's clock. login: whether the
-    login that confirmed it was shown to be newer than the change (new), could not be (not shown), or is not needed, as
-    the connection is local (none). protects: what is protected on it, where the kind system stands for it; empty
-    otherwise. left: sentences about what its checkpoint could not bring back. rescued: failures
-    on it that the playbook caught. sick: its probes failed after it was confirmed, while others changed. outside: what
-    changed on it that no resource covers; None where that is not known.
+    why: the failure on it, in one line; empty without a failure. by: the cause of its end (settle, deadline, boot,
+    operator). until: the time at which its dead-man is (or was) due, in epoch seconds of this machine's clock. login:
+    whether the login that confirmed it was shown to be newer than the change (new), was not shown to be newer (not
+    shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
+    the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
+    rescued: failures on it that the playbook caught. sick: its probes failed after it was confirmed, while other hosts
+    changed. outside: changed paths that no resource covers; None where they are unknown.
     """
 
     host: str
@@ -141,8 +141,8 @@ class ChangeResult:
     """A whole change. exit_code is an Exit; reason says in one line why it stopped, empty when it did not.
 
     touched_outside: hosts on which tasks ran by delegation from a wave that is not theirs; they are not protected.
-    left_out: hosts added while the playbook ran, on which its plays did not run. command: change, or the one that
-    brought such a change to its end, whose name stands for the playbook then.
+    left_out: hosts added while the playbook ran, on which its plays did not run. command: change, or the command that
+    brought such a change to its end; its name then stands in place of the playbook.
     """
 
     playbook: str
@@ -211,7 +211,7 @@ def protected(hosts: Iterable[HostResult]) -> list[str]:
 
 
 def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
-    """A sentence for everything that checkpoints could not capture, with the hosts of which it is true."""
+    """A sentence for each kind of state that checkpoints could not capture, with its hosts."""
     hosts_of: dict[str, list[str]] = {}
     for host in hosts:
         for sentence in host.left:

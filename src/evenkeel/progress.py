@@ -55,4 +55,4 @@ Report = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """The report of a caller who wants none."""
+    """The report of a caller who wants no progress."""

@@ -42,7 +42,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variable
     misspelt,
 )
 
-# The codes of failures that decide an exit code; docs/errors.md tells of all.
+# The codes of failures that decide an exit code; docs/errors.md explains all codes.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
 DAMAGED, RESTORE_FAILED = Damaged.code, RestoreFailed.code
 
@@ -72,7 +72,7 @@ _TIMEOUT: Options = {"timeout": {"type": "str", "default": "5s"}}
 
 
 def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
-    """The conditions of --stop-if, each value of its type. BadValue names what is wrong, with its place."""
+    """The conditions of --stop-if, each value of its type. BadValue names a wrong value, with its place."""
     from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.prometheus import SERVER
 
     argv: Option = {"type": "list", "elements": "str", "required": True}
@@ -90,11 +90,11 @@ def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
-    """The resources and probes, each value of its type. BadValue names what is wrong, with its place.
+    """The resources and probes, each value of its type. BadValue names a wrong value, with its place.
 
     given: resources, probes or both, under these names after ``prefix``.
     """
-    # Ansible says what it thinks of the user's settings when it is loaded, as each of its own programs does as well.
+    # Ansible prints its opinion of the user's settings when it is loaded; each of its own programs does so as well.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         # They know every kind and probe, which takes a tenth of a second to load.
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes

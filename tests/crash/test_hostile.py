@@ -123,7 +123,7 @@ CASES = {
     "a path below a file": ["f {live}/file/below " + FILE],
     "a path whose directory is not recorded": ["f {live}/nowhere/below " + FILE],
     "a hard link to a file elsewhere": ["f {live}/stolen " + FILE + " link={work}/canary/secret"],
-    "a hard link to what is not recorded": ["f {live}/stolen " + FILE + " link={live}/nowhere"],
+    "a hard link to a path that is not recorded": ["f {live}/stolen " + FILE + " link={live}/nowhere"],
     "a hard link to a directory": ["f {live}/stolen " + FILE + " link={live}"],
     "a missing path elsewhere": ["- {work}/canary/secret"],
     "no entry at all": ["rm {live}/file"],
@@ -407,7 +407,7 @@ def test_attributes_are_set_on_the_directory_that_was_looked_at(owned: Path, mon
         return True
 
     acted = once(monkeypatch, applying, "do", swap, after=True)
-    with pytest.raises(RestoreFailed, match="live/pub is another directory than the one that was looked at"):
+    with pytest.raises(RestoreFailed, match="live/pub is not the directory that was read before"):
         rollback(store, "before")
     assert acted and private(owned) == owned / "pub"
     assert (owned / "priv" / "key").read_text() == "as recorded"
@@ -426,7 +426,7 @@ def test_nothing_is_put_into_another_directory_than_was_looked_at(
         return True
 
     acted = once(monkeypatch, transaction, moment, swap, after=False)
-    with pytest.raises(RestoreFailed, match="live/pub is another directory than the one that was looked at"):
+    with pytest.raises(RestoreFailed, match="live/pub is not the directory that was read before"):
         rollback(store, "before")
     assert acted and private(owned) == owned / "pub"
     assert (owned / "file").read_text() == "as recorded"  # It keeps nothing else back.

@@ -123,6 +123,7 @@ def test_a_canary_that_is_worse_than_its_peers_goes_back_and_no_other_host_is_to
     assert "compare page_seconds from controller: fail, the value 0.5, with 0.1 on 4 unchanged hosts" in why
 
 
+@pytest.mark.long
 def test_hosts_seen_from_the_controller_and_a_peer_are_confirmed_and_a_silent_prometheus_confirms_none(
     fleet: Fleet, server: Server
 ) -> None:

@@ -133,7 +133,9 @@ def test_it_comes_back_by_doing_nothing(host: Fleet, tried: Callable[..., Termin
     assert one.ends() == 2
 
 
-@pytest.mark.parametrize("how", ["connection", "SIGHUP", "Ctrl-C", "killed"])
+@pytest.mark.parametrize(
+    "how", ["connection", *(pytest.param(how, marks=pytest.mark.long) for how in ("SIGHUP", "Ctrl-C")), "killed"]
+)
 def test_it_comes_back_with_a_lost_terminal(host: Fleet, tried: Callable[..., Terminal], how: str) -> None:
     one = tried("20s" if how == "killed" else "10m")
     if how == "connection":

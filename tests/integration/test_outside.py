@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a change does outside of what is protected, on real hosts: named path by path, and turned into resources."""
+"""Changes outside of the declared resources, on real hosts: named path by path, and turned into resources."""
 
 from __future__ import annotations
 
@@ -52,6 +52,25 @@ FAILS = (
       ansible.builtin.command: "false"
 """
 )
+LOCKS_OUT = (
+    HARDEN
+    + """
+    - name: Let nobody in
+      ansible.builtin.copy:
+        dest: /etc/nftables.conf
+        content: |
+          flush ruleset
+          table inet hard {
+            chain input {
+              type filter hook input priority 0; policy drop;
+              iif lo accept
+            }
+          }
+        mode: "0755"
+    - name: From now on
+      ansible.builtin.command: nft -f /etc/nftables.conf
+"""
+)
 BESIDE = {
     "/etc/sysctl.d/99-hard.conf": "new",
     "/etc/pam.d/common-auth": "content",
@@ -92,6 +111,18 @@ def test_what_stays_changed_after_a_rollback_is_named_path_by_path(hard: Fleet) 
     assert beside(result) == BESIDE
     mode = hard.on("web1", "stat -c %a /usr/bin/su").strip()
     assert mode == "755", "it does stay changed"
+    told = hard.module("web1", "ft_info")["outside"]
+    assert {one["path"]: one["what"] for one in told["paths"]} == BESIDE
+
+
+@pytest.mark.long
+def test_a_host_that_hardening_has_locked_goes_back_by_itself_and_what_stays_is_named(hard: Fleet) -> None:
+    playbook = hard.playbook("harden.yml", LOCKS_OUT)
+    code, result = hard.change(playbook, "--confirm-within", "40s", timeout=300)
+    (host,) = result["hosts"]
+    assert code == 2 and host["state"] == "rolled_back" and host["by"] == "deadline", result
+    assert hard.differs("web1") == "" and "hard" not in hard.on("web1", "nft list ruleset")
+    assert beside(result) == BESIDE
     told = hard.module("web1", "ft_info")["outside"]
     assert {one["path"]: one["what"] for one in told["paths"]} == BESIDE
 

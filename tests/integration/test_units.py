@@ -176,7 +176,7 @@ def test_a_reload_is_shown_by_the_service_or_called_asked(host: Fleet) -> None:
     )
     result = host.module(HOST, "ft_restart", name="nginx", mode="warm")
     host.on(HOST, "rm /etc/nginx/conf.d/ek.conf; systemctl stop ek-port")
-    assert result["failed"] and "goes on with what it had" in result["msg"] and "8443" in result["msg"]
+    assert result["failed"] and "keeps its old configuration" in result["msg"] and "8443" in result["msg"]
     host.on(
         HOST,
         f"{service('ek-mute', 'ExecReload=/bin/true' + chr(10))}; systemctl daemon-reload; systemctl start ek-mute",

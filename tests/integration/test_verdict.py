@@ -254,7 +254,7 @@ def test_a_host_that_falls_ill_after_its_wave_stops_the_next(folders: Folders) -
     code, result = folders.change(play(WRITE, make_ill), "--waves", "1")
     assert code == 2 and states(result) == ["confirmed", "confirmed", "not_begun"]
     assert [one["sick"] for one in result["hosts"]] == [True, False, False]
-    assert result["reason"].startswith("web1 fell ill after it was confirmed")
+    assert result["reason"].startswith("web1 became unhealthy after it was confirmed")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_host_that_dies_while_it_is_held_takes_the_change_back_from_all(fleet:
     fleet.on("web1", "systemctl stop nginx")
     out, _ = running.communicate(timeout=120)
     assert running.returncode == 2, out
-    assert "web1 fell ill after it was held" in out and not fleet.touched("web2")
+    assert "web1 became unhealthy after it was held" in out and not fleet.touched("web2")
     fleet.on("web1", "systemctl start nginx")
     unchanged(fleet)
 
@@ -221,6 +221,7 @@ def test_a_kill_in_the_last_step_is_resumed_and_all_hosts_keep_the_change(fleet:
     nothing_waits(fleet)
 
 
+@pytest.mark.long
 def test_a_split_that_a_kill_left_is_taken_back_once_a_host_has_gone_back(fleet: Fleet) -> None:
     killed_in_the_last_step(fleet, "30s")
     probes = [{"http": {"url": "http://localhost/", "status": 200}}]

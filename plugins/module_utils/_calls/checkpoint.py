@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from .._files import places
+from .._health import probes
 from .._host.options import Options, Params
 from .._resources import registry
 from .._results import Checkpointed
@@ -19,6 +20,10 @@ ARGUMENTS: Options = {
     "confirm_within": {"type": "str"},
     "at_most": {"type": "str", "default": "1h"},
     "reboots": {"type": "int", "default": 0},
+    "probes": probes.OPTION,
+    "soak": {"type": "str", "default": "0s"},
+    "deadline": {"type": "str", "default": "2m"},
+    "interval": {"type": "str", "default": "1s"},
     "change": {
         "type": "dict",
         "options": {"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}},
@@ -33,8 +38,9 @@ ARGUMENTS: Options = {
 def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
-    from .._flows import console  # noqa: F401
+    from .._flows import console, keeping  # noqa: F401
     from .._flows.checkpoint import Request, checkpoint
+    from .._health.wait import times_of
     from .._host.durations import (
         seconds,
         seconds_or_none,
@@ -54,6 +60,8 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         outside=params["outside"],
         at_most=seconds(params["at_most"], "at_most"),
         reboots=params["reboots"],
+        probes=params["probes"],
+        times=times_of(params),
         change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
     )
     return checkpoint(Store(params["store"], System()), request, check_mode)

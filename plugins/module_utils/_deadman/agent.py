@@ -20,7 +20,7 @@ from .._host import background
 from .._host.durable import remove_file
 from .._host.system import System
 from .._store.store import Store
-from . import changes, timers, units, watcher
+from . import booted, changes, timers, units, watcher
 
 # ``finish(store, boot=False, agent=False)``, under the lock: complete an interrupted rollback, and roll back a change
 # whose deadline is over; the steps that were done, in words.
@@ -43,10 +43,10 @@ _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", 
 
 def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     """``deadline``: a timer has fired. ``watch``: wait for the deadline as a process. ``boot``: early at boot.
-    ``check``: whether this Python runs the agent."""
+    ``health``: late at a boot that was planned. ``check``: whether this Python runs the agent."""
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
-    parser.add_argument("task", choices=["deadline", "boot", "watch", "check"])
+    parser.add_argument("task", choices=["deadline", "boot", "health", "watch", "check"])
     parser.add_argument("--generation", type=int, default=0)
     args = parser.parse_args(argv)
     if args.task == "check":
@@ -57,6 +57,8 @@ def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LC_ALL", "C.UTF-8")
     if args.task == "boot":
         return _at_boot(store, finish)
+    if args.task == "health":
+        return 0 if booted.is_well(store, sys.argv[0]) else DOUBT
     return _at_deadline(store, args.generation, finish)
 
 
@@ -92,6 +94,8 @@ def _at_boot(store: Store, finish: Finish) -> int:
     elif change is not None:  # The boot was planned, or user space was restarted without a boot of the kernel.
         with suppress(EvenkeelError, OSError):
             changes.ensure_timers(store, change, sys.argv[0])
+        if booted.is_due(store, change):
+            units.start_health(store)
     _boot_again(store)
     return code
 

@@ -18,14 +18,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .._errors import Damaged, Refused, UsageError
 from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
+from .._resources import ours
 from .._store.store import Store
-from . import command, notices, timers
+from . import command, loader, notices, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has come to no stage yet.
@@ -46,13 +47,15 @@ _RESERVE = 1 << 20
 class Armed:
     """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
 
-    ``back``: the origin of the rollback (settle, deadline, boot, operator); from then on the change is never confirmed.
+    ``back``: the origin of the rollback (settle, deadline, boot, health, operator); from then on the change is never
+    confirmed.
     ``began``: when it was armed, on that clock. ``at_most``: seconds from then on beyond which it is not extended.
     ``left``: state that could not be put back so far. ``tries_until``: the end of further attempts in epoch seconds;
     ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
     that armed the host, -1 where that is not known. ``change`` and ``hosts``: the change over several hosts that this
     one is part of, and their number; empty and 0 where a host changes alone. ``stage``: how far that change has come
-    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come.
+    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come. ``health``:
+    the probes that the host measures of itself after such a boot, and the times for that.
     """
 
     generation: int
@@ -75,6 +78,7 @@ class Armed:
     stage: str = ""
     reboots: int = 0
     boots: int = 0
+    health: dict[str, Any] = field(default_factory=dict)
 
     @property
     def started(self) -> float:
@@ -104,7 +108,7 @@ class Armed:
 
 @dataclass(frozen=True)
 class Event:
-    """The end of a change. ``by``: settle, deadline, boot or operator; ``at`` in epoch seconds.
+    """The end of a change. ``by``: settle, deadline, boot, health or operator; ``at`` in epoch seconds.
 
     ``until``: the end of further attempts in epoch seconds; the event is no end yet then. ``rollback``: the generation
     of the rollback that ended a doubt, where that rollback has to be confirmed itself. ``written``: files that services
@@ -140,7 +144,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("generation", "login", "hosts", "reboots", "boots"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
-    "written": (dict,),
+    **dict.fromkeys(("written", "health"), (dict,)),
 }
 _Record = TypeVar("_Record", "Armed", "Event")
 
@@ -259,13 +263,14 @@ def prepare(store: Store, agent: str) -> str:
 @dataclass(frozen=True)
 class Terms:
     """The terms of a change that is to be armed: seconds to confirm it, and ``at_most`` with all extensions; the change
-    over several hosts that it is part of; the boots that it plans."""
+    over several hosts that it is part of; the boots that it plans, and the ``health`` to look at after them."""
 
     within: float
     at_most: float = 0.0
     change: str = ""
     hosts: int = 0
     reboots: int = 0
+    health: dict[str, Any] = field(default_factory=dict)
 
 
 def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> Armed:
@@ -292,6 +297,7 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
         change=terms.change,
         hosts=terms.hosts,
         reboots=terms.reboots,
+        health=terms.health,
     )
     timers.ensure(store, number, record.due, agent, patience=30.0)
     _record(store, record)
@@ -301,7 +307,7 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
 
 def after_boot(store: Store, record: Armed) -> Armed:
     """Under the lock: the record after a boot that the change planned; its deadline counts on. Any other boot leaves it
-    as it is, and overdue.
+    as it is, and overdue. So does a boot for which the boot loader took the kernel of before.
 
     The date alone counts over a boot. It may be wrong early at boot, so that no deadline is farther than the whole time
     to confirm.
@@ -309,6 +315,8 @@ def after_boot(store: Store, record: Armed) -> Armed:
     system = store.system
     if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
         return record
+    if loader.fell_back(store):
+        return _record(store, replace(record, boots=record.boots + 1))
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
     notices.extended(store, record.name, record.until)  # The boot has taken the message of the day away.
     return _record(
@@ -391,13 +399,18 @@ def conclude(
     written: dict[str, str] | None = None,
 ) -> Event:
     """Record the end of the change, and disarm the timers. Durable once this returns."""
+    left = list(left or [])
+    if record.reboots and outcome in (CONFIRMED, ACCEPTED):
+        loader.confirmed(store)
+    elif record.reboots:
+        left += loader.rolled_back(store)
     event = Event(
         record.generation,
         outcome,
         by,
         store.system.now(),
         record.checkpoint,
-        left or [],
+        left,
         written=written or {},
         change=record.change,
         hosts=record.hosts,
@@ -407,6 +420,8 @@ def conclude(
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if command.is_host(store):
+        ours.take_hooks_away()
     if outcome == ROLLED_BACK:
         notices.rolled_back(store, record.name, by)
     elif outcome == IN_DOUBT:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The memory of what the last change has changed outside of what is protected: the file ``outside`` below the store."""
+"""The paths outside of the declared resources that the last change changed: the file ``outside`` below the store."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 
 The units that are needed until the next boot lie in ``/run``: no checkpoint holds them, and no rollback puts them back
 or removes them. A timer fires at the deadline, on a clock that no change of the date moves. A second timer fires every
-few seconds, so that the agent sees whether the watcher still runs. Both start the same service. The unit for the boot
-alone lies in ``/etc``.
+few seconds, so that the agent sees whether the watcher still runs. Both start the same service. The units for the boot
+alone lie in ``/etc``.
 """
 
 from __future__ import annotations
@@ -155,17 +155,18 @@ def check_paths(store: Store) -> None:
 def install_boot(store: Store, agent: str) -> None:
     """Put the unit for the boot in place, and remove units of an older version, or masks, that take precedence over
     ours."""
-    name = unit(store, "boot") + ".service"
-    wants = os.path.join(_ETC, "sysinit.target.wants")
-    os.makedirs(wants, exist_ok=True)
     _clear(store)
     _write(_boot_files(store, agent))
-    link, target = os.path.join(wants, name), os.path.join(_ETC, name)
-    if not os.path.islink(link) or os.readlink(link) != target:
-        with suppress(FileNotFoundError):
-            os.unlink(link)
-        os.symlink(target, link)
-        fsync_dir(wants)
+    # systemd starts boot-complete.target only where it counts the attempts to boot an entry of the boot loader.
+    for kind, folder in (("boot", "sysinit.target.wants"), ("health", "boot-complete.target.requires")):
+        name, wants = f"{unit(store, kind)}.service", os.path.join(_ETC, folder)
+        os.makedirs(wants, exist_ok=True)
+        link, target = os.path.join(wants, name), os.path.join(_ETC, name)
+        if not os.path.islink(link) or os.readlink(link) != target:
+            with suppress(FileNotFoundError):
+                os.unlink(link)
+            os.symlink(target, link)
+            fsync_dir(wants)
 
 
 def ensure(store: Store, number: int, due: float, agent: str, patience: float = 30.0) -> bool:
@@ -190,6 +191,11 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
 def start_service(store: Store) -> None:
     """Start the service that the timers start. Nothing is waited for, and a running service goes on alone."""
     store.system.run(["systemctl", "start", "--no-block", unit(store) + ".service"], 10.0)
+
+
+def start_health(store: Store) -> None:
+    """Have the host measured once it has booted. Nothing is waited for."""
+    store.system.run(["systemctl", "start", "--no-block", unit(store, "health") + ".service"], 10.0)
 
 
 def stop_watch(store: Store) -> None:
@@ -246,7 +252,16 @@ def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, s
 def _boot_files(store: Store, agent: str) -> dict[str, str]:
     # Early: before what the change may have broken starts. The units it starts are queued, never waited for.
     # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
-    return _unit_files(
+    late = _unit_files(
+        _ETC,
+        unit(store, "health") + ".service",
+        "Description=Measure this host after a reboot that its change planned\n"
+        f"DefaultDependencies=no\nAfter=multi-user.target {unit(store, 'boot')}.service\n"
+        "Before=boot-complete.target shutdown.target\nConflicts=shutdown.target\n"
+        f"ConditionPathExists={store.root}/armed\n",
+        f"Type=oneshot\nKillMode=process\n{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, 'health')}\n",
+    )
+    early = _unit_files(
         _ETC,
         unit(store, "boot") + ".service",
         "Description=Put this host back after a reboot in the middle of a change\n"
@@ -257,6 +272,7 @@ def _boot_files(store: Store, agent: str) -> dict[str, str]:
         f"Type=oneshot\nKillMode=process\n{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, 'boot')}\n",
         "\n[Install]\nWantedBy=sysinit.target\n",
     )
+    return {**early, **late}
 
 
 def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") -> dict[str, str]:

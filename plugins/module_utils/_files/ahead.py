@@ -2,9 +2,9 @@
 
 """A second process for the latter half of a look at a large tree, where there is a CPU for it.
 
-Most of a look at what has not changed is the kernel's answers about one file after the other. The process asks about
-what the stat cache knows, and marks what is as it was; the walk, which comes there later, need not ask again. What is
-not marked, or not yet, the walk looks at by itself.
+A look at an unchanged tree mostly waits for the kernel's answers about one file after the other. The process asks about
+the files that the stat cache knows, and marks the files that have not changed; the walk, which comes there later, need
+not ask again. The walk itself looks at the files without a mark.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MANY = 20_000
 
 
 class Ahead:
-    """To be closed. ``marks``: by the number of the line, 1 for what was found to be as it was since this began, and
-    has no second name."""
+    """The second process, which has to be closed. ``marks``: by the number of the line, 1 for a file that has not
+    changed according to a status taken after the start, and that has no second name."""
 
     def __init__(self, cache: Cache | None) -> None:
         self._pid = 0
@@ -34,7 +34,7 @@ class Ahead:
         if cache is None or count < MANY or len(os.sched_getaffinity(0)) < 2:
             return
         parent = os.getpid()
-        with suppress(OSError):  # No room for one more process: then there is none.
+        with suppress(OSError):  # Without room for one more process the walk does all of the work.
             self._pid = os.fork()
             if self._pid == 0:
                 try:
@@ -52,7 +52,7 @@ class Ahead:
 
 
 def _look(cache: Cache, at: int, marks: mmap.mmap) -> None:
-    """From the line ``at`` on, mark what is as it was of the directories that hold leaves alone."""
+    """From the line ``at`` on, mark the unchanged files in directories that hold no other directory."""
     while at < len(cache.lines):
         line = cache.lines[at]
         at += 1

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The staging directories of a journal: where each is made, and how it is known again."""
+"""The staging directories of a journal: the place of each, and the way to recognize it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _NAMES = 10_000
 
 
 class Anchor(NamedTuple):
-    """A staging directory: its path and its inode number. The latter is None where a kill came before it was known,
-    and where version 0.1.0 wrote the journal, which kept none: there ``old`` is set."""
+    """A staging directory: its path and its inode number. The number is None where a kill came before it was known,
+    and where version 0.1.0 wrote the journal, which held no such number: ``old`` is set there."""
 
     path: str
     inode: int | None
@@ -37,7 +37,7 @@ class Anchor(NamedTuple):
 
     @classmethod
     def read(cls, one: Any) -> Anchor:
-        """The one that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
+        """The anchor that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
         found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
             raise ValueError(f"no staging directory: {one!r}")
@@ -48,8 +48,8 @@ class Anchor(NamedTuple):
         return [self.path, self.inode]
 
     def open(self, above: int) -> tuple[int, bytes] | None:
-        """Its descriptor and its name in the open directory that it was made in, whatever its name is by now; None
-        where it is not there, or is not for us alone."""
+        """Its descriptor and its present name in the open directory ``above``, in which it was made; None where it is
+        missing, or is not for us alone."""
         name = os.fsencode(os.path.basename(self.path))
         found = self._opened(above, name)
         if found is None and self.inode is not None:
@@ -72,7 +72,7 @@ class Anchor(NamedTuple):
 
 
 def _for_us_alone(info: os.stat_result, above: int) -> bool:
-    """Whether a directory, made in the open one ``above``, can be entered by nobody else."""
+    """Whether nobody else can enter the directory, which was made in the open directory ``above``."""
     mine = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) & 0o777 == 0o700
     return mine and info.st_dev == os.fstat(above).st_dev
 
@@ -82,7 +82,7 @@ def set_mtime(folder: int, mtime: int) -> None:
     try:
         os.utime(folder, ns=(mtime, mtime))
     except PermissionError:
-        return  # Then it is none that we were asked to put back.
+        return  # Then it is no directory that has to come back.
 
 
 class Anchors:
@@ -105,12 +105,12 @@ class Anchors:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
             if place not in self._paths():
                 self.made.append(Anchor(place, None))
-                # Known to the journal before it exists, so that it is found after a kill.
+                # The journal knows it before it exists, so that it is found after a kill.
                 self._write()
                 try:
                     self._fds.append(self._make(place))
                 except (OSError, EvenkeelError):
-                    self.made.pop()  # Each of the others keeps its number.
+                    self.made.pop()  # Every other anchor keeps its number.
                     raise
             self._of[parent] = self._paths().index(place)
         return self._of[parent]
@@ -144,7 +144,7 @@ class Anchors:
             os.close(above)
         raise Refused(
             f"somebody has put another directory in the place of {place}, where the rollback was to be staged. "
-            f"Whoever owns {os.path.dirname(place)} (user {before.st_uid}) can do that; find out who, then run again"
+            f"The owner of {os.path.dirname(place)} (user {before.st_uid}) can do that; find out who, then run again"
         )
 
     def fd(self, number: int) -> int:

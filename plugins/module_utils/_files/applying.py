@@ -26,13 +26,13 @@ from .making import attributes, narrow
 from .staging import FULL, NO_EXCHANGE
 from .step import DELETE, META, PUT, SWAP
 
-# A disk that takes nothing more: what is not durable is an error.
+# A disk that takes nothing more: a path that is not durable is an error.
 _DISK = (*FULL, errno.EIO, errno.EROFS)
-_GONE = "what was staged for it is gone, or is not ours any more"
+_GONE = "the object that was staged for it is gone, or is not ours any more"
 
 
 def apply(plan: Plan) -> tuple[list[str], dict[str, str]]:
-    """The paths that the plan has put back, and those that it could not: path -> why."""
+    """The paths that the plan has put back, and the paths that it could not put back: path -> why."""
     work = _Work(plan)
     work.carry_out()
     doubtful, closed = work.doubtful, work.closed
@@ -46,8 +46,8 @@ def apply(plan: Plan) -> tuple[list[str], dict[str, str]]:
 
 
 class _Work:
-    """A plan that is being carried out. ``doubtful``: path -> why it could not be put back. ``closed``: directories out
-    of which something did not go, and directories that somebody has exchanged."""
+    """A plan that is being carried out. ``doubtful``: path -> why it could not be put back. ``closed``: directories in
+    which something stayed that was to go, and directories that somebody has exchanged."""
 
     def __init__(self, plan: Plan) -> None:
         self.doubtful: dict[bytes, str] = {}
@@ -81,7 +81,7 @@ class _Work:
             try:
                 fd = self._known.open(entry.path)
             except (OSError, UsageError):
-                # A directory that a step makes is for nobody to enter until then. Nothing goes into another one.
+                # Nobody can enter a directory that a step makes until then. Nothing goes into another directory.
                 if entry.path not in made:
                     self._known.shut(entry.path)
                 continue
@@ -108,7 +108,7 @@ class _Work:
     def _finish(self) -> None:
         for entry in self._plan.directories:
             if entry.path in self.closed:
-                continue  # It may hold something that nobody else must see. The proof says in what it differs.
+                continue  # It may hold something that nobody else must see. The proof names the difference.
             with noting(self.doubtful, entry.path):
                 fd = self._known.open(entry.path)
                 try:
@@ -170,7 +170,7 @@ def _set(entry: Entry, inode: int | None, fd: int, name: bytes) -> None:
     found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         if inode not in (None, os.fstat(found).st_ino):
-            raise OSError(errno.ESTALE, "it is another one than when the rollback was planned")
+            raise OSError(errno.ESTALE, "it is another object than when the rollback was planned")
         os.utime(f"/proc/self/fd/{found}", ns=(entry.mtime, entry.mtime))
         with opened(fd, name) as target:
             if target is not None and os.path.samestat(os.fstat(target), os.fstat(found)):
@@ -195,12 +195,12 @@ def _swap(one: Operation, stage: int, fd: int, name: bytes) -> None:
 
 
 def _is_meant(one: Operation, info: os.stat_result) -> bool:
-    """Whether the object with this status is the one that was to go."""
+    """Whether the object with this status is the object that was to go."""
     return not one.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == one.was
 
 
 def check_taken(one: Operation, stage: int, taken: bytes, fd: int, name: bytes) -> None:
-    """Where another directory than was meant went to the staging directory, give it back, and raise OSError."""
+    """Where the wrong directory went to the staging directory, give it back, and raise OSError."""
     try:
         info = os.stat(taken, dir_fd=stage, follow_symlinks=False)
     except FileNotFoundError:
@@ -249,7 +249,7 @@ def _put_aside(one: Operation, fd: int, name: bytes, stage: int, aside: bytes) -
 def _rmdir(name: bytes, fd: int) -> None:
     try:
         os.rmdir(name, dir_fd=fd)
-    except NotADirectoryError:  # A symlink to one.
+    except NotADirectoryError:  # A symlink to a directory.
         os.unlink(name, dir_fd=fd)
 
 

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The stat cache: what the last look at some trees found, so that what has not changed since is not read again.
+"""The stat cache: the result of the last look at some trees, so that unchanged files are not read again.
 
-``<root>/cache/<SHA-256 of the declaration>`` holds the manifest lines of that look, without ``link``, and for each the
-device, inode, size, mtime and ctime. While these five are the same, so are content, owner, mode, xattrs and flags: each
-of them changes the ctime, which nobody can set. A hint only: it is not synced, and one that is missing, torn or odd in
-any way is no cache. What the five cannot vouch for is never in it, and read again:
+``<root>/cache/<SHA-256 of the declaration>`` holds the manifest lines of that look, without ``link``, and for each line
+the device, inode, size, mtime and ctime. While these five numbers are the same, so are content, owner, mode, xattrs and
+flags: a change of any of them changes the ctime, which nobody can set. The cache is a hint only: it is not synced, and
+a missing, torn or malformed file is no cache. The cache never holds the five numbers of these paths, which are read
+again each time:
 
-- What changed shortly before the look, or in the future: a second change within the same tick shows in none of the
-  five, and a page that is written through a mapping changes the times only after the kernel has written it out before
-  (``vm.dirty_expire_centisecs`` and ``vm.dirty_writeback_centisecs``).
-- Anything on a file system whose times do not tell of each change (of a mapping on tmpfs, or on an overlay that writes
-  to one, of another host on NFS) or are in whole seconds.
+- A file that changed shortly before the look, or in the future. A second change within the same tick shows in none of
+  the five numbers. A page that is written through a mapping changes the times only after the kernel has written it out
+  before (``vm.dirty_expire_centisecs`` and ``vm.dirty_writeback_centisecs``).
+- Anything on a file system whose times do not change with every write (through a mapping on tmpfs, or on an overlay
+  that writes to tmpfs; by another host on NFS), or are in whole seconds.
 - A file whose content the store has lost since.
 
-A clock that was set back since the look makes all of it void.
+A clock that was set back since the look makes the whole cache void.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from .entry import TYPES, place_of
 _MAGIC = "evenkeel-cache 3 " + sys.byteorder
 _KEY = struct.Struct("=2Q3q")
 _SIZE = _KEY.size
-# A key that no file has: what it stands for is read again.
+# A key that no file has: a path with this key is read again.
 NEVER = bytes(_SIZE)
 _END = 65
-# The file systems whose times tell of every change, mappings included. An overlay has those of what is below it, which
-# can be a tmpfs.
+# The file systems whose times change with every write, mappings included. An overlay has the times of the file systems
+# below it, which can be a tmpfs.
 TIMED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"}
 _FORMAT = 0o170000
 _SECOND = 1_000_000_000
@@ -52,7 +53,7 @@ _BATCH = 8192
 
 
 def key_of(info: os.stat_result) -> bytes:
-    """The five numbers; b"" where one of them (a time after 2262) has no room."""
+    """The five numbers; b"" where a number has no room (a time after 2262)."""
     try:
         return _KEY.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
     except struct.error:
@@ -69,7 +70,7 @@ def keys_of(found: Sequence[os.stat_result]) -> list[bytes]:
 
 
 def window() -> int | None:
-    """Nanoseconds after which a change can no longer be followed by one that the times do not show; None for never."""
+    """Nanoseconds after a change until every further change shows in the times; None where that is never certain."""
     waits = []
     for name in ("dirty_expire_centisecs", "dirty_writeback_centisecs"):
         try:
@@ -141,12 +142,12 @@ class Cache:
 
     @property
     def empty(self) -> bool:
-        """Whether it knows nothing at all."""
+        """Whether the cache knows no line."""
         return not self.lines
 
     def next(self, path: str, info: os.stat_result, key: bytes) -> str | None:
-        """``line``, if it is the one after that of the call before, which it nearly always is. ``path`` is quoted and
-        followed by a blank, ``key`` that of ``info``."""
+        """``line``, if it follows the line of the call before, as it nearly always does. ``path`` is quoted and
+        followed by a blank, ``key`` is the key of ``info``."""
         at = self.at
         if at >= len(self.lines):
             return None
@@ -162,7 +163,7 @@ class Cache:
         return line
 
     def leaves(self, path: bytes, quoted: str) -> Leaves | None:
-        """The names that were in the directory, if all were plain and none a directory. ``quoted``: its path and /."""
+        """The former names in the directory, if all are plain and none is a directory. ``quoted``: its path and /."""
         lines, start = self.lines, self.at
         if start >= len(lines) or not lines[start].startswith(quoted, 2):
             start = place_of(lines, path + b"/")
@@ -185,8 +186,8 @@ class Cache:
     def still(
         self, numbers: Sequence[int], found: Sequence[os.stat_result], keys: Sequence[bytes]
     ) -> Sequence[str | None]:
-        """The lines of these numbers of what has this status and these keys; None for one that is not true now (or has
-        no number, -1)."""
+        """The lines of these numbers, given the status and the key of each path; None for a line that is not true now,
+        and where there is none (number -1)."""
         known = self._keys
         small = self._whole and max([info.st_size for info in found], default=0) <= contents.SMALL
         if isinstance(numbers, range) and small and b"".join(keys) == self.keys(numbers.start, numbers.stop):
@@ -201,7 +202,7 @@ class Cache:
         ]
 
     def line(self, start: str, path: bytes, info: os.stat_result) -> str | None:
-        """The line that begins with ``start`` (type and path) if it is still true of what has the ``info``."""
+        """The line that begins with ``start`` (type and path) if it is still true of a path with this ``info``."""
         if not self.lines:
             return None
         at = self.at
@@ -216,21 +217,21 @@ class Cache:
         return line if self._there(line, info) else None
 
     def _there(self, line: str, info: os.stat_result) -> bool:
-        """Whether the store has the content, if the line names one."""
+        """Whether the store has the content, if the line names a content."""
         if line[0] != "f" or (self._whole and info.st_size <= contents.SMALL):
             return True
         at = line.find(" sha256=")
         return at > 0 and self.objects.has(line[at + 8 : at + 72])
 
     def key(self, info: os.stat_result, kind: str) -> bytes:
-        """The key to keep for what was just read on a file system of this kind; NEVER where it vouches for nothing."""
+        """The key to keep for a path that was just read on this kind of file system; NEVER where it proves nothing."""
         newest = max(info.st_mtime_ns, info.st_ctime_ns)
         if self._settled is None or newest > self._settled or kind not in TIMED or not info.st_ctime_ns % _SECOND:
             return NEVER
         return key_of(info) or NEVER
 
     def save(self, lines: Sequence[str], keys: bytes | bytearray) -> None:
-        """Keep it for the next look, after the contents are published. Whatever hinders that, nothing is lost."""
+        """Keep the cache for the next look, after the contents are published. Without a cache nothing is lost."""
         temporary = os.path.join(self.objects.root, "tmp", f"cache-{os.getpid()}")
         head: _Head = {"began": self.began, "packs": self.objects.packs(), "count": len(lines)}
         try:

@@ -13,7 +13,7 @@ from .entry import ABOVE, ABSENT, EARLY, PINNED, SOCKET, Entry, Tree, unlike
 from .scanning import Scan
 from .step import DELETE, META, PUT, SWAP, Inode, PathStep
 
-# Path -> its entry in the checkpoint and its entry in the scan, of the paths that may differ.
+# For paths that may differ: path -> its entry in the checkpoint and its entry in the scan.
 _Pairs = dict[bytes, tuple["Entry | None", "Entry | None"]]
 
 
@@ -21,7 +21,7 @@ def compare(then: Tree, now: Scan) -> list[PathStep]:
     """The steps from the scan of ``now`` back to the entries of ``then``. Pure.
 
     They are in an order that can be carried out: parents before children, deletions at the end, from the leaves up.
-    A socket belongs to the program that listens: none is put back, and none is taken away.
+    A socket belongs to the program that listens: no socket is put back or removed.
     """
     pairs = _pairs(then, now)
     linked = _linked(then, pairs)
@@ -81,7 +81,7 @@ def _inodes(path: bytes, now: Scan) -> tuple[Inode | None, Inode | None]:
 def swapped(
     steps: Sequence[PathStep], then: Tree, now: Scan, declared: Declaration, mounts: Collection[bytes]
 ) -> list[PathStep]:
-    """The steps, with one alone for each declared directory that can be exchanged as a whole. Pure."""
+    """The steps, with a single step for each declared directory that can be exchanged as a whole. Pure."""
     recorded = list(then)
     found = list(steps)
     for root in map(os.fsencode, declared.paths):
@@ -99,8 +99,8 @@ def swapped(
 
 
 def _is_whole(root: bytes, tree: Sequence[Entry], recorded: Sequence[Entry], now: Scan) -> bool:
-    """Whether the directory can be exchanged: it was one and is one, and no excluded path, no immutable or append-only
-    flag, and no inode that a file elsewhere shares is in the way."""
+    """Whether the path can be exchanged: it was a directory and is a directory, and no excluded path, no immutable or
+    append-only flag, and no inode that a file elsewhere shares is in the way."""
     old, inside = now.entries.find(root), root + b"/"
     return (
         old is not None
@@ -114,7 +114,7 @@ def _is_whole(root: bytes, tree: Sequence[Entry], recorded: Sequence[Entry], now
 
 
 def _in_place(entry: Entry, live: Entry, why: Sequence[str]) -> bool:
-    """Whether all that differs can be set on the object that is there."""
+    """Whether all differences can be set on the present object."""
     return set(why) <= {"time", "flags"} and not (entry.flags ^ live.flags) & EARLY
 
 
@@ -132,7 +132,7 @@ def _linked(then: Tree, pairs: _Pairs) -> set[bytes]:
 
 
 def _deletions(pairs: _Pairs, now: Scan, gone: set[bytes]) -> Iterator[PathStep]:
-    """A step for each topmost tree that was not there; directories that hold excluded files stay."""
+    """A step for each topmost tree that is new; directories that hold excluded files stay."""
     for path in sorted(pairs):
         known, entry = pairs[path]
         if entry is None or entry.type in (ABOVE, ABSENT) or (known is not None and known.type != ABSENT):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-# How the name of a staging directory begins; the name of its journal follows.
+# The beginning of the name of a staging directory; the name of its journal follows.
 STAGE = ".evenkeel-"
 # Names of our own traces inside a declared tree: staging directories, and the units of the dead-man.
 OWN_NAMES = (
@@ -19,10 +19,12 @@ OWN_NAMES = (
     b"evenkeel-deadman*.service",
     b"evenkeel-deadman*.timer",
     b"evenkeel-boot*.service",
+    b"evenkeel-health*.service",
     b"evenkeel-watch*.timer",
     b"evenkeel-deadman*.service.d",
     b"evenkeel-deadman*.timer.d",
     b"evenkeel-boot*.service.d",
+    b"evenkeel-health*.service.d",
     b"evenkeel-watch*.timer.d",
 )
 NOTHING = re.compile(rb"(?!)")
@@ -39,7 +41,7 @@ class Declaration:
 
 
 def left_out(declared: Declaration) -> Callable[[bytes], bool]:
-    """A function that tells whether a path below a declared one is left out for its own name."""
+    """A function that tells whether a path below a declared path is left out for its own name."""
     patterns = [os.fsencode(pattern) for pattern in declared.exclude]
     names = pattern([one for one in patterns if b"/" not in one])
     paths = pattern([one for one in patterns if b"/" in one])
@@ -47,7 +49,7 @@ def left_out(declared: Declaration) -> Callable[[bytes], bool]:
 
 
 def excludes(declared: Declaration, path: str) -> bool:
-    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+    """Whether the path lies in a declared tree and is left out, or a directory above it is left out."""
     is_left_out = left_out(declared)
     raw = os.fsencode(path)
     for root in map(os.fsencode, declared.paths):
@@ -61,6 +63,6 @@ def excludes(declared: Declaration, path: str) -> bool:
 
 
 def pattern(patterns: Sequence[bytes]) -> re.Pattern[bytes]:
-    """An expression that matches wherever one of the patterns of fnmatch does."""
+    """An expression that matches wherever any of the patterns of fnmatch does."""
     found = "|".join(f"(?:{fnmatch.translate(one.decode('latin-1'))})" for one in patterns)
     return re.compile(found.encode("latin-1")) if patterns else NOTHING

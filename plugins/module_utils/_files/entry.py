@@ -33,8 +33,8 @@ FORMATS = {kind: form for form, kind in TYPES.items()}
 # was not there.
 ABOVE, ABSENT, SOCKET = "D", "-", "s"
 
-# Inode flags that chattr can set (linux/fs.h): s u c S i a d A, m j t D T, C. Not those that the file system sets
-# itself (extents, index, inline data), nor those that say where data lives (project, case folding, DAX).
+# Inode flags that chattr can set (linux/fs.h): s u c S i a d A, m j t D T, C. Flags that the file system sets itself
+# (extents, index, inline data) are missing, and so are flags that say where data lives (project, case folding, DAX).
 FLAGS = 0x000000FF | 0x00000400 | 0x0003C000 | 0x00800000
 # Immutable and append-only: with these on, nothing can be renamed, replaced or given other attributes.
 PINNED = 0x00000030
@@ -57,7 +57,7 @@ WORDS = {
 
 class Entry(NamedTuple):
     """``mtime`` in nanoseconds; ``link`` is the first path (by bytes) of the same inode, empty for that path itself;
-    ``flags`` (of files and directories) are those of FLAGS."""
+    ``flags`` (of files and directories) are among FLAGS."""
 
     path: bytes
     type: str
@@ -89,7 +89,7 @@ class Entry(NamedTuple):
         return " ".join(words) + _rest(self.sparse, self.flags, self.xattrs)
 
     def shown(self) -> str:
-        """The line as others may read it: of what may be secret, link targets and values of xattrs, their SHA-256."""
+        """The line as others may read it: link targets and values of xattrs may be secret, and are shown as hashes."""
         words = self._replace(target=b"", xattrs=()).line()
         words += f" target={_hash(self.target)}" if self.target else ""
         return words + "".join(f" x:{_key(name)}={_hash(value)}" for name, value in self.xattrs)
@@ -97,7 +97,7 @@ class Entry(NamedTuple):
     @classmethod
     @lru_cache(maxsize=4096)  # Few lines differ, but each of these is asked for several times.
     def parse(cls, line: str) -> Entry:
-        """Raises Damaged for anything that ``line`` could not have written."""
+        """The entry of a line. Raises Damaged for a text that ``Entry.line`` could not have written."""
         try:
             kind, path, *rest = line.split(" ")
             if kind == ABSENT:
@@ -113,7 +113,7 @@ class Entry(NamedTuple):
             )
             sha256 = more.pop("sha256", "")
             if not re.fullmatch("[0-9a-f]{64}" if kind == "f" else "", sha256):
-                raise ValueError("a file needs one SHA-256, and nothing else has one")
+                raise ValueError("a file needs a SHA-256, and no other type has a SHA-256")
             made = cls(
                 unquote_to_bytes(path),
                 kind,
@@ -133,9 +133,9 @@ class Entry(NamedTuple):
             if more or made.mode & ~0o7777 or made.flags & ~FLAGS:
                 raise ValueError(f"unexpected {sorted(more) or 'mode or flags'}")
             if (made.uid | made.gid) >> 32 or (made.size | abs(made.mtime) // 10**9) >> 63 or made.rdev >> 64:
-                raise ValueError("a number is negative, or larger than the system has them")
+                raise ValueError("a number is negative, or larger than any number of the system")
             if b"\0" in made.target:
-                raise ValueError("a target has a byte that no name has")
+                raise ValueError("a target has a byte that no name can have")
             return made
         except ValueError as error:
             raise Damaged(f"this line of a manifest cannot be read: {line[:200]!r}: {error}") from error
@@ -159,7 +159,7 @@ class Entry(NamedTuple):
 
 
 def is_plain(raw: bytes) -> bool:
-    """Whether ``quote`` leaves it as it is."""
+    """Whether ``quote`` leaves the bytes unchanged."""
     return _PLAIN.fullmatch(raw) is not None
 
 
@@ -173,7 +173,7 @@ def quote(raw: bytes) -> str:
 def file_line(
     path: bytes, info: os.stat_result, sha: str, xattrs: tuple[tuple[str, bytes], ...], sparse: bool, flags: int
 ) -> str:
-    """The text of ``Entry.line`` for a regular file: this line alone is written by the hundred thousand."""
+    """The text of ``Entry.line`` for a regular file. It is fast, because a tree has a hundred thousand such lines."""
     line = (
         f"f {quote(path)} {info.st_mode & 0o7777:o} {info.st_uid} {info.st_gid} {info.st_mtime_ns} "
         f"size={info.st_size} sha256={sha}"
@@ -190,7 +190,7 @@ def _rest(sparse: bool, flags: int, xattrs: tuple[tuple[str, bytes], ...]) -> st
 
 
 def _key(name: str) -> str:
-    """The name of an xattr, which may be any bytes, as what stands before an equals sign."""
+    """The name of an xattr, which may be any bytes, in a form that can stand before an equals sign."""
     return quote(os.fsencode(name)).replace("=", "%3D")
 
 
@@ -199,13 +199,13 @@ def _hash(value: bytes) -> str:
 
 
 def path_of(line: str) -> bytes:
-    """The path that a line is about, without looking at the rest of it."""
+    """The path of a line, without looking at the rest of the line."""
     word = line[2:].partition(" ")[0]
     return unquote_to_bytes(word) if "%" in word else word.encode("ascii")
 
 
 def place_of(lines: Sequence[str], path: bytes) -> int:
-    """Where the path stands in lines that are sorted by path, or would have to be put."""
+    """The place of the path in lines that are sorted by path, or the place where it would have to be put."""
     low, high = 0, len(lines)
     while low < high:
         middle = (low + high) // 2
@@ -217,7 +217,7 @@ def place_of(lines: Sequence[str], path: bytes) -> int:
 
 
 class Tree(Sequence[Entry]):
-    """Entries sorted by path, kept as their lines and parsed when they are asked for: of many few ever are."""
+    """Entries sorted by path, kept as their lines. A line is parsed when its entry is used, which is rare."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -249,7 +249,7 @@ class Tree(Sequence[Entry]):
         return self._linked
 
     def below(self, path: bytes) -> str | None:
-        """The first line about something that is there, below the path."""
+        """The first line of an object that exists, below the path."""
         inside = path.rstrip(b"/") + b"/"
         at = place_of(self.lines, inside + b"\0")
         while at < len(self.lines) and path_of(self.lines[at]).startswith(inside):
@@ -260,7 +260,7 @@ class Tree(Sequence[Entry]):
 
 
 def unlike(then: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:
-    """Where two lists of lines, sorted by path, are not the same: the numbers in each of the lines about one path."""
+    """The differences of two lists of lines, sorted by path: for each path the numbers of its line in both lists."""
     one = two = 0
     while one < len(then) and two < len(now):
         run = _RUN

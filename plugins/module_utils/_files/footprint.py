@@ -3,7 +3,7 @@
 """The footprint of a change: the metadata of all paths before it, and the paths that are different afterwards.
 
 A comparison of recorded metadata needs no clock, so that nothing is missed when a change sets the clock back. Contents
-are not read: whoever writes to a file, and sets nothing but its times back, still changes its ctime.
+are not read: a program that writes to a file and sets its times back still changes its ctime.
 
 A record is a gzip stream. Its first line is the declaration in JSON. Then for each directory, in the order of the walk,
 follow a line ``<number of the declared path> <bytes of its path> <bytes of its entries>`` and those bytes. The last
@@ -43,7 +43,7 @@ _INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME = range(7)
 
 
 class Changed(NamedTuple):
-    """A path, and what is different: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
+    """A path and its difference: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
     ``content or time``, ``mode`` and ``owner`` with commas."""
 
     path: bytes
@@ -53,8 +53,8 @@ class Changed(NamedTuple):
 class Walk:
     """A walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
-    ``left_out``: tells of a directory whether it is left out. ``goes_on``: tells whether there is time for more. A
-    directory that two declared trees or two mounts show is walked once, at its first path.
+    ``left_out``: tells whether a directory is left out. ``goes_on``: tells whether there is time for more. A directory
+    that two declared trees or two mounts show is walked once, at its first path.
     """
 
     def __init__(
@@ -126,15 +126,15 @@ class Walk:
         try:
             return os.open(name, DIRECTORY, dir_fd=above)
         except (FileNotFoundError, NotADirectoryError):
-            return None  # It was removed or replaced at this moment: the next walk tells.
+            return None  # It was removed or replaced at this moment: the next walk shows it.
         except OSError:
             self.complete = False
             return None
 
     def _read(self, fd: int, path: bytes, device: int) -> tuple[bytes, list[str]] | None:
         """The entries of a directory with their metadata, and the names of directories among them. None for a directory
-        that was walked before, or that lies on another file system. What is mounted in it is no entry, unless it is of
-        a disk."""
+        that was walked before, or that lies on another file system. A mount in the directory is an entry only if it is
+        of a disk."""
         found, below = [], []
         try:
             mine = os.fstat(fd)
@@ -189,7 +189,7 @@ def record(path: str, declared: Mapping[str, Any], walk: Walk) -> None:
 
 
 class Recorded:
-    """A record that is read again, one directory at a time. Raises ValueError and OSError for a file that is none."""
+    """A record that is read again, one directory at a time. Raises ValueError and OSError for another file."""
 
     def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
         self._stream = stream
@@ -212,8 +212,8 @@ class Recorded:
 
 
 def differences(then: Recorded, now: Walk, left_out: Callable[[bytes], bool]) -> Iterator[Changed]:
-    """The paths that are different, in the order of the walk. A new directory stands for all that it holds, and so does
-    one that was removed; a directory in which entries came or went is told by these entries alone."""
+    """The paths that are different, in the order of the walk. A new directory stands for all of its contents, and so
+    does a removed directory. For a directory in which entries came or went only these entries are named."""
     recorded = then.directories()
     old = next(recorded, None)
     for number, folder, entries in now.directories():
@@ -237,7 +237,7 @@ def _entries(text: bytes) -> dict[bytes, bytes]:
 
 
 def _difference(then: bytes | None, now: bytes | None) -> str:
-    """The difference of the metadata of one name, in words; empty where there is none to be told."""
+    """The difference of the metadata of one name, in words; empty where there is no difference to name."""
     if then == now:
         return ""
     if then is None or now is None:

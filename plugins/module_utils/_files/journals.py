@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The journals of a store: the plan of each, and its end."""
+"""The journals of a store: the plan of each journal, and its end."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ Note = Mapping[str, Any]
 class Operation:
     """A step of a plan whose new object is staged.
 
-    ``name`` is the object's name in the staging directory with the number ``anchor``, ``inode`` its inode number. Of
-    ``META`` the latter is that of the object whose attributes are set, unless that is a directory, and ``entry`` holds
-    the attributes. ``was`` is the inode number of the directory that goes, None where another object goes. Only with
-    ``checked`` is that compared: nothing but ``SWAP`` and ``DELETE`` has it, and version 0.1.0 did not write it.
+    ``name`` is the object's name in the staging directory with the number ``anchor``, ``inode`` its inode number. For
+    ``META``, ``entry`` holds the attributes, and ``inode`` is the inode number of the object whose attributes are set,
+    unless that object is a directory. ``was`` is the inode number of the directory that goes, None where another
+    object goes. It is compared only with ``checked``: nothing but ``SWAP`` and ``DELETE`` has it, and version 0.1.0 did
+    not write it.
     """
 
     op: str
@@ -68,7 +69,7 @@ class Operation:
         """The operation that a journal with so many staging directories keeps."""
         op, anchor = raw["op"], raw["anchor"] if raw["op"] != META else -1
         if op not in OPERATIONS or not isinstance(anchor, int) or not (op == META or 0 <= anchor < anchors):
-            raise ValueError(f"no operation: {str(raw)[:200]}")
+            raise ValueError(f"this is no operation: {str(raw)[:200]}")
         return cls(
             op,
             bytes.fromhex(raw["path"]),
@@ -85,8 +86,8 @@ class Operation:
 class Plan:
     """Everything that is carried out after COMMIT.
 
-    ``closed`` are directories that were exchanged before they were staged for. ``directories`` get their attributes at
-    the end, and after them each path of ``pins`` its immutable or append-only flags.
+    ``closed`` are directories that somebody exchanged before the staging. ``directories`` get their attributes at the
+    end, and after them each path of ``pins`` its immutable or append-only flags.
     """
 
     note: Note
@@ -127,7 +128,7 @@ class Plan:
 
 def _number(raw: Any) -> int | None:
     if not isinstance(raw, (int, type(None))):
-        raise ValueError(f"no number: {str(raw)[:200]}")
+        raise ValueError(f"this is no number: {str(raw)[:200]}")
     return raw
 
 
@@ -155,7 +156,7 @@ def unreadable(journal: str, why: str) -> Damaged:
 def close(journal: str) -> None:
     """Remove the journal and its staging directories; a kill in between leaves the journal to be dropped again.
 
-    COMMIT goes first, durably: all it stood for has been done, and must not be done again to what comes later.
+    COMMIT goes first, durably: its operations have been carried out, and must not be repeated over later changes.
     """
     remove_file(os.path.join(journal, "COMMIT"))
     removed = [remove(anchor) for anchor in _anchors_of(journal)]
@@ -166,7 +167,7 @@ def close(journal: str) -> None:
 
 def _anchors_of(journal: str) -> list[Anchor]:
     found: list[Anchor] = []
-    # Where the file is damaged, what follows in it is not known.
+    # Where the file is damaged, the anchors after the damage are unknown.
     with suppress(FileNotFoundError, *MALFORMED), open(os.path.join(journal, "anchors")) as stream:
         for one in json.load(stream):
             found.append(Anchor.read(one))

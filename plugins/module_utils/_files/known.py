@@ -26,21 +26,21 @@ class Known:
         self._mounts = set(mount_points())
 
     def note(self, path: bytes, inode: int) -> Identity:
-        """Remember the directory with this inode number as the one at the path."""
+        """Remember this inode number for the directory at the path."""
         self.of[path] = (inode, mount_of(path, self._mounts))
         return self.of[path]
 
     def shut(self, path: bytes) -> None:
-        """Let no directory be the one that was meant."""
+        """Let no directory pass for the meant directory at this path any more."""
         self.of[path] = (-1, b"")
 
     def check(self, path: bytes, fd: int) -> None:
-        """Raise OSError unless the open directory is the one that was meant."""
+        """Raise OSError unless the open directory is the meant directory."""
         if path in self.of and self.of[path] != (os.fstat(fd).st_ino, mount_of(path, self._mounts)):
             raise OSError(errno.ESTALE, another(path))
 
     def open(self, path: bytes) -> int:
-        """A descriptor of the directory; OSError where it is not the one that was meant."""
+        """A descriptor of the directory; OSError where it is not the meant directory."""
         fd = open_dir(path)
         try:
             self.check(path, fd)
@@ -51,14 +51,14 @@ class Known:
 
 
 def another(path: bytes) -> str:
-    """The words for a directory that is not the one that was meant."""
-    return f"{os.fsdecode(path)} is another directory than the one that was looked at: somebody gave it that name since"
+    """The words for a directory that is not the meant directory."""
+    return f"{os.fsdecode(path)} is not the directory that was read before: somebody gave its name to another directory"
 
 
 @contextmanager
 def noting(doubtful: dict[bytes, str], path: bytes, closed: set[bytes] | None = None) -> Iterator[None]:
-    """Note an error that keeps one path from being put back, so that it does not keep the others. Where somebody has
-    exchanged a directory on the way, the path's own is added to ``closed``."""
+    """Note an error that keeps one path from being put back, so that the other paths still go back. Where somebody has
+    exchanged a directory on the way, the directory of the path is added to ``closed``."""
     try:
         yield
     except OSError as error:

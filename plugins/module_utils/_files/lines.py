@@ -31,8 +31,9 @@ class Fresh(NamedTuple):
 class Lines:
     """Lines, sorted by path within each declared path, and their ``keys`` end to end.
 
-    ``gone``: numbers of lines that turned out to be about nothing. ``fresh``: files to be read once more; ``latest``:
-    the file that was read last, if it is one. ``shared``: device and inode number -> the numbers of its lines.
+    ``gone``: numbers of lines whose path turned out to be missing. ``fresh``: files to be read once more; ``latest``:
+    the file that was read last, if it is to be read once more. ``shared``: device and inode number -> the numbers of
+    its lines.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Lines:
         self.shared: dict[tuple[int, int], list[int]] = {}
 
     def share(self, info: os.stat_result, place: int) -> None:
-        """Note one more name of an inode."""
+        """Note another name of an inode."""
         self.shared.setdefault((info.st_dev, info.st_ino), []).append(place)
 
     def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
@@ -56,7 +57,7 @@ class Lines:
         self.keys += key
 
     def _note_fresh(self, place: int) -> None:
-        """The file that was read last, if it has to be read once more, has its line at that place."""
+        """Note that the line of the file that was read last has this place, if the file has to be read once more."""
         if self.latest is not None:
             self.fresh.append(self.latest._replace(place=place))
             self.latest = None
@@ -73,7 +74,7 @@ class Lines:
         self.keys[place * _SIZE : (place + 1) * _SIZE] = key
 
     def last(self) -> str:
-        """The path that was looked at last, or the beginning of a long one."""
+        """The path that was looked at last, or the beginning of a long path."""
         path = os.fsdecode(next((path_of(line) for line in reversed(self.lines) if line), b"/"))
         return path if len(path) <= _SHOWN else path[:_SHOWN] + "..."
 
@@ -82,8 +83,8 @@ class Lines:
         paths = [path_of(line) for line in self.lines]
         order: dict[bytes, int] = {}
         for at in sorted(range(len(paths)), key=paths.__getitem__):
-            # A declared path within another one is found twice, with the same line. To the inner one, the outer one is
-            # nothing but a directory above it.
+            # A declared path within another declared path is found twice, with the same line. For the inner path, the
+            # outer path is nothing but a directory above it.
             if not (self.lines[at].startswith(ABOVE) and paths[at] in order):
                 order[paths[at]] = at
         self.choose(list(order.values()))
@@ -96,14 +97,14 @@ class Lines:
         self.shared = {inode: [moved[at] for at in found if at in moved] for inode, found in self.shared.items()}
 
     def drop_gone(self) -> None:
-        """Take away the lines that turned out to be about nothing."""
+        """Remove the lines whose path turned out to be missing."""
         if self.gone:
             gone = set(self.gone)
             self.choose([at for at in range(len(self.lines)) if at not in gone])
 
     def linked(self) -> list[str]:
-        """The lines, with the hard links among them. The cache does not keep these: the first name of an inode is no
-        property of the file."""
+        """The lines, with the hard links among them. The cache does not keep hard links: the first name of an inode is
+        no property of the file."""
         if not any(len(places) > 1 for places in self.shared.values()):
             return self.lines
         lines = list(self.lines)

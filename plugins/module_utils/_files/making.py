@@ -70,7 +70,7 @@ def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, t
 
 
 def _fill(store: Store, entry: Entry, target: int) -> None:
-    """Write the content, verified meanwhile. Where the file system can clone it, the copy is verified."""
+    """Write the content, and verify it meanwhile. Where the file system can clone it, verify the copy."""
     source = store.objects.loose_stream(entry.sha256)
     if source is not None:
         with source:
@@ -97,8 +97,8 @@ def _fill(store: Store, entry: Entry, target: int) -> None:
 def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
     """Set owner, mode, xattrs and times of the open ``fd``; ``where`` names it, if it is open as a path alone.
 
-    Owner first (it takes setuid bits and capabilities off), times last. An ACL comes before the mode: without it the
-    mode would give its mask to the group.
+    The owner comes first, because setting it removes setuid bits and capabilities; the times come last. An ACL comes
+    before the mode: without the ACL the mode would give its mask to the group.
     """
     where = fd if where is None else where
     info = os.fstat(fd)
@@ -122,9 +122,10 @@ def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
 
 
 def narrow(entry: Entry, fd: int) -> None:
-    """While names come and go in the open directory, let nobody in who could not go there both now and as recorded.
+    """While names come and go in the open directory, admit only users who may enter it both now and as recorded.
 
-    Where owner, group or ACL are others it is ours meanwhile, and all others have what each of them had in both.
+    Where owner, group or ACL differ, the directory is ours meanwhile, and other users keep the permissions that they
+    have both now and as recorded.
     """
     info = os.fstat(fd)
     now, then = stat.S_IMODE(info.st_mode), entry.mode
@@ -151,7 +152,7 @@ def narrow(entry: Entry, fd: int) -> None:
 def _acl(fd: int) -> bytes:
     try:
         return os.getxattr(fd, _ACL)
-    except OSError:  # There is none.
+    except OSError:  # There is no ACL.
         return b""
 
 

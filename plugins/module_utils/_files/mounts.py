@@ -16,7 +16,7 @@ from .entry import (
     path_of,
 )
 
-# File systems that hold no data of their own; a mount of one is left out of a tree.
+# File systems that hold no data of their own; their mounts are left out of a tree.
 PSEUDO = {
     "proc",
     "sysfs",
@@ -32,7 +32,7 @@ PSEUDO = {
 
 
 def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
-    """The mount points (point -> kind) that decide what is seen below the declared paths. Pure."""
+    """The mount points (point -> kind) at, above and below the declared paths. Pure."""
     found = {}
     for point, kind in mounts.items():
         for path in declared.paths:
@@ -51,7 +51,7 @@ def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str
     if declared.mounts is None:
         return {}
     now = mounted(declared, mounts)
-    gone = {one: f"{one} was a mount point ({kind}) and is none now" for one, kind in declared.mounts.items()}
+    gone = {one: f"{one} was a mount point ({kind}) and is no longer" for one, kind in declared.mounts.items()}
     come = {one: f"{one} was no mount point, and {kind} is mounted there now" for one, kind in now.items()}
     return {one: why for one, why in {**gone, **come}.items() if (one in now) != (one in declared.mounts)}
 
@@ -66,14 +66,14 @@ def unprotected(declared: Declaration, lines: Sequence[str]) -> list[str]:
     inside = [one for one in declared.mounts or () if any(f"{one}/".startswith(f"{path}/") for path in declared.paths)]
     if inside:
         found.append(
-            f"{len(inside)} mount points cannot be replaced while they are mounted, only what lies in them: "
+            f"{len(inside)} mount points cannot be replaced while they are mounted, only their contents: "
             f"{', '.join(inside[:10])}"
         )
     return found + _not_ours(declared, list(lines))
 
 
 def _not_ours(declared: Declaration, lines: list[str]) -> list[str]:
-    """The mounts on which no directory is this user's alone to stage a rollback in, in words. Pure."""
+    """The mounts without a directory that belongs to this user alone, for staging a rollback; in words. Pure."""
     tree, words = Tree(lines), []
     for mount in map(os.fsencode, declared.mounts or ()):
         found: list[Entry] = []
@@ -86,7 +86,7 @@ def _not_ours(declared: Declaration, lines: list[str]) -> list[str]:
             if top.uid == os.geteuid():
                 who = "everybody" if top.mode & 0o002 else f"group {top.gid}"
             words.append(
-                f"{os.fsdecode(mount)} is a mount on which {who} can exchange what a rollback stages, and so can keep "
-                "what is on it, and nothing else, from going back. Give its top directory to root alone"
+                f"{os.fsdecode(mount)} is a mount on which {who} can exchange staged files, and so can keep the paths "
+                "on this mount, and no others, from going back. Give its top directory to root alone"
             )
     return words

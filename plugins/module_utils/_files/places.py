@@ -15,12 +15,12 @@ OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
 }
-# In this order, so that the places that matter most come first, and those last that may hold many files of anybody.
+# The places that matter most come first; places that may hold many files of any user come last.
 PATHS = (
     *("/etc", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
     *("/var/spool/cron", "/opt", "/root"),
 )
-# Data of users and of programs, and what programs make anew from other files.
+# Data of users and of programs, and files that programs make anew from other files.
 EXCLUDE = (
     *("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var"),
     *("/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/ld.so.cache", "/etc/lvm/archive", "/etc/lvm/backup"),
@@ -32,7 +32,7 @@ EXCLUDE = (
 
 
 def check(spec: Any) -> dict[str, list[str]]:
-    """The declaration of the places that are looked at, with all its keys; UsageError names what is wrong."""
+    """The declaration of the places that are looked at, with all its keys; UsageError names the fault."""
     found = read(OPTIONS, spec or {}, "outside")
     paths = list(PATHS) if found["paths"] is None else found["paths"]
     try:

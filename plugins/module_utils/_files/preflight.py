@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The paths that cannot be put back now, found before the first one changes: mounts, immutable files, room."""
+"""The paths that cannot be put back now, found before the first path changes: mounts, immutable files, room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_ROOM = "no room"
 
 
 def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Mapping[str, str]) -> dict[str, str]:
-    """Target -> why its step cannot be carried out now, of those that cannot. Only looks.
+    """Target -> why, for each step that cannot be carried out now. Only looks.
 
     ``away``: mount points of which nothing at or below them can be put back, and why.
     """
@@ -47,13 +47,13 @@ def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Map
 
 
 def below(steps: Sequence[PathStep], blocked: Collection[str]) -> dict[str, str]:
-    """Target -> why, of the paths that cannot be made because a directory above them cannot. Pure."""
+    """Target -> why, for each path that cannot be made because a directory above it cannot be made. Pure."""
     gone = {os.fsencode(one) for one in blocked} & made_by(steps)
     found = {}
     for step in steps if gone else ():
         above = next((one for one in ancestors(step.path) if one in gone), None)
         if above is not None:
-            found[step.target] = f"{os.fsdecode(above)}, which it lies in, cannot be made"
+            found[step.target] = f"{os.fsdecode(above)}, in which it lies, cannot be made"
     return found
 
 
@@ -84,7 +84,7 @@ class _Look(NamedTuple):
                 if inode_flags(fd) & PINNED and not (self.free and parent in self.ours):
                     return _pinned(parent, " and is not part of the checkpoint" if self.free else "")
                 if step.action == "create" and _occupied(path, parents):
-                    return "something is in its place that was made since this was planned"
+                    return "another object was made in its place since this was planned"
         if step.action != "create" and not self.free:
             fd, name = parents.of(path)
             with opened(fd, name) as target:
@@ -94,9 +94,9 @@ class _Look(NamedTuple):
 
 
 def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
-    """Target -> why, of the paths for which there is no room: old and new lie side by side until the end.
+    """Target -> why, for each path without room: old and new lie side by side until the end.
 
-    Small ones come first, so that as many as possible are put back.
+    Small files come first, so that as many as possible are put back.
     """
     kinds = mount_points()
     made = made_by(steps)
@@ -136,7 +136,7 @@ def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
 
 
 def _occupied(path: bytes, parents: Parents) -> bool:
-    """Whether an object has the name of the one that is to be made."""
+    """Whether an object has the name of the object that is to be made."""
     fd, name = parents.of(path)
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)

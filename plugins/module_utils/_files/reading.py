@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Reading one path: its line, its extended attributes, and whether it holds still."""
+"""Reading a path: its line, its extended attributes, and whether it stays the same meanwhile."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .cache import NEVER, Cache, key_of
 from .entry import FLAGS, TYPES, Entry, file_line, quote
 from .lines import Fresh, Lines
 
-# Readings after which a file that changes each time is given up.
+# The number of readings after which a file that changes each time is given up.
 TRIES = 3
-# Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on: a file that changed
+# Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on. So a file that changed
 # less than this before it was read is read once more.
 _FRESH = 2_000_000_000
 # Bytes of holes, in all files together, that a tolerant look reads through: they cost their owner nothing.
 _HOLES = 1024**3
-# Bytes of the extended attributes of a file, and in a tolerant look of all files that have more than a little. All are
-# held in memory, and some file systems set no limit.
+# Bytes of the extended attributes of a file, and in a tolerant look those of all files that have more than a little.
+# All extended attributes are held in memory, and some file systems set no limit.
 _XATTRS, _LITTLE = 16 * 1024**2, 4096
 # These stand for extended attributes that were not read: no file has them.
 _UNLIKE = (("?", b""),)
 # The errors of a store without room.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# The errors of a file system without xattrs, of a path that is gone since it was listed, and of a kernel without them.
+# The errors of a file system without xattrs, of a path that is gone since it was listed, of a kernel without xattrs.
 _NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENOSYS)
 # This stands for the SHA-256 of a content that was not read: no content has it.
 UNREAD = "0" * 64
-# Bytes that are rather hashed once more than remembered.
+# Up to this number of bytes, reading files again is cheaper than writing a new cache.
 _MUCH = 32 * 1024 * 1024
 
 Xattrs = tuple[tuple[str, bytes], ...]
@@ -44,8 +44,8 @@ Xattrs = tuple[tuple[str, bytes], ...]
 class Reader:
     """The reading of paths, contents into ``sink``.
 
-    A ``tolerant`` one notes in ``unread`` the paths that it could not read whole: path -> why. ``mounts``: mount points
-    and the kinds of their file systems.
+    A ``tolerant`` reader notes in ``unread`` the paths that it could not read whole: path -> why. ``mounts``: mount
+    points and the kinds of their file systems.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Reader:
         self._learned_bytes = 0
 
     def tolerate(self, error: Exception) -> str:
-        """The words for an error of reading; a look that is not tolerant raises it again.
+        """The words for an error of reading; a reader that is not tolerant raises the error again.
 
-        So does every look where the store has no room for the content: that is no matter of the path.
+        Every reader raises it where the store has no room for the content, because the path is not the cause then.
         """
         full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in _NO_ROOM
         if not self.tolerant or full:
@@ -78,7 +78,7 @@ class Reader:
         return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
 
     def xattrs(self, where: int | bytes, path: bytes, instead: Xattrs = ()) -> Xattrs:
-        """All extended attributes; ``instead``, where a tolerant look cannot read them or has read too much."""
+        """All extended attributes; ``instead`` where a tolerant reader cannot read them or has read too much."""
         try:
             found = xattrs_of(where, path, max(_XATTRS - self._heavy, _LITTLE))
         except (OSError, EvenkeelError) as error:
@@ -103,14 +103,14 @@ class Reader:
         if form == stat.S_IFREG:
             return self.file(path, name, parent, kind)
         target = os.readlink(name, dir_fd=parent) if form == stat.S_IFLNK else b""
-        # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has.
+        # An O_PATH descriptor has no xattr calls; the name below the parent's descriptor has these calls.
         xattrs = self.xattrs(f"/proc/self/fd/{parent}/".encode() + name, path, _UNLIKE)
         return entry_of(path, info, TYPES[form], xattrs)._replace(target=target).line(), self.key(info, kind), info
 
     def file(
         self, path: bytes, name: bytes, parent: int, kind: str, tries: int = TRIES
     ) -> tuple[str, bytes, os.stat_result]:
-        """A regular file, read again when it changed meanwhile; EvenkeelError when it never holds still (I11)."""
+        """A regular file, read again when it changed meanwhile; EvenkeelError when it changes each time (I11)."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for _attempt in range(tries):
             try:
@@ -141,7 +141,7 @@ class Reader:
                 os.close(fd)
             if size == before.st_size and moment(before) == moment(after):
                 kind = self.mounts.get(path, kind)  # A file can be a mount point as well.
-                # A content that is compared alone needs no second look: torn, it is like nothing that was recorded.
+                # A content that is only compared needs no second look: a torn content equals no recorded content.
                 if isinstance(self.sink, Writer) and time.time_ns() - before.st_ctime_ns < _FRESH:
                     self._found.latest = Fresh(-1, path, kind, sha, before, time.monotonic())
                 return file_line(path, before, sha, xattrs, sparse, word), self.key(before, kind), before
@@ -178,10 +178,10 @@ def entry_of(path: bytes, info: os.stat_result, kind: str, xattrs: Xattrs) -> En
 
 
 def unstable(path: bytes) -> EvenkeelError:
-    """The error for a file that never held still."""
+    """The error for a file that changed at each reading."""
     return EvenkeelError(
         f"{os.fsdecode(path)} is unstable: it changed each of the {TRIES} times it was read; "
-        "exclude it, or stop what writes it while the checkpoint is taken"
+        "exclude it, or stop the program that writes it while the checkpoint is taken"
     )
 
 
@@ -192,7 +192,7 @@ def moment(info: os.stat_result) -> tuple[int, int, int]:
 
 def xattrs_of(where: int | bytes, path: bytes, most: int) -> Xattrs:
     """Names and values of all extended attributes, ACLs among them; UsageError names a ``path`` that has more than
-    ``most`` bytes of them, or whose own cannot be read."""
+    ``most`` bytes of them, or whose attributes cannot be read."""
     follow = isinstance(where, int)
     try:
         names = os.listxattr(where, follow_symlinks=follow)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The entries of a manifest, refused where no scan could have written them."""
+"""The entries of a manifest: entries that no scan could have written are refused."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .scanning import Scan
 
 
 def recorded(lines: list[str], declared: Declaration, now: Scan | None = None) -> Tree:
-    """The entries that the lines are, if a scan of ``declared`` could have written them. Pure.
+    """The entries of the lines, if a scan of ``declared`` could have written them. Pure.
 
-    Raises Damaged for a path outside of the declared ones, below something that is no directory, relative or out of
-    order, and for a hard link to a path that is not recorded: a doctored checkpoint reaches nothing that was not
-    declared. A line that the scan ``now`` has written as well needs no look.
+    Raises Damaged for a path that is outside of the declared paths, below an object that is no directory, relative, or
+    out of order, and for a hard link to a path that is not recorded. So a forged checkpoint reaches nothing that was
+    not declared. A line that the scan ``now`` has written as well is not checked.
     """
     manifest = _Manifest(lines, declared)
     then = manifest.then
@@ -40,17 +40,17 @@ def recorded(lines: list[str], declared: Declaration, now: Scan | None = None) -
             stays = number is not None and lines[number].startswith(("d", ABOVE))
             line = None if stays else then.below(path_of(scanned[live]))
             if line is not None:
-                raise _refusal(line, "it lies below what is no directory")
+                raise _refusal(line, "it lies below a path that is no directory")
     for line in then.linked():
         entry = Entry.parse(line)
         first = then.find(entry.link)
         if first is None or first.type != entry.type or first.link or entry.type == "d":
-            raise _refusal(line, "it is a hard link to what is not recorded")
+            raise _refusal(line, "it is a hard link to a path that is not recorded")
     return then
 
 
 class _Manifest:
-    """The lines of a manifest, and what was declared."""
+    """The lines of a manifest, and the declaration."""
 
     def __init__(self, lines: list[str], declared: Declaration) -> None:
         self.then = Tree(lines)
@@ -72,11 +72,11 @@ class _Manifest:
             return "it is out of order"
         if entry.type == ABOVE and path in self._above:
             if path != b"/" and not below:
-                return "it lies below what is no directory"
+                return "it lies below a path that is no directory"
         elif path not in self._paths and (entry.type in (ABOVE, ABSENT) or parent is None or parent.type == ABOVE):
             return "it lies outside of the declared paths"
         elif entry.type != ABSENT and not below:
-            return "it lies below what is no directory"
+            return "it lies below a path that is no directory"
         return ""
 
     def _parent_of(self, path: bytes) -> Entry | None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Removing a staging directory with all that was moved into it."""
+"""Removing a staging directory with everything that was moved into it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .._host.paths import is_ours, open_dir, opened
 from .anchors import Anchor, set_mtime
 from .entry import PINNED
 
-# Levels of directories that are removed where they are: each has a descriptor open.
+# Levels of directories that are removed in their place: each level has a descriptor open.
 _DEPTH = 200
 
 
 def remove(anchor: Anchor) -> bool:
-    """Remove a staging directory with all that was moved into it; False where the next run has to try again.
+    """Remove a staging directory with everything that was moved into it; False where the next run has to try again.
 
     Another directory with its name is not ours, and stays.
     """
@@ -49,7 +49,7 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
             return True
         fd, name = found
         try:
-            # A directory of which nothing but the name is known is emptied only where nobody else can have made it.
+            # A directory that is known by its name alone is emptied only where nobody else can have made it.
             if anchor.inode is not None or (anchor.old and is_ours(before.st_uid, before.st_mode)):
                 _empty(fd, fd)
         finally:
@@ -58,7 +58,7 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
             os.rmdir(name, dir_fd=above)
         except OSError:
             return anchor.inode is None
-        # The directory may be a declared one (the top of a mount): our coming and going is no change to it.
+        # The directory may be a declared path (the top of a mount): the staging must not change its time.
         set_mtime(above, before.st_mtime_ns)
         return True
     except OSError:

@@ -28,7 +28,7 @@ _GLANCE = 0.02
 def read_again(reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
     """Read each file of ``found.fresh`` once more (I11): it counts when it is the same both times.
 
-    ``inodes``: the directories that were walked through. Nothing is read in another one.
+    ``inodes``: the directories that were walked through. Nothing is read in another directory.
     """
     _Again(reader, found, inodes).run()
 
@@ -56,23 +56,23 @@ class _Again:
                     except FileNotFoundError:  # Then it is not part of this moment.
                         self.found.gone.append(one.place)
                     except (OSError, EvenkeelError) as error:
-                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # No file any more.
+                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # It is no file any more.
                         self.drop(one, self.reader.tolerate(unstable(one.path) if other else error))
             if waiting:
                 time.sleep(_GLANCE)
 
     def same(self, path: bytes, fd: int) -> None:
-        """Raise OSError where the directory is not the one that was walked through."""
+        """Raise OSError where the open directory is not the directory that was walked through."""
         info = os.fstat(fd)
         if self.inodes.get(path, (info.st_dev, info.st_ino)) != (info.st_dev, info.st_ino):
             raise OSError(errno.ESTALE, "it is another directory now")
 
     def once_more(self, one: Fresh, parent: int, name: bytes) -> bool:
-        """False where it is too early to tell. A line that is not true any more is replaced."""
+        """Read the file again, and replace a line that is not true any more; False where it is too early to tell."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
             now = os.fstat(fd)
-            # A file that only grows, such as a log, is as it was up to where it ended.
+            # A file that only grows, such as a log, is unchanged up to its former end.
             longer = os.path.samestat(now, one.info) and now.st_size > one.info.st_size
             if longer or (os.path.samestat(now, one.info) and moment(now) == moment(one.info)):
                 if time.monotonic() - one.read < _APART and may_be_written(fd):
@@ -95,17 +95,17 @@ class _Again:
         return True
 
     def drop(self, one: Fresh, why: str) -> None:
-        """Exchange the line of a file that never held still for a line that is like nothing that was recorded."""
+        """Give a file that changed at each reading a line that equals no recorded line."""
         entry = Entry.parse(self.found.lines[one.place])._replace(sha256=UNREAD)
         self.reader.unread[one.path] = why
         self.found.fill(one.place, entry.line(), NEVER)
 
 
 def may_be_written(fd: int) -> bool:
-    """Whether somebody has the file open for writing, or that cannot be known: otherwise the kernel gives a lease.
+    """Whether somebody has the file open for writing, or nobody can tell: otherwise the kernel gives a lease.
 
-    It is given back at once. Whoever opens the file just then waits for that, and of the signal that we get for it the
-    default is to do nothing.
+    The lease is given back at once. A program that opens the file at this moment waits for that. By default the signal
+    that the kernel sends us then does nothing.
     """
     import fcntl
 

@@ -27,7 +27,7 @@ from .walk import Walk
 
 @dataclass
 class Scan:
-    """The paths of the declared trees as they are.
+    """The present paths of the declared trees.
 
     ``entries`` are sorted by path. ``holding``: directories that hold an excluded path. ``unread``: paths that a
     tolerant look could not read whole -> why. ``inodes``: directory -> its device and inode number.
@@ -39,7 +39,7 @@ class Scan:
     inodes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """The lines that a checkpoint can record: no socket, and no content that was not read."""
+        """The lines that a checkpoint can record: all but sockets and contents that were not read."""
         if not self.unread:
             return [line for line in self.entries.lines if line[0] != SOCKET]
         return [
@@ -58,16 +58,16 @@ def scan(
 ) -> Scan:
     """Read the declared trees, contents into ``sink``; ``skip`` are paths that are never part of them (the store).
 
-    What the stat cache of the sink's store knows is not read again; a Writer's is brought up to date with it, unless
-    ``cached`` is False. Raises UsageError for a path that leads through a symlink or cannot be read, EvenkeelError for
-    an unstable file. A ``tolerant`` look notes all of that instead, and goes on: a host that goes back must not wait
-    for what only the undo wants.
+    Files that the stat cache of the sink's store knows are not read again. The scan updates the cache of a Writer's
+    store, unless ``cached`` is False. Raises UsageError for a path that leads through a symlink or cannot be read,
+    EvenkeelError for an unstable file. A ``tolerant`` look notes all of that instead, and goes on: a host that goes
+    back must not wait for files that only the undo needs.
     """
     cache = Cache(sink.objects, declared) if cached and sink.objects is not None else None
     ahead = Ahead(cache)
     walk = Walk(declared, sink, skip, cache, ahead, tolerant)
     collects = gc.isenabled()
-    gc.disable()  # There are no cycles in all that is made here, and looking for them takes a fifth of the time.
+    gc.disable()  # Nothing that is made here has cycles, and looking for cycles takes a fifth of the time.
     try:
         for path in declared.paths:
             walk.each(os.fsencode(path))
@@ -75,14 +75,14 @@ def scan(
     except PermissionError as error:
         raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
     except RecursionError as error:
-        raise UsageError(f"{walk.found.last()} lies too deep to be read; exclude what it is in") from error
+        raise UsageError(f"{walk.found.last()} lies too deep to be read; exclude a directory above it") from error
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
         # Each directory on the way down is open.
         raise UsageError(
             f"{walk.found.last()} lies too deep to be read with as many open files as are allowed; "
-            "exclude what it is in, or raise the limit (ulimit -n)"
+            "exclude a directory above it, or raise the limit (ulimit -n)"
         ) from error
     finally:
         ahead.close()

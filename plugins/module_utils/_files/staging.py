@@ -27,7 +27,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Staging:
-    """Everything new, made ready in the staging directories. ``left``: target -> why, of the steps that could not be.
+    """Everything new, made ready in the staging directories. ``left``: target -> why, for each step that failed.
 
     ``partly``: a path that the store cannot give back, or for which the disk has no room, is left out as well.
     """
@@ -71,7 +71,7 @@ class Staging:
         return plan
 
     def _operations(self, steps: Sequence[PathStep], parents: Parents) -> Iterator[Operation]:
-        """Stage each of the steps. The others are in ``left`` afterwards."""
+        """Stage the steps. Steps that failed are in ``left`` afterwards."""
         created = {step.path for step in steps if step.op in (PUT, SWAP)}
         damaged: list[str] = []
         for number, step in enumerate(steps):
@@ -110,7 +110,7 @@ class Staging:
             self.left.setdefault(os.fsdecode(path), why)
 
     def _compare(self, path: bytes, fd: int, seen: Inode | None) -> None:
-        """Note the identity of the open directory; OSError where it is not the one that was ``seen``."""
+        """Note the identity of the open directory; OSError where it is not the directory that was ``seen``."""
         info = os.fstat(fd)
         _inode, mount = self._known.note(path, info.st_ino)
         # The same directory under two names: it was looked at here, and then there.
@@ -130,7 +130,7 @@ class Staging:
             parents.of(path)
         anchor = self._anchors.of(path, created)
         inode = self._make(step, self._anchors.fd(anchor), name) if step.op != DELETE else None
-        # An object that is no directory is not compared: whoever can exchange it can delete it as well.
+        # An object that is no directory is not compared: a user who can exchange it can delete it as well.
         was = step.itself[1] if step.itself is not None and step.op != PUT else None
         return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
 

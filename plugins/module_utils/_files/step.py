@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The steps of a plan: one of any kind, as it is reported, and one that changes a path."""
+"""The steps of a plan: the reported step of any kind, and the step that changes a path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = "files"
 class Step:
     """A change that a rollback makes to a target. Plans are lists of these, shown as they are in results.
 
-    ``detail`` is plain JSON and holds all that is needed to carry the step out later, in another process.
+    ``detail`` is plain JSON and holds everything that carrying out the step needs later, in another process.
     """
 
     resource: str
@@ -43,9 +43,9 @@ class Step:
 
 @dataclass(frozen=True)
 class PathStep:
-    """The operation ``op`` that makes one path as it was recorded.
+    """The operation ``op`` that restores one path as it was recorded.
 
-    ``entry`` is the recorded one; None where the path was not there. ``tree`` holds the entries of everything in a
+    ``entry`` is the recorded entry; None where the path was not there. ``tree`` holds the entries of everything in a
     directory that is exchanged as a whole; otherwise it is None. ``folder`` and ``itself`` are the directory that holds
     the path, and the directory at the path, as the scan found them. ``blocked`` says why the step cannot be done.
     ``action`` and ``why`` are for the report.
@@ -68,7 +68,7 @@ class PathStep:
 
     @property
     def makes(self) -> Sequence[Entry]:
-        """The entries of the objects that the step makes anew, the one at its path first."""
+        """The entries of the objects that the step makes anew, the object at its path first."""
         return (self.entry, *(self.tree or ())) if self.entry is not None and self.op in (PUT, SWAP) else ()
 
     @property

@@ -4,20 +4,22 @@
 
 1. Everything new is staged, whole and with its final attributes, in a private directory on the same file system.
 2. The plan is written to the journal, all of it is synced, then the journal's COMMIT decides.
-3. Each path is renamed into place, what goes is renamed to the trash; directories get their attributes last, and
-   after them what shall be immutable or append-only becomes so: with that flag on, none of this could be done.
-4. Synced again. ``close`` removes the journal and the staging directories, once all that follows is done too.
+3. Each path is renamed into place, and objects that go are renamed into the staging directory. Directories get their
+   attributes last. After them the immutable and append-only flags are set, which would hinder all of this.
+4. Everything is synced again. After the rest of the rollback ``close`` removes the journal and the staging
+   directories.
 
-Before COMMIT nothing live has changed and what is left is thrown away. After it ``unfinished`` carries on, in any
+Before COMMIT nothing live has changed, and leftovers are thrown away. After COMMIT ``unfinished`` carries on, in any
 process, as often as needed: every operation first looks whether it has been done.
 
-Which paths can go back is settled before COMMIT. A path that fails all the same is named, and holds nothing else up:
+The paths that can go back are settled before COMMIT. A path that fails all the same is named, and delays nothing else:
 it is planned anew when the rollback is run again.
 
-Others may own the trees, and give one directory the name of another at any moment. So directories are known by their
-inode, from the look at them on: each is compared when it is opened again, attributes are set on what is open, and what
-goes is looked at once more when nobody else can reach it any more, and given back where it is another. A staging
-directory is ours, for us alone and empty when it is opened; what it holds nobody else can exchange.
+Other users may own the trees, and give the name of a directory to another directory at any moment. So directories are
+known by their inode, from the first look on. Each is compared when it is opened again, and attributes are set on open
+files. An object that goes is looked at once more when nobody else can reach it any more, and given back if it is
+another object. A staging directory is ours, for us alone and empty when it is opened; nobody else can exchange its
+contents.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from .step import PathStep
 
 @dataclass(frozen=True)
 class Finished:
-    """A committed journal that was carried out: the paths it has put back, and those that it could not: path -> why."""
+    """A committed journal that was carried out: the paths it has put back, and path -> why for those that failed."""
 
     journal: str
     note: Note
@@ -53,7 +55,7 @@ class Finished:
 
 
 class Transaction:
-    """The change that puts paths back: ``stage``, then ``commit``. At the end of a ``with`` all of its traces go."""
+    """The change that puts paths back: ``stage``, then ``commit``. The end of a ``with`` removes all of its traces."""
 
     def __init__(self, store: Store, note: Note) -> None:
         self.journal = ""
@@ -68,6 +70,10 @@ class Transaction:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take away all traces: what was replaced, and what was staged and not put in place."""
         if not self._committing:
             self._discard()
 
@@ -78,7 +84,7 @@ class Transaction:
         away: Mapping[str, str] | None = None,
         partly: bool = False,
     ) -> dict[str, str]:
-        """Make ready the steps that can be, in the place of those that were staged before; target -> why of the others.
+        """Stage all steps that can be staged, in place of the steps staged before; target -> why for the other steps.
 
         ``away``: mount points that are not as they were (see ``preflight``). Raises Refused or Damaged, with nothing
         changed, where there is no room or the store is damaged; ``partly``: the paths in question are left out then.
@@ -114,7 +120,7 @@ class Transaction:
         try:
             finished = Finished(self.journal, self._note, *apply(self._plan))
         except (OSError, EvenkeelError):
-            self._committing = False  # It is reported, and planned anew: carried out later it would undo later changes.
+            self._committing = False  # The error is reported. Carried out later, the plan would undo later changes.
             raise
         self._committing = False
         return finished
@@ -127,12 +133,12 @@ class Transaction:
 
 @contextmanager
 def _nothing_changed() -> Iterator[None]:
-    """Make a refusal of an error of the system: until COMMIT no live path was touched."""
+    """Turn an error of the system into a refusal: until COMMIT no live path was touched."""
     try:
         yield
     except OSError as error:
         raise Refused(
-            f"what is to be put back could not be staged: {error.strerror or error}"
+            f"the rollback could not be staged: {error.strerror or error}"
             f"{f' ({error.filename})' if error.filename else ''}; nothing was changed. Mend the cause, then run again"
         ) from error
 
@@ -142,8 +148,8 @@ def unfinished(
 ) -> Iterator[Finished]:
     """Carry out every committed journal and close it; throw away the others.
 
-    ``held`` gives what to hold meanwhile, by what the journal is for. What follows the paths is to be asked for
-    elsewhere before a journal is committed: it is not tried a second time.
+    ``held`` gives the locks to hold meanwhile, for the note of the journal. The steps of a rollback after its paths
+    are recorded elsewhere before a journal is committed: this function does not carry them out.
     """
     first: Exception | None = None
     for journal in store.journals():
@@ -153,7 +159,7 @@ def unfinished(
                 with held(plan.note):
                     finished = Finished(journal, plan.note, *apply(plan))
             except (OSError, EvenkeelError) as error:
-                close(journal)  # It is reported, and holds nothing else up; nothing of it comes back later.
+                close(journal)  # It is reported, and delays nothing else. The journal is not tried again.
                 first = first or error
                 continue
             except MALFORMED as error:

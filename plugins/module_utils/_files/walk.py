@@ -26,13 +26,13 @@ from .lines import Lines
 from .mounts import PSEUDO
 from .reading import UNREAD, Reader, entry_of
 
-# How deep a tolerant look goes: each level has a descriptor open.
+# The depth to which a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
 _ENCODING = sys.getfilesystemencoding()
 
 
 class _Folder(NamedTuple):
-    """An open directory: its path and a slash, the same quoted, its descriptor, and the kind of its file system."""
+    """An open directory: its path with a slash, this path quoted, its descriptor, and the kind of its file system."""
 
     prefix: bytes
     quoted: str
@@ -41,9 +41,9 @@ class _Folder(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """The names in a directory, in the order of whole paths: a-b stands between the directory a and all that is in it,
-    which ``a/`` stands for. ``folders`` and ``plain`` are those of directories, and of regular files when nothing is
-    known of the tree."""
+    """The names in a directory, in the order of whole paths: a-b stands between the directory a and its contents, for
+    which ``a/`` stands. ``folders`` are the names of directories. ``plain`` are the names of regular files, where
+    nothing is known of the tree."""
 
     todo: list[bytes]
     folders: set[bytes]
@@ -78,21 +78,21 @@ class Walk:
         patterns = [os.fsencode(pattern) for pattern in declared.exclude]
         self.names = pattern([*OWN_NAMES, *(one for one in patterns if b"/" not in one)])
         self.paths = pattern([one for one in patterns if b"/" in one])
-        # A bind mount shows what is skipped under another name.
+        # A bind mount shows a skipped path under another name.
         self.out = {(info.st_dev, info.st_ino) for info in map(_status, skip) if info is not None}
         self.skipped: dict[bytes, set[bytes]] = {}
         for path in [*map(os.fsencode, skip), *(path for path, kind in self.mounts.items() if kind in PSEUDO)]:
             self.skipped.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
 
     def each(self, path: bytes) -> None:
-        """A declared path. A tolerant look that cannot see it, as on a mount that is dead, goes on with the others."""
+        """Walk a declared path. A tolerant look goes on where it cannot see the path, as on a dead mount."""
         try:
             self.root(path)
         except (OSError, EvenkeelError, RecursionError) as error:
             self.reader.unread[path] = self.reader.tolerate(error)
 
     def root(self, path: bytes) -> None:
-        """A declared path, and the directories above it."""
+        """Walk a declared path, and note the directories above it."""
         kind = ""
         try:
             for above in ancestors(path):
@@ -103,7 +103,7 @@ class Walk:
                     self.in_place_of(above, str(error))
                     return
                 try:
-                    # Without its time, which changes with whatever else happens in it.
+                    # Its time changes with every other entry in it, so it is left out.
                     info = os.fstat(fd)
                     self.inodes[above] = (info.st_dev, info.st_ino)
                     entry = entry_of(above, info, ABOVE, self.reader.xattrs(fd, above))._replace(mtime=0)
@@ -128,7 +128,7 @@ class Walk:
             os.close(fd)
 
     def in_place_of(self, above: bytes, why: str) -> None:
-        """Note an object that stands where a directory above a declared path belongs: it gives way to that."""
+        """Note an object in the place of a directory above a declared path: it gives way to the directory."""
         fd = open_dir(os.path.dirname(above))
         try:
             self.stand_in(above, os.path.basename(above), fd, f"it is no directory, and is not kept: {why}")
@@ -136,7 +136,7 @@ class Walk:
             os.close(fd)
 
     def stand_in(self, path: bytes, name: bytes, parent: int, why: str, place: int | None = None) -> None:
-        """Put a line for a path that cannot be read: it is like nothing that was recorded."""
+        """Put a line for a path that cannot be read: it equals no recorded line."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         entry = entry_of(path, info, TYPES[stat.S_IFMT(info.st_mode)], ())
         if entry.type == "f":
@@ -162,7 +162,7 @@ class Walk:
             self.stand_in(path, name, parent, self.reader.tolerate(error))
 
     def directory(self, path: bytes, name: bytes, parent: int, kind: str, place: int) -> None:
-        """The directory and all that is in it, on a file system of the ``kind``."""
+        """Walk the directory and its contents, on a file system of the ``kind``."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         except FileNotFoundError:
@@ -237,7 +237,7 @@ class Walk:
                     self.holding.update([path, *ancestors(path)])
                     self.found.fill(
                         place, self.found.lines[place], NEVER
-                    )  # A name that is left out must be seen each time.
+                    )  # The walk must see an excluded name each time.
                     continue
                 todo.append(name)
                 if one.is_dir(follow_symlinks=False):
@@ -249,7 +249,7 @@ class Walk:
         return _Listing(todo, folders, plain)
 
     def visit(self, folder: _Folder, listing: _Listing, cache: Cache | None) -> None:
-        """Each of the names in turn."""
+        """Walk each of the names in turn."""
         prefix, quoted, fd, kind = folder
         todo, folders, plain = listing
         found = self.found
@@ -292,7 +292,7 @@ class Walk:
                 self.reader.unread[prefix + name] = self.reader.tolerate(error)
 
     def opens(self, path: bytes, name: bytes, parent: int, kind: str) -> bool:
-        """Look at a file of which nothing is known: its status shows when it is open. False for a symlink by now."""
+        """Look at an unknown file: its status shows when it is open. False where it is a symlink by now."""
         try:
             self.look_at(path, name, parent, kind, None)
         except OSError as error:
@@ -302,9 +302,9 @@ class Walk:
         return True
 
     def again(self, cache: Cache, folder: _Folder, leaves: Leaves, names: list[str]) -> bool:
-        """The leaves of a directory that had nothing else before; False, and nothing done, if it needs a closer look.
+        """Walk a directory that held no other directory before; False, and nothing done, if it needs a closer look.
 
-        ``names`` are in it now. A name that the cache knows was not left out, nor is it now.
+        ``names`` are its present names. A name that the cache knows was not left out, and is not left out now.
         """
         prefix, _quoted, fd, kind = folder
         start, end = leaves.start, leaves.start + len(leaves.names)

@@ -22,8 +22,8 @@ from .status import DONE, FAILED, IN_DOUBT
 
 
 def say(line: str, error: bool = False) -> None:
-    """Print one line. Names in it are whatever somebody wrote: none of them moves or colours the terminal. A terminal
-    that is gone stops nothing."""
+    """Print one line. A name in it may hold any characters: they neither move nor colour the terminal. A terminal that
+    is gone stops nothing."""
     stream = sys.stderr if error else sys.stdout
     with suppress(OSError, ValueError):
         stream.write(f"{sentence(line)}\n")
@@ -62,7 +62,7 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
     say(f"Confirmed: {change.name} (generation {change.generation}) stays. Its health was not measured.")
     found = outside.told(store)
     if found is not None and found.count:
-        say(f"It changed paths outside of what is protected: {outside.some(found)}.")
+        say(f"It changed paths outside of the declared resources: {outside.some(found)}.")
     return DONE
 
 
@@ -76,35 +76,35 @@ def extend(store: Store, within: float) -> int:
         known = changes.extend(store, change, within)
     say(f"{known.name} goes back in {status.span(status.left(store, known))}, at {status.clock(known.until)}.")
     if known.due < store.system.monotonic() + within - 1.0:
-        say("It cannot be extended beyond that: this is the limit that it was armed with.")
+        say("It cannot be extended beyond that: it was armed with this limit.")
     return DONE
 
 
 def _check_login(login: str, from_here: bool) -> None:
     """Refused where a confirmation over this login would not show that new logins are let in."""
     if login == logins.CONSOLE:
-        say("You confirm at a console: whether new logins over the network are let in is not shown by that.")
+        say("You confirm at a console. That does not show whether new logins over the network are let in.")
     if from_here or login in (logins.NEW, logins.CONSOLE):
         return
     older = "is older than the change" if login == logins.OLD else "cannot be shown to be newer than the change"
     raise Refused(
-        f"this login {older}, so that a confirmation here would not show that new ones are let in. Log in anew (ssh -o "
-        "ControlPath=none) and confirm there, or say evenkeel-host confirm --from-here if you know that it works. "
-        "Nothing was changed"
+        f"this login {older}, so a confirmation here would not show that new logins are let in. Log in anew (ssh -o "
+        "ControlPath=none) and confirm there, or type evenkeel-host confirm --from-here if you know that a new login "
+        "works. Nothing was changed"
     )
 
 
 def over(store: Store) -> int:
-    """Tell how the last change ended, to a person who asked for something else."""
+    """Print the end of the last change, for a person who expected a change under way."""
     last = changes.last_event(store)
     if last is None:
         raise UsageError("no change is under way on this host")
-    say(f"No change is under way. The last one, {status.ended(store, last)}.")
+    say(f"No change is under way. The last change, {status.ended(store, last)}.")
     return {changes.CONFIRMED: DONE, changes.ROLLED_BACK: FAILED}.get(last.outcome, IN_DOUBT)
 
 
 def roll_back(store: Store, wanted: str | None, within: float) -> int:
-    """Put the host back: the change under way, or to a checkpoint, which has to be confirmed then."""
+    """Undo the change under way, or roll the host back to a checkpoint; that rollback has to be confirmed."""
     change = changes.armed(store)
     if change is not None and wanted in (None, change.name, change.checkpoint):
         return end_change(store, change)
@@ -119,7 +119,7 @@ def roll_back(store: Store, wanted: str | None, within: float) -> int:
 
 
 def end_change(store: Store, change: changes.Armed) -> int:
-    """Put the change under way back, now."""
+    """Undo the change under way, now."""
     paths: list[str] = []
     with undisturbed(), store.locked():
         done: list[object] = list(flow.finish(store))
@@ -140,7 +140,7 @@ def end_change(store: Store, change: changes.Armed) -> int:
 
 
 def tell(store: Store, checkpoint: str, done: Sequence[object], left: list[str]) -> None:
-    """Print what a rollback has done."""
+    """Print the result of a rollback."""
     number = f"{len(done)} {'thing was' if len(done) == 1 else 'things were'} put back"
     name = status.name_of(store, checkpoint)
     say(f"Rolled back to {name} ({checkpoint[:12]}): {number if done else 'nothing differed'}.")

@@ -7,13 +7,17 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .._deadman import changes, doubt, package
+from .._deadman import changes, command, doubt, loader, package
+from .._deadman.invocation import agent_arguments, python
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
-from .._resources import registry
+from .._health import probes as probing
+from .._health.probe import HOST
+from .._health.wait import Times
+from .._resources import ours, registry
 from .._results import Checkpointed
 from .._services import quiescing
 from .._store import retention as keeping
@@ -23,15 +27,17 @@ from .._store.store import Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
 
-# The free bytes of the store's file system from which on a library in it takes room from nobody.
+# With so many free bytes on the store's file system, the room for a library matters to nobody.
 _AMPLE = 256 << 20
 
 
 @dataclass(frozen=True)
 class Request:
     """The arguments of ``ft_checkpoint``; ``confirm_within`` and ``at_most`` in seconds. ``change``: the id of the
-    change over several hosts that this one is part of, and their number. ``outside``: where changes are looked for that
-    no resource covers.
+    change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
+    are looked for that no resource covers.
+
+    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
@@ -49,10 +55,12 @@ class Request:
     change: tuple[str, int] = ("", 0)
     reboots: int = 0
     outside: Any = None
+    probes: Any = None
+    times: Times | None = None
 
 
 def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Checkpointed:
-    """Take a checkpoint, or predict it. A state that the newest checkpoint of this name holds is not recorded twice."""
+    """Take a checkpoint, or predict it. A state that the newest checkpoint of this name holds is not recorded again."""
     taking = _Taking(store, request)
     if check_mode:
         return taking.predicted()
@@ -61,7 +69,7 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Taking:
-    """A checkpoint, from its request to its result. Raises UsageError for a request that is wrong."""
+    """A checkpoint, from its request to its result. Raises UsageError for a wrong request."""
 
     def __init__(self, store: Store, request: Request) -> None:
         self.store = store
@@ -72,6 +80,7 @@ class _Taking:
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
         self.outside = places.check(request.outside)
+        self.health = _health(request)
         self.host = request.host or os.uname().nodename
         self.warnings: list[str] = []
         changes.check_within(request.confirm_within)
@@ -83,7 +92,7 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _lacking(sections, self.request.require_restorable)
+        lacking = _lacking(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -103,7 +112,7 @@ class _Taking:
         return result
 
     def carry_out(self) -> Checkpointed:
-        """Record the state, arm the dead-man with it, and forget what retention does not keep; under the lock."""
+        """Record the state, arm the dead-man with it, and forget checkpoints that retention drops; under the lock."""
         store = self.store
         finished = finish(store)
         agent = self._install_agent()
@@ -113,9 +122,11 @@ class _Taking:
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _lacking(sections, self.request.require_restorable)
+            lacking = _lacking(sections, self._watch(sections, agent), self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
+            if agent:
+                ours.take_hooks_away()
             raise
         root = Manifest.root_of(sections)
         known, again = _known(store, self.name, root, sections), 0
@@ -144,9 +155,9 @@ class _Taking:
         return result
 
     def _install_agent(self) -> str:
-        """The agent that a dead-man will run; empty where none is to be armed.
+        """The agent that a dead-man will run; empty where no dead-man is to be armed.
 
-        Its library answers later calls: where there is ample room, it is left on the host without a dead-man as well.
+        Its library answers later calls. So where there is ample room, it stays on the host even without a dead-man.
         """
         if self.request.confirm_within is None:
             with suppress(OSError):
@@ -156,9 +167,18 @@ class _Taking:
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
+        if self.request.reboots:
+            loader.make_places(self.store)
         lacking = changes.prepare(self.store, agent)
         self.warnings = [lacking] if lacking else []
         return agent
+
+    def _watch(self, sections: list[Section], agent: str) -> list[str]:
+        """Have state kept when the change replaces it; sentences on what will not be."""
+        if agent and not command.is_host(self.store):
+            return registry.watch(sections, (), self.store.root)
+        call = [python(), *agent_arguments(agent), command.KEEP, "--store", self.store.root] if agent else []
+        return registry.watch(sections, call, self.store.root)
 
     def _base(self, sections: list[Section]) -> Manifest | None:
         """The checkpoint that a log record builds on; None where a snapshot is taken."""
@@ -168,8 +188,10 @@ class _Taking:
         within = self.request.confirm_within
         if within is not None:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
-            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots)
+            terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
+            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
 
@@ -194,13 +216,23 @@ class _Taking:
         )
 
 
-def _lacking(sections: list[Section], refuse: bool) -> list[str]:
-    """The things that a rollback to the sections could not put back; Refused for them, where that is asked for."""
-    found = registry.not_restorable(sections)
+def _health(request: Request) -> dict[str, Any]:
+    """The probes that the host can measure without help, and their times; empty where none are declared."""
+    declared = [
+        item for item, probe in zip(request.probes or [], probing.check(request.probes)) if probe.source == HOST
+    ]
+    return (
+        {"probes": declared, **asdict(request.times or Times(0.0, 120.0, 1.0))} if declared and request.reboots else {}
+    )
+
+
+def _lacking(sections: list[Section], more: list[str], refuse: bool) -> list[str]:
+    """The state that a rollback to the sections could not put back, in words; with ``refuse`` Refused for it."""
+    found = registry.not_restorable(sections) + more
     if found and refuse:
         raise Refused(
-            f"a rollback could not put back all of it, and that is required (require_restorable): {'; '.join(found)}. "
-            "Nothing was recorded or armed. Mend it, or declare what can be put back",
+            f"a rollback could not put back everything, which require_restorable demands: {'; '.join(found)}. "
+            "Nothing was recorded or armed. Mend the causes, or declare only state that can be put back",
             left=found,
         )
     return found
@@ -221,4 +253,4 @@ def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manif
             return None
         return store.manifest(newest.id) if newest.kind == LOG else replace(newest, sections=sections)
     except Damaged:
-        return None  # It cannot be gone back to, whatever it holds.
+        return None  # A rollback to it is impossible, whatever it holds.

@@ -21,7 +21,7 @@ from .status import FAILED, IN_DOUBT, REFUSED, USAGE
 
 # The time in which a rollback has to be confirmed itself.
 _WITHIN = "5m"
-# The time by which a deadline is moved, and that of a try.
+# The default time of an extension, and of a try.
 _MORE = "10m"
 _EPILOG = """\
 A change that was armed on this host goes back at its deadline, unless it is confirmed.
@@ -31,7 +31,7 @@ exit codes, as those of evenkeel:
   1  usage; nothing was touched
   2  it failed, or came too late: the host was rolled back
   3  refused; nothing was touched
-  4  something is in doubt, or could not be put back: it is named
+  4  the host is in doubt, or could not put something back; the output names it
 """
 
 
@@ -63,7 +63,7 @@ def code_of(error: EvenkeelError) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A wrong use ends with the exit code of a wrong use."""
+    """A parser that ends with the exit code of a wrong use."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    where = "the store, where it is not the one that was armed last"
+    where = "the store, if it is not the store that was armed last"
     top.add_argument("--store", default=units.DEFAULT, metavar="DIRECTORY", help=where)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -93,18 +93,20 @@ def _parser() -> argparse.ArgumentParser:
         "A change that is under way ends with it. Otherwise the rollback has to be confirmed itself, or it is undone.",
     )
     back.add_argument(
-        "checkpoint", nargs="?", help="a name or an id; by default that of the change under way, else the newest one"
+        "checkpoint",
+        nargs="?",
+        help="a name or an id; by default the checkpoint of the change under way, else the newest checkpoint",
     )
     within = f"undo the rollback unless it is confirmed in this time ({_WITHIN}); not asked where it ends a change"
     back.add_argument("--confirm-within", default=_WITHIN, metavar="TIME", help=within)
     keep = command(
         "confirm",
         "keep the change that is under way",
-        "It counts over a login that is newer than the change, because that shows that new ones are let in, and at a "
+        "It counts over a login that is newer than the change, because that shows that new logins are let in, and at a "
         "console of the machine. Health is not measured: look first.",
     )
     keep.add_argument(
-        "--from-here", action="store_true", help="confirm from any login: you know that new ones are let in"
+        "--from-here", action="store_true", help="confirm from any login: you know that new logins are let in"
     )
     alone = "confirm it here although it is part of a change over several hosts, which their controller decides"
     keep.add_argument("--alone", action="store_true", help=alone)
@@ -116,8 +118,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_try(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = (
-        "It takes a checkpoint of what the last change declared, and waits for you to type confirm, here or in another "
-        "terminal. The host goes back when nobody does in time, at Ctrl-C, when this terminal is lost, and at a boot."
+        "It takes a checkpoint of the resources of the last change, and waits for you to type confirm, here or in "
+        "another terminal. The host goes back when nobody confirms in time, at Ctrl-C, when this terminal is lost, and "
+        "at a boot."
     )
     found = command("try", "work by hand, and have it undone unless you confirm it", text)
     found.add_argument("time", nargs="?", default=_MORE, metavar="TIME", help=f"time to confirm it in ({_MORE})")

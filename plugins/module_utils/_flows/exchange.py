@@ -17,9 +17,6 @@ from .._store import foreign
 from .._store.store import Store
 from . import replicas
 
-# Arguments that the action plugin sets, and that are no options of the user's.
-PHASE = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
-
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
     """The result of one phase. Raises UsageError where the module was called without one."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The paths that a change has changed outside of what is protected.
+"""The paths outside of the declared resources that a change has changed.
 
 Below the store lies ``before``, the metadata of all paths when the change was armed. Nothing here keeps a change from
-its end: what cannot be told is not known.
+its end: paths that cannot be looked at are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BEFORE, _AFTER = 5.0, 5.0
 def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -> None:
     """Record the metadata of all paths, before the change of this generation begins.
 
-    Where one machine plays several hosts, a path of it is no host's, and the usual places are not looked at.
+    Where one machine plays several hosts, its paths belong to no single host, and the usual places are not looked at.
     """
     path = store.join("before")
     with suppress(OSError):
@@ -48,13 +48,13 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
 
 
 def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:
-    """The paths that changed since the change was armed and that its checkpoint does not cover; None where that cannot
-    be told. They are kept for ``outside.told``. ``back``: the host was rolled back, and is confirmed otherwise."""
+    """The paths that changed since the change was armed and that its checkpoint does not cover; None where they are
+    unknown. They are kept for ``outside.told``. ``back``: the host was rolled back; otherwise it is confirmed."""
     try:
         found = _look(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
         outside.keep(store, generation, back, found)
         return found
-    except Exception:  # Whatever it is, it keeps no change from its end.
+    except Exception:  # No error keeps a change from its end.
         return None
 
 

@@ -49,5 +49,5 @@ def _late(change: changes.Armed, system: System) -> float | None:
     """For how many seconds the host should have been going back; None while a confirmation is waited for."""
     if change.overdue(system) is None:
         return None
-    # The monotonic clock begins at the boot that ended the wait. Who is asked to go back may begin before it is due.
+    # The monotonic clock begins at the boot that ended the wait. A host that is asked to go back may begin early.
     return max(0.0, system.monotonic() - (change.due if change.boot_id == system.boot_id() else 0.0))

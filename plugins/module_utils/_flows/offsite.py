@@ -2,8 +2,8 @@
 
 """Checkpoints in a restic repository, away from the fleet: encrypted, deduplicated, on whatever storage restic knows.
 
-What is stored is the bundle that peers get as well (``replicas``), so that nothing that comes back is believed either:
-every hash is computed again on the way in. restic's tags say whose it is and which.
+The repository holds the same bundles that peers get (``replicas``). A bundle that comes back is not trusted: every hash
+is computed again on the way in. restic's tags name the host and the checkpoint of a bundle.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _LEFT_BEHIND = 86400.0
 
 
 class Repository:
-    """A restic repository, by restic's own address and the file of its password. ``shown``: it, without a password."""
+    """A restic repository, by restic's own address and the file of its password. ``shown``: the address, without a
+    password."""
 
     def __init__(self, address: str, password_file: str, system: System) -> None:
         self.address = address
@@ -47,7 +48,7 @@ class Repository:
 
     def run(self, *words: str) -> str:
         """The output of restic. Raises UsageError where it is not installed, EvenkeelError with its own words."""
-        # Not in the argv, which everybody can read: an address may hold a password.
+        # The address may hold a password, so it is not in the argv, which everybody can read.
         before = os.environ.get("RESTIC_REPOSITORY")
         os.environ["RESTIC_REPOSITORY"] = self.address
         try:
@@ -57,7 +58,7 @@ class Repository:
             if before is not None:
                 os.environ["RESTIC_REPOSITORY"] = before
         if done.rc == 127:
-            raise UsageError(f"restic is not to be had on this host ({done.words}); install it, for example with apt")
+            raise UsageError(f"restic cannot be run on this host ({done.words}); install it, for example with apt")
         if done.rc != 0:
             raise EvenkeelError(f"restic {words[0]} in {self.shown}: {_masked(done.words)}")
         return done.out
@@ -65,7 +66,7 @@ class Repository:
     def checkpoints(self, host: str) -> list[dict[str, str]]:
         """The checkpoints of a host, oldest first: ``checkpoint``, ``name``, ``created``, and restic's ``snapshot``.
 
-        What does not have their form, or a date that is to come, is none of ours.
+        A snapshot of another form, or with a date in the future, is none of ours.
         """
         found = []
         for one in json.loads(self.run("snapshots", "--json", "--tag", _TAG, "--host", host)) or []:
@@ -112,17 +113,17 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
         mine = [one for one in result.held if one["checkpoint"] == offered.id]
         if not mine or _digest(_fetched(repository, mine[-1], folder)) != sent:
             raise Damaged(
-                f"{offered.name} ({offered.id[:12]}) came back from {repository.shown} as something else; "
-                "look at the repository with restic check --read-data, then push it again"
+                f"{offered.name} ({offered.id[:12]}) came back from {repository.shown} with another content; "
+                "check the repository with restic check --read-data, then push it again"
             )
-    result.done, result.proved = [plan], ["it was fetched back and is what was sent"]
+    result.done, result.proved = [plan], ["it was fetched back, and equals the bundle that was sent"]
     return result
 
 
 def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
     """Take a checkpoint of ``host`` out of the repository into the store, for a rollback to follow.
 
-    Raises NotFound with what there is; Damaged, with nothing taken in, when a hash is wrong.
+    Raises NotFound, which lists the checkpoints; Damaged, with nothing stored, when a hash is wrong.
     """
     held = repository.checkpoints(host)
     ids = meant(wanted, [(one["name"], one["checkpoint"]) for one in held])
@@ -155,11 +156,11 @@ def _digest(path: str) -> str:
 
 @contextmanager
 def _scratch(store: Store) -> Iterator[str]:
-    """A private directory in the store, for bundles; what a kill left there goes after a day."""
+    """A private directory in the store, for bundles; leftovers of a kill are removed after a day."""
     place = store.join("offsite")
     ensure_dir(place)
     for old in os.listdir(place):
-        with suppress(FileNotFoundError):  # Of another run, which has just ended.
+        with suppress(FileNotFoundError):  # It belonged to another run, which has just ended.
             if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
                 shutil.rmtree(os.path.join(place, old), ignore_errors=True)
     folder = tempfile.mkdtemp(dir=place)

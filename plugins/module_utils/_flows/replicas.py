@@ -2,10 +2,10 @@
 
 """Copies of a host's checkpoints on its peers, as bundles that any transport can carry.
 
-A bundle is a pack (see ``_store.objects``) of everything that the receiver lacks, the manifest last. Nothing in it is
-believed: the receiver computes every hash itself, and takes no more than is there and than it has room for. It keeps
-the copies of each host in a store of their own, below ``replicas`` of its store, and removes there only what its own
-retention says, never on a sender's word.
+A bundle is a pack (see ``_store.objects``) of everything that the receiver lacks, the manifest last. The receiver
+trusts nothing in it: it computes every hash itself, and reads no more than the bundle holds and than it has room for.
+It keeps the copies of each host in a store of their own, below ``replicas`` of its store. There it removes only
+checkpoints that its own retention drops, and nothing on a sender's word.
 """
 
 from __future__ import annotations
@@ -59,16 +59,17 @@ def have(store: Store, host: str) -> Copies:
 
 
 def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
-    """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without what ``known`` ones hold.
+    """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without the contents of ``known``
+    checkpoints.
 
-    Every content is verified while it is read; Damaged names the first that is not whole, and leaves no file.
+    Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
     """
     source = replica(store, host) if from_replica else store
     held = {one for one in known if one != checkpoint and any(one in ids for ids in source.refs().values())}
     source.manifest(checkpoint)  # Whole, or it is not worth carrying.
     records = source.chain(checkpoint)
     while records[0].id != checkpoint and records[0].id in held:
-        records.pop(0)  # A log is carried from where the receiver has it.
+        records.pop(0)  # The receiver has the beginning of the log.
     needed = {sha for record in records for sha in objects_of(record)}
     for other in held:
         needed -= objects_of(source.record(other))
@@ -92,9 +93,9 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
 
 
 def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = "") -> Copied:
-    """On a peer: take the bundle in. The copy counts once this returns: re-hashed whole, and durable (I10).
+    """On a peer: store the bundle. The copy counts once this returns: re-hashed whole, and durable (I10).
 
-    ``mac``: by which the controller will know the copy; it is kept beside it.
+    ``mac``: the MAC by which the controller will recognize the copy; it is kept beside the copy.
     """
     policy = keeping.check(retention)
     with store.locked():
@@ -126,7 +127,7 @@ def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
 
 
 def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
-    """Keep one MAC of each copy, the newest: the key may have been replaced."""
+    """Keep the newest MAC of each copy alone: the key may have been replaced."""
     if mac and _mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(_MACS))
         write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))
@@ -170,24 +171,25 @@ def candidates(store: Store, host: str) -> Candidates:
 
 
 def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False) -> Copied:
-    """On the host to be recovered: take the bundle into its own store, for a rollback to follow.
+    """On the host to be recovered: add the bundle to its own store, for a rollback to follow.
 
-    With ``declared``, which resources are declared for ``host``, a checkpoint that holds others is Refused, and unless
-    it is ``proved`` (the controller knows it as one of ``host``) also one that names another host.
+    ``declared`` are the resources of ``host``. With it, a checkpoint that holds other resources is Refused. So is a
+    checkpoint that names another host, unless it is ``proved``: the controller recognizes it as a checkpoint of
+    ``host``.
     """
 
     def look(manifest: Manifest) -> None:
         if declared is not None and not proved and manifest.host != host:
             raise Refused(
-                f"checkpoint {checkpoint} says that it is of {manifest.host}, not of {host}, and nothing proves either."
-                " Nothing was changed. Where it is to be restored all the same, say so: undeclared of ft_recover, "
-                "--undeclared of the driver"
+                f"checkpoint {checkpoint} names the host {manifest.host}, not {host}, and nothing proves either. "
+                "Nothing was changed. To restore it all the same, allow it: undeclared of ft_recover, --undeclared of "
+                "the driver"
             )
         if declared is not None:
             refuse_outside(manifest, declared, host, proved, store.system)
 
     with store.locked():
-        with suppress(EvenkeelError):  # What it lacks may be what is taken here.
+        with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
             finish(store)
         return _take(store, checkpoint, path, look)
 
@@ -195,7 +197,7 @@ def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = N
 def _take(
     target: Store, checkpoint: str, path: str, look: Callable[[Manifest], None] = lambda _manifest: None
 ) -> Copied:
-    """``look`` at the checkpoint, whole, before anything of it can be found: it may raise."""
+    """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise."""
     writer = Writer(target.objects)
     try:
         with open(path, "rb") as stream:
@@ -224,10 +226,10 @@ def _take(
 def _chain(
     target: Store, manifests: list[bytes], checkpoint: str
 ) -> tuple[Manifest, list[tuple[Manifest, bytes]], set[str]]:
-    """The checkpoint that is wanted, whole; its record, before it the log that it follows, oldest first; and the names
-    of all contents that they need.
+    """The whole wanted checkpoint; its record, before it the log that it follows, oldest first; and the names of all
+    contents that they need.
 
-    One state is held at a time: a record of a few bytes says that millions of lines stay.
+    A single state is held at a time: a record of a few bytes can say that millions of lines stay.
     """
     records: list[Manifest] = []
     wanted: str | None = checkpoint
@@ -268,7 +270,7 @@ def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
             raise Damaged("the bundle is cut off or garbled")
         word, length = found[1].decode("ascii"), int(found[2])
         if length > end - stream.tell():
-            raise Damaged(f"the bundle is cut off, or lies: {length} bytes of {word[:12]} are not in it")
+            raise Damaged(f"the bundle is cut off, or its lengths are wrong: it lacks {length} bytes of {word[:12]}")
         if word == "manifest":
             size += length
             if len(manifests) >= CHAIN or size > MANIFESTS:

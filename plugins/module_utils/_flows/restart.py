@@ -68,7 +68,7 @@ class _Restarting:
         self.verb = "start" if not before.active else "reload" if request.mode == "warm" else "restart"
         planned = [{"resource": SERVICES, "action": self.verb, "target": before.name}]
         self.result = Restarted(changed=True, planned=planned, mode=request.mode, before=before)
-        # How a reload showed that it was taken; empty where nothing showed it.
+        # The proof in words that a reload was taken; empty without a proof.
         self.shown, self.words = "", ASKED
 
     def predicted(self) -> Restarted:

@@ -2,10 +2,10 @@
 
 """Reading everything that a store holds, so that damage is found while an intact copy can still be had.
 
-A batch is a pack, or the large contents whose names begin alike. Those that were read longest ago come first, and when
-each was read stands in the file ``scrub`` of the store: a run that ends early, or is killed, is carried on by the next.
-Nothing is locked while reading: what is in a store never changes, it can only go. Manifests and names are small, and
-every run checks all of them.
+A batch is a pack, or the large contents whose names begin alike. Batches that were read longest ago come first. The
+file ``scrub`` of the store tells when each batch was read, so that the next run carries on a run that ended early or
+was killed. Nothing is locked while reading: a file in a store never changes, it can only go. Manifests and names are
+small, and every run checks all of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass
 class State:
-    """When each batch was read last, by its key, and when the last pass over all ended (seconds since the epoch)."""
+    """The time at which each batch was read last, by its key, and the end of the last pass over all (epoch seconds)."""
 
     began: float
     passed: float | None = None
@@ -67,8 +67,8 @@ class Found:
 def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> Scrubbed:
     """Read the store and the replicas in it.
 
-    ``time_limit`` in seconds, looked at between batches; ``share``: the part of the time, in percent, that is spent
-    reading. Raises Damaged, with the same result, when anything was found; what is bad is put aside first. Raises
+    ``time_limit`` in seconds, checked between batches; ``share``: the part of the time, in percent, that is spent
+    reading. Raises Damaged, with the same result, when anything was found; damaged files are put aside first. Raises
     EvenkeelError when something could not be put aside or written down.
     """
     if not 1 <= share <= 100:
@@ -83,14 +83,14 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
         raise Damaged(
             f"{len(damaged)} things in {store.root} are damaged or missing. Checkpoints that need them: "
             f"{', '.join(checkpoints) or 'none'}; paths: {', '.join(paths[:10]) or 'none'}"
-            f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again what this host still has as "
-            "it was; for the rest recover the checkpoint from a replica (ft_recover), or send the replica again "
+            f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again the contents that this host "
+            "still has; for the others recover the checkpoint from a replica (ft_recover), or send the replica again "
             "(ft_replicate)",
             **result.report(),
         )
     if run.left:
         raise EvenkeelError(
-            f"nothing that was read of {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
+            f"no file that was read in {store.root} is damaged, but: {'; '.join(run.left)}. Look at the disk, then run "
             "again",
             **result.report(),
         )
@@ -129,7 +129,7 @@ class _Pass:
     # -- contents
 
     def read(self, time_limit: float | None) -> None:
-        """Read batch after batch, at least one; note what is wrong and put it aside."""
+        """Read batch after batch, at least one batch; note damaged files and put them aside."""
         verified = self.state.verified
         saved = self.started
         for batch in sorted(self.all, key=lambda batch: (verified.get(batch.key, 0.0), batch.key)):
@@ -181,10 +181,10 @@ class _Pass:
                     self._act(store, f"index pack {sha[:12]} anew", partial(store.objects.index_anew, path))
 
     def _problem(self, path: str, sha: str) -> str:
-        """The damage of the file, in words; empty when nothing is, or when it is not there (any more)."""
+        """The damage of the file, in words; empty when it is intact, and when it is not there (any more)."""
         try:
             with open(path, "rb", buffering=0) as stream:
-                # From the disk and not from memory; and what others need in memory is not pushed out.
+                # Read from the disk and not from memory, and leave in memory the files that others need.
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 found, _size = hash_of(self._slowly(chunks(stream.fileno())))
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -196,7 +196,7 @@ class _Pass:
         return "" if found == sha else f"it is damaged: its SHA-256 is {found}"
 
     def _slowly(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces, with pauses, so that reading and hashing take no more than the share of the time."""
+        """The pieces, with pauses, so that reading and hashing take no more than the share of the time."""
         while True:
             began = self.system.monotonic()
             piece = next(pieces, b"")
@@ -211,13 +211,13 @@ class _Pass:
         self._act(store, f"put aside {what}", partial(move_all, [(path, store.join("quarantine", name))]))
 
     def _act(self, store: Store, what: str, act: Callable[[], object]) -> None:
-        """Change something in a store, under its lock, unless it is check mode."""
+        """Change something in a store, under its lock, unless in check mode."""
         if not self.check_mode:
             try:
                 with store.locked():
                     act()
             except FileNotFoundError:
-                return  # Pruned since.
+                return  # It was pruned meanwhile.
             except (Busy, OSError) as error:
                 self.left.append(f"could not {what}: {error}")
                 return
@@ -240,7 +240,7 @@ class _Pass:
             except Damaged as error:
                 found.checkpoints[name, one] = error.message
                 continue
-            # Data outside of a replica is on the host that the replica is a copy of, if anywhere.
+            # Data outside of a replica lies on the host whose copy the replica is, if anywhere.
             elsewhere = missing_data(manifest.sections) if not host else {}
             found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
             gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
@@ -250,7 +250,7 @@ class _Pass:
                 for path, sha in paths_of(manifest):
                     if sha in gone:
                         uses.setdefault(sha, []).append((name, one, path))
-        # Without the lock, what is pruned while we look seems to be missing.
+        # Without the lock, a checkpoint that is pruned while we look seems to be missing.
         held = {(name, one) for name, ids in store.refs().items() for one in ids}
         for sha, needed in missing.items():
             if needed & held:
@@ -258,7 +258,7 @@ class _Pass:
         found.checkpoints = {key: problem for key, problem in found.checkpoints.items() if key in held}
         for _name, one in found.checkpoints:
             path = store.join("manifests", one)
-            if os.path.exists(path) and not store.has_record(one):  # and not only what it follows
+            if os.path.exists(path) and not store.has_record(one):  # It is damaged itself, not a record before it.
                 self._put_aside(store, path, f"manifest {one[:12]}", one)
         damaged = [_damage(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():
@@ -297,7 +297,7 @@ def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[
 
 
 def _load(store: Store) -> State:
-    """The record of earlier runs. A record that is damaged, or of the future, is not believed: all is read anew."""
+    """The record of earlier runs. A record that is damaged, or from the future, is ignored: everything is read anew."""
     now = store.system.now()
     try:
         with open(store.join("scrub"), "rb") as stream:

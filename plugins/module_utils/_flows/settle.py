@@ -24,12 +24,12 @@ from .rollback.plan import Options
 from .rollback.resume import resume
 from .rollback.run import Run
 
-# How long a rollback waits for what a killed controller has left running on this host.
+# Seconds that a rollback waits for jobs that a killed controller has left running on this host.
 DRAIN = 10.0
-# How long after a rollback the services may take to answer again, before the report says that they do not.
+# Seconds after a rollback within which the services have to answer again; otherwise the report says that they do not.
 RETURN = 10.0
 _OLD_LOGIN = (
-    "the login that was to confirm it is older than the change, so nobody has shown that a new one is let in; "
+    "the login that was to confirm it is older than the change, so nobody has shown that a new login is let in; "
     "confirm over a connection that nothing shares (ssh: ControlPath=none)"
 )
 
@@ -45,7 +45,7 @@ class Request:
     measured: Any = ()
 
 
-# Verdict -> the stage that a change comes to which is not over yet; ``hold`` measures the host's health first.
+# Verdict -> the next stage of a change that is not over yet; ``hold`` measures the host's health first.
 _STAGES = {"hold": changes.HELD, "extend": "", "approve": changes.APPROVED, "decide": changes.DECIDED}
 VERDICTS = ("probe", *_STAGES, "roll_back", "take_back")
 _MEASURING = ("probe", "hold")
@@ -78,7 +78,7 @@ class _Settling:
         self.probes = [*probing.check(request.probes), *evidence(request.measured)]
         self.health: Health | None = None
         if request.verdict not in VERDICTS:
-            raise UsageError(f"verdict: {request.verdict!r}; it is one of {', '.join(VERDICTS)}")
+            raise UsageError(f"verdict must be one of {', '.join(VERDICTS)}, not {request.verdict!r}")
 
     def predicted(self) -> Settled:
         """The result in check mode: health is measured only when it counts."""
@@ -98,7 +98,7 @@ class _Settling:
         booted = change.boots >= min(change.reboots, 1)
         enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
-        if enough and not change.stage:  # It was looked at when it was held: the last step is short.
+        if enough and not change.stage:  # A held change was looked at when it was held.
             left = change.due - store.system.monotonic()
             footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked():
@@ -124,7 +124,7 @@ class _Settling:
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
-        """Extend the change, and note the stage that it has come to, without a look at the host's health."""
+        """Extend the change, and note its new stage, without a look at the host's health."""
         if login == logins.OLD:
             raise Refused(f"not extended: {_OLD_LOGIN}")
         with self.store.locked():
@@ -170,7 +170,7 @@ class _Settling:
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
 
     def _under_way(self) -> changes.Armed | None:
-        """The change, once what a kill has left is finished; None where the change is over."""
+        """Finish the leftovers of a kill; the change under way, or None where the change is over."""
         with self.store.locked():
             try:
                 flow.finish(self.store)
@@ -190,7 +190,7 @@ class _Settling:
         return self.health.state == "pass" and times.soak <= max(left, 0.0)
 
     def _rolled_back(self, back: RolledBack, name: str, jobs: background.Ended, login: str) -> Unhealthy:
-        """The failure that tells of a rollback, with the health of the host measured once more."""
+        """The failure for a rollback, with the health of the host measured once more."""
         if self.health is not None:
             reason = _reason(self.health)
         elif self.request.verdict in _MEASURING:
@@ -198,7 +198,7 @@ class _Settling:
         else:
             reason = "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
-        # Evidence from outside is of the time before.
+        # Evidence from outside was measured before the rollback.
         own = [one for one in self.probes if not one.final]
         again = wait(own, times, self.store.system) if own else None
         result = SettledBack(
@@ -249,7 +249,7 @@ def _health_now(again: Health | None) -> str:
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     """End the jobs that a killed controller, or the change itself, has left running."""
     since = background.boottime(store.system, change.started)
-    # What was started at the same time as this module belongs to the same task, on a machine with several hosts.
+    # On a machine with several hosts, a job that was started together with this module belongs to the same task.
     return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
 
 
@@ -274,8 +274,8 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
 
 
 def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
-    """Measure whether a host that was rolled back is still so: tasks of the controller may have run on since. They are
-    undone as well, and RestoreFailed is raised where that cannot be done. Returns the findings, in words."""
+    """Measure whether a host that was rolled back is still as recorded: tasks of the controller may have run since.
+    Their changes are undone as well, and RestoreFailed is raised where that fails. Returns the findings, in words."""
     try:
         manifest = store.manifest(event.checkpoint)
     except EvenkeelError as error:

@@ -23,11 +23,12 @@ _BY = {
     "settle": "by the controller",
     "deadline": "by the host itself, as it was not confirmed in time",
     "boot": "by the host itself, as it booted before it was confirmed",
+    "health": "by the host itself, as it was not healthy after the boot that was planned",
     "operator": "by hand",
 }
 _STAGES = {
     "": "and still runs here",
-    changes.HELD: "is healthy here, and waits for the others",
+    changes.HELD: "is healthy here, and waits for the other hosts",
     changes.APPROVED: "and a person has let it go on",
     changes.DECIDED: "and it has been decided that all keep it",
 }
@@ -35,7 +36,8 @@ WHY = {
     "settle": "the controller asked for it",
     "deadline": "its time to confirm is over",
     "boot": "the host booted before it was confirmed",
-    "operator": "it was asked by hand",
+    "health": "the host was not healthy after the boot that was planned",
+    "operator": "a person asked for it",
 }
 
 
@@ -51,9 +53,9 @@ def words(store: Store) -> tuple[list[str], int]:
     if doubtful is not None:
         return _doubtful(store, doubtful), IN_DOUBT
     last = changes.last_event(store)
-    lines = ["No change is under way on this host.", *([f"The last one, {ended(store, last)}."] if last else [])]
+    lines = ["No change is under way on this host.", *([f"The last change, {ended(store, last)}."] if last else [])]
     if host_state(store.root, store.system).interrupted:
-        lines.append("A rollback was interrupted. The next one, or the next change, completes it.")
+        lines.append("A rollback was interrupted. The next rollback, or the next change, completes it.")
     newest = _newest(store)
     if newest:
         lines += [f"  newest checkpoint:  {newest}", "  go back to it:      evenkeel-host rollback"]
@@ -82,7 +84,7 @@ def name_of(store: Store, checkpoint: str) -> str:
 
 
 def clock(at: float) -> str:
-    """A time of day in the zone of the host, with the date where that is another one."""
+    """A time of day in the zone of the host, with the date if it is not today."""
     then = time.localtime(at)
     same = time.strftime("%F", then) == time.strftime("%F")
     return time.strftime("%H:%M:%S" if same else "%F %H:%M:%S", then)
@@ -140,7 +142,7 @@ def _doubtful(store: Store, event: changes.Event) -> list[str]:
     return [
         f"This host is in doubt: {ended(store, event)}, and this could not be put back:",
         *listed(event.left),
-        "It takes no other change until that is mended.",
+        "It takes no other change until the doubt has ended.",
         f"  try to go back again:   evenkeel-host rollback {event.checkpoint[:12]}",
         "  keep the host as it is: evenkeel accept, on the controller (the module ft_accept)",
     ]

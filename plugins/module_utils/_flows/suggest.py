@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The declaration that would have covered what the last change has changed outside of what is protected."""
+"""The declaration that would have covered the paths that the last change has changed outside of all resources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .._store.store import Store
 
 
 def suggest(store: Store) -> Suggested:
-    """The paths of the last change, and declarations, each of one kind, to be added to those that it had."""
+    """The paths of the last change, and declarations, each of one kind, to be added to its resources."""
     store.check_format()
     found = outside.told(store)
     return Suggested(outside=found, suggested=_declarations(store, found) if found is not None else [])
@@ -35,7 +35,7 @@ def _declarations(store: Store, found: Outside) -> list[dict[str, dict[str, obje
     except EvenkeelError:
         taken = []
     suggested: list[dict[str, dict[str, object]]] = []
-    # Trees of files take what no other kind knows.
+    # Trees of files take the paths that no other kind knows.
     for kind in sorted(registry.KINDS.values(), key=lambda kind: kind.only_paths):
         spec, known = kind.suggest(changed, taken, at)
         if spec is not None:

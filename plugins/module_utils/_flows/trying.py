@@ -71,14 +71,14 @@ def _last_declared(store: Store) -> list[dict[str, Any]]:
 
 
 def _shuts_down(system: System) -> bool:
-    """Whether this host shuts down: then the agent puts it back at the boot, and in peace."""
+    """Whether this host shuts down: then the agent puts it back at the boot, when nothing interrupts it."""
     if watcher.is_last_of_all():
         return True
     return system.has_systemd() and system.run(["systemctl", "is-system-running"], 10.0).out.strip() == "stopping"
 
 
 class _Losses:
-    """The signals of a terminal that is lost, and of Ctrl-C. They are noted, and whoever waits sees them."""
+    """The signals of a lost terminal, and of Ctrl-C. They are noted, and the waiting loop sees them."""
 
     def __init__(self) -> None:
         self.seen = ""
@@ -140,7 +140,7 @@ class _Terminal:
             yield line.decode("utf-8", "replace").strip()
 
     def show(self, left: float) -> None:
-        """Show the time that is left; what was typed after it stays."""
+        """Show the time that is left; the text that was typed after it stays."""
         if not self.is_tty or not self._is_in_front() or (self._shown and not self.live):
             return
         whole = max(0, round(left))
@@ -217,7 +217,7 @@ class _Waiting:
         return change if change is not None and change.generation == self.generation else None
 
     def _obey(self, line: str) -> None:
-        """Do what was typed, as on the command line. A person who mistypes is told so, and loses nothing."""
+        """Carry out the typed command, as on the command line. A mistyped command only gives a message."""
         words = line.split()
         if words[:1] == ["evenkeel-host"]:
             words = words[1:]
@@ -237,7 +237,7 @@ class _Waiting:
             say(error.message if isinstance(error, EvenkeelError) else str(error))
 
     def _go_back(self, change: changes.Armed) -> int:
-        """Put the host back now. While it shuts down, that is left to the boot."""
+        """Put the host back now. While it shuts down, the boot puts it back."""
         self.terminal.leave()
         say(f"The host goes back now: {self.losses.seen}.")
         if _shuts_down(self.store.system):
@@ -246,7 +246,7 @@ class _Waiting:
         return FAILED if code == status.DONE else code
 
     def _see_it_go(self, why: str) -> int:
-        """Tell how the host goes back by itself."""
+        """Print the rollback that the host carries out by itself."""
         self.terminal.leave()
         say(f"The host goes back now: {status.WHY.get(why, why)}.")
         while (known := self._change()) is not None and not known.left:

@@ -15,7 +15,7 @@ from .prometheus import SERVER, NoAnswer, Series, Server
 
 
 class CompareProbe(Probe):
-    """The value of this host is not above that of the unchanged hosts, which is the median of theirs."""
+    """The value of this host is not above the median of the values of the unchanged hosts."""
 
     kind = "compare"
     SOURCES = (CONTROLLER,)

@@ -41,7 +41,7 @@ class Evidence(Probe):
 
 
 def evidence(measured: Any) -> list[Probe]:
-    """The results, as probes. UsageError for one that is malformed."""
+    """The results, as probes. UsageError for a malformed result."""
     found: list[Probe] = []
     for number, item in enumerate(measured or [], 1):
         where = f"measured, item {number}"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The base class of probes, and what a probe answers: pass, fail, or unknown, which is not measured."""
+"""The base class of probes, and the answers of a probe: pass, fail, or unknown, which means not measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .._host.system import System
 from .._services.state import ServiceState
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
-# The severities: a probe that decides, and one that is only reported.
+# The severities: the probe decides, or is only reported.
 DECIDES, WARNS = "fail", "warn"
 # The places from which a host is measured: the host itself, the controller, another host of its group.
 HOST, CONTROLLER, PEER = "host", "controller", "peer"
@@ -27,10 +27,10 @@ COMMON: Options = {
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """``identity`` and ``restarts`` are those of a service; they show a restart between two rounds.
+    """``identity`` and ``restarts`` belong to a service; they show a restart between two rounds.
 
-    ``severity``: ``fail`` for a probe that decides, ``warn`` for one that is only reported. ``source``: the place that
-    it was measured from.
+    ``severity``: ``fail`` for a probe that decides, ``warn`` for a probe that is only reported. ``source``: the place
+    from which it was measured.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class ProbeResult:
 
     @property
     def decides(self) -> bool:
-        """Whether a host of which this does not pass is not healthy."""
+        """Whether a host is not healthy when this does not pass."""
         return self.severity == DECIDES
 
     @property
@@ -77,7 +77,7 @@ class Probe:
     OPTIONS: ClassVar[Options]
     # The places from which it can be measured, the default first. A choice is an option, ``from``.
     SOURCES: ClassVar[Sequence[str]] = (HOST,)
-    # Whether it always measures the same, so that it is no use to wait.
+    # Whether it always gives the same result, so that waiting is useless.
     final: ClassVar[bool] = False
 
     def __init__(self, declared: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Probes: each is a class that measures health in one way."""
+"""Probes: each class measures health in its own way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
 # later.
 _GRACE = 1.0
-_ELSEWHERE = "is not as wanted; it leads through a symlink, and nothing is told of what lies there"
+_ELSEWHERE = "is not as wanted; it leads through a symlink, so nothing more is told of the file"
 
 
 def check(probes: object) -> list[Probe]:

@@ -60,15 +60,15 @@ class Server:
         for name, value in headers.items():
             if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value == "Bearer":
                 raise UsageError(
-                    "token: it is empty, or holds what no header can"
+                    "token: it is empty, or holds a character that no header can hold"
                     if name == "Authorization"
-                    else f"headers: {name[:100]!r} is empty, or holds what no header can"
+                    else f"headers: {name[:100]!r} is empty, or holds a character that no header can hold"
                 )
         self._headers = {"User-Agent": "evenkeel", "Accept": "application/json", **headers}
         self._ca = declared["ca"]
 
     def ask(self, query: str, timeout: float) -> list[Series]:
-        """The series that the query gives now; of a scalar the one value. Raises NoAnswer within ``timeout``.
+        """The series that the query gives now; a scalar counts as one series. Raises NoAnswer within ``timeout``.
 
         A redirection is not followed: it would carry the token to an address that nobody has declared.
         """
@@ -156,7 +156,7 @@ def _series(body: bytes) -> list[Series]:
             raise NoAnswer(f"the query gives more than {_MOST_SERIES} series")
         return [Series({str(k): str(v) for k, v in one["metric"].items()}, _value(one)) for one in result]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise NoAnswer("the answer is not one of Prometheus: is the url that of the server?") from None
+        raise NoAnswer("the answer does not come from Prometheus: is the url that of the server?") from None
 
 
 def _value(one: Mapping[str, Any]) -> float:
@@ -170,7 +170,7 @@ def _cut(words: Any) -> str:
 
 
 class PrometheusProbe(Probe):
-    """A query to Prometheus gives one value, and that is within limits."""
+    """A query to Prometheus gives a single value, which lies within limits."""
 
     kind = "prometheus"
     SOURCES = (CONTROLLER,)
@@ -224,7 +224,7 @@ class PrometheusProbe(Probe):
             return Measurement(UNKNOWN, str(error))
         if len(series) != 1:
             wanted = (
-                "no data" if not series else f"{len(series)} series, where one is expected: sum them, or choose one"
+                "no data" if not series else f"{len(series)} series instead of a single one: sum them, or choose one"
             )
             return Measurement(UNKNOWN, f"the query gives {wanted}")
         value = series[0].value

@@ -63,7 +63,7 @@ def wait(
 ) -> Health:
     """Measure until the host is healthy, or its time is over.
 
-    One round is always made; with a soak of 0 it is enough. Probes that only warn change nothing. The wait ends at once
+    A round is always made; with a soak of 0 it is enough. Probes that only warn change nothing. The wait ends at once
     for a crash loop, and for evidence that does not change. ``earlier``: services as they were before the first round,
     so that a restart since then counts too.
     """

@@ -5,7 +5,7 @@
 A job is known by its form: a script in a directory ``ansible-tmp-…``, the wrapper of ``async``, or the shell around
 them, which ends with ``&& sleep 0``. Any user can give a process such a command line, and a program that gains rights
 at its start as well. So a job counts only when all its user ids are root's (or ours), or when the login of the change
-started it, which no user can pretend; and when its program is Python or a shell, which gain no rights. The descendants
+started it, which no user can fake; and when its program is Python or a shell, which gain no rights. The descendants
 and the process groups of a job belong to it.
 """
 
@@ -84,9 +84,9 @@ class Process:
 
 @dataclass(frozen=True)
 class _Owners:
-    """The processes that may belong to the change: those whose user ids are all among ``users``, because a process of
-    another user may only have gained their rights; and those that the ``login`` of the change started, whatever user
-    they run as."""
+    """The processes that may belong to the change. The user ids of such a process are all among ``users``, because a
+    process of another user may only have gained their rights; or the ``login`` of the change started the process,
+    whatever user it runs as."""
 
     users: set[int]
     login: int
@@ -97,7 +97,7 @@ class _Owners:
 
 @dataclass
 class Ended:
-    """Jobs in words: those that were ended, and those that still run."""
+    """Jobs in words: jobs that were ended, and jobs that still run."""
 
     ended: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Ended:
 
 def end_jobs(system: System, since: float, before: float, wait: float, login: int = -1) -> Ended:
     """Wait ``wait`` seconds for the jobs that started between ``since`` and ``before`` (seconds after boot), then end
-    those that still run. ``login``: the user id by which the change logged in, -1 where that is not known.
+    the jobs that still run. ``login``: the user id by which the change logged in, -1 where that is not known.
 
     Where this machine plays several hosts (no systemd, or no root) the owner of a job cannot be told: jobs are waited
     for, and left alone.
@@ -192,7 +192,7 @@ def _members(jobs: Iterable[Process], owners: _Owners) -> list[Process]:
 
 
 def _tree(job: Process, processes: dict[int, Process]) -> list[Process]:
-    """The job, its descendants, and the members of process groups that one of them leads."""
+    """The job, its descendants, and the members of process groups that any of these leads."""
     tree: set[int] = set()
     current = processes.get(job.pid)
     more = {job.pid} if current is not None and current.ticks == job.ticks else set()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .processes import read_stat
+from .processes import login_of, read_stat
 
 NEW, OLD, NOT_SHOWN, CONSOLE = "new", "old", "not shown", "console"
 # Each of these programs serves one login. The listening server above them is older than every login.
@@ -58,6 +58,13 @@ def of_person(since: float, ancestors: Iterable[Ancestor] | None = None, now: fl
             return NEW if now - ancestor.started <= since else OLD
         at_console = at_console or os.major(ancestor.terminal) in _CONSOLES
     return CONSOLE if at_console else NOT_SHOWN
+
+
+def is_open(user: int) -> bool:
+    """Whether this user is logged in over SSH now. A login is told by a mark of the kernel that no other user can make;
+    -1 stands for a user that is not known."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if user >= 0 else []
+    return any(login_of(pid) == user and (stat := read_stat(pid)) is not None and stat.name in _SERVERS for pid in pids)
 
 
 def _ancestors(pid: int) -> Iterator[Ancestor]:

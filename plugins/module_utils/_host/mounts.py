@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from .paths import ancestors
@@ -13,7 +13,8 @@ from .paths import ancestors
 
 class Mount(NamedTuple):
     """``root``: the directory of the file system on ``device`` that is visible at ``point``. ``kind``: the type of the
-    file system. ``parent``: the number of the mount whose directory this mount covers."""
+    file system. ``parent``: the number of the mount whose directory this mount covers. ``options``: those of this mount
+    alone, ``own``: those of the file system. ``source``: the device, or a word for it."""
 
     point: bytes
     root: bytes
@@ -21,6 +22,9 @@ class Mount(NamedTuple):
     kind: str
     number: int
     parent: int
+    options: str = ""
+    source: bytes = b""
+    own: str = ""
 
 
 def mounts(process: str = "self") -> list[Mount]:
@@ -31,16 +35,26 @@ def mounts(process: str = "self") -> list[Mount]:
         for line in stream:
             fields = line.rstrip(b"\n").split(b" ")
             # The kernel writes blanks and backslashes as octal escapes.
-            root, point = (field.decode("unicode_escape").encode("latin-1") for field in fields[3:5])
+            root, point = (_unescaped(field) for field in fields[3:5])
             # Users of FUSE choose a part of the type themselves.
-            kind = fields[fields.index(b"-") + 1].decode("ascii", "backslashreplace")
-            found.append(Mount(point, root, fields[2], kind, int(fields[0]), int(fields[1])))
+            kind, source, own = fields[fields.index(b"-") + 1 :][:3]
+            words, options, more = (one.decode("ascii", "backslashreplace") for one in (kind, fields[5], own))
+            place = (point, root, fields[2], words, int(fields[0]), int(fields[1]))
+            found.append(Mount(*place, options, _unescaped(source), more))
     return found
+
+
+def _unescaped(field: bytes) -> bytes:
+    return field.decode("unicode_escape").encode("latin-1")
 
 
 def mount_points() -> dict[bytes, str]:
     """Mount point -> type of the file system, for each mount of our namespace that no other mount hides."""
-    found = mounts()
+    return {mount.point: mount.kind for mount in visible(mounts())}
+
+
+def visible(found: Sequence[Mount]) -> list[Mount]:
+    """The mounts that no other mount hides. Pure."""
     placed = [mount for mount in found if mount.parent != mount.number]  # The very first mount is its own parent.
     by_number = {mount.number: mount for mount in placed}
     covered: dict[int, set[bytes]] = {}
@@ -59,7 +73,7 @@ def mount_points() -> dict[bytes, str]:
             above = by_number.get(above.parent)
         return False
 
-    return {mount.point: mount.kind for mount in found if not is_hidden(mount)}
+    return [mount for mount in found if not is_hidden(mount)]
 
 
 def mount_of(path: bytes, points: Collection[bytes]) -> bytes:

@@ -20,6 +20,9 @@ Scalar = Union[str, int, float]
 # The arguments of a call, by their names in the specification.
 Params = Mapping[str, Any]
 
+# Arguments that the action plugin of a module sets, where the host does one part of the work in each call. They are no
+# options of the user's.
+PHASE: Options = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
 # The types of numbers, in words.
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 
@@ -84,7 +87,7 @@ def one_word(value: str, option: Option, name: str) -> str:
 
 def meant(key: str, known: Iterable[str], likeness: float = 0.7) -> str:
     """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty where none is."""
-    from difflib import get_close_matches  # a module of Python's that takes longer to load than it is needed for
+    from difflib import get_close_matches  # Loading this module takes longer than using it.
 
     near = get_close_matches(key, list(known), 1, likeness)
     return f" (did you mean {near[0]}?)" if near else ""

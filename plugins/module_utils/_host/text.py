@@ -15,11 +15,11 @@ from typing import Any, Callable
 
 _LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[0189a-f][0-9a-f]))")
 _ESCAPE = re.compile(r"\\x(5c|[0189a-f][0-9a-f])")
-# Surrogates (Python decodes a byte that is no UTF-8 to one), control characters, and characters that turn the direction
-# of text.
+# Surrogates (Python decodes a byte that is not UTF-8 to a surrogate), control characters, and characters that turn the
+# direction of text.
 _UNSAFE = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
-# The largest size of a result, in characters of JSON, and of a text in it: the driver refuses longer ones. Longer lists
-# are cut, and say how many items are missing.
+# The largest size of a result, in characters of JSON, and of a text in it: the driver refuses larger results. Longer
+# lists are cut, and say how many items are missing.
 LONGEST_RESULT = 2_000_000
 LONGEST_TEXT = 100_000
 

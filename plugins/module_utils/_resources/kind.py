@@ -89,6 +89,10 @@ class Kind:
     exchanges_trees = False
     # It keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
+    # It has programs apply its files: of what gives access it goes back after the files.
+    applies_files = False
+    # Its steps change files, or which files are seen: paths are put back once more after it.
+    changes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
 
@@ -143,6 +147,21 @@ class Kind:
         """Sentences on the state that a rollback to the lines could not bring back. They are told at the checkpoint."""
         return []
 
+    # -- while a change is armed
+
+    def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
+        """See to it that state is kept at the moment in which a change replaces it; sentences on what will not be.
+
+        ``call``: the command line that has ``keep_replaced`` called, with two more words; empty where no change is
+        armed, and nothing is put in place then. ``root``: of the store.
+        """
+        return []
+
+    def keep_replaced(self, lines: Sequence[str], told: Sequence[str], at: Restore) -> list[str]:
+        """Keep state that is about to be replaced; sentences on what could not be. ``told``: the caller's words: who it
+        is, its standard input, and its process."""
+        return []
+
     # -- rollback
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
@@ -166,6 +185,10 @@ class Kind:
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         """The lines that decide whether people can log in. They go back first on a host that goes back by itself."""
+        return []
+
+    def reveals(self, steps: Sequence[Step]) -> list[str]:
+        """The paths at which other files are seen, or can be changed, once the steps are done."""
         return []
 
     def exchanged(self, steps: Sequence[Step]) -> dict[str, Processes]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from .files import Files
 from .firewall.firewall import Firewall
 from .kind import Kind
+from .mounts import Mounts
+from .network.network import Network
 from .packages.packages import Packages
 from .postgresql.postgresql import PostgreSQL
 from .services import Services
@@ -20,7 +22,9 @@ IN_ORDER: tuple[Kind, ...] = (
     Packages(),
     Files(),
     Users(),
+    Mounts(),
     Subvolumes(),
+    Network(),
     Sysctl(),
     WholeSystem(),
     Firewall(),

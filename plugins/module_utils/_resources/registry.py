@@ -263,6 +263,15 @@ def not_restorable(sections: Sequence[Section]) -> list[str]:
     ]
 
 
+def watch(sections: Sequence[Section], call: Sequence[str], root: str) -> list[str]:
+    """``Kind.watch`` for all of the sections."""
+    return [
+        sentence
+        for section in sections
+        for sentence in KINDS[section.kind].watch(section.spec, its_lines(section), call, root)
+    ]
+
+
 def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
     """The data that the sections need outside of the store and cannot have: (kind, path) -> the fault of it."""
     return {

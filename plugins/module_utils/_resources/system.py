@@ -16,7 +16,7 @@ class WholeSystem(Kind):
     """All that a plain host consists of; the default where nothing is declared.
 
     It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh) and C(/var/spool/cron), and for
-    C(packages), C(users), C(services), C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).
+    C(packages), C(users), C(network), C(services), C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).
 
     A kind that is declared beside it comes in place of its own part of that kind; C(files) are left out of its trees,
     C(services) and C(sysctl) out of its names.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The links that enable a unit: in directories ``.wants``, ``.requires`` and ``.upholds``, as aliases, and in those of
-run levels. The word ``enabled`` of systemd stands for many sets of links, so that the set is recorded as the state."""
+"""The links that enable a unit: in directories ``.wants``, ``.requires`` and ``.upholds``, as aliases, and in the
+directories of run levels. The word ``enabled`` of systemd stands for many sets of links, so the set is the recorded
+state."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def reader() -> Reader:
 
 
 def names(unit: str, entries: Reader | None = None) -> set[str]:
-    """All names of the unit: its own, and its aliases by links (those of its template, for an instance)."""
+    """All names of the unit: its own, and its aliases by links (for an instance the aliases of its template)."""
     entries = entries or _entries
     aliases = [
         (name, os.path.basename(to))

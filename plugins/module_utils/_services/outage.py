@@ -115,7 +115,7 @@ def take_down(down: Down, system: System) -> Down:
 
 
 def _stop(names: Sequence[str], system: System) -> list[str]:
-    """Stop the units; those that are still up, in words."""
+    """Stop the units; the units that are still up, in words."""
     limit = max(unit.patience("stop") for unit in systemd.describe(names, system))
     done = system.run(["systemctl", "stop", "--", *names], limit)
     return [
@@ -126,7 +126,7 @@ def _stop(names: Sequence[str], system: System) -> list[str]:
 
 
 def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], dict[str, str]]:
-    """Start the services in the reverse order of their stop; (those that were started, name -> why it was not)."""
+    """Start the services in the reverse order of their stop; (started services, name -> why another did not start)."""
     started: list[str] = []
     left: dict[str, str] = {}
     names = list(reversed(down.units))

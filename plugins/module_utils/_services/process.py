@@ -5,8 +5,8 @@
 The pid file holds the pid alone: kill, a monitor and the service itself read it, and the service may write it too.
 The store records which process we started, together with its start time, so that a later process with the same pid is
 never taken for the service, and never signalled. Where there is no store the start time is the second line of the pid
-file. A pid file often lies where its service can write. Then it is believed only if it names a process of the same
-user that runs the command.
+file. A pid file often lies where its service can write. Then it is trusted only if it names a process of the same user
+that runs the command.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _running(definition: Definition, system: System) -> tuple[int, int] | None:
 
 
 def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None, str]:
-    """(The process that the pid file names or None, the reason in words why the pid file is not believed)."""
+    """(The process that the pid file names or None, the reason in words why the pid file is not trusted)."""
     pidfile, argv = definition["pidfile"], definition["argv"]
     try:
         data, owner = read_small(pidfile, _LONGEST)
@@ -117,7 +117,7 @@ def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None,
     except (ValueError, IndexError, FileNotFoundError):
         return None, ""
     except OSError as error:
-        return None, f"its pid file {pidfile} is not believed: {error.strerror}"
+        return None, f"its pid file {pidfile} is not trusted: {error.strerror}"
     started = start_time(pid)
     if started is None or (len(words) > 1 and words[1] != b"%d" % started):
         return None, ""
@@ -128,7 +128,7 @@ def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None,
     why = stranger(pidfile, {*trusted(), theirs})
     if not why and (user_ids(pid) != {theirs} or not _runs(pid, argv, started, written)):
         why = f"uid {theirs} can write it, and process {pid} is not that user's, or does not run the command"
-    return (None, f"its pid file {pidfile} is not believed: {why}") if why else ((pid, started), "")
+    return (None, f"its pid file {pidfile} is not trusted: {why}") if why else ((pid, started), "")
 
 
 def _recorded_process(definition: Definition, system: System) -> tuple[int, int] | None:

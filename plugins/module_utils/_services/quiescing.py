@@ -136,7 +136,7 @@ class Quiesced:
         except ServiceFailed as failed:
             if not isinstance(error, EvenkeelError):
                 raise
-            # The message tells both errors; the first is the one to act on.
+            # The message tells both errors; the user has to act on the first.
             error.message += f". And {failed.message}"
             error.result["left"] = [*error.result.get("left", []), *failed.result["left"]]
 
@@ -154,7 +154,7 @@ class Quiesced:
         self._dismiss()
         failed += [why for hook in self._planned if hook.unit for why in _not_running(hook.unit, self._system)]
         if failed:
-            raise ServiceFailed(f"what was held still does not run again: {'; '.join(failed)}", left=failed)
+            raise ServiceFailed(f"programs that stood still do not run again: {'; '.join(failed)}", left=failed)
 
 
 def _end(planned: Sequence[Hook], system: System) -> list[str]:

@@ -78,7 +78,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         system.sleep(0.2)
     if wrong:
         raise ServiceFailed(
-            f"{unit.id} was told to reload, and goes on with what it had: {' / '.join(dict.fromkeys(wrong[-3:]))}"
+            f"{unit.id} was told to reload, and keeps its old configuration: {' / '.join(dict.fromkeys(wrong[-3:]))}"
         )
     return Reloaded(state, "", next((line[:200] for line in reversed(lines) if _FAILED.search(line)), ""))
 

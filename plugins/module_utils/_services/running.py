@@ -14,7 +14,7 @@ _GONE = " (deleted)"
 
 
 def processes(units: Iterable[str], proc: str = "/proc") -> dict[str, list[int]]:
-    """Unit -> its processes. Processes of a user's service manager never count as those of the system's."""
+    """Unit -> its processes. Processes of a user's service manager never count for a unit of the system."""
     found: dict[str, list[int]] = {unit: [] for unit in units}
     for pid in filter(str.isdigit, os.listdir(proc)):
         for line in _read(f"{proc}/{pid}/cgroup").splitlines():
@@ -93,7 +93,7 @@ def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
 
 
 def since_start(pids: Iterable[int], main: int) -> list[int]:
-    """The processes that are not older than the main process: older ones survived a stop, and survive the next."""
+    """The processes that are not older than the main process: older processes survived a stop, and survive the next."""
     first = start_time(main) if main else None
     return [pid for pid in pids if first is None or (start_time(pid) or 0) >= first]
 

@@ -235,7 +235,7 @@ def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:
 
 
 def daemon_reload(system: System, names: Sequence[str] = ()) -> list[str]:
-    """Have systemd read its units again. Returns those of ``names`` that systemd lost sight of and that were restarted.
+    """Have systemd read its units again. Returns the units of ``names`` that systemd had lost and that were restarted.
 
     Where an alias comes back that another unit has named meanwhile, systemd takes the dead state of that name for the
     state of the unit: its processes run on, and a start of it fails (seen with version 257).
@@ -279,7 +279,7 @@ def _end(unit: Unit, system: System) -> None:
 
 
 def last_words(unit: str, system: System) -> str:
-    """The last lines that the unit wrote to the journal, or those that systemd wrote about it, for a message."""
+    """The last lines that the unit wrote to the journal, or that systemd wrote about it, for a message."""
     system.sleep(_LOGGED)
     for match in (f"_SYSTEMD_UNIT={unit}", f"--unit={unit}"):
         words = ["journalctl", match, "--since=-5min", "--lines=8", "--output=cat", "--no-pager", "--quiet"]

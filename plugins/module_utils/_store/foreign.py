@@ -40,7 +40,7 @@ def moment_of(created: str) -> datetime.datetime:
             raise ValueError("another form")
         return time_of(created)
     except ValueError as error:
-        raise Damaged(f"{created[:40]!r} is no date of a checkpoint") from error
+        raise Damaged(f"{created[:40]!r} is not the date of a checkpoint") from error
 
 
 def check_created(created: str, now: float) -> None:
@@ -48,8 +48,8 @@ def check_created(created: str, now: float) -> None:
     here = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     if moment_of(created) > here + SKEW:
         raise Damaged(
-            f"a checkpoint of {created} is refused: it is {here:%Y-%m-%d} here. Where that is wrong, set the clock and "
-            "run again; where the other host's is, set that one and take a new checkpoint there"
+            f"a checkpoint of {created} is refused: it is {here:%Y-%m-%d} here. If the clock here is wrong, set it and "
+            "run again; if the clock of the other host is wrong, set it and take a new checkpoint there"
         )
 
 
@@ -63,11 +63,11 @@ def check_manifest(manifest: Manifest, now: float) -> None:
     except UsageError as error:
         raise Damaged(error.message) from error
     if not _HOST.fullmatch(manifest.host):
-        raise Damaged(f"{manifest.host[:100]!r} is no name of a host")
+        raise Damaged(f"{manifest.host[:100]!r} is not the name of a host")
     check_created(manifest.created, now)
     for _kind, line in manifest.written():
         if not line.isprintable() or not (_ENTRY.fullmatch(line) or _is_own(line)):
-            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: nothing that we write has its form")
+            raise Damaged(f"this line of a manifest is refused: {line[:200]!r}: no line of a checkpoint has this form")
 
 
 def _is_own(line: str) -> bool:

@@ -5,10 +5,10 @@
 A pack is written once under a temporary name and never changed after its rename. It is ``evenkeel-pack 1`` and then,
 for each content, a line ``<sha256> <size>``, the bytes, a newline. Its name is its own SHA-256, so that sha256sum
 alone audits it. The index beside it (``<sha256> <offset> <size>`` per line, then ``end <size of the pack> <SHA-256 of
-the lines before>``) only saves reading the pack, which is read itself when its index is missing or not whole.
+the lines before>``) only saves reading the pack: where the index is missing or incomplete, the pack itself is read.
 
-Files that nothing names any more lie in ``trash`` for a while, below the same names. They are found there as in their
-places, so that a reader without the lock, or a later checkpoint, does not miss them.
+Files that nothing names any more lie in ``trash`` for a while, under the same names. A reader without the lock, and a
+later checkpoint, find them there as in their places.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Objects:
     def path(self, sha: str) -> str:
         """The file of a large content. Damaged for a malformed name, which could lead anywhere."""
         if not _NAME.fullmatch(sha):
-            raise Damaged(f"{sha[:100]!r} is no name of a content")
+            raise Damaged(f"{sha[:100]!r} is not the name of a content")
         return os.path.join(self.root, "objects", sha[:2], sha[2:])
 
     def pack_path(self, name: str) -> str:
@@ -58,7 +58,7 @@ class Objects:
         return os.path.isdir(os.path.join(self.root, "trash"))
 
     def _either(self, path: str) -> str:
-        """The file in its place, or else the one in the trash."""
+        """The file in its place, or else the file in the trash."""
         trashed = self.in_trash(path)
         return trashed if os.path.exists(trashed) and not os.path.exists(path) else path
 
@@ -161,7 +161,7 @@ class Objects:
         return open(path, "rb")  # It was taken back meanwhile, or is missing.
 
     def read(self, sha: str) -> Iterator[bytes]:
-        """The content in chunks. Raises Damaged at its end when it was not what its name says."""
+        """The content in chunks. Raises Damaged at its end when its hash is not its name."""
         left = self.size(sha)
         digest = hashlib.sha256()
         with self.open(sha) as stream:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which checkpoints to keep: the newest ones, the recent ones, and the newest of each hour, day, week, month, year.
+"""The choice of the checkpoints to keep: the newest, the recent, and the newest of each hour, day, week, month, year.
 
-The rules are those of ``restic forget`` and ``borg prune``: each rule on its own, newest first, and what one of them
-keeps stays. Periods without a checkpoint do not count. While a rule has not found as many periods as it asks for, it
-keeps the oldest checkpoint too, so that a history grows to its length. Periods are of UTC, weeks those of ISO 8601.
+The rules are those of ``restic forget`` and ``borg prune``. Each rule applies on its own, from the newest checkpoint
+on, and a checkpoint stays if any rule keeps it. Periods without a checkpoint do not count. While a rule has not found
+as many periods as it asks for, it keeps the oldest checkpoint too, so that a history grows to its length. Periods are
+of UTC, weeks are those of ISO 8601.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly:
 
 @dataclass(frozen=True)
 class Policy:
-    """How many periods each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all are kept.
+    """The number of periods that each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all
+    checkpoints are kept.
 
     ``grace``: seconds for which forgotten data lies in the trash before it is deleted.
     """
@@ -50,7 +52,7 @@ class Policy:
 
 
 def check(declared: Mapping[str, object] | None) -> Policy | None:
-    """The policy that is declared; None, for keep all, when nothing is. Raises UsageError naming what is wrong."""
+    """The declared policy; None, which keeps everything, without a declaration. UsageError names the fault."""
     found = read(OPTION["options"], declared or {}, "retention")
     counts = {rule: found[rule] for rule in PERIODS if found[rule] is not None}
     for rule, count in counts.items():

@@ -11,6 +11,7 @@
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files; they make checkpoints visible
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            files that nothing names any more, for a time of grace
+    <root>/operations/       records of operations that are repeated
     <root>/started/          processes without systemd that we have started
     <root>/tmp, quarantine   leftovers to reclaim; damaged objects
 """
@@ -107,8 +108,9 @@ class Store:
                 why = f"it has mode {stat.S_IMODE(found.st_mode):o}, so that others can have written to it"
         if why:
             raise UsageError(
-                f"the store {self.root} is not believed, because {why}. Nothing was done. It, and all directories "
-                "above it, have to be root's (or yours) and nobody else's to write: mend that, or use another store"
+                f"the store {self.root} is not trusted, because {why}. Nothing was done. The store and all directories "
+                "above it must belong to root (or to you), and nobody else may write to them: change that, or use "
+                "another store"
             )
 
     def _is_ours(self) -> bool:
@@ -244,13 +246,13 @@ class Store:
                 found.append(self.record(parent))
             except Damaged as error:
                 raise Damaged(
-                    f"the log {found[-1].name} is broken at record {parent[:12]}: {error.message}. What follows it, "
-                    f"from {found[-1].id[:12]} on, cannot be used; the records before it can"
+                    f"the log {found[-1].name} is broken at record {parent[:12]}: {error.message}. The records from "
+                    f"{found[-1].id[:12]} on cannot be used; the records before it can"
                 ) from error
         return found[::-1]
 
     def manifest(self, checkpoint: str, known: Manifest | None = None) -> Manifest:
-        """The whole checkpoint. Raises Damaged when its record, or one that it follows, is missing or damaged.
+        """The whole checkpoint. Raises Damaged when its record, or a record that it follows, is missing or damaged.
 
         ``known``: a whole checkpoint that was read before; a log that follows it is not read from its beginning again.
         """
@@ -304,11 +306,11 @@ class Store:
     def resolve(self, wanted: str) -> str:
         """The id of the newest checkpoint that ``wanted`` means (see ``meant``).
 
-        Raises NotFound; Damaged when a checkpoint that cannot be read might be the one that is meant.
+        Raises NotFound; Damaged when a checkpoint that cannot be read might be the wanted checkpoint.
         """
         refs = self.refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
-        if wanted == LATEST:  # Of several names: their order is that of the dates.
+        if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
             dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name != UNDO]
             held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
         found = meant(wanted, held)
@@ -486,8 +488,8 @@ class Store:
                     record = Manifest.parse(data, entry)
                 except Damaged as error:
                     raise Damaged(
-                        f"nothing was deleted: {error.message}. What else needs what it names cannot be told; move "
-                        f"{path} out of the store"
+                        f"nothing was deleted: {error.message}. Nobody can tell which data it needs; move {path} out "
+                        "of the store"
                     ) from error
                 for kind, line in record.written():
                     if kind in found:
@@ -521,7 +523,7 @@ class Store:
         for data in whole:
             writer.add(data)
         writer.publish()
-        # With all contents whole, the pack that was just written may have the name of the damaged one.
+        # With all contents whole, the pack that was just written may have the name of the damaged pack.
         if os.stat(path).st_ino == bad:
             files = [path, path[: -len(".pack")] + ".idx"]
             moves = [(file, self.join("quarantine", os.path.basename(file))) for file in files if os.path.exists(file)]

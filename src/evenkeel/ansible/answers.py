@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The answers of hosts, taken in at one place: in the form that our modules promise, bounded, or not at all.
+"""The answers of hosts are read here alone: in the form that our modules promise, bounded, or not at all.
 
-A host that was taken over answers as it likes. An answer that cannot be read here puts that host in doubt, and no
-other. Behind this place every number is a number, every text is short enough to be shown, and every name of a
+A host that was taken over can answer anything. An answer that cannot be read here puts that host in doubt, and no
+other host. Behind this place every number is a number, every text is short enough to be shown, and every name of a
 checkpoint can stand in a command line.
 """
 
@@ -24,7 +24,7 @@ LONGEST_TEXT = 20_000
 LONGEST_LIST = 20_000
 MOST_VALUES = 400_000
 DEEPEST = 30
-# No number of ours is larger, in seconds or whatever else.
+# No number of a module is larger, in seconds or another unit.
 _LARGEST = 1e12
 _ID = re.compile(r"[0-9A-Za-z]{0,64}")
 # The key of a form for every key that has no form of its own.
@@ -32,13 +32,13 @@ _OTHERS = "*"
 
 
 class BadAnswer(Exception):
-    """An answer that none of our modules gives: where it is wrong, and what stands there."""
+    """An answer that none of our modules gives: the place of the fault, and the value there."""
 
 
 def read(said: object) -> Mapping[str, Any]:
-    """The result of a task of ours as the rest of the driver may rely on it. Raises BadAnswer."""
+    """The result of a task of ours in a form on which the driver can rely. Raises BadAnswer."""
     if not isinstance(said, Mapping):
-        raise BadAnswer("there is no result in it, or one that is too long")
+        raise BadAnswer("there is no result in it, or the result is too long")
     try:
         return _Reader().mapping(said, "", _RESULT)
     except RecursionError:  # another bound on the depth than ours came first
@@ -46,7 +46,7 @@ def read(said: object) -> Mapping[str, Any]:
 
 
 class _Reader:
-    """An answer on its way in; counts what it holds."""
+    """An answer that is being read; counts its values."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -79,7 +79,7 @@ class _Reader:
         return form(value, where)
 
     def plain(self, value: object, where: str, depth: int) -> object:
-        """A value of no form of ours, as one that can be shown: finite, bounded, and without a type of Ansible's."""
+        """A value without a form of ours, made fit to be shown: finite, bounded, and without a type of Ansible's."""
         self.count(where, depth)
         if isinstance(value, str):
             return cut(value, LONGEST_TEXT)
@@ -94,7 +94,7 @@ class _Reader:
         return cut(str(value), LONGEST_TEXT)
 
     def count(self, where: str, depth: int) -> None:
-        """Count one value. Raises BadAnswer for too many, or too deep a one."""
+        """Count a value. Raises BadAnswer for too many values, or too deep nesting."""
         self.counted += 1
         if self.counted > MOST_VALUES:
             raise BadAnswer(f"it holds more than {MOST_VALUES} values")
@@ -107,7 +107,7 @@ def _some(values: list[object]) -> list[object]:
 
 
 def cut(text: str, limit: int) -> str:
-    """``text`` in at most ``limit`` characters: where it begins, and how it ends, which of an error is the reason."""
+    """``text`` in at most ``limit`` characters: its beginning, and its end, which holds the reason of an error."""
     end = limit * 2 // 3
     return text if len(text) <= limit else f"{text[: limit - end - 3]} … {text[-end:]}"
 
@@ -124,14 +124,14 @@ def _text(value: object, where: str) -> str:
 
 
 def _ident(value: object, where: str) -> str:
-    """The id of a checkpoint, which is to be pasted into a command line."""
+    """The id of a checkpoint, which a person pastes into a command line."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise _wrong(where, "the id of a checkpoint", value)
     return value
 
 
 def _number(value: object, where: str) -> float:
-    # In this order: a huge whole number cannot be made a float.
+    # The order matters: a huge whole number cannot be converted to a float.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
         raise _wrong(where, "a number within reason", value)
     return value
@@ -155,7 +155,7 @@ def _step(value: object, where: str) -> str:
 
 
 # The reader of one value, a list of one form, or the forms of the keys of a mapping. A key that is not named may hold
-# anything, and every value may be null: so a module says that it does not know it.
+# anything. Every value may be null, by which a module says that it does not know the value.
 _Form: TypeAlias = "Callable[[object, str], object] | list[_Form] | dict[str, _Form]"
 
 _CHANGE: dict[str, _Form] = {

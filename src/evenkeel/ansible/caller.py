@@ -47,9 +47,9 @@ def never() -> int:
 class Caller:
     """A program that runs a command, and the person behind it.
 
-    secrets: passwords; None asks for them at the terminal. report: is told of progress. asked_to_stop: how often the
-    caller wants to stop: from 1 on the hosts in flight are rolled back, from 2 on they are left to their dead-men.
-    cwd: the directory whose ansible.cfg counts; None for the current one.
+    secrets: passwords; None asks for them at the terminal. report: receives progress. asked_to_stop: the number of
+    requests to stop: from 1 on the hosts in flight are rolled back, from 2 on they are left to their dead-men. cwd: the
+    directory whose ansible.cfg counts; None for the current directory.
     """
 
     secrets: Secrets | None = None

@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The child process of a run: it drives ansible-runner, and sends the events to its parent.
 
-This is the only place that knows ansible-runner. It guards against these of its habits: an event handler that raises
-or is slow breaks the run; signal handlers stay replaced; ``status`` and ``rc`` call an empty or a wholly rescued run a
-success; environment, passwords and extra variables are written below ``env/``. So the handler only enqueues, the run
-has a process and a directory of its own, and passwords come through a pipe.
+This is the only place that knows ansible-runner. It guards against some habits of ansible-runner: an event handler that
+raises or is slow breaks the run; signal handlers stay replaced; ``status`` and ``rc`` call an empty or a wholly rescued
+run a success; environment, passwords and extra variables are written below ``env/``. So the handler only enqueues, the
+run has a process and a directory of its own, and passwords come through a pipe.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from typing import Any
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.processes import DIE_WITH_PARENT, end_all
 
-# A result of more characters than this is not taken from a host: ansible-runner replaces it with nothing, which is then
-# no answer. Modules of ours keep theirs far below it (module_utils/_host/text.py).
+# A result of more characters than this is not read: ansible-runner replaces it with an empty result, which is then no
+# answer. Modules of ours keep their results far below it (module_utils/_host/text.py).
 LONGEST_RESULT = 8_000_000
-# The characters of JSON of one event, and those of its output.
+# The largest number of characters of an event in JSON, and of its output.
 _LONGEST_EVENT = 2 * LONGEST_RESULT
 _LONGEST_OUTPUT = 200_000
-# Ansible prints the words of hosts, and ansible-runner reads its events out of that print: a host could write events
-# of its own making, of other hosts too. Events that are made on this machine carry this number, and no host knows it.
+# Ansible prints the words of hosts, and ansible-runner reads its events out of that print: a host could forge events,
+# also events of other hosts. Events that are made on this machine carry this number, and no host knows it.
 SEAL = "PROJECT_UPDATE_ID"
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         events.put({"end": rc})
         events.put(None)
         writer.join()
-        if orphaned.is_set():  # Ansible has ended because the watcher ended it, and it has still to clean up
+        if orphaned.is_set():  # the watcher has ended Ansible, and still has to clean up
             watcher.join()
 
 
@@ -63,13 +63,13 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
     import ansible_runner
 
     scratch = Path(order["scratch"])
-    # Settings given as an argument are dropped together with the environment files; a file of ours is read.
+    # ansible-runner drops settings given as an argument together with the environment files; it reads a file.
     (scratch / "env").mkdir(mode=0o700)
     (scratch / "env" / "settings").write_text(json.dumps({"suppress_output_file": True, "pexpect_timeout": 2}))
 
     def handle(event: Event) -> bool:
         events.put(event)
-        return False  # keep no file of it
+        return False  # write no file of the event
 
     def status(data: Mapping[str, Any], runner_config: Any) -> None:
         if data["status"] == "running":  # it holds the whole environment in clear
@@ -107,12 +107,12 @@ def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> Non
 
 
 def told(event: Event, seal: int) -> str:
-    """An event as a line for the parent. Without the seal it is output and no more; too large, it has no result."""
+    """An event as a line for the parent. Without the seal it is only output; a too large event loses its result."""
     output = str(event.get("stdout") or "")[:_LONGEST_OUTPUT]
     if event.get("project_update_id") != seal:
         return json.dumps({"event": "verbose", "stdout": output})
     data = mapping(event.get("event_data"))
-    if data.get("res") == {}:  # Ansible's own are never empty
+    if data.get("res") == {}:  # results of Ansible itself are never empty
         data = {key: value for key, value in data.items() if key != "res"}
     try:
         text = json.dumps({**event, "event_data": data, "stdout": output}, default=str)

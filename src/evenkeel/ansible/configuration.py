@@ -22,7 +22,7 @@ from evenkeel.outcome import UsageError
 
 # A connection that a firewall silently drops is noticed after fifteen seconds.
 KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-# A program that is run for its answer prints that answer and little else.
+# Settings for a program that is run for its answer: it prints the answer and little else.
 _QUIET = {
     "ANSIBLE_NOCOLOR": "True",
     "ANSIBLE_FORCE_COLOR": "False",
@@ -51,7 +51,7 @@ NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 class Ansible:
     """settings: name -> value of the user's configuration, in the directory where they called us.
 
-    pipelining: None where the user says nothing of it.
+    pipelining: None where the user does not set it.
     """
 
     cwd: str
@@ -62,7 +62,7 @@ class Ansible:
     def environment(self) -> dict[str, str]:
         """The variables that every run of ansible-playbook gets in addition to the user's own environment.
 
-        ansible-runner overrides settings that it takes for unset, so those of the user's files are made explicit.
+        ansible-runner overrides settings that it takes for unset, so the settings of the user's files become explicit.
         """
         env = {
             "ANSIBLE_COLLECTIONS_PATH": self.collections(),
@@ -76,17 +76,17 @@ class Ansible:
         return env
 
     def own(self, *, pipelining: bool = True) -> dict[str, str]:
-        """The variables that our own playbooks get besides; ``pipelining`` where the user's configuration is silent."""
+        """Further variables for our own playbooks; ``pipelining`` counts where the user's configuration is silent."""
         return _OWN if self.pipelining is not None else {**_OWN, "ANSIBLE_PIPELINING": str(pipelining)}
 
     def collections(self) -> str:
-        """Our collection first, so that driver and collection fit, then what the user's configuration names."""
+        """The paths of collections: ours first, so that driver and collection fit, then those of the user."""
         theirs = self.settings.get("COLLECTIONS_PATHS") or []
         return os.pathsep.join([str(collections_path()), *theirs])
 
 
 def program(name: str) -> str:
-    """The user's ``name`` (ansible-playbook, …): the first on PATH, else the one beside this Python."""
+    """The user's program ``name`` (ansible-playbook, …): the first on PATH, else the program beside this Python."""
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if not found:
         raise UsageError(f"{name} is neither on PATH nor beside {sys.executable}: install ansible-core")
@@ -112,9 +112,9 @@ def ask_ansible(cwd: str) -> Ansible:
 
 
 def document(text: str, kind: type[Any]) -> Any:
-    """The JSON document (of type ``kind``) in what a program printed, among whatever else it or a plugin said.
+    """The JSON document (of type ``kind``) in the output of a program, which may hold other lines as well.
 
-    Raises UsageError where there is none.
+    Raises UsageError where there is no such document.
     """
     decoder = json.JSONDecoder()
     found: list[tuple[int, Any]] = []
@@ -134,7 +134,7 @@ def document(text: str, kind: type[Any]) -> Any:
 def listing(
     argv: Sequence[str], cwd: str, env: Mapping[str, str], secrets: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of Ansible's that only tells something. Raises UsageError with what it said on failure.
+    """Run a program of Ansible that only prints information. Raises UsageError with its output on failure.
 
     secrets: vault id -> password; handed over through pipes, so that they are in no argv and on no disk.
     """

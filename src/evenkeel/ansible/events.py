@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The record of a run: a fold over its events, without I/O.
 
-Neither Ansible's exit code nor its recap tells whether a host is done: one that ``any_errors_fatal``, ``serial`` or a
-failed ``run_once`` left behind counts as nothing at all. So Ansible is asked: after the user's playbook comes a play
-of ours (wrapper.py), and a host that Ansible has given up does not reach it.
+Neither Ansible's exit code nor its recap tells whether a host is done: a host that ``any_errors_fatal``, ``serial`` or
+a failed ``run_once`` left behind is in neither. So Ansible itself shows it: a play of ours follows the user's playbook
+(wrapper.py), and a host that Ansible has given up does not reach that play.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.shared import USAGE
 
 PREFIX = "evenkeel.fault_tolerance."
-# No event of Ansible's: the run begins anew, and what it said until now does not count.
+# An event of the driver itself: the run begins anew, and its earlier events do not count.
 AGAIN = "again"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # The beginning of messages of Ansible, before the point.
 _PREAMBLE = re.compile(
     r"^(Task failed: )?((Failed to connect to the host via ssh|Data could not be sent to remote host .*? over ssh): )?"
 )
-# Events whose output belongs to no result of a host: errors of Ansible itself, warnings. So many lines are kept.
+# Events whose output belongs to no result of a host (errors of Ansible itself, warnings), and the lines that are kept.
 _LOOSE = ("verbose", "error", "warning", "system_warning")
 _KEPT = 200
-# The characters of a text that are looked at, and of the line that is made of it.
+# The number of characters of a text that are read, and of the line that is made from it.
 _LONGEST, _LINE = 20_000, 400
 
 
@@ -47,10 +47,10 @@ class Result:
 
 @dataclass
 class Record:
-    """A run so far, as its events tell it.
+    """A run so far, as its events show it.
 
     mark: the name of the task that ends the run; reached: the hosts that came to it. failures: why a host failed
-    last; caught: every failure of a host, in order, those that the playbook rescued among them.
+    last; caught: every failure of a host, in order, including failures that the playbook rescued.
     """
 
     mark: str = ""
@@ -80,7 +80,7 @@ CHECKS_ARGUMENTS = "validate_argument_spec"
 
 
 def feed(record: Record, event: Event) -> None:
-    """Take one event of ansible-runner into the record."""
+    """Add one event of ansible-runner to the record."""
     kind, data = str(event.get("event", "")), mapping(event.get("event_data"))
     if kind == AGAIN:
         vars(record).update(vars(Record(mark=record.mark)))
@@ -134,7 +134,7 @@ def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any
         )
         return "failed", {"failed": True, "error": answers.BAD, "msg": why}
     period = res.get("timedout")
-    if status == "failed" and isinstance(period, Mapping):  # so Ansible says that a task took too long
+    if status == "failed" and isinstance(period, Mapping):  # the task took too long
         return "unreachable", {**res, "msg": f"no answer within {period.get('period')} s"}
     return status, res
 
@@ -147,7 +147,7 @@ def _epoch(text: object) -> float | None:
 
 
 def message(res: Mapping[str, Any]) -> str:
-    """The reason in a task's result, in one line: of a loop that of the first item, of a retry that of the last."""
+    """The reason in a task's result, in one line: for a loop that of the first item, for a retry that of the last."""
     said = _PREAMBLE.sub(
         "", " ".join(line.strip() for line in answers.cut(_reason(res), _LONGEST).splitlines() if line.strip())
     ).lstrip()
@@ -169,22 +169,22 @@ def _reason(res: Mapping[str, Any]) -> str:
         said = f"exit code {res.get('rc', '?')}: {_last_line(res, 'stderr', 'stdout') or 'it said nothing'}"
     elif not said:
         why = "" if not res.get("failed_when_result") else "failed_when calls it failed"
-        why = "what until waits for did not come" if "attempts" in res else why
+        why = "the condition of until was never true" if "attempts" in res else why
         last = _last_line(res, "stderr", "stdout")
         return "; it said: ".join(part for part in (why, last) if part)
     return f"{said} (the last attempt)" if "attempts" in res else said
 
 
 def _last_line(res: Mapping[str, Any], *keys: str) -> str:
-    """The last line of the first of these that says anything; of a traceback that is the error."""
+    """The last line with a word in it, of the first of these keys that has any; for a traceback that is the error."""
     said = (line.strip() for key in keys for line in reversed(str(res.get(key) or "")[-_LONGEST:].splitlines()))
-    return next((line for line in said if line), "")
+    return next((line for line in said if re.search(r"\w", line)), "")
 
 
 def judge(
     record: Record, hosts: Sequence[str], *, rc: int | None, stopped: str = "", strict: Collection[str] = ()
 ) -> dict[str, str]:
-    """For each of ``hosts``: why the user's playbook did not run on it to its end and well; empty when it did.
+    """For each of ``hosts``: why the user's playbook did not run to its end without a failure; empty when it did.
 
     strict: the hosts on which a failure counts although the playbook rescued it.
     """
@@ -192,7 +192,7 @@ def judge(
         said = _line(record.messages()) or f"ansible-playbook ended with {rc}"
         why = stopped or ("ansible-playbook was killed" if rc is None else said)
         return {host: _own(record, host) or why for host in hosts}
-    # A failure on the controller is one of every host's change.
+    # A failure on the controller is a failure of the change on every host.
     elsewhere = next((host for host in _troubled(record) if host not in hosts), "")
     whys = {host: _why(record, host, host in strict) for host in hosts}
     for host in hosts:
@@ -220,12 +220,12 @@ def _why(record: Record, host: str, strict: bool) -> str:
         said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
     if strict and (found := rescued(record, host)):
-        return f"{found[-1]} (rescued by the playbook, and here nothing else can tell whether the host is well)"
+        return f"{found[-1]} (rescued by the playbook, and no probe can tell whether the host is healthy)"
     return ""
 
 
 def _troubled(record: Record) -> list[str]:
-    """The hosts that failed or were lost, by the recap."""
+    """The hosts that failed or were lost, according to the recap."""
     stats = record.stats or {}
     found = [host for key in ("failures", "dark") for host, count in stats.get(key, {}).items() if count]
     return sorted(set(found))

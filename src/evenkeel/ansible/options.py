@@ -16,7 +16,7 @@ from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
 from evenkeel.shared import duration
 
-# Our own playbooks get the options that say how to reach and become; the user's playbook gets these as well.
+# Our own playbooks get the options for connecting and becoming; the user's playbook gets these as well.
 _FLAG: Mapping[str, Any] = {"action": "store_true"}
 _MANY: Mapping[str, Any] = {"action": "append", "default": []}
 _Flags = tuple[tuple[str, ...], Mapping[str, Any]]  # the names of an option, and the arguments of add_argument
@@ -52,11 +52,11 @@ _USERS_ONLY: list[_Flags] = [
     (("--force-handlers",), _FLAG),
     (("--flush-cache",), _FLAG),
 ]
-# Options that also count where Ansible only lists: they define hosts, variables and secrets.
+# Options that also count when Ansible only lists hosts: they define hosts, variables and secrets.
 _LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
 
 
-# An extra variable that says how a host is reached or where its store is, and holds no secret.
+# An extra variable for reaching a host or its store that holds no secret.
 _REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|evenkeel)_\w+=\S+", re.IGNORECASE)
 
 
@@ -65,8 +65,8 @@ class Options:
     """Options of Ansible that are passed on, as they stand on a command line.
 
     common: for every run. users: for the user's playbook alone. listing: for inventory and host lists.
-    limit: the user's --limit, empty for none. prompts: vault ids that Ansible asks for. output: show what Ansible
-    prints. answer_within: how long one task of ours may take on a host, in seconds; None for the usual time.
+    limit: the user's --limit, empty for none. prompts: vault ids for which Ansible asks. output: show the output of
+    Ansible. answer_within: the seconds that a task of ours may take on a host; None for the usual time.
     """
 
     inventory: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Options:
     def again(self) -> tuple[list[str], bool]:
         """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
 
-        Of extra variables only files and what names no secret: a value of the user's own may be one.
+        Of extra variables only files and known harmless names are shown: any other value may be a secret.
         """
         words, missing = self.inventories(), False
         for word in self.common:
@@ -102,7 +102,7 @@ class Options:
         return words, missing
 
     def tags(self, settings: Mapping[str, Any]) -> list[str] | None:
-        """Tags with which a task of ours runs in the user's playbook; None when none could (see wrapper)."""
+        """Tags with which a task of ours runs in the user's playbook; None when no task could run (see wrapper)."""
 
         def said(flag: str, setting: str) -> set[str]:
             words = [word.partition("=")[2] for word in self.users if word.startswith(f"{flag}=")]
@@ -111,7 +111,7 @@ class Options:
         return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
 
     def with_configuration(self, settings: Mapping[str, Any]) -> Options:
-        """The same, with the passwords that the user's configuration makes Ansible ask for."""
+        """These options, with the passwords for which the user's configuration makes Ansible ask."""
         listed = settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []
         return replace(
             self,
@@ -124,14 +124,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Secrets:
-    """Passwords, in memory only. vault: vault id -> password; the id ``default`` is that of --ask-vault-pass."""
+    """Passwords, in memory only. vault: vault id -> password; the id ``default`` belongs to --ask-vault-pass."""
 
     connection: str | None = field(default=None, repr=False)
     become: str | None = field(default=None, repr=False)
     vault: dict[str, str] = field(default_factory=dict, repr=False)
 
     def answers(self) -> dict[str, str]:
-        """Ansible's prompts, as regular expressions, and what to answer."""
+        """Ansible's prompts, as regular expressions, and the answers."""
         found = {}
         if self.connection is not None:
             found[r"^SSH password: ?$"] = self.connection
@@ -145,13 +145,13 @@ class Secrets:
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
-    """Add -i, --limit and Ansible's own options; with ``playbook`` also those meant for the user's playbook."""
+    """Add -i, --limit and Ansible's own options; with ``playbook`` also options for the user's playbook."""
     group = parser.add_argument_group("options of ansible-playbook, passed on")
     group.add_argument("-i", "--inventory", action="append", default=[], help="inventory file, directory or host list")
     group.add_argument("-l", "--limit", action="append", default=[], metavar="PATTERN", help="only these hosts")
     for flags, how in _EVERYWHERE + (_USERS_ONLY if playbook else []):
         group.add_argument(*flags, **how)
-    text = "how long one task of a host may take until it counts as no answer (6h; what only asks 5m)"
+    text = "time that a task may take on a host until it counts as no answer (6h; 5m for tasks that only ask)"
     parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
 
 

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A playbook read before it runs: whether it gathers facts, and which variables it would ask for.
+"""A playbook read before it runs: whether it gathers facts, and for which variables it would ask.
 
-Ansible lists hosts and tasks beforehand, but not these two. A playbook that cannot be read here (one of a collection,
-an encrypted one, an import whose name is a template) is left to the run.
+Ansible lists hosts and tasks beforehand, but not these two. A playbook that cannot be read here (a playbook of a
+collection, an encrypted file, an import whose name is a template) is left to the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "a
 
 @dataclass(frozen=True)
 class Prompt:
-    """A variable that a play asks the terminal for. private: its answer is not shown."""
+    """A variable for which a play asks at the terminal. private: the answer is not shown."""
 
     name: str
     private: bool
@@ -50,7 +50,7 @@ _Loader.add_multi_constructor("!", _any)
 
 
 def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[str, Any]]:
-    """The plays of the playbook, those that it imports among them."""
+    """The plays of the playbook, including the plays that it imports."""
     if path in seen:
         return
     for entry in _read(path) or []:
@@ -80,7 +80,7 @@ def gathers(path: Path, gathering: str) -> bool:
 
 
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
-    """The variables that the plays would ask for, without those that are ``given`` (the words of a command line)."""
+    """The variables for which the plays would ask, without variables that are ``given`` (words of a command line)."""
     known = extra_names(given)
     asked = [prompt for play in plays(path) for prompt in play.get("vars_prompt") or [] if isinstance(prompt, dict)]
     found = [
@@ -97,13 +97,13 @@ def no_prompts(playbook: str, path: Path, given: Sequence[str]) -> None:
     if found:
         how = " ".join(f"-e {prompt.name}=…" for prompt in found if not prompt.private)
         secret = ", ".join(prompt.name for prompt in found if prompt.private)
-        ways = [f"with {how}" if how else "", f"in a file for what is secret ({secret}): -e @FILE" if secret else ""]
+        ways = [f"with {how}" if how else "", f"in a file for secrets ({secret}): -e @FILE" if secret else ""]
         names = ", ".join(prompt.name for prompt in found)
         raise UsageError(f"{playbook} asks for {names} (vars_prompt): give it {' and '.join(filter(None, ways))}")
 
 
 def extra_names(words: Sequence[str]) -> set[str]:
-    """The names of the variables that ``--extra-vars=…`` give, in all its forms."""
+    """The names of the variables that the words ``--extra-vars=…`` give, in all their forms."""
     names: set[str] = set()
     for word in words:
         name, _, text = word.partition("=")

@@ -1,10 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Processes that belong to one run of Ansible, found and ended wherever they have gone.
+"""Processes that belong to one run of Ansible: all of them are found and ended.
 
-Ansible's workers and SSH's masters start sessions of their own and outlive their parents, so neither process
-groups nor the tree of parents finds them all. The environment does: every process inherits the mark.
+Ansible's workers and SSH's masters start sessions of their own and outlive their parents, so neither process groups nor
+the tree of parents finds them all. A mark in the environment finds them: every process inherits it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import psutil
 MARK = "EVENKEEL_RUN"
 
 # Starts the program in argv[1:] so that the kernel kills it when its parent dies (PR_SET_PDEATHSIG survives exec).
-# A parent that died before that is seen by the changed parent id.
+# The changed parent id shows a parent that died before that.
 DIE_WITH_PARENT = (
     "import ctypes,os,sys\n"
     "ctypes.CDLL(None).prctl(1,9,0,0,0)\n"
@@ -48,8 +48,8 @@ def end_all(ident: str, grace: float = 2.0, spare: int | None = None) -> None:
             process.terminate()
     while _others(ident, spare) and time.monotonic() < stop:
         time.sleep(0.05)
-    # A process may fork between the listing and the kill, hence more than one round; and it may be unkillable
-    # (waiting for a dead network file system), hence not for ever.
+    # A process may fork between the listing and the kill, so there is more than one round. A process may also be
+    # unkillable (waiting for a dead network file system), so the number of rounds is limited.
     for _ in range(40):
         left = _others(ident, spare)
         if not left:

@@ -26,7 +26,7 @@ from evenkeel.ansible.child import LONGEST_RESULT, SEAL
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.processes import MARK, end_all
 
-# How long the child may take, after Ansible was ended, to hand over the last events.
+# Seconds that the child may take, after Ansible was ended, to hand over the last events.
 _LAST_WORDS = 3.0
 
 
@@ -35,7 +35,7 @@ class Job:
     """A run: its whole command line, its directory, its environment and its passwords.
 
     env: set in addition to this process's environment. passwords: prompts (regular expressions) and answers.
-    scratch: a private directory (0700); the run makes and removes one of its own in it.
+    scratch: a private directory (0700); the run makes and removes a directory of its own in it.
     """
 
     argv: Sequence[str]
@@ -63,7 +63,7 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
     scratch = Path(tempfile.mkdtemp(prefix="run-", dir=job.scratch))
     seal = uuid.uuid4().int
     env = {**os.environ, **job.env, MARK: ident, "MAX_EVENT_RES": str(LONGEST_RESULT), SEAL: str(seal)}
-    # The display of the user's choice would be wrapped around the events, and nobody would see it.
+    # A display that the user has chosen would be wrapped around the events, and nobody would see it.
     env.pop("ANSIBLE_STDOUT_CALLBACK", None)
     errors = scratch / "errors"
     with errors.open("wb") as stderr:
@@ -89,7 +89,7 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
         ended = _follow(child, json.dumps(order).encode() + b"\n", on_event, stop, ident)
         return Ended(ended.rc, ended.stopped, errors.read_text(errors="replace")[-4000:])
     finally:
-        # Also when on_event raised: nothing of the run may go on unseen.
+        # Also when on_event raised: no process of the run may go on unseen.
         if child.poll() is None:
             end_all(ident)
         for stream in (child.stdin, child.stdout):
@@ -112,7 +112,7 @@ def _follow(
         child.stdin.write(order)
         child.stdin.flush()  # and stays open: its end tells the child that we died
     pipe = child.stdout.fileno()
-    begun: list[bytes] = []  # the parts of a line that is not whole yet
+    begun: list[bytes] = []  # the parts of a line that is not complete yet
     rc: int | None = None
     finished = False
     stopped = ""
@@ -143,6 +143,6 @@ def _follow(
             end_all(ident, grace=0)
             give_up = None
     if not finished or rc is None:
-        # Somebody killed Ansible or the child: what is left of the run must not go on behind our back.
+        # Somebody killed Ansible or the child: the remaining processes of the run must not go on unseen.
         end_all(ident, grace=0.5)
     return Ended(rc, stopped)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The private directory of a session: in memory where it can be, and gone with its session, also after a kill."""
+"""The private directory of a session: in memory where possible, and removed with its session, also after a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PREFIX = "evenkeel-"
 def scratch_directory(local_tmp: object) -> Iterator[Path]:
     """A directory (0700); at its end the SSH connections in it are closed, and it is removed.
 
-    local_tmp: Ansible's setting of that name, the directory in which Ansible makes one for each of its runs.
+    local_tmp: Ansible's setting of that name, the directory in which Ansible makes a directory for each of its runs.
     """
     root = _memory()
     reclaim(root)
@@ -32,7 +32,7 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     lock = os.open(scratch / "unlocked", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    (scratch / "unlocked").rename(scratch / "lock")  # never there without being held
+    (scratch / "unlocked").rename(scratch / "lock")  # The file ``lock`` never exists without the lock.
     try:
         yield scratch
     finally:
@@ -42,7 +42,7 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
 
 
 def _memory() -> Path:
-    """A directory in memory that is ours to write in; the usual temporary one where there is none."""
+    """A directory in memory in which we can write; the usual temporary directory where there is no such directory."""
     for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return Path(candidate)
@@ -50,7 +50,7 @@ def _memory() -> Path:
 
 
 def reclaim(root: Path) -> None:
-    """Remove the directories of killed sessions of this user: the kernel dropped their lock with them."""
+    """Remove the directories of killed sessions of this user: the kernel has released their locks."""
     for path in root.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if path.is_symlink() or path.stat().st_uid != os.getuid():

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A session of the driver: runs of the user's Ansible, with a private directory that does not outlive them."""
+"""A session of the driver: runs of the user's Ansible, with a private directory that is removed after them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from evenkeel.collection import FQCN, collections_path
 WITNESS = f"{FQCN}.witness"
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
-# A run where nobody says how long one task may take on a host: a large checkpoint takes hours, a question does not.
+# The seconds that a task may take on a host by default: a large checkpoint takes hours, unlike a question.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
 # Facts of a host of more bytes than this are not kept: each wave would read them again.
@@ -42,12 +42,12 @@ Stop = Callable[[], str]
 
 @dataclass(frozen=True)
 class OwnRun:
-    """A run of a playbook of the collection, on ``hosts`` or else on those of the pattern ``limit``.
+    """A run of a playbook of the collection, on ``hosts`` or else on the hosts of the pattern ``limit``.
 
-    timeout: of connecting, in seconds. answer_within: how long one task may take on a host, in seconds, until it
-    counts as no answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection
-    of an earlier run, so that reaching a host proves that it still lets one in. facts: keep the facts that it gathers
-    for the user's playbook.
+    timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
+    answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
+    run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
+    playbook.
     """
 
     name: str
@@ -63,7 +63,7 @@ class OwnRun:
 
 @dataclass(frozen=True)
 class Seen:
-    """Hosts beyond its own that a run of the user's playbook came to.
+    """Hosts outside of its wave that a run of the user's playbook reached.
 
     touched: hosts on which tasks ran by delegation. left_out: host -> the play that did not run there, as the host
     was added while the playbook ran.
@@ -106,7 +106,7 @@ class Session:
         env = self.ansible.own(pipelining=self._pipelining) | more
         ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
         if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
-            # Nobody said that sudo wants a terminal here (requiretty). Nothing has run yet, so it is run once more.
+            # sudo demands a terminal here (requiretty). Nothing has run yet, so the playbook is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
             env = self.ansible.own(pipelining=False) | more
@@ -121,7 +121,7 @@ class Session:
         return math.ceil(max(1.0, min(1e8, usual if said is None else said)))
 
     def _refuse_facts(self, on_event: OnEvent) -> None:
-        """Remove the facts of hosts that are too large to be kept, as a failure of theirs."""
+        """Remove facts that are too large to be kept, and report that as a failure of their host."""
         for path in (self.scratch / "facts").glob("*"):
             if path.stat().st_size > _LARGEST_FACTS:
                 path.unlink()
@@ -130,32 +130,32 @@ class Session:
                 on_event({"event": "runner_on_failed", "event_data": data})
 
     def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
-        """The hosts on which our playbook ``name`` would run. Raises UsageError when there is none."""
+        """The hosts on which our playbook ``name`` would run. Raises UsageError when there is no host."""
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
     def run_users(
         self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
     ) -> Ended:
-        """Run the user's playbook, unmodified, within ``limit``; those of ``hosts`` that Ansible has not given up at
-        its end report the task ``mark``.
+        """Run the user's playbook, unmodified, within ``limit``. The ``hosts`` that Ansible has not given up at its end
+        report the task ``mark``.
         """
         path = os.path.join(self.ansible.cwd, playbook)
-        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a name of a collection's
+        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a collection's playbook
         around = self._beside() / ".evenkeel-around.yml"
         around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
-        for host in hosts:  # a host that changes tells its facts itself
+        for host in hosts:  # a host that changes gathers its facts itself
             (self.scratch / "facts" / host).unlink(missing_ok=True)
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)
 
     def seen(self) -> Seen | None:
-        """The hosts that the last run of the user's playbook came to; None when it did not come to its recap."""
+        """The hosts that the last run of the user's playbook reached; None when the run did not reach its recap."""
         try:
             found = json.loads((self.scratch / "witness" / "seen.json").read_text())
             return Seen(
@@ -166,7 +166,7 @@ class Session:
             return None
 
     def _facts(self) -> dict[str, str]:
-        """Facts outlive a run for the waves to come, in a cache of ours where the user has configured none."""
+        """The settings of a fact cache: facts outlive a run for later waves, also where the user has no cache."""
         if self.ansible.settings.get("CACHE_PLUGIN", "memory") not in ("memory", "ansible.builtin.memory"):
             return {}
         return {
@@ -182,7 +182,7 @@ class Session:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         env = {**self.ansible.environment(), **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
-            # Connections of our own: one that lay open before us has no keep-alive, and may be dead already.
+            # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
         job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
@@ -207,7 +207,7 @@ class Session:
         return path
 
     def _beside(self) -> Path:
-        """A directory of links to what lies beside the user's playbook: Ansible looks where the play that runs lies."""
+        """A directory of links to the files beside the user's playbook: Ansible searches beside a running playbook."""
         directory = self.scratch / "beside"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
@@ -219,7 +219,7 @@ class Session:
 
 @dataclass
 class _Progress:
-    """Whether sudo wanted a terminal in a run of ours, and whether any module of ours did more than look."""
+    """Whether sudo demanded a terminal in a run of ours, and whether any module of ours did more than read."""
 
     wants_terminal: bool = False
     did: bool = False

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hosts of a playbook, found out before any of them is touched."""
+"""The hosts of a playbook, found before any host is touched."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from evenkeel.ansible.configuration import Ansible, document, listing, program
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.outcome import UsageError
 
-# The controller itself: never a host of the fleet, whatever a play does on it.
+# The controller itself is never a host of the fleet, whatever a play does on it.
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _UNMATCHED = re.compile(r"Could not match supplied host pattern, ignoring: (\S+)")
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """order: every host, in the order of the inventory. groups: group -> its hosts. variables: host -> its own."""
+    """order: every host, in the inventory's order. groups: group -> its hosts. variables: host -> its variables."""
 
     order: tuple[str, ...]
     groups: Mapping[str, frozenset[str]]
@@ -35,8 +35,9 @@ class Inventory:
 class Targets:
     """The hosts of a playbook.
 
-    hosts: the fleet hosts that change under the user's --limit, in the order of the plays and within one of the
-    inventory. group: the same without --limit, for the guard. local: the names under which plays run on the controller.
+    hosts: the fleet hosts that change under the user's --limit, in the order of the plays, and within a play in the
+    order of the inventory. group: these hosts without --limit, for the guard. local: the names under which plays run on
+    the controller.
     """
 
     hosts: tuple[str, ...]
@@ -80,12 +81,12 @@ def list_hosts(
 def chosen_hosts(
     playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
 ) -> tuple[str, ...]:
-    """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is none, or for a typo."""
+    """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is no host, or for a typo."""
     plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
     _no_typos(limit, unmatched)
     hosts = in_order((hosts for _, hosts in plays), ())
     if not hosts:
-        raise UsageError("no host of the inventory is meant: give -i INVENTORY, or another --limit")
+        raise UsageError("no host of the inventory is selected: give -i INVENTORY, or another --limit")
     return hosts
 
 
@@ -102,7 +103,7 @@ def resolve(
     inventory: Inventory,
     limit: str = "",
 ) -> Targets:
-    """Put together Ansible's lists: ``plays`` without and ``limited`` with the user's --limit, as (name, hosts)."""
+    """Combine Ansible's lists: ``plays`` without and ``limited`` with the user's --limit, as (name, hosts)."""
     group = in_order((hosts for _, hosts in plays), inventory.order)
     chosen = in_order((hosts for _, hosts in limited), inventory.order)
     if not group:
@@ -114,12 +115,12 @@ def resolve(
     odd = next((host for host in chosen if not usable(host)), "")
     if odd:
         raise UsageError(
-            f"{odd!r} is no host name that a wave can name: give it one of letters, digits, dots, dashes and"
-            " underscores, and what it is now in ansible_host"
+            f"a wave cannot name the host {odd!r}: give it a name of letters, digits, dots, dashes and underscores,"
+            " and keep the present name in ansible_host"
         )
     ambiguous = [host for host in chosen if host in inventory.groups]
     if ambiguous:
-        raise UsageError(f"{ambiguous[0]} is the name of a host and of a group: no wave can name the host alone")
+        raise UsageError(f"{ambiguous[0]} is the name of a host and of a group, so a wave cannot name the host alone")
     notes = [f"play {name} matches no host" for name, hosts in plays if not hosts]
     return Targets(
         hosts=chosen,
@@ -131,7 +132,7 @@ def resolve(
 
 
 def usable(host: str) -> bool:
-    """Whether Ansible takes the name for this host alone, in --limit and in the pattern of a play."""
+    """Whether the name means this host alone for Ansible, in --limit and in the pattern of a play."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -187,16 +188,16 @@ def parse_inventory(document: Mapping[str, Any]) -> Inventory:
 
 
 def unprotected(hosts: Iterable[str], inventory: Inventory) -> list[str]:
-    """The hosts for which an inventory variable says that nothing is to be protected."""
+    """The hosts for which an inventory variable declares no resource at all."""
     declared = {host: inventory.variables.get(host, {}) for host in hosts}
     return [host for host, own in declared.items() if "evenkeel_resources" in own and not own["evenkeel_resources"]]
 
 
 def undeclared(hosts: Iterable[str], inventory: Inventory) -> list[str]:
-    """The hosts for which no inventory variable says what to protect."""
+    """The hosts for which no inventory variable declares resources."""
     return [host for host in hosts if "evenkeel_resources" not in inventory.variables.get(host, {})]
 
 
 def _without_prompts(words: Sequence[str]) -> list[str]:
-    """Listing runs have no terminal to prompt at; the passwords come as vault ids of their own."""
+    """The words without prompts: listing runs have no terminal, and get the passwords as vault ids of their own."""
     return [word for word in words if not (word.startswith("--vault-id=") and word.endswith("@prompt"))]

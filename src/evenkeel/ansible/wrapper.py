@@ -1,10 +1,11 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbook around the user's: theirs, unmodified, and then a play of ours that shows which hosts came to its end.
+"""The playbook around the user's playbook: it imports that, and then a play of ours shows which hosts reached its end.
 
-Ansible itself decides who is still with it after a failure, with ``any_errors_fatal``, ``serial``, handlers, ``meta``
-and every strategy. So nothing is guessed from results: a host that Ansible has given up does not reach the last play.
+Ansible itself decides which hosts go on after a failure, with ``any_errors_fatal``, ``serial``, handlers, ``meta`` and
+every strategy. So the verdict does not follow from results: a host that Ansible has given up does not reach the last
+play.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Sequence
 
 
 def wrapped(playbook: str, hosts: Sequence[str], mark: str, tags: Sequence[str]) -> str:
-    """The text of the playbook (JSON is YAML): ``playbook``, an absolute path or a name of a collection, then ours.
+    """The text of the playbook (JSON is YAML): ``playbook``, an absolute path or a name of a collection, then our play.
 
     Our task runs on the controller and needs no connection; its name ``mark`` must be one that nobody else uses.
     """
@@ -24,7 +25,7 @@ def wrapped(playbook: str, hosts: Sequence[str], mark: str, tags: Sequence[str])
         "gather_facts": False,
         "any_errors_fatal": False,
         "strategy": "ansible.builtin.linear",
-        # The variables of a connection are templated even where there is none, and may need the user's play.
+        # The variables of a connection are templated even without a connection, and may need the user's play.
         "vars": {"ansible_connection": "local", "ansible_become": False},
         "tasks": [{"name": mark, "ansible.builtin.debug": {"msg": ""}, "tags": list(tags)}],
     }

@@ -16,9 +16,9 @@ from evenkeel.changes.evidence import StopIf
 from evenkeel.changes.request import Request, Terms
 from evenkeel.progress import Kind, Phase, Progress
 
-# How long after its dead-man is due a host may take to be put back and to answer again, in seconds.
+# Seconds after its dead-man is due in which a host may be put back and answer again.
 GRACE = 30.0
-# Connecting to a host that is asked again, in seconds: it either answers at once or is not back yet.
+# Seconds for connecting to a host that is asked again: it either answers at once or is not back yet.
 SHORT_TIMEOUT = 5
 STOPPED = "stopped by the user"
 
@@ -35,7 +35,7 @@ class Clock:
 class Context:
     """A change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts.
 
-    reached: the hosts to which the change has come. stop_if: what can say that it must stop.
+    reached: the hosts to which the change has come. stop_if: the conditions that can stop the change.
     """
 
     session: Session
@@ -54,7 +54,7 @@ class Context:
         return {**self.variables, "evenkeel_hosts": list(hosts), **more}
 
     def measuring(self, hosts: Sequence[str], **more: object) -> dict[str, object]:
-        """The same, of a run that measures health: with the hosts to look from, and to compare with."""
+        """The variables of a run that measures health: with the peers that measure, and the hosts to compare with."""
         group = list(self.targets.group)
         unchanged = [host for host in group if host not in self.reached]
         return self.variables_for(hosts, evenkeel_group=group, evenkeel_unchanged=unchanged, **more)
@@ -80,5 +80,5 @@ class Context:
         self.caller.report(Progress(Kind.TASK, name, phase=phase))
 
     def note(self, text: str) -> None:
-        """Report a sentence that a person should know."""
+        """Report a sentence for a person."""
         self.caller.report(Progress(Kind.NOTE, text))

@@ -22,7 +22,7 @@ PROBE, HOLD, EXTEND, APPROVE, DECIDE = "probe", "hold", "extend", "approve", "de
 ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
 # The answers of a host whose change is open.
 _OPEN = ("held", "approved", "decided")
-# The clocks of two machines may differ by so many seconds, and can still be compared.
+# The number of seconds by which the clocks of two machines may differ and can still be compared.
 _SKEW = 3.0
 
 
@@ -56,7 +56,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Settled:
-    """The end of a change as a host tells it."""
+    """The end of a change as a host reports it."""
 
     state: State
     by: str
@@ -67,9 +67,9 @@ class Settled:
 
 
 def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
-    """The dead-man that a result of ft_checkpoint speaks of, if any; also when the task failed after arming.
+    """The dead-man in a result of ft_checkpoint, if any; also when the task failed after arming.
 
-    asked: how long it was to wait. One that says otherwise is not ours, and would have all other hosts wait for it.
+    asked: the time that it was to wait. A dead-man with another time is not ours, and nobody waits for it.
     """
     told = results.Checkpointed.read(result)
     change = told.armed
@@ -88,10 +88,10 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
 
 
 def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | None = None) -> Armed | None:
-    """The dead-man that a begin of ours armed before it was killed, from what ft_info says; None when it is not ours.
+    """The dead-man that a begin of ours armed before it was killed, from the answer of ft_info; None for another.
 
-    began, now: epoch seconds. Only a change that the host began in this very time is taken for ours, so a host whose
-    clock is off is left to its dead-man rather than another run's change rolled back.
+    began, now: epoch seconds. Only a change that the host began between them counts as ours. So a host with a wrong
+    clock is left to its dead-man, and no change of another run is rolled back.
     """
     change = info.get("armed")
     if not isinstance(change, dict):
@@ -105,7 +105,7 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
 def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
     """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed.
 
-    stopped: why the run was cut short, by us or by somebody who killed it; a host may then be armed unknown to us.
+    stopped: why we, or somebody else, ended the run early; a host may then be armed without our knowledge.
     """
     guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
     whys = {}
@@ -115,7 +115,7 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
         if result is not None and result.status == "ok" and host in found:
             continue
         if result is not None and result.status == "ok" and result.result.get("armed"):
-            whys[host] = "its dead-man is not the one that was asked for, and may undo what it likes: look at the host"
+            whys[host] = "its dead-man is not the requested one, and may undo something else: look at the host"
             strange.add(host)
         elif result is not None and result.status == "ok":
             whys[host] = "took a checkpoint but armed no dead-man: give --confirm-within"
@@ -141,17 +141,17 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
 
 
 def _hinted(why: str) -> str:
-    """The become of a play in the user's playbook does not reach ours, a common surprise."""
+    """The reason, with a hint: the become of a play in the user's playbook does not apply to our plays."""
     return f"{why} (log in as root, or give --become)" if "Permission denied: '" in why else why
 
 
 def verdicts(hosts: Sequence[str], whys: Mapping[str, str], how: str = PROBE) -> dict[str, str]:
-    """The verdict on each armed host: ``how``, or go back at once where the change failed."""
+    """The verdict on each armed host: ``how``, or a rollback at once where the change failed."""
     return {host: ROLL_BACK if whys.get(host) else how for host in hosts}
 
 
 def settled(record: Record, host: str) -> Settled | None:
-    """The end of the change on ``host``; None when it did not say, and must be asked again."""
+    """The end of the change on ``host``; None when the host did not report it, and must be asked again."""
     result = record.of(host, "ft_settle")
     if result is None or result.status == "unreachable":
         return None
@@ -164,7 +164,7 @@ def settled(record: Record, host: str) -> Settled | None:
         why = "" if told.outcome == State.CONFIRMED else message(found)
         return Settled(State(told.outcome), told.by, why, probes, told.login or "", _outside(told.outside))
     if found.get("error") in (REFUSED, USAGE, BAD):
-        # Another run has changed the host since, it forgot, or cannot be understood: asking again would not help.
+        # Another run has changed the host since, the host forgot, or its answer is malformed: asking again is useless.
         return Settled(State.IN_DOUBT, "", message(found), probes)
     return None
 
@@ -177,7 +177,7 @@ def _outside(told: Any) -> Outside | None:
 
 
 def extended(result: Mapping[str, Any], before: Armed, started: float | None, now: float) -> Armed | None:
-    """The dead-man after an extension that a result of ft_settle tells of; None when it tells of none."""
+    """The dead-man after an extension, from a result of ft_settle; None when the result shows no extension."""
     remaining = results.Settled.read(result).remaining
     if remaining is None or result.get("generation") != before.generation:
         return None
@@ -185,7 +185,7 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
 
 
 def gone(result: Mapping[str, Any] | None, generation: int | None) -> str:
-    """Why a held host does not wait any more, from what ft_info says; empty while it does."""
+    """Why a held host does not wait any more, from the answer of ft_info; empty while it waits."""
     if result is None:
         return "it did not answer"
     armed = result.get("armed")
@@ -196,13 +196,13 @@ def gone(result: Mapping[str, Any] | None, generation: int | None) -> str:
 
 
 def approved(result: Mapping[str, Any] | None) -> bool:
-    """Whether a person has let the change go on, from what ft_info says."""
+    """Whether a person has let the change go on, from the answer of ft_info."""
     armed = (result or {}).get("armed")
     return isinstance(armed, dict) and armed.get("stage") in ("approved", "decided")
 
 
 def why_unsettled(record: Record, host: str) -> str:
-    """Why a host has not said how its change ended."""
+    """Why a host has not reported the end of its change."""
     result = record.of(host, "ft_settle")
     if result is not None:
         return message(result.result)
@@ -210,9 +210,9 @@ def why_unsettled(record: Record, host: str) -> str:
 
 
 def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, str]:
-    """The hosts that are not well now, and why. confirmed: hosts, with the probes that confirmed each.
+    """The hosts that are not healthy now, and why. confirmed: hosts, with the probes that confirmed each.
 
-    A host that does not say that it is well is not; neither is one whose service has crashed since, though it is up.
+    A host without an answer is not healthy; neither is a host whose service has crashed since, although it is up.
     """
     found = {}
     for host, before in confirmed.items():

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The end of hosts that wait for each other: all of them confirm the change, or all go back.
 
-The decision is written on every host before the first one confirms. A process that dies in between leaves hosts that
-say so, and ``evenkeel resume`` brings them to one end.
+The decision is written on every host before the first host confirms. If this process dies in between, the hosts still
+hold the decision, and ``evenkeel resume`` brings them to one end.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from evenkeel.changes.settle import Settlement
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase
 
-# The time that a host may take to be taken back, in seconds.
+# Seconds that a host may take to be taken back.
 _BACK = 300.0
 
 
 @dataclass
 class Ending:
-    """hosts: the results of the hosts of the change. armed: the dead-men of those that have, or had, one."""
+    """hosts: the results of the hosts of the change. armed: the dead-men of the hosts that have, or had, a dead-man."""
 
     context: Context
     hosts: Mapping[str, HostResult]
@@ -36,7 +36,7 @@ class Ending:
         """Confirm these hosts, all or none. Returns why they went back, or nothing."""
         reason = self._decide(names) if len(names) > 1 else ""
         if not reason:
-            # Their health was measured for the whole soak before they were held; the last step is to be short.
+            # Their health was measured for the whole soak before they were held, so the last step can be short.
             self._settle(names, decide.PROBE, {"evenkeel_soak": "0s"})
             lost = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
             if not lost:
@@ -46,7 +46,7 @@ class Ending:
         return reason
 
     def back(self, names: Sequence[str], reason: str) -> None:
-        """Have these hosts go back, the last wave first. A host that cannot is named, and stops no other."""
+        """Have these hosts go back, the last wave first. A host that cannot go back is named, and stops no others."""
         open_or_kept = (State.HELD, State.CONFIRMED)
         for wave in sorted({self.hosts[host].wave for host in names}, reverse=True):
             wanted = [h for h in names if self.hosts[h].wave == wave and self.hosts[h].state in open_or_kept]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Evidence from outside of the hosts while a change runs: something that says, at any moment, that it must stop."""
+"""Evidence from outside of the hosts while a change runs: conditions that can stop the change at any moment."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 from evenkeel.outcome import Spec, UsageError
 from evenkeel.shared import BadValue, prometheus, run_command, stop_conditions
 
-# Seconds between two rounds; the errors of one condition, one after the other, that are reason enough to stop.
+# Seconds between two rounds; the number of errors of one condition in a row that is reason enough to stop.
 EVERY = 5.0
 MOST_ERRORS = 3
-# The exit code of a command that says that the change may go on. Another than this and 0 is an error.
+# The exit code of a command that lets the change go on. Any other exit code but 0 is an error.
 _GOES_ON = 1
 _WORDS = 300
 
 
 @dataclass
 class Condition:
-    """A thing that can say that a change must stop. ask: why it must, or nothing. An exception of it means that
-    nobody knows.
+    """A condition that can stop a change. ask: gives the reason to stop, or nothing; an exception means that the answer
+    is not known.
 
-    errors: how often it could not be asked, without an answer in between.
+    errors: the number of failed questions since the last answer.
     """
 
     name: str
@@ -79,9 +79,9 @@ def _cut(words: str) -> str:
 
 @dataclass
 class StopIf:
-    """Asks all conditions, again and again, while it is used in a ``with`` statement. note: tells a person a sentence.
+    """Asks all conditions, again and again, while it is used in a ``with`` statement. note: reports a sentence.
 
-    reason: why the change must stop, from the moment in which a condition said so; empty before.
+    reason: why the change must stop, from the moment in which a condition says so; empty before.
     """
 
     conditions: Sequence[Condition]
@@ -102,7 +102,7 @@ class StopIf:
                 raise UsageError(f"stop_if: {condition.name} says already that the change must stop: {said}")
 
     def __enter__(self) -> StopIf:
-        # A thread for each, so that one that hangs keeps no other from being asked.
+        # Each condition has a thread, so that a question that hangs does not hinder the others.
         for condition in self.conditions:
             thread = threading.Thread(target=self._run, args=(condition,), name="evenkeel-stop-if", daemon=True)
             self._threads.append(thread)

@@ -26,7 +26,10 @@ _GAIN = 1.0
 
 
 class Extending:
-    """Use it in a ``with`` statement. ``cover`` hosts once they are armed, and ``release`` them before they settle."""
+    """Extends deadlines while it is used in a ``with`` statement.
+
+    ``cover`` hosts once they are armed, and ``release`` them before they settle.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -50,7 +53,7 @@ class Extending:
         self._covered.update(dict.fromkeys(armed if hosts is None else hosts, armed))
 
     def release(self, hosts: Sequence[str]) -> None:
-        """Extend the deadlines of these hosts no more."""
+        """Stop extending the deadlines of these hosts."""
         for host in hosts:
             self._covered.pop(host, None)
 
@@ -118,7 +121,7 @@ class Extending:
                 self._tell(host, f"{host}: its time to confirm could not be extended: {why or 'it did not answer'}")
 
     def _tell(self, host: str, text: str) -> None:
-        """Say it once for each host, unless all is over."""
+        """Report the text once for each host, unless the change is over."""
         if host not in self._told and not self._over.is_set():
             self._told.add(host)
             self.context.note(text)

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A change over a fleet, wave by wave: nothing is kept unless it is confirmed.
 
-Every host is fenced and puts itself back by itself; the driver is expendable. A fact that the driver does not know is
-left to the hosts, and asked of them afterwards.
+Every host is fenced and puts itself back by itself; the driver is expendable. The hosts decide where the driver does
+not know a fact, and the driver asks them afterwards.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from evenkeel.outcome import (
 )
 from evenkeel.progress import Kind, Phase, Progress
 
-# How long a measurement of confirmed hosts may take besides, and the pause between two of them, in seconds.
+# Additional seconds for a measurement of confirmed hosts, and the pause between two measurements.
 _MEASURE, _PAUSE = 60.0, 10.0
 
 
@@ -57,7 +57,7 @@ def change(request: Request, **caller: Unpack[CallerArguments]) -> ChangeResult:
 
 
 def run(request: Request, caller: Caller) -> ChangeResult:
-    """The same, for a caller. Raises UsageError before anything is touched."""
+    """Run the change of the request for a caller. Raises UsageError before anything is touched."""
     started = time.monotonic()
     ansible = caller.ansible()
     options = request.options.with_configuration(ansible.settings)
@@ -92,7 +92,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
 
 
 def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
-    """Everything that can be known before a host is armed. Raises UsageError."""
+    """The change, after all checks that are possible before a host is armed. Raises UsageError."""
     domain = request.guard_domain
     targets = preflight.resolved(session, targets, *([domain] if domain else []))
     preflight.well_written(request.options.common, targets)
@@ -128,8 +128,8 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
 class Change:
     """All waves, one after the other.
 
-    extends: makes what extends deadlines meanwhile. notifier: posts outcomes. armed: the dead-men of all hosts so far.
-    touched: hosts outside of their wave; left_out: host -> the play it missed.
+    extends: makes the object that extends deadlines. notifier: posts outcomes. armed: the dead-men of all hosts so far.
+    touched: hosts outside of their wave; left_out: host -> the play that left it out.
     """
 
     context: Context
@@ -143,7 +143,10 @@ class Change:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, gather: bool) -> tuple[str, bool]:
-        """Returns why it stopped (or nothing) and whether that was usage. gather: the playbook gathers facts."""
+        """Run all waves. Returns why the change stopped (or nothing), and whether the reason was a wrong usage.
+
+        gather: the playbook gathers facts.
+        """
         later = [host for wave in self.plan[1:] for host in wave]
         if gather and later:
             self._gather(later)
@@ -197,7 +200,7 @@ class Change:
         seen = witnessed or Seen()
         self.touched.update(seen.touched)
         targets = self.context.targets
-        if not self.context.request.options.limit:  # which is the user's word for leaving hosts out
+        if not self.context.request.options.limit:  # with a limit the user leaves out hosts deliberately
             known = {*targets.group, *targets.local}
             self.left_out.update({host: play for host, play in seen.left_out.items() if host not in known})
         good = (State.CONFIRMED, State.HELD)
@@ -205,7 +208,7 @@ class Change:
         if unsettled and not reason:
             reason = f"{unsettled[0].host}: {unsettled[0].why}"
         if not reason and witnessed is None:
-            reason = f"what the playbook left out was not seen: the callback {WITNESS} did not run"
+            reason = f"nobody knows which hosts the playbook left out: the callback {WITNESS} did not run"
         for host, play in self.left_out.items():
             reason = reason or (
                 f"{host} was added while the playbook ran, and is protected by nothing: play {play!r} was left out"
@@ -219,7 +222,7 @@ class Change:
         if not reason:
             return ending.confirm(held) if held else ""
         back = list(held)
-        if self.context.terms.on_failure == WAVE:  # A wave that was confirmed goes back with a host of it that is ill.
+        if self.context.terms.on_failure == WAVE:  # A confirmed wave goes back together with its unhealthy host.
             ill = {self.hosts[host].wave for host in self.hosts if self.hosts[host].sick}
             back += [host for host in self._in_state(State.CONFIRMED) if self.hosts[host].wave in ill]
         ending.back(back, reason)
@@ -259,13 +262,13 @@ class Change:
         return self._watch(math.inf, "", over)
 
     def note(self, sentences: Sequence[str]) -> None:
-        """Tell a person of something that changes no outcome."""
+        """Report sentences for a person that change no outcome."""
         for sentence in sentences:
             self.notes.append(sentence)
             self.context.note(sentence)
 
     def _gather(self, hosts: Sequence[str]) -> None:
-        """Gather the facts of hosts of later waves, for templates of earlier ones; note each host that has none."""
+        """Gather the facts of hosts of later waves, for templates of earlier waves; note each host without facts."""
         record = Record()
         failed: dict[str, str] = {}
 
@@ -282,7 +285,7 @@ class Change:
             self.note([f"no facts of {host} for the waves before its own: {why}"])
 
     def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
-        """The memory of hosts, as ft_info tells it; None for one that did not answer."""
+        """The memory of hosts, from ft_info; None for a host that did not answer."""
         record = Record()
         run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
         stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
@@ -291,8 +294,8 @@ class Change:
         return {host: found.result if found and found.status == "ok" else None for host, found in told.items()}
 
     def _measure(self) -> str:
-        """Look whether the hosts that are held still wait, and measure these and the hosts confirmed so far. Returns
-        the sentence about the first that does not, or fell ill, or nothing."""
+        """Check that the held hosts still wait, and measure these and the hosts confirmed so far. Returns a sentence on
+        the first host that does not wait, or became unhealthy, or nothing."""
         if self.context.must_stop():
             return self.context.must_stop()
         held = self._in_state(State.HELD)
@@ -312,6 +315,6 @@ class Change:
         for host, why in sick.items():
             self.hosts[host].sick = True
             ended = "held" if self.hosts[host].state is State.HELD else "confirmed"
-            self.hosts[host].why = f"fell ill after it was {ended}: {why}"
+            self.hosts[host].why = f"became unhealthy after it was {ended}: {why}"
             self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
         return next((f"{host} {self.hosts[host].why}" for host in sick), "")

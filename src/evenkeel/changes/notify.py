@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Outcomes of hosts, posted as JSON to a URL. A thread does it, so that no change waits for it or fails by it."""
+"""Outcomes of hosts, posted as JSON to a URL. A thread posts them, so that no change waits for it or fails by it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from typing import Any
 from evenkeel.outcome import UsageError
 from evenkeel.progress import Kind, Phase, Progress, Report
 
-# The phases in which a host has come to an outcome; held is one for the time being.
+# The phases in which a host has reached an outcome; held is a provisional outcome.
 _OUTCOMES = (Phase.HELD, Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
-# Seconds for one post, and for those that are left at the end of the change.
+# Seconds for a post, and for the remaining posts at the end of the change.
 _PATIENCE, _LAST = 5.0, 5.0
-# Lines that may wait for a receiver that is slow.
+# The number of lines that may wait for a slow receiver.
 _WAITING = 10_000
 
 Post = Callable[[str, bytes], None]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead anywhere, and turns a post into a question."""
+    """Refuses redirects: a redirect could lead anywhere, and turns a POST into a GET."""
 
     def redirect_request(self, *_words: Any) -> None:
         return None
@@ -42,7 +42,7 @@ def _post(url: str, data: bytes) -> None:
 
 
 def check(url: str) -> str:
-    """The URL. Raises UsageError for one that cannot be posted to; it may hold a secret, and is not repeated."""
+    """The URL, if lines can be posted to it; UsageError otherwise, without the URL, which may hold a secret."""
     try:
         parts = urllib.parse.urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -58,7 +58,7 @@ def check(url: str) -> str:
 
 
 class Notifier:
-    """Posts a line for each outcome of a host of the ``change``. url: empty for nobody who wants to know."""
+    """Posts a line for each outcome of a host of the ``change``. url: empty where nothing is to be posted."""
 
     def __init__(self, url: str, change: str, playbook: str, post: Post = _post) -> None:
         self._url = check(url) if url else ""
@@ -71,7 +71,7 @@ class Notifier:
         self._thread: threading.Thread | None = None
 
     def listening(self, report: Report) -> Report:
-        """The same report, from which outcomes are taken on the way."""
+        """A report that posts outcomes, and passes everything on."""
         if not self._url:
             return report
 
@@ -84,7 +84,7 @@ class Notifier:
         return heard
 
     def close(self) -> list[str]:
-        """Wait a moment for lines that are not posted yet. Returns sentences on those that were lost."""
+        """Wait a moment for lines that are not posted yet. Returns sentences on the lines that were lost."""
         if self._thread is None:
             return []
         try:
@@ -120,7 +120,7 @@ class Notifier:
             except urllib.error.HTTPError as error:
                 self._fail(f"it answers {error.code}")
                 error.close()
-            except Exception as error:  # whatever it is, it is no reason for anything
+            except Exception as error:  # no error of a post has an effect on the change
                 reason = getattr(error, "reason", error)
                 self._fail(str(reason).replace(self._url, self._place()) or type(error).__name__)
 
@@ -129,6 +129,6 @@ class Notifier:
         self._why = why
 
     def _place(self) -> str:
-        """The URL without what may be a secret in it."""
+        """The URL without the parts that may be secret."""
         parts = urllib.parse.urlsplit(self._url)
         return f"{parts.scheme}://{parts.netloc}"

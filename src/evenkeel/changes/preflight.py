@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The needs of a change, checked before any host of it is armed."""
+"""The requirements of a change, checked before any of its hosts is armed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _READ = (
     "evenkeel_resources",
 )
 _DECLARATIONS = ("evenkeel_resources", "evenkeel_probes")
-# Two names are one host where these are equal: the way to it, and the store on it.
+# Two names mean one host where these variables are equal: the way to the host, and its store.
 _ADDRESS = (
     "ansible_connection",
     "ansible_host",
@@ -52,7 +52,7 @@ _STORE = "/var/lib/evenkeel"
 
 
 def resolved(session: Session, targets: Targets, *more: str) -> Targets:
-    """The same, with the templates in these variables resolved by Ansible. Raises UsageError where it cannot.
+    """The targets, with the templates in these variables resolved by Ansible. Raises UsageError where that fails.
 
     more: names of further variables that are read.
     """
@@ -84,7 +84,7 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
 
 
 def said(given: str | None, variable: str, default: str, targets: Targets) -> str:
-    """A value that holds for the whole run: given here, or by the hosts' variables, which then must agree."""
+    """A value for the whole run: from the request, or from the variables of the hosts, which then must agree."""
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
@@ -103,7 +103,7 @@ def notify_url(given: str | None, targets: Targets) -> str:
 
 
 def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> Terms:
-    """The terms of the whole change. Raises UsageError for what is wrong, or cannot come together."""
+    """The terms of the whole change. Raises UsageError for a wrong value, or for values that exclude each other."""
 
     def time_of(given: str | None, name: str, default: str) -> float:
         text = said(given, f"evenkeel_{name}", default, targets)
@@ -114,10 +114,10 @@ def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> 
 
     on_failure = said(request.on_failure, "evenkeel_on_failure", STOP, targets)
     if on_failure not in ON_FAILURE:
-        raise UsageError(f"on_failure: {on_failure!r}; it is {', '.join(ON_FAILURE)}")
+        raise UsageError(f"on_failure must be one of {', '.join(ON_FAILURE)}, not {on_failure!r}")
     hold = said(None if request.hold_after is None else str(request.hold_after), "evenkeel_hold_after", "0", targets)
     if not hold.isdecimal() or int(hold) > len(plan):
-        raise UsageError(f"hold_after: {hold!r} is no wave of this change, which has {len(plan)}")
+        raise UsageError(f"hold_after: {hold!r} is no wave of this change, which has {len(plan)} waves")
     found = Terms(
         on_failure,
         time_of(request.at_most, "at_most", DEFAULT_AT_MOST),
@@ -136,7 +136,7 @@ def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> 
 
 
 def stop_if(given: Sequence[Any] | None, targets: Targets) -> Sequence[Any]:
-    """The conditions that stop the change: given here, or by the hosts' variables, which then must agree."""
+    """The conditions that stop the change: from the request, or from the variables of the hosts, which must agree."""
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
@@ -147,16 +147,16 @@ def stop_if(given: Sequence[Any] | None, targets: Targets) -> Sequence[Any]:
 
 
 def domains(variable: str, targets: Targets) -> dict[str, str]:
-    """Host -> failure domain. Raises UsageError naming the hosts that have none."""
+    """Host -> failure domain. Raises UsageError, which names the hosts without a domain."""
     variables = targets.inventory.variables
     without = [host for host in targets.hosts if variable not in variables.get(host, {})]
     if without:
-        raise UsageError(f"--guard-domain {variable}: the inventory does not say it for {', '.join(without[:5])}")
+        raise UsageError(f"--guard-domain {variable}: the inventory does not set it for {', '.join(without[:5])}")
     return {host: str(variables[host][variable]) for host in targets.hosts}
 
 
 def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """The hosts that have probes which decide. probes: those that count for every host; None for each host's own."""
+    """The hosts that have probes which decide. probes: the probes of all hosts; None where each host has its own."""
     if probes is not None:
         return list(targets.hosts) if any(map(_decides, probes)) else []
     variables = targets.inventory.variables
@@ -164,7 +164,7 @@ def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
 
 
 def _decides(probe: Any) -> bool:
-    """Whether a probe decides. A declaration that cannot be read is refused elsewhere."""
+    """Whether a probe decides. A malformed declaration is refused elsewhere."""
     options = next(iter(probe.values()), None) if isinstance(probe, Mapping) else None
     return not isinstance(options, Mapping) or options.get("severity") != "warn"
 
@@ -177,7 +177,7 @@ def local(host: str, words: Sequence[str], targets: Targets) -> bool:
 
 
 def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """The hosts on which a rescued failure counts: they say so, or have no probes that could tell."""
+    """The hosts on which a rescued failure counts: a variable says so, or they have no probes that decide."""
     said_so = {host: str(own.get("evenkeel_rescued", "probe")) for host, own in targets.inventory.variables.items()}
     for host in targets.hosts:
         if said_so.get(host, "probe") not in RESCUED:
@@ -187,7 +187,7 @@ def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
 
 
 def well_written(words: Sequence[str], targets: Targets) -> None:
-    """Raises UsageError for a variable, or a key of a declaration, that is written wrong.
+    """Raises UsageError for a variable, or a key of a declaration, that is misspelt.
 
     words: the options of ansible-playbook.
     """
@@ -208,7 +208,7 @@ def well_written(words: Sequence[str], targets: Targets) -> None:
 
 
 def check(probes: Sequence[Any] | None, resources: Sequence[Any] | None, targets: Targets) -> list[str]:
-    """Raises UsageError where a change cannot do as it says. Returns sentences that a person should know."""
+    """Raises UsageError where the change could not keep its promise. Returns warnings for a person."""
     if resources is None:
         bare = unprotected(targets.hosts, targets.inventory)
         if bare:
@@ -243,13 +243,13 @@ def _twins(targets: Targets) -> Iterator[tuple[str, str]]:
 
 
 def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The way to a host and to its store, the same for a value that is written in two ways, or left to its default."""
+    """The way to a host and to its store, in one form for values that can be written in two ways or left out."""
     where = {name: str(variables.get(name) or "").strip() for name in _ADDRESS}
     store = where["evenkeel_store"].rstrip("/") or _STORE
     connection = where["ansible_connection"].rpartition(".")[2]
     if connection == "local":
         return "local", store
-    # No name of DNS has case, and a dot at its end changes nothing.
+    # A name in DNS has no case, and a dot at its end changes nothing.
     address = (where["ansible_host"] or where["ansible_ssh_host"] or host).lower().rstrip(".")
     port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
     reach = where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The request for a change: the playbook, and how carefully it is to run."""
+"""The request for a change: the playbook, and the limits of its run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from evenkeel.outcome import Spec
 DEFAULT_WAVES = "1,25%,100%"
 DEFAULT_CONFIRM_WITHIN = "10m"
 DEFAULT_AT_MOST = "1h"
-# The hosts that go back after a failure: none that was confirmed, the wave that failed, or every host of the change.
+# The hosts that go back after a failure: only unconfirmed hosts, the wave that failed, or every host of the change.
 STOP, WAVE, ALL = "stop", "wave", "all"
 ON_FAILURE = (STOP, WAVE, ALL)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a whole change, once they are known to be right. Times in seconds.
+    """The checked terms of a whole change. Times in seconds.
 
-    ident: its name, by which each of its hosts remembers it. hold_after: the wave after which a person must let it go
-    on; 0 for none.
+    ident: the name under which each host remembers the change. hold_after: the wave after which a person must let the
+    change go on; 0 for no wave.
     """
 
     on_failure: str = STOP
@@ -35,7 +35,7 @@ class Terms:
     ident: str = ""
 
     def unit(self, number: int, wave: Sequence[str], total: int) -> dict[str, object]:
-        """The change as the hosts of wave ``number`` remember it: they come to one end with so many hosts."""
+        """The change as the hosts of wave ``number`` remember it, with the number of hosts that share its end."""
         if self.on_failure == ALL:
             return {"id": self.ident, "hosts": total}
         return {"id": f"{self.ident}.{number}", "hosts": len(wave) if self.on_failure == WAVE else 0}
@@ -48,14 +48,13 @@ class Terms:
 
 @dataclass(frozen=True)
 class Request:
-    """A change that somebody asks for. None leaves a value to the inventory variable of the same name.
+    """A requested change. None leaves a value to the inventory variable of the same name.
 
     waves: as ``1,25%,100%``. min_healthy, max_unavailable: a number, a percentage or ``quorum``, as ft_guard takes
     them. confirm_within, at_most, soak, deadline, pause, bake: durations. on_failure: stop, wave or all. hold_after:
-    the number of a wave. reboot: never or planned. reboots: how many boots a change may take that plans them. probes,
-    resources: lists as the modules take them. notify: a URL for outcomes.
-    resources: lists as the modules take them. stop_if: commands and queries that can say at any moment that the change
-    must stop.
+    the number of a wave. reboot: never or planned. reboots: the number of boots that the change may take if it plans
+    them. probes, resources: lists as the modules take them. notify: a URL for outcomes. stop_if: commands and queries
+    that can stop the change at any moment.
     """
 
     playbook: str

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes over several hosts that a killed run has left: found on the hosts, and brought to one end."""
+"""Changes over several hosts that a killed run has left: they are found on the hosts, and brought to one end."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.shared import misspelt
 
 KEEP, BACK, WAIT = "keep", "back", "wait"
-# How long hosts may take to say what they remember, in seconds.
+# Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
 
 
 @dataclass(frozen=True)
 class Member:
-    """A host of a change as it remembers it.
+    """A host of a change, from its own memory.
 
-    state: held, also while the user's playbook may still have run, confirmed, rolled_back or in_doubt. stage: as the
-    host notes it.
+    state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run. stage: as
+    the host notes it.
     """
 
     host: str
@@ -50,7 +50,7 @@ class Member:
 
 @dataclass
 class Found:
-    """A change over several hosts. total: the number of hosts that are to come to one end; 0 where each ends alone."""
+    """A change over several hosts. total: the number of hosts that share one end; 0 where each host ends alone."""
 
     ident: str
     total: int
@@ -62,23 +62,23 @@ class Found:
 
     @property
     def open(self) -> bool:
-        """Whether a host waits, or the hosts have come to different ends that should have come to one."""
+        """Whether a host waits, or the hosts have come to different ends although they share one end."""
         if self.hosts(State.HELD):
             return True
         return self.total > 0 and bool(self.hosts(State.CONFIRMED) and self.hosts(State.ROLLED_BACK, State.IN_DOUBT))
 
     @property
     def decided(self) -> bool:
-        """Whether it had been decided that all hosts keep the change: it was written on every host that waits.
+        """Whether the run had decided that all hosts keep the change: the decision stands on every host that waits.
 
-        No host is told to confirm before that. So a host that was taken over, and says that it has confirmed, has no
-        other host keep a change that nobody decided on.
+        No host is told to confirm before that. So a host that was taken over, and claims to have confirmed, cannot make
+        another host keep a change that nobody decided on.
         """
         return all(member.stage == "decided" for member in self.members if member.state is State.HELD)
 
 
 def found(told: Mapping[str, Mapping[str, Any] | None]) -> list[Found]:
-    """The changes over several hosts that are not over, from what ft_info says of each host. Newest first."""
+    """The changes over several hosts that are not over, from the answers of ft_info. Newest first."""
     changes: dict[str, Found] = {}
     for host, info in told.items():
         for member, ident, total in _members(host, info or {}):
@@ -103,7 +103,7 @@ def _members(host: str, info: Mapping[str, Any]) -> Iterable[tuple[Member, str, 
 
 
 def verdict(change: Found) -> tuple[str, str]:
-    """The end that the hosts of a change are brought to (keep, back, or wait for those that do not answer), and why."""
+    """The end to which the hosts of a change are brought (keep, back, or wait for silent hosts), and why."""
     missing = change.total - len(change.members)
     gone = change.hosts(State.ROLLED_BACK, State.IN_DOUBT)
     if gone:
@@ -111,7 +111,7 @@ def verdict(change: Found) -> tuple[str, str]:
     if not change.decided:
         if change.hosts(State.CONFIRMED):
             return BACK, "it had not been decided that the hosts keep it"
-        # The run that began it may still live, and the hosts need nobody to go back if it does not.
+        # The run that began it may still live. If not, the hosts go back by themselves.
         due = time.strftime("%H:%M:%S", time.localtime(max(member.until for member in change.members)))
         return WAIT, (
             f"it is not decided that the hosts keep it. They go back by themselves, at {due} at the latest, unless the"
@@ -124,13 +124,13 @@ def verdict(change: Found) -> tuple[str, str]:
 
 @dataclass
 class Resumption:
-    """The changes of some hosts on their way to one end each. told: what each host remembers."""
+    """The changes of some hosts on their way to one end each. told: the memory of each host."""
 
     context: Context
     told: Mapping[str, Mapping[str, Any] | None]
 
     def bring(self, change: Found, end: str, why: str) -> tuple[str, list[HostResult]]:
-        """Bring the hosts of a change to one end; why they are not there, or went back, and how each ended."""
+        """Bring the hosts of a change to one end; why they have not reached it, or went back, and the end of each."""
         results = {member.host: _result(member) for member in change.members}
         armed = {member.host: self._armed(member) for member in change.members}
         ending = Ending(self.context, results, armed)
@@ -151,7 +151,7 @@ class Resumption:
         return reason, list(results.values())
 
     def approve(self, change: Found) -> tuple[str, list[HostResult]]:
-        """Note on the held hosts of a change that a person lets it go on; why it could not be noted, and the hosts."""
+        """Note on the held hosts of a change that a person lets it go on; why that failed, and the hosts."""
         record, names = Record(), [member.host for member in change.members if member.stage]
         if not names:
             return "no host is held: the change still runs, or the health of its hosts has not been measured", []

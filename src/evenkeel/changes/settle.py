@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The end of a change on some hosts: each confirms it, holds it or goes back, and says so."""
+"""The end of a change on some hosts: each host confirms the change, holds it or goes back, and reports that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase
 
-# A host that is asked to settle has at least so many seconds to answer.
+# The least number of seconds that a host has to answer when it is asked to settle.
 _SHORTEST = 30.0
 
 
@@ -25,8 +25,8 @@ _SHORTEST = 30.0
 class Settlement:
     """Hosts on their way to an end, or to a stage of the change.
 
-    whys: why the change failed on a host, empty where it did not. halted: the user's playbook never ran. how: the
-    verdict on hosts where it did not fail. variables: more of them, of this run of ours. silent: why a host did not
+    whys: why the change failed on a host, empty where it did not fail. halted: the user's playbook never ran. how: the
+    verdict on hosts where it did not fail. variables: further variables for the playbook. silent: why a host did not
     answer.
     """
 
@@ -48,13 +48,13 @@ class Settlement:
         while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
             answered = self._ask(waiting, again=again)
             said = "" if again else self.context.must_stop()
-            if said:  # The hosts that have not answered by then go back for that reason.
+            if said:  # Hosts that have not answered by then go back for that reason.
                 late = [host for host in waiting if host not in answered]
                 self.whys = {**self.whys, **{host: self.whys.get(host) or said for host in late}}
             for host, answer in answered.items():
                 missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
                 self._ended(host, answer, self.whys.get(host) or missed)
-            # A host that could not be asked right after the change is not to be trusted with it.
+            # A host that could not be asked right after the change must not keep it.
             back = decide.TAKE_BACK if self.how == decide.TAKE_BACK else decide.ROLL_BACK
             waiting = {host: back for host in waiting if host not in answered}
             if waiting:
@@ -64,7 +64,7 @@ class Settlement:
             self._never_answered(host)
 
     def _ask(self, waiting: Mapping[str, str], *, again: bool) -> dict[str, decide.Settled]:
-        """Ask once. Returns the answers; ``silent`` gets why the other hosts gave none."""
+        """Ask once. Returns the answers; ``silent`` gets the reasons of hosts without an answer."""
         record = Record()
         answered: dict[str, decide.Settled] = {}
 
@@ -107,7 +107,7 @@ class Settlement:
         return answered
 
     def _keep_time(self, host: str, record: Record) -> None:
-        """A host that is held has a new deadline."""
+        """Note the new deadline of a host that is held."""
         result = record.of(host, "ft_settle")
         if result is not None:
             found = decide.extended(result.result, self.armed[host], result.started, self._now())

@@ -26,8 +26,8 @@ class Wave:
     """A wave on its way.
 
     hosts: their results, filled in as they become known. how: the verdict on hosts where the change did not fail.
-    unit: the change as the hosts remember it. armed: the dead-men of
-    those that have one. changed: the user's playbook was started.
+    unit: the change as the hosts remember it. armed: the dead-men of the hosts that have a dead-man. changed: the
+    user's playbook was started.
     """
 
     context: Context
@@ -39,7 +39,7 @@ class Wave:
     changed: bool = False
 
     def run(self) -> tuple[str, bool]:
-        """Begin, change, settle. Returns why the change must stop here (or nothing) and whether that was usage."""
+        """Begin, change, settle. Returns why the change must stop here (or nothing), and whether that was usage."""
         begun = self._begin()
         for host, result in self.hosts.items():
             if host not in self.armed:
@@ -56,7 +56,7 @@ class Wave:
                 self.extending.cover(self.armed)
             try:
                 whys = self._change()
-            except Exception as error:  # of ours: the armed hosts go back now, and not at their deadline
+            except Exception as error:  # an error of ours: the armed hosts go back now, and not at their deadline
                 broken = f"evenkeel itself failed while the playbook ran: {type(error).__name__}: {error}"
                 whys = dict.fromkeys(self.hosts, broken)
         if self.extending:
@@ -69,7 +69,7 @@ class Wave:
         return halt, begun.usage or bool(self.context.stops())
 
     def _begin(self) -> decide.Begun:
-        """Guard, checkpoint, arm. Returns how that went."""
+        """Guard, checkpoint, arm. Returns the result."""
         record, context = Record(), self.context
         names = list(self.hosts)
 
@@ -90,7 +90,7 @@ class Wave:
             if context.must_stop():
                 return context.must_stop()
             if self.armed and context.clock.now() > decide.time_to_change(list(self.armed.values())):
-                return "the other hosts' time to confirm ran out before this one was armed"
+                return "the other hosts' time to confirm ran out before this host was armed"
             return ""
 
         began = context.clock.now()
@@ -115,7 +115,7 @@ class Wave:
         return begun
 
     def _confirm_within(self) -> float | None:
-        """The time that each dead-man is to wait, in seconds; None where only the hosts can tell."""
+        """The seconds that each dead-man is to wait; None where only the hosts know."""
         try:
             return duration(self.context.variables.get("evenkeel_confirm_within"))
         except ValueError:
@@ -128,7 +128,7 @@ class Wave:
         self.context.tell(Phase.ARMED, host, until=found.latest)
 
     def _adopt(self, began: float) -> None:
-        """Find the hosts that were armed although nobody lived to say so."""
+        """Find hosts that were armed by a run that was killed before it reported them."""
         record = Record()
         names = [host for host in self.hosts if host not in self.armed]
         if not names:
@@ -143,7 +143,7 @@ class Wave:
                 self._is_armed(host, found)
 
     def _change(self) -> Mapping[str, str]:
-        """Run the user's playbook. Returns why each host failed, empty for those that did not."""
+        """Run the user's playbook. Returns why each host failed; empty for a host that did not fail."""
         record, context = Record(mark=f"evenkeel: done {uuid.uuid4().hex}"), self.context
         failed: set[str] = set()
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The waves of a change: which hosts change at the same time, and in which order."""
+"""The waves of a change: the hosts that change at the same time, and the order of the waves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evenkeel.shared import hosts_of_budget
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """The sizes of the waves, of ``1,25%,100%``. Raises UsageError naming the part that is wrong."""
+    """The sizes of the waves in a text such as ``1,25%,100%``. UsageError names the wrong part."""
     return tuple(_checked(part.strip(), text) for part in text.split(","))
 
 
@@ -30,7 +30,7 @@ def _checked(part: str, text: str) -> str:
 
 
 def split(hosts: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Deal ``hosts`` out, in order; the last size repeats, so that no wave is ever larger than was written.
+    """Distribute ``hosts``, in order; the last size repeats, so that no wave is ever larger than written.
 
     Percentages are of the whole number of hosts, so ``1,25%,100%`` over 20 hosts gives 1, 5 and the other 14.
     """

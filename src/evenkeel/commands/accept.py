@@ -12,7 +12,7 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Accept(PlaybookCommand):
-    """The hosts forget their doubt; nothing else changes on them."""
+    """The doubt of the hosts ends; nothing else changes on them."""
 
     name = "accept"
     text = "take hosts that are in doubt as they are, so that they may be changed again"
@@ -20,7 +20,7 @@ class Accept(PlaybookCommand):
     question = True
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and well")
+        parser.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and right as it is")
 
     def variables(self, args: argparse.Namespace) -> Variables:
         return given(hosts=args.hosts)

@@ -28,7 +28,7 @@ def add_guard(parser: argparse.ArgumentParser) -> None:
     """Add the limits of the guard."""
     parser.add_argument("--min-healthy", metavar="N", help="hosts that must stay healthy: a number, N%% or quorum")
     parser.add_argument("--max-unavailable", metavar="N", help="hosts in flight at most: a number or N%%")
-    text = "inventory variable that names what fails together: hosts in flight share its value"
+    text = "inventory variable of the failure domain: hosts in flight share its value"
     parser.add_argument("--guard-domain", metavar="VAR", help=text)
 
 
@@ -45,7 +45,7 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 
 def add_old_name(parser: argparse.ArgumentParser, old: str, new: str) -> None:
-    """Let the option ``new`` be said by its old name, which goes on working for one minor version."""
+    """Accept the old name of the option ``new``, which goes on working for one minor version."""
     parser.add_argument(old, dest=new[2:].replace("-", "_"), action=_OldName, const=new, help=argparse.SUPPRESS)
 
 
@@ -65,7 +65,7 @@ def given(**variables: object) -> Variables:
 
 
 def stop_if(words: Sequence[str] | None) -> list[Spec] | None:
-    """The conditions of --stop-if, each a command or the YAML list in @FILE; None where none is given.
+    """The conditions of --stop-if, each a command or the YAML list in @FILE; None without any.
 
     Raises UsageError.
     """
@@ -110,5 +110,5 @@ def _listed(path: str, option: str, example: str) -> list[Spec]:
         raise UsageError(f"{option} file {path} must hold a list, as in {example!r}")
     for number, item in enumerate(found, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"{option} file {path}, item {number}: one kind and what it is about, as in {example!r}")
+            raise UsageError(f"{option} file {path}, item {number}: write one kind and its options, as in {example!r}")
     return found

@@ -41,19 +41,19 @@ class Change(FleetCommand[ChangeResult]):
         add_old_name(parser, "--failure-domain", "--guard-domain")
         within = f"undo unless confirmed in this time ({DEFAULT_CONFIRM_WITHIN})"
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
-        text = f"hosts that go back when it fails: {', '.join(ON_FAILURE)} ({STOP}: none that was confirmed)"
+        text = f"hosts that go back when it fails: {', '.join(ON_FAILURE)} ({STOP}: only unconfirmed hosts)"
         parser.add_argument("--on-failure", choices=ON_FAILURE, help=text)
         text = f"extend the time to confirm up to this, while new logins get in ({DEFAULT_AT_MOST})"
         parser.add_argument("--at-most", metavar="TIME", help=text)
-        parser.add_argument("--pause", metavar="TIME", help="watch the changed hosts between two waves for so long")
-        parser.add_argument("--bake", metavar="TIME", help="watch all hosts after the last wave for so long")
+        parser.add_argument("--pause", metavar="TIME", help="watch the changed hosts for this time between two waves")
+        parser.add_argument("--bake", metavar="TIME", help="watch all hosts for this time after the last wave")
         text = "hold this wave until a person lets the change go on (evenkeel confirm) or takes it back (abort)"
         parser.add_argument("--hold-after", metavar="WAVE", type=int, help=text)
         text = "planned: the playbook boots the hosts; confirm only after the boot (never: a boot is a rollback)"
         parser.add_argument("--reboot", choices=("never", "planned"), help=text)
         parser.add_argument("--reboots", metavar="N", type=int, help="boots that such a change may take (1)")
-        parser.add_argument("--soak", metavar="TIME", help="how long the probes must keep passing")
-        parser.add_argument("--deadline", metavar="TIME", help="how long to wait for that")
+        parser.add_argument("--soak", metavar="TIME", help="time for which the probes must keep passing")
+        parser.add_argument("--deadline", metavar="TIME", help="time within which they must do so")
         text = "stop as at a failure once this command ends with 0 (1: go on); @FILE: YAML list of commands and queries"
         parser.add_argument("--stop-if", metavar="COMMAND", action="append", help=text)
         add_probes(parser)
@@ -64,7 +64,7 @@ class Change(FleetCommand[ChangeResult]):
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
         if args.check:
-            raise UsageError("a dry run changes nothing that would have to be undone: use ansible-playbook --check")
+            raise UsageError("a dry run changes nothing, so there is nothing to undo: use ansible-playbook --check")
         request = Request(
             args.playbook,
             given,

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The frame around every command that reaches hosts: its signals, its progress, its errors and its last words."""
+"""The frame around every command that reaches hosts: signals, progress, errors, and the last lines."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class FleetCommand(Command, Generic[Result]):
                     print(refusal(self.name, Exit.USAGE, str(error)))
                 console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
             return Exit.USAGE
-        except Exception as error:  # whatever it is, hosts may be armed: it must not look like "nothing"
+        except Exception as error:  # hosts may be armed, so no error may look like "nothing was touched"
             with _readers():
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
@@ -103,14 +103,14 @@ class FleetCommand(Command, Generic[Result]):
                     print(json.dumps(result.to_dict(), indent=2, default=str))
                 else:
                     self.show(result, given, console)
-        except Exception as error:  # the end of every host is known, and was not shown
+        except Exception as error:  # the end of every host is known, but was not shown
             with _readers():
                 self._broken(args, given, error, console)
             return max(result.exit_code, Exit.IN_DOUBT)
         return result.exit_code
 
     def _broken(self, args: argparse.Namespace, given: Options, error: Exception, console: Console) -> None:
-        """Print an error of our own. The hosts take care of themselves, and the person is told how to ask them."""
+        """Print an error of our own, and the command that asks the hosts, which take care of themselves."""
         reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
         if args.json:
             print(refusal(self.name, Exit.IN_DOUBT, reason))
@@ -124,7 +124,7 @@ class FleetCommand(Command, Generic[Result]):
 
 @contextlib.contextmanager
 def _readers() -> Iterator[None]:
-    """Around all that is printed: a reader that is gone (| head, a closed terminal) changes no exit code."""
+    """Wrap all output, so that a missing reader (| head, a closed terminal) changes no exit code."""
     try:
         yield
         sys.stdout.flush()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The frame of a command that finds changes under way on the hosts, wherever they were begun."""
+"""The frame of a command that finds changes under way on the hosts, whichever machine began them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from evenkeel.show import summary
 
 
 class OpenChangeCommand(FleetCommand[ChangeResult]):
-    """The hosts themselves say which change they are part of, and how far it has come."""
+    """A command on open changes. The hosts themselves know their change, and its stage."""
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The inventory and the limit say which hosts are asked."""
+        """Add nothing: the inventory and the limit select the hosts that are asked."""
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
         return resume.run(self.name, given, caller)

@@ -35,15 +35,15 @@ class Plan(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", help="targets and groups, YAML (see docs/reliability.md)")
-        status = "what evenkeel status --json printed, to plan by"
+        status = "output of evenkeel status --json, to plan by"
         parser.add_argument("--status", default="", metavar="FILE", help=status)
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--vars", action="store_true", help="print inventory variables for the roles, YAML")
         add_json(form)
         parser.add_argument("--simulate", action="store_true", help="play the proposal, and compare")
-        years = "how long to play (%(default).0f)"
+        years = "time to simulate (%(default).0f)"
         parser.add_argument("--host-years", type=float, default=100_000.0, metavar="N", help=years)
-        parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random numbers (%(default)s)")
+        parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the random numbers (%(default)s)")
 
     def main(self, args: argparse.Namespace) -> int:
         try:

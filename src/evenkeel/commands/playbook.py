@@ -28,15 +28,15 @@ from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.shared import BUSY, NOT_FOUND, REFUSED, RESTORE_FAILED, USAGE, misspelt
 from evenkeel.show import summary
 
-# Keys of a result that speak of Ansible and of no host.
+# Keys of a result that concern Ansible, and no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
 _REFUSALS = (REFUSED, BUSY)
 
 
 class PlaybookCommand(FleetCommand[RunResult]):
-    """A command that sends variables to one playbook and tells what became of each host.
+    """A command that sends variables to one playbook and reports the end of each host.
 
-    lost_is_doubt: a host that is lost on the way is in doubt, as its state is half moved, or not known.
+    lost_is_doubt: a host that is lost on the way is in doubt, because its state is half changed, or unknown.
     usage_errors: the errors of a host that mean that the person typed something wrong.
     doubtful_errors: the errors of a host that leave it in doubt.
     question: the playbook only asks hosts, so that an answer takes minutes at most.
@@ -57,7 +57,10 @@ class PlaybookCommand(FleetCommand[RunResult]):
     def variables_of(
         self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
     ) -> Mapping[str, object]:
-        """The variables, now that the hosts are known. inventory: reads it, which takes a second. Raises UsageError."""
+        """The variables, now that the hosts are known. Raises UsageError.
+
+        inventory: reads the inventory, which takes a second.
+        """
         return variables
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> RunResult:
@@ -133,9 +136,9 @@ def _confirmation(result: Result) -> bool:
 
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
-    """The story of ``host``: the result of its last task of ours, with state and msg."""
+    """The row of ``host``: the result of its last task of ours, with state and msg."""
     results = record.results.get(host, [])
-    # The confirmation of a rollback is not the story of the rollback.
+    # The confirmation of a rollback says nothing about the rollback itself.
     story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
     last = next((result for result in story if result.status != "ok"), story[-1] if story else None)
     if last is None:
@@ -144,7 +147,7 @@ def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
         return {"state": state, "msg": why or stopped or record.messages() or "nothing ran on it"}
     told = {key: value for key, value in last.result.items() if not key.startswith("_") and key not in _INTERNAL}
     if last.task == "ft_rollback" and _confirmation(results[-1]):
-        told.pop("armed", None)  # it was, until this was confirmed
+        told.pop("armed", None)  # it was armed until the confirmation
         told["outcome"] = results[-1].result.get("outcome")
     if last.status == "ok" and (host in record.failures or host in record.unreachable):
         state = "failed" if host in record.failures else "unreachable"

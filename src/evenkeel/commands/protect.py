@@ -15,15 +15,15 @@ from evenkeel.shared import NOT_FOUND
 
 
 class Protect(PlaybookCommand):
-    """Every host of the inventory may hold copies, unless the inventory or --peers says which."""
+    """Every host of the inventory may hold copies, unless the inventory or --peers names the peers."""
 
     name = "protect"
     text = "take a checkpoint and keep copies of it on other hosts"
-    # A UsageError of a checkpoint is no word of the person's: the owner of a declared tree can make it too deep.
+    # A UsageError of a checkpoint need not be a wrong usage: the owner of a declared tree can make it too deep.
     usage_errors = frozenset({NOT_FOUND})
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--copies", type=int, metavar="N", help="how many other hosts hold a copy")
+        parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
         add_resources(parser)
@@ -43,7 +43,7 @@ class Protect(PlaybookCommand):
 
 
 def peers(inventory: Inventory, hosts: Sequence[str]) -> Variables:
-    """The hosts that may hold copies where the inventory does not say it: every host of it."""
+    """The hosts that may hold copies where the inventory names none: all hosts."""
     said = ("evenkeel_peers", "evenkeel_group")
     if all(any(name in inventory.variables.get(host, {}) for name in said) for host in hosts):
         return {}

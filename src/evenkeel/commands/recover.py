@@ -27,7 +27,7 @@ class Recover(PlaybookCommand):
         parser.add_argument("host", metavar="HOST", help="whose checkpoint")
         parser.add_argument("--onto", metavar="HOST", help="restore onto this host instead, a spare")
         parser.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
-        text = "restore also what the inventory does not declare for HOST (evenkeel_resources), after you have seen it"
+        text = "restore also state that evenkeel_resources does not declare for HOST, after you have examined it"
         parser.add_argument("--undeclared", action="store_true", help=text)
 
     def variables(self, args: argparse.Namespace) -> Variables:
@@ -39,5 +39,5 @@ class Recover(PlaybookCommand):
         )
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
-        # Peers that lack a copy or answered wrongly are no failure of the recovery, and a person should know them.
+        # Peers that lack a copy or answered wrongly do not fail the recovery, but a person should know them.
         summary.print_run(result, console, warn_of_left=True)

@@ -48,7 +48,7 @@ PLAYBOOKS = {command.name: command for command in COMMANDS if isinstance(command
 def run(
     command: str, options: Options, variables: Mapping[str, object], **caller: Unpack[CallerArguments]
 ) -> RunResult:
-    """Run ``command``, one that is a playbook of the collection, with ``variables`` (evenkeel_*).
+    """Run ``command``, which is a playbook of the collection, with ``variables`` (evenkeel_*).
 
     caller: see ``evenkeel.ansible.caller.Caller``. Raises UsageError before any host is touched.
     """

@@ -12,7 +12,7 @@ from evenkeel.commands.playbook import PlaybookCommand
 
 
 class Restart(PlaybookCommand):
-    """The guard measures the group before each host."""
+    """A restart on each host in turn. The guard measures the group before each host."""
 
     name = "restart"
     text = "restart a service, host by host, proved and only as health allows"

@@ -26,7 +26,7 @@ class Rollback(PlaybookCommand):
     lost_is_doubt = True
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        text = "latest (the default), a name or an id; or one for each host: HOST=ID,… or @FILE with lines 'HOST ID'"
+        text = "latest (the default), a name or an id; or for each host HOST=ID,… or @FILE with lines 'HOST ID'"
         parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=text)
         add_old_name(parser, "--to", "--checkpoint")
         kinds = "put back only these kinds of resource, such as files,packages"
@@ -61,7 +61,7 @@ class Rollback(PlaybookCommand):
         without = [host for host in hosts if isinstance(each, Mapping) and host not in each]
         if without:
             raise UsageError(
-                f"--checkpoint names none for {', '.join(without[:5])}: name it, or leave it out by --limit"
+                f"--checkpoint names none for {', '.join(without[:5])}: name one, or leave out the host by --limit"
             )
         return variables
 
@@ -69,7 +69,7 @@ class Rollback(PlaybookCommand):
 def read_checkpoints(said: str) -> dict[str, str] | None:
     """Read ``--checkpoint`` where it names a checkpoint for each host: ``web1=ID,web2=ID`` or ``@FILE``; else None.
 
-    Raises UsageError for what cannot be read.
+    Raises UsageError for a malformed text or file.
     """
     if said.startswith("@"):
         try:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`evenkeel scrub`: read all that the stores of hosts hold."""
+"""`evenkeel scrub`: read everything that the stores of hosts hold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from evenkeel.shared import DAMAGED
 
 
 class Scrub(PlaybookCommand):
-    """Damage that no copy mends leaves a host in doubt."""
+    """The command fails on damage. Damage that no copy mends leaves a host in doubt."""
 
     name = "scrub"
-    text = "read all that the stores of hosts hold, and find what is damaged"
+    text = "read everything that the stores of hosts hold, to find damage"
     lost_is_doubt = True
     doubtful_errors = PlaybookCommand.doubtful_errors | {DAMAGED}
 

@@ -17,7 +17,7 @@ class Status(PlaybookCommand):
     """The playbook reads, and changes nothing."""
 
     name = "status"
-    text = "what hosts are in the middle of, and what they could go back to"
+    text = "changes under way on hosts, and the checkpoints of each host"
     lost_is_doubt = True
     question = True
 

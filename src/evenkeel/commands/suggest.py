@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`evenkeel suggest`: the resources that would have covered what the last change did outside of what is protected."""
+"""`evenkeel suggest`: the resources that would have covered the other paths that the last change has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Suggest(PlaybookCommand):
     """The playbook reads, and changes nothing."""
 
     name = "suggest"
-    text = "the resources that would have covered what the last change did outside of what is protected"
+    text = "resources that would have covered the paths that the last change changed outside of the declared resources"
     lost_is_doubt = True
     question = True
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The next step of a person, as a command line that can be pasted where the last one was typed."""
+"""The next step of a person, as a command line that can be pasted where the last command was typed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     of = {state: [host for host in result.hosts if host.state is state] for state in State}
     lines = []
     if of[State.IN_DOUBT]:
-        lines.append("Ask the hosts in doubt, once they answer, what became of them:")
+        lines.append("Ask the hosts in doubt for their state, once they answer:")
         lines += _shown("status", options, [host.host for host in of[State.IN_DOUBT]])
     if of[State.CONFIRMED] and result.exit_code is not Exit.DONE:
         lines.append("Confirmed hosts keep the change. To take it back there as well:")
@@ -34,7 +34,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     if result.exit_code in (Exit.FAILED, Exit.PARTLY) and of[State.ROLLED_BACK]:
         then = "; run it again" if stopped(result) else "; repair what failed and run it again"
         then = then if result.command == "change" else ""
-        lines.append(f"On the hosts that were rolled back, what is protected is as before{then}.")
+        lines.append(f"On the hosts that were rolled back what is protected is as before{then}.")
     beside = [host.host for host in result.hosts if host.outside and host.outside["count"]]
     if beside:
         lines.append("Paths changed that nothing protects. The resources that would have covered them:")
@@ -42,7 +42,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
     if result.touched_outside:
         names = ", ".join(result.touched_outside)
         lines.append(
-            f"Tasks of a wave also ran on hosts outside of it, and nothing protects or confirms what they did: {names}"
+            f"Tasks of a wave also ran on hosts outside of it, and nothing protects or confirms these hosts: {names}"
         )
     unseen = [host.host for host in of[State.CONFIRMED] if host.login == "not shown"]
     if unseen:
@@ -74,7 +74,7 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
     if doubt:
         trying = [host for host in doubt if going_on(rows[host])]
         if trying:
-            lines.append(f"By themselves these hosts try again what is not back yet: {some_of(trying)}")
+            lines.append(f"These hosts have not put back everything, and try again by themselves: {some_of(trying)}")
         lines.append("In doubt: the next change is refused until such a host was put back,")
         lines += _back({host: str(change.get("checkpoint") or "") for host, change in doubt.items()}, options)
         lines.append("or is accepted as it is:")
@@ -83,7 +83,7 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
 
 
 def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The hosts of changes that have come to different ends on their hosts, and should have come to one."""
+    """The hosts of changes that have come to different ends on their hosts, although they share one end."""
     ends: dict[str, dict[str, str]] = {}
     for host, row in rows.items():
         armed, last = row.get("armed"), row.get("last") or {}
@@ -99,7 +99,7 @@ def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def overdue(info: Mapping[str, Any], now: float) -> bool:
-    """Whether a host should have put itself back by ``now`` (epoch seconds), from what ft_info says of it."""
+    """Whether a host should have put itself back by ``now`` (epoch seconds), from the answer of ft_info."""
     armed = info.get("armed")
     if not isinstance(armed, Mapping) or going_on(info):
         return False
@@ -109,7 +109,7 @@ def overdue(info: Mapping[str, Any], now: float) -> bool:
 
 
 def going_on(info: Mapping[str, Any]) -> bool:
-    """Whether a host says that it is going back, and tries again what did not go well."""
+    """Whether a host says that it is going back, and repeats failed steps."""
     armed = info.get("armed") or {}
     return bool(armed.get("back") or armed.get("tries_until") or armed.get("left"))
 
@@ -147,7 +147,7 @@ def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, posit
 def _file(name: str, suffix: str, lines: Iterable[str]) -> str:
     """Write a file for a command, here or else among temporary files. Returns its path.
 
-    suffix: one that Ansible does not read in an inventory that is a directory.
+    suffix: a suffix that Ansible ignores in an inventory that is a directory.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")

@@ -36,7 +36,7 @@ _DOING = {
     Phase.ARMED: "checkpoint taken, dead-man armed",
     Phase.SETTLE: "probing, then confirm or roll back",
     Phase.WAIT: "not reached; its dead-man puts it back",
-    Phase.HELD: "healthy; waits for the others",
+    Phase.HELD: "healthy; waits for the other hosts",
 }
 _ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 
@@ -46,14 +46,14 @@ _INTERNAL = "Validating arguments against arg spec"
 _OURS = "evenkeel.fault_tolerance."
 # A host that is waited for is mentioned in a log once in so many seconds.
 _MENTION = 60.0
-# Nobody reads more characters of a text of others in a table or a line.
+# The number of characters that are shown of a text of others in a table or a line.
 _LONGEST = 2000
 
 
 def text(said: object, limit: int = _LONGEST) -> str:
-    """The words of a host, a playbook or a file, as one line that can only be read.
+    """The words of a host, a playbook or a file, as one harmless line.
 
-    The one place where text of others is made fit for a terminal: a character that would move, colour, hide or reverse
+    Only here is text of others made fit for a terminal: a character that would move, colour, hide or reverse
     it is written as an escape, and no more than ``limit`` characters are shown. It goes into ``rich.text.Text`` or
     with ``markup=False``, so that no bracket in it is markup.
     """
@@ -69,7 +69,7 @@ def _shown(character: str) -> str:
 
 
 def task_name(name: str) -> str:
-    """The name of a task as a person may know it: without our roles', and empty for what no playbook holds."""
+    """The name of a task as a person knows it: without the name of our role, and empty for an internal task."""
     role, _colon, task = name.rpartition(" : ")
     return "" if task.startswith(_INTERNAL) else task if role.startswith(_OURS) else name
 
@@ -101,7 +101,7 @@ class Board:
     task: str = ""
 
     def take(self, progress: Progress) -> None:
-        """Take one fact into the state."""
+        """Add one fact to the state."""
         if progress.kind is Kind.PLAN:
             self.title = text(progress.text)
         elif progress.kind is Kind.WAVE:

@@ -73,11 +73,11 @@ def show(proposal: Proposal, console: Console) -> None:
 
 
 def summary(proposal: Proposal) -> Text:
-    """Whether the proposal reaches what was asked, in one line."""
+    """Whether the proposal reaches its targets, in one line."""
     missed = [verdict.target for verdict in proposal.verdicts if not verdict.met]
     if not missed:
         return Text(f"{proposal.group}: every target is met.", style="green")
-    return Text(f"{proposal.group}: {', '.join(missed)} not met; see above what it would take.", style="bold red")
+    return Text(f"{proposal.group}: {', '.join(missed)} not met; see the remedies above.", style="bold red")
 
 
 def show_simulation(proposal: Proposal, played: Played, console: Console) -> None:

@@ -17,7 +17,7 @@ from evenkeel.show.display import text
 
 
 def print_suggestion(result: RunResult, console: Console) -> None:
-    """Print what the hosts that answered suggest; each line that is no YAML is a comment."""
+    """Print the suggestions of the hosts that answered; each line that is no YAML is a comment."""
     answered = {host: row for host, row in result.hosts.items() if row["state"] == "ok"}
     for line in comments(answered):
         console.print(Text(f"# {text(line, 10_000)}"), soft_wrap=True)
@@ -29,24 +29,24 @@ def print_suggestion(result: RunResult, console: Console) -> None:
 
 
 def comments(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The sentences about the hosts: which changed something beside, and how far that is known."""
+    """The sentences on the hosts: whether the last change changed other paths, and whether all of them are known."""
     of: dict[str, list[str]] = {}
     for host, row in rows.items():
         outside = row.get("outside")
         if outside is None:
-            said = "what the last change did outside of what is protected is not known"
+            said = "the changes outside of the declared resources are not known"
         elif not outside.get("count"):
-            said = "the last change did nothing outside of what is protected, where programs and configuration lie"
+            said = "the last change changed no other programs and configuration than the declared resources"
         else:
-            said = "add to what is declared, so that what the last change did is protected as well"
+            said = "add these to the declared resources, so that they cover the last change as well"
             if outside["count"] > len(outside.get("paths") or []) or not outside.get("complete"):
-                said += "; not all of it is known, so look again after the next change"
+                said += "; not all changes are known, so look again after the next change"
         of.setdefault(said, []).append(host)
     return [f"{some_of(hosts)}: {said}" for said, hosts in of.items()]
 
 
 def merged(suggested: Iterable[Iterable[Any]]) -> list[dict[str, dict[str, list[str]]]]:
-    """A declaration of each kind, with all that the hosts name. A path within another one is left out."""
+    """A declaration of each kind, with everything that the hosts name. A path within another path is left out."""
     kinds: dict[str, dict[str, set[str]]] = {}
     for one in suggested:
         for item in one:

@@ -28,11 +28,16 @@ _STYLE = {
 }
 # More hosts than this that ended alike share a line.
 _ALIKE = 12
-# Warnings of one host that are shown.
+# The number of warnings of a host that are shown.
 _WARNINGS = 10
 # The words of a host about its protected state.
+_BY = {
+    "deadline": "put itself back at its deadline",
+    "boot": "put itself back at boot",
+    "health": "put itself back, not healthy after the boot that was planned",
+}
 _BACK = "what is protected is as before"
-# Paths of one host that are shown.
+# The number of paths of a host that are shown.
 _PATHS = 5
 _FAILURE = re.compile(r"((?:failed|unreachable) in (['\"]).*?\2): ")
 
@@ -60,7 +65,7 @@ class Told:
 
 
 def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) -> None:
-    """Say why, and remember what was said of which host."""
+    """Print the reason, and remember it for its host."""
     if reason:
         console.print(Text(f"Why: {text(reason)}"))
         told.once(text(reason))
@@ -103,7 +108,7 @@ def headline(result: ChangeResult) -> str:
         return f"{starts.get(result.exit_code, 'IN DOUBT')} ({took})"
     number = {state: sum(1 for host in result.hosts if host.state is state) for state in State}
     if result.exit_code is Exit.DONE:
-        if result.command != "change":  # which has not seen what the change did
+        if result.command != "change":  # the command has not seen the change itself
             done = f"{_hosts(number[State.HELD] or number[State.CONFIRMED])} ({took})"
             return f"APPROVED on {done}" if number[State.HELD] else f"CONFIRMED on {done}"
         changed = sum(host.changed for host in result.hosts)
@@ -112,7 +117,7 @@ def headline(result: ChangeResult) -> str:
         return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
     parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
     ill = sum(host.sick for host in result.hosts)
-    parts += [f"{ill} of the confirmed ill since"] if ill else []
+    parts += [f"{ill} of the confirmed unhealthy since"] if ill else []
     starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
     start = starts.get(result.exit_code, "FAILED")
     if result.exit_code is Exit.FAILED and number[State.ROLLED_BACK] and not number[State.CONFIRMED]:
@@ -124,7 +129,7 @@ def headline(result: ChangeResult) -> str:
 def detail(host: HostResult, told: Told | None = None) -> str:
     """The words about one host besides its outcome, unless they were ``told`` before."""
     told = told or Told()
-    by = {"deadline": "put itself back at its deadline", "boot": "put itself back at boot"}.get(host.by, "")
+    by = _BY.get(host.by, "")
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
@@ -137,7 +142,7 @@ def detail(host: HostResult, told: Told | None = None) -> str:
 
 
 def _stays(host: HostResult) -> list[str]:
-    """The sentence about what stays changed on a host that was rolled back."""
+    """The sentence on paths that stay changed on a host that was rolled back."""
     beside = _beside(host.outside)
     if host.state is not State.ROLLED_BACK or host.outside is None or not beside or _BACK in host.why:
         return []
@@ -213,7 +218,7 @@ def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False
 
 
 def _warnings(row: Mapping[str, Any], of_left: bool) -> list[str]:
-    """The warnings of a host; with ``of_left`` also those of a host that did well and could not do all."""
+    """The warnings of a host; with ``of_left`` also what a successful host could not do."""
     found = [row.get("warnings"), row.get("left") if of_left and row["state"] == "ok" else None]
     said = [str(item) for listed in found if isinstance(listed, list) for item in listed]
     return list(dict.fromkeys(said))[:_WARNINGS]
@@ -252,7 +257,7 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
 
 
 def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
-    """The cells of one host as it is ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
+    """The cells of one host at the time ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
     last = row.get("last")
     ended = Text("none", style="dim")
     if last:
@@ -291,7 +296,7 @@ def _now(row: Mapping[str, Any], at: float) -> Text:
 
 
 def _some(said: Any) -> str:
-    """The first items that a host names, and how many more there are."""
+    """The first items that a host names, and the number of the others."""
     items = said if isinstance(said, list) else [said]
     more = f" and {len(items) - 5} more" if len(items) > 5 else ""
     return "; ".join(text(item, 200) for item in items[:5]) + more

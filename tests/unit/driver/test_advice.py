@@ -210,7 +210,7 @@ def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:
     doubt = {"doubt": {"left": ["p"]}, "checkpoint": ID}
     rows = {"web1": {**doubt, "armed": {"tries_until": 4000.0, "left": ["p"]}}, "web2": doubt}
     lines = advice.after_status(rows, Options())
-    assert "By themselves these hosts try again what is not back yet: web1" in lines
+    assert "These hosts have not put back everything, and try again by themselves: web1" in lines
 
 
 def test_a_change_that_hosts_ended_differently_is_to_be_resumed() -> None:

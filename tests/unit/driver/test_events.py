@@ -133,8 +133,12 @@ def test_every_prefix_of_a_run_without_its_recap_vouches_for_no_host() -> None:
             "exit code 7: sorry (the last attempt)",
         ),
         (
+            {"msg": "non-zero return code", "rc": 1, "stderr": "rules:3: Error: no such chain\n  ^^^^\n"},
+            "exit code 1: rules:3: Error: no such chain",
+        ),
+        (
             {"msg": "", "rc": 0, "stdout": "not yet", "attempts": 1},
-            "what until waits for did not come; it said: not yet",
+            "the condition of until was never true; it said: not yet",
         ),
         ({"msg": "", "stdout": "hello", "failed_when_result": True}, "failed_when calls it failed; it said: hello"),
         (

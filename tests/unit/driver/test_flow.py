@@ -309,7 +309,7 @@ def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> N
         ("health", [measured("web1", "failed", msg="tcp 80: fail"), measured("web2")], 2),
     )
     reason, _ = one.run(gather=False)
-    assert reason == "web1 fell ill after it was confirmed: tcp 80: fail"
+    assert reason == "web1 became unhealthy after it was confirmed: tcp 80: fail"
     assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.CONFIRMED, State.NOT_BEGUN]
     assert [host.sick for host in one.hosts.values()] == [True, False, False]
 
@@ -324,7 +324,7 @@ def test_a_change_that_ends_with_a_host_ill_or_unmeasured_is_no_success(last: li
         hosts=2,
     )
     reason, _ = one.run(gather=False)
-    assert reason.startswith("web1 fell ill after it was confirmed: ")
+    assert reason.startswith("web1 became unhealthy after it was confirmed: ")
     assert one.hosts["web1"].sick and not one.hosts["web2"].sick
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What changed outside of what is protected, as the driver reads and shows it, and the resources that it suggests."""
+"""Changes outside of the declared resources, as the driver reads and shows it, and the resources that it suggests."""
 
 from __future__ import annotations
 
@@ -65,9 +65,8 @@ def test_a_bad_answer_puts_the_host_in_doubt(outside: Any) -> None:
 
 def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
     host = HostResult("a", 1, State.ROLLED_BACK, "failed in 'Check'", outside=seen(("/usr/bin/su", "mode")))
-    expected = (
-        "failed in 'Check'; what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
-    )
+    back = "what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
+    expected = f"failed in 'Check'; {back}"
     assert detail(host) == expected
     many = seen(*((f"/etc/{number}", "new") for number in range(7)), count=40)
     found = detail(HostResult("a", 1, State.ROLLED_BACK, "x", outside=many))
@@ -77,7 +76,8 @@ def test_a_host_that_was_rolled_back_says_what_stays_changed() -> None:
 
 
 def test_what_the_host_has_said_itself_is_not_said_twice() -> None:
-    why = "rolled back to x: y; what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
+    back = "what is protected is as before; 1 path outside of it stays changed: /usr/bin/su (mode)"
+    why = f"rolled back to x: y; {back}"
     assert detail(HostResult("a", 1, State.ROLLED_BACK, why, outside=seen(("/usr/bin/su", "mode")))) == why
 
 
@@ -134,7 +134,7 @@ def test_suggestions_of_several_hosts_are_one_document_that_can_be_pasted() -> N
             {"services": {"names": ["ssh.service"]}},
         ]
     }
-    assert "# web1, web2: add to what is declared" in text
+    assert "# web1, web2: add these to the declared resources" in text
 
 
 def test_hosts_that_have_nothing_to_suggest_say_why() -> None:
@@ -144,9 +144,9 @@ def test_hosts_that_have_nothing_to_suggest_say_why() -> None:
         c={"state": "ok", "outside": seen(("/x", "new"), count=300), "suggested": [{"files": {"paths": ["/x"]}}]},
         d={"state": "unreachable", "msg": "no route"},
     )
-    assert "# a: what the last change did outside of what is protected is not known" in text
-    assert "# b: the last change did nothing outside of what is protected" in text
-    assert "# c: add to what is declared" in text and "not all of it is known" in text
+    assert "# a: the changes outside of the declared resources are not known" in text
+    assert "# b: the last change changed no other programs and configuration" in text
+    assert "# c: add these to the declared resources" in text and "not all changes are known" in text
     assert "no route" in text
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The part of a checkpoint that lets people in: accounts, sshd, the network, the firewall's files. It goes back first,
-and waits for nothing of the rest. Pure."""
+and waits for no other part. Pure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ _ETC = (
     *("ssh", "dropbear", "pam.d", "pam.conf", "security", "login.defs", "nsswitch.conf", "sudoers", "sudoers.d"),
     *("passwd", "shadow", "group", "gshadow", "subuid", "subgid", "shells", "nologin", "hosts.allow", "hosts.deny"),
     *("hosts", "resolv.conf", "network", "netplan", "NetworkManager", "systemd/network", "nftables.conf", "nftables.d"),
+    *("systemd/networkd.conf", "systemd/networkd.conf.d", "systemd/resolved.conf", "systemd/resolved.conf.d", "dhcp"),
+    *("iproute2", "resolvconf", "resolvconf.conf", "dhcpcd.conf", "dhclient.conf", "sysconfig/network"),
+    "sysconfig/network-scripts",
 )
 PATHS = (
     "/root/.ssh",
@@ -33,9 +36,9 @@ PATHS = (
 
 
 def narrowed(section: Section) -> Section | None:
-    """The section with nothing but paths that give access; None where it has none.
+    """The section with nothing but paths that give access; None where it has no such path.
 
-    Its lines are such as a look at these paths alone could have written.
+    Its lines are those that a look at these paths alone would have written.
     """
     spec = tree_spec(section)
     if spec is None:
@@ -52,7 +55,7 @@ def narrowed(section: Section) -> Section | None:
 
 
 def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
-    """The lines that a look at these paths alone would have."""
+    """The lines that a look at these paths alone would have written."""
     found: dict[bytes, str] = {}
     for root in map(os.fsencode, roots):
         for above in ancestors(root):
@@ -71,7 +74,7 @@ def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
 
 
 def _below(lines: Sequence[str], root: bytes) -> list[str]:
-    """The lines of the path and of all that is below it."""
+    """The lines of the path and of all paths below it."""
     found = []
     at = place_of(lines, root)
     if at < len(lines) and path_of(lines[at]) == root:
@@ -89,14 +92,14 @@ def is_of(one: Section, other: Section) -> bool:
 
 
 def as_it_was(now: Section, then: Section, known: Section) -> Section:
-    """A section as it is now, with what was ``known`` of a part of it before that was put back.
+    """A section of the present state, with the state of a part of it that was ``known`` before this part was put back.
 
-    ``then``: the section of the checkpoint that ``known`` is a part of.
+    ``then``: the section of the checkpoint to which ``known`` belongs.
     """
     if not is_of(now, then):
         return now
     if known.kind != FILES:
-        return replace(now, lines=known.lines)
+        return replace(now, lines=[*(path_lines(known) or path_lines(now)), *own_lines(known)])
     return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
 
 
@@ -106,7 +109,7 @@ def _order(line: str) -> tuple[bool, bytes]:
 
 
 def _merged(lines: Sequence[str], known: Section) -> list[str]:
-    """Lines of a later look, with those of an earlier one at the paths that it was about."""
+    """Lines of a later look, with the lines of an earlier look at the paths of that look."""
     roots = [os.fsencode(one) for one in known.spec["paths"]]
     inside = tuple(root + b"/" for root in roots)
     is_left_out, apart = left_out(files.trees_of(known.spec)), set()
@@ -117,7 +120,7 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
             continue
         path = path_of(line)
         if path.startswith(inside) and (os.path.dirname(path) in apart or is_left_out(path)):
-            apart.add(path)  # The earlier look was not about it.
+            apart.add(path)  # It was no path of the earlier look.
         elif path in roots or path.startswith(inside):
             continue
         kept.append(line)
@@ -126,7 +129,13 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
     return kept
 
 
+def own_alone(section: Section, lines: Sequence[str]) -> Section:
+    """The section with these lines of its kind's own, and no trees: without entries, a tree would be an empty one."""
+    spec = {key: value for key, value in section.spec.items() if key not in ("trees", files.MOUNTS)}
+    return replace(section, spec=spec, lines=list(lines))
+
+
 def own_part(section: Section) -> Section | None:
-    """The section with those of its kind's own lines that give access; None where it has none."""
+    """The section with the lines of its kind that give access; None where it has no such line."""
     lines = kind_of(section).access_lines(own_lines(section))
     return replace(section, lines=lines) if lines else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Directories that others than root can fill. Where one of them has filled its own, what is root's goes back first.
+"""Directories that others than root can fill. Where a user has filled a directory, all other paths go back first.
 
-Each entry that came since costs a host that goes back some tenths of a millisecond, and its owner next to nothing.
+Each new entry costs a host that goes back some tenths of a millisecond, and costs its owner next to nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..._resources.registry import kind_of
 from ..._store.manifest import Section
 from .access import lines_at
 
-# So many entries more than were recorded are a crowd: some seconds.
+# So many more entries than the record has are a crowd: they take some seconds.
 CROWD = 10_000
 
 
@@ -43,7 +43,7 @@ class Theirs:
                 self._tops.append(path)
 
     def __contains__(self, path: bytes) -> bool:
-        """Whether the path is one of them, or lies in one."""
+        """Whether the path is such a directory, or lies in such a directory."""
         path = path.rstrip(b"/") + b"/"
         at = bisect(self._tops, path)
         return at > 0 and path.startswith(self._tops[at - 1])
@@ -53,7 +53,7 @@ class Theirs:
 
 
 def without(section: Section, theirs: Theirs) -> Section | None:
-    """The section as a look without these directories could have written it; None where nothing is left. Pure."""
+    """The section as a look without these directories would have written it; None where nothing is left. Pure."""
     if not theirs.paths():
         return section
     roots = [root for root in section.spec["paths"] if os.fsencode(root) not in theirs]
@@ -68,7 +68,7 @@ def without(section: Section, theirs: Theirs) -> Section | None:
 
 
 def is_crowd(section: Section, theirs: Theirs) -> bool:
-    """Whether there is a crowd more in these directories now than was recorded. No link and no mount is followed."""
+    """Whether these directories have a crowd of new entries. No link and no mount is followed."""
     todo = theirs.paths()
     if not todo:
         return False

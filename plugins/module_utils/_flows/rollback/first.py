@@ -25,7 +25,7 @@ class First(Record):
     """The first phases of a host that goes back by itself."""
 
     def _beside_crowds(self) -> None:
-        """Where a user has filled a directory since, a whole rollback of all else comes first (see ``apart``)."""
+        """Where a user has filled a directory since, first roll back everything else (see ``apart``)."""
         if not self.how.unattended or self.how.kinds or self.how.paths:
             return
         sections = self._plan.sections
@@ -38,11 +38,11 @@ class First(Record):
         first._is_part = True
         try:
             first._carry_out()
-        except Exception as error:  # The whole, which follows, tells what is left.
+        except Exception as error:  # The whole rollback, which follows, names everything that is left.
             self._changed = first._changed
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done
-        # All but this of the things that were left then is measured again.
+        # The whole rollback measures everything else again that was left.
         self._left += [one for one in first._left if one.startswith(NOT_DURABLE)]
         self._down = first._down
         self._restart_needed = first._restart_needed
@@ -68,12 +68,15 @@ class First(Record):
                 if any(part.kind == section.kind for part in first):
                     with suppress(OSError, EvenkeelError):
                         lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
-                        self._before_access.append((section, replace(section, lines=lines)))
-            for kind in dict.fromkeys(part.kind for part in first):
+                        self._before_access.append((section, access.own_alone(section, lines)))
+            kinds = dict.fromkeys(part.kind for part in first)
+            for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)
             locks = [name for name, kind in KINDS.items() if kind.lock_guards_access]
             with self._trying(FILES), locked(locks, self.store.system, unattended=True):
                 self._access_files(writer)
+            for kind in (one for one in kinds if KINDS[one].applies_files):
+                self._put_back(kind, first)
         finally:
             writer.discard()
         if not self.how.boot:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A rollback on the host that holds the checkpoint: who may ask for it, and how it ends a change.
+"""A rollback on the host that holds the checkpoint: the requests for it, and the change that it ends.
 
 ``plan`` looks and decides, ``run`` carries out, ``proof`` measures, ``resume`` finishes after a kill.
 """
@@ -26,11 +26,12 @@ from .resume import resume
 from .run import Run
 
 Arm = Callable[[str], changes.Armed]
-COUNTS = "what was put back counts at the next boot alone:"
-# Files that count at the next boot alone: kernel, initramfs, boot loader, disks and modules.
+COUNTS = "some paths or packages that came back take effect at the next boot alone:"
+# Files and packages that take effect at the next boot alone: kernel, initramfs, boot loader, disks and modules.
 AT_BOOT = re.compile(
     r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
     r"|/etc/(fstab|crypttab|modules|dracut\.conf)$"
+    r"|(linux-(image|modules)|kernel|grub|shim|initramfs-tools|dracut)[^/]*$"
 )
 
 
@@ -38,8 +39,8 @@ AT_BOOT = re.compile(
 class Request:
     """The arguments of ``ft_rollback``; ``confirm_within`` in seconds.
 
-    ``kinds``, ``paths``: only these of the checkpoint. ``generation``: refuse unless the host is still at it. ``swap``:
-    put declared directories back as a whole where that is possible.
+    ``kinds``, ``paths``: only these parts of the checkpoint. ``generation``: refuse unless the host is still at this
+    generation. ``swap``: put declared directories back as a whole where that is possible.
     """
 
     to: str
@@ -81,7 +82,7 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
 def _with_warnings(result: RolledBack) -> RolledBack:
     result.warnings = [
         f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
-        f"{one['paths'][0]}; restart it to see the new ones"
+        f"{one['paths'][0]}; restart it to use the new files"
         for one in result.restart_needed
     ]
     return result
@@ -99,6 +100,7 @@ def _arming(store: Store, within: float | None) -> Arm | None:
 _BEGAN = {
     "deadline": "whose time to confirm was over",
     "boot": "which a boot had ended",
+    "health": "after whose boot the host was not healthy",
     "settle": "which was told to go back and had not come to an end",
     "operator": "which was being put back by hand",
 }
@@ -107,7 +109,7 @@ _BEGAN = {
 def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
     """Under the lock, before anything else: complete a rollback that was killed, or that a missed deadline asks for.
 
-    ``boot``: early at boot. ``agent``: nobody else is there to boot the host again, where that is needed.
+    ``boot``: early at boot. ``agent``: this process has to boot the host again where that is needed.
     """
     said, back = resume(store, boot)
     change = changes.armed(store)
@@ -135,7 +137,8 @@ def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
 
 
 def at_boot(change: changes.Armed, result: RolledBack) -> list[str]:
-    """The first paths that were put back and count at the next boot alone, on a host that booted with the change."""
+    """The first paths that were put back and take effect at the next boot alone, on a host that booted with the
+    change."""
     if not change.boots:
         return []
     targets = [str(step.get("target", "")) for step in result.done if isinstance(step, dict)]
@@ -150,8 +153,8 @@ def execute(
     how: Options | None = None,
     arm: Arm | None = None,
 ) -> RolledBack:
-    """Roll back, under the lock; with ``change`` it is over once all is back. Until then its dead-man tries again, for
-    an hour, and whoever asked is told what is left."""
+    """Roll back, under the lock; ``change`` is over once everything is back. Until then its dead-man tries again, for
+    an hour, and the error names everything that is left."""
     how = how or Options()
     if change is None:
         return _on_demand(store, manifest, how, arm)

@@ -28,7 +28,7 @@ from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher
 from ..._store.store import Store
 
-# How many paths that services have written are remembered.
+# The largest number of paths that are remembered as written by services.
 _MOST = 200
 # The line of a file of a few bytes.
 _SHORT = re.compile(r" size=[0-9]{1,2} ")
@@ -36,13 +36,13 @@ _SHORT = re.compile(r" size=[0-9]{1,2} ")
 
 @dataclass(frozen=True)
 class Options:
-    """How a rollback is carried out.
+    """The manner of a rollback.
 
-    ``kinds``, ``paths``: only these of the checkpoint. ``boot``: early at boot. ``unattended``: the host goes back by
-    itself: what gives access comes first, and nothing that only the undo wants is waited for. ``swap``: declared
-    directories as a whole. ``quiesce``: what stands still meanwhile. An interrupted run of it has kept ``undo``, has
-    put back the paths ``changed``, and has taken ``down`` what this record of ``outage.Down`` says. ``spared``: paths
-    that are as services left them when they started again, and the lines of these.
+    ``kinds``, ``paths``: only these parts of the checkpoint. ``boot``: early at boot. ``unattended``: the host goes
+    back by itself, so access comes first, and files that only the undo needs are not waited for. ``swap``: declared
+    directories as a whole. ``quiesce``: the hooks of programs that stand still meanwhile. An interrupted run of the
+    rollback has kept ``undo``, has put back the paths ``changed``, and has taken ``down`` the services in this record
+    of ``outage.Down``. ``spared``: paths that are as services left them when they started again, with their lines.
     """
 
     kinds: Sequence[str] | None = None
@@ -57,7 +57,7 @@ class Options:
     spared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Whoever names paths means files.
+        # A request for paths means files.
         if self.paths and not self.kinds:
             object.__setattr__(self, "kinds", [FILES])
 
@@ -68,10 +68,10 @@ class Options:
 
 @dataclass
 class Plan:
-    """The steps of a rollback to ``manifest``. ``before`` are the same sections as they are now, for the undo.
+    """The steps of a rollback to ``manifest``. ``before`` are the same sections in their present state, for the undo.
 
-    ``away``: mount points at which nothing can be put back, and why. ``left``: what could not even be looked at, and
-    why. ``unkept``: what the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
+    ``away``: mount points at which nothing can be put back, and why. ``left``: parts that could not even be looked at,
+    and why. ``unkept``: state that the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
     """
 
     manifest: Manifest
@@ -93,7 +93,7 @@ class Plan:
 
 
 def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
-    """The sections of these kinds. Raises Damaged for a kind of a later version, UsageError for one that is not in."""
+    """The sections of these kinds. Raises Damaged for a kind of a later version, UsageError for a missing kind."""
     present = [section.kind for section in manifest.sections]
     unknown = sorted(set(present) - set(KINDS))
     if unknown:
@@ -116,7 +116,7 @@ def check_declared(manifest: Manifest) -> None:
 
 
 def check_paths(manifest: Manifest, paths: Sequence[str]) -> None:
-    """NotFound names the path of which the checkpoint knows nothing, UsageError one that is no absolute path."""
+    """NotFound names a path that the checkpoint does not know, UsageError a path that is not absolute."""
     declared = [one for section in manifest.sections for one in (tree_spec(section) or {"paths": []})["paths"]]
     for path in paths:
         check_path(os.fsencode(path.rstrip("/") or "/"))
@@ -136,10 +136,10 @@ def _is_recorded(manifest: Manifest, path: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the present state is read: its contents go to ``sink``, those that are read at rest to ``still``.
+    """The manner of reading the present state: contents go to ``sink``, and to ``still`` while programs stand still.
 
-    ``running``: the state before all stood still; services that were stopped for that are kept as they were. Without
-    ``undo`` no state is read that only the undo needs.
+    ``running``: the state before programs stood still; services that were stopped for that are kept as they were.
+    Without ``undo`` no state is read that only the undo needs.
     """
 
     sink: Sink
@@ -149,7 +149,7 @@ class Reading:
 
 
 def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
-    """Fill in the present state, and the steps that put back the paths."""
+    """Add the present state, and the steps that put back the paths."""
     sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
         lines: list[str] = []
@@ -159,7 +159,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
         if undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
-            # Whoever asked for a rollback must be able to undo it; a host that goes back by itself goes on without.
+            # A person must be able to undo a requested rollback; a host that goes back by itself goes on without.
             with _noting(unkept, section.kind, store=True) if how.unattended else nullcontext():
                 lines += _capture(section, how, before, reading, store)
             made.unkept += [f"{kind}: {why}" for kind, why in unkept.items()]
@@ -175,7 +175,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
 
 
 def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
-    """The trees of what goes back whole or not at all, and refuses to."""
+    """The trees of kinds that go back whole or not at all, and that refuse to go back now."""
     for section in made.sections:
         if KINDS[section.kind].all_or_nothing:
             why: dict[str, str] = {}
@@ -187,8 +187,8 @@ def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
 
 @contextmanager
 def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
-    """Something that cannot be looked at does not keep the others. A damaged checkpoint does, and a ``store`` without
-    room, where something is written to it."""
+    """Note an error, so that a part that cannot be looked at does not hinder the other parts. A damaged checkpoint does
+    hinder them, and so does a ``store`` without room, where something is written to it."""
     try:
         yield
     except Damaged:
@@ -209,7 +209,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(remounted(files.trees_of(spec), seen_mounts()))
-    # A directory above two declarations stands in both; so does a path that a kind adds around a declared one.
+    # A directory above two declarations stands in both; so does a path that a kind adds around a declared path.
     planned = {step.target for step in made.files}
     todo = (
         comparison.swapped(steps, then, scan, files.trees_of(spec), mount_points())
@@ -224,8 +224,8 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
 
 
 def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, how: Options) -> list[PathStep]:
-    """The steps that are asked for. Where services are declared, a file with the id of a process that is gone is no
-    state of theirs: put back, it would keep them from starting."""
+    """The requested steps. Where services are declared, a file with the id of a process that is gone is no state of
+    theirs: it would keep them from starting."""
     serves = any(section.kind == registry.programs().name for section in sections)
     return [
         step
@@ -263,7 +263,7 @@ def _is_trace(store: Store, step: PathStep) -> bool:
 
 
 def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
-    """Before services start: take away, in the declared trees, what programs that are gone have left; the paths."""
+    """Before services start: remove the leftovers of programs that are gone from the declared trees; the paths."""
     found = []
     for section in sections:
         spec = tree_spec(section)
@@ -290,7 +290,7 @@ def _capture(section: Section, how: Options, running: Section | None, reading: R
 
 
 def add_steps(store: Store, made: Plan, how: Options) -> None:
-    """Fill in what puts back all that is no path, given the paths that are."""
+    """Add the steps that put back state that is no path, given the steps of the paths."""
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
     for name, kind in registry.early().items():
@@ -303,7 +303,7 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
 
 
 def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:
-    """The plan with what the hooks stop: that is started anew, where it would have been reloaded."""
+    """The plan, given the services that the hooks stop: these are started anew where they would have been reloaded."""
     stops = quiescing.stopped(hooks)
     late = [
         replace(step, action="restart") if step.action == "reload" and step.target in stops else step
@@ -320,14 +320,14 @@ def recorded_down(sections: Sequence[Section]) -> set[str]:
 
 def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[str]) -> Restore:
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
-    # Whoever goes back by itself tries again: another program's lock is not waited for long.
+    # A host that goes back by itself tries again, so it does not wait long for the lock of another program.
     patience = 10.0 if how.unattended else 300.0
     return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
 
 
 def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:
     """The steps that put back the sections of the kind, after the steps of ``at``."""
-    # Services, which run what is on disk, come after what is exchanged.
+    # Services run files on disk, so they come after trees that are exchanged.
     exchanged = [step.target for step in at.steps if KINDS[step.resource].exchanges_trees]
     affecting = [step.resource for step in at.steps if KINDS[step.resource].read_at_start]
     here = replace(at, changed=[*at.changed, *exchanged], affecting=affecting)
@@ -339,7 +339,7 @@ def entries(section: Section, spec: dict[str, Any], now: Scan) -> Tree:
 
 
 def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tuple[list[str], dict[str, str]]:
-    """(what holds, path -> what does not) of the paths of the sections, measured now."""
+    """Measure the paths of the sections now: (sentences on paths as recorded, path -> its difference)."""
     proved: list[str] = []
     left: dict[str, str] = {}
     for section in sections:
@@ -359,7 +359,8 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
 
 
 def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], list[str]]:
-    """(what holds, what does not) of all that is no path, measured now. At early boot nothing: the rest is to come."""
+    """Measure now the state that is no path: (sentences on state as recorded, differences). Early at boot nothing of a
+    late kind is measured: its turn comes later."""
     if boot and section.kind in registry.late():
         return [], []
     own = own_lines(section)
@@ -371,7 +372,7 @@ def prove_kind(store: Store, section: Section, boot: bool) -> tuple[list[str], l
 
 
 def _diff(steps: Sequence[PathStep], scan: Scan) -> list[dict[str, str]]:
-    """Manifest lines, now and then: they tell what changes, and only hashes of what may be secret."""
+    """Manifest lines, now and then: they show the changes, and only hashes of values that may be secret."""
     shown = []
     for step in steps:
         found = scan.entries.find(os.fsencode(step.target))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The proof of a rollback: everything is measured once more, and a difference is told with its cause."""
+"""The proof of a rollback: everything is measured once more, and a difference is named with its cause."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..._store.manifest import Section
 from . import plan
 from .record import Record
 
-# Programs and libraries lie here; those that a package has replaced are known by their place.
+# Programs and libraries lie here. If a package has replaced them, their place tells.
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
-# Seconds for a look at who still works with what was replaced: users can have millions of files open.
+# Seconds for a look at the programs that still use replaced files: users can have millions of files open.
 _LOOK = 10.0
 
 
@@ -30,7 +30,7 @@ class Proof(Record):
         self._proved, wrong = plan.prove_files(self.store, self._plan.sections, self.how)
         for path in sorted(wrong):
             above = path.rpartition("/")[0]
-            # A path in a directory that is not back needs no word of its own.
+            # A path in a directory that did not come back is not named by itself.
             if above in wrong and above in self._causes:
                 continue
             why = "; ".join(self._causes.get(path, [wrong[path]]))
@@ -47,7 +47,7 @@ class Proof(Record):
                 self._left += dict.fromkeys([*(causes if effect else []), *told])
 
     def _is_due(self, section: Section) -> bool:
-        """Whether something of what failed is still to be done, or that cannot be measured yet."""
+        """Whether a failed part of the section is still to be done, or cannot be measured yet."""
         if self.how.boot and section.kind in registry.late():
             return True
         try:
@@ -79,8 +79,8 @@ class Proof(Record):
 
 
 def _former_paths(journal: str, paths: Sequence[str], programs: bool) -> Callable[[bytes], bytes | None]:
-    """For the name under which a file was removed, the path that it had; None for all but those that this rollback
-    replaced: by its journal, or (``programs``) by packages."""
+    """A function that gives the original path for the name under which a file was removed. It gives None for files that
+    this rollback did not replace, by its journal or (``programs``) by packages."""
     replaced = {os.fsencode(path) for path in paths}
     staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
     stage = os.fsencode(f"/{declaration.STAGE}{journal}/")

@@ -27,7 +27,7 @@ from . import plan, wanted
 from .plan import Options, Plan
 from .wanted import Wanted
 
-# All may look as recorded, and be gone with the power (I7).
+# Everything may look as recorded, and still be lost in a power cut (I7).
 NOT_DURABLE = f"{FILES}: what was put back may not be durable"
 
 
@@ -61,7 +61,7 @@ class Record:
         self._is_part = False
         self._restart_needed: list[Holder] = []
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
-        if not how.unattended:  # It was asked then, when a run was interrupted.
+        if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)
         plan.check_paths(manifest, how.paths)
         self._plan = Plan(manifest, plan.chosen(manifest, how.kinds))
@@ -80,17 +80,19 @@ class Record:
             self._causes.setdefault(what, []).extend(error.result.get("left") or [error.cause])
         except OSError as error:
             self._causes.setdefault(what, []).append(str(error))
-        except Exception as error:  # One kind that nobody thought of keeps no other one back.
+        except Exception as error:  # An unforeseen failure of one kind does not hinder the other kinds.
             self._causes.setdefault(what, []).append(f"{what}: {type(error).__name__}: {error}")
 
-    def _put_back(self, kind: str, sections: Sequence[Section]) -> None:
-        """Put back one kind, as far as it can be."""
+    def _put_back(self, kind: str, sections: Sequence[Section]) -> bool:
+        """Put back one kind as far as possible. Returns whether there was something to do."""
+        steps: list[Step] = []
         with self._trying(kind):
             at = self._circumstances()
             steps = plan.steps_of(KINDS[kind], sections, at)
             if steps:
                 self._write_wanted()
                 self._note_steps(KINDS[kind].apply(steps, at))
+        return bool(steps)
 
     def _commit(
         self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None
@@ -140,24 +142,24 @@ class Record:
         return replace(plan.restore(self.store, self.manifest, self.how, self._changed), steps=self._others)
 
     def _journal_note(self) -> Note:
-        """The note in a journal on the rollback that it is for."""
+        """The note in a journal on the rollback to which it belongs."""
         return {"checkpoint": self.manifest.id, "kinds": self.how.kinds, "held": self._kinds()}
 
     def _write_wanted(self, begun: bool = True) -> None:
         """Have a kill followed by the whole rollback, or, before it has ``begun``, by a start of the services that are
         down."""
-        # The undo of a part is not one of the whole: who carries on after a kill takes another beside it.
+        # The undo of a part is no undo of the whole: the run after a kill takes another undo beside it.
         undo = "" if self._is_part else self._undo
         kinds, paths, down = self.how.kinds, list(self.how.paths), asdict(self._down)
         try:
             wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun))
         except OSError:
-            if not self.how.unattended:  # Its change is armed, and asks for the same.
+            if not self.how.unattended:  # The armed change asks for the same rollback.
                 raise
 
     def _forget_wanted(self, whole: bool = True) -> None:
-        """The rollback is reported, and not tried again unasked. A host that goes back by itself tries, and keeps the
-        undo."""
+        """Forget the rollback, which is reported now and not tried again unasked. A host that goes back by itself tries
+        again, and keeps the undo."""
         if self.how.unattended and (self._undo or self._down.names) and not whole:
             self._changed = []
             self._write_wanted()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The end of a rollback that was killed: carried out again, or, where nothing was changed yet, its services started."""
+"""The end of a rollback that was killed: it is carried out again, or, where nothing was changed yet, the services that
+it had stopped are started."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .wanted import Wanted
 
 
 def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
-    """Complete the rollback that a kill left; sentences on it, and the ids of the checkpoints that it was to.
+    """Complete the rollback that a kill left; sentences on it, and the ids of its checkpoints.
 
     A journal that was committed decides for the new state of its paths; all the rest is planned anew.
     """
@@ -37,7 +38,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
             wanted.forget(store)  # It would stand in the way of everything else, for ever.
         raise
     if change is not None and change.checkpoint == manifest.id:
-        # The change that it ends says when it is over.
+        # The end of this rollback is the end of its change.
         return [], {manifest.id}
     if not asked.begun:
         return _start_again(store, asked), set()
@@ -63,6 +64,6 @@ def _start_again(store: Store, asked: Wanted) -> list[str]:
     if left:
         words = [f"{name}: {why}" for name, why in left.items()]
         raise RestoreFailed(
-            f"an interrupted rollback had stopped what does not start again: {'; '.join(words)}", left=words
+            f"an interrupted rollback had stopped services that do not start again: {'; '.join(words)}", left=words
         )
     return [f"started {name}, which an interrupted rollback had stopped" for name in started]

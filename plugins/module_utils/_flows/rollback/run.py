@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A rollback as it is carried out, phase by phase. Kinds, and paths, go back independently: a failure is named, and
-holds up nothing but itself.
+"""A rollback, phase by phase. Kinds, and paths, go back independently: a failure is named, and delays nothing else.
 
 1. ``access`` (of a host that goes back by itself): the firewall, accounts, sshd and the network.
 2. ``prepare``: look, stage, verify, plan. Until here nothing has changed, and an operator may be refused.
 3. ``hold``: services that have to be restarted stop, and the state for the undo is read while they stand still.
 4. ``put_back_files``: one journalled transaction.
-5. ``put_back_packages``: their scripts find the configuration that they knew; what they change in files is put back
-   once more.
-6. ``put_back_rest``: values of the kernel, the firewall, databases; packages that failed, once more.
+5. ``put_back_packages``: their scripts find the configuration that they knew. Files that the scripts change are put
+   back once more.
+6. ``put_back_rest``: mounts, the network, values of the kernel, the firewall, databases; files once more, where other
+   files are seen since; packages that failed, once more.
 7. ``start``: the paths are proved, then services start.
 
 Phase 1 is in ``first``, the proof in ``proof``, and the state that all phases share in ``record``. The file ``resume``
@@ -28,6 +28,7 @@ from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.step import DELETE, FILES
 from ..._resources import registry
+from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
 from ..._results import RolledBack
 from ..._services import outage
@@ -43,9 +44,9 @@ class Run(First, Proof):
     """A rollback, phase by phase."""
 
     def carry_out(self) -> RolledBack:
-        """All phases; the result as ``ft_rollback`` documents it.
+        """Go through all phases; the result as ``ft_rollback`` documents it.
 
-        Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed with what is left.
+        Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed, which names everything left.
         """
         try:
             with self._trying(FILES):
@@ -54,15 +55,15 @@ class Run(First, Proof):
         except OSError as error:
             raise self._ended(RestoreFailed(f"the rollback to {self.manifest.name} stopped: {error}")) from error
         except EvenkeelError as error:
-            raise self._ended(error)  # noqa: B904 - it is the same one
-        except Exception as error:  # What nobody thought of is told, and tried again like all else.
+            raise self._ended(error)  # noqa: B904 - it is the same error
+        except Exception as error:  # An unforeseen error is reported, and the rollback is tried again, as for others.
             words = f"the rollback to {self.manifest.name} stopped: {type(error).__name__}: {error}"
             raise self._ended(RestoreFailed(words)) from error
         result = self.result()
         if self._left and not self._plan.steps and not self.done and not self.how.unattended:
             words = "; ".join(self._left[:20])
             raise Refused(
-                f"what differs from {self.manifest.name} cannot be put back; nothing was changed: {words}",
+                f"the differences from {self.manifest.name} cannot be put back; nothing was changed: {words}",
                 **result.report(),
             )
         if self._left:
@@ -74,7 +75,7 @@ class Run(First, Proof):
             )
         try:
             self._forget_wanted()
-        except OSError as error:  # It would be carried out once more, over what comes later.
+        except OSError as error:  # The rollback would be carried out again, over later changes.
             left = f"{wanted.path(self.store)}: it could not be removed durably: {error}"
             report = dict(result.report(), left=[left])
             raise RestoreFailed(f"{self.manifest.name} is put back, but {left}", **report) from error
@@ -88,14 +89,17 @@ class Run(First, Proof):
         made.files = [step for step in made.files if step.target not in left]
         plan.add_steps(self.store, made, self.how)
         self._plan = plan.stopped(made, self.how.quiesce)
-        self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items()]
+        revealed = [path for kind in KINDS.values() for path in kind.reveals(self._plan.steps)]
+        away = [path for path in {**left, **made.away} if any(is_within(path, one) for one in revealed)]
+        self._notes += [f"{path}: looked at again once another file system is mounted there" for path in away]
+        self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items() if what not in away]
         for section in made.sections:
             if any(step.resource == section.kind for step in made.steps):
                 self._left += KINDS[section.kind].obstacles(own_lines(section), self._circumstances())
         return self.result()
 
     def _ended(self, error: EvenkeelError) -> EvenkeelError:
-        """The error with what was done so far. It will be reported, and is not tried again unasked; a kill is."""
+        """The error with the work done so far. The rollback is not tried again unasked, unlike after a kill."""
         self._forget_wanted(whole=False)
         done = [*self.done, *error.result.get("done", [])]
         causes = [words for cause in self._causes.values() for words in cause]
@@ -117,12 +121,14 @@ class Run(First, Proof):
                         self.hold(writer, paths)
                         self.put_back_files(paths)
                         self.put_back_packages()
+                        if any(KINDS[step.resource].reveals([step]) for step in self._plan.late):
+                            paths.end()  # Its traces lie on file systems that may be gone or read-only then.
                         self.put_back_rest()
                     self.start()
                 except Exception:
-                    self._bring_up()  # Whatever ends this, nothing that we took down stays so.
+                    self._bring_up()  # In every case, services that we took down have to start again.
                     raise
-            if self._still.seconds:  # What it held has started again, a service perhaps.
+            if self._still.seconds:  # The programs that stood still run again, and may have changed something.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
         if self.how.unattended and self._started_programs() and not self._left:
@@ -152,17 +158,17 @@ class Run(First, Proof):
             plan.look(self.store, self._plan, self.how, Reading(hasher, hasher, undo=False))
 
     def _no_undo(self, error: OSError) -> None:
-        """Refuse an operator; a host that goes back by itself does so without an undo."""
+        """Refuse an operator; a host that goes back by itself goes on without an undo."""
         if not self.how.unattended:
             raise Refused(
-                f"what is there now cannot be kept in {self.store.root}: {error}; nothing was changed. "
+                f"the present state cannot be kept in {self.store.root}: {error}; nothing was changed. "
                 "Mend the cause, then run again"
             ) from error
         self._keeps = False
-        self._notes.append(f"what was replaced is not kept: {error}")
+        self._notes.append(f"the replaced state is not kept: {error}")
 
     def _stage(self, paths: transaction.Transaction) -> None:
-        """Make ready what can go back, and keep that alone in the plan."""
+        """Stage the paths that can go back, and keep these alone in the plan."""
         try:
             self._staged(paths)
         except (OSError, EvenkeelError) as error:
@@ -170,13 +176,13 @@ class Run(First, Proof):
                 raise
             why = error.cause if isinstance(error, EvenkeelError) else str(error)
             self._note_causes({step.target: why for step in self._plan.files})
-            self._plan.files = []  # No path can; all the rest goes back.
+            self._plan.files = []  # No path can go back; everything else does.
 
     def _staged(self, paths: transaction.Transaction) -> None:
         made = self._plan
         left = paths.stage(made.files, made.directories, made.away, partly=self.how.unattended)
         if self.how.unattended and any(why.startswith(NO_ROOM) for why in left.values()):
-            # The paths that came since go first, and make room for the paths that were there.
+            # New paths go first, and make room for the paths that were there.
             coming = [step for step in made.files if step.op == DELETE and step.target not in left]
             gone = self._commit(coming, [])
             made.files = [step for step in made.files if step.target not in gone]
@@ -185,7 +191,7 @@ class Run(First, Proof):
         made.files = [step for step in made.files if step.target not in left]
 
     def _verify(self) -> None:
-        """The contents that are not in the transaction of the files, which verifies its own (I3)."""
+        """Verify the contents that are not in the transaction of the files, which verifies its own (I3)."""
         kinds = {step.resource for step in (*self._plan.early, *self._plan.late)}
         wrong = {}
         for section in self._plan.sections:
@@ -209,7 +215,7 @@ class Run(First, Proof):
             coming = running.will_stop(mine, self._circumstances())
         if coming.names:
             self._down = self._down.and_then(coming)
-            self._write_wanted(begun=False)  # What is down has to come up again, whatever happens.
+            self._write_wanted(begun=False)  # Services that are down have to start again in every case.
             self._notes += outage.take_down(coming, self.store.system).left
         if self.how.quiesce or coming.names:
             self._look_again(writer, paths)
@@ -221,7 +227,7 @@ class Run(First, Proof):
 
     @contextmanager
     def _standing_still(self) -> Iterator[None]:
-        """Raises ServiceFailed with nothing changed; what cannot be let go again is left."""
+        """Raises ServiceFailed with nothing changed; programs that cannot be released are left."""
         self._still.__enter__()
         try:
             yield
@@ -232,7 +238,7 @@ class Run(First, Proof):
                 self._left += error.result["left"]
 
     def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
-        """Where something was written before all stood still, put that back as well, and have it in the undo."""
+        """Where programs wrote something before they stood still, put that back as well, and keep it in the undo."""
         made = self._plan
         now = Plan(made.manifest, made.sections, early=made.early, late=made.late, spared=made.spared)
         sink = writer if self._keeps else Hasher(self.store.objects)
@@ -246,7 +252,7 @@ class Run(First, Proof):
             self._stage(paths)
 
     def _keep(self, writer: Writer) -> None:
-        """Take the undo: what is there now, and at what gives access what was there before."""
+        """Take the undo: the present state, and for the paths that give access the state before they were put back."""
         before = self._plan.before
         for section, known in self._before_access:
             before = [access.as_it_was(one, section, known) for one in before]
@@ -269,7 +275,7 @@ class Run(First, Proof):
             self._files_again()
 
     def _files_again(self) -> None:
-        """Put back once more the paths that the scripts of packages have written to."""
+        """Put back once more the paths that something else has written to, or that are seen only now."""
         now, hasher = Plan(self.manifest, self._plan.sections), Hasher(self.store.objects)
         with self._trying(FILES), locked(self._kinds(), self.store.system, unattended=True):
             plan.look(self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False))
@@ -279,10 +285,12 @@ class Run(First, Proof):
         if self.how.quiesce:
             self._still.hand_over(plan.recorded_down(self._plan.sections))
         for kind in registry.late():
-            if kind != registry.programs().name:
-                self._put_back(kind, self._plan.sections)
+            if kind == registry.programs().name:
+                continue
+            if self._put_back(kind, self._plan.sections) and KINDS[kind].changes_files:
+                self._files_again()
         if any(kind in self._causes for kind in registry.early()):
-            self.put_back_packages()  # A script may have needed what is back only now.
+            self.put_back_packages()  # A script may have needed state that is back only now.
 
     def start(self) -> None:
         """Prove the paths, then start services: a file that a service writes as it starts is no difference."""
@@ -305,10 +313,10 @@ class Run(First, Proof):
         steps = plan.steps_of(registry.programs(), sections, self._circumstances()) if not self.how.boot else []
         if self._down.names or any(step.action in ("start", "restart") for step in steps):
             gone = plan.clear_traces(self.store, sections)
-            self._notes += [f"{path} was taken away: whose it was does not run any more" for path in gone]
+            self._notes += [f"{path} was removed: its program does not run any more" for path in gone]
 
     def _bring_up(self) -> None:
-        """Start what we took down. What is none of the checkpoint's, and was up, is left where it does not start."""
+        """Start the services that we took down. Undeclared services that do not start are left."""
         if not self._down.names:
             return
         kind = registry.programs()
@@ -317,13 +325,13 @@ class Run(First, Proof):
             self._note_steps(started)
             mine = [section for section in self._plan.sections if section.kind == kind.name]
             declared = {one for section in mine for one in kind.programs(own_lines(section))}
-            # Declared state is proved, and named then.
+            # Declared services are proved later, and named then.
             self._left += [f"{one}: {why}" for one, why in left.items() if one not in declared]
             self._causes.setdefault(kind.name, []).extend(why for one, why in left.items() if one in declared)
             self._down = self._down.only(left)
 
     def _put_back_what_programs_changed(self) -> None:
-        """A service may set values of the kernel and rules of the firewall of its own as it starts."""
+        """Put back values of the kernel and rules of the firewall that a service may have set as it started."""
         for name, kind in KINDS.items():
             if kind.changed_by_programs:
                 self._causes.pop(name, None)

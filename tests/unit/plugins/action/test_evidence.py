@@ -111,7 +111,7 @@ def test_an_address_of_the_place_that_measures_is_not_that_of_the_host(fleet: Fl
     for url in ("http://localhost:80/", "http://127.0.0.7/", "http://[::1]/"):
         probe = {"http": {"url": url, "from": "controller"}}
         run = fleet.play([{f"{OURS}ft_health": {"probes": [probe]}}], "h3")
-        assert "leads to that itself: write the address of the host" in run.results["h3"]["msg"]
+        assert "leads to that machine: write the address of the host" in run.results["h3"]["msg"]
 
 
 def test_a_host_that_says_what_counts_as_evidence_is_refused(fleet: Fleet) -> None:

@@ -258,7 +258,7 @@ def test_nonsense_from_peers_is_their_failure_and_the_next_one_is_asked(fleet: F
     assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
     states = {one["peer"]: one["state"] for one in result["candidates"]}
     assert states[peers[0]] == "failed" and states[peers[2]] == "verified"
-    assert any(one.startswith(f"{peers[0]}: failed it answers what no host of ours does") for one in result["left"])
+    assert any(one.startswith(f"{peers[0]}: failed its answer has no form of ours") for one in result["left"])
     assert not temporary(fleet)
 
 
@@ -309,7 +309,7 @@ def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_h
     assert f"files {evil}" in run.results["h1"]["msg"]
     run = recover(fleet, checkpoint=forged, undeclared=True)
     assert run.rc == 0 and (evil / "sudoers").read_text() == "ALL"
-    assert "nothing but its id says" in run.output
+    assert "only the id that you gave says" in run.output
 
 
 def test_a_peer_cannot_pass_off_an_old_checkpoint_as_new(fleet: Fleet) -> None:
@@ -359,7 +359,7 @@ def test_a_copy_without_a_mac_is_taken_by_its_id_alone_and_with_a_warning(fleet:
     assert run.rc == 2 and run.results["h1"]["error"] == "NotFound" and made["id"] in run.results["h1"]["msg"]
     run = recover(fleet, checkpoint=made["id"])
     assert run.rc == 0, run.output
-    assert "nothing but its id says" in run.output
+    assert "only the id that you gave says" in run.output
     assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
 
 

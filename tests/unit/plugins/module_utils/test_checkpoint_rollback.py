@@ -711,7 +711,9 @@ def test_a_tree_that_is_too_deep_is_named(store: Store, tree: Path) -> None:
     finally:
         os.close(at)
     try:
-        with pytest.raises(UsageError, match=r"live/empty/d/d/.* lies too deep to be read; exclude what it is in"):
+        with pytest.raises(
+            UsageError, match=r"live/empty/d/d/.* lies too deep to be read; exclude a directory above it"
+        ):
             checkpoint(store, "before", protect(tree))
         checkpoint(store, "before", protect(tree, exclude=["empty"]))
     finally:

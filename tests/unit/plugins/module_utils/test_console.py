@@ -97,7 +97,7 @@ def test_status_tells_since_when_and_for_how_long(store: Store, live: Path, caps
     [
         ({"due": 0.0}, "its time to confirm is over", 0),
         ({"boot_id": "another"}, "the host booted before it was confirmed", 0),
-        ({"back": "operator"}, "it was asked by hand", 0),
+        ({"back": "operator"}, "a person asked for it", 0),
         ({"back": "deadline", "left": ["/etc/x: no room"], "tries_until": 4e9}, "- /etc/x: no room", 4),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_content_that_has_no_name_of_one_is_neither_read_nor_put_aside(store: 
     with store.locked():
         name = ".." + str(secret)
         problem = store.objects.verify(name)
-        assert problem is not None and "no name of a content" in problem
+        assert problem is not None and "not the name of a content" in problem
         with pytest.raises(Damaged):
             store.quarantine(name)
     assert secret.read_text() == "secret"

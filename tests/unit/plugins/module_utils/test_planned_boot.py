@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes, units
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import booted as booted_host
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -39,7 +43,13 @@ def begin(store: Store, live: Path, reboots: int = 1, within: float = 300.0) -> 
 def booted(store: Store, number: int = 1, spent: float = 60.0, up: float = 20.0) -> Store:
     """The store on the host ``up`` seconds after its boot, and ``spent`` seconds of the date after it was armed."""
     began = store.system.now()
-    system = replace(store.system, boot_id=lambda: f"boot {number}", monotonic=lambda: up, now=lambda: began + spent)
+    at = time.monotonic()
+    system = replace(
+        store.system,
+        boot_id=lambda: f"boot {number}",
+        monotonic=lambda: up + time.monotonic() - at,
+        now=lambda: began + spent,
+    )
     return Store(store.root, system)
 
 
@@ -77,7 +87,7 @@ def test_a_wrong_date_gives_no_more_time_than_there_was_at_first(
     finish(after)
     record = changes.armed(store)
     if left:
-        assert record is not None and record.due - after.system.monotonic() == left
+        assert record is not None and record.due - after.system.monotonic() == pytest.approx(left, abs=1)
     else:
         assert record is None and live.read_text() == "before"
 
@@ -99,6 +109,9 @@ def test_a_change_whose_planned_boot_has_not_come_is_not_confirmed(store: Store,
         ("/usr/lib/modules/6.1/modules.dep", True),
         ("/etc/fstab.d/x", False),
         ("/etc/nginx/nginx.conf", False),
+        ("linux-image-6.1.0-37-amd64:amd64", True),
+        ("nginx", False),
+        ("python3-kernel", False),
         ("/srv/boot/x", False),
     ],
 )
@@ -123,3 +136,97 @@ def test_the_agent_boots_the_host_once(store: Store, live: Path) -> None:
     agent._boot_again(store)
     agent._boot_again(store)
     assert asked == [["systemctl", "--no-block", "reboot"]]
+
+
+WELL = {"command": {"argv": ["true"]}}
+SICK = {"command": {"argv": ["false"]}}
+
+
+def begin_probed(store: Store, live: Path, *probes: Mapping[str, object], within: float = 300.0) -> None:
+    times = Times(0.0, 0.1, 0.05)
+    checkpoint(
+        store, "change", [{"files": {"paths": [str(live)]}}], within=within, reboots=1, probes=list(probes), times=times
+    )
+    live.write_text("after")
+
+
+def test_a_well_host_waits_after_its_boot_and_a_sick_one_goes_back(store: Store, live: Path) -> None:
+    begin_probed(store, live, WELL)
+    after = booted(store)
+    finish(after)
+    assert booted_host.is_well(after, "")
+    record = changes.armed(after)
+    assert record is not None and not record.back
+    settle(after, 1, GOOD, *NOW)
+
+    begin_probed(store, live, WELL, SICK)
+    after = booted(store, 2)
+    finish(after)
+    assert not booted_host.is_well(after, "")
+    assert "after whose boot the host was not healthy" in finish(after, boot=False)[0]
+    assert live.read_text() == "after"  # The state before the second change is that after the first.
+    assert info(store)["last"]["by"] == "health"
+
+
+def test_only_what_a_host_can_measure_without_help_decides_after_the_boot(store: Store, live: Path) -> None:
+    begin_probed(store, live, WELL, {"tcp": {"port": 1, "from": "controller"}})
+    record = changes.armed(store)
+    assert record is not None and record.health["probes"] == [WELL]
+    finish(booted(store))
+    assert booted_host.is_well(booted(store), "")
+
+
+@pytest.mark.parametrize("reboots", [0, 1])
+def test_nothing_is_measured_before_the_boot_nor_after_one_that_nobody_planned(
+    store: Store, live: Path, reboots: int
+) -> None:
+    checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], within=300.0, reboots=reboots, probes=[SICK])
+    assert booted_host.is_well(store, "")
+    record = changes.armed(store)
+    assert record is not None and not record.back and bool(record.health) == bool(reboots)
+
+
+def test_the_host_leaves_it_to_the_user_that_armed_it_while_that_one_is_logged_in(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_probed(store, live, SICK)
+    after = booted(store)
+    finish(after)
+
+    def confirms(_user: int) -> bool:
+        record = changes.armed(after)
+        assert record is not None and not record.back
+        changes.conclude(after, record, changes.CONFIRMED, "settle")
+        return True
+
+    monkeypatch.setattr(logins, "is_open", confirms)
+    assert booted_host.is_well(after, "")
+    assert info(store)["last"]["outcome"] == "confirmed"
+
+
+def test_a_bad_probe_is_refused_before_anything_is_armed(store: Store, live: Path) -> None:
+    with pytest.raises(UsageError, match="probes, item 1"):
+        begin_probed(store, live, {"tcp": {"prot": 80}})
+    assert changes.armed(store) is None
+
+
+def test_the_agent_measures_after_a_planned_boot_alone(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(changes, "ensure_timers", lambda *_arguments: None)
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        asked.append(list(argv))
+        return Completed(tuple(argv), 0, "", "")
+
+    begin_probed(store, live, WELL)
+    after = booted(store)
+    after = Store(after.root, replace(after.system, run=run))
+    start = ["systemctl", "start", "--no-block", units.unit(store, "health") + ".service"]
+    agent._at_boot(after, flow.finish)
+    assert start in asked
+    asked.clear()
+    again = booted(store, 2)
+    agent._at_boot(Store(again.root, replace(again.system, run=run)), flow.finish)
+    assert start not in asked and live.read_text() == "before"

@@ -199,7 +199,7 @@ def test_a_users_pid_file_never_names_a_process_of_roots(
         os.chown(service["pidfile"], USER if whose == "file" else 0, 0)
         folder.chmod(0o775 if whose == "mode" else 0o755)
     state = process.observe(service, SYSTEM)
-    assert not state.active and "is not believed" in state.text
+    assert not state.active and "is not trusted" in state.text
     process.act("stop", service, SYSTEM)
     assert stranger.poll() is None
     if whose == "file":
@@ -245,7 +245,7 @@ def test_a_pid_file_of_another_form_is_not_read(service: process.Definition, tmp
     else:
         path.write_text(text + "x" * 1000) if form == "long" else path.symlink_to("/dev/zero")
     state = process.observe(service, SYSTEM)
-    assert not state.active and "is not believed" in state.text
+    assert not state.active and "is not trusted" in state.text
     path.unlink()
     path.write_text(text)
 

@@ -61,7 +61,7 @@ def test_one_value_is_judged_by_its_limits(server: Fake, value: Any, limits: dic
     ("answer", "detail"),
     [
         (vector(), "no data"),
-        (vector(1, 2), "2 series, where one is expected"),
+        (vector(1, 2), "2 series instead of a single one"),
         ({"status": "success", "data": {"resultType": "scalar", "result": [1, "5"]}}, ""),
         ({"status": "success", "data": {"resultType": "string", "result": [1, "5"]}}, "gives a string"),
         ({"status": "success", "data": {"resultType": "matrix", "result": []}}, "gives a matrix"),
@@ -70,15 +70,15 @@ def test_one_value_is_judged_by_its_limits(server: Fake, value: Any, limits: dic
         ((400, json.dumps({"status": "error", "error": "1:3: parse\nerror"})), "status 400: 1:3: parse error"),
         ((401, "who are you"), "status 401: Unauthorized"),
         ((503, json.dumps(["x"])), "status 503: Service Unavailable"),
-        ((200, "<html>log in</html>"), "not one of Prometheus"),
-        ((200, "[]"), "not one of Prometheus"),
-        ((200, "[" * 100_000), "not one of Prometheus"),
+        ((200, "<html>log in</html>"), "does not come from Prometheus"),
+        ((200, "[]"), "does not come from Prometheus"),
+        ((200, "[" * 100_000), "does not come from Prometheus"),
         (
             (
                 200,
                 '{"status": "success", "data": {"resultType": "vector", "result": [{"metric": 5, "value": [1, "1"]}]}}',
             ),
-            "not one of Prometheus",
+            "does not come from Prometheus",
         ),
         (
             (

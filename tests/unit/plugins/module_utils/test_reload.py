@@ -84,7 +84,7 @@ def test_one_worker_more_than_before_may_be_a_request_s(daemon: Daemon) -> None:
 
 def test_a_service_that_goes_on_with_what_it_had_has_failed(daemon: Daemon) -> None:
     made = host(daemon, lambda: daemon.do("say [emerg] bind() to 0.0.0.0:8443 failed (98: Address already in use)"))
-    with pytest.raises(ServiceFailed, match=r"web.service was told .* goes on with what it had: \[emerg\] bind"):
+    with pytest.raises(ServiceFailed, match=r"web.service was told .* keeps its old configuration: \[emerg\] bind"):
         reload("web", made.system())
 
 
@@ -148,7 +148,7 @@ def test_its_own_words_show_it(daemon: Daemon, said: str, shown: str) -> None:
 def test_words_that_say_that_it_failed_do_not(daemon: Daemon) -> None:
     made = host(daemon)
     made.said = "reloading configuration\nreloading configuration failed: file not found\n"
-    with pytest.raises(ServiceFailed, match="goes on with what it had: reloading configuration failed"):
+    with pytest.raises(ServiceFailed, match="keeps its old configuration: reloading configuration failed"):
         reload("web", made.system())
 
 

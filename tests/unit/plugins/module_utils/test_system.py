@@ -57,8 +57,8 @@ def left(*beside: dict[str, Any]) -> list[str]:
 def test_every_kind_of_a_plain_host_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     kinds = {name for name, kind in KINDS.items() if kind.on_plain_host is not None}
-    assert kinds >= {"files", "packages", "users", "services", "sysctl", "firewall"}
-    assert not kinds & {"system", "postgresql", "subvolumes"}
+    assert kinds >= {"files", "packages", "users", "network", "services", "sysctl", "firewall"}
+    assert not kinds & {"system", "mounts", "postgresql", "subvolumes"}
     assert registry.DEFAULT == [WHOLE]
 
 

@@ -115,12 +115,24 @@ def test_units_of_an_older_version_are_removed_before_a_checkpoint(host: Store, 
         (tmp_path / "etc" / name).write_text("[Unit]\n")
     units.install_boot(host, AGENT)
     assert sorted(os.listdir(tmp_path / "etc")) == [
+        "boot-complete.target.requires",
         "evenkeel-boot.service",
         "evenkeel-boot.service.d",
+        "evenkeel-health.service",
+        "evenkeel-health.service.d",
         "sysinit.target.wants",
     ]
-    link = tmp_path / "etc" / "sysinit.target.wants" / "evenkeel-boot.service"
-    assert os.readlink(link) == str(tmp_path / "etc" / "evenkeel-boot.service")
+    for folder, kind in (("sysinit.target.wants", "boot"), ("boot-complete.target.requires", "health")):
+        link = tmp_path / "etc" / folder / f"evenkeel-{kind}.service"
+        assert os.readlink(link) == str(tmp_path / "etc" / f"evenkeel-{kind}.service")
+
+
+def test_a_boot_is_complete_only_after_its_look_at_health(host: Store, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    units.install_boot(host, AGENT)
+    text = (tmp_path / "etc" / "evenkeel-health.service").read_text()
+    assert "After=multi-user.target evenkeel-boot.service\nBefore=boot-complete.target" in text
+    assert "Type=oneshot" in text and "WantedBy" not in text
 
 
 def test_no_unit_of_the_dead_man_is_part_of_a_checkpoint(host: Store, tmp_path: Path) -> None:

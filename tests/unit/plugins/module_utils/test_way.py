@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What lies where others can exchange it is not believed: every directory and every symlink on the way counts."""
+"""A path that others can exchange is not trusted: every directory and every symlink on the way counts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_directories_of_ours_alone_are_believed(deep: Path) -> None:
 def test_a_store_that_others_could_exchange_is_refused(deep: Path, harm: Callable[[Path], None], words: str) -> None:
     Store(str(deep), SYSTEM)
     harm(deep)
-    with pytest.raises(UsageError, match=f"is not believed, because the {words}.*Nothing was done"):
+    with pytest.raises(UsageError, match=f"is not trusted, because the {words}.*Nothing was done"):
         checkpoint(Store(str(deep), SYSTEM), "before", [{"files": {"paths": ["/etc/hostname"]}}], confirm_within=60.0)
     assert not os.path.lexists(deep)
 
@@ -86,13 +86,13 @@ def test_a_change_that_opens_a_directory_above_the_store_keeps_no_host_from_goin
     begun = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], confirm_within=60.0)
     (tree / "file").write_text("after")
     harm(deep)
-    with pytest.raises(UsageError, match="is not believed"):
+    with pytest.raises(UsageError, match="is not trusted"):
         Store(str(deep), SYSTEM)
     with pytest.raises(Unhealthy):
         settle(Store(str(deep), SYSTEM, armed=True), begun["generation"], [], 0.0, 1.0, 0.1, verdict="roll_back")
     assert (tree / "file").read_text() == "before"
     owned(deep)
-    with pytest.raises(UsageError, match="is not believed"):
+    with pytest.raises(UsageError, match="is not trusted"):
         Store(str(deep), SYSTEM, armed=True)
 
 
@@ -114,7 +114,7 @@ def test_a_store_that_others_have_made_is_refused(deep: Path, what: str) -> None
         (deep / "armed").touch()
     else:
         linked(deep, 0) if what == "a link" else owned(deep)
-    with pytest.raises(UsageError, match="is not believed, because it (belongs to uid|is no directory|has mode 777)"):
+    with pytest.raises(UsageError, match="is not trusted, because it (belongs to uid|is no directory|has mode 777)"):
         Store(str(deep), SYSTEM)
 
 

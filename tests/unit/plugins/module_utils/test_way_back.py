@@ -610,7 +610,7 @@ def test_a_service_does_not_start_on_the_lock_of_the_dead(
         return [Step("services", "start", one) for one in down.units], {}
 
     monkeypatch.setattr(Services, "start_again", start)
-    assert "whose it was does not run any more" in str(rollback(store, "before")["notes"])
+    assert "its program does not run any more" in str(rollback(store, "before")["notes"])
     assert found == [False]
 
 

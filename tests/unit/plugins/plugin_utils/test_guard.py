@@ -104,7 +104,7 @@ def test_hosts_in_flight_stay_within_one_failure_domain() -> None:
 def test_an_empty_group_or_wave_is_refused() -> None:
     assert "group is empty" in decide([], ["a"], fleet()).reasons[0]
     assert "wave is empty" in one_reason(decide(GROUP, [], fleet()))
-    assert "x would change without being of the group" in one_reason(decide(GROUP, ["x"], fleet(x=WELL)))
+    assert "x would change without belonging to the group" in one_reason(decide(GROUP, ["x"], fleet(x=WELL)))
 
 
 def test_a_host_that_this_run_lost_stops_every_later_wave() -> None:

@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The kind ``mounts``: file systems that are mounted, where and with which options, swap, and /etc/fstab.
+
+Nothing here formats a file system, checks it, or touches what is on it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from .._errors import EvenkeelError, RestoreFailed, UsageError
+from .._files.mounts import PSEUDO
+from .._files.step import Step
+from .._host import mounts as table
+from .._host.mounts import Mount
+from .._host.options import Options, read
+from .._host.paths import check_path
+from .._host.system import System
+from .._host.trust import stranger, trusted
+from .._services import systemd
+from . import json_line
+from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
+
+_TIMEOUT = 30.0
+# Seconds for a look at who uses a mount.
+_LOOK = 2.0
+# File systems that hold no data of their own, that programs mount, or whose answers a user gives (FUSE).
+_APART = {
+    *PSEUDO,
+    *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
+    *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "rootfs"),
+}
+# Places below which programs mount and unmount.
+_PLACES = (
+    *("/proc", "/sys", "/dev", "/run", "/snap", "/media", "/var/snap", "/var/lib/docker", "/var/lib/containers"),
+    *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
+    *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
+)
+# File systems of other hosts: what mounts them needs more than the kernel shows, such as a password, and may wait.
+_REMOTE = re.compile(r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2")
+# Options that the kernel shows and nobody has given, or that may be others each time.
+_SHOWN = re.compile(r"seclabel|(client|mount)?addr=.*|(mount)?port=.*|subvolid=.*|fd=.*|pgrp=.*")
+# Flags of one mount, each with the word that takes it back.
+_FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodiratime": "diratime"}
+_FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
+# Options of a file system that are shown only where they are not the default -> the word for that.
+_DEFAULTS = {"sync": "async", "dirsync": "", "lazytime": "nolazytime", "mand": "nomand"}
+# Of a tmpfs: half of the memory, in pages.
+_HALF = os.sysconf("SC_PHYS_PAGES") // 2
+_DEFAULTS = {
+    **_DEFAULTS,
+    "size": f"size={_HALF * (os.sysconf('SC_PAGE_SIZE') // 1024)}k",
+    "nr_inodes": f"nr_inodes={_HALF}",
+}
+_CHANGES = ("mount", "remount", "unmount")
+_WORD = re.compile(r"[^\s,\x00-\x1f\x7f]+")
+Record = dict[str, Any]
+Found = Union[Record, None]
+
+
+@dataclass
+class _Seen:
+    """What is mounted and swapped to: point -> record, path -> record. ``excepts``: patterns of what is left alone."""
+
+    mounts: dict[str, Record] = field(default_factory=dict)
+    swaps: dict[str, Record] = field(default_factory=dict)
+    excepts: list[str] = field(default_factory=list)
+
+
+class Mounts(Kind):
+    """File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
+
+    A rollback mounts what is missing, puts options back, and unmounts what was not there, unless a program uses it.
+    The data on a file system is not touched; what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts
+    of programs (containers, snap, automounters), FUSE, and what is below C(/dev), C(/media), C(/proc), C(/run) and
+    C(/sys).
+
+    except: Mount points that stay as they are, with C(*) for what may vary. For example V([/mnt/backup, '/srv/ftp/*']).
+    """
+
+    name = "mounts"
+    since = "0.2.0"
+    order = 35
+    options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
+    changes_files = True
+
+    def __init__(
+        self,
+        fstab: str = "/etc/fstab",
+        swaps: str = "/proc/swaps",
+        mounts: Callable[[], Sequence[Mount]] = table.mounts,
+    ) -> None:
+        """``fstab``, ``swaps``, ``mounts``: where it is written what is to be mounted, swapped to, and is mounted."""
+        self.fstab = fstab
+        self.swaps = swaps
+        self.mounts = mounts
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        excepts = sorted(set(read(self.options, spec, self.name)["except"]))
+        for one in excepts:
+            check_path(os.fsencode(one))
+        return {"except": excepts} if excepts else {}
+
+    def trees(self, spec: Spec) -> list[str]:
+        return [self.fstab]
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """``mount`` and a record: ``point``, ``source``, ``kind``, ``root``, ``options`` of the mount, ``own`` of the
+        file system, and ``from``, the path of which it is another view. ``swap``: ``path`` and ``priority``.
+        ``except``: ``points`` that are left alone."""
+        excepts = list(spec.get("except", []))
+        seen = self._look(excepts)
+        lines = [json_line.write("except", {"points": excepts})] if excepts else []
+        lines += [json_line.write("mount", seen.mounts[point]) for point in sorted(seen.mounts)]
+        return lines + [json_line.write("swap", seen.swaps[path]) for path in sorted(seen.swaps)]
+
+    def _look(self, excepts: Sequence[str]) -> _Seen:
+        every = self.mounts()
+        automatic = [os.fsdecode(one.point) for one in every if one.kind == "autofs"]
+        seen = _Seen(excepts=list(excepts))
+        for mount in table.visible(every):
+            point = os.fsdecode(mount.point)
+            mine = _is_ours(mount, point) and not any(is_within(point, one) for one in automatic)
+            record = _record(mount, every) if mine and not _is_excepted(point, excepts) else None
+            with suppress(ValueError, UsageError):  # Such a one could not be mounted again.
+                if record is not None:
+                    _check(record)
+                    seen.mounts[point] = record
+        seen.swaps = {one["path"]: one for one in self._swaps() if not _is_excepted(one["path"], excepts)}
+        return seen
+
+    def _swaps(self) -> Iterator[Record]:
+        with suppress(OSError), open(self.swaps, encoding="utf-8", errors="surrogateescape") as stream:
+            for line in stream.readlines()[1:]:
+                path, _kind, _size, _used, priority = line.split()
+                # Memory that is compressed belongs to what makes it at boot; in a container the machine's are shown.
+                if not path.startswith("/dev/zram") and os.path.exists(path):
+                    yield {"path": path, "priority": int(priority)}
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        then, words = _read(lines), []
+        memory = [point for point, one in then.mounts.items() if one["kind"] == "tmpfs" and "from" not in one]
+        if memory:
+            words.append(
+                f"mounts: what is in {', '.join(memory)} (tmpfs) is lost when it is unmounted, and not put back"
+            )
+        for point in then.mounts:
+            why = _strange(point)
+            if why:
+                words.append(f"mounts: {point} is not mounted again if it is unmounted: {why}")
+        return words
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """What is too much goes first, the deepest before those above; then what is missing, from above."""
+        then, detail = _read(lines), {"lines": list(lines)}
+        now = self._look(then.excepts)
+        steps = []
+        read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
+        if self.fstab in at.changed and not read_again and at.system.has_systemd():
+            steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
+        steps += [
+            Step(self.name, "swapoff", one, "was not there", detail) for one in now.swaps if one not in then.swaps
+        ]
+        for point in sorted(now.mounts, reverse=True):
+            if point not in then.mounts or _is_another(then.mounts[point], now.mounts[point]):
+                why = "was not there" if point not in then.mounts else "another file system"
+                steps.append(Step(self.name, "unmount", point, why, detail))
+        for point in _in_order(then.mounts):
+            was, live = then.mounts[point], now.mounts.get(point)
+            if live is None or _is_another(was, live):
+                if not (at.boot and _REMOTE.fullmatch(was["kind"])):  # It is mounted once there is a network.
+                    steps.append(Step(self.name, "mount", point, "is not mounted", detail))
+            elif _different(was, live):
+                steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
+        return steps + [Step(self.name, "swapon", one, "is off", detail) for one in then.swaps if one not in now.swaps]
+
+    def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
+        found = []
+        for step in self.plan(lines, at):
+            if step.action in ("mount", "unmount"):
+                why = _strange(step.target) or (_users(step.target) if step.action == "unmount" else "")
+                found += [f"{self.name}: {step.action} {step.target}: {why}"] if why else []
+        return found
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """Carry out the steps. RestoreFailed names those that failed: a mount that is in use stays."""
+        then = _read(steps[0].detail["lines"]) if steps else _Seen()
+        done, left = [], []
+        for step in steps:
+            why = self._one(step, then, at)
+            if why:
+                left.append(f"{step.target}: {step.action}: {why}")
+            else:
+                done.append(step)
+        if left:
+            raise RestoreFailed(
+                f"what is mounted is not as it was: {'; '.join(left)}", done=[one.shown() for one in done], left=left
+            )
+        return done
+
+    def _one(self, step: Step, then: _Seen, at: Restore) -> str:
+        """Carry it out; why it could not be, in words."""
+        point, commands = step.target, []
+        if step.action == "daemon-reload":
+            try:
+                systemd.daemon_reload(at.system)
+            except EvenkeelError as error:
+                return error.cause
+        elif step.action in ("swapon", "swapoff"):
+            priority = then.swaps.get(point, {}).get("priority", -1)
+            commands = [[step.action, *(["-p", str(priority)] if priority >= 0 else []), point]]
+        else:
+            why = _strange(point)
+            if why:
+                return why
+            if step.action == "unmount":
+                return self._unmount(point, then, at)
+            if step.action == "mount" and not self._is_there(point, then):
+                _make_point(point, then.mounts[point])
+                commands = [self._mounting(then.mounts[point])]
+        for argv in commands:
+            done = at.system.run(argv, _TIMEOUT)
+            if done.rc != 0:
+                return done.words
+        return self._set_options(point, then, at) if step.action in ("mount", "remount") else ""
+
+    def _is_there(self, point: str, then: _Seen) -> bool:
+        live = self._look(then.excepts).mounts.get(point)
+        return live is not None and point in then.mounts and not _is_another(then.mounts[point], live)
+
+    def _unmount(self, point: str, then: _Seen, at: Restore) -> str:
+        """Unmount what hides what was there, of several the last one first; why it could not be, in words."""
+        while point in self._look(then.excepts).mounts and not self._is_there(point, then):
+            before = len(self.mounts())
+            done = at.system.run(["umount", point], _TIMEOUT)
+            if done.rc != 0 or len(self.mounts()) >= before:
+                return f"{done.words}{_used(point)}"
+        return ""
+
+    def _mounting(self, was: Record) -> list[str]:
+        """The command that mounts it. Options of a mount that is another view of a path are set afterwards."""
+        if "from" in was:
+            return ["mount", "--bind", was["from"], was["point"]]
+        if _REMOTE.fullmatch(was["kind"]) or was["source"].startswith("/dev/loop"):
+            # The kernel does not show all that it takes.
+            return ["mount", "--fstab", self.fstab, was["point"]]
+        words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
+        return ["mount", "-t", was["kind"], "-o", ",".join(words), was["source"], was["point"]]
+
+    def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
+        """Make the options those of then; why they could not be, in words."""
+        was = then.mounts[point]
+        for number in range(3):
+            live = self._look(then.excepts).mounts.get(point)
+            if live is None:
+                return "it is mounted elsewhere"
+            words = _different(was, live)
+            if not words or number == 2:
+                return words and f"the options stay different: {words}"
+            flags = ",".join(_flags(was))
+            beyond = _beyond(was, live)
+            if beyond:
+                flags_of_all = ",".join([*(one for one in _flags(was) if one not in ("ro", "rw")), *beyond])
+                named = ["-t", was["kind"], was["source"], point]
+                done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
+                if done.rc != 0:
+                    return done.words
+            # Of this mount alone, not of other views of the file system.
+            done = at.system.run(["mount", "-o", f"remount,bind,{flags}", point], _TIMEOUT)
+            if done.rc != 0:
+                return done.words
+        return ""
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        then = _read(lines)
+        now = self._look(then.excepts)
+        words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
+        for point, was in then.mounts.items():
+            live = now.mounts.get(point)
+            if live is None or _is_another(was, live):
+                words.append(f"{point} is {'not mounted' if live is None else 'another file system'}")
+            elif _different(was, live):
+                words.append(f"{point} has other options: {_different(was, live)}")
+        words += [f"{one} is used as swap, and was not" for one in now.swaps if one not in then.swaps]
+        return words + [f"{one} is not used as swap" for one in then.swaps if one not in now.swaps]
+
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        """All but what other hosts serve: to mount that may take its time."""
+        remote = [point for point, one in _read(lines).mounts.items() if _REMOTE.fullmatch(one["kind"])]
+        kept = [line for line in lines if not any(_of(line) == point for point in remote)]
+        return kept + ([json_line.write("except", {"points": [glob.escape(one) for one in remote]})] if remote else [])
+
+    def reveals(self, steps: Sequence[Step]) -> list[str]:
+        return [step.target for step in steps if step.resource == self.name and step.action in _CHANGES]
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        patterns = [one.get("except", []) for one in declared]
+        for point in _read(lines).mounts:
+            if patterns and all(_is_excepted(point, one) for one in patterns):
+                yield f"at {point}"
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        found = {self.fstab} & set(changed)
+        return ({} if found else None), found
+
+
+def _is_ours(mount: Mount, point: str) -> bool:
+    if point == "/":
+        return True
+    fuse = mount.kind.startswith("fuse.")
+    return mount.kind not in _APART and not fuse and not any(is_within(point, one) for one in _PLACES)
+
+
+def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(point, one) for one in patterns)
+
+
+def _record(mount: Mount, every: Sequence[Mount]) -> Found:
+    """The record of a mount; None where it could not be made again: it shows a path that is not to be seen here."""
+    root = mount.point == b"/"
+    own = [one for one in mount.own.split(",") if one and _SHOWN.fullmatch(one) is None]
+    if mount.kind == "overlay":  # Where its layers lie is nobody's to change.
+        own = [one for one in own if one in ("ro", "rw")]
+    found: Record = {
+        "point": os.fsdecode(mount.point),
+        "source": os.fsdecode(mount.source),
+        "kind": mount.kind,
+        "root": os.fsdecode(mount.root),
+        "options": sorted(mount.options.split(",")),
+        "own": sorted(own),
+    }
+    origin = _origin(mount, every)
+    if origin is not None:
+        found["from"] = origin
+    elif mount.root != b"/" and not root and not any(one.startswith("subvol=") for one in own):
+        return None
+    return found
+
+
+def _origin(mount: Mount, every: Sequence[Mount]) -> str | None:
+    """The path of which the mount is another view; None where it is the first of its file system, or that is hidden."""
+    seen = {one.number for one in table.visible(every)}
+    for other in every:
+        if other.number == mount.number:
+            break
+        below = mount.root == other.root or mount.root.startswith(other.root.rstrip(b"/") + b"/")
+        if other.device == mount.device and other.number in seen and below:
+            rest = mount.root[len(other.root.rstrip(b"/")) :].strip(b"/")
+            return os.fsdecode(os.path.join(other.point, rest) if rest else other.point)
+    return None
+
+
+def _of(line: str) -> str:
+    with json_line.read(line) as (word, record):
+        return str(record["point"]) if word == "mount" else ""
+
+
+def _is_another(was: Record, live: Record) -> bool:
+    """Whether another file system is mounted there, or another part of it."""
+    return any(was[key] != live[key] for key in ("source", "kind", "root"))
+
+
+def _in_order(found: Mapping[str, Record]) -> list[str]:
+    """The mount points, each after those that it lies in, and after those of which it is another view."""
+    ordered: list[str] = []
+    todo = sorted(found)
+    while todo:
+        ready = [point for point in todo if not any(_needs(found[point], one) for one in todo if one != point)]
+        ordered += ready or todo
+        todo = [point for point in todo if point not in ordered]
+    return ordered
+
+
+def _needs(record: Record, point: str) -> bool:
+    return is_within(record["point"], point) or is_within(record.get("from", "/"), point)
+
+
+def _different(was: Record, live: Record) -> str:
+    """The options that differ, in words."""
+    found = []
+    for key in ("options", "own"):
+        found += [f"{one} is missing" for one in was[key] if one not in live[key]]
+        found += [f"{one} is new" for one in live[key] if one not in was[key]]
+    return ", ".join(dict.fromkeys(found))
+
+
+def _flags(was: Record) -> list[str]:
+    """All flags of the mount, those that are off as well: mount(8) keeps what is not named."""
+    given = was["options"]
+    flags = [flag if flag in given else off for flag, off in _FLAGS.items() if flag != "nosymfollow" or flag in given]
+    time = next((one for one in ("noatime", "relatime") if one in given), "strictatime")
+    return [*flags, time]
+
+
+def _beyond(was: Record, live: Record) -> list[str]:
+    """The options of the file system, of all its mounts, that have to be set."""
+    missing = [one for one in was["own"] if one not in live["own"]]
+    keys = {one.partition("=")[0] for one in missing}
+    for one in live["own"]:
+        key, sign, _value = one.partition("=")
+        if one in was["own"] or key in keys or one in ("ro", "rw"):
+            continue
+        if key in _DEFAULTS:
+            missing += [_DEFAULTS[key]] if _DEFAULTS[key] else []
+        elif not sign:
+            opposite = key[2:] if key.startswith("no") else f"no{key}"
+            missing += [opposite] if opposite not in missing else []
+    access = "ro" if "ro" in was["own"] else "rw"
+    return [access, *(one for one in missing if one not in ("ro", "rw"))] if missing else []
+
+
+def _make_point(point: str, was: Record) -> None:
+    """Make the directory at which it is mounted, where the change has removed it; for a file, the file."""
+    if os.path.lexists(point):
+        return
+    if os.path.isfile(was.get("from", "")):
+        os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+    else:
+        os.makedirs(point, 0o755)
+
+
+def _strange(point: str) -> str:
+    """Why others than root could have the path lead elsewhere, in words; empty when they cannot."""
+    if point == "/":
+        return ""
+    try:
+        # First: below a directory of a user's, the next look may be at a file system that never answers.
+        why = stranger(point, trusted())
+        if not why and os.path.realpath(point) != point:
+            why = f"it leads to {os.path.realpath(point)}"
+        return why
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _users(point: str) -> str:
+    """The processes that use what is mounted there, in words."""
+    pids: set[int] = set()
+    end = time.monotonic() + _LOOK
+    for link in glob.iglob("/proc/[0-9]*/cwd"):
+        if time.monotonic() > end:  # Users can have any number of files open.
+            break
+        pid = link.split("/")[2]
+        for name in (link, f"/proc/{pid}/root", f"/proc/{pid}/exe", *glob.iglob(f"/proc/{pid}/fd/*")):
+            with suppress(OSError):
+                if is_within(os.readlink(name), point):
+                    pids.add(int(pid))
+                    break
+    return f"process {', '.join(map(str, sorted(pids)[:10]))} uses it" if pids else ""
+
+
+def _used(point: str) -> str:
+    words = _users(point)
+    return f" ({words}; end it, then roll back again)" if words else ""
+
+
+def _read(lines: Sequence[str]) -> _Seen:
+    """Raises Damaged for what ``capture`` could not have written."""
+    found = _Seen()
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            if word == "except":
+                found.excepts += [str(one) for one in record["points"]]
+            elif word == "swap":
+                check_path(os.fsencode(record["path"]))
+                found.swaps[record["path"]] = {"path": record["path"], "priority": int(record["priority"])}
+            elif word == "mount":
+                _check(record)
+                found.mounts[record["point"]] = record
+            else:
+                raise ValueError("no word of ours")
+    return found
+
+
+def _check(record: Record) -> None:
+    """ValueError or UsageError for a record that could do something else than mount."""
+    check_path(os.fsencode(record["point"]))
+    if "from" in record:
+        check_path(os.fsencode(record["from"]))
+    words = [record["kind"], *record["options"], *record["own"]]
+    if "/" in record["kind"] or not isinstance(record["root"], str):
+        raise ValueError("no file system")
+    if not all(isinstance(one, str) and _WORD.fullmatch(one) and not one.startswith("-") for one in words):
+        raise ValueError("no options of a mount")
+    if not isinstance(record["source"], str) or record["source"].startswith("-") or "\0" in record["source"]:
+        raise UsageError("no source of a mount")

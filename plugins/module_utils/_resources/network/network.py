@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The kind ``network``: addresses, routes, rules and name servers as they run, and the files that make them so.
+
+The files go back with all others. Then the tool that manages an interface applies them, where the running state is
+another one; what it does not bring back is set with ``ip``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..._errors import EvenkeelError, RestoreFailed, UsageError
+from ..._files.step import Step
+from ..._host.mounts import mount_points
+from ..._host.options import Options, read
+from ..._host.system import System
+from ..._services import systemd
+from .. import json_line
+from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
+from . import running, tools
+from .running import Difference, State
+
+# Files beside those of the tools: of all of them, and of programs that ask for an address.
+_FILES = (
+    *("/etc/hosts", "/etc/resolv.conf", "/etc/resolvconf", "/etc/resolvconf.conf", "/etc/iproute2", "/etc/dhcp"),
+    *("/etc/dhcpcd.conf", "/etc/dhclient.conf", "/etc/sysconfig/network", "/etc/sysconfig/network-scripts"),
+)
+_RESOLVED = "/run/systemd/resolve/resolv.conf"
+# How often what differs is looked for again while it is set with ip: one change may take away another thing.
+_PASSES = 6
+# Seconds: without a change nothing more is to be expected of a tool; a server may take longer to give an address.
+_QUIET = 2.0
+_LEASE = 20.0
+_LIMIT = 20.0
+_SHOWN = 5
+
+
+@dataclass
+class Recorded:
+    """The lines, read. ``managed``: interface -> (its tool, the tool's name of its configuration)."""
+
+    network: State
+    only: list[str] = field(default_factory=list)
+    excepts: set[str] = field(default_factory=set)
+    managed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    units: dict[str, dict[str, object]] = field(default_factory=dict)
+
+
+class Network(Kind):
+    """Addresses, routes, rules and name servers as they run, with the files of the tool that configures them.
+
+    That is ifupdown, netplan, systemd-networkd or NetworkManager, with their units, C(/etc/hosts) and
+    C(/etc/resolv.conf). A rollback has that tool apply its files where the running state is another one, and sets what
+    is still missing with C(ip). Where nothing differs nothing is applied. Addresses that a server or a router gives are
+    there again or not; which they are is not compared. Routes of routing daemons stay as they are.
+
+    interfaces: Names or patterns of interfaces. The default is all but those that containers, virtual machines and VPNs
+    make. For example V([eth0, 'wg*']).
+
+    except: Addresses and networks that are left alone, because they move between hosts. Those of keepalived and
+    Pacemaker are known from the configuration of these. For example V([192.0.2.10, '2001:db8:7::/64']).
+    """
+
+    name = "network"
+    since = "0.2.0"
+    order = 45
+    options: Options = {
+        "interfaces": {"type": "list", "elements": "str", "default": []},
+        "except": {"type": "list", "elements": "str", "default": []},
+    }
+    changed_by_programs = True
+    read_at_start = False
+    applies_files = True
+    changes_files = True
+    on_plain_host: Spec = {}
+
+    def __init__(self, system: System | None = None, etc: str = "/etc") -> None:
+        """``system`` runs ip for the check of a declaration. ``etc``: the directory of the files."""
+        self.system = system or System()
+        self.etc = etc
+
+    def check(self, spec: Spec) -> dict[str, object]:
+        """The declaration; UsageError where there is no ip, and for the name of an interface that is not there."""
+        found = read(self.options, spec, self.name)
+        only, excepts = sorted(set(found["interfaces"])), sorted(set(found["except"]))
+        for one in excepts:
+            try:
+                ipaddress.ip_network(one, strict=False)
+            except ValueError:
+                raise UsageError(f"network: {one!r} in except is no address and no network; write 192.0.2.10") from None
+        if not shutil.which("ip"):
+            raise UsageError("network: the program ip is missing; install iproute2")
+        live = running.look(only, self.system).links
+        for one in only:
+            if not set(one) & set("*?[") and one not in live:
+                there = ", ".join(sorted(running.look(["*"], self.system).links))
+                raise UsageError(f"network: there is no interface {one!r}; there are {there}")
+        return {key: value for key, value in (("interfaces", only), ("except", excepts)) if value}
+
+    def trees(self, spec: Spec) -> list[str]:
+        """The files of all tools, of those too that are not here yet; but for a file that is a mount of its own."""
+        paths = [*_FILES, *(path for tool in tools.TOOLS for path in tool.files)]
+        mounted = mount_points()
+        return sorted(one for one in map(self._here, paths) if os.fsencode(one) not in mounted)
+
+    def _here(self, path: str) -> str:
+        return self.etc + path[len("/etc") :]
+
+    def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
+        """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (there is an address for a
+        time), ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration,
+        with the addresses that were known to move between hosts."""
+        then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
+        network = self._look(then, system)
+        lines = []
+        if then.only or then.excepts:
+            lines.append(json_line.write("scope", {"interfaces": then.only, "except": sorted(then.excepts)}))
+        for device, (tool, configuration) in sorted(tools.managed(system).items()):
+            if device in network.links:
+                about = {"dev": device, "tool": tool, "configuration": configuration}
+                lines.append(json_line.write("managed", about))
+        lines += [json_line.write("unit", one) for one in tools.units(system).values()]
+        return lines + sorted(network.facts)
+
+    def _look(self, then: Recorded, system: System) -> State:
+        found = running.look(then.only, system, then.excepts)
+        resolver = running.resolver(self._here("/etc/resolv.conf"), _RESOLVED)
+        if resolver is None:
+            return found
+        # With dynamic addresses come name servers, which may be others each time.
+        resolver = {"any": bool(resolver["servers"])} if found.leases else resolver
+        return running.of([*found.facts.values(), (running.DNS, resolver)])
+
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        then = recorded(lines)
+        made = {"", "veth", *running.MADE_ANEW}
+        bare = [one["dev"] for one in then.network.links.values() if one["kind"] not in made]
+        words = [
+            f"network: no known tool manages {device}: it is set as it was while it is there, and not made anew"
+            for device in sorted(set(bare) - set(then.managed))
+        ]
+        mounted = mount_points()
+        for path in ("/etc/hosts", "/etc/resolv.conf"):
+            if os.fsencode(self._here(path)) in mounted:
+                words.append(f"network: {path} is a mount of its own, and is not put back")
+        return words
+
+    def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """First the units of tools, then the tools whose files were put back, then each interface that differs.
+
+        Early at boot the units alone: what they start reads the files.
+        """
+        then, detail = recorded(lines), {"lines": list(lines)}
+        steps = []
+        live_units = tools.units(at.system) if then.units else {}
+        for name, unit in then.units.items():
+            todo = tools.verbs(unit, live_units[name]) if name in live_units else []
+            steps += [Step(self.name, verb, name, "it was in another state", detail) for verb in todo]
+        # No two tools may configure one interface.
+        steps.sort(key=lambda step: tools.VERBS.index(step.action))
+        if at.boot:
+            return steps
+        for tool in tools.TOOLS:
+            paths = self._put_back_for(tool, at)
+            if paths and _is_in_use(tool, then):
+                why = f"{paths[0]} was put back" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+                steps.append(Step(self.name, "reload", tool.name, why, {**detail, "paths": paths}))
+        found = running.differences(then.network, self._look(then, at.system))
+        for target, group in _grouped(found).items():
+            words = "; ".join(one.shown for one in group[:_SHOWN])
+            more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+            tool_name = then.managed.get(target, ("", ""))[0]
+            steps.append(Step(self.name, "apply" if tool_name else "set", target, words + more, detail))
+        return steps
+
+    def _put_back_for(self, tool: tools.Tool, at: Restore) -> list[str]:
+        """The files of the tool that were put back and that it has not read since."""
+        known = {path for step in at.steps if step.resource == self.name for path in step.detail.get("paths", ())}
+        mine = [self._here(path) for path in tool.files]
+        return sorted({path for path in at.changed if any(is_within(path, one) for one in mine)} - known)
+
+    def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
+        then = recorded(lines)
+        words = []
+        for device, (name, _configuration) in sorted(then.managed.items()):
+            if not shutil.which(tools.BY_NAME[name].command):
+                words.append(f"network: {device} was managed by {name}, which is not installed: ip sets what it can")
+        try:
+            there = self._look(then, at.system).links
+        except EvenkeelError as error:
+            return [*words, error.cause]
+        for device, link in then.network.links.items():
+            if device not in there and device not in then.managed and link["kind"] not in running.MADE_ANEW:
+                words.append(f"network: the interface {device} is gone, and nothing here makes it anew")
+        return words
+
+    def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
+        """The units, the tools, then ``ip``. RestoreFailed names what is still another one then."""
+        then = recorded(steps[0].detail["lines"]) if steps else Recorded(running.of(()))
+        failed: dict[str, str] = {}
+        for step in steps:
+            if step.target in tools.UNITS:
+                try:
+                    systemd.act(step.action, step.target, at.system, wait=not at.boot)
+                except EvenkeelError as error:
+                    failed[step.target] = error.cause
+            elif step.action == "reload":
+                words = tools.apply(tools.BY_NAME[step.target].reload, at.system)
+                failed.update({step.target: words} if words else {})
+        if not at.boot:
+            self._apply(then, any(step.action in ("reload", "start") for step in steps), failed, at.system)
+        wrong = _grouped(self._differences(then, at.system)) if not at.boot else {}
+        left = [f"{target}: {one.shown}{_because(failed, target, then)}" for target in wrong for one in wrong[target]]
+        left += [f"{target}: {words}" for target, words in failed.items() if target in tools.UNITS]
+        done = [step for step in steps if step.target not in wrong and step.target not in failed]
+        if left:
+            raise RestoreFailed(
+                f"the network is not as recorded: {'; '.join(left[:20])}", done=[one.shown() for one in done], left=left
+            )
+        return [step for step in steps if step.target not in wrong]
+
+    def _apply(self, then: Recorded, began: bool, failed: dict[str, str], system: System) -> None:
+        """Have tools apply what is configured, and set what is then missing with ip. Notes why something failed."""
+        if began:
+            self._settled(then, _QUIET, system)
+        asked = False
+        for device in _grouped(self._differences(then, system)):
+            tool, configuration = then.managed.get(device, ("", ""))
+            if tool:
+                words = tools.apply(tools.BY_NAME[tool].renew(device, configuration), system)
+                failed.update({device: words} if words else {})
+                asked = True
+        if asked:
+            self._settled(then, _LIMIT, system)
+        for number in range(_PASSES):
+            now = self._look(then, system)
+            for one, argv in running.commands(running.differences(then.network, now), now, removing=number % 2 == 1):
+                done = system.run(argv, running.TIMEOUT)
+                if done.rc != 0:
+                    failed[one.target] = f"{' '.join(argv)}: {done.words}"
+        if any(one.word == running.DNS for one in self._differences(then, system)):
+            words = tools.apply(tools.BY_NAME["resolved"].reload, system)
+            failed.update({running.RESOLVER: words} if words else {})
+            self._settled(then, _QUIET, system)
+
+    def _settled(self, then: Recorded, limit: float, system: System) -> None:
+        """Wait until the network is as recorded, or until nothing of it changes any more."""
+        begun = changed = system.monotonic()
+        seen = None
+        while True:
+            found = self._differences(then, system)
+            now = system.monotonic()
+            if seen is None or found != seen:
+                seen, changed = found, now
+            lease = any(one.word == running.LEASE and one.missing for one in found)
+            limit = max(limit, _LEASE) if lease else limit
+            if not found or now - begun >= limit or (now - changed >= _QUIET and not lease):
+                return
+            system.sleep(0.2)
+
+    def _differences(self, then: Recorded, system: System) -> list[Difference]:
+        return running.differences(then.network, self._look(then, system))
+
+    def verify(self, lines: Sequence[str], system: System) -> list[str]:
+        then = recorded(lines)
+        live = tools.units(system) if then.units else {}
+        words = [
+            f"{name} is not as it was: {' and '.join(tools.verbs(unit, live[name]))} is to be done"
+            for name, unit in then.units.items()
+            if name in live and tools.verbs(unit, live[name])
+        ]
+        return words + [f"{one.target}: {one.shown}" for one in self._differences(then, system)]
+
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        return list(lines)
+
+    def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        missing = {one for given in declared for one in given.get("except", [])} - set(spec.get("except", []))
+        if missing:
+            yield f"with what is left alone now ({', '.join(sorted(missing))})"
+        patterns = [one.get("interfaces", []) for one in declared]
+        for name, link in recorded(lines).network.links.items():
+            if not any(running.is_ours(name, str(link["kind"]), only) for only in patterns):
+                yield f"of the interface {name}"
+
+    def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
+        """All of it, where a changed file belongs to a tool."""
+        mine = self.trees({})
+        found = {path for path in changed if any(is_within(path, one) for one in mine)}
+        return ({} if found and shutil.which("ip") else None), found
+
+
+def _is_in_use(tool: tools.Tool, then: Recorded) -> bool:
+    """Whether the tool ran at the checkpoint, as far as it has a unit, and can be asked."""
+    runs = [bool(then.units[unit]["active"]) for unit in tool.units if unit in then.units]
+    there = not tool.command or shutil.which(tool.command) is not None
+    return bool(tool.reload) and there and (not runs or any(runs))
+
+
+def _grouped(found: Sequence[Difference]) -> dict[str, list[Difference]]:
+    groups: dict[str, list[Difference]] = {}
+    for one in found:
+        groups.setdefault(one.target, []).append(one)
+    return dict(sorted(groups.items()))
+
+
+def _because(failed: Mapping[str, str], target: str, then: Recorded) -> str:
+    tool = then.managed.get(target, ("", ""))[0]
+    words = failed.get(target) or failed.get(tool)
+    return f" ({words})" if words else ""
+
+
+def recorded(lines: Sequence[str]) -> Recorded:
+    """Raises Damaged for what ``capture`` could not have written."""
+    facts = []
+    found = Recorded(running.of(()))
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            if word == "scope":
+                found.only = [str(one) for one in record["interfaces"]]
+                found.excepts = {str(ipaddress.ip_network(str(one), strict=False)) for one in record["except"]}
+            elif word == "managed":
+                device, tool, configuration = (str(record[key]) for key in ("dev", "tool", "configuration"))
+                if tool not in tools.BY_NAME or not all(map(running.is_word, (device, configuration or "none"))):
+                    raise ValueError("no tool of ours")
+                found.managed[device] = (tool, configuration)
+            elif word == "unit":
+                if record["name"] not in tools.UNITS or not isinstance(record["active"], bool):
+                    raise ValueError("no unit of a tool")
+                found.units[record["name"]] = {key: record[key] for key in ("name", "enabled", "active")}
+            elif word in (running.LINK, running.ADDRESS, running.LEASE, running.ROUTE, running.RULE, running.DNS):
+                facts.append(running.checked(word, record))
+            else:
+                raise ValueError("no word of ours")
+    found.excepts |= running.moved()
+    found.network = running.without(facts, found.excepts)
+    return found

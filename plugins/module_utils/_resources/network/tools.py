@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The tools that configure a network by files: their files and units, the interfaces that each manages, and how each is
+asked to apply what stands in its files."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..._host.system import System
+from ..._services import systemd
+
+# What is done to units of tools, in this order.
+VERBS = ("stop", "unmask", "disable", "enable", "mask", "start")
+_ASK = 20.0
+# A tool may wait for a server that gives an address.
+_APPLY = 60.0
+
+
+@dataclass(frozen=True)
+class Tool:
+    """``files``: its trees. ``units``: its programs. ``reload``: commands that have it read its files anew.
+
+    ``command``: the program without which it cannot be asked. ``lists``: the interfaces that it manages, each with its
+    own name of the configuration that is in use there. ``renew``: the commands that apply the configuration of one
+    interface, of its name and that of the configuration.
+    """
+
+    name: str
+    files: Sequence[str]
+    units: Sequence[str] = ()
+    command: str = ""
+    reload: Sequence[Sequence[str]] = ()
+    lists: Callable[[System], dict[str, str]] = lambda _system: {}
+    renew: Callable[[str, str], list[list[str]]] = lambda _device, _configuration: []
+
+
+def _networkd(system: System) -> dict[str, str]:
+    done = system.run(["networkctl", "--no-pager", "--no-legend", "list"], _ASK)
+    rows = [line.split() for line in done.out.splitlines()] if done.rc == 0 else []
+    return {row[1]: "" for row in rows if len(row) == 5 and row[4] not in ("unmanaged", "-")}
+
+
+def _network_manager(system: System) -> dict[str, str]:
+    done = system.run(["nmcli", "--terse", "--fields", "DEVICE,STATE,CON-UUID", "device", "status"], _ASK)
+    # A colon within a value is written with a backslash.
+    rows = [re.split(r"(?<!\\):", line) for line in done.out.splitlines()] if done.rc == 0 else []
+    # What others have set up it shows as connected (externally).
+    return {row[0].replace("\\", ""): row[2] for row in rows if len(row) == 3 and row[1] == "connected" and row[2]}
+
+
+def _ifupdown(system: System) -> dict[str, str]:
+    done = system.run(["ifquery", "--state"], _ASK)
+    pairs = [line.strip().partition("=") for line in done.out.splitlines()] if done.rc == 0 else []
+    return {device: logical for device, _sign, logical in pairs if logical and device != "lo"}
+
+
+def _up(device: str, configuration: str) -> list[list[str]]:
+    return [["nmcli", "--wait", "30", "connection", "up", "uuid", configuration, "ifname", device]]
+
+
+def _again(device: str, configuration: str) -> list[list[str]]:
+    return [["ifdown", "--force", device], ["ifup", "--force", f"{device}={configuration}"]]
+
+
+TOOLS = (
+    Tool("netplan", ("/etc/netplan",), (), "netplan", (("netplan", "apply"),)),
+    Tool(
+        "networkd",
+        ("/etc/systemd/network",),
+        ("systemd-networkd.socket", "systemd-networkd.service"),
+        "networkctl",
+        (("networkctl", "reload"),),
+        _networkd,
+        lambda device, _configuration: [["networkctl", "reconfigure", device]],
+    ),
+    Tool(
+        "networkd.conf",
+        ("/etc/systemd/networkd.conf", "/etc/systemd/networkd.conf.d"),
+        reload=(("systemctl", "try-restart", "systemd-networkd.service"),),
+    ),
+    Tool(
+        "NetworkManager",
+        ("/etc/NetworkManager",),
+        ("NetworkManager.service",),
+        "nmcli",
+        (("nmcli", "general", "reload"), ("nmcli", "connection", "reload")),
+        _network_manager,
+        _up,
+    ),
+    Tool("ifupdown", ("/etc/network",), ("networking.service",), "ifup", (), _ifupdown, _again),
+    Tool(
+        "resolved",
+        ("/etc/systemd/resolved.conf", "/etc/systemd/resolved.conf.d"),
+        ("systemd-resolved.service",),
+        "resolvectl",
+        (("systemctl", "try-restart", "systemd-resolved.service"),),
+    ),
+)
+BY_NAME = {tool.name: tool for tool in TOOLS}
+UNITS = tuple(unit for tool in TOOLS for unit in tool.units)
+# Its work is done once it has started: that it is not active says nothing.
+_ONCE = ("networking.service",)
+
+
+def managed(system: System) -> dict[str, tuple[str, str]]:
+    """Interface -> (the tool that manages it, the tool's name of its configuration)."""
+    found: dict[str, tuple[str, str]] = {}
+    for tool in TOOLS:
+        for device, configuration in tool.lists(system).items() if shutil.which(tool.command) else ():
+            found.setdefault(device, (tool.name, configuration))
+    return found
+
+
+def units(system: System) -> dict[str, dict[str, object]]:
+    """Unit of a tool -> what of it is compared, of those that this host has."""
+    found: dict[str, dict[str, object]] = {}
+    for state in systemd.observe(UNITS, system) if system.has_systemd() else ():
+        enabled = "masked" if state.enabled.startswith("masked") else state.enabled
+        enabled = enabled if enabled in ("enabled", "masked") else ""
+        active = (state.active or state.queued) and state.name not in _ONCE
+        found[state.name] = {"name": state.name, "enabled": enabled, "active": active}
+    return found
+
+
+def verbs(then: dict[str, object], now: dict[str, object]) -> list[str]:
+    """The verbs that make the unit as it was then."""
+    found = []
+    if now["enabled"] == "masked" and then["enabled"] != "masked":
+        found.append("unmask")
+    if now["active"] and not then["active"]:
+        found.append("stop")
+    if then["enabled"] != now["enabled"]:
+        found += {"enabled": ["enable"], "masked": ["mask"]}.get(
+            str(then["enabled"]), ["disable"] if now["enabled"] == "enabled" else []
+        )
+    if then["active"] and not now["active"]:
+        found.append("start")
+    return found
+
+
+def apply(commands: Sequence[Sequence[str]], system: System) -> str:
+    """Run the commands, all of them; the words of the last that failed, empty where none has."""
+    words = ""
+    for argv in commands:
+        done = system.run(list(argv), _APPLY)
+        if done.rc != 0:
+            words = f"{' '.join(argv)}: {done.words}"
+    return words

@@ -1,0 +1,382 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal of operations on a host: what is on disk before an attempt begins, and what it decides afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, NotFound, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import operations
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.operations import (
+    BEGUN,
+    COMPENSATABLE,
+    IDEMPOTENT,
+    IN_DOUBT,
+    NOT_VERIFIED,
+    ONCE,
+    OPEN,
+    REFUSED,
+    RESTORE,
+    RUNNING,
+    VERIFIED,
+    Asked,
+    Journal,
+    Record,
+    Seen,
+    Verification,
+    begin,
+    concluded,
+    end,
+    may_begin,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import FAIL, PASS, UNKNOWN
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Observation
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+
+NOW = Times(0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def journal(store: Store) -> Journal:
+    return Journal(store, "op")
+
+
+def exists(path: Path, **options: Any) -> Verification:
+    return Verification([{"command": {"argv": ["test", "-e", str(path)]}}], NOW, **options)
+
+
+def told(*states: str, needed: int = 1) -> Verification:
+    """A verification that finds these states."""
+    seen = [Observation(f"h{number}", state, state) for number, state in enumerate(states)]
+    return Verification([], NOW, needed, len(states), told=seen)
+
+
+def asked(kind: str = IDEMPOTENT, **options: Any) -> Asked:
+    return Asked("request", kind, **options)
+
+
+def test_the_attempt_is_on_disk_before_it_begins_and_its_result_after_it_is_verified(journal: Journal) -> None:
+    answer = begin(journal, asked(), told(FAIL))
+    assert (answer.answer, answer.attempts, answer.open) == (BEGUN, 1, True) and len(answer.token) == 32
+    record = Journal(journal.store, "op").read()
+    assert record is not None and (record.state, record.token, record.said) == (OPEN, answer.token, "")
+    assert os.stat(journal.path).st_mode & 0o777 == 0o600 and os.stat(os.path.dirname(journal.path)).st_mode & 0o77 == 0
+    answer = end(journal, answer.token, "ok", told(PASS), '{"stdout": "well"}')
+    assert answer.answer == VERIFIED and json.loads(answer.result) == {"stdout": "well"}
+    later = begin(journal, asked(), told(PASS))
+    assert (later.answer, json.loads(later.result), later.open) == (VERIFIED, {"stdout": "well"}, False)
+
+
+def test_check_mode_writes_nothing(journal: Journal) -> None:
+    assert begin(journal, asked(), told(FAIL), check_mode=True).answer == BEGUN
+    assert not os.path.exists(journal.store.root)
+
+
+def test_what_happens_once_and_was_verified_is_not_measured_again(journal: Journal) -> None:
+    answer = begin(journal, asked(ONCE), told(FAIL))
+    end(journal, answer.token, "ok", told(PASS), '{"a": 1}')
+    answer = begin(journal, asked(ONCE), told(FAIL))
+    assert (answer.answer, answer.observations, json.loads(answer.result)) == (VERIFIED, [], {"a": 1})
+
+
+def test_what_may_be_done_again_begins_anew_where_it_does_not_hold_any_more(journal: Journal) -> None:
+    for expected in (1, 1):
+        answer = begin(journal, asked(), told(FAIL))
+        assert (answer.answer, answer.attempts) == (BEGUN, expected)
+        end(journal, answer.token, "ok", told(PASS), "")
+
+
+def test_an_id_that_happens_once_is_not_given_to_something_else(journal: Journal) -> None:
+    end(journal, begin(journal, asked(ONCE), told(FAIL)).token, "ok", told(PASS), "")
+    for wanted in (Asked("another", ONCE), Asked("request", IDEMPOTENT)):
+        answer = begin(journal, wanted, told(FAIL))
+        assert answer.answer == REFUSED and "an id of its own" in answer.why
+    other = Journal(journal.store, "other")
+    begin(other, asked(), told(PASS))
+    assert begin(other, Asked("another", IDEMPOTENT), told(FAIL)).answer == BEGUN
+
+
+def test_a_run_whose_attempt_was_taken_over_is_told_so(journal: Journal) -> None:
+    first = begin(journal, asked(), told(FAIL))
+    second = begin(journal, asked(), told(FAIL))
+    assert second.answer == BEGUN
+    assert end(journal, first.token, "ok", told(FAIL), "").answer == REFUSED
+    assert end(journal, second.token, "ok", told(FAIL), "").answer == NOT_VERIFIED
+    assert end(journal, "", "ok", told(PASS), "").answer == REFUSED
+
+
+def test_a_record_that_changed_while_it_was_measured_is_not_decided_on(journal: Journal) -> None:
+    class Slow(Verification):
+        def observe(self, system: System) -> tuple[str, str, list[Observation]]:
+            end(journal, begin(journal, asked(), told(FAIL)).token, "ok", told(PASS), "")
+            return FAIL, "", []
+
+    assert begin(journal, asked(), Slow([], NOW)).answer == RUNNING
+
+
+def test_of_many_runs_at_once_one_begins(journal: Journal) -> None:
+    begin(Journal(journal.store, "another"), asked(), told(FAIL))  # makes the store
+    pipe = os.pipe()
+    pids = []
+    for _number in range(8):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            try:
+                answer = begin(journal, asked(ONCE), told(FAIL)).answer
+                os.write(pipe[1], answer.encode() + b"\n")
+            finally:
+                os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert sorted(os.read(pipe[0], 1000).decode().split()) == [BEGUN, *[RUNNING] * 7]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "said", "seen", "answer"),
+    [
+        # Cut off: verification decides.
+        (IDEMPOTENT, OPEN, "", Seen(PASS), VERIFIED),
+        (IDEMPOTENT, OPEN, "", Seen(FAIL), BEGUN),
+        (IDEMPOTENT, OPEN, "", Seen(UNKNOWN), BEGUN),
+        (ONCE, OPEN, "", Seen(PASS), VERIFIED),
+        (ONCE, OPEN, "", Seen(FAIL), BEGUN),
+        (ONCE, OPEN, "", Seen(UNKNOWN), IN_DOUBT),
+        # The operation says that it was done: it is not done again.
+        (ONCE, OPEN, "ok", Seen(FAIL), IN_DOUBT),
+        (ONCE, OPEN, "failed", Seen(FAIL), BEGUN),
+        # It still runs, or may.
+        (IDEMPOTENT, OPEN, "", Seen(FAIL, running=["sh[7]"]), RUNNING),
+        (ONCE, OPEN, "", Seen(FAIL, running=["sh[7]"]), RUNNING),
+        (ONCE, OPEN, "", Seen(PASS, running=["sh[7]"]), VERIFIED),
+        (ONCE, OPEN, "", Seen(FAIL, settling=3.0), RUNNING),
+        (COMPENSATABLE, OPEN, "", Seen(FAIL, settling=3.0), RUNNING),
+        (IDEMPOTENT, OPEN, "", Seen(FAIL, settling=3.0), BEGUN),
+        # Nobody knows whether somebody else has done it.
+        (ONCE, operations.ENDED, "", Seen(UNKNOWN), IN_DOUBT),
+        (IDEMPOTENT, operations.ENDED, "", Seen(UNKNOWN), BEGUN),
+        # Once is once.
+        (ONCE, VERIFIED, "ok", Seen(FAIL), VERIFIED),
+        (IDEMPOTENT, VERIFIED, "ok", Seen(FAIL), BEGUN),
+    ],
+)
+def test_whether_an_attempt_begins(kind: str, state: str, said: str, seen: Seen, answer: str) -> None:
+    record = Record("request", kind, state, 1, "t", said=said)
+    assert may_begin(record, asked(kind), seen).answer == answer
+    look = may_begin(record, asked(kind, begin=False), seen).answer
+    assert look == (NOT_VERIFIED if answer == BEGUN else answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "seen", "answer", "state"),
+    [
+        (ONCE, "ok", Seen(PASS), VERIFIED, VERIFIED),
+        (ONCE, "failed", Seen(PASS), VERIFIED, VERIFIED),
+        (ONCE, "ok", Seen(FAIL), IN_DOUBT, OPEN),
+        (ONCE, "failed", Seen(FAIL), NOT_VERIFIED, operations.ENDED),
+        (ONCE, "failed", Seen(UNKNOWN), IN_DOUBT, OPEN),
+        (ONCE, "failed", Seen(FAIL, running=["sh[7]"]), RUNNING, OPEN),
+        (COMPENSATABLE, "failed", Seen(FAIL, running=["sh[7]"]), RUNNING, OPEN),
+        (IDEMPOTENT, "ok", Seen(FAIL, running=["sh[7]"]), NOT_VERIFIED, operations.ENDED),
+        (IDEMPOTENT, "ok", Seen(UNKNOWN), NOT_VERIFIED, operations.ENDED),
+    ],
+)
+def test_how_an_attempt_ends(kind: str, said: str, seen: Seen, answer: str, state: str) -> None:
+    decision = concluded(Record("request", kind, OPEN, 1, "t"), "t", said, seen, None)
+    assert decision.answer == answer and decision.record is not None
+    assert (decision.record.state, decision.record.said) == (state, said)
+
+
+def test_the_checkpoint_of_the_first_attempt_is_restored_before_each_further_one(journal: Journal) -> None:
+    wants = asked(COMPENSATABLE, checkpoint="a" * 64)
+    first = begin(journal, wants, told(FAIL))
+    end(journal, first.token, "failed", told(FAIL), "")
+    # A later run has found a newer checkpoint of that name, which holds what the first attempt has left.
+    answer = begin(journal, replace(wants, checkpoint="b" * 64), told(FAIL))
+    assert (answer.answer, answer.checkpoint, answer.attempts, answer.open) == (RESTORE, "a" * 64, 1, False)
+    assert operations.checkpoint_of(journal, "any name") == "a" * 64
+    answer = begin(journal, replace(wants, restored=1), told(FAIL))
+    assert (answer.answer, answer.checkpoint, answer.attempts) == (BEGUN, "a" * 64, 2)
+    end(journal, answer.token, "ok", told(PASS), "")
+    with pytest.raises(NotFound):
+        operations.checkpoint_of(journal, "any-name")
+
+
+# -- verification
+
+
+def test_observations_are_made_until_a_majority_agrees(tmp_path: Path, journal: Journal) -> None:
+    there = tmp_path / "there"
+    there.touch()
+    state, why, seen = exists(there, needed=2, planned=3).observe(journal.store.system)
+    assert (state, len(seen)) == (PASS, 2) and "2 of 2 observations pass, 2 must agree" in why
+    state, why, seen = told(PASS, FAIL, UNKNOWN, needed=2).observe(journal.store.system)
+    assert state == UNKNOWN and "h1: fail" in why and "h2: unknown" in why
+    measured = [[{"kind": "tcp", "target": "x", "state": one, "detail": "d"}] for one in (FAIL, PASS, PASS)]
+    state, why, seen = exists(there, needed=2, planned=3, measured=measured).observe(journal.store.system)
+    assert state == PASS and [one.state for one in seen] == [FAIL, PASS, PASS]
+
+
+def test_no_majority_is_no_verification(journal: Journal) -> None:
+    undecided = told(PASS, FAIL, UNKNOWN, needed=2)
+    assert begin(journal, asked(ONCE), undecided).answer == IN_DOUBT
+    token = begin(journal, asked(ONCE), told(FAIL)).token
+    assert end(journal, token, "failed", undecided, "").answer == IN_DOUBT
+
+
+# -- what still runs
+
+
+def test_processes_of_an_attempt_are_known_by_their_environment(journal: Journal) -> None:
+    answer = begin(journal, asked(), told(FAIL))
+    environment = {**os.environ, operations.VARIABLE: answer.token}
+    running = subprocess.Popen(["sleep", "60"], env=environment)
+    other = subprocess.Popen(["sleep", "60"], env={**os.environ, operations.VARIABLE: "0" * 32})
+    try:
+        limit = time.monotonic() + 5
+        while not operations.processes_of(answer.token) and time.monotonic() < limit:
+            time.sleep(0.01)
+        again = begin(journal, asked(), told(FAIL))
+        assert again.answer == RUNNING and f"sleep[{running.pid}]" in again.why and str(other.pid) not in again.why
+        # After a boot it cannot be that process.
+        system = replace(journal.store.system, boot_id=lambda: "another")
+        booted = Journal(Store(journal.store.root, system), "op")
+        assert begin(booted, asked(begin=False), told(FAIL)).answer == NOT_VERIFIED
+    finally:
+        for one in (running, other):
+            one.kill()
+            one.wait()
+    assert operations.processes_of(answer.token) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a process to another user")
+def test_another_user_cannot_hold_up_an_operation(journal: Journal) -> None:
+    answer = begin(journal, asked(), told(FAIL))
+    environment = {**os.environ, operations.VARIABLE: answer.token}
+    pretender = subprocess.Popen(["sleep", "60"], env=environment, user=65534)
+    try:
+        time.sleep(0.2)
+        assert operations.processes_of(answer.token) == []
+    finally:
+        pretender.kill()
+        pretender.wait()
+
+
+# -- kills
+
+
+EDGES = ["before begin", "in begin", "after begin", "after effect", "in end", "after end", ""]
+
+
+@pytest.mark.parametrize(
+    ("seed", "trials"), [(0, 40), *(pytest.param(seed, 250, marks=pytest.mark.long) for seed in (1, 2, 3, 4))]
+)
+def test_a_kill_between_effect_and_journal_is_settled_and_never_repeated(
+    tmp_path: Path, seed: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operations, each killed at random edges by SIGKILL until a run comes to its end."""
+    draw = random.Random(seed)
+    clock = [0.0]
+    store = Store(str(tmp_path / "store"), replace(System(), monotonic=lambda: clock[0]))
+    kills = 0
+    for number in range(trials):
+        journal, effect = Journal(store, f"op-{number}"), tmp_path / f"effect-{number}"
+        killed = True
+        while killed:
+            clock[0] += operations.SETTLING  # since the attempt that was cut off
+            killed = _run(journal, effect, draw.choice(EDGES), monkeypatch)
+            kills += killed
+        record = journal.read()
+        assert effect.read_text() == "x", "not exactly once"
+        assert record is not None and record.state == VERIFIED
+    assert kills > trials
+
+
+def _run(journal: Journal, effect: Path, edge: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """One run in a process of its own, which is killed at the edge; whether it was."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _once(journal, effect, edge, monkeypatch)
+            code = 0
+        finally:
+            os._exit(code)
+    _pid, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def _once(journal: Journal, effect: Path, edge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = Verification([{"file": {"path": str(effect), "sha256": hashlib.sha256(b"x").hexdigest()}}], NOW)
+
+    def killed(here: str) -> None:
+        if edge == here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def rename(source: str, target: str) -> None:
+        killed(f"in {stage}")
+        os.replace(source, target)
+
+    stage = "begin"
+    killed("before begin")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        answer = begin(journal, asked(ONCE), how)
+    if answer.answer == VERIFIED:
+        return
+    assert answer.answer == BEGUN, answer.why
+    killed("after begin")
+    with effect.open("a") as stream:
+        stream.write("x")
+    killed("after effect")
+    stage = "end"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        assert end(journal, answer.token, "ok", how, "").answer == VERIFIED
+    killed("after end")
+
+
+# -- the file
+
+
+def test_a_record_that_cannot_be_read_decides_nothing(journal: Journal) -> None:
+    begin(journal, asked(ONCE), told(FAIL))
+    for damage in ("", "{}", "[]", '{"state": "ended"}'):
+        Path(journal.path).write_text(damage)
+        with pytest.raises(Damaged, match="Look whether it has, and remove the file"):
+            begin(journal, asked(ONCE), told(FAIL))
+
+
+@pytest.mark.parametrize("operation", ["", ".", "..", "../x", "a/b", "-x", "x" * 121, "a b", "x.tmp-1", "é", "a\nb"])
+def test_an_id_that_names_no_file_is_refused(operation: str, store: Store) -> None:
+    with pytest.raises(UsageError, match="Nothing was touched"):
+        Journal(store, operation)
+
+
+def test_a_long_result_is_not_kept(journal: Journal) -> None:
+    token = begin(journal, asked(), told(FAIL)).token
+    assert end(journal, token, "ok", told(PASS), json.dumps({"stdout": "x" * 70_000})).answer == VERIFIED
+    assert os.path.getsize(journal.path) < 1000
+
+
+def test_old_records_go_but_none_of_what_happens_once_or_is_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_MOST", 5)
+    begin(Journal(store, "once"), asked(ONCE), told(PASS))
+    begin(Journal(store, "open"), asked(), told(FAIL))
+    for number in range(9):
+        begin(Journal(store, f"n{number}"), asked(), told(PASS))
+    assert sorted(os.listdir(store.join("operations"))) == ["n6", "n7", "n8", "once", "open"]
