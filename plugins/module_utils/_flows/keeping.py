@@ -20,7 +20,7 @@ from .._resources import registry
 from .._resources.kind import Restore
 from .._store.store import Store
 
-# Seconds after which the package manager is not held up any longer.
+# Seconds after which the package manager is not held up any longer, however late the deadline is.
 _LIMIT = 600
 # Characters of its words that are read.
 _LONGEST = 1 << 24
@@ -33,16 +33,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("source")
     parser.add_argument("process")
     args = parser.parse_args(argv)
-    signal.alarm(_LIMIT)
     os.umask(0o077)
     try:
+        store = Store(args.store, System(), armed=True)
+        signal.alarm(patience(store))
         said = sys.stdin.read(_LONGEST) if args.source == "apt" else ""
-        for words in keep(Store(args.store, System(), armed=True), (args.source, said, args.process)):
+        for words in keep(store, (args.source, said, args.process)):
             sys.stderr.write(f"evenkeel: {words}\n")
     except Exception as error:
         words = error.message if isinstance(error, EvenkeelError) else f"{type(error).__name__}: {error}"
         sys.stderr.write(f"evenkeel: what is replaced now is not kept: {words}\n")
     return 0
+
+
+def patience(store: Store) -> int:
+    """Seconds after which this process ends: at the deadline of the change the host wants the package manager's lock."""
+    change = changes.armed(store)
+    left = change.due - store.system.monotonic() if change is not None else 0.0
+    return max(1, int(min(left, _LIMIT)))
 
 
 def keep(store: Store, told: Sequence[str]) -> list[str]:

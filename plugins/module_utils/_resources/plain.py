@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from .._files.mounts import PSEUDO
+from .._host.processes import user_ids
 from .kind import is_within
 
 # Where configuration lies, and programs that no package has installed. Data of users and of programs is no part of it.
@@ -89,9 +90,11 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
             for path in _open_for_writing(f"{proc}/{pid}"):
                 if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
                     continue
-                folder, user = os.path.dirname(path), os.stat(f"{proc}/{pid}").st_uid
+                folder = os.path.dirname(path)
                 mixed = any(is_within(folder, root) and folder != root for root in _MIXED)
-                if mixed and user in (0, os.lstat(folder).st_uid):
+                # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
+                users = user_ids(int(pid), proc)
+                if mixed and users and users <= {0, os.lstat(folder).st_uid}:
                     path = folder
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                     found[path] = stream.read().strip()
@@ -101,10 +104,11 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
 def _open_for_writing(process: str) -> Iterator[str]:
     for name in os.listdir(f"{process}/fd"):
         with suppress(OSError):
-            path = os.readlink(f"{process}/fd/{name}")
-            # The link has the modes of the descriptor.
-            mode = os.lstat(f"{process}/fd/{name}").st_mode
-            if path.startswith("/") and mode & stat.S_IWUSR and stat.S_ISREG(os.lstat(path).st_mode):
+            link = f"{process}/fd/{name}"
+            path = os.readlink(link)
+            # The link has the modes of the descriptor. In a mount namespace of a user any file can have any path.
+            found = os.lstat(path) if path.startswith("/") and os.lstat(link).st_mode & stat.S_IWUSR else None
+            if found is not None and stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(link)):
                 yield path
 
 

@@ -114,6 +114,15 @@ def test_what_was_not_kept_is_said(armed: tuple[Debian, Store]) -> None:
         rollback(store, "before")
 
 
+def test_a_package_manager_is_not_held_up_beyond_the_deadline(armed: tuple[Debian, Store]) -> None:
+    _host, store = armed
+    change = changes.armed(store)
+    assert change is not None and keeping.patience(store) in range(590, 601)
+    for due, seconds in ((30.0, range(25, 31)), (9000.0, range(600, 601)), (-5.0, range(1, 2))):
+        changes._record(store, replace(change, due=SYSTEM.monotonic() + due))
+        assert keeping.patience(store) in seconds
+
+
 @pytest.mark.parametrize("why", ["back", "late", "over", "other version"])
 def test_nothing_is_kept_once_the_change_goes_back(armed: tuple[Debian, Store], tmp_path: Path, why: str) -> None:
     host, store = armed

@@ -188,11 +188,27 @@ def test_a_user_who_writes_to_a_file_of_his_keeps_nobody_else_s_out(host: Path, 
     (process / "comm").write_text("evil\n")
     with open(folder / "theirs", "w") as stream:
         os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), process / "fd" / "3")
-    os.chown(process, 12345, 12345)
+    (process / "status").write_text("Uid:\t0\t12345\t0\t0\n")  # Its directory in /proc may be root's all the same.
     found, _words = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
     assert found == [f"{folder}/theirs"]
-    os.chown(process, 0, 0)
+    (process / "status").write_text("Uid:\t0\t0\t0\t0\n")
     assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [str(folder)]
+
+
+def test_a_path_of_another_mount_namespace_is_not_taken_for_one_of_the_host(
+    host: Path, held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user can mount a file of his own there, over any path."""
+    (host / "etc/passwd").touch()
+    seen = os.readlink
+
+    def elsewhere(path: Any, **how: Any) -> Any:
+        found = seen(path, **how)
+        return f"{host}/etc/passwd" if found == f"{host}/etc/state" else found
+
+    monkeypatch.setattr(os, "readlink", elsewhere)
+    (words,) = left()
+    assert "etc/passwd" not in words and str(held) in words
 
 
 def test_a_checkpoint_of_it_lies_inside_a_declaration_of_it(host: Path, store: Store) -> None:
