@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def patience(store: Store) -> int:
-    """Seconds after which this process ends: at the deadline of the change the host wants the package manager's lock."""
+    """Seconds after which this process ends: at its deadline the host wants the lock of the package manager."""
     change = changes.armed(store)
     left = change.due - store.system.monotonic() if change is not None else 0.0
     return max(1, int(min(left, _LIMIT)))

@@ -100,6 +100,14 @@ def test_what_is_replaced_is_kept_and_comes_back_without_a_mirror(armed: tuple[D
     assert host.installed == [LIB, OLD]
 
 
+def test_what_the_store_has_already_is_not_kept_once_more() -> None:
+    names = {("web", "amd64"), ("lib", "")}
+    recorded = {OLD.ident: OLD._replace(sha256="a" * 64), LIB.ident: LIB}
+    live = {one.key: one for one in (OLD, LIB)}
+    assert replacing.chosen(recorded, live, names) == [LIB]
+    assert replacing.chosen(recorded, {NEW.key: NEW}, names) == []
+
+
 def test_what_was_not_kept_is_said(armed: tuple[Debian, Store]) -> None:
     host, store = armed
     (words,) = keeping.keep(store, from_apt(UPGRADE))

@@ -141,6 +141,9 @@ def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.Mo
         (host / f"opt/many/x/{number}").touch()
     (words,) = left()
     assert f"{host}/opt/many/x (0 MB)" in words and f"{host}/opt/big/data" in words
+    # Too many of them are too much as well.
+    alone = left({"files": {"paths": [f"{host}/opt/big"]}})
+    assert alone == [f"files: too large to be kept unasked: {host}/opt/many/x (0 MB)"]
 
 
 def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:
