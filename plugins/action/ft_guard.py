@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
-# One round of probes.
+# A single round of probes.
 _ONCE = Times(0.0, 0.0, 1.0)
 
 
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
             decision,
             error="Refused",
             done=[f"measured {len(question.hosts)} hosts"],
-            proved=[_said(host, measured) for host, measured in question.hosts.items()],
+            proved=[_words_on(host, measured) for host, measured in question.hosts.items()],
             healthy=decision.healthy,
             unhealthy=decision.unhealthy,
             unknown=decision.unknown,
@@ -127,7 +127,7 @@ def _probes(declared: Any, host: str) -> Any:
         raise UsageError(f"{host}: {error.message}") from error
 
 
-def _said(host: str, one: _guard.Measured) -> str:
+def _words_on(host: str, one: _guard.Measured) -> str:
     parts = [one.state if one.reachable else "unreachable", one.flight or "", "" if one.state == "pass" else one.detail]
     return f"{host}: " + "; ".join(part for part in parts if part)
 

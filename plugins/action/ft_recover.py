@@ -103,7 +103,7 @@ class Recovery:
 
     def run(self, check_mode: bool) -> dict[str, Any]:
         """The result of the module. Nothing is changed before a whole checkpoint is in the store of ``here``."""
-        self._look()
+        self._gather()
         usable = choose(self._candidates, self._wanted)
         if not usable:
             return self._nothing_found()
@@ -125,7 +125,7 @@ class Recovery:
             return {**found, **(refusal or self._nothing_brought())}
         return self._roll_back(source, found["id"])
 
-    def _look(self) -> None:
+    def _gather(self) -> None:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
         self._candidates = [

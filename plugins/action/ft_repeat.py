@@ -35,12 +35,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._argument
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Item, Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
 
-# Actions that no host carries out: they steer the run, or change what is known in it.
+# Actions that no host carries out: they steer the run, or change its variables.
 _NO_OPERATION = {
     *("meta", "include_tasks", "import_tasks", "include_role", "import_role", "import_playbook", "include_vars"),
     *("add_host", "group_by", "set_fact", "set_stats", "async_status", "pause", "ft_repeat"),
 }
-# Seconds that a call of the host may take besides what it measures.
+# Seconds that a call of the host may take beside its measurements.
 _WAY = 60.0
 # The answers of the host, and the events that they are.
 _EVENTS = {
@@ -136,7 +136,7 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """A hash of what is done."""
+        """A hash of the module and its arguments."""
         done = json.dumps([self.module, self.args], sort_keys=True, default=str)
         return hashlib.sha256(done.encode()).hexdigest()
 
@@ -151,7 +151,7 @@ def _vote(text: str) -> tuple[int, int]:
 
 @dataclass
 class Verification:
-    """How the effect is verified. ``own``: probes that the host measures; ``items``: those measured from elsewhere."""
+    """The verification of the effect. ``own``: probes that the host measures; ``items``: probes from elsewhere."""
 
     inventory: Inventory
     own: list[Item]
@@ -229,7 +229,7 @@ def _observed(name: str, answer: Answer) -> dict[str, str]:
 
 
 class Operation:
-    """The operation, as an action of Ansible on the host of the task. Raises UsageError for what is none."""
+    """The operation, as an action of Ansible on the host of the task. Raises UsageError for another action."""
 
     def __init__(self, action: ActionBase, variables: dict[str, Any], request: Request) -> None:
         self.action, self.variables, self.request = action, variables, request
@@ -267,7 +267,7 @@ class Operation:
             handler.cleanup(force=True)
 
     def host(self) -> Host:
-        """The host, for calls of our own. None of their arguments goes into its log."""
+        """The host, for calls of our own. Their arguments do not go into its log."""
         task = self.action._task.copy()
         task.no_log = True
         return Host(self.name, self._made("ansible.legacy.normal", task, None), self.variables)
@@ -309,7 +309,7 @@ class Repetition:
 
     def run(self) -> dict[str, Any]:
         """The result of the task."""
-        # Of this process alone: all others of this run were forked with one state of the shared generator.
+        # A generator of this process: all processes of this run were forked with one state of the shared generator.
         chance = random.Random().random
         progress = _repeat.start(self.request.policy, time.monotonic())
         event = _repeat.Event(_repeat.STARTED)

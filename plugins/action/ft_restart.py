@@ -32,7 +32,7 @@ class ActionModule(ProbingAction):
         measured = self._outside.measure()
         health = result.get("health") or {"state": "pass", "probes": []}
         wrong = [one for one in measured if one["state"] != "pass"]
-        sick, warned = ([_said(one) for one in wrong if one["severity"] == how] for how in ("fail", "warn"))
+        sick, warned = ([_words_on(one) for one in wrong if one["severity"] == how] for how in ("fail", "warn"))
         health = {**health, "probes": [*health["probes"], *measured], "state": "fail" if sick else health["state"]}
         result = {**result, "health": health, "warnings": [*(result.get("warnings") or []), *warned]}
         if not sick:
@@ -42,5 +42,5 @@ class ActionModule(ProbingAction):
         return reported({**result, "failed": True, "error": "Unhealthy", "msg": msg, "left": [name]})
 
 
-def _said(one: Mapping[str, Any]) -> str:
+def _words_on(one: Mapping[str, Any]) -> str:
     return f"{one['kind']} {one['target']} from {one['source']}: {one['state']}, {one['detail']}"

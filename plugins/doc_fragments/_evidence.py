@@ -9,8 +9,8 @@ class ModuleDocFragment:
 options:
   group:
     description:
-      - Names of hosts or groups. A probe with C(from=peer) is measured from one of them, the next one that answers,
-        and last from hosts that change at the same time. By default all hosts of the play.
+      - Names of hosts or groups. A probe with C(from=peer) is measured from the next of these hosts that
+        answers, and last from hosts that change at the same time. By default all hosts of the play.
     type: list
     elements: str
   unchanged:
@@ -21,8 +21,8 @@ options:
     elements: str
   measured:
     description:
-      - Results of measurements from outside of the host. They decide as its own probes do. The controller adds those of
-        probes with C(from), which it measures for the whole soak before the module begins.
+      - Results of measurements from outside of the host. They decide like the host's own probes. The controller adds
+        the results of probes with C(from), which it measures for the whole soak before the module begins.
     type: list
     elements: dict
     suboptions:

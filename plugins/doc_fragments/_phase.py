@@ -9,10 +9,10 @@ class ModuleDocFragment:
 options:
   _phase:
     description:
-      - Which part of the work the host does now. Set by the action plugin, never in a playbook.
+      - The part of the work that the host does now. Set by the action plugin, never in a playbook.
     type: str
   _values:
     description:
-      - What this part of the work needs. Set by the action plugin, never in a playbook.
+      - The values that this part of the work needs. Set by the action plugin, never in a playbook.
     type: dict
 """

@@ -48,8 +48,8 @@ _SERVER = r"""
       type: dict
     ca:
       description:
-        - File on the controller with the certificates that the server's is checked by, instead of those of the system.
-          For example V(/etc/ssl/prometheus-ca.pem).
+        - File on the controller with the certificates that prove the certificate of the server, instead of those of the
+          system. For example V(/etc/ssl/prometheus-ca.pem).
       type: str
 """
 # The kinds of probes, each with its options.
@@ -141,7 +141,8 @@ command:
     + r"""
 file:
   description:
-    - Passes when the file has the wanted content. Of what a symlink leads to it tells only whether it is as wanted.
+    - Passes when the file has the wanted content. For a file behind a symlink it tells only whether it has that
+      content.
   type: dict
   suboptions:
     path:
@@ -160,10 +161,10 @@ file:
     + r"""
 prometheus:
   description:
-    - "Passes when a query to Prometheus, or to a server with the same HTTP API, gives one value that is within limits.
+    - "Passes when a query to Prometheus, or to a server with the same HTTP API, gives a single value within limits.
       For example V(prometheus: {url: http://localhost:9090, query: up, min: 1})."
     - It is measured from the controller. No data, several series, a value that is no finite number, a warning, and an
-      answer that is an error are unknown, which is not healthy.
+      error are unknown, which is not healthy.
   type: dict
   suboptions:
     query:
@@ -182,12 +183,12 @@ prometheus:
       type: float
     samples:
       description:
-        - How often it is asked for one measurement. For example V(5).
+        - The number of queries for one measurement. For example V(5).
       type: int
       default: 1
     passing:
       description:
-        - How many of the samples have to pass; by default all. For example V(3).
+        - The number of samples that have to pass; by default all. For example V(3).
       type: int
     every:
       description:
@@ -200,11 +201,11 @@ prometheus:
     + r"""
 compare:
   description:
-    - "Passes unless the value of this host is above that of the hosts that the change has not reached, by a query to
-      Prometheus that gives a series for each host. For example
+    - "Passes unless the value of this host is above the median of the hosts that the change has not reached, by a query
+      to Prometheus that gives a series for each host. For example
       V(compare: {url: http://localhost:9090, query: 'sum by (instance) (rate(errors_total[1m]))', max_ratio: 2})."
-    - The hosts not reached stand for what is usual with the median of their values. With both C(max_ratio) and
-      C(max_difference) a host fails that is beyond both.
+    - The median of the values of the hosts not reached is the usual value. With both C(max_ratio) and
+      C(max_difference) a host fails when it exceeds both.
     - It is judged where a change is settled, and where its confirmed hosts are measured again. With fewer than
       C(min_samples) unchanged hosts in the group, as in the last wave, there is nothing to compare with. Then it is
       reported as not judged, and decides nothing.
@@ -223,11 +224,12 @@ compare:
       default: instance
     max_ratio:
       description:
-        - How many times the usual value is too much. Give this, C(max_difference) or both. For example V(1.5).
+        - The multiple of the usual value beyond which a host fails. Give this, C(max_difference) or both. For example
+          V(1.5).
       type: float
     max_difference:
       description:
-        - By how much the value may be above the usual one. For example V(0.01).
+        - The amount by which the value may exceed the usual value. For example V(0.01).
       type: float
     min_samples:
       description:

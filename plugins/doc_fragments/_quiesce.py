@@ -9,15 +9,15 @@ class ModuleDocFragment:
 options:
   quiesce:
     description:
-      - What is to stand still, in this order, each a mapping with one key. It is let go in the reverse order, whatever
-        happens, also when the module is killed. Nothing is held in check mode.
+      - The programs to hold still, in this order, each a mapping with one key. They go on in the reverse order in every
+        case, also when the module is killed. Nothing is held in check mode.
     type: list
     elements: dict
     suboptions:
       stop:
         description:
-          - A systemd unit that is stopped, and started again. A unit that does not run is left alone. What runs and
-            requires the unit is stopped before it and started after it. For example V(app).
+          - A systemd unit that is stopped, and started again. A unit that does not run is left alone. A running unit
+            that requires it is stopped before it and started after it. For example V(app).
         type: str
       freeze:
         description:
@@ -25,19 +25,19 @@ options:
         type: str
       command:
         description:
-          - A command that holds something still, and one that lets it go.
+          - A command that holds a program still, and a command that releases it.
         type: dict
         suboptions:
           argv:
             description:
-              - The command that holds it still, a list of words. For example V([/opt/app/maintenance, 'on']).
+              - The command that holds the program still, a list of words. For example V([/opt/app/maintenance, 'on']).
             type: list
             elements: str
             required: true
           after:
             description:
-              - The command that lets it go, a list of words. It has to do no harm where C(argv) has failed. For example
-                V([/opt/app/maintenance, 'off']).
+              - The command that releases the program, a list of words. It must do no harm if C(argv) has failed. For
+                example V([/opt/app/maintenance, 'off']).
             type: list
             elements: str
             required: true

@@ -26,9 +26,10 @@ options:
             cache, or made anew from the files that are installed. It comes back without
             a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
             or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
-          - What was not installed is removed again, but its configuration and data stay,
-            unless C(purge) is V(true).
-          - As many are put back as can be; each of the others is named with its cause.
+          - A package that was not installed is removed again, but its configuration and
+            data stay, unless C(purge) is V(true).
+          - As many packages as possible are put back; each of the others is named with
+            its cause.
         type: dict
         version_added: 0.2.0
         suboptions:
@@ -58,7 +59,7 @@ options:
         description:
           - 'Files and trees of files: contents, owners, modes, times, ACLs, extended attributes,
             links and holes.'
-          - What was added to them is gone again.
+          - A rollback removes new paths below them.
         type: dict
         suboptions:
           paths:
@@ -71,8 +72,8 @@ options:
             required: true
           exclude:
             description:
-              - Shell patterns of what is left out. A pattern with a slash is compared
-                with the whole path, another one with each name. For example V(['*.log',
+              - Shell patterns of paths that are left out. A pattern with a slash is compared
+                with the whole path, another pattern with each name. For example V(['*.log',
                 /srv/www/cache]).
             type: list
             elements: str
@@ -91,16 +92,16 @@ options:
           - File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
           - A rollback mounts what is missing, puts options back, and unmounts what was
             not there, unless a program uses it. The data on a file system is not touched;
-            what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts of
-            programs (containers, snap, automounters), FUSE, and what is below C(/dev),
+            the content of a C(tmpfs) that was unmounted is lost. It leaves alone the mounts
+            of programs (containers, snap, automounters), FUSE, and all below C(/dev),
             C(/media), C(/proc), C(/run) and C(/sys).
         type: dict
         version_added: 0.2.0
         suboptions:
           except:
             description:
-              - Mount points that stay as they are, with C(*) for what may vary. For example
-                V([/mnt/backup, '/srv/ftp/*']).
+              - Mount points that stay as they are, with C(*) for parts that vary. For
+                example V([/mnt/backup, '/srv/ftp/*']).
             type: list
             elements: str
             default: []
@@ -128,12 +129,12 @@ options:
         description:
           - Addresses, routes, rules and name servers as they run, with the files of the
             tool that configures them.
-          - That is ifupdown, netplan, systemd-networkd or NetworkManager, with their units,
-            C(/etc/hosts) and C(/etc/resolv.conf). A rollback has that tool apply its files
-            where the running state is another one, and sets what is still missing with
-            C(ip). Where nothing differs nothing is applied. Addresses that a server or
-            a router gives are there again or not; which they are is not compared. Routes
-            of routing daemons stay as they are.
+          - The tool is ifupdown, netplan, systemd-networkd or NetworkManager, with its
+            units, C(/etc/hosts) and C(/etc/resolv.conf). A rollback has the tool apply
+            its files where the running state differs, and sets state that is still missing
+            with C(ip). Where nothing differs nothing is applied. Addresses that a server
+            or a router gives have to be there again, and may differ. Routes of routing
+            daemons stay as they are.
         type: dict
         version_added: 0.2.0
         suboptions:
@@ -147,14 +148,14 @@ options:
           except:
             description:
               - Addresses and networks that are left alone, because they move between hosts.
-                Those of keepalived and Pacemaker are known from the configuration of these.
+                Addresses of keepalived and Pacemaker are known from their configuration.
                 For example V([192.0.2.10, '2001:db8:7::/64']).
             type: list
             elements: str
             default: []
       sysctl:
         description:
-          - Values of the running kernel. What sets them at boot are files.
+          - Values of the running kernel. Files set these values at boot.
         type: dict
         version_added: 0.2.0
         suboptions:
@@ -181,19 +182,20 @@ options:
       firewall:
         description:
           - The nftables ruleset of the running kernel, without the values of counters
-            and what programs own.
+            and the state of programs.
           - The elements of sets that packets add or that expire are no part of it and
-            stay as they are. So do the tables, chains and sets of programs that are known
-            (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements of
-            sets that only shut out and that no file of the configuration fills, and what
-            C(except) names. The result C(left) names them.
-          - Refused where iptables keeps rules of nobody known that nft cannot load again.
+            stay as they are. So do the tables, chains and sets of known programs (fail2ban,
+            docker, podman, kube-proxy, libvirt and others), the elements of sets that
+            only shut out and that no file of the configuration fills, and the tables and
+            sets of C(except). The result C(left) names them.
+          - The declaration is refused where iptables keeps rules of no known program that
+            nft cannot load again.
         type: dict
         version_added: 0.2.0
         suboptions:
           except:
             description:
-              - Tables and sets that stay as they are, with C(*) and C(?) for what may
+              - Tables and sets that stay as they are, with C(*) and C(?) for parts that
                 vary. For example V([inet mine, 'inet filter banned*']).
             type: list
             elements: str
@@ -226,10 +228,10 @@ options:
             type: str
       services:
         description:
-          - Services, enabled and active as they were, and running what is on disk.
+          - Services, enabled and active as they were, and running the files on disk.
           - The administrator's unit files and drop-ins, and the links by which the units
-            are enabled, are part of it. The result C(left) says what a rollback could
-            not do for a unit.
+            are enabled, are part of it. The result C(left) names state of a unit that
+            a rollback could not restore.
           - 'Give C(names) or C(processes), or both. With neither, all units of the host
             are meant: those that are enabled or can be, and those that run. One of all
             is reloaded or started anew only where a file is put back that is its own by
@@ -240,7 +242,7 @@ options:
         suboptions:
           names:
             description:
-              - Systemd units. They are recorded under their own names, whatever alias
+              - Systemd units. They are recorded under their own names, also where an alias
                 is written; a pattern or a template is refused. For example V([nginx, php-fpm.service]).
             type: list
             elements: str

@@ -9,37 +9,37 @@ class ModuleDocFragment:
 options:
   retention:
     description:
-      - "What to keep, for example V({last: 10}) or V({within: 2d, daily: 7, weekly: 4, monthly: 12}). What any of the
-        rules keeps stays. By default all is kept."
+      - "The checkpoints to keep, for example V({last: 10}) or V({within: 2d, daily: 7, weekly: 4, monthly: 12}). A
+        checkpoint stays if any rule keeps it. By default everything is kept."
     type: dict
     suboptions:
       last:
         description:
-          - As many of the newest. For example V(10).
+          - The number of newest checkpoints to keep. For example V(10).
         type: int
       hourly:
         description:
-          - The newest of as many hours that have one. For example V(48).
+          - The newest checkpoint of each of so many hours. For example V(48).
         type: int
       daily:
         description:
-          - The newest of as many days (UTC) that have one. For example V(7).
+          - The newest checkpoint of each of so many days (UTC). For example V(7).
         type: int
       weekly:
         description:
-          - The newest of as many weeks (ISO 8601) that have one. For example V(4).
+          - The newest checkpoint of each of so many weeks (ISO 8601). For example V(4).
         type: int
       monthly:
         description:
-          - The newest of as many months that have one. For example V(12).
+          - The newest checkpoint of each of so many months. For example V(12).
         type: int
       yearly:
         description:
-          - The newest of as many years that have one. For example V(5).
+          - The newest checkpoint of each of so many years. For example V(5).
         type: int
       within:
         description:
-          - All up to this age. For example V(2d).
+          - All checkpoints up to this age. For example V(2d).
         type: str
       grace:
         description:

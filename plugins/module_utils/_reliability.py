@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The mathematics of fault tolerance: pure functions on numbers, standard library only.
 
-Probabilities are in [0, 1], times in seconds, a year has 365 days. Whatever is outside its domain, is not a number
-or is NaN raises UsageError, which names the argument and its value. What is tiny is computed as such and never as
-the difference of two numbers near 1, so that 1e-15 is as exact as 0.1. docs/reliability.md derives the formulas.
+Probabilities are in [0, 1], times in seconds, a year has 365 days. An argument that is outside its domain, is not a
+number or is NaN raises UsageError, which names the argument and its value. A tiny value is computed as such and never
+as the difference of two numbers near 1, so that 1e-15 is as exact as 0.1. docs/reliability.md derives the formulas.
 """
 
 from __future__ import annotations
@@ -399,7 +399,7 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
         return 0.0
     if lost <= 0.5:
         kept = math.log1p(-lost)
-    else:  # what is kept is the small one here, and summed itself
+    else:  # the kept part is the small part here, and is summed itself
         saved = _binomial_tail(n - t, n, math.exp(-mean), -math.expm1(-mean))
         kept = math.log(saved) if saved > 0.0 else -(n - t) * mean
     return 0.0 - math.expm1(kept * (YEAR / window))

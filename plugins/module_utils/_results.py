@@ -315,7 +315,7 @@ class Candidates(Result):
 
 @dataclass
 class Observation:
-    """One measurement of the verification: the host that made it, ``pass``, ``fail`` or ``unknown``, and the reason."""
+    """A measurement of the verification: the host that made it, ``pass``, ``fail`` or ``unknown``, and the reason."""
 
     source: str
     state: str

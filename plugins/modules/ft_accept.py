@@ -24,17 +24,17 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Writes nothing, and tells what would be accepted.
+    description: Writes nothing, and names the state that would be accepted.
   diff_mode:
     support: none
     description: Nothing on the host changes that a difference could show.
   idempotent:
     support: full
-    description: What was accepted once is in doubt no more.
+    description: A host that was accepted is not in doubt, so the next run changes nothing.
 """
 
 EXAMPLES = r"""
-- name: What is in doubt?
+- name: Look at the hosts in doubt
   evenkeel.fault_tolerance.ft_info:
   register: remembered
 
@@ -62,7 +62,7 @@ accepted:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+      description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.
@@ -71,17 +71,17 @@ accepted:
       description: Id of the checkpoint of the change.
       type: str
     left:
-      description: What could not be put back.
+      description: State that could not be put back.
       type: list
       elements: str
     until:
-      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      description: The end of further attempts, in seconds since the epoch; 0 without any.
       type: float
     rollback:
-      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      description: Generation of the rollback that ended the doubt, where it has to be confirmed itself.
       type: int
     written:
-      description: What services wrote as they started again, by path, as lines of a manifest.
+      description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
@@ -90,39 +90,39 @@ accepted:
       description: The number of hosts of that change. 0 where the host changed alone.
       type: int
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it was before the change, and stays so.
+  description: State that differs from the state before the change, and stays so.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

@@ -49,7 +49,7 @@ EXAMPLES = r"""
 - name: Has the last change left this library on the host?
   evenkeel.fault_tolerance.ft_call:
     name: settle
-    library: 0000000000000000000000000000000000000000000000000000000000000000
+    library: "0000000000000000000000000000000000000000000000000000000000000000"
     arguments:
       generation: 1
   register: call
@@ -67,17 +67,17 @@ absent:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

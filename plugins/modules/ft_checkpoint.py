@@ -15,9 +15,9 @@ description:
     accepted as it is with M(evenkeel.fault_tolerance.ft_accept).
   - A state that the newest checkpoint of the name holds already is not recorded again.
   - O(quiesce) holds programs still while files are read and snapshots made.
-  - O(retention) decides which checkpoints of the name to keep, and which of those that rollbacks leave (C(undo)).
-    Nothing is deleted, and the module fails, when a checkpoint of the store cannot be read, because what it needs could
-    not be told from garbage.
+  - O(retention) decides which checkpoints of the name to keep, and which undos of rollbacks (C(undo)). Nothing is
+    deleted, and the module fails, when a checkpoint of the store cannot be read, because the contents that it needs
+    could not be told from garbage.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -30,16 +30,17 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - Name of the checkpoint. A name that is in use moves on to the new checkpoint; older ones stay, by their ids.
+      - Name of the checkpoint. A name that is in use moves on to the new checkpoint. Older checkpoints stay, by their
+        ids.
       - By default a name made of the time.
       - Up to 120 printable ASCII characters without blanks, slashes and C(.tmp-), most of them letters and digits, and
         not V(latest).
     type: str
   kind:
     description:
-      - V(snapshot) records the whole state. V(log) records what changed since the newest checkpoint of the name, so
-        that what is written grows with the change and not with what is protected.
-      - A log begins with a snapshot, and anew with one when O(resources) or O(host) are others than before, when the
+      - V(snapshot) records the whole state. V(log) records the changes since the newest checkpoint of the name, so that
+        the record grows with the change and not with the protected state.
+      - A log begins with a snapshot, and begins anew with a snapshot when O(resources) or O(host) differ, when the
         newest checkpoint of the name cannot be read, and after 100 records. O(retention) keeps, with a record, all that
         it follows.
       - Every record can be gone back to, by its id or as V(name~1), V(name~2) and so on, counted back from the newest.
@@ -60,11 +61,11 @@ options:
     version_added: 0.2.0
   reboots:
     description:
-      - How many boots the change plans. After so many boots the host waits on for its confirmation, which then needs
-        one of them; a further boot is a rollback at once, as the first one is with V(0).
-      - After such a boot the host measures those of O(probes) that need nobody else, once it has started all that it
-        starts at a boot. If they do not pass in time, it goes back at once; if they pass, it waits on. While the user
-        that armed it is logged in again over SSH, the host leaves it to that user, and to the deadline.
+      - The number of boots that the change plans. After so many boots the host still waits for its confirmation, which
+        then needs such a boot; a further boot is a rollback at once, as the first boot is with V(0).
+      - After such a boot the host measures the O(probes) that it can measure alone, once it has started everything that
+        it starts at a boot. If they do not pass in time, it goes back at once; if they pass, it waits on. While the
+        user that armed it is logged in again over SSH, the host leaves the decision to that user, and to the deadline.
     type: int
     default: 0
     version_added: 0.2.0
@@ -108,29 +109,29 @@ options:
   outside:
     description:
       - The places in which changes are looked for that no resource covers, while a change is armed
-        (O(confirm_within)). M(evenkeel.fault_tolerance.ft_settle) tells them. Links are not followed, and other file
+        (O(confirm_within)). M(evenkeel.fault_tolerance.ft_settle) names them. Links are not followed, and other file
         systems below a path are not entered.
     type: dict
     version_added: 0.2.0
     suboptions:
       paths:
         description:
-          - The trees to look at, in this order, in place of the usual ones. These are C(/), and before it the trees
-            that matter most, without data below C(/home), C(/srv) and C(/var) (but C(/var/spool/cron)). With an empty
-            list nothing is looked at. For example V([/etc, /usr, /srv/app]).
+          - The trees to look at, in this order, in place of the usual trees. The usual trees hold programs and
+            configuration, and are C(/etc), C(/boot), C(/bin), C(/sbin), C(/lib), C(/usr), C(/var/spool/cron), C(/opt)
+            and C(/root). With an empty list nothing is looked at. For example V([/etc, /usr, /srv/app]).
         type: list
         elements: str
       exclude:
         description:
-          - Names and paths to leave out besides, with C(*) and C(?) for what may vary. For example
+          - More names and paths to leave out, with C(*) and C(?) for parts that vary. For example
             V([/opt/agent/state, '*.lock']).
         type: list
         elements: str
         default: []
   require_restorable:
     description:
-      - Refuse, with nothing recorded or armed, where a rollback could not put back all that O(resources) declares.
-        What that is is named in RV(left), with this option or without.
+      - Refuse, with nothing recorded or armed, where a rollback could not put back everything that O(resources)
+        declares. RV(left) names that state with or without this option.
     type: bool
     default: false
     version_added: 0.2.0
@@ -213,7 +214,7 @@ EXAMPLES = r"""
       paths: [/etc, /usr, /srv/app]
       exclude: [/srv/app/uploads]
 
-- name: Record every hour what changed, and keep a record of each of the last 48 hours and the last 30 days
+- name: Record the changes of every hour, and keep a record of each of the last 48 hours and the last 30 days
   evenkeel.fault_tolerance.ft_checkpoint:
     name: journal
     kind: log
@@ -264,17 +265,17 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
+      description: The cause of its rollback, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
-      description: What could not be put back so far. Absent where nothing is left.
+      description: State that could not be put back so far. Absent where nothing is left.
       type: list
       elements: str
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
     change:
-      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      description: The change over several hosts to which this belongs. Absent where the host changes alone.
       type: str
     hosts:
       description: The number of hosts of that change. Absent where the host changes alone.
@@ -286,7 +287,7 @@ armed:
       type: str
 stats:
   description:
-    - What was recorded. Empty in check mode.
+    - Figures of the record. Empty in check mode.
   returned: success
   type: dict
   contains:
@@ -303,14 +304,13 @@ stats:
       description: Seconds that the recording took.
       type: float
     pause:
-      description: Seconds in which what O(quiesce) names stood still.
+      description: Seconds in which the programs of O(quiesce) stood still.
       type: float
 consistency:
   description:
-    - V(crash) when files were read while programs ran, as a power cut would leave them (those of a subvolume all at the
-      same moment); V(quiesced) when O(quiesce)
-      held those that it names still; V(engine) when all is in the hands of a program that knows a consistent moment, as
-      PostgreSQL does.
+    - V(crash) when files were read while programs ran, as a power cut would leave them (files of a subvolume all at the
+      same moment); V(quiesced) when the programs of O(quiesce) stood still; V(engine) when a program that knows a
+      consistent moment, such as PostgreSQL, holds all of the state.
   returned: success, but not in check mode
   type: str
 protects:
@@ -326,40 +326,40 @@ kept:
   type: dict
   sample: {"3fc9b689459d738f8c88a3a48aa9e33542016b7a4052e001aaa536fca74813cb": ["last", "daily 2026-11-25"]}
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What a rollback to this checkpoint could not put back, such as packages whose files could not be had.
+  description: State that a rollback to this checkpoint could not put back, such as packages without a package file.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

@@ -15,10 +15,10 @@ description:
   - Where O(probes) is not given, each host's own variable C(evenkeel_probes) counts. A host with no probes is healthy
     when it is reachable.
   - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
-    C(serial) past an unreachable host, whatever C(max_fail_percentage) and C(any_errors_fatal) say.
+    C(serial) past an unreachable host, even with C(max_fail_percentage) and C(any_errors_fatal).
   - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
-  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
-    one.
+  - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
+    set.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -51,7 +51,7 @@ options:
     type: str
   guard_domain:
     description:
-      - Name of the inventory variable that says what fails together. With it, the hosts in flight must all be of one
+      - Name of the inventory variable of the failure domain. With it, the hosts in flight must all be of one
         failure domain.
       - This option was named C(failure_domain) before version 0.2.0.
     type: str
@@ -100,7 +100,7 @@ decision:
   returned: always
   type: str
 reasons:
-  description: Why the step is refused, each a sentence with the names of the hosts and what to do next.
+  description: The reasons of a refusal, each a sentence with the names of the hosts and the next step.
   returned: always
   type: list
   elements: str
@@ -115,12 +115,12 @@ unhealthy:
   type: list
   elements: str
 unknown:
-  description: Hosts whose health is not known, unreachable ones among them.
+  description: Hosts whose health is not known, including unreachable hosts.
   returned: when it was measured
   type: list
   elements: str
 in_flight:
-  description: Hosts in the middle of a change, whoever began it.
+  description: Hosts in the middle of a change of any run.
   returned: when it was measured
   type: list
   elements: str
@@ -130,12 +130,12 @@ planned:
   type: list
   elements: str
 done:
-  description: What was measured.
+  description: The measurements.
   returned: always
   type: list
   elements: str
 proved:
-  description: For each host, what it said.
+  description: The answer of each host.
   returned: always
   type: list
   elements: str
@@ -147,11 +147,11 @@ left:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str

@@ -90,7 +90,7 @@ probes:
       description: Of a service, how often its service manager has restarted it.
       type: int
     severity:
-      description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+      description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
       type: str
     source:
       description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
@@ -139,14 +139,14 @@ host_state:
             - By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
           type: str
         left:
-          description: What could not be put back so far. Absent where nothing is left.
+          description: State that could not be put back so far. Absent where nothing is left.
           type: list
           elements: str
         tries_until:
           description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
           type: float
         change:
-          description: The change over several hosts that this one is part of. Absent where the host changes alone.
+          description: The change over several hosts to which this belongs. Absent where the host changes alone.
           type: str
         hosts:
           description: The number of hosts of that change. Absent where the host changes alone.
@@ -170,7 +170,7 @@ host_state:
           description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
           type: str
         by:
-          description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+          description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
           type: str
         at:
           description: When it ended, in seconds since the epoch.
@@ -179,18 +179,18 @@ host_state:
           description: Id of the checkpoint of the change.
           type: str
         left:
-          description: What could not be put back.
+          description: State that could not be put back.
           type: list
           elements: str
         until:
-          description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+          description: The end of further attempts, in seconds since the epoch; 0 without any.
           type: float
         rollback:
           description:
-            - Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+            - Generation of the rollback that ended the doubt, where it has to be confirmed itself.
           type: int
         written:
-          description: What services wrote as they started again, by path, as lines of a manifest.
+          description: The paths that services wrote as they started again, with their lines of a manifest.
           type: dict
         change:
           description: The change over several hosts that it was part of. Empty where the host changed alone.
@@ -199,7 +199,7 @@ host_state:
           description: The number of hosts of that change. 0 where the host changed alone.
           type: int
     doubt:
-      description: The end in doubt that nothing has made good since; null when there is none.
+      description: The end in doubt of a change, until it is resolved; null without doubt.
       type: dict
       contains:
         generation:
@@ -209,7 +209,7 @@ host_state:
           description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
           type: str
         by:
-          description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+          description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
           type: str
         at:
           description: When it ended, in seconds since the epoch.
@@ -218,18 +218,18 @@ host_state:
           description: Id of the checkpoint of the change.
           type: str
         left:
-          description: What could not be put back.
+          description: State that could not be put back.
           type: list
           elements: str
         until:
-          description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+          description: The end of further attempts, in seconds since the epoch; 0 without any.
           type: float
         rollback:
           description:
-            - Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+            - Generation of the rollback that ended the doubt, where it has to be confirmed itself.
           type: int
         written:
-          description: What services wrote as they started again, by path, as lines of a manifest.
+          description: The paths that services wrote as they started again, with their lines of a manifest.
           type: dict
         change:
           description: The change over several hosts that it was part of. Empty where the host changed alone.
@@ -251,7 +251,7 @@ done:
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
@@ -263,17 +263,17 @@ left:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

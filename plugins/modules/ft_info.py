@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ft_info
-short_description: Tell what a host remembers
+short_description: Show the memory of a host
 description:
   - Reads the store of the host, its checkpoints, the change under way, the last outcome, the replicas it keeps for
     others. Changes nothing.
@@ -28,7 +28,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: What does this host remember?
+- name: Ask for the checkpoints and changes of this host
   evenkeel.fault_tolerance.ft_info:
   register: remembered
 
@@ -51,7 +51,7 @@ checkpoints:
       description: Name under which it was taken.
       type: str
     names:
-      description: Names whose newest checkpoint it is.
+      description: Names of which it is the newest checkpoint.
       type: list
       elements: str
     kind:
@@ -93,17 +93,17 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
+      description: The cause of its rollback, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
-      description: What could not be put back so far. Absent where nothing is left.
+      description: State that could not be put back so far. Absent where nothing is left.
       type: list
       elements: str
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
     change:
-      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      description: The change over several hosts to which this belongs. Absent where the host changes alone.
       type: str
     hosts:
       description: The number of hosts of that change. Absent where the host changes alone.
@@ -128,7 +128,7 @@ last:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+      description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.
@@ -137,17 +137,17 @@ last:
       description: Id of the checkpoint of the change.
       type: str
     left:
-      description: What could not be put back.
+      description: State that could not be put back.
       type: list
       elements: str
     until:
-      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      description: The end of further attempts, in seconds since the epoch; 0 without any.
       type: float
     rollback:
-      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      description: Generation of the rollback that ended the doubt, where it has to be confirmed itself.
       type: int
     written:
-      description: What services wrote as they started again, by path, as lines of a manifest.
+      description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
@@ -157,8 +157,8 @@ last:
       type: int
 doubt:
   description:
-    - The end in doubt that nothing has made good since, as in RV(last); null when there is none. What its C(left)
-      names is not as it was before that change. Until it is rolled back, or accepted with
+    - The end in doubt of a change, as in RV(last), until it is resolved; null without doubt. Its C(left) names state
+      that is not as it was before that change. Until it is rolled back, or accepted with
       M(evenkeel.fault_tolerance.ft_accept), the host takes no other change.
   returned: success
   type: dict
@@ -170,7 +170,7 @@ doubt:
       description: V(confirmed), V(rolled_back), V(in_doubt) or V(accepted).
       type: str
     by:
-      description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+      description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
       type: str
     at:
       description: When it ended, in seconds since the epoch.
@@ -179,17 +179,17 @@ doubt:
       description: Id of the checkpoint of the change.
       type: str
     left:
-      description: What could not be put back.
+      description: State that could not be put back.
       type: list
       elements: str
     until:
-      description: Until when what is left is tried again, in seconds since the epoch; 0 when it is not.
+      description: The end of further attempts, in seconds since the epoch; 0 without any.
       type: float
     rollback:
-      description: Generation of the rollback that made good what was in doubt, where that is to be confirmed itself.
+      description: Generation of the rollback that ended the doubt, where it has to be confirmed itself.
       type: int
     written:
-      description: What services wrote as they started again, by path, as lines of a manifest.
+      description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
@@ -206,7 +206,7 @@ outside:
   type: dict
   contains:
     paths:
-      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      description: The first 100 of them. A new or removed directory stands for all of its contents.
       type: list
       elements: dict
       contains:
@@ -215,7 +215,7 @@ outside:
           type: str
         what:
           description:
-            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+            - The difference, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
               V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
               do not tell, such as capabilities.
           type: str
@@ -234,40 +234,40 @@ replicas:
   returned: success
   type: dict
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

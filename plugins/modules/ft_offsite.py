@@ -9,11 +9,11 @@ module: ft_offsite
 short_description: Keep checkpoints in a restic repository, away from the fleet
 description:
   - Replicas (M(evenkeel.fault_tolerance.ft_replicate)) lie on hosts of the same fleet. This puts a checkpoint into a
-    restic repository as well, encrypted, on whatever storage restic knows, and takes it out again for a rollback.
-  - A checkpoint counts as pushed once it was fetched back and is what was sent. What is fetched is not believed, every
-    hash is computed anew.
-  - The repository must exist (C(restic init)). What it keeps is up to C(restic forget) and a key that may do so; this
-    module never deletes. Credentials of the storage go into C(environment) of the task.
+    restic repository as well, encrypted, on any storage that restic supports, and takes it out again for a rollback.
+  - A checkpoint counts as pushed once it was fetched back and equals the bundle that was sent. A fetched bundle is not
+    trusted - every hash is computed anew.
+  - The repository must exist (C(restic init)). C(restic forget), with a key that may do so, removes old checkpoints;
+    this module never deletes. Credentials of the storage go into C(environment) of the task.
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -42,18 +42,18 @@ options:
     default: pushed
   checkpoint:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
+      - V(latest), a name, an id, or the first 8 or more digits of an id. V(name~1) is the last but one of the
         name.
     type: str
     default: latest
   host:
     description:
-      - Whose checkpoints, by the name under which the repository keeps them. By default the node name.
+      - The host of the checkpoints, by its name in the repository. By default the node name.
     type: str
 attributes:
   check_mode:
     support: full
-    description: Looks into the repository, and tells what would be pushed or fetched.
+    description: Looks into the repository, and names the checkpoint that would be pushed or fetched.
   diff_mode:
     support: none
     description: Nothing on the host changes that a difference could show.
@@ -69,7 +69,7 @@ EXAMPLES = r"""
     password_file: /etc/evenkeel/restic-password
     host: "{{ inventory_hostname }}"
 
-- name: Bring back what web3 had, onto the host that takes its place
+- name: Bring back the state of web3, onto the host that takes its place
   evenkeel.fault_tolerance.ft_offsite:
     repository: sftp:backup@vault.example.org:/srv/restic/web
     password_file: /etc/evenkeel/restic-password
@@ -109,40 +109,40 @@ held:
       description: Path of the bundle in that snapshot.
       type: str
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: ["push before-change (3fc9b689459d) to /srv/restic"]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

@@ -8,19 +8,19 @@ DOCUMENTATION = r"""
 module: ft_recover
 short_description: Recover a host from the copy of a checkpoint on a peer
 description:
-  - For a host whose files or whose store are lost or damaged, or for a spare that takes the place of another.
-  - Asks every peer which checkpoints of the host it holds. Each peer computes every hash again; a damaged copy is named
-    and never used.
+  - Recovers a host whose files or store are lost or damaged, or lets a spare take the place of another host.
+  - Asks every peer for its checkpoints of the host. Each peer computes every hash again; a damaged copy is named and
+    never used.
   - Peers decide nothing. A copy counts when it has the MAC that M(evenkeel.fault_tolerance.ft_replicate) made with the
     key of the controller, which is the variable C(evenkeel_key) of O(host), or the file C(.evenkeel-key) beside the
-    inventory. A copy without, such as one that version 0.1.0 made, is taken only by its whole id, with a warning.
+    inventory. A copy without a MAC, such as a copy of version 0.1.0, is taken only by its whole id, with a warning.
   - Takes the newest such checkpoint into the store of this host, if all of it lies inside what the variable
     C(evenkeel_resources) of O(host) declares, then puts the host back to it, on the same path as
-    M(evenkeel.fault_tolerance.ft_rollback). Where the newest one cannot be brought, the one before it is taken, and
-    that is said in RV(left).
+    M(evenkeel.fault_tolerance.ft_rollback). Where the newest checkpoint cannot be brought, the checkpoint before it is
+    taken, and RV(left) says so.
   - Without a verified copy nothing is changed.
-  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
-    one.
+  - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
+    set.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -30,11 +30,11 @@ extends_documentation_fragment:
 options:
   host:
     description:
-      - Whose data, by the name under which the peers keep it. By default the name of this host in the inventory.
+      - The host whose data are recovered, by its name on the peers. By default the name of this host in the inventory.
     type: str
   checkpoint:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
+      - V(latest), a name, an id, or the first 8 or more digits of an id. V(name~1) is the last but one of the
         name.
     type: str
     default: latest
@@ -51,8 +51,8 @@ options:
     default: 10m
   undeclared:
     description:
-      - Restore also what the variable C(evenkeel_resources) of O(host) does not declare, after you have seen what it
-        is; and a checkpoint without a MAC that names another host.
+      - Restore also state that the variable C(evenkeel_resources) of O(host) does not declare, after you have examined
+        it, and a checkpoint without a MAC that names another host.
     type: bool
     default: false
     version_added: 0.2.0
@@ -61,7 +61,7 @@ attributes:
     support: partial
     description: Changes nothing and tells which copy would be used.
     details:
-      - Which paths differ from that copy is known only after it has been brought, so that is not told.
+      - It cannot name the paths that differ from that copy before the copy has been brought.
   diff_mode:
     support: full
     description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).
@@ -71,7 +71,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Bring back what this host had
+- name: Bring back the state of this host
   evenkeel.fault_tolerance.ft_recover:
     peers: web
 
@@ -92,7 +92,7 @@ id:
   type: str
 candidates:
   description:
-    - What every peer holds.
+    - The copies of every peer.
   returned: always
   type: list
   elements: dict
@@ -121,12 +121,12 @@ candidates:
       description: The state in words.
       type: str
 undo:
-  description: The checkpoint of what was replaced; empty when nothing was.
+  description: The checkpoint of the replaced state; empty when nothing was replaced.
   returned: success
   type: str
 restart_needed:
   description:
-    - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
+    - Programs that still have replaced files open, mapped or as their working directory, and see the new files only
       after a restart. Declared services have been restarted already.
   returned: success
   type: list
@@ -145,39 +145,39 @@ restart_needed:
       type: list
       elements: str
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be, damaged copies and unreachable peers among it.
+  description: State that is not as requested, including damaged copies and unreachable peers.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

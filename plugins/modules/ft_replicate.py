@@ -9,17 +9,17 @@ module: ft_replicate
 short_description: Keep copies of a host's checkpoint on its peers
 description:
   - Copies a checkpoint of this host to other hosts of the inventory, at most one copy in each failure domain.
-  - The copies travel through the controller, over its own connections, so that no host needs a key to another.
-  - Each copy gets a MAC, by which M(evenkeel.fault_tolerance.ft_recover) knows it for one that was made here. Its key
-    is the variable C(evenkeel_key) of this host, a text of 32 characters or more or a list of such texts, of which the
-    first one makes MACs and all are known. Without that variable it is the file C(.evenkeel-key) beside the inventory,
-    which the first copy makes. No host ever has it.
+  - The copies travel through the controller, over its own connections, so that no host needs a key to another host.
+  - Each copy gets a MAC, by which M(evenkeel.fault_tolerance.ft_recover) recognizes it. The key of the MAC is the
+    variable C(evenkeel_key) of this host, a text of 32 characters or more or a list of such texts. The first key makes
+    MACs, and MACs of all keys are accepted. Without that variable the key is in the file C(.evenkeel-key) beside the
+    inventory, which the first copy makes. No host ever has the key.
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
-  - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same ones.
-    A peer that cannot be reached or does not take the copy is replaced by the next one.
+  - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same peers.
+    The next peer replaces a peer that cannot be reached or does not take the copy.
   - O(retention) decides which copies of this host each peer keeps.
-  - O(store) is that of the host of the task. On another host its own variable C(evenkeel_store) counts, where it has
-    one.
+  - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
+    set.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -30,24 +30,24 @@ extends_documentation_fragment:
 options:
   copies:
     description:
-      - How many copies there shall be, besides what the host holds itself. Fewer in the end are a failure.
+      - The number of copies, besides the checkpoint of the host itself. Fewer copies in the end are a failure.
     type: int
     default: 2
   peers:
     description:
       - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
-      - They will hold whatever the checkpoint holds, secrets too.
+      - They will hold the whole checkpoint, secrets too.
     type: list
     elements: str
     required: true
   failure_domain:
     description:
-      - Name of the inventory variable that says what fails together. No two copies lie in one failure domain, and none
-        in that of the host while there are others. By default every peer is a domain of its own.
+      - Name of the inventory variable of the failure domain. No two copies lie in one failure domain, and no copy lies
+        in the domain of the host while there are others. By default every peer is a domain of its own.
     type: str
   checkpoint:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
+      - V(latest), a name, an id, or the first 8 or more digits of an id. V(name~1) is the last but one of the
         name.
     type: str
     default: latest
@@ -131,17 +131,17 @@ left:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

@@ -57,7 +57,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says what would be done.
+    description: Predicts the restart.
   diff_mode:
     support: none
     description: Nothing but the process changes.
@@ -163,7 +163,7 @@ after:
       description: Whether the service manager is about to act on it.
       type: bool
 health:
-  description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
+  description: The measurements, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
   type: dict
   contains:
@@ -197,7 +197,7 @@ health:
           description: Of a service, how often its service manager has restarted it.
           type: int
         severity:
-          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
           type: str
         source:
           description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
@@ -212,40 +212,40 @@ health:
       description: Restarts of probed services meanwhile.
       type: int
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: [{"resource": "services", "action": "restart", "target": "nginx.service"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

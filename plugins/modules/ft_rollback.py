@@ -8,21 +8,20 @@ DOCUMENTATION = r"""
 module: ft_rollback
 short_description: Put a host back to a checkpoint
 description:
-  - Verifies what it needs in the store, records what it is about to replace, then puts it back in an order that
-    holds - files and accounts, packages, values of the kernel, the firewall, services.
-  - Kinds, and paths, go back independently. What cannot go back is named in RV(left), and the module fails.
+  - Verifies the contents that it needs, records the state that it is about to replace, then puts state back in a fixed
+    order - files and accounts, packages, values of the kernel, the firewall, services.
+  - Kinds, and paths, go back independently. RV(left) names state that cannot go back, and the module fails then.
   - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
     finished it.
   - Ends a change under way when O(checkpoint) is its checkpoint.
-  - O(quiesce) holds programs still while things are put back. It is held once all that can be prepared is, just before
-    the first thing changes, and let go when services have been put back. Nothing is held when nothing is to be done, or
-    when the rollback is refused before. What was written until then is in the checkpoint V(undo). Packages are put back
-    while it is held; those whose scripts restart a unit do so.
+  - Programs that O(quiesce) names stand still from just before the first change, after all preparations, until services
+    have been put back. They go on when nothing is to be done, or when the rollback is refused before. Their writes
+    until then are in the checkpoint V(undo). Packages are put back meanwhile; their scripts may restart a unit.
   - A unit that the checkpoint records as not active is stopped and stays so. A frozen unit is thawed when the files are
     in place, before services are put back; it cannot be reloaded before.
-  - Without O(quiesce), what programs write during the rollback to what is put back is in no checkpoint.
-  - A rollback that was killed is finished without O(quiesce), and so are those of the dead-man. Name a unit in the
-    checkpoint's C(services) to have it restarted then.
+  - Without O(quiesce), writes of programs to these paths during the rollback are in no checkpoint.
+  - A rollback that was killed is finished without O(quiesce), and the dead-man rolls back without it. Name a unit in
+    the checkpoint's C(services) to have it restarted then.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -32,8 +31,8 @@ extends_documentation_fragment:
 options:
   checkpoint:
     description:
-      - V(latest), a name, an id, or the first 8 or more digits of one. V(name~1) is the one before the newest of the
-        name, V(name~2) the one before that. V(undo) is what the last rollback replaced.
+      - V(latest), a name, an id, or the first 8 or more digits of an id. V(name~1) is the last but one of the
+        name, V(name~2) is the checkpoint before that. V(undo) is the state that the last rollback replaced.
       - This option was named C(to) before version 0.2.0.
     type: str
     default: latest
@@ -47,13 +46,13 @@ options:
     aliases: [resources]
   paths:
     description:
-      - Put back only these files and trees, absolute paths that the checkpoint holds or that lie in what it holds.
+      - Put back only these files and trees, absolute paths at or below the paths of the checkpoint.
     type: list
     elements: str
   strategy:
     description:
-      - V(paths) puts back each path that differs, one after the other; each is old or new at every instant.
-      - V(swap) builds a declared directory anew, whole, and exchanges it with the live one in one step, so that nothing
+      - V(paths) puts back each path that differs, one after the other; each path is old or new at every instant.
+      - V(swap) builds a declared directory anew, and exchanges it with the live directory in one step, so that nothing
         ever sees half of it. It takes the room of the whole directory, and programs that have it as their working
         directory stay in the old one (RV(restart_needed)). A directory that holds mounts, excluded files, immutable
         files, or hard links to files elsewhere is put back by its paths; RV(planned) tells.
@@ -69,13 +68,13 @@ options:
       - Arm the dead-man with this time to confirm the rollback itself, in seconds or as V(10m). Unless
         M(evenkeel.fault_tolerance.ft_settle) confirms it in time, or when the host boots before that, the host undoes
         the rollback.
-      - For a rollback that may lock you out, such as one of V(firewall).
+      - For a rollback that may lock you out, such as a rollback of V(firewall).
       - A rollback that ends a change under way arms nothing, it goes back to where the host was reached before.
     type: str
 attributes:
   check_mode:
     support: full
-    description: Writes nothing, and predicts exactly what would change.
+    description: Writes nothing, and predicts the changes exactly.
   diff_mode:
     support: full
     description:
@@ -95,7 +94,7 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_rollback:
     checkpoint: undo
 
-- name: A web site, the old one or the new one and nothing in between
+- name: Exchange a web site in one step
   evenkeel.fault_tolerance.ft_rollback:
     checkpoint: latest
     strategy: swap
@@ -112,7 +111,7 @@ EXAMPLES = r"""
     checkpoint: latest
     kinds: [files]
 
-- name: Only one tree of it
+- name: Put back a single tree
   evenkeel.fault_tolerance.ft_rollback:
     checkpoint: before-upgrade
     paths: [/etc/nginx]
@@ -136,7 +135,7 @@ id:
   returned: success
   type: str
 undo:
-  description: The checkpoint of what was replaced; empty when nothing was.
+  description: The checkpoint of the replaced state; empty when nothing was replaced.
   returned: success
   type: str
 generation:
@@ -166,17 +165,17 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
+      description: The cause of its rollback, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
-      description: What could not be put back so far. Absent where nothing is left.
+      description: State that could not be put back so far. Absent where nothing is left.
       type: list
       elements: str
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
     change:
-      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      description: The change over several hosts to which this belongs. Absent where the host changes alone.
       type: str
     hosts:
       description: The number of hosts of that change. Absent where the host changes alone.
@@ -187,38 +186,38 @@ armed:
           let it go on, V(decided) once all are to keep it. Absent before.
       type: str
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as recorded, and why.
+  description: State that is not as recorded, and the reasons.
   returned: always
   type: list
   elements: str
 notes:
-  description: What else is to be known, for example what RV(undo) does not hold.
+  description: Further facts, for example state that RV(undo) does not hold.
   returned: unless it was refused
   type: list
   elements: str
 pause:
-  description: Seconds for which what O(quiesce) names stood still; 0 when nothing was held.
+  description: Seconds for which the programs of O(quiesce) stood still; 0 when none did.
   returned: unless it was refused
   type: float
 restart_needed:
   description:
-    - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
+    - Programs that still have replaced files open, mapped or as their working directory, and see the new files only
       after a restart. Declared services have been restarted already.
   returned: success
   type: list
@@ -239,17 +238,17 @@ restart_needed:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

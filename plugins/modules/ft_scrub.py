@@ -6,12 +6,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ft_scrub
-short_description: Read all that the store of a host holds, and find what is damaged
+short_description: Read everything that the store of a host holds, to find damage
 description:
   - Reads every pack, content and checkpoint of the store, and of the copies it keeps for other hosts, and computes its
     hash anew. Disks lose data silently; this finds it while an intact copy can still be had.
-  - What is damaged is put aside (C(quarantine) in the store) and named by checkpoint and path, and the module fails.
-    The next checkpoint stores again what the host still has as it was. The rest comes from a replica, with
+  - Damaged files are put aside (C(quarantine) in the store) and named by checkpoint and path, and the module fails.
+    The next checkpoint stores again the contents that the host still has. The others come from a replica, with
     M(evenkeel.fault_tolerance.ft_recover); a copy that is damaged is sent again by
     M(evenkeel.fault_tolerance.ft_replicate).
   - Runs with the lowest priority (nice 19) and locks nothing while it reads.
@@ -23,7 +23,7 @@ extends_documentation_fragment:
 options:
   time_limit:
     description:
-      - Stop after this time, in seconds or as V(10m). The next run goes on with what was read longest ago. The time is
+      - Stop after this time, in seconds or as V(10m). The next run goes on with the oldest parts. The time is
         looked at after each pack (up to 32 MiB) or folder of larger contents.
       - By default all is read.
     type: str
@@ -56,7 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 damaged:
-  description: What is damaged or missing, in the store or, for V(subvolumes) and V(postgresql), outside of it.
+  description: Damaged or missing data, in the store or, for V(subvolumes) and V(postgresql), outside of it.
   returned: unless it was refused
   type: list
   elements: dict
@@ -109,11 +109,11 @@ unverified:
   returned: unless it was refused
   type: int
 last_pass:
-  description: When the last pass over all that is stored ended, in however many runs; null before the first.
+  description: The end of the last pass over the whole store, in any number of runs; null before the first.
   returned: unless it was refused
   type: str
 stats:
-  description: What this run has read.
+  description: The files and bytes that this run has read.
   returned: unless it was refused
   type: dict
   contains:
@@ -127,39 +127,39 @@ stats:
       description: Seconds that it took.
       type: float
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

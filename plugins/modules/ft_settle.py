@@ -12,10 +12,10 @@ description:
     M(evenkeel.fault_tolerance.ft_checkpoint) began with C(confirm_within) is confirmed and stays.
   - Without any probe the change is confirmed.
   - Otherwise the host is rolled back, and the task fails; a change that was rolled back is not a success.
-  - It comes over an SSH login of its own, whatever the configuration says of shared connections, and the host looks
-    whether that login is newer than the change. A login that lay open before does not show that new ones are let in, so
+  - It comes over an SSH login of its own, even if the configuration shares connections, and the host checks whether
+    that login is newer than the change. A login that was open before does not show that new logins are let in, so
     the host is rolled back.
-  - A change may touch paths that no resource covers. They are told, by name (RV(outside)), before a change is confirmed
+  - A change may touch paths that no resource covers. RV(outside) names these paths before a change is confirmed
     and after it was rolled back.
   - A host that has put itself back already, at its deadline or at a boot, says so.
 version_added: 0.1.0
@@ -114,17 +114,17 @@ armed:
       description: The time to confirm, in seconds.
       type: float
     back:
-      description: By whom its rollback began, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
+      description: The cause of its rollback, V(settle), V(deadline), V(boot), V(health) or V(operator). Absent before.
       type: str
     left:
-      description: What could not be put back so far. Absent where nothing is left.
+      description: State that could not be put back so far. Absent where nothing is left.
       type: list
       elements: str
     tries_until:
       description: Until when the host tries that again, in seconds since the epoch. Absent where nothing is left.
       type: float
     change:
-      description: The change over several hosts that this one is part of. Absent where the host changes alone.
+      description: The change over several hosts to which this belongs. Absent where the host changes alone.
       type: str
     hosts:
       description: The number of hosts of that change. Absent where the host changes alone.
@@ -135,7 +135,7 @@ armed:
           let it go on, V(decided) once all are to keep it. Absent before.
       type: str
 by:
-  description: Who ended the change, V(settle), V(deadline), V(boot), V(health) or V(operator).
+  description: The cause of the end, V(settle), V(deadline), V(boot), V(health) or V(operator).
   returned: unless it was refused
   type: str
 generation:
@@ -150,7 +150,7 @@ login:
   returned: when the change was confirmed or rolled back by this task
   type: str
 health:
-  description: What was measured, as M(evenkeel.fault_tolerance.ft_health) returns it.
+  description: The measurements, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
   type: dict
   contains:
@@ -184,7 +184,7 @@ health:
           description: Of a service, how often its service manager has restarted it.
           type: int
         severity:
-          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
           type: str
         source:
           description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
@@ -233,7 +233,7 @@ health_after:
           description: Of a service, how often its service manager has restarted it.
           type: int
         severity:
-          description: V(fail) for a probe that decides, V(warn) for one that is only reported.
+          description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
           type: str
         source:
           description: The place that it was measured from, V(host), V(controller), or V(peer) and its name.
@@ -256,7 +256,7 @@ outside:
   type: dict
   contains:
     paths:
-      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      description: The first 100 of them. A new or removed directory stands for all of its contents.
       type: list
       elements: dict
       contains:
@@ -265,7 +265,7 @@ outside:
           type: str
         what:
           description:
-            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+            - The difference, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
               V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
               do not tell, such as capabilities.
           type: str
@@ -276,29 +276,29 @@ outside:
       description: Whether all places could be looked at, within the time for that and without an error.
       type: bool
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: [{"resource": "files", "action": "replace", "target": "/etc/nginx/nginx.conf", "why": "content"}]
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 restart_needed:
   description:
-    - What still has files open, mapped or as its working directory that were replaced, and sees the new ones only
+    - Programs that still have replaced files open, mapped or as their working directory, and see the new files only
       after a restart. Declared services have been restarted already.
   returned: when the host was rolled back by this task
   type: list
@@ -319,17 +319,17 @@ restart_needed:
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

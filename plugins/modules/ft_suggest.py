@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ft_suggest
-short_description: Suggest the resources that would have covered what the last change did
+short_description: Suggest the resources that would have covered the last change
 description:
   - When a change ends, the host remembers which paths it changed that no declared resource covers. This module makes
     declarations of them, to be added to C(evenkeel_resources), files by the directory of the program that they
@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Which resources would have covered what the last change did?
+- name: Ask for the resources that would have covered the last change
   evenkeel.fault_tolerance.ft_suggest:
   register: seen
 
@@ -49,7 +49,7 @@ outside:
   type: dict
   contains:
     paths:
-      description: The first 100 of them. A new directory, and one that was removed, stands for all that it holds.
+      description: The first 100 of them. A new or removed directory stands for all of its contents.
       type: list
       elements: dict
       contains:
@@ -58,7 +58,7 @@ outside:
           type: str
         what:
           description:
-            - What is different, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
+            - The difference, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
               V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
               do not tell, such as capabilities.
           type: str
@@ -76,40 +76,40 @@ suggested:
   elements: dict
   sample: [{"files": {"paths": ["/etc/ssh"]}}, {"services": {"names": ["ssh.service"]}}]
 planned:
-  description: What was to be done, in order.
+  description: The planned steps, in order.
   returned: always
   type: list
   elements: raw
   sample: []
 done:
-  description: What was done; on a failure, what was done before it.
+  description: The steps that were done; on a failure, the steps before it.
   returned: always
   type: list
   elements: raw
 proved:
-  description: What was measured to hold afterwards.
+  description: The facts that were measured afterwards.
   returned: always
   type: list
   elements: str
 left:
-  description: What is not as it should be.
+  description: State that is not as requested.
   returned: always
   type: list
   elements: str
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
-    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that there is not,
-      V(Refused) for what is not allowed now, V(Busy) while another operation holds the store.
-    - V(Damaged) for data that is not what was stored, V(RestoreFailed) for a rollback that could not put back
-      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not do what it was
-      told, V(OSError) for a call of the system that failed, V(BadAnswer) for an answer of a host that no module gives,
+    - V(UsageError) for an argument, a variable or a name that is wrong, V(NotFound) for a checkpoint that is missing,
+      V(Refused) for a request that is not allowed now, V(Busy) while another operation holds the store.
+    - V(Damaged) for data that do not match their hash, V(RestoreFailed) for a rollback that could not put back
+      everything, V(Unhealthy) for probes that did not pass, V(ServiceFailed) for a service that did not act as
+      requested, V(OSError) for a failed system call, V(BadAnswer) for an answer of a host that no module gives,
       V(EvenkeelError) for everything else.
   returned: failure
   type: str
   sample: Refused
 msg:
-  description: What went wrong, where, and what to do next.
+  description: The failure, its place, and what to do next.
   returned: failure
   type: str
 """

@@ -222,7 +222,7 @@ class Inventory:
         executor = TaskExecutor(**{key: value for key, value in parts.items() if key in accepted})
         transport = variables.get("ansible_connection")
         if transport is None:
-            # Of the block: since 2.21 the task's own keyword holds what the running host came to.
+            # Read from the block: since 2.21 the task's own keyword holds the value of the running host.
             transport = task._parent.connection
         executor._connection = executor._get_connection(variables, templar, templar.template(transport))
         executor._set_connection_options(variables, templar)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 # end; only ask for the state; restore the checkpoint; take a token of the retry budget; wait; stop.
 BEGIN, RUN, END, LOOK, RESTORE = "begin", "run", "end", "look", "restore"
 TAKE, WAIT, STOP = "take", "wait", "stop"
-# The events that are answers of the host (``_flows.operations``): an attempt has begun; the effect is verified; it is
-# not; it is not known; the checkpoint is to be restored before the next attempt.
+# The events that are answers of the host (``_flows.operations``): an attempt has begun; the effect is verified; the
+# effect is not verified; it is unknown; the checkpoint is to be restored before the next attempt.
 BEGUN, VERIFIED, NOT_VERIFIED, UNSETTLED, TO_RESTORE = "begun", "verified", "not_verified", "unsettled", "to_restore"
 # The other events: the task starts; the operation has answered; the host did not answer; its store is in use; the
 # checkpoint is restored; something failed that is not to be repeated; a token was taken, or not; a wait is over.
@@ -30,15 +30,15 @@ RESTORED, BROKEN, TAKEN, WAITED = "restored", "broken", "taken", "waited"
 FAILED, IN_DOUBT, UNREACHABLE, REFUSED = "failed", "in_doubt", "unreachable", "refused"
 # Seconds that pass at least before the host is asked again about an attempt whose effect is not known yet.
 _POLL = 1.0
-# Refilled over this time.
+# The seconds within which the bucket fills.
 _MINUTE = 60.0
-# A share of the hosts is never taken of fewer.
+# A percentage of the hosts counts at least so many hosts.
 _FEWEST = 10
 
 
 @dataclass(frozen=True)
 class Policy:
-    """``attempts`` and ``unreachable``: how often the operation may be carried out, and how often the host may fail to
+    """``attempts`` and ``unreachable``: how many times the operation may be carried out, and the host may fail to
     answer. ``deadline``, ``backoff`` and ``limit`` (the longest backoff) in seconds."""
 
     attempts: int
@@ -50,8 +50,8 @@ class Policy:
 
 @dataclass(frozen=True)
 class Event:
-    """``after``: seconds that the host wants to pass, or the wait for a token. ``attempts``: those that the host knows
-    of. ``open``: whether one of them has begun and its effect is not known. ``why``: in words."""
+    """``after``: seconds that the host wants to pass, or the wait for a token. ``attempts``: the number that the host
+    knows. ``open``: whether an attempt has begun and its effect is not known. ``why``: in words."""
 
     kind: str
     why: str = ""
@@ -140,13 +140,13 @@ class _Decision:
         return self._stop(VERIFIED)
 
     def _broken(self, event: Event) -> tuple[Progress, Action]:
-        """Nothing of this kind passes by itself."""
+        """An error of this kind does not pass by itself."""
         if self.progress.open:
             return self._stop(IN_DOUBT)
         return self._stop(FAILED if self.progress.goal == RESTORE else REFUSED)
 
     def _lost(self, event: Event) -> tuple[Progress, Action]:
-        """The host did not answer. What it was told to do may have happened."""
+        """The host did not answer. It may have carried out the call."""
         progress = self.progress = replace(self.progress, lost=self.progress.lost + 1)
         if progress.final or progress.lost > self.policy.unreachable:
             return self._stop(self._undone())
@@ -199,7 +199,7 @@ class _Decision:
     }
 
     def _again(self) -> str:
-        """Ask for a further attempt, or only for the state where there are none left."""
+        """Ask for a further attempt, or only for the state where no attempt is left."""
         return BEGIN if self.progress.attempts < self.policy.attempts else LOOK
 
     def _poll(self, goal: str, event: Event) -> tuple[Progress, Action]:
@@ -244,7 +244,7 @@ class _Decision:
 
 @dataclass(frozen=True)
 class Bucket:
-    """``tokens`` at the moment ``at``. Less than none: they are promised to hosts that wait for them."""
+    """``tokens`` at the moment ``at``. A negative number: tokens are promised to hosts that wait for them."""
 
     tokens: float
     at: float
@@ -261,7 +261,7 @@ def size_of(text: str, hosts: int) -> int:
 def take(bucket: Bucket | None, size: int, now: float, within: float) -> tuple[Bucket, float]:
     """Take one token of a bucket of this size, which fills in a minute: (the bucket, seconds until the token is there).
 
-    Where that would be more than ``within``, none is taken, and the seconds are -1.
+    Where that would be more than ``within``, no token is taken, and the seconds are -1.
     """
     known = bucket or Bucket(size, now)
     tokens = min(float(size), known.tokens + max(0.0, now - known.at) * size / _MINUTE) - 1

@@ -172,7 +172,7 @@ def result(data: bytes) -> None:
         for status in ("ok", "failed", "unreachable"):
             event = {"event": f"runner_on_{status}", "stdout": "x", "project_update_id": 1}
             event["event_data"] = {"host": "web1", "task": "t", "resolved_action": PREFIX + task, "res": said}
-            event = json.loads(child.told(event, 1))
+            event = json.loads(child.event_line(event, 1))
             feed(record, event)
             about(event)
             last = record.of("web1", task)

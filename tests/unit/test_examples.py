@@ -39,7 +39,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "rol
 # Tasks of modules' examples by name. Their arguments are validated all the same.
 NOT_RUN = {
     "Keep the newest checkpoint away from here as well": "needs restic and a server: test_offsite.py",
-    "Bring back what web3 had, onto the host that takes its place": "needs restic and a server: test_offsite.py",
+    "Bring back the state of web3, onto the host that takes its place": "needs restic and a server: test_offsite.py",
     "Put this host back to it": "needs what the one before has brought: test_offsite.py",
     "Back to an older firewall, if we can still get in then": "needs nftables and root: test_system_state.py",
     "We can": "needs what the one before has armed: test_system_state.py",

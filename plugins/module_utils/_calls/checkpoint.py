@@ -38,13 +38,12 @@ ARGUMENTS: Options = {
 def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
+    from .._deadman import package
     from .._flows import console, keeping  # noqa: F401
     from .._flows.checkpoint import Request, checkpoint
+    from .._flows.rollback.flow import finish
     from .._health.wait import times_of
-    from .._host.durations import (
-        seconds,
-        seconds_or_none,
-    )
+    from .._host.durations import seconds, seconds_or_none
     from .._host.system import System
     from .._store.store import Store
 
@@ -64,4 +63,8 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         times=times_of(params),
         change=(change["id"], change["hosts"]) if (change := params["change"]) else ("", 0),
     )
-    return checkpoint(Store(params["store"], System()), request, check_mode)
+    store = Store(params["store"], System())
+    result = checkpoint(store, request, check_mode)
+    if not check_mode and request.confirm_within is None:
+        package.leave(store, finish)
+    return result

@@ -192,7 +192,7 @@ def event_of(line: bytes) -> Event | None:
 def _typed(record: type[_Record], values: object) -> _Record:
     """The record of these values. ValueError or TypeError when their types are wrong.
 
-    A newer version may have written keys that this one does not know.
+    A newer version may have written keys that this version does not know.
     """
     if not isinstance(values, dict):
         raise ValueError("it is no mapping")
@@ -347,7 +347,7 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
     due = max(record.due, min(now + (record.within if within is None else within), latest))
     stage = max(stage, record.stage, key=STAGES.index)
     known = _record(store, replace(record, due=due, until=store.system.now() + due - now, stage=stage))
-    # The timers that fire at the old deadline see the new one, and put themselves right.
+    # The timers that fire at the old deadline see the new deadline, and adjust themselves.
     with suppress(Refused, OSError):
         ensure_timers(store, known, agent_of(store))
     notices.extended(store, known.name, known.until)

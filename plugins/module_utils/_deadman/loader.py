@@ -10,7 +10,7 @@ further boot takes the entry that was kept, so that a kernel that panics or hang
 sees that this came to pass, and the host goes back.
 
 A panic becomes a boot by ``panic=`` on the command line of the kernel. It gets there when the change has GRUB's
-configuration written anew, as the installation of a kernel does. A hang becomes one by the watchdog of the machine.
+configuration written anew, as the installation of a kernel does. The watchdog of the machine turns a hang into a boot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TRIES, _BACK = "evenkeel_tries", "evenkeel_back"
 # The file systems that GRUB can write its environment block to.
 _WRITABLE = ("ext2", "xfs", "fat")
 _MOST, _OVER = 9, "over"
-# The kernel does nothing with the second word; it tells that GRUB's configuration holds the first one because of us.
+# The kernel ignores the second word, which tells that GRUB's configuration holds the first word because of us.
 _PANIC, _SIGN = "panic=30", "evenkeel.tried=1"
 _MENU = re.compile(r"^[ \t]*menuentry [^\n]*\{\n(.*?)^[ \t]*\}", re.MULTILINE | re.DOTALL)
 _LINUX = re.compile(r"^[ \t]*linux(?:16|efi)?[ \t]+(\S+)", re.MULTILINE)
@@ -213,7 +213,7 @@ def _write_anew(store: Store) -> None:
 
 
 def _is_as_before() -> bool:
-    """Whether GRUB's configuration and the files of the running kernel are those of before the change."""
+    """Whether GRUB's configuration and the files of the running kernel are as before the change."""
     known = _HASH.search(_text(ours.GRUB_CUSTOM))
     files = [
         (os.path.join(ours.KEPT, name), os.path.join(os.path.dirname(ours.KEPT), name))

@@ -103,7 +103,7 @@ def _post(store: Store, words: str) -> None:
     folder = os.path.dirname(path)
     if not command.is_host(store) or not os.path.isdir(os.path.dirname(folder)):
         return
-    # Beside the directory: what lies in it is shown.
+    # Beside the directory, because every file in it is shown.
     temporary = f"{folder}-evenkeel-{os.getpid()}"
     with suppress(OSError):
         if not os.path.isdir(folder):

@@ -21,7 +21,7 @@ _NAMED = 5
 
 
 def keep(store: Store, generation: int, back: bool, found: Outside | None) -> None:
-    """Keep what was found at the end of a change. ``back``: it was rolled back, and is confirmed otherwise."""
+    """Keep the findings at the end of a change. ``back``: it was rolled back; otherwise it is confirmed."""
     kept = {"generation": generation, "back": back, **asdict(found)} if found is not None else {}
     write_file(store.join("outside"), json.dumps(kept).encode())
 

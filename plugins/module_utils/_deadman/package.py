@@ -11,9 +11,11 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 
+from .._errors import EvenkeelError
 from .._host.durable import ensure_dir, write_file
 from .._host.trust import open_regular
 from .._store.store import Store
@@ -21,6 +23,8 @@ from . import agent, changes, command
 from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
+# The free bytes of the store's file system from which on a library in it takes room from nobody.
+_AMPLE = 256 << 20
 # The command for a person (see ``command.py``), the way back, and what answers the controller. They import this room:
 # that is why they are named here and not imported.
 _CONSOLE = "_flows.console"
@@ -53,6 +57,17 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
             if other != os.path.basename(path):
                 os.unlink(os.path.join(folder, other))
     return path
+
+
+def leave(store: Store, finish: Callable[..., list[str]]) -> None:
+    """Have the library on the host answer later calls, where there is ample room. No error counts."""
+    if _base() == _PACKAGE:
+        return  # The library answers this call.
+    with suppress(OSError, EvenkeelError):
+        room = os.statvfs(store.root)
+        if room.f_bavail * room.f_frsize > _AMPLE:
+            with store.locked(wait=0.0):
+                install(store, finish)
 
 
 def digest() -> str:

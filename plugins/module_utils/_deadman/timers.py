@@ -54,7 +54,7 @@ def ensure(
 ) -> None:
     """``Timer.ensure`` of all available timers but the ``caller``, which runs.
 
-    Each timer alone is enough, so that one that fails keeps no other from its turn. Raises the first error at the end.
+    Each timer alone is enough, so the failure of a timer does not hinder the others. Raises the first error at the end.
     """
     failed: list[Exception] = []
     for timer in available(store.system):

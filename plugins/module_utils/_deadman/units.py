@@ -172,7 +172,7 @@ def install_boot(store: Store, agent: str) -> None:
 def ensure(store: Store, number: int, due: float, agent: str, patience: float = 30.0) -> bool:
     """See to it that the units of this change are in place and its timers run; whether something had to be done.
 
-    ``due`` in seconds of the monotonic clock. Raises Refused when systemd does not do as it is told.
+    ``due`` in seconds of the monotonic clock. Raises Refused when systemd does not obey.
     """
     files = {**_boot_files(store, agent), **_run_files(store, number, due, agent)}
     repaired = _clear(store) or any(_read(path) != text for path, text in files.items())
@@ -250,7 +250,7 @@ def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, s
 
 
 def _boot_files(store: Store, agent: str) -> dict[str, str]:
-    # Early: before what the change may have broken starts. The units it starts are queued, never waited for.
+    # Early: before anything starts that the change may have broken. The units it starts are queued, never waited for.
     # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
     late = _unit_files(
         _ETC,
@@ -317,7 +317,7 @@ def _started(system: System) -> float:
 
 
 def _clear(store: Store) -> bool:
-    """Remove units that take precedence over ours: those of an older version, and masks. Returns whether any were
+    """Remove units that take precedence over ours: units of an older version, and masks. Returns whether any were
     there."""
     names = [f"{unit(store)}.service", f"{unit(store)}.timer", f"{unit(store, 'watch')}.timer"]
     found = [path for folder in _BEFORE for name in names if os.path.lexists(path := os.path.join(folder, name))]

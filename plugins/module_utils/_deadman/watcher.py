@@ -101,7 +101,7 @@ def end_exemption() -> None:
 
 
 def _leave_groups() -> None:
-    """Move out of the control groups of units and sessions, to a place beside those that systemd, pid 1, has made."""
+    """Move out of the control groups of units and sessions, to a place beside the groups of systemd, pid 1."""
     with open("/proc/1/cgroup") as stream:
         lines = stream.read().split()
     for line in lines:

@@ -39,7 +39,7 @@ class Ahead:
             if self._pid == 0:
                 try:
                     die_with_parent(parent)
-                    _look(cache, count // 2, self.marks)
+                    _mark_unchanged(cache, count // 2, self.marks)
                 finally:
                     os._exit(0)
 
@@ -51,7 +51,7 @@ class Ahead:
             self._pid = 0
 
 
-def _look(cache: Cache, at: int, marks: mmap.mmap) -> None:
+def _mark_unchanged(cache: Cache, at: int, marks: mmap.mmap) -> None:
     """From the line ``at`` on, mark the unchanged files in directories that hold no other directory."""
     while at < len(cache.lines):
         line = cache.lines[at]

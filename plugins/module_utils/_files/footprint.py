@@ -204,7 +204,7 @@ class Recorded:
             line = self._stream.readline(200)
             if line in (b"whole\n", b"part\n"):
                 self.complete = line == b"whole\n"
-                if self._stream.read(1):  # Which verifies the sum at the end of the stream, too.
+                if self._stream.read(1):  # Reading on verifies the sum at the end of the stream, too.
                     raise ValueError("the record goes on after its end")
                 return
             number, path, entries = map(int, line.split(b" "))

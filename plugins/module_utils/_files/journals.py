@@ -29,7 +29,7 @@ from .step import META, OPERATIONS, PUT, SWAP
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
-# JSON that the caller keeps with a journal: it says what the journal is for.
+# JSON that the caller keeps with a journal: the purpose of the journal.
 Note = Mapping[str, Any]
 
 

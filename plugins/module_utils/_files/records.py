@@ -32,7 +32,7 @@ def recorded(lines: list[str], declared: Declaration, now: Scan | None = None) -
     scanned = now.entries.lines if now is not None else []
     for number, live in unlike(lines, scanned):
         if number is not None:
-            why = manifest.wrong(number)
+            why = manifest.fault_of(number)
             if why:
                 raise _refusal(lines[number], why)
         if live is not None and scanned[live].startswith(("d", ABOVE)):
@@ -59,7 +59,7 @@ class _Manifest:
         self._above = {one for path in self._paths for one in ancestors(path)}
         self._parents: dict[bytes, Entry | None] = {}
 
-    def wrong(self, at: int) -> str:
+    def fault_of(self, at: int) -> str:
         """Why no scan could have written the line with this number, in words; empty when it could."""
         lines, entry = self._lines, self.then[at]
         path, parent = entry.path, self._parent_of(entry.path)

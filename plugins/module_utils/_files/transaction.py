@@ -73,7 +73,7 @@ class Transaction:
         self.end()
 
     def end(self) -> None:
-        """Take away all traces: what was replaced, and what was staged and not put in place."""
+        """Remove all traces: replaced objects, and objects that were staged and not put in place."""
         if not self._committing:
             self._discard()
 
@@ -144,11 +144,11 @@ def _nothing_changed() -> Iterator[None]:
 
 
 def unfinished(
-    store: Store, held: Callable[[Note], AbstractContextManager[None]] = lambda _note: nullcontext()
+    store: Store, locks: Callable[[Note], AbstractContextManager[None]] = lambda _note: nullcontext()
 ) -> Iterator[Finished]:
     """Carry out every committed journal and close it; throw away the others.
 
-    ``held`` gives the locks to hold meanwhile, for the note of the journal. The steps of a rollback after its paths
+    ``locks`` gives the locks to hold meanwhile, for the note of the journal. The steps of a rollback after its paths
     are recorded elsewhere before a journal is committed: this function does not carry them out.
     """
     first: Exception | None = None
@@ -156,7 +156,7 @@ def unfinished(
         if os.path.exists(os.path.join(journal, "COMMIT")):
             try:
                 plan = read(journal)
-                with held(plan.note):
+                with locks(plan.note):
                     finished = Finished(journal, plan.note, *apply(plan))
             except (OSError, EvenkeelError) as error:
                 close(journal)  # It is reported, and delays nothing else. The journal is not tried again.

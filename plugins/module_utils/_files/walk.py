@@ -216,7 +216,7 @@ class Walk:
             leaves = cache.leaves(path, folder.quoted)
             if leaves is not None:
                 names = leaves.names if unchanged else sorted(os.listdir(fd))
-                if self.again(cache, folder, leaves, names):
+                if self.revisit(cache, folder, leaves, names):
                     return
         self.visit(folder, self.listed(path, fd, place), cache)
 
@@ -301,7 +301,7 @@ class Walk:
             return False
         return True
 
-    def again(self, cache: Cache, folder: _Folder, leaves: Leaves, names: list[str]) -> bool:
+    def revisit(self, cache: Cache, folder: _Folder, leaves: Leaves, names: list[str]) -> bool:
         """Walk a directory that held no other directory before; False, and nothing done, if it needs a closer look.
 
         ``names`` are its present names. A name that the cache knows was not left out, and is not left out now.

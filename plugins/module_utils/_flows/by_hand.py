@@ -110,7 +110,7 @@ def roll_back(store: Store, wanted: str | None, within: float) -> int:
         return end_change(store, change)
     with undisturbed():
         result = flow.rollback(store, flow.Request(wanted or LATEST, confirm_within=within))
-    tell(store, result.id, result.done, result.left)
+    print_end(store, result.id, result.done, result.left)
     for warning in result.warnings or []:
         say(f"  ! {warning}")
     if result.armed:
@@ -131,7 +131,7 @@ def end_change(store: Store, change: changes.Armed) -> int:
     last = changes.last_event(store)
     if last is None or last.outcome != changes.ROLLED_BACK:
         return over(store)
-    tell(store, change.checkpoint, done, last.left)
+    print_end(store, change.checkpoint, done, last.left)
     words = outside.words(outside.told(store))
     say(f"{words[0].upper()}{words[1:]}.")
     if paths:
@@ -139,7 +139,7 @@ def end_change(store: Store, change: changes.Armed) -> int:
     return DONE
 
 
-def tell(store: Store, checkpoint: str, done: Sequence[object], left: list[str]) -> None:
+def print_end(store: Store, checkpoint: str, done: Sequence[object], left: list[str]) -> None:
     """Print the result of a rollback."""
     number = f"{len(done)} {'thing was' if len(done) == 1 else 'things were'} put back"
     name = status.name_of(store, checkpoint)

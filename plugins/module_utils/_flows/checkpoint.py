@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,9 +26,6 @@ from .._store.store import Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
 
-# With so many free bytes on the store's file system, the room for a library matters to nobody.
-_AMPLE = 256 << 20
-
 
 @dataclass(frozen=True)
 class Request:
@@ -37,7 +33,7 @@ class Request:
     change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
     are looked for that no resource covers.
 
-    ``reboots``: the boots that the change plans. ``probes``: what the host measures of itself after them, in ``times``.
+    ``reboots``: the boots that the change plans. ``probes``: the host measures these alone after them, in ``times``.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
     With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
@@ -92,7 +88,7 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _lacking(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
+        lacking = _not_restorable(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -122,7 +118,7 @@ class _Taking:
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _lacking(sections, self._watch(sections, agent), self.request.require_restorable)
+            lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
             if agent:
@@ -155,15 +151,8 @@ class _Taking:
         return result
 
     def _install_agent(self) -> str:
-        """The agent that a dead-man will run; empty where no dead-man is to be armed.
-
-        Its library answers later calls. So where there is ample room, it stays on the host even without a dead-man.
-        """
+        """The agent that a dead-man will run; empty where no dead-man is to be armed."""
         if self.request.confirm_within is None:
-            with suppress(OSError):
-                room = os.statvfs(self.store.root)
-                if room.f_bavail * room.f_frsize > _AMPLE:
-                    package.install(self.store, finish)
             return ""
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
@@ -226,7 +215,7 @@ def _health(request: Request) -> dict[str, Any]:
     )
 
 
-def _lacking(sections: list[Section], more: list[str], refuse: bool) -> list[str]:
+def _not_restorable(sections: list[Section], more: list[str], refuse: bool) -> list[str]:
     """The state that a rollback to the sections could not put back, in words; with ``refuse`` Refused for it."""
     found = registry.not_restorable(sections) + more
     if found and refuse:

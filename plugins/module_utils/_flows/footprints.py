@@ -51,7 +51,7 @@ def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: fl
     """The paths that changed since the change was armed and that its checkpoint does not cover; None where they are
     unknown. They are kept for ``outside.told``. ``back``: the host was rolled back; otherwise it is confirmed."""
     try:
-        found = _look(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
+        found = _compare_with_record(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
         outside.keep(store, generation, back, found)
         return found
     except Exception:  # No error keeps a change from its end.
@@ -71,7 +71,7 @@ def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[
     return lambda path: path in own or named(path)
 
 
-def _look(store: Store, generation: int, manifest: Manifest, seconds: float) -> Outside | None:
+def _compare_with_record(store: Store, generation: int, manifest: Manifest, seconds: float) -> Outside | None:
     with gzip.open(store.join("before")) as stream:
         since = os.stat(store.join("before")).st_mtime
         then = Recorded(stream)

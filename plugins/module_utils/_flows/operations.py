@@ -33,8 +33,8 @@ from .._host.system import System
 from .._results import Observation, Operated
 from .._store.store import Store
 
-# The classes of operations: one that may be done again at any time, one that may be done again once the checkpoint is
-# restored, and one that must never take effect twice.
+# The classes of operations. An operation may be repeated at any time, or only after the checkpoint was restored, or it
+# must never take effect twice.
 IDEMPOTENT, COMPENSATABLE, ONCE = CLASSES = ("idempotent", "compensatable", "once")
 # The states of a record: an attempt is open; the last attempt is over and did not take effect; verified.
 OPEN, ENDED, VERIFIED = "open", "ended", "verified"
@@ -61,10 +61,11 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,119}")
 class Record:
     """An operation on this host.
 
-    ``request``: a hash of what is done. ``kind``: its class. ``attempts``: those that have begun since it was verified
-    last. ``token`` and ``began`` (monotonic, under ``boot``): of the last attempt. ``said``: the operation's own word
-    on that attempt, ``ok`` or ``failed``; empty while it is not known. ``checkpoint``: the id of the one that is
-    restored between attempts. ``result``: of the attempt that was verified. ``at``: when the record was written.
+    ``request``: a hash of the module and its arguments. ``kind``: the class. ``attempts``: the number of attempts since
+    the last verification. ``token`` and ``began`` (monotonic, under ``boot``): of the last attempt. ``said``: the
+    operation's own word on that attempt, ``ok`` or ``failed``; empty while it is not known. ``checkpoint``: the id of
+    the checkpoint that is restored between attempts. ``result``: of the verified attempt. ``at``: the time of the
+    record.
     """
 
     request: str
@@ -94,8 +95,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Seen:
-    """The host as it was measured. ``state``: of the verification. ``why``: in words. ``running``: processes of the
-    open attempt; ``settling``: seconds for which it may still have none."""
+    """The measurements of the host. ``state``: of the verification. ``why``: in words. ``running``: processes of the
+    open attempt; ``settling``: seconds for which it may still have no process."""
 
     state: str
     why: str = ""
@@ -105,8 +106,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer to the controller and why; ``record``: what is written before it is given. ``after``: seconds to wait
-    before asking again."""
+    """The answer to the controller and why; ``record``: the record that is written before the answer is given.
+    ``after``: seconds to wait before asking again."""
 
     answer: str
     why: str
@@ -115,7 +116,7 @@ class Decision:
 
 
 def needs_measuring(record: Record | None, asked: Asked) -> bool:
-    """Whether the decision depends on the verification. What happens once and was verified stays so."""
+    """Whether the decision depends on the verification. A verified operation that happens once stays verified."""
     return not (_refusal(record, asked) or _is_final(record, asked))
 
 
@@ -149,7 +150,7 @@ def may_begin(record: Record | None, asked: Asked, seen: Seen) -> Decision:
 
 
 def _while_open(record: Record, asked: Asked, seen: Seen) -> Decision | None:
-    """The answer that leaves an open attempt open; None where it is over, and did not take effect."""
+    """The answer that leaves an open attempt open; None where the attempt is over, and did not take effect."""
     if seen.running:
         return Decision(RUNNING, f"an attempt still runs ({'; '.join(seen.running)})", record)
     if asked.kind != IDEMPOTENT and seen.settling > 0:
@@ -178,7 +179,7 @@ def concluded(record: Record | None, token: str, said: str, seen: Seen, result: 
 
 
 def _refusal(record: Record | None, asked: Asked) -> str:
-    """The reason not to touch the operation; empty where there is none."""
+    """The reason not to touch the operation; empty without a reason."""
     if record is None or ONCE not in (record.kind, asked.kind):
         return ""
     if (record.request, record.kind) == (asked.request, asked.kind):
@@ -197,8 +198,8 @@ def _is_final(record: Record | None, asked: Asked) -> bool:
 
 
 def majority(states: Sequence[str], needed: int, planned: int) -> str:
-    """The state that ``needed`` of the observations agree on: pass, fail, or unknown without such a majority. Empty
-    while observations that are still to come, up to ``planned``, can make one."""
+    """The state on which ``needed`` observations agree: pass, fail, or unknown without such a majority. Empty while
+    further observations, up to ``planned``, can make a majority."""
     for state in (PASS, FAIL):
         if states.count(state) >= needed:
             return state
@@ -208,8 +209,8 @@ def majority(states: Sequence[str], needed: int, planned: int) -> str:
 
 @dataclass(frozen=True)
 class Verification:
-    """How the effect is verified: ``needed`` of ``planned`` observations must agree. ``measured``: evidence from
-    outside for each of them. ``told``: the observations of other hosts, which replace those of this one."""
+    """The verification of the effect: ``needed`` of ``planned`` observations must agree. ``measured``: evidence from
+    outside for each observation. ``told``: the observations of other hosts, which replace observations of this host."""
 
     probes: Any
     times: Times
@@ -255,7 +256,7 @@ def check_id(operation: str) -> str:
 
 
 class Journal:
-    """The record of one operation in a store. Raises UsageError for an id that cannot name one."""
+    """The record of one operation in a store. Raises UsageError for an id that cannot name an operation."""
 
     def __init__(self, store: Store, operation: str) -> None:
         self.store = store
@@ -304,7 +305,7 @@ class Journal:
 def checkpoint_of(journal: Journal, wanted: str) -> str:
     """The id of the checkpoint to restore between attempts, ``wanted`` by its name; empty for none. Raises NotFound.
 
-    It is the one of the first attempt: a newer one of that name may hold what that attempt has left half done.
+    It is the checkpoint of the first attempt: a newer checkpoint of that name may hold leftovers of that attempt.
     """
     known = journal.read()
     if not wanted or (known is not None and known.state != VERIFIED and known.checkpoint):
@@ -323,7 +324,7 @@ def begin(journal: Journal, asked: Asked, how: Verification, check_mode: bool = 
         return _operated(decision, state, observations)
     with store.locked():
         record = journal.read()
-        if record != known:  # Another run was here meanwhile, and what was measured may be older than its attempt.
+        if record != known:  # Another run was here meanwhile, and our measurement may be older than its attempt.
             return _operated(Decision(RUNNING, "another run works on it", record), state, observations)
         decision = may_begin(record, asked, _seen(record, state, why, store.system))
         if decision.answer == BEGUN and decision.record is not None:
@@ -334,7 +335,7 @@ def begin(journal: Journal, asked: Asked, how: Verification, check_mode: bool = 
 
 
 def end(journal: Journal, token: str, said: str, how: Verification, result: str) -> Operated:
-    """Record the end of an attempt. ``result``: that of the operation, as JSON, stored once it is verified."""
+    """Record the end of an attempt. ``result``: the operation's result as JSON, stored once it is verified."""
     store = journal.store
     state, why, observations = how.observe(store.system)
     stored = json.loads(result) if 0 < len(result) <= _LONGEST_RESULT else None
@@ -347,7 +348,7 @@ def end(journal: Journal, token: str, said: str, how: Verification, result: str)
 
 
 def work(store: Store, params: Mapping[str, Any], check_mode: bool) -> Operated:
-    """One call of ``ft_repeat`` on the host. Raises UsageError where no controller has made it."""
+    """A call of ``ft_repeat`` on the host. Raises UsageError where no controller has made it."""
     phase, values = params["_phase"], params["_values"] or {}
     if phase not in ("begin", "look", "end"):
         raise UsageError(
@@ -393,7 +394,7 @@ def _operated(decision: Decision, state: str, observations: list[Observation]) -
 
 
 def _seen(record: Record | None, state: str, why: str, system: System) -> Seen:
-    """The verification, and what still runs of the open attempt. Nothing runs any more after a boot."""
+    """The verification, and the processes of the open attempt. After a boot there are none."""
     if record is None or record.state != OPEN or record.boot != system.boot_id():
         return Seen(state, why)
     settling = max(0.0, record.began + SETTLING - system.monotonic())
@@ -403,7 +404,7 @@ def _seen(record: Record | None, state: str, why: str, system: System) -> Seen:
 def processes_of(token: str, proc: str = "/proc") -> list[str]:
     """The processes that an attempt has started and that still run, in words.
 
-    The environment of each process tells. Those of other users do not count: they can give themselves any environment.
+    The environment of each process tells. Processes of other users do not count: they can have any environment.
     """
     mark, found = f"{VARIABLE}={token}".encode(), []
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=int) if token else []:

@@ -27,7 +27,7 @@ from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
 from .._store.store import Store, objects_of, paths_of
 
-# Seconds between two writings of what has been read.
+# Seconds between two updates of the record of the parts that were read.
 _SAVE = 5.0
 _MISSING = "it is missing"
 

@@ -13,8 +13,8 @@ from .paths import ancestors
 
 class Mount(NamedTuple):
     """``root``: the directory of the file system on ``device`` that is visible at ``point``. ``kind``: the type of the
-    file system. ``parent``: the number of the mount whose directory this mount covers. ``options``: those of this mount
-    alone, ``own``: those of the file system. ``source``: the device, or a word for it."""
+    file system. ``parent``: the number of the mount whose directory this mount covers. ``options`` of this mount
+    alone, ``own`` options of the file system. ``source``: the device, or a word for it."""
 
     point: bytes
     root: bytes

@@ -58,7 +58,7 @@ def given(value: Any) -> Any:
 
 
 def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
-    """Every option with its value: what is declared, and otherwise the default, None where there is none.
+    """Every option with its value: the declared value, otherwise the default, otherwise None.
 
     Takes what Ansible takes: a text for a list of one text, a text for a number. UsageError names, after ``where``, a
     key that is unknown or missing and a value of another type.
@@ -86,7 +86,7 @@ def one_word(value: str, option: Option, name: str) -> str:
 
 
 def meant(key: str, known: Iterable[str], likeness: float = 0.7) -> str:
-    """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty where none is."""
+    """The words that ask for the known key that is nearly this one (``likeness`` up to 1); empty without such a key."""
     from difflib import get_close_matches  # Loading this module takes longer than using it.
 
     near = get_close_matches(key, list(known), 1, likeness)

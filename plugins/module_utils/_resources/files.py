@@ -42,7 +42,7 @@ _APART = ("systemd", "default", "alternatives", "init.d", "profile.d", "xdg")
 
 
 def check(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The declaration with all its keys; UsageError names the bad one."""
+    """The declaration with all its keys; UsageError names the bad key."""
     found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
         if not all(found[key]):
@@ -93,20 +93,20 @@ def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str
 
 
 def excludes(spec: Mapping[str, Any], path: str) -> bool:
-    """Whether the path lies in a declared one and is left out, or a directory above it is."""
+    """Whether the path lies in a declared tree and is left out, or a directory above it is left out."""
     return declaration.excludes(trees_of(spec), path)
 
 
 class Files(Kind):
     r"""Files and trees of files: contents, owners, modes, times, ACLs, extended attributes, links and holes.
 
-    What was added to them is gone again.
+    A rollback removes new paths below them.
 
     paths: Absolute paths of files and directories. A byte of a name that is not UTF-8 is written C(\xe9), here as in
     all results, and a backslash that would read so C(\x5c). For example V([/etc/nginx, /srv/www]).
 
-    exclude: Shell patterns of what is left out. A pattern with a slash is compared with the whole path, another one
-    with each name. For example V(['*.log', /srv/www/cache]).
+    exclude: Shell patterns of paths that are left out. A pattern with a slash is compared with the whole path, another
+    pattern with each name. For example V(['*.log', /srv/www/cache]).
     """
 
     name = FILES

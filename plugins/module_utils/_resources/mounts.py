@@ -54,7 +54,7 @@ _FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodir
 _FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
 # Options of a file system that are shown only where they are not the default -> the word for that.
 _DEFAULTS = {"sync": "async", "dirsync": "", "lazytime": "nolazytime", "mand": "nomand"}
-# Of a tmpfs: half of the memory, in pages.
+# The default size of a tmpfs: half of the memory, in pages.
 _HALF = os.sysconf("SC_PHYS_PAGES") // 2
 _DEFAULTS = {
     **_DEFAULTS,
@@ -69,7 +69,7 @@ Found = Union[Record, None]
 
 @dataclass
 class _Seen:
-    """What is mounted and swapped to: point -> record, path -> record. ``excepts``: patterns of what is left alone."""
+    """Mounts and swap as they were seen: point -> record, path -> record. ``excepts``: patterns of others."""
 
     mounts: dict[str, Record] = field(default_factory=dict)
     swaps: dict[str, Record] = field(default_factory=dict)
@@ -80,11 +80,12 @@ class Mounts(Kind):
     """File systems that are mounted, where and with which options, swap, and C(/etc/fstab).
 
     A rollback mounts what is missing, puts options back, and unmounts what was not there, unless a program uses it.
-    The data on a file system is not touched; what was in a C(tmpfs) that was unmounted is lost. Left alone are mounts
-    of programs (containers, snap, automounters), FUSE, and what is below C(/dev), C(/media), C(/proc), C(/run) and
-    C(/sys).
+    The data on a file system is not touched; the content of a C(tmpfs) that was unmounted is lost. It leaves alone
+    the mounts of programs (containers, snap, automounters), FUSE, and all below C(/dev), C(/media), C(/proc), C(/run)
+    and C(/sys).
 
-    except: Mount points that stay as they are, with C(*) for what may vary. For example V([/mnt/backup, '/srv/ftp/*']).
+    except: Mount points that stay as they are, with C(*) for parts that vary. For example
+    V([/mnt/backup, '/srv/ftp/*']).
     """
 
     name = "mounts"
@@ -151,7 +152,7 @@ class Mounts(Kind):
         memory = [point for point, one in then.mounts.items() if one["kind"] == "tmpfs" and "from" not in one]
         if memory:
             words.append(
-                f"mounts: what is in {', '.join(memory)} (tmpfs) is lost when it is unmounted, and not put back"
+                f"mounts: the content of {', '.join(memory)} (tmpfs) is lost when it is unmounted, and not put back"
             )
         for point in then.mounts:
             why = _strange(point)
@@ -160,7 +161,7 @@ class Mounts(Kind):
         return words
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """What is too much goes first, the deepest before those above; then what is missing, from above."""
+        """Mounts that were not there go first, the deepest of them before those above; then those that are missing."""
         then, detail = _read(lines), {"lines": list(lines)}
         now = self._look(then.excepts)
         steps = []
@@ -274,7 +275,7 @@ class Mounts(Kind):
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
-            # Of this mount alone, not of other views of the file system.
+            # Flags of this mount alone, not of other views of the file system.
             done = at.system.run(["mount", "-o", f"remount,bind,{flags}", point], _TIMEOUT)
             if done.rc != 0:
                 return done.words

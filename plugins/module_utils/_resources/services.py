@@ -67,10 +67,10 @@ class ProcessRecord(TypedDict):
 
 
 class Services(Programs):
-    """Services, enabled and active as they were, and running what is on disk.
+    """Services, enabled and active as they were, and running the files on disk.
 
     The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. The
-    result C(left) says what a rollback could not do for a unit.
+    result C(left) names state of a unit that a rollback could not restore.
 
     Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
     be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
@@ -79,8 +79,8 @@ class Services(Programs):
 
     except: Units that are left alone where all are meant. For example V([docker.service]).
 
-    names: Systemd units. They are recorded under their own names, whatever alias is written; a pattern or a template
-    is refused. For example V([nginx, php-fpm.service]).
+    names: Systemd units. They are recorded under their own names, also where an alias is written; a pattern or a
+    template is refused. For example V([nginx, php-fpm.service]).
 
     processes: Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart). For
     example V([{name: app, pidfile: /run/app.pid, argv: [/opt/app/serve]}]).
@@ -218,7 +218,10 @@ class Services(Programs):
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
-        for steps in (first, last):  # What starts others on demand must not do so meanwhile, nor be in their way.
+        for steps in (
+            first,
+            last,
+        ):  # Sockets and paths come first: they must not start units meanwhile.
             steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
         return linked + again + first + last
 

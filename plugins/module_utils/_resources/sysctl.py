@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``sysctl``: values of the running kernel, below /proc/sys. What sets them at boot are files."""
+"""The kind ``sysctl``: values of the running kernel, below /proc/sys. Files set these values at boot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .._host.system import System
 from .._host.trust import open_regular
 from .kind import Kind, Restore, Sink, Spec, Suggestion
 
-# Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes): what differs is
+# Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes), so differences are
 # looked for again.
 _PASSES = 3
 # Files that set values at boot, and the settings in them.
@@ -35,7 +35,7 @@ _LARGEST = 1 << 20
 
 
 class Sysctl(Kind):
-    """Values of the running kernel. What sets them at boot are files.
+    """Values of the running kernel. Files set these values at boot.
 
     names: Keys of the kernel. By default all that files of C(sysctl.d) set and this kernel has. For example
     V([net.ipv4.ip_forward, vm.swappiness]).

@@ -28,7 +28,7 @@ def holders(
     ``replaced``: the original path of a file, for the path at which it lost its name; None for an unrelated file.
     ``moved``: the original path of a file, for the path at which the kernel shows it, with a name or without.
     ``former``: path -> the processes, as id -> start time, that used it and do not show it any more.
-    ``goes_on``: whether there is still time; processes of root come first, then those of users until the time is over.
+    ``goes_on``: whether there is still time; processes of root come first, then those of users while there is time.
     Processes that we may not read are missing.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}

@@ -50,7 +50,7 @@ CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
 # The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
-# Deletes data outside of the store, given the lines of the manifests that stay and of those that go.
+# Deletes data outside of the store, given the lines of manifests that stay and of manifests that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
 
@@ -205,7 +205,7 @@ class Store:
         return found
 
     def record(self, checkpoint: str, whole: bool = True) -> Manifest:
-        """The manifest as its file holds it: of a log the changes. Damaged when it is missing or does not match its id.
+        """The manifest as its file holds it: for a log its changes. Damaged if it is missing or does not match its id.
 
         Without ``whole`` its sections have no lines.
         """
@@ -458,7 +458,7 @@ class Store:
         now = self.system.now()
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
-        for kind, (stay, go) in self._told(kinds, now - policy.grace).items():
+        for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
             kinds[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
         if made.gone:
@@ -469,7 +469,7 @@ class Store:
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
-    def _told(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
+    def _lines_by_kind(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
         """For each kind (lines of manifests that stay, lines of manifests that were thrown away before that time).
 
         Manifests in the trash are read too. A log record holds changes: a line that it drops stands in the record that

@@ -4,7 +4,7 @@
 """PostgreSQL's archive_command: ``archive_wal.py %p %f DIRECTORY``.
 
 Puts a copy of the file into the directory under its name, durably, and never over another file. Ends with 0 only when
-the copy is there and on disk; whatever else happens, PostgreSQL keeps the file and tries again.
+the copy is there and on disk; in every other case PostgreSQL keeps the file and tries again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ CHUNK = 1 << 20
 def archive(source: str, name: str, folder: str) -> None:
     """Raises OSError; FileExistsError when there is a file of this name with another content."""
     target, temporary = os.path.join(folder, name), os.path.join(folder, f".{name}.tmp")
-    # What an attempt before this one left; a file whose fsync failed is never used again.
+    # The leftover of an earlier attempt; a file whose fsync failed is never used again.
     if os.path.lexists(temporary):
         os.unlink(temporary)
     if os.path.lexists(target):
         if not same(source, target):
-            raise FileExistsError(f"{target} exists and holds something else; two servers archive to one place")
+            raise FileExistsError(f"{target} exists with another content; two servers archive to one place")
         sync(target, os.O_RDONLY | os.O_NOFOLLOW)
     else:
         try:

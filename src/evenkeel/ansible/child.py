@@ -86,7 +86,7 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
         cmdline=shlex.join(argv[1:]),
         passwords=order["passwords"] or None,
         suppress_env_files=True,
-        fact_cache_type="",  # the user's own cache counts, not one in the scratch directory
+        fact_cache_type="",  # the user's own cache counts, and no cache in the scratch directory
         quiet=True,
         event_handler=handle,
         status_handler=status,
@@ -97,7 +97,7 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
 def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> None:
     for event in iter(events.get, None):
         try:
-            pipe.write((json.dumps(event) if "end" in event else told(event, seal)) + "\n")
+            pipe.write((json.dumps(event) if "end" in event else event_line(event, seal)) + "\n")
             if events.empty():
                 pipe.flush()
         except OSError:  # the parent is gone; the other thread sees it too
@@ -106,7 +106,7 @@ def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> Non
         pipe.flush()
 
 
-def told(event: Event, seal: int) -> str:
+def event_line(event: Event, seal: int) -> str:
     """An event as a line for the parent. Without the seal it is only output; a too large event loses its result."""
     output = str(event.get("stdout") or "")[:_LONGEST_OUTPUT]
     if event.get("project_update_id") != seal:

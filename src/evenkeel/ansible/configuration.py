@@ -121,7 +121,7 @@ def document(text: str, kind: type[Any]) -> Any:
     at = 0
     for start in re.finditer(r"^[\[{]", text, re.MULTILINE):
         if start.start() < at:
-            continue  # within the one before
+            continue  # within the document before
         with contextlib.suppress(ValueError):
             value, at = decoder.raw_decode(text, start.start())
             if isinstance(value, kind):
@@ -169,7 +169,7 @@ def listing(
 def _point(text: str) -> str:
     """The point of an error message of Ansible, without the place in its own files."""
     before, _traceback, after = text.partition("Traceback (most recent call last)")
-    if not before.strip():  # the error is what a traceback ends with
+    if not before.strip():  # the error is the end of a traceback
         before = after.strip().rpartition("\n")[2]
     flat = " ".join(before.split()).partition(" Origin: ")[0]
     return re.sub(r"^.*The filter plugin \S+ failed: ", "", flat).removesuffix(". Nothing was touched")

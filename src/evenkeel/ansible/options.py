@@ -85,7 +85,7 @@ class Options:
         """The words that name the inventories."""
         return [word for source in self.inventory for word in ("-i", source)]
 
-    def again(self) -> tuple[list[str], bool]:
+    def words_to_reach(self) -> tuple[list[str], bool]:
         """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
 
         Of extra variables only files and known harmless names are shown: any other value may be a secret.
@@ -193,7 +193,7 @@ def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]
         elif how.get("action") == "count":
             words.append("-" + "v" * value)
         else:
-            # One word, so that a value that begins with a dash (--ssh-extra-args) stays a value.
+            # A single word, so that a value that begins with a dash (--ssh-extra-args) stays a value.
             words += [f"{name}={item}" for item in (value if isinstance(value, list) else [value])]
     return tuple(words)
 

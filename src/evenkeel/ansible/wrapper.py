@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 def wrapped(playbook: str, hosts: Sequence[str], mark: str, tags: Sequence[str]) -> str:
     """The text of the playbook (JSON is YAML): ``playbook``, an absolute path or a name of a collection, then our play.
 
-    Our task runs on the controller and needs no connection; its name ``mark`` must be one that nobody else uses.
+    Our task runs on the controller and needs no connection; nobody else may use its name ``mark``.
     """
     ours = {
         "name": mark,

@@ -33,7 +33,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Context:
-    """A change. variables: those of our own playbooks. strict: hosts on which a rescued failure counts.
+    """A change. variables: of our own playbooks. strict: hosts on which a rescued failure counts.
 
     reached: the hosts to which the change has come. stop_if: the conditions that can stop the change.
     """

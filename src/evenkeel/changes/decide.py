@@ -184,7 +184,7 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
 
 
-def gone(result: Mapping[str, Any] | None, generation: int | None) -> str:
+def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> str:
     """Why a held host does not wait any more, from the answer of ft_info; empty while it waits."""
     if result is None:
         return "it did not answer"

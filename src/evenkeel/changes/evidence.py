@@ -50,7 +50,7 @@ def _condition(item: Any) -> Condition:
         argv, timeout = list(options["argv"]), float(options["timeout"])
         return Condition(f"command {shlex.join(argv)}"[:_WORDS], lambda: _ask_command(argv, timeout))
     ask, query, timeout = prometheus(options), str(options["query"]), float(options["timeout"])
-    return Condition(f"prometheus {query}"[:_WORDS], lambda: _said(ask(query, timeout)))
+    return Condition(f"prometheus {query}"[:_WORDS], lambda: _words_on(ask(query, timeout)))
 
 
 def _ask_command(argv: Sequence[str], timeout: float) -> str:
@@ -62,7 +62,7 @@ def _ask_command(argv: Sequence[str], timeout: float) -> str:
     raise RuntimeError(f"exit code {done.rc}: {_cut(done.words)}")
 
 
-def _said(found: Sequence[Any]) -> str:
+def _words_on(found: Sequence[Any]) -> str:
     if not found:
         return ""
     first = ", ".join(f"{name}={value}" for name, value in found[0].labels.items())

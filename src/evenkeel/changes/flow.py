@@ -96,13 +96,13 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     domain = request.guard_domain
     targets = preflight.resolved(session, targets, *([domain] if domain else []))
     preflight.well_written(request.options.common, targets)
-    sizes = preflight.said(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
+    sizes = preflight.agreed(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain is not None:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
     notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
-    within = preflight.said(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
+    within = preflight.agreed(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
     terms = preflight.terms(request, targets, plan)
     notifier = Notifier(preflight.notify_url(request.notify, targets), terms.ident, request.playbook)
     variables = {**request.variables(), "evenkeel_confirm_within": within, "evenkeel_at_most": terms.at_most}
@@ -300,7 +300,7 @@ class Change:
             return self.context.must_stop()
         held = self._in_state(State.HELD)
         for host, told in self._ask(held).items() if held else ():
-            why = decide.gone(told, self.hosts[host].generation)
+            why = decide.why_not_held(told, self.hosts[host].generation)
             if why:
                 return f"{host} was held, and waits no more: {why}"
         can_tell = preflight.probed(self.context.request.probes, self.context.targets)

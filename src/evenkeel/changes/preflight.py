@@ -83,7 +83,7 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
     return replace(targets, inventory=replace(targets.inventory, variables=variables))
 
 
-def said(given: str | None, variable: str, default: str, targets: Targets) -> str:
+def agreed(given: str | None, variable: str, default: str, targets: Targets) -> str:
     """A value for the whole run: from the request, or from the variables of the hosts, which then must agree."""
     if given is not None:
         return given
@@ -97,7 +97,7 @@ def said(given: str | None, variable: str, default: str, targets: Targets) -> st
 def notify_url(given: str | None, targets: Targets) -> str:
     """The URL for outcomes, or nothing. It may hold a secret, so that no message repeats it. Raises UsageError."""
     try:
-        return said(given, "evenkeel_notify", "", targets)
+        return agreed(given, "evenkeel_notify", "", targets)
     except UsageError:
         raise UsageError("evenkeel_notify differs between hosts: say it on the command line") from None
 
@@ -106,16 +106,16 @@ def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> 
     """The terms of the whole change. Raises UsageError for a wrong value, or for values that exclude each other."""
 
     def time_of(given: str | None, name: str, default: str) -> float:
-        text = said(given, f"evenkeel_{name}", default, targets)
+        text = agreed(given, f"evenkeel_{name}", default, targets)
         try:
             return seconds(text, name)
         except BadValue as error:
             raise UsageError(error.message) from error
 
-    on_failure = said(request.on_failure, "evenkeel_on_failure", STOP, targets)
+    on_failure = agreed(request.on_failure, "evenkeel_on_failure", STOP, targets)
     if on_failure not in ON_FAILURE:
         raise UsageError(f"on_failure must be one of {', '.join(ON_FAILURE)}, not {on_failure!r}")
-    hold = said(None if request.hold_after is None else str(request.hold_after), "evenkeel_hold_after", "0", targets)
+    hold = agreed(None if request.hold_after is None else str(request.hold_after), "evenkeel_hold_after", "0", targets)
     if not hold.isdecimal() or int(hold) > len(plan):
         raise UsageError(f"hold_after: {hold!r} is no wave of this change, which has {len(plan)} waves")
     found = Terms(

@@ -118,7 +118,7 @@ class FleetCommand(Command, Generic[Result]):
             console.print(display.text(line), style="dim", markup=False, highlight=False)
         console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
         console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
-        words = shlex.join(["evenkeel", "status", *given.again()[0]])
+        words = shlex.join(["evenkeel", "status", *given.words_to_reach()[0]])
         console.print(display.text(f"  {words}", 10_000), markup=False, soft_wrap=True)
 
 

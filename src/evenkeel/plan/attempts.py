@@ -18,14 +18,14 @@ _LONGEST_WAIT = 600.0
 
 
 def plan_attempts(draft: Draft) -> None:
-    """Choose the attempts and their waits; judge the chance that one succeeds."""
+    """Choose the attempts and their waits; judge the chance that any attempt succeeds."""
     group = draft.group
     limit = 1 - group.permanent * (1 - group.success)
     met, remedies = True, []
     try:
         attempts = reliability.attempts_needed(group.success, group.attempts_target, group.permanent)
         if attempts > _MOST_ATTEMPTS:
-            met, remedies = False, [f"{attempts:,} attempts, which is no plan: repair what fails"]
+            met, remedies = False, [f"{attempts:,} attempts, which is no plan: repair the cause"]
             attempts = _knee(group)
     except reliability.UsageError:
         attempts = _knee(group)
@@ -55,12 +55,12 @@ def plan_attempts(draft: Draft) -> None:
 
 
 def _delays(group: Group, attempts: int) -> list[float]:
-    """Waits between attempts: each twice the one before, up to a limit."""
+    """The waits between attempts: each twice the wait before, up to a limit."""
     return [min(group.delay * 2**i, max(group.delay, _LONGEST_WAIT)) for i in range(attempts - 1)]
 
 
 def _knee(group: Group) -> int:
-    """Attempts until the curable failures are a tenth of the permanent ones: more would be theatre."""
+    """The attempts until curable failures are a tenth of permanent failures: more attempts would be useless."""
     curable = (1 - group.permanent) * (1 - group.success)
     if curable <= 0 or group.success <= 0:
         return 1

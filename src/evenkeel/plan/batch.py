@@ -17,13 +17,13 @@ from evenkeel.reliability import YEAR
 
 @dataclass(frozen=True)
 class Fleet:
-    """A group of hosts and what is done with them.
+    """A group of hosts with its checkpoints and changes.
 
-    hosts, needed: how many there are, and must serve at once. mtbf, mttr: of one host; times to repair are
+    hosts, needed: the number of hosts, and of hosts that must serve. mtbf, mttr: of one host; times to repair are
     exponential. common_cause: fraction of a host's failures that strike all hosts at once.
-    domains: the failure domain of each host, numbered from 0; empty for one that holds all. domain_mtbf, domain_mttr:
-    of one domain.
-    interval, cost: time between checkpoints, and that one takes. copies: other stores that hold them; each store is
+    domains: the failure domain of each host, numbered from 0; empty for a single domain of all hosts. domain_mtbf,
+    domain_mttr: of one domain.
+    interval, cost: time between checkpoints, and of a checkpoint. copies: other stores that hold them; each store is
     lost annual_failure_rate times a year and replaced after repair; copy_common_cause of these losses take all
     stores of a host at once.
     change_every: time between changes, which take each host out for change_time, `wave` hosts at a time, as long as
@@ -92,7 +92,7 @@ class _Agenda:
         self.pool: list[float] = []
 
     def add(self, time: float, kind: int, number: int) -> None:
-        """Put an event down, if it comes before the horizon."""
+        """Add an event, if it comes before the horizon."""
         if time < self.horizon:
             heapq.heappush(self.heap, (time, kind, number))
 
@@ -119,7 +119,7 @@ class _Hosts:
         self.phases = (rng.random(fleet.hosts) * self.cycle).tolist() if self.protected else []
 
     def take(self, host: int, now: float, sudden: bool) -> None:
-        """Give a host one more reason to be down. sudden: its work since the last checkpoint is lost."""
+        """Add a reason for a host to be down. sudden: its work since the last checkpoint is lost."""
         self.reasons[host] += 1
         if self.reasons[host] > 1:
             return
@@ -133,7 +133,7 @@ class _Hosts:
             self.batch.lost_work.append(age if age >= self.cost else age + self.cycle)
 
     def give(self, host: int, now: float) -> None:
-        """Take one reason away."""
+        """Remove a reason for a host to be down."""
         self.reasons[host] -= 1
         if self.reasons[host]:
             return
@@ -202,12 +202,12 @@ class _Failures:
 
 
 class _Stores:
-    """Losses of the stores that hold the checkpoints of a host: its own, and those of its copies."""
+    """Losses of the stores that hold the checkpoints of a host: its own store, and the stores of its copies."""
 
     def __init__(self, fleet: Fleet, agenda: _Agenda, batch: Batch) -> None:
         self.fleet, self.agenda, self.batch = fleet, agenda, batch
         self.each = fleet.copies + 1
-        # A share of a store's losses strikes all stores of its host, and is one event of the host, not one of each.
+        # A share of a store's losses strikes all stores of its host, and is a single event of the host.
         self.stores, self.shared = fleet.hosts * self.each, fleet.hosts * fleet.copy_common_cause
         self.struck = self.stores * (1 - fleet.copy_common_cause) + self.shared
         self.mtbf = YEAR / fleet.annual_failure_rate / self.struck if fleet.annual_failure_rate else math.inf
@@ -252,7 +252,7 @@ class _Changes:
     def begins(self, now: float, _number: int) -> None:
         fleet = self.fleet
         self.agenda.add(now + fleet.change_every, _CHANGE, 0)
-        if not self.waves:  # else the last change is not through yet, and this one is left out
+        if not self.waves:  # else the last change is still under way, and this change is left out
             self.batch.changes += 1
             starts = range(0, fleet.hosts, fleet.wave)
             self.waves = [list(range(i, min(i + fleet.wave, fleet.hosts))) for i in starts]

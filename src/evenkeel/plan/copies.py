@@ -15,7 +15,7 @@ from evenkeel.plan.proposal import WORTH, Draft, threshold
 from evenkeel.plan.text import at_most_text, nines_text, odds_text, part_text, plural, share_text, size_text, time_text
 from evenkeel.shared import choose
 
-# A checkpoint is of use if one of those kept is good, this surely.
+# The wanted chance that at least one of the kept checkpoints is good.
 _SOME_GOOD = 0.9999
 
 
@@ -34,7 +34,8 @@ def plan_copies(draft: Draft, domains: int) -> int:
     most = domains - 1
     losses = [_loss(group, copies) for copies in range(most + 1)]
     shared = -math.expm1(-group.store_common_cause * group.store_failure_rate)
-    # The fewest that meet the target; else the last that is worth its place. Without any, a lost host is lost.
+    # The fewest copies that meet the target; else the last copy that is worth its place. Without a copy, a lost host is
+    # lost for ever.
     enough = next((c for c in range(1, most + 1) if losses[c] <= allowed), None)
     copies = enough or max((c for c in range(1, most + 1) if losses[c] < (1 - WORTH) * losses[c - 1]), default=most)
     kept = _generations(group)
@@ -50,7 +51,7 @@ def plan_copies(draft: Draft, domains: int) -> int:
     if copies < most and losses[copies + 1] > (1 - WORTH) * losses[copies]:
         why += (
             f". More copies no longer help: {part_text(min(1.0, shared / losses[copies]))} of that strikes all stores"
-            " at once; one of another kind or place would"
+            " at once; a copy of another kind or in another place would"
         )
     draft.choose("copies", str(copies), why + ".")
     if group.now.copies is not None and group.now.copies < copies:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The file that `evenkeel plan` reads: targets and groups, checked, with assumptions marked and measurements used.
 
-Every error says what is wrong, in which file and under which key, and what to write instead. All that a group does
-not say is assumed, and remembered as such.
+Every error names the fault, the file and the key, and a value to write instead. A value that a group does not give is
+assumed, and remembered as an assumption.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Step:
-    """A rung of the restart ladder: how long it takes, and how often it is the cure."""
+    """A rung of the restart ladder: its time, and its chance to be the cure."""
 
     name: str
     time: float
@@ -30,10 +30,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Now:
-    """The numbers that hosts report (`evenkeel status --json`); None where they cannot know one yet.
+    """The numbers that hosts report (`evenkeel status --json`); None where they do not know a number yet.
 
     interval: median time between checkpoints. copies: the least number of other hosts that hold a host's checkpoints.
-    confirmed, rolled_back: how many last changes ended so.
+    confirmed, rolled_back: the number of last changes that ended so.
     """
 
     interval: float | None = None

@@ -32,7 +32,7 @@ def plan_hosts(draft: Draft) -> None:
     why = f"one host is up {nines_text(host)} of the time; {k} of {n} are up {nines_text(down)}"
     if n > 1 and down > 0 and down - unavailable(group, n + 1) < WORTH * down:
         why += (
-            f". More hosts no longer help: {part_text(min(1.0, floor / down))} of what remains strikes all at once,"
+            f". More hosts no longer help: {part_text(min(1.0, floor / down))} of the rest strikes all at once,"
             " so diversity (other racks, versions, times of change) would"
         )
     draft.choose("hosts", str(n), why + ".")
@@ -44,7 +44,7 @@ def plan_hosts(draft: Draft) -> None:
     remedies = []
     enough = next((i for i in range(n + 1, n + 21) if unavailable(group, i) <= allowed), None)
     if allowed <= 0:
-        remedies.append("a target below 100 %: what can fail is not always up")
+        remedies.append("a target below 100 %: a host that can fail is not always up")
     elif enough:
         remedies.append(f"{enough} hosts instead of {n}")
     elif floor > allowed:

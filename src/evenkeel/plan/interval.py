@@ -16,7 +16,7 @@ _DAY = 86400.0
 
 
 def _neat(seconds: float) -> float:
-    """Rounded down to a value that people set: no more than a tenth is lost."""
+    """The time, rounded down to a value that people set, by a tenth at most."""
     for step in (86400.0, 3600.0, 600.0, 60.0, 10.0, 1.0):
         if seconds >= 10 * step:
             return math.floor(seconds / step) * step
@@ -24,7 +24,7 @@ def _neat(seconds: float) -> float:
 
 
 def _overhead(group: Group, interval: float) -> float:
-    """Share of time that checkpoints and lost work cost, over working without failures."""
+    """The share of time that checkpoints and lost work cost, compared with work without failures."""
     if math.isinf(interval):
         return 0.0 if math.isinf(group.mtbf) else math.inf
     restart = sum(step.time for step in group.ladder[:1]) + group.detection
@@ -73,7 +73,8 @@ def plan_interval(draft: Draft) -> None:
 def _late(group: Group) -> float:
     """The time by which the last complete copy can be older than one interval.
 
-    Just before a checkpoint is complete and copied, the last complete one began interval + 2*cost + transfer ago.
+    Just before a checkpoint is complete and copied, the last complete checkpoint began
+    interval + 2*cost + transfer ago.
     """
     return 2 * group.checkpoint_cost + _transfer(group)
 

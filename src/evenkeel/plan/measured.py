@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers that were measured: those that a person counted, and those that the hosts report."""
+"""Measured numbers: numbers that a person counted, and numbers that the hosts report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def of_failures(section: Section, hosts: int) -> Measured:
 
 
 def of_changes(now: Now) -> Measured:
-    """The share of bad changes. So few changes tell nothing where none was rolled back."""
+    """The share of bad changes. Where no change was rolled back, so few changes prove nothing."""
     if not now.rolled_back:
         return {}
     ended = now.confirmed + now.rolled_back
@@ -98,12 +98,12 @@ def read_status(path: str) -> Mapping[str, object]:
 
 def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
     """The numbers that these hosts report; hosts that did not answer report none."""
-    told = {host: _told(status[host]) for host in hosts if isinstance(status.get(host), Mapping)}
+    told = {host: _mapping(status[host]) for host in hosts if isinstance(status.get(host), Mapping)}
     gaps = [gap for row in told.values() for gap in _gaps(row.get("checkpoints"))]
-    outcomes = [_told(row.get("last")).get("outcome") for row in told.values()]
+    outcomes = [_mapping(row.get("last")).get("outcome") for row in told.values()]
     copies = None
     if told:
-        holders = {host: sum(host in _told(row.get("replicas")) for row in told.values()) for host in told}
+        holders = {host: sum(host in _mapping(row.get("replicas")) for row in told.values()) for host in told}
         copies = min(holders.values())
     return Now(
         interval=statistics.median(gaps) if gaps else None,
@@ -113,14 +113,14 @@ def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
     )
 
 
-def _told(value: object) -> Mapping[str, object]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
 def _gaps(checkpoints: object) -> Iterator[float]:
-    """The times between checkpoints, of those that say when they were taken."""
+    """The times between checkpoints, as far as the checkpoints have a date."""
     known = checkpoints if isinstance(checkpoints, list) else []
-    times = sorted(when for checkpoint in known if (when := _when(_told(checkpoint).get("created"))) is not None)
+    times = sorted(when for checkpoint in known if (when := _when(_mapping(checkpoint).get("created"))) is not None)
     return (later - earlier for earlier, later in itertools.pairwise(times))
 
 

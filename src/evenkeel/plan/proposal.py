@@ -11,7 +11,7 @@ from typing import Any
 
 from evenkeel.plan.group import Group
 
-# Another copy or host is worth its price while it takes away at least this share of what remains.
+# Another copy or host is worth its price while it removes at least this share of the remaining failures.
 WORTH = 0.1
 
 
@@ -26,7 +26,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target. asked, reached: its value, and that of the proposal. remedies: each alone would meet it."""
+    """A target. asked, reached: its value, and the value of the proposal. remedies: each alone would meet it."""
 
     target: str
     asked: str
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Alternative:
-    """An option of a choice, what it gives and what it costs."""
+    """An option of a choice, its effect and its cost."""
 
     choice: str
     option: str
@@ -91,7 +91,7 @@ class Draft:
 
 
 def threshold(good: Callable[[float], bool], low: float, high: float) -> float:
-    """The largest value between low, which is good, and high, which is not."""
+    """The largest good value between low, which is good, and high, which is not good."""
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if good(middle) else (low, middle)

@@ -133,7 +133,7 @@ def _back(checkpoints: Mapping[str, str], options: Options) -> list[str]:
 
 
 def _shown(name: str, options: Options, hosts: Sequence[str], *words: str, positional: bool = False) -> list[str]:
-    reach, missing = options.again()
+    reach, missing = options.words_to_reach()
     if positional:
         named = list(hosts)
     elif len(hosts) <= _IN_LINE:

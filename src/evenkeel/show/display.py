@@ -120,7 +120,7 @@ class Board:
 
     def draw(self, width: int, height: int, now: float) -> RenderableType:
         """The table as it stands at ``now`` (epoch seconds), not larger than the terminal."""
-        # The terminal's own echo of ^C must fit behind the last line, else it shifts what is drawn next.
+        # The terminal's own echo of ^C must fit behind the last line, else it shifts the next picture.
         table = Table(box=None, width=max(20, width - 4), padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("host", no_wrap=True, max_width=max(12, width // 4))
         table.add_column("phase", no_wrap=True, width=11)

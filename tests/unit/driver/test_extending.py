@@ -97,7 +97,7 @@ def test_a_host_that_settles_is_extended_no_more() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"on_failure": "everything"}, "on_failure: 'everything'; it is stop, wave, all"),
+        ({"on_failure": "everything"}, "on_failure must be one of stop, wave, all, not 'everything'"),
         ({"hold_after": 3}, "hold_after: '3' is no wave of this change, which has 2"),
         ({"pause": "soon"}, "pause: 'soon' is not a duration"),
         ({"on_failure": "all", "bake": "2h"}, "--at-most allows 3600 s"),
@@ -166,7 +166,7 @@ def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> No
     ],
 )
 def test_a_host_that_is_held_waits_until_it_says_otherwise(told: dict[str, Any] | None, why: str) -> None:
-    found = decide.gone(told, 3)
+    found = decide.why_not_held(told, 3)
     assert (why in found) if why else not found
 
 

@@ -359,7 +359,7 @@ def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:
 def test_what_was_left_out_and_could_not_be_seen_is_no_success_either() -> None:
     one = change(*alone("web1"), hosts=1)
     script_of(one).saw = None
-    assert "was not seen" in one.run(gather=False)[0]
+    assert "nobody knows which hosts" in one.run(gather=False)[0]
 
 
 def test_that_a_host_is_in_doubt_is_told_once() -> None:

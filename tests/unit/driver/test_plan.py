@@ -275,7 +275,7 @@ def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float,
 
 def test_what_no_plan_reaches_is_said(tmp_path: Path) -> None:
     always = verdict(propose(group(tmp_path, targets={"availability": 1})), "availability")
-    assert always.remedies == ("a target below 100 %: what can fail is not always up",)
+    assert always.remedies == ("a target below 100 %: a host that can fail is not always up",)
     at_once = verdict(propose(group(tmp_path, targets={"rpo": "1s"})), "RPO")
     assert at_once.remedies == ("synchronous replication: checkpoints are a second apart at least",)
     steady = propose(group(tmp_path, mtbf="never", targets={"rpo": "2d"}))

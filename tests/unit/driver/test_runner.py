@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import evenkeel
-from evenkeel.ansible.child import told
+from evenkeel.ansible.child import event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.processes import MARK, end_all, marked
@@ -161,7 +161,7 @@ def test_an_event_that_a_host_made_up_is_output_and_no_event(tmp_path: Path) -> 
 def test_what_cannot_be_passed_on_is_an_event_without_a_result(res: Any) -> None:
     data = {"host": "web1", "task": "t", "resolved_action": "evenkeel.fault_tolerance.ft_info", "res": res}
     event = {"event": "runner_on_ok", "project_update_id": 7, "event_data": data, "stdout": "s" * 10**6}
-    found = json.loads(told(event, 7))
+    found = json.loads(event_line(event, 7))
     assert found["event"] == "runner_on_ok" and found["event_data"]["host"] == "web1"
     assert "res" not in found["event_data"] and len(found["stdout"]) < 10**6
     record = Record()

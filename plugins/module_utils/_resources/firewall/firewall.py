@@ -46,16 +46,16 @@ _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/i
 
 
 class Firewall(Kind):
-    """The nftables ruleset of the running kernel, without the values of counters and what programs own.
+    """The nftables ruleset of the running kernel, without the values of counters and the state of programs.
 
     The elements of sets that packets add or that expire are no part of it and stay as they are. So do the tables,
-    chains and sets of programs that are known (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements
-    of sets that only shut out and that no file of the configuration fills, and what C(except) names. The result
+    chains and sets of known programs (fail2ban, docker, podman, kube-proxy, libvirt and others), the elements of sets
+    that only shut out and that no file of the configuration fills, and the tables and sets of C(except). The result
     C(left) names them.
 
-    Refused where iptables keeps rules of nobody known that nft cannot load again.
+    The declaration is refused where iptables keeps rules of no known program that nft cannot load again.
 
-    except: Tables and sets that stay as they are, with C(*) and C(?) for what may vary. For example
+    except: Tables and sets that stay as they are, with C(*) and C(?) for parts that vary. For example
     V([inet mine, 'inet filter banned*']).
     """
 
@@ -113,7 +113,7 @@ class Firewall(Kind):
         found = ruleset.tables(done.out)
         excepts = _words(spec.get("except", []))
         foreign, strange = _foreign(done, found, Keep(excepts))
-        # What cannot be loaded again is refused when it is declared. For an undo it is just left alone.
+        # A table that cannot be loaded again is refused when it is declared. For an undo it is just left alone.
         foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
         keep = Keep(excepts, set(foreign))
         sets = ruleset.plain_sets(found.values(), keep, _configured())
@@ -367,8 +367,8 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
     wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
     done = _load(wanted, at.system)
     if done.rc != 0:
-        # What a program has there stands in the way: an element that is part of one that was for good, a rule of
-        # iptables. To come in again matters more.
+        # State of a program there stands in the way: an element that is part of a permanent element, a rule of
+        # iptables. Access matters more.
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
         done = _load(plain, at.system)

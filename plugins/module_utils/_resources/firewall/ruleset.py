@@ -60,7 +60,7 @@ _COUNT = re.compile(r"^(\t\tsize \d+)\t# count \d+$", re.MULTILINE)
 _ELEMENT = re.compile(r'(?:[^,"]|"[^"]*")+')
 _RULE = re.compile(r"^\t\t\S.*?(?=^\t\t\S|\Z)", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r'"[^"]*"')
-# What iptables makes by itself as soon as it looks at a table.
+# Tables and chains that iptables makes by itself as soon as it looks at a table.
 _BUILT_IN = ("filter", "nat", "mangle", "raw", "security")
 _BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 

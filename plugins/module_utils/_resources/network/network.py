@@ -54,16 +54,16 @@ class Recorded:
 class Network(Kind):
     """Addresses, routes, rules and name servers as they run, with the files of the tool that configures them.
 
-    That is ifupdown, netplan, systemd-networkd or NetworkManager, with their units, C(/etc/hosts) and
-    C(/etc/resolv.conf). A rollback has that tool apply its files where the running state is another one, and sets what
-    is still missing with C(ip). Where nothing differs nothing is applied. Addresses that a server or a router gives are
-    there again or not; which they are is not compared. Routes of routing daemons stay as they are.
+    The tool is ifupdown, netplan, systemd-networkd or NetworkManager, with its units, C(/etc/hosts) and
+    C(/etc/resolv.conf). A rollback has the tool apply its files where the running state differs, and sets state that is
+    still missing with C(ip). Where nothing differs nothing is applied. Addresses that a server or a router gives have
+    to be there again, and may differ. Routes of routing daemons stay as they are.
 
     interfaces: Names or patterns of interfaces. The default is all but those that containers, virtual machines and VPNs
     make. For example V([eth0, 'wg*']).
 
-    except: Addresses and networks that are left alone, because they move between hosts. Those of keepalived and
-    Pacemaker are known from the configuration of these. For example V([192.0.2.10, '2001:db8:7::/64']).
+    except: Addresses and networks that are left alone, because they move between hosts. Addresses of
+    keepalived and Pacemaker are known from their configuration. For example V([192.0.2.10, '2001:db8:7::/64']).
     """
 
     name = "network"
@@ -216,7 +216,8 @@ class Network(Kind):
             self._apply(then, any(step.action in ("reload", "start") for step in steps), failed, at.system)
         wrong = _grouped(self._differences(then, at.system)) if not at.boot else {}
         left = [f"{target}: {one.shown}{_because(failed, target, then)}" for target in wrong for one in wrong[target]]
-        left += [f"{target}: {words}" for target, words in failed.items() if target in tools.UNITS]
+        own = {*tools.UNITS, *tools.BY_NAME}
+        left += [f"{target}: {words}" for target, words in failed.items() if target in own]
         done = [step for step in steps if step.target not in wrong and step.target not in failed]
         if left:
             raise RestoreFailed(

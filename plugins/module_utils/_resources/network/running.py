@@ -38,12 +38,11 @@ _KINDS_OF_PROGRAMS = ("wireguard", "tun", "openvswitch", "xfrm", "vti", "vti6", 
 _CONFIGURED = ("bridge", "bond", "vlan", "dummy", "macvlan", "ipvlan", "vxlan", "team", "vrf")
 # Kinds of which no more need be known than is recorded to make one anew.
 MADE_ANEW = ("bridge", "dummy", "vlan")
-# Routes that come from the network, and those that belong to running programs (see /etc/iproute2/rt_protos).
+# Routes that come from the network, and those of an administrator; all others, by a name of /etc/iproute2/rt_protos or
+# a number, belong to running programs.
 _FROM_THE_NETWORK = ("dhcp", "ra", "redirect")
-_ROUTING = (
-    *("zebra", "bird", "bgp", "isis", "ospf", "rip", "eigrp", "gated", "mrt", "dnrouted", "xorp", "ntk", "mrouted"),
-    *("keepalived", "babel", "openr"),
-)
+_BY_HAND = ("boot", "static", "kernel", "unspec", "none")
+_KEEPALIVED = ("keepalived", "18")
 _PASSING_FLAGS = ("dead", "linkdown", "pervasive", "offload", "offload_failed", "trap", "rt_offload", "rt_trap")
 _PASSING_KEYS = (
     *("pref", "flags", "expires", "cacheinfo", "age", "error", "nhid", "iif_detached", "oif_detached"),
@@ -153,7 +152,7 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
             family = str(address.get("family", ""))
             if family not in _FAMILIES or (family == "inet6" and address.get("scope") == "link"):
                 continue
-            if address.get("protocol") in _ROUTING:
+            if str(address.get("protocol")) in _KEEPALIVED:
                 continue
             if _is_dynamic(address):
                 leases[link["ifname"], family] = {"dev": link["ifname"], "family": family}
@@ -241,7 +240,7 @@ def _is_ours(route: Record, lasting: Collection[str], leases: dict[tuple[str, st
         if lease is not None and route.get("dst") == "default":
             lease["default"] = True
         return False
-    if route.get("table") == "local" or protocol in _ROUTING or route.get("type") in ("local", "multicast"):
+    if route.get("table") == "local" or protocol not in _BY_HAND or route.get("type") in ("local", "multicast"):
         return False
     if route.get("dst") in ("ff00::/8", "fe80::/64"):  # The kernel's own, by whatever name.
         return False
@@ -263,7 +262,7 @@ def _rules(rules: Sequence[Record], programs: set[str]) -> Iterator[Record]:
     kept = [one for one in rules if str(one.get("table", "")) not in programs - {"main", "local", "default"}]
     for one in kept:
         beside = len(kept) < len(rules) and any(key.startswith("suppress_") for key in one)
-        if not beside and one.get("protocol") not in _ROUTING:
+        if not beside and str(one.get("protocol", "none")) in _BY_HAND:
             ranges = {key: one[f"{key}_start"] for key in ("uid", "dport", "sport") if f"{key}_start" in one}
             found = {key: value for key, value in one.items() if key not in _PASSING_KEYS}
             for key in ranges:
@@ -357,7 +356,7 @@ def differences(then: State, now: State) -> list[Difference]:
             continue  # Routers come and go.
         strangers = _devices(record) - links
         if word == LINK and (not strangers or record["kind"] not in _CONFIGURED):
-            continue  # One of those that were there, a card, or another program's.
+            continue  # It was there, is a card, or belongs to another program.
         if word in (ADDRESS, LEASE, ROUTE) and strangers:
             continue  # It goes with its interface, or stays with it.
         found.append(Difference(_target(word, record), word, record, False))
@@ -380,7 +379,7 @@ def _shown(word: str, record: Record) -> str:
     if word == LINK:
         state = "up" if record["up"] else "down"
         master = f", in {record['master']}" if record.get("master") else ""
-        return f"interface {record['dev']} ({state}, mtu {record['mtu']}{master})"
+        return f"interface {record['dev']} as {state}, mtu {record['mtu']}{master}"
     if word == ADDRESS:
         return f"address {record['local']}/{record['prefixlen']}"
     if word == LEASE:

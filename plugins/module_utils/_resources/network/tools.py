@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..._host.system import System
 from ..._services import systemd
 
-# What is done to units of tools, in this order.
+# The verbs for units of tools, in the order in which they are carried out.
 VERBS = ("stop", "unmask", "disable", "enable", "mask", "start")
 _ASK = 20.0
 # A tool may wait for a server that gives an address.
@@ -48,7 +48,7 @@ def _network_manager(system: System) -> dict[str, str]:
     done = system.run(["nmcli", "--terse", "--fields", "DEVICE,STATE,CON-UUID", "device", "status"], _ASK)
     # A colon within a value is written with a backslash.
     rows = [re.split(r"(?<!\\):", line) for line in done.out.splitlines()] if done.rc == 0 else []
-    # What others have set up it shows as connected (externally).
+    # A connection that others have set up is shown as connected (externally).
     return {row[0].replace("\\", ""): row[2] for row in rows if len(row) == 3 and row[1] == "connected" and row[2]}
 
 

@@ -131,7 +131,7 @@ class Work:
         torn = self._torn(keys, live)
         for _turn in range(_TURNS):
             self._run([*self.argv(keys, force), "--yes"])
-            # Those whose scripts went well are not to wait for one whose did not.
+            # Packages whose scripts succeeded must not wait for a package whose script failed.
             self.configure()
             still = set(self.open())
             keys = [key for key in keys if key in still]

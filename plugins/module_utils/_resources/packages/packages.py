@@ -33,11 +33,11 @@ _CHANGE, _EVERY = "change", "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
-# What was not installed is removed with its data; but the data of what is named so were there before.
+# A package that was not installed is removed with its data, unless a line ``data`` says that the data were there.
 _PURGE = "purge"
 # dpkg's own options by which it leaves files of packages out, one a line after this word.
 _FILTERS = "filters"
-# What somebody has diverted by hand, likewise; with all packages alone.
+# Files that somebody has diverted by hand, likewise; recorded only with all packages.
 _DIVERSIONS = "diversions"
 _OVERRIDES = "overrides"
 _DIVERSION = re.compile(r"diversion (/\S*) (/\S*)")
@@ -74,9 +74,9 @@ class Packages(Kind):
     without a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf or else the mirror. Rpm needs
     its Python module, and locks of dnf are files.
 
-    What was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
+    A package that was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
 
-    As many are put back as can be; each of the others is named with its cause.
+    As many packages as possible are put back; each of the others is named with its cause.
 
     names: Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
 
@@ -270,7 +270,7 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     names = spec["names"]
     chosen = [one for one in live if names is None or not {one.key, one.name}.isdisjoint(names)]
     known = remembered(sink.objects, chosen)
-    # What could not be had last time is tried again where it would be kept, and otherwise expected to be so again.
+    # A file that could not be had last time is tried again where it would be kept; otherwise the same is expected.
     settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
     unknown = [one for one in chosen if one.ident not in settled]
     manager = live[0].manager

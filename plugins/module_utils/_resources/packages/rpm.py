@@ -111,7 +111,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         argv = ["dnf", "-q", "download", *options, *(_nevra(package) for package in left)]
         seconds = _CONNECT + _EACH * len(left)
         if system.run(argv, seconds).rc:
-            # One version that no repository has stops all of them.
+            # A single version that no repository has stops all of them.
             for package in left:
                 system.run([*argv[: 3 + len(options)], _nevra(package)], _CONNECT)
         return {**found, **_taken(missing, [folder], sink, system)}

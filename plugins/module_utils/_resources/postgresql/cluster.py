@@ -206,7 +206,7 @@ def refuse(server: Server) -> None:
             )
     owners = {*trusted(), os.stat(data).st_uid}
     for place in (data, str(server.spec["archive"])):
-        # What is in them is believed, and a recovery copies it: with a name below to see these themselves, too.
+        # Their contents are trusted, and a recovery copies them. A name below them has these directories checked, too.
         why = stranger(f"{place}/any", owners)
         if why:
             decline(server, f"{why}, and so can exchange {place}; it has to be root's or its owner's alone")

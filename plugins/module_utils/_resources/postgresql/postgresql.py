@@ -310,7 +310,7 @@ def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None
 def _trim(server: cluster.Server, size: int) -> None:
     """Remove the log before the oldest base. Histories of timelines stay."""
     if os.path.lexists(f"{server.bases}/new"):
-        return  # What a base that is being taken needs is not known yet.
+        return  # A base is being taken, and the log that it needs is not known yet.
     oldest = min((base.start for base in server.taken()), default=0)
     names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))
     for at in range(0, len(names), 1000):

@@ -114,9 +114,9 @@ def test_what_programs_mount_is_left_alone(host: Host, store: Store) -> None:
         ("/media/u/stick", "vfat"),
         ("/dev/shm", "tmpfs"),
         ("/net", "autofs"),
-        ("/net/server", "nfs4"),
     ):
         host.add(point, kind, "x")
+    host.add("/net/server", "nfs4", "server:/x", parent=host.table[-1].number)
     host.add("/etc/hosts", "ext4", "/dev/b", root="/of/another/host")
     host.swaps.write_text("Filename\n/dev/zram0 partition 1 0 100\n/of/the/machine file 1 0 -2\n")
     assert host.lines() == lines and acts(host, store, lines) == []
@@ -188,7 +188,7 @@ def test_other_options_are_set_each_by_its_name(host: Host, store: Store) -> Non
 def test_what_other_hosts_serve_is_mounted_as_fstab_says_and_not_early(host: Host, store: Store) -> None:
     host.add("/srv", "nfs4", "server:/x", own="rw,vers=4.2,addr=10.0.0.1,clientaddr=10.0.0.2")
     lines = host.lines()
-    assert "addr=" not in str(lines)
+    assert "addr=" not in str(lines) and acts(host, store, host.kind().access_lines(lines)) == []
     host.drop("/srv")
     assert acts(host, store, lines, boot=True) == []
     assert acts(host, store, host.kind().access_lines(lines)) == []
@@ -256,6 +256,7 @@ def test_a_place_that_a_user_could_move_is_not_mounted_on(tmp_path: Path, store:
     [
         'mount {"kind": "ext4", "options": ["rw"], "own": ["rw"], "point": "srv", "root": "/", "source": "/dev/b"}',
         'mount {"kind": "ext4", "options": ["rw,exec"], "own": [], "point": "/srv", "root": "/", "source": "/dev/b"}',
+        'mount {"kind": "ext4", "options": ["-x"], "own": [], "point": "/srv", "root": "/", "source": "/dev/b"}',
         'mount {"kind": "../x", "options": ["rw"], "own": ["rw"], "point": "/srv", "root": "/", "source": "/dev/b"}',
         'mount {"kind": "ext4", "options": ["rw"], "own": ["rw"], "point": "/srv", "root": "/", "source": "--all"}',
         'mount {"from": "../x", "kind": "x", "options": [], "own": [], "point": "/srv", "root": "/", "source": "x"}',

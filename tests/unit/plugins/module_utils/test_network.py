@@ -166,7 +166,8 @@ def test_equal_networks_have_equal_lines_whatever_passes(kind: Network, host: Ho
     host.links[1].update(operstate="DOWN", qdisc="other")
     host.links.append(link("veth12ab", address("172.17.0.9")))
     host.links.append(link("wg0", address("10.200.0.1"), linkinfo={"info_kind": "wireguard"}))
-    host.routes[1] = route("10.9.9.0/24", protocol="bird")
+    host.routes[1] = route("10.9.9.0/24", protocol="80")
+    host.rules.append({"priority": 9, "src": "10.9.9.9", "table": "main", "protocol": "bird"})
     host.routes[2]["flags"] = []
     host.routes[3] = route("10.0.0.0/24", protocol="kernel", prefsrc="10.0.0.77")
     host.routes.append(route("0.0.0.0/1", dev="wg0", table="51820"))
@@ -323,6 +324,9 @@ def test_netplan_applies_its_files(kind: Network, host: Host, store: Store) -> N
     steps = kind.plan(lines_of(kind, host), at(host, store, changed=[f"{kind.etc}/netplan/50-cloud.yaml"]))
     kind.apply(steps, at(host, store))
     assert host.ran == [("netplan", "apply")]
+    host.answers = {("netplan",): "no backend"}  # It may still have what the change gave it.
+    with pytest.raises(RestoreFailed, match="netplan: netplan apply: no backend"):
+        kind.apply(steps, at(host, store))
 
 
 def test_a_tool_that_took_over_is_stopped_before_the_old_one_starts(kind: Network, host: Host, store: Store) -> None:
@@ -413,6 +417,15 @@ def test_what_cannot_be_set_is_left_with_its_reason(kind: Network, host: Host, s
     with pytest.raises(RestoreFailed, match="10.0.0.2/24 is missing .*Operation not permitted") as failed:
         kind.apply(kind.plan(lines, at(host, store)), at(host, store))
     assert failed.value.result["done"] == [] and len(failed.value.result["left"]) == 1
+
+
+def test_a_tool_that_does_nothing_more_is_not_waited_for(kind: Network, host: Host, store: Store) -> None:
+    host.networkd = "2 eth0 ether routable configured\n"
+    lines = lines_of(kind, host)
+    host.links[1]["addr_info"] = []
+    with pytest.raises(RestoreFailed):
+        kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+    assert 1 < host.clock < 4 and ("networkctl", "reconfigure", "eth0") in host.ran
 
 
 def test_what_is_gone_for_good_is_said_before(kind: Network, host: Host, store: Store) -> None:
@@ -572,8 +585,9 @@ def test_the_files_come_back_before_the_tool_reads_them(
     assert not rollback(mine, "before")["changed"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
 def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
-    kind: Network, host: Host, store: Store, monkeypatch: pytest.MonkeyPatch
+    kind: Network, host: Host, store: Store, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     monkeypatch.setattr(watcher, "start", lambda *_words: None)
     monkeypatch.setattr(watcher, "is_running", lambda _agent: True)
@@ -583,7 +597,12 @@ def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
     interfaces.parent.mkdir()
     interfaces.write_text("10.0.0.2")
     mine = Store(store.root, replace(host.system(), monotonic=time.monotonic))
-    generation = checkpoint(mine, "before", [{"network": {}}], confirm_within=60.0)["generation"]
+    other = Path(kind.etc).with_name("other")
+    other.write_text("old")
+    resources = [{"network": {}}, {"files": {"paths": [str(other)]}}]
+    generation = checkpoint(mine, "before", resources, confirm_within=60.0)["generation"]
+    if whole:
+        other.write_text("new")
     interfaces.write_text("10.0.0.3")
     host.links[1]["addr_info"] = [address("10.0.0.3")]
     read: list[str] = []
@@ -599,3 +618,4 @@ def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
     # The undo has the network and its files as they were before either went back.
     rollback(mine, "undo")
     assert read == ["10.0.0.2", "10.0.0.3"] and interfaces.read_text() == "10.0.0.3"
+    assert other.read_text() == ("new" if whole else "old")

@@ -194,7 +194,7 @@ def test_whatever_fails_there_keeps_no_change_from_its_end(
     def broken(*_args: object, **_more: object) -> None:
         raise RuntimeError("nobody thought of it")
 
-    monkeypatch.setattr(footprints, "_look", broken)
+    monkeypatch.setattr(footprints, "_compare_with_record", broken)
     change(host)
     with pytest.raises(Unhealthy, match="not known"):
         settle(store, 1, BAD, *NOW)
@@ -518,7 +518,7 @@ def test_a_held_host_was_looked_at_when_it_was_held_and_the_last_step_is_short(
     change(host)
     settle(store, 1, GOOD, *NOW, verdict="hold")
     assert info(store)["outside"] is None, "the change is not over"
-    monkeypatch.setattr(footprints, "_look", lambda *_args: pytest.fail("looked once more"))
+    monkeypatch.setattr(footprints, "_compare_with_record", lambda *_args: pytest.fail("looked once more"))
     assert paths(host, settle(store, 1, GOOD, *NOW)["outside"]) == CHANGED
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_held_is_let_go_and_nothing_is_recorded(store: Store, tre
 
 
 def test_what_does_not_go_on_is_an_error(store: Store, tree: Path) -> None:
-    with pytest.raises(ServiceFailed, match=r"does not run again: sh -c echo stuck >&2; exit 3: stuck"):
+    with pytest.raises(ServiceFailed, match=r"do not run again: sh -c echo stuck >&2; exit 3: stuck"):
         checkpoint(store, "before", files(tree), quiesce=[shell("true", "echo stuck >&2; exit 3")])
 
 
@@ -109,7 +109,7 @@ def test_a_frozen_unit_is_thawed_and_proved_to_be(thaws: bool) -> None:
         return Completed(tuple(argv), 0, out, "")
 
     still = Quiesced([{"freeze": "nginx"}], replace(System(), run=systemctl))
-    stuck = pytest.raises(ServiceFailed, match=r"does not run again: nginx.service is frozen")
+    stuck = pytest.raises(ServiceFailed, match=r"do not run again: nginx.service is frozen")
     with nullcontext() if thaws else stuck, still:
         assert said == ["freeze"]
     assert said == ["freeze", "thaw"] and still.seconds > 0
@@ -149,7 +149,7 @@ def test_a_target_that_requires_it_is_left_alone() -> None:
 def test_what_was_taken_along_and_does_not_run_again_is_an_error() -> None:
     host = family()
     host.units["proxy.service"].deaf = ("start",)
-    stuck = pytest.raises(ServiceFailed, match=r"does not run again: proxy.service is inactive")
+    stuck = pytest.raises(ServiceFailed, match=r"do not run again: proxy.service is inactive")
     with stuck, Quiesced([{"stop": "db"}], host.system()):
         pass
 

@@ -1,0 +1,65 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Docstrings, comments and pages name their subject: no sentence begins with a clause in its place.
+
+``What changed is named`` has to be decoded; ``The result names the paths that changed`` has not.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CODE = sorted(path for room in ("plugins", "src") for path in (ROOT / room).rglob("*.py"))
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "roles").glob("*/README.md")]
+)
+# The words that begin such a clause; a number, as in "One round", is written with another word.
+CLAUSE = r"(?:What|Who|Whom|Whose|Which|Whoever|Whatever|Of|One|Ones|Those)\b(?!\.)"
+BEGINS = re.compile(rf"\W*{CLAUSE}")
+# In prose a question may begin so, and a number may count hosts; a clause in the place of the subject may not.
+IN_PROSE = re.compile(r"(?:^|(?<=[.!:] ))(?:What|Who|Whom|Whose|Whoever|Whatever|Of|Ones|Those)\b[^.!?]*[.!:]")
+
+
+def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (text := ast.get_docstring(node)):
+            yield node.body[0].lineno, text
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    """The beginning of each comment; a line that goes on with the comment above is none."""
+    last = (-1, -1)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if token.start != (last[0] + 1, last[1]):
+                yield token.start[0], token.string.lstrip("# ")
+            last = token.start
+
+
+def _prose(page: str) -> Iterator[str]:
+    """The paragraphs and items of a page, each in one line; no headings, tables and examples."""
+    page = re.sub(r"^ *```.*?^ *```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    page = re.sub(r"^(#|\||    ).*$", "", page, flags=re.MULTILINE)
+    for block in re.split(r"\n\s*\n|\n(?=\s*(?:- |\d+\. ))", page):
+        yield re.sub(r"^(?:- |\d+\. )|\*\*", "", " ".join(block.split()))
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_and_comments_begin_with_their_subject(path: Path) -> None:
+    source = path.read_text()
+    found = [*_docstrings(ast.parse(source)), *_comments(source)]
+    assert [f"line {line}: {text[:60]}" for line, text in found if BEGINS.match(text)] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sentences_of_pages_begin_with_their_subject(path: Path) -> None:
+    assert [match[0] for text in _prose(path.read_text()) for match in IN_PROSE.finditer(text)] == []
