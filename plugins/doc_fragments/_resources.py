@@ -10,17 +10,22 @@ class ModuleDocFragment:
 options:
   resources:
     description:
-      - What is to be protected, each a mapping with one key, the kind.
+      - What is to be protected, each a mapping with one key, the kind. By default all
+        that a plain host consists of.
     type: list
     elements: dict
-    required: true
+    default:
+      - system: {}
     suboptions:
       packages:
         description:
           - 'Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in
             one transaction.'
-          - The package files are kept in the store, from the cache of apt or dnf or else
-            the mirror. Rpm needs its Python module, and locks of dnf are files.
+          - 'While a change is armed, the package file of a version is kept in the store
+            at the moment in which apt or dpkg is about to replace or remove it: from apt''s
+            cache, or made anew from the files that are installed. It comes back without
+            a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
+            or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
           - A package that was not installed is removed again, but its configuration and
             data stay, unless C(purge) is V(true).
           - As many packages as possible are put back; each of the others is named with
@@ -33,6 +38,17 @@ options:
               - Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
             type: list
             elements: str
+          keep:
+            description:
+              - The package files that are kept. V(change) keeps those of versions that
+                an armed change replaces, and nothing where no change is armed. V(all)
+                keeps all of them at the checkpoint, from the cache or else the mirror.
+                For example V(all).
+            type: str
+            choices:
+              - change
+              - all
+            default: change
           purge:
             description:
               - Remove also the configuration and data of packages that were not installed
@@ -145,10 +161,24 @@ options:
         suboptions:
           names:
             description:
-              - Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
+              - Keys of the kernel. By default all that files of C(sysctl.d) set and this
+                kernel has. For example V([net.ipv4.ip_forward, vm.swappiness]).
             type: list
             elements: str
-            required: true
+      system:
+        description:
+          - All that a plain host consists of; the default where nothing is declared.
+          - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh) and
+            C(/var/spool/cron), and for C(packages), C(users), C(network), C(services),
+            C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).'
+          - A kind that is declared beside it comes in place of its own part of that kind;
+            C(files) are left out of its trees, C(services) and C(sysctl) out of its names.
+          - Left out are C(/etc/machine-id), caches, mounts from elsewhere, files that
+            programs write below C(/opt) and C(/usr/local), and what makes these trees
+            larger than 256 MB. The result C(left) names all of it.
+        type: dict
+        version_added: 0.2.0
+        suboptions: {}
       firewall:
         description:
           - The nftables ruleset of the running kernel, without the values of counters
@@ -202,7 +232,12 @@ options:
           - The administrator's unit files and drop-ins, and the links by which the units
             are enabled, are part of it. The result C(left) names state of a unit that
             a rollback could not restore.
-          - Give C(names) or C(processes), or both.
+          - 'Give C(names) or C(processes), or both. With neither, all units of the host
+            are meant: those that are enabled or can be, and those that run. One of all
+            is reloaded or started anew only where a file is put back that is its own by
+            its name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped
+            or reloaded since. A unit that came with the change is stopped once its file
+            is gone.'
         type: dict
         suboptions:
           names:
@@ -211,6 +246,12 @@ options:
                 is written; a pattern or a template is refused. For example V([nginx, php-fpm.service]).
             type: list
             elements: str
+          except:
+            description:
+              - Units that are left alone where all are meant. For example V([docker.service]).
+            type: list
+            elements: str
+            default: []
           processes:
             description:
               - 'Services without systemd, as the option C(process) of M(evenkeel.fault_tolerance.ft_restart).

@@ -70,6 +70,7 @@ class Checkpointed(Result):
     stats: dict[str, float] = field(default_factory=dict)
     consistency: str | None = field(default=None, metadata=_LEFT_OUT)
     kept: dict[str, list[str]] = field(default_factory=dict)
+    protects: list[str] = field(default_factory=list)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 

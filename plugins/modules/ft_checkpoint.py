@@ -152,8 +152,21 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_checkpoint:
     name: before-upgrade
     resources:
-      - packages: {}
+      - packages: {keep: all}
       - files: {paths: [/etc]}
+
+- name: Begin a change with all of a plain host protected
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-change
+    confirm_within: 10m
+
+- name: Protect the site of a plain host as well
+  evenkeel.fault_tolerance.ft_checkpoint:
+    name: before-change
+    resources:
+      - system: {}
+      - files: {paths: [/srv/www], exclude: ['*.log']}
+    confirm_within: 10m
 
 - name: Remember how nginx is set up
   evenkeel.fault_tolerance.ft_checkpoint:
@@ -300,6 +313,13 @@ consistency:
       consistent moment, such as PostgreSQL, holds all of the state.
   returned: success, but not in check mode
   type: str
+protects:
+  description:
+    - What is protected, where O(resources) holds C(system), which stands for other kinds; empty otherwise.
+  returned: success
+  type: list
+  elements: str
+  sample: ["packages", "files (/etc, /opt, /usr/local)", "users", "services"]
 kept:
   description: With O(retention), for each checkpoint that it keeps the rules that do.
   returned: success

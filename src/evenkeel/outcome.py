@@ -112,9 +112,10 @@ class HostResult:
     why: the failure on it, in one line; empty without a failure. by: the cause of its end (settle, deadline, boot,
     operator). until: the time at which its dead-man is (or was) due, in epoch seconds of this machine's clock. login:
     whether the login that confirmed it was shown to be newer than the change (new), was not shown to be newer (not
-    shown), or is not needed, because the connection is local (none). left: sentences on state that its checkpoint could
-    not bring back. rescued: failures on it that the playbook caught. sick: its probes failed after it was confirmed,
-    while other hosts changed. outside: changed paths that no resource covers; None where they are unknown.
+    shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
+    the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
+    rescued: failures on it that the playbook caught. sick: its probes failed after it was confirmed, while other hosts
+    changed. outside: changed paths that no resource covers; None where they are unknown.
     """
 
     host: str
@@ -127,6 +128,7 @@ class HostResult:
     checkpoint: str | None = None
     until: float | None = None
     login: str = ""
+    protects: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
@@ -197,6 +199,15 @@ def exit_code(states: Iterable[State], *, complete: bool) -> Exit:
 def some_of(hosts: Sequence[str]) -> str:
     """The names of ``hosts``: five of them, and how many more there are."""
     return f"{', '.join(hosts[:5])}{f' and {len(hosts) - 5} more' if len(hosts) > 5 else ''}"
+
+
+def protected(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for each set of things that is protected without having been declared one by one, with its hosts."""
+    hosts_of: dict[str, list[str]] = {}
+    for host in hosts:
+        if host.protects:
+            hosts_of.setdefault(", ".join(host.protects), []).append(host.host)
+    return [f"protected on {some_of(names)}: {said}" for said, names in hosts_of.items()]
 
 
 def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:

@@ -93,7 +93,7 @@ STATE = (
     "dpkg --get-selections | grep -v deinstall; apt-mark showauto; apt-mark showhold; dpkg --audit;"
     " dpkg-query -W -f '${Package} ${Version} ${Status}\\n' | grep -v config-files"
 )
-RESOURCES: list[dict[str, Any]] = [{"packages": {}}, {"files": {"paths": ["/etc/ek-demo"]}}]
+RESOURCES: list[dict[str, Any]] = [{"packages": {"keep": "all"}}, {"files": {"paths": ["/etc/ek-demo"]}}]
 
 
 @pytest.fixture

@@ -19,6 +19,11 @@ SEARCHED = ("plugins/module_utils", "plugins/action", "plugins/plugin_utils", "s
 # Strings that are called like a kind and are none: file -> the strings, with the reason.
 OTHERS = {
     "plugins/module_utils/_flows/scrub.py": {"files"},  # a number in its result
+    # the identifier of a cluster
+    **{
+        f"plugins/module_utils/_resources/postgresql/{name}.py": {"system"}
+        for name in ("postgresql", "recovery", "restore_point")
+    },
     "plugins/module_utils/_flows/rollback/access.py": {"network"},  # /etc/network
     "plugins/module_utils/_resources/files.py": {"mounts"},  # a key of a declaration as it is recorded
     "src/evenkeel/demo.py": {"files", "services"},  # declarations, as a user writes them

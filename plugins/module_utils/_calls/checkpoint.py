@@ -15,7 +15,7 @@ from .._store import retention
 ARGUMENTS: Options = {
     "name": {"type": "str"},
     "kind": {"type": "str", "choices": ["snapshot", "log"], "default": "snapshot"},
-    "resources": {**registry.OPTION, "required": True},
+    "resources": {**registry.OPTION, "default": registry.DEFAULT},
     "quiesce": quiescing.OPTION,
     "confirm_within": {"type": "str"},
     "at_most": {"type": "str", "default": "1h"},
@@ -39,7 +39,7 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
     # Here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
     from .._deadman import package
-    from .._flows import console  # noqa: F401
+    from .._flows import console, keeping  # noqa: F401
     from .._flows.checkpoint import Request, checkpoint
     from .._flows.rollback.flow import finish
     from .._health.wait import times_of

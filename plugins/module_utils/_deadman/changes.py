@@ -24,6 +24,7 @@ from .._errors import Damaged, Refused, UsageError
 from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of
 from .._host.system import System
+from .._resources import ours
 from .._store.store import Store
 from . import command, loader, notices, timers
 
@@ -419,6 +420,8 @@ def conclude(
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if command.is_host(store):
+        ours.take_hooks_away()
     if outcome == ROLLED_BACK:
         notices.rolled_back(store, record.name, by)
     elif outcome == IN_DOUBT:

@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import suppress
 
-from .._host.durable import write_file
-from .._host.trust import stranger
 from .._resources import ours
 from .._store.store import Store
 from . import units
@@ -17,6 +14,8 @@ from .invocation import agent_arguments, python
 
 # The task of the agent that the script asks for, before the words of the person.
 TASK = "host"
+# The task that hooks of package managers ask for.
+KEEP = "keep"
 _SCRIPT = """\
 #!/bin/sh
 {mark}
@@ -40,39 +39,17 @@ exit 1
 
 def install(store: Store, agent: str) -> str:
     """Write the command for this store, and return why it cannot be there; empty where it is. It is a comfort: a change
-    does without it. The times of its directory stay, so that a checkpoint sees no difference."""
+    does without it."""
     path = ours.COMMAND
     if not is_host(store):
         return ""
-    folder = os.path.dirname(path)
-    try:
-        if os.path.lexists(path) and not ours.is_ours(path):
-            return f"evenkeel-host is not installed: {path} is there, and is not ours"
-        if not os.path.isdir(folder):
-            return f"evenkeel-host is not installed: there is no directory {folder}"
-        other = stranger(path, {0})
-        if other:
-            return f"evenkeel-host is not installed: {other}"
-        data = _script(store, agent).encode()
-        if _content(path) != data:
-            times = os.stat(folder)
-            write_file(path, data, 0o755)
-            os.chmod(path, 0o755)
-            os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
-    except OSError as error:
-        return f"evenkeel-host is not installed: {error}"
-    return ""
+    why = ours.place(path, _script(store, agent).encode(), 0o755)
+    return f"evenkeel-host is not installed: {why}" if why else ""
 
 
 def is_host(store: Store) -> bool:
     """Whether this machine is the host, and does not play several ones, each with a store of its own."""
     return os.geteuid() == 0 and (store.system.has_systemd() or store.root == units.DEFAULT)
-
-
-def _content(path: str) -> bytes:
-    with suppress(OSError), open(path, "rb") as stream:
-        return stream.read()
-    return b""
 
 
 def _script(store: Store, agent: str) -> str:

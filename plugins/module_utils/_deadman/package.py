@@ -28,6 +28,7 @@ _AMPLE = 256 << 20
 # The command for a person (see ``command.py``), the way back, and what answers the controller. They import this room:
 # that is why they are named here and not imported.
 _CONSOLE = "_flows.console"
+_KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
 _ANSWERS = ("_adapter", "_calls.every")
 # Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
@@ -113,10 +114,13 @@ def main():
     if sys.argv[1:2] == [{command.TASK!r}]:
         from .{_CONSOLE} import main
         return main(sys.argv[2:])
+    if sys.argv[1:2] == [{command.KEEP!r}]:
+        from .{_KEEPING} import main
+        return main(sys.argv[2:])
     return agent.main({finish})
 """
     files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
-    todo, seen = [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, *_ANSWERS))], {base}
+    todo, seen = [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS))], {base}
     while todo:
         name = todo.pop()
         if name in seen or not name.startswith(base + "."):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from .._host.paths import ancestors, is_ours
-from .declaration import Declaration
+from .declaration import Declaration, excludes
 from .entry import (
     ABSENT,
     Entry,
@@ -37,7 +37,8 @@ def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
     for point, kind in mounts.items():
         for path in declared.paths:
             above = point != "/" and f"{path}/".startswith(f"{point}/")
-            if (above or f"{point}/".startswith(f"{path}/")) and kind not in PSEUDO:
+            matters = (above or f"{point}/".startswith(f"{path}/")) and kind not in PSEUDO
+            if matters and not excludes(declared, point):
                 found[point] = kind
     return dict(sorted(found.items()))
 

@@ -9,13 +9,14 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .._deadman import changes, doubt, loader, package
+from .._deadman import changes, command, doubt, loader, package
+from .._deadman.invocation import agent_arguments, python
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
 from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
-from .._resources import registry
+from .._resources import ours, registry
 from .._results import Checkpointed
 from .._services import quiescing
 from .._store import retention as keeping
@@ -87,7 +88,7 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _not_restorable(sections, self.request.require_restorable)
+        lacking = _not_restorable(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -117,9 +118,11 @@ class _Taking:
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _not_restorable(sections, self.request.require_restorable)
+            lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
         except EvenkeelError:
             writer.discard()
+            if agent:
+                ours.take_hooks_away()
             raise
         root = Manifest.root_of(sections)
         known, again = _known(store, self.name, root, sections), 0
@@ -159,6 +162,13 @@ class _Taking:
         self.warnings = [lacking] if lacking else []
         return agent
 
+    def _watch(self, sections: list[Section], agent: str) -> list[str]:
+        """Have state kept when the change replaces it; sentences on what will not be."""
+        if agent and not command.is_host(self.store):
+            return registry.watch(sections, (), self.store.root)
+        call = [python(), *agent_arguments(agent), command.KEEP, "--store", self.store.root] if agent else []
+        return registry.watch(sections, call, self.store.root)
+
     def _base(self, sections: list[Section]) -> Manifest | None:
         """The checkpoint that a log record builds on; None where a snapshot is taken."""
         return self.store.base_of(self.name, self.host, sections) if self.request.kind == LOG else None
@@ -190,6 +200,7 @@ class _Taking:
             name=self.name,
             kind=manifest.kind if manifest else "snapshot",
             root=root,
+            protects=registry.in_words(self.declared),
             warnings=self.warnings or None,
         )
 
@@ -204,9 +215,9 @@ def _health(request: Request) -> dict[str, Any]:
     )
 
 
-def _not_restorable(sections: list[Section], refuse: bool) -> list[str]:
+def _not_restorable(sections: list[Section], more: list[str], refuse: bool) -> list[str]:
     """The state that a rollback to the sections could not put back, in words; with ``refuse`` Refused for it."""
-    found = registry.not_restorable(sections)
+    found = registry.not_restorable(sections) + more
     if found and refuse:
         raise Refused(
             f"a rollback could not put back everything, which require_restorable demands: {'; '.join(found)}. "

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from .._deadman import changes, watcher
-from .._errors import EvenkeelError, UsageError
+from .._errors import EvenkeelError
 from .._files.step import FILES
 from .._host.durations import seconds
 from .._host.system import System
@@ -46,7 +46,7 @@ def try_out(store: Store, within: float, paths: Sequence[str] | None) -> int:
         change = changes.armed(store)
         if change is None or change.generation != taken.generation:
             return by_hand.over(store)
-        kinds = ", ".join(dict.fromkeys(kind for one in resources for kind in one))
+        kinds = ", ".join(taken.protects or dict.fromkeys(kind for one in resources for kind in one))
         say(f"This host is armed. It goes back in {status.span(within)}, at {status.clock(change.until)}, unless you")
         say(f"confirm. What is protected: {', '.join(paths) if paths else kinds} (checkpoint {taken.id[:12]}).")
         if taken.left:
@@ -59,7 +59,7 @@ def try_out(store: Store, within: float, paths: Sequence[str] | None) -> int:
 
 
 def _last_declared(store: Store) -> list[dict[str, Any]]:
-    """The resources of the last change, else of the newest checkpoint. UsageError where there is none."""
+    """The resources of the last change, else of the newest checkpoint, else all that a plain host consists of."""
     last = changes.last_event(store) if store.exists else None
     for wanted in (last.checkpoint if last is not None else LATEST, LATEST):
         with suppress(EvenkeelError):
@@ -67,10 +67,7 @@ def _last_declared(store: Store) -> list[dict[str, Any]]:
             resources = registry.declared(found.sections)
             if resources and found.name != UNDO:
                 return resources
-    raise UsageError(
-        "there is nothing to protect, because there is no checkpoint on this host. Name the files, as in "
-        "evenkeel-host try 10m --paths /etc/nginx /srv/www. Nothing was changed"
-    )
+    return registry.DEFAULT
 
 
 def _shuts_down(system: System) -> bool:

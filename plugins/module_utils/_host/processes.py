@@ -52,10 +52,10 @@ def start_time(pid: int) -> int | None:
     return None if stat is None or stat.has_ended else stat.ticks
 
 
-def user_ids(pid: int) -> set[int]:
+def user_ids(pid: int, proc: str = "/proc") -> set[int]:
     """The real, effective and saved user ids of the process; empty when there is no such process."""
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as stream:
+        with open(f"{proc}/{pid}/status", encoding="ascii", errors="replace") as stream:
             return {int(word) for line in stream if line.startswith("Uid:") for word in line.split()[1:4]}
     except OSError:
         return set()

@@ -49,6 +49,10 @@ def _declared(resources: Any) -> Declared:
         if kind not in KINDS:
             raise UsageError(f"evenkeel_resources: unknown kind {kind!r}; there are {' and '.join(KINDS)}")
         found.setdefault(kind, []).append(KINDS[kind].declaration(spec))
+        if KINDS[kind].stands_for_others:
+            for name, other in KINDS.items():
+                if other.on_plain_host is not None:
+                    found.setdefault(name, []).append(other.declaration(other.on_plain_host))
     return found
 
 

@@ -17,10 +17,12 @@ from .._files.entry import Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
+from .._host.mounts import mount_points
 from .._host.options import Options, read
 from .._host.paths import check_path
 from .._host.system import System
 from .._store.objects import Hasher, Writer
+from . import plain
 from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 OPTIONS: Options = {
@@ -113,6 +115,14 @@ class Files(Kind):
     # The flows scan, compare and put back the trees of all kinds alike.
     only_paths = True
     read_at_start = False  # A service is concerned by the paths themselves.
+    on_plain_host = {"paths": list(plain.TREES), "exclude": list(plain.EXCLUDE)}
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        roots, left = plain.trees(taken)
+        points = {os.fsdecode(point): kind for point, kind in mount_points().items()}
+        paths, more = plain.left_out(roots, taken, points)
+        exclude = sorted({*plain.EXCLUDE, *map(plain.pattern, paths)})
+        return ({"paths": roots, "exclude": exclude} if roots else None), left + more
 
     def check(self, spec: Spec) -> dict[str, object]:
         return check(dict(spec))

@@ -96,11 +96,24 @@ class Kind:
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
 
+    # It stands for declarations of other kinds, which take its place (see ``registry.check``), and has no state itself.
+    stands_for_others = False
+    # Its declaration in the kind that stands for a plain host, None where a plain host has nothing of it.
+    on_plain_host: Spec | None = None
+
     # -- the declaration
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys. Raises UsageError that names the bad key."""
         raise NotImplementedError
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        """(the declaration of what this host has of ``on_plain_host``, sentences on what is left out of it).
+
+        ``beside``: declarations of this kind that the user gave. They come in its place, or have to be left out of it.
+        ``taken``: paths that other declarations hold. Raises UsageError where this host cannot have it.
+        """
+        return (None if beside else self.on_plain_host), []
 
     def trees(self, spec: Spec) -> list[str]:
         """Paths of files that belong to the kind. They are captured and put back together with ``files``."""
@@ -132,6 +145,21 @@ class Kind:
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
         """Sentences on the state that a rollback to the lines could not bring back. They are told at the checkpoint."""
+        return []
+
+    # -- while a change is armed
+
+    def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
+        """See to it that state is kept at the moment in which a change replaces it; sentences on what will not be.
+
+        ``call``: the command line that has ``keep_replaced`` called, with two more words; empty where no change is
+        armed, and nothing is put in place then. ``root``: of the store.
+        """
+        return []
+
+    def keep_replaced(self, lines: Sequence[str], told: Sequence[str], at: Restore) -> list[str]:
+        """Keep state that is about to be replaced; sentences on what could not be. ``told``: the caller's words: who it
+        is, its standard input, and its process."""
         return []
 
     # -- rollback

@@ -15,6 +15,7 @@ from .postgresql.postgresql import PostgreSQL
 from .services import Services
 from .subvolumes.subvolumes import Subvolumes
 from .sysctl import Sysctl
+from .system import WholeSystem
 from .users import Users
 
 IN_ORDER: tuple[Kind, ...] = (
@@ -25,6 +26,7 @@ IN_ORDER: tuple[Kind, ...] = (
     Subvolumes(),
     Network(),
     Sysctl(),
+    WholeSystem(),
     Firewall(),
     PostgreSQL(),
     Services(),

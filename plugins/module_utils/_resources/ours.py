@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-from .._host.trust import read_small
+from .._host.durable import write_file
+from .._host.trust import read_small, stranger
 
 # The command for a person on the host (see ``_deadman/command.py``), and files for the boot loader, the kernel and
 # systemd (see ``_deadman/loader.py``). All have the same second line: by that they are ours.
@@ -17,13 +19,15 @@ MANAGER = "/etc/systemd/system.conf.d/zz-evenkeel.conf"
 # The kernel of before the change. It is ours as long as GRUB_CUSTOM is.
 KEPT = "/boot/evenkeel"
 MARK = b"# evenkeel-host, a part of Evenkeel (the Ansible collection evenkeel.fault_tolerance)."
+# While a change is armed: apt and dpkg tell what they are about to replace (see ``packages/replacing.py``).
+HOOKS = ("/etc/apt/apt.conf.d/zz-evenkeel", "/etc/dpkg/dpkg.cfg.d/zz-evenkeel")
 _LONGEST = 16384
 
 
 def paths(store: str) -> list[str]:
     """The store, and the files that are ours: one of the same name that somebody else wrote is protected like all
     others."""
-    found = [path for path in (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, MANAGER) if is_ours(path)]
+    found = [path for path in (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, MANAGER, *HOOKS) if is_ours(path)]
     return [os.path.realpath(path) for path in (store, *found, *([KEPT] if GRUB_CUSTOM in found else []))]
 
 
@@ -34,3 +38,41 @@ def is_ours(path: str) -> bool:
     except OSError:
         return False
     return owner == 0 and data.split(b"\n", 2)[1:2] == [MARK]
+
+
+def place(path: str, data: bytes, mode: int = 0o644) -> str:
+    """Write a file of ours, and return why it cannot be there; empty where it is. The times of its directory stay, so
+    that a checkpoint sees no difference."""
+    folder = os.path.dirname(path)
+    try:
+        if os.path.lexists(path) and not is_ours(path):
+            return f"{path} is there, and is not ours"
+        if not os.path.isdir(folder):
+            return f"there is no directory {folder}"
+        other = stranger(path, {0})
+        if other:
+            return other
+        if not _holds(path, data):
+            times = os.stat(folder)
+            write_file(path, data, mode)
+            os.chmod(path, mode)
+            os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def take_hooks_away() -> None:
+    """Remove the files by which package managers call us. The times of their directories stay."""
+    for path in HOOKS:
+        with suppress(OSError):
+            if is_ours(path):
+                times = os.stat(os.path.dirname(path))
+                os.unlink(path)
+                os.utime(os.path.dirname(path), ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _holds(path: str, data: bytes) -> bool:
+    with suppress(OSError), open(path, "rb") as stream:
+        return stream.read() == data
+    return False

@@ -18,12 +18,14 @@ from .._host.system import System
 from .._store.manifest import Section
 from .._store.store import Forget, Store
 from . import files, ours
-from .kind import Kind, Programs, Sink, is_within
+from .kind import Kind, Programs, Sink, is_within, names_of
 from .kinds import IN_ORDER
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in IN_ORDER}
 # The option ``resources`` of modules and roles.
 OPTION = one_of({name: mapping(kind.options) for name, kind in KINDS.items()})
+# The resources where none are declared.
+DEFAULT: list[dict[str, Any]] = [{name: {}} for name, kind in KINDS.items() if kind.stands_for_others]
 # For the kind of a later version, of which nothing is known but its lines.
 _UNKNOWN = Kind()
 
@@ -71,6 +73,7 @@ def check(resources: Any) -> list[Section]:
             sections.append(Section(kind, KINDS[kind].check(spec)))
         except UsageError as error:
             raise UsageError(f"resources, item {number}: {error.message}") from error
+    sections = _with_stand_ins(sections)
     sections.sort(key=lambda section: order.index(section.kind))
     _refuse_overlap(sections)
     return _with_trees(sections)
@@ -78,11 +81,33 @@ def check(resources: Any) -> list[Section]:
 
 def declared(sections: Sequence[Section]) -> list[dict[str, Any]]:
     """The resources as a person declared them, of sections of a checkpoint; kinds of a later version are left out."""
-    return [
-        {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
-        for section in sections
-        if section.kind in KINDS
-    ]
+    implied = [one for section in sections if kind_of(section).stands_for_others for one in section.spec["for"]]
+    return [one for section in sections if section.kind in KINDS and (one := _declaration(section)) not in implied]
+
+
+def _declaration(section: Section) -> dict[str, Any]:
+    return {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
+
+
+def _with_stand_ins(sections: list[Section]) -> list[Section]:
+    """The sections, with those that one of them stands for. It keeps their declarations, and what is left out."""
+    mine = [section for section in sections if not KINDS[section.kind].stands_for_others]
+    if len(mine) == len(sections):
+        return sections
+    found: list[Section] = []
+    left: list[str] = []
+    for name, kind in KINDS.items():
+        beside = [section.spec for section in mine if section.kind == name]
+        if kind.on_plain_host is None:
+            continue
+        try:
+            spec, more = kind.for_plain_host(beside, taken(mine))
+            found += [Section(name, kind.check(spec))] if spec is not None else []
+            left += [f"{name}: {words}" for words in more]
+        except UsageError as error:  # A plain host need not have it.
+            left.append(f"{error.message.removeprefix(name + ': ')} ({name} is not protected)")
+    (alone,) = {section.kind for section in sections} - {section.kind for section in mine}
+    return [*mine, *found, Section(alone, {"for": list(map(_declaration, found)), "not": left})]
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
@@ -97,7 +122,9 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
                 shorter, longer = sorted((path, other), key=len)
                 # A tree that a kind adds may lie in declared files, which cover it.
                 matters = whole or entire or (kind.only_paths and owner_kind.only_paths)
-                if owner != number and matters and is_within(longer, shorter):
+                around = sections[owner if shorter == other else number]
+                apart = KINDS[around.kind].only_paths and files.excludes(around.spec, longer)
+                if owner != number and matters and is_within(longer, shorter) and not apart:
                     raise UsageError(
                         f"{path} of {section.kind} and {other} of {owner_kind.name} overlap; declare it once"
                     )
@@ -113,8 +140,9 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
         if not KINDS[section.kind].only_paths:
             trees = []
             for path in KINDS[section.kind].trees(section.spec):
-                by = next((other.kind for other in declared if files.excludes(other.spec, path)), "")
-                if by:
+                holders = [one for one in declared if any(is_within(path, root) for root in one.spec["paths"])]
+                by = next((other.kind for other in holders if files.excludes(other.spec, path)), "")
+                if by and all(files.excludes(other.spec, path) for other in holders):
                     raise UsageError(
                         f"{path} belongs to {section.kind}, and {by} excludes it: take it out of exclude, or leave "
                         f"{section.kind} out"
@@ -126,6 +154,14 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
                 section = replace(section, spec=dict(section.spec, trees=sorted(trees)))
         found.append(section)
     return found
+
+
+def in_words(sections: Sequence[Section]) -> list[str]:
+    """The state that the sections are about, where it was not declared one by one; else nothing."""
+    if not any(kind_of(section).stands_for_others for section in sections):
+        return []
+    mine = [section for section in sections if not kind_of(section).stands_for_others]
+    return [f"{one.kind} ({names_of(one.spec)})" if kind_of(one).only_paths else one.kind for one in mine]
 
 
 def tree_spec(section: Section) -> dict[str, Any] | None:
@@ -224,6 +260,15 @@ def not_restorable(sections: Sequence[Section]) -> list[str]:
         sentence
         for section in sections
         for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
+    ]
+
+
+def watch(sections: Sequence[Section], call: Sequence[str], root: str) -> list[str]:
+    """``Kind.watch`` for all of the sections."""
+    return [
+        sentence
+        for section in sections
+        for sentence in KINDS[section.kind].watch(section.spec, its_lines(section), call, root)
     ]
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
@@ -22,12 +22,17 @@ from .._services.service import SERVICES
 from .._services.state import ServiceState
 from .._services.unit import LISTENING, Unit
 from . import json_line
-from .kind import Programs, Restore, Sink, Spec, Suggestion, names_of
+from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 
 # Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 # Where the files lie that an administrator writes for a unit.
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
+_OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
+# The word of a line where all units are meant.
+_ALL = "all"
+# Seconds to wait for a unit, one of all, that is on the way to another state.
+_BRIEFLY = 2.0
 # Every login goes through these. They read all of their configuration anew when they are reloaded.
 _ACCESS = ("ssh.service", "sshd.service")
 
@@ -42,12 +47,16 @@ class _Known(TypedDict):
 
 
 class UnitRecord(_Known, total=False):
-    """A unit as a checkpoint records it: ``links`` since version 0.2, other keys only where they apply."""
+    """A unit as a checkpoint records it: ``links`` since version 0.2, other keys only where they apply.
+
+    ``among_all``: nobody has named it, so that it is started anew for its own files alone.
+    """
 
     links: dict[str, str]
     triggers: list[str]
     failed: bool
     limits: list[str]
+    among_all: bool
 
 
 class ProcessRecord(TypedDict):
@@ -63,7 +72,12 @@ class Services(Programs):
     The administrator's unit files and drop-ins, and the links by which the units are enabled, are part of it. The
     result C(left) names state of a unit that a rollback could not restore.
 
-    Give C(names) or C(processes), or both.
+    Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
+    be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
+    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that came with the
+    change is stopped once its file is gone.
+
+    except: Units that are left alone where all are meant. For example V([docker.service]).
 
     names: Systemd units. They are recorded under their own names, also where an alias is written; a pattern or a
     template is refused. For example V([nginx, php-fpm.service]).
@@ -74,8 +88,10 @@ class Services(Programs):
 
     name = SERVICES
     order = 90
+    on_plain_host: Spec = {}
     options: Options = {
         "names": {"type": "list", "elements": "str"},
+        "except": {"type": "list", "elements": "str", "default": []},
         "processes": {"type": "list", "elements": "dict", "options": dict(process.OPTIONS)},
     }
 
@@ -86,10 +102,27 @@ class Services(Programs):
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys; UsageError names the bad one."""
         found = read(self.options, spec, self.name)
-        names, processes = found["names"] or [], found["processes"] or []
+        names, processes = found["names"], found["processes"] or []
+        if names is None and found["processes"] is None:
+            if not self.system.has_systemd():
+                raise UsageError(
+                    "services: there is no systemd here, which could tell all units; name them or processes"
+                )
+            excepts = _own_names(found["except"], self.system)
+            return {"names": None, "processes": [], **({"except": excepts} if excepts else {})}
         if not names and not processes:
-            raise UsageError("services: name at least one unit in names, or one process in processes")
-        return {"names": _own_names(names, self.system), "processes": [process.check(one) for one in processes]}
+            raise UsageError(
+                "services: name at least one unit in names, or one process in processes; leave out both for all units"
+            )
+        if found["except"]:
+            raise UsageError("services: except is for all units; take it out, or take names and processes out")
+        return {"names": _own_names(names or [], self.system), "processes": [process.check(one) for one in processes]}
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        if any(spec["names"] is None for spec in beside):
+            return None, []
+        named = sorted({name for spec in beside for name in spec["names"]})
+        return ({"except": named} if named else {}), []
 
     def trees(self, spec: Spec) -> list[str]:
         """The files that an administrator writes for the units, and for the template of an instance.
@@ -97,6 +130,8 @@ class Services(Programs):
         These are unit files, drop-ins (by any name of the unit, and those for all units of its prefix and kind), the
         properties that ``systemctl set-property`` keeps, and scripts of System V.
         """
+        if spec["names"] is None:
+            return list(_OF_ALL)
         found: set[str] = set()
         for unit in spec["names"]:
             known = links.names(unit)
@@ -116,17 +151,24 @@ class Services(Programs):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """A line for each service, without anything that changes by itself: equal states give equal lines."""
-        lines = []
-        for seen, unit in zip(systemd.observe(spec["names"], system), systemd.describe(spec["names"], system)):
+        names, lines, reader = spec["names"], [], links.reader()
+        every = names is None
+        if every:
+            names = _all_but(spec.get("except", ()), system)
+            lines.append(json_line.write(_ALL, {"except": spec.get("except", [])}))
+        for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
             # Not what it happens to be on the way to another state.
-            state = systemd.settled(seen.name, system) if systemd.passing(seen) else seen
+            limit = _BRIEFLY if every else 30.0
+            state = systemd.settled(seen.name, system, limit) if systemd.passing(seen) else seen
             known: UnitRecord = {
                 "name": unit.id or state.name,
                 "exists": state.exists,
                 "enabled": state.enabled,
                 "active": state.active,
-                "links": links.of(unit.id or state.name),
+                "links": links.of(unit.id or state.name, reader),
             }
+            if every:
+                known["among_all"] = True
             triggers = [one.name for one in systemd.observe(_triggers(unit.triggered_by), system) if one.active]
             if triggers:
                 known["triggers"] = sorted(triggers)
@@ -154,7 +196,8 @@ class Services(Programs):
         # Services that did not run stop first, so that a port or a lock is free for its former holder.
         first: list[Step] = []
         last: list[Step] = []
-        linked = [step for unit in units for step in _links(unit)]
+        reader = links.reader()
+        linked = [step for unit in units for step in _links(unit, reader)]
         for unit, live, known in zip(units, systemd.observe(names, at.system), described):
             steps = last if unit["active"] else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
@@ -162,7 +205,7 @@ class Services(Programs):
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
-            steps += _activity(live, unit["active"], known, mine, at, {})
+            steps += _activity(live, unit, known, mine, at, {})
             if _failed(live) and not unit["active"] and not unit.get("failed"):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
@@ -170,7 +213,8 @@ class Services(Programs):
             live = process.observe(definition, at.system)
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
-            steps += _activity(live, recorded["active"], known, (), at, {"process": definition})
+            steps += _activity(live, recorded, known, (), at, {"process": definition})
+        first += [Step(SERVICES, "stop", name, "came with the change") for name in _came(lines, at.changed, at.system)]
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -211,9 +255,9 @@ class Services(Programs):
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         units, processes = _recorded(lines)
         wrong = []
-        described = systemd.describe([unit["name"] for unit in units], system)
-        for unit, known in zip(units, described):
-            live = systemd.settled(unit["name"], system)
+        names, reader = [unit["name"] for unit in units], links.reader()
+        for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
+            live = systemd.settled(unit["name"], system) if systemd.passing(seen) else seen
             if unit["active"] != live.active and (unit["active"] or not outage.on_demand(known, system)):
                 wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
             if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
@@ -221,7 +265,8 @@ class Services(Programs):
             for trigger in systemd.observe(unit.get("triggers", ()), system):
                 if not trigger.active:
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
-            wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit)]
+            wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
+        wrong += [f"{name} runs, and came with the change" for name in _came(lines, (), system)]
         for one in processes:
             state = process.observe(one["definition"], system)
             if one["active"] != state.active:
@@ -253,6 +298,9 @@ class Services(Programs):
         return [Step(SERVICES, "start", name, "was stopped while files came back") for name in started], left
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
+        every = any(one.get("names") is None and not one.get("processes") for one in declared)
+        if spec["names"] is None and not every:
+            yield "without a limit"
         known: set[str] = set()
         for one in declared:
             if one.get("names"):
@@ -260,14 +308,14 @@ class Services(Programs):
                 # With the aliases that this host knows.
                 known |= {*map(systemd.unit_name, named), *_own_names(named, system)}
         mine = [process.check(one) for given in declared for one in given.get("processes") or []]
-        names = set(spec["names"])
-        yield from sorted(names - known)
+        names = set(spec["names"] or ())
+        yield from sorted(names - known) if not every else ()
         for one in spec["processes"]:
             if one not in mine:
                 yield f"process {names_of(one)}"
         for line in lines:
             with json_line.read(line) as (word, record):
-                if word == "unit" and record["name"] not in names:
+                if word == "unit" and record["name"] not in names and not every:
                     yield str(record["name"])
                 if word == "process" and record["definition"] not in spec["processes"]:
                     yield f"process {names_of(record['definition'])}"
@@ -275,8 +323,10 @@ class Services(Programs):
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
         """The links of the units, as they were and as they are, and directories that hold nothing else."""
         found = {path for unit in _recorded(lines)[0] for path in unit.get("links", {})}
-        for name in spec["names"] if changed else ():
-            found |= links.of(name).keys()
+        names = [unit["name"] for unit in _recorded(lines)[0]] if spec["names"] is None else spec["names"]
+        reader = links.reader()
+        for name in names if changed else ():
+            found |= links.of(name, reader).keys()
         held = {path for path in changed if links.is_pulling(path) and set(links.in_folder(path)) <= found}
         return found | held
 
@@ -356,15 +406,17 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
                 units.append(cast(UnitRecord, record))
             elif word == "process":
                 processes.append(cast(ProcessRecord, record))
+            elif word == _ALL:
+                _marks([line])
             else:
                 raise ValueError(f"{word} is neither a unit nor a process")
     return units, processes
 
 
-def _links(unit: UnitRecord) -> list[Step]:
+def _links(unit: UnitRecord, reader: links.Reader | None = None) -> list[Step]:
     """The steps that make the set of the unit's links as it was."""
     then: dict[str, str] = unit.get("links", {})
-    live = links.of(unit["name"]) if "links" in unit else {}
+    live = links.of(unit["name"], reader) if "links" in unit else {}
     gone = [Step(SERVICES, "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]
     back = [
         Step(SERVICES, "link", path, f"{unit['name']} was enabled so", {"to": to})
@@ -391,12 +443,17 @@ def _enablement(unit: UnitRecord, live: ServiceState) -> list[Step]:
 
 
 def _activity(
-    live: ServiceState, active: bool, unit: Unit, pids: Sequence[int], at: Restore, detail: dict[str, object]
+    live: ServiceState,
+    then: UnitRecord | ProcessRecord,
+    unit: Unit,
+    pids: Sequence[int],
+    at: Restore,
+    detail: dict[str, object],
 ) -> list[Step]:
     """Stopped, started, reloaded or restarted, by verbs that systemd does not refuse; what these cannot do is left."""
     name = live.name
-    why, anew = _concern(live, unit, pids, at)
-    if not active:
+    why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
+    if not then["active"]:
         # At boot what the change enabled is queued, and would start once its link is gone.
         up = live.active or live.queued or systemd.passing(live)
         # A service that is started on demand may run, but not with the programs of the change.
@@ -413,7 +470,9 @@ def _activity(
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
 
 
-def _concern(live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore) -> tuple[str, bool]:
+def _concern(
+    live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore, among_all: bool = False
+) -> tuple[str, bool]:
     """(why the running service has to do with what is put back, whether a reload is not enough)."""
     if not live.active:
         return "", False
@@ -425,10 +484,51 @@ def _concern(live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore) -
     why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
         return "", False
+    if among_all and live.touched <= at.since and not _is_named_after(unit, at.changed):
+        return "", False
     if (not started or started > at.since) and live.name not in _ACCESS:
         return why, True  # It may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
     return (f"it writes {held}", True) if held else (why, False)
+
+
+def _is_named_after(unit: Unit, changed: Sequence[str]) -> bool:
+    """Whether one of the paths below /etc has the name of the unit or of its program, perhaps with a suffix."""
+    stem = unit.id.rpartition(".")[0].partition("@")[0]
+    programs = {os.path.basename(path) for path in unit.files if "/bin/" in path or "/sbin/" in path}
+    words = {word.removeprefix("systemd-") for word in {stem, *programs}}
+    parts = {part.split(".")[0] for path in changed if is_within(path, "/etc") for part in path.split("/")[2:]}
+    return not words.isdisjoint(parts)
+
+
+def _all_but(excepts: Sequence[str], system: System) -> list[str]:
+    return [name for name in systemd.every(system) if name not in excepts]
+
+
+def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[str]:
+    """Where all units are recorded: those that run, are not among them, and have lost their unit file or will."""
+    excepts = [name for one in _marks(lines) for name in one["except"]]
+    if not _marks(lines):
+        return []
+    known = {unit["name"] for unit in _recorded(lines)[0]}
+    names = [name for name in _all_but(excepts, system) if name not in known]
+    found = []
+    for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
+        files = [path for path in unit.files if path.endswith(f"/{unit.id}")]
+        lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
+        if lost and (live.active or systemd.passing(live)) and unit.stops:
+            found.append(live.name)
+    return found
+
+
+def _marks(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The records that say that all units are meant."""
+    found = []
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            if word == _ALL:
+                found.append({"except": [str(name) for name in record["except"]]})
+    return found
 
 
 def _one(step: Step, verb: str, at: Restore) -> str:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -25,6 +26,10 @@ from .kind import Kind, Restore, Sink, Spec, Suggestion
 _PASSES = 3
 # Files that set values at boot, and the settings in them.
 _SETS = re.compile(r"/etc/sysctl\.conf|/etc/sysctl\.d/[^/]+\.conf")
+_CONFIGURED = (
+    *("/etc/sysctl.conf", "/etc/sysctl.d/*.conf", "/run/sysctl.d/*.conf", "/usr/local/lib/sysctl.d/*.conf"),
+    *("/usr/lib/sysctl.d/*.conf", "/lib/sysctl.d/*.conf"),
+)
 _SETTING = re.compile(r"^[ \t]*-?[ \t]*([A-Za-z0-9_][^=\s#;]*)[ \t]*=", re.MULTILINE)
 _LARGEST = 1 << 20
 
@@ -32,20 +37,47 @@ _LARGEST = 1 << 20
 class Sysctl(Kind):
     """Values of the running kernel. Files set these values at boot.
 
-    names: Keys of the kernel. For example V([net.ipv4.ip_forward, vm.swappiness]).
+    names: Keys of the kernel. By default all that files of C(sysctl.d) set and this kernel has. For example
+    V([net.ipv4.ip_forward, vm.swappiness]).
     """
 
     name = "sysctl"
     since = "0.2.0"
-    options: Options = {"names": {"type": "list", "elements": "str", "required": True}}
+    options: Options = {"names": {"type": "list", "elements": "str"}}
     changed_by_programs = True
+    on_plain_host: Spec = {}
 
-    def __init__(self, root: str = "/proc/sys") -> None:
+    def __init__(self, root: str = "/proc/sys", configured: Sequence[str] = _CONFIGURED) -> None:
+        """``configured``: patterns of the files that set values at boot."""
         self.root = root
+        self.configured = configured
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        names = sorted(set(self._set_by_files()) - {name for spec in beside for name in spec["names"]})
+        return ({"names": names} if names else None), []
+
+    def _set_by_files(self) -> list[str]:
+        """The keys that the configuration sets and this kernel has, as the kernel writes them."""
+        paths = {path for pattern in self.configured for path in glob.glob(pattern)}
+        return self._known({key for path in paths for key in _keys_in(path)})
+
+    def _known(self, keys: Iterable[str]) -> list[str]:
+        """The keys that can be put back here, as the kernel writes them."""
+        found = set()
+        for key in keys:
+            with suppress(UsageError):
+                name = canonical(key)
+                _usable(name, self.root)
+                found.add(name)
+        return sorted(found)
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
         names = read(self.options, spec, self.name)["names"]
+        if names is None:
+            return {"names": self._set_by_files()}
+        if not names:
+            raise UsageError("sysctl: names is empty; leave it out for all values that the configuration sets")
         found = sorted({canonical(one) for one in names})
         for name in found:
             _usable(name, self.root)
@@ -104,18 +136,15 @@ class Sysctl(Kind):
         return [f"{name} has another value" for name, value in wanted.items() if _read(name, self.root) != value]
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
+        if any(one.get("names") is None for one in declared):
+            return []
         known = {canonical(name) for one in declared for name in one["names"]}
         return sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """The keys that the changed files set and this kernel has. The files themselves are left to another kind."""
         keys = {key for path in changed if _SETS.fullmatch(path) for key in _keys_in(path)}
-        found = []
-        for key in sorted(keys):
-            with suppress(UsageError):
-                name = canonical(key)
-                _usable(name, self.root)
-                found.append(name)
+        found = self._known(keys)
         return ({"names": found} if found else None), set()
 
 

@@ -32,6 +32,7 @@ class Users(Kind):
     since = "0.2.0"
     order = 30
     lock_guards_access = True
+    on_plain_host: Spec = {}
 
     def __init__(self, etc: str = "/etc", patience: float = 15.0) -> None:
         """``patience``: seconds, by default those of lckpwdf(3)."""

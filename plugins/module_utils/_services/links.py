@@ -12,6 +12,8 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Callable, Optional
 
 from .._errors import EvenkeelError
 from .._host.paths import open_dir
@@ -25,6 +27,8 @@ _LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
 _RUNS = re.compile(
     r"(?!evenkeel-)[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?\.(?:service|socket|timer|path|mount|automount)"
 )
+# (name, target) of each entry of a directory (see ``_entries``).
+Reader = Callable[..., list[tuple[str, Optional[str]]]]
 # Our own units are never recorded.
 _OURS = "evenkeel-"
 
@@ -35,12 +39,18 @@ def template(unit: str) -> str:
     return stem.partition("@")[0] + "@" + dot + kind if "@" in stem else unit
 
 
-def names(unit: str) -> set[str]:
+def reader() -> Reader:
+    """Reads each directory once. For a look at many units at one moment."""
+    return lru_cache(maxsize=None)(_entries)
+
+
+def names(unit: str, entries: Reader | None = None) -> set[str]:
     """All names of the unit: its own, and its aliases by links (for an instance the aliases of its template)."""
+    entries = entries or _entries
     aliases = [
         (name, os.path.basename(to))
         for folder in (KEPT, RUNTIME, *_SHIPPED)
-        for name, to in _entries(folder)
+        for name, to in entries(folder)
         if to is not None and name != os.path.basename(to)
     ]
     found = {unit, template(unit)}
@@ -53,14 +63,15 @@ def names(unit: str) -> set[str]:
         found |= more
 
 
-def of(unit: str) -> dict[str, str]:
+def of(unit: str, entries: Reader | None = None) -> dict[str, str]:
     """Path -> target of all links that belong to the unit. The target is empty for an empty file, which acts as a link
     in a directory of dependencies. The unit file itself is not among them, even if it is a link."""
-    known = names(unit)
+    entries = entries or _entries
+    known = names(unit, entries)
     own = {unit, template(unit)}
     found = {}
     for folder in (KEPT, RUNTIME):
-        for name, to in _entries(folder):
+        for name, to in entries(folder):
             path = f"{folder}/{name}"
             stem, pulling = os.path.splitext(name)
             if to is not None:
@@ -68,12 +79,12 @@ def of(unit: str) -> dict[str, str]:
                 if name in known and (folder == RUNTIME or name not in own):
                     found[path] = to
             elif pulling in _PULLING:
-                for entry, target in _entries(path, files=True):
+                for entry, target in entries(path, True):
                     if (stem in known or entry in known) and not entry.startswith(_OURS):
                         found[f"{path}/{entry}"] = target or ""
     scripts = "|".join(re.escape(name[: -len(".service")]) for name in known if name.endswith(".service"))
     for folder in _LEVELS:
-        for name, to in _entries(folder):
+        for name, to in entries(folder):
             if to is not None and re.fullmatch(rf"[SK]\d\d(?:{scripts})", name):
                 found[f"{folder}/{name}"] = to
     return found

@@ -12,7 +12,8 @@ class ServiceState:
     """``started`` in epoch seconds; ``identity`` changes with every start and with nothing else (empty while down).
 
     ``enabled`` is the unit-file state of systemd, empty for a process. ``text`` is the state in the words of the
-    service manager. ``queued``: a job of the service manager waits for the service, early at boot for example.
+    service manager. ``touched`` in epoch seconds: the newest start, stop or reload. ``queued``: a job of the service
+    manager waits for the service, early at boot for example.
     """
 
     name: str
@@ -25,3 +26,4 @@ class ServiceState:
     restarts: int
     can_reload: bool
     queued: bool = False
+    touched: float = 0.0

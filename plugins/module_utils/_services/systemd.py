@@ -20,7 +20,8 @@ from .state import ServiceState
 from .unit import Unit
 
 _PROPERTIES = (
-    "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,ActiveEnterTimestampMonotonic"
+    "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,"
+    "ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
 )
 _TIMEOUT = 120.0
 _DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
@@ -65,6 +66,24 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
     units = [unit_name(name) for name in names]
     blocks = [dict(line.split("=", 1) for line in block) for block in _show(_PROPERTIES, units, system)]
     return [_state(unit, block, system) for unit, block in zip(units, blocks)]
+
+
+def every(system: System) -> list[str]:
+    """The own names of the units that the host runs by itself: those that an administrator can enable, and those that
+    run. Raises ServiceFailed when systemd does not answer."""
+    found: dict[str, None] = {}
+    for words in (["list-unit-files"], ["list-units", "--state=active,reloading"]):
+        argv = ["systemctl", *words, "--type=service,socket,timer,path", "--plain", "--full", "--no-legend"]
+        done = system.run([*argv, "--no-pager"], 30.0)
+        if done.rc != 0:
+            raise ServiceFailed(f"systemd does not list its units: {done.words}")
+        for line in done.out.splitlines():
+            name, _blank, rest = line.partition(" ")
+            state = rest.split()[0] if words[0] == "list-unit-files" and rest.split() else ""
+            # What another starts is of interest where it runs, and a template is nothing that runs.
+            if "@." not in name and state not in ("static", "alias", "generated", "transient", "bad"):
+                found[name] = None
+    return sorted({unit.id for unit in describe(list(found), system) if unit.is_of_the_host})
 
 
 def describe(names: Sequence[str], system: System) -> list[Unit]:
@@ -126,6 +145,7 @@ def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
         restarts=int(block.get("NRestarts") or 0),
         can_reload=block.get("CanReload") == "yes",
         queued=block.get("Job", "") not in ("", "0"),
+        touched=system.now() - system.monotonic() + int(block.get("StateChangeTimestampMonotonic") or 0) / 1e6,
     )
 
 

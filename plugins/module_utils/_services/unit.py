@@ -11,7 +11,7 @@ from dataclasses import dataclass
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
-    "TimeoutStopUSec,ExecStart,EnvironmentFiles"
+    "TimeoutStopUSec,ExecStart,EnvironmentFiles,BusName"
 )
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -30,11 +30,21 @@ LISTENING = (
 )
 
 
+# Kinds of units that run something, or start what does.
+_KINDS = (".service", ".socket", ".timer", ".path")
+# Units of logins, and of a controller's own work. Ours are never recorded.
+_PASSING = (
+    *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty.", "user@", "user-runtime-dir@"),
+    *("ssh@", "sshd@", "run-", "evenkeel-"),
+)
+
+
 @dataclass(frozen=True)
 class Unit:
     """``id``: the own name, even if an alias was given. ``files``: the sources of its processes: unit file, drop-ins,
     environment files, programs. ``source``: the file that a generator made the unit of. ``starts``, ``stops``,
-    ``reloads``: whether systemd permits that. ``begin``, ``end``: its limits in seconds for start and stop, or None."""
+    ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
+    in seconds for start and stop, or None."""
 
     id: str
     load: str = "loaded"
@@ -53,6 +63,16 @@ class Unit:
     kill_mode: str = ""
     begin: float | None = None
     end: float | None = None
+    bus: str = ""
+
+    @property
+    def is_of_the_host(self) -> bool:
+        """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
+        if self.transient or self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
+            return False
+        if self.enabled == "generated" and not self.source.startswith("/etc/init.d/"):
+            return False
+        return self.enabled not in ("static", "") or (self.starts and self.type != "oneshot" and not self.bus)
 
     @property
     def is_service(self) -> bool:
@@ -102,6 +122,7 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         kill_mode=first("KillMode"),
         begin=span(first("TimeoutStartUSec")),
         end=span(first("TimeoutStopUSec")),
+        bus=first("BusName"),
     )
 
 

@@ -188,8 +188,14 @@ def parse_inventory(document: Mapping[str, Any]) -> Inventory:
 
 
 def unprotected(hosts: Iterable[str], inventory: Inventory) -> list[str]:
+    """The hosts for which an inventory variable declares no resource at all."""
+    declared = {host: inventory.variables.get(host, {}) for host in hosts}
+    return [host for host, own in declared.items() if "evenkeel_resources" in own and not own["evenkeel_resources"]]
+
+
+def undeclared(hosts: Iterable[str], inventory: Inventory) -> list[str]:
     """The hosts for which no inventory variable declares resources."""
-    return [host for host in hosts if not inventory.variables.get(host, {}).get("evenkeel_resources")]
+    return [host for host in hosts if "evenkeel_resources" not in inventory.variables.get(host, {})]
 
 
 def _without_prompts(words: Sequence[str]) -> list[str]:

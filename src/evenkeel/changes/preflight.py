@@ -16,9 +16,9 @@ from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.plays import extra_names
 from evenkeel.ansible.session import OwnRun, Session
-from evenkeel.ansible.targets import Targets, unprotected
+from evenkeel.ansible.targets import Targets, undeclared, unprotected
 from evenkeel.changes.request import ALL, DEFAULT_AT_MOST, ON_FAILURE, STOP, Request, Terms
-from evenkeel.outcome import UsageError
+from evenkeel.outcome import UsageError, some_of
 from evenkeel.shared import BadValue, declarations, misspelt, seconds
 
 RESCUED = ("probe", "fail")
@@ -213,17 +213,24 @@ def check(probes: Sequence[Any] | None, resources: Sequence[Any] | None, targets
         bare = unprotected(targets.hosts, targets.inventory)
         if bare:
             raise UsageError(
-                f"nothing to protect on {', '.join(bare[:5])}{' …' if len(bare) > 5 else ''}: name the files and"
-                " services in the variable evenkeel_resources or in --resources FILE"
+                f"nothing to protect on {some_of(bare)}: evenkeel_resources is empty there. Name the files and services"
+                " in it or in --resources FILE, or leave it out to protect all that a plain host consists of"
             )
     for name, other in _twins(targets):
         raise UsageError(
             f"{name} and {other} are one host by the inventory (the same address, port and store): a change would"
             " confirm or undo the one under the other. Leave one of them out, with --limit or in the inventory"
         )
+    notes = []
+    plain = undeclared(targets.hosts, targets.inventory) if resources is None else []
+    if plain:
+        notes.append(
+            f"the inventory does not say what to protect on {some_of(plain)} (evenkeel_resources): what a plain host"
+            " consists of is protected (system: {}), and each host says what that is before the playbook begins"
+        )
     if len(probed(probes, targets)) < len(targets.hosts):
-        return ["no probes for some hosts (evenkeel_probes, --probes): a new login alone confirms them"]
-    return []
+        notes.append("no probes for some hosts (evenkeel_probes, --probes): a new login alone confirms them")
+    return notes
 
 
 def _twins(targets: Targets) -> Iterator[tuple[str, str]]:

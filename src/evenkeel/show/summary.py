@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, warnings
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, protected, warnings
 from evenkeel.progress import Phase
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
@@ -95,6 +95,8 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
         names = first.host if len(hosts) == 1 else f"{first.host} … {hosts[-1].host} ({len(hosts)})"
         table.add_row(Text(text(names)), str(first.wave), outcome, Text(detail(first, told)))
     console.print(table)
+    for line in protected(result.hosts):
+        console.print(Text(text(line[0].upper() + line[1:] + ".", 10_000)))
     _print_advice(after_change(result, options), console)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import tempfile
 import time
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options
 from evenkeel.cli import parser
 from evenkeel.commands.rollback import read_checkpoints
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back, protected
 from evenkeel.show import advice
+from evenkeel.show.summary import print_change
 
 ID = "a1b2c3d4" * 8
 
@@ -172,6 +175,19 @@ def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_
     lines = cannot_bring_back(hosts)
     assert len(lines) == 2
     assert "h0, h1, h2, h3, h4 and 2 more: the package x 1.0 has no file" in lines[0] and "/mnt" in lines[1]
+
+
+def test_what_is_protected_without_a_declaration_is_said_once_for_all_hosts_of_which_it_is_true() -> None:
+    hosts = [HostResult(f"h{n}", 1, protects=["packages", "files (/etc)"]) for n in range(7)]
+    hosts += [HostResult("other", 1, protects=["users"]), HostResult("named", 1)]
+    assert protected(hosts) == [
+        "protected on h0, h1, h2, h3, h4 and 2 more: packages, files (/etc)",
+        "protected on other: users",
+    ]
+    said = io.StringIO()
+    done = ChangeResult("site.yml", Exit.DONE, "", [], hosts, [], 1.0)
+    print_change(done, Console(file=said, width=200), Options())
+    assert "Protected on other: users." in said.getvalue()
 
 
 @pytest.mark.parametrize("said", ["web1=", "=abc", "web1=a,web2", ",web1=a"])

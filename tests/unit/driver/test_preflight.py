@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,3 +117,14 @@ def test_names_that_ansible_would_take_for_something_else(name: str) -> None:
 )
 def test_nobody_logs_in_where_the_connection_is_local(one: dict[str, Any], words: tuple[str, ...], local: bool) -> None:
     assert preflight.local("web1", words, fleet(web1=one)) is local
+
+
+def test_a_host_without_a_declaration_is_protected_and_named() -> None:
+    targets = fleet(web1={}, web2={})
+    bare: dict[str, Any] = {"web1": {"evenkeel_resources": []}, "web2": {}}
+    plain = dict(targets.inventory.variables, web2={})
+    (note,) = preflight.check(PROBES, None, replace(targets, inventory=replace(targets.inventory, variables=plain)))
+    assert "what to protect on web2 (evenkeel_resources)" in note and "(system: {})" in note
+    assert preflight.check(PROBES, [{"files": {}}], targets) == preflight.check(PROBES, None, targets) == []
+    with pytest.raises(UsageError, match="nothing to protect on web1: evenkeel_resources is empty"):
+        preflight.check(PROBES, None, replace(targets, inventory=replace(targets.inventory, variables=bare)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.targets import Inventory, in_order, parse_inventory, parse_plays, resolve, unprotected
+from evenkeel.ansible.targets import Inventory, in_order, parse_inventory, parse_plays, resolve, undeclared, unprotected
 from evenkeel.commands.arguments import specs
 from evenkeel.outcome import UsageError
 
@@ -93,7 +93,8 @@ def test_an_empty_or_ambiguous_target_is_an_error(
 
 
 def test_hosts_with_nothing_to_protect_are_found() -> None:
-    assert unprotected(["web3", "web1", "db1"], INVENTORY) == ["web1", "db1"]
+    assert unprotected(["web3", "web1", "db1"], INVENTORY) == ["web1"]
+    assert undeclared(["web3", "web1", "db1"], INVENTORY) == ["db1"]
 
 
 @pytest.mark.parametrize(

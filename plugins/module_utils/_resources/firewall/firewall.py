@@ -65,6 +65,7 @@ class Firewall(Kind):
     options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
     changed_by_programs = True
     read_at_start = False
+    on_plain_host: Spec = {}
 
     def __init__(self, system: System | None = None) -> None:
         """``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""

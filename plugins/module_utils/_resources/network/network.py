@@ -77,6 +77,7 @@ class Network(Kind):
     read_at_start = False
     applies_files = True
     changes_files = True
+    on_plain_host: Spec = {}
 
     def __init__(self, system: System | None = None, etc: str = "/etc") -> None:
         """``system`` runs ip for the check of a declaration. ``etc``: the directory of the files."""

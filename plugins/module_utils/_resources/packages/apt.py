@@ -17,6 +17,7 @@ from ..._host.commands import Completed
 from ..._host.durable import write_all
 from ..._services import systemd
 from ..kind import Restore
+from . import kept, replacing
 from .dpkg import fetch, identity, look
 from .package import INSTALLS, REMOVES, Package, environment, most
 
@@ -42,6 +43,7 @@ _QUIET = {
     "APT_LISTBUGS_FRONTEND": "none",
     "NEEDRESTART_SUSPEND": "1",
     "NEEDRESTART_MODE": "l",
+    replacing.BACK: "1",
 }
 
 Change = tuple[str, Package]
@@ -75,7 +77,8 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
 def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:
     """Sentences on the changes that cannot be made now, as far as can be told without taking package files out."""
     held = [f"packages: {words}" for words in [locked()] if words]
-    gone = [one for action, one in changes if action in INSTALLS and not one.sha256]
+    replaced = kept.every(at.objects.root)
+    gone = [one for action, one in changes if action in INSTALLS and not one.sha256 and one.ident not in replaced]
     return held + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
@@ -231,36 +234,39 @@ def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[
     """(key -> package file in ``folder``, key -> why there is none). What the store lacks, a mirror may have by now."""
     files: dict[str, str] = {}
     left: dict[str, str] = {}
-    for package in installs:
-        if package.sha256:
-            try:
-                files[package.key] = _take_out(package, folder, at)
-            except (EvenkeelError, OSError) as error:
-                left[package.key] = str(error)
-    without = [one for one in installs if not one.sha256]
+    replaced = kept.every(at.objects.root)
+    held = [one for one in installs if one.sha256 or one.ident in replaced]
+    for package in held:
+        try:
+            files[package.key] = _take_out(package, replaced.get(package.ident), folder, at)
+        except (EvenkeelError, OSError) as error:
+            left[package.key] = str(error)
+    without = [one for one in installs if one not in held]
     files.update(fetch(without, folder, at.system, not at.boot))
     for one in without:
         if one.key not in files:
             left[one.key] = (
-                f"nobody has the package file of version {one.version}: not the store, not apt's cache, not a mirror. "
+                f"nobody has the package file of version {one.version}: it was not kept when it was replaced, and "
+                "neither apt's cache nor a mirror has it. "
                 "Install this version by hand, then run the rollback again"
             )
     return files, left
 
 
-def _take_out(package: Package, folder: str, at: Restore) -> str:
+def _take_out(package: Package, replaced: kept.Kept | None, folder: str, at: Restore) -> str:
     """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
     path = os.path.join(folder, f"{package.name}_{package.arch}.deb")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        for chunk in at.objects.read(package.sha256):
+        pieces = at.objects.read(package.sha256) if package.sha256 or replaced is None else kept.read(replaced)
+        for chunk in pieces:
             write_all(fd, chunk)
     finally:
         os.close(fd)
     held = identity(path, at.system)
     if held != package.ident:
         raise Damaged(
-            f"object {package.sha256} is recorded as the package {package.key} {package.version}, and is "
+            f"object {package.sha256 or 'kept'} is recorded as the package {package.key} {package.version}, and is "
             f"{' '.join(held).strip() or 'no package'}"
         )
     return path

@@ -120,7 +120,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
     offered = _offered(packages, system) if fetch else {}
     found = {}
     for package in packages:
-        path = _cached(package, system)
+        path = cached(package, system)
         if path:
             sha = add_file(path, sink)
             if sha and sha == offered.get(package.ident, sha):
@@ -153,7 +153,7 @@ def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
     return found
 
 
-def _cached(package: Package, system: System) -> str:
+def cached(package: Package, system: System) -> str:
     """The package file in apt's cache; "" when there is none."""
     path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
     return path if os.path.isfile(path) and identity(path, system) == package.ident else ""
@@ -161,7 +161,7 @@ def _cached(package: Package, system: System) -> str:
 
 def fetch(packages: Sequence[Package], folder: str, system: System, download: bool) -> dict[str, str]:
     """key -> package file, from apt's cache or, into ``folder``, from the mirror."""
-    found = {one.key: path for one in packages for path in [_cached(one, system)] if path}
+    found = {one.key: path for one in packages for path in [cached(one, system)] if path}
     missing = [one for one in packages if one.key not in found]
     if missing and download:
         idents = {one.ident: one.key for one in missing}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Callable, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
@@ -20,14 +20,16 @@ from urllib.parse import quote, unquote_to_bytes
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.footprint import CHANGED, NEW, REPLACED
 from ..._files.step import Step
-from ..._host.options import Options, read
+from ..._host.options import Options, one_word, read
 from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, diversions, dpkg, overrides, owners, rpm
-from .package import Ident, Package
+from . import apt, diversions, dpkg, kept, overrides, owners, replacing, rpm
+from .package import INSTALLS, REMOVES, Ident, Package
 
+# The package files that are kept: those of the change, or every one.
+_CHANGE, _EVERY = "change", "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
 # In place of a name, absent: nothing but the packages of the other lines was installed.
 _ALL = "*"
@@ -67,14 +69,20 @@ class Recorded(NamedTuple):
 class Packages(Kind):
     """Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in one transaction.
 
-    The package files are kept in the store, from the cache of apt or dnf or else the mirror. Rpm needs its Python
-    module, and locks of dnf are files.
+    While a change is armed, the package file of a version is kept in the store at the moment in which apt or dpkg is
+    about to replace or remove it: from apt's cache, or made anew from the files that are installed. It comes back
+    without a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf or else the mirror. Rpm needs
+    its Python module, and locks of dnf are files.
 
     A package that was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
 
     As many packages as possible are put back; each of the others is named with its cause.
 
     names: Names of packages. By default all packages. For example V([nginx, libssl3:amd64]).
+
+    keep: The package files that are kept. V(change) keeps those of versions that an armed change replaces, and nothing
+    where no change is armed. V(all) keeps all of them at the checkpoint, from the cache or else the mirror. For example
+    V(all).
 
     purge: Remove also the configuration and data of packages that were not installed (dpkg alone). For example
     V(true).
@@ -85,17 +93,22 @@ class Packages(Kind):
     order = 10
     options: Options = {
         "names": {"type": "list", "elements": "str"},
+        "keep": {"type": "str", "choices": [_CHANGE, _EVERY], "default": _CHANGE},
         "purge": {"type": "bool", "default": False},
     }
+    keeps_data_outside = True
     # The scripts of packages may write to any path.
     installs = True
+    on_plain_host: Spec = {}
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad one."""
         found = read(self.options, spec, self.name)
-        names, purge = found["names"], found["purge"]
+        names = found["names"]
+        one_word(found["keep"], self.options["keep"], "packages: keep")
         # A key that says what holds without it would make another declaration of the same.
-        more: dict[str, object] = {"purge": True} if purge else {}
+        more: dict[str, object] = {"purge": True} if found["purge"] else {}
+        more.update({"keep": _EVERY} if found["keep"] == _EVERY else {})
         if names is None:
             return {"names": None, **more}
         if not names:
@@ -121,7 +134,7 @@ class Packages(Kind):
                 "or run 'dpkg --configure -a', and take the checkpoint again"
             )
         without = [f"{one.name} {one.version}" for one in present if not one.sha256]
-        if without:
+        if without and _keeps_all(spec, lines):
             found.append(
                 f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
                 "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
@@ -129,8 +142,33 @@ class Packages(Kind):
             )
         return found
 
+    def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
+        bare = [] if _keeps_all(spec, lines) else [one for one in parse(lines).present if not one.sha256]
+        if bare and call:
+            why = replacing.install(root, call)
+            return [f"packages: files of packages are not kept when something replaces them: {why}"] if why else []
+        if bare:
+            return [
+                f"packages: nothing keeps the package files of {len(bare)} packages, as it is done while a change is "
+                "armed: a version that is replaced comes back from apt's cache or a mirror alone. packages: {keep: "
+                "all} keeps all of them"
+            ]
+        return []
+
+    def keep_replaced(self, lines: Sequence[str], told: Sequence[str], at: Restore) -> list[str]:
+        source, text, process = told
+        recorded = {one.ident: one for one in parse(lines).present}
+        names = replacing.about(source, text, process, at.system)
+        mine = replacing.chosen(recorded, dpkg.look(at.system), names) if names else []
+        left = replacing.keep(mine, at.objects.root, at.system)
+        return [f"the package file of {version} is not kept: {why}" for version, why in left.items()]
+
+    def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
+        found = [Package.parse(line) for line in stay]
+        kept.forget(store, {one.ident for one in found if one is not None})
+
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        return plan(lines, at.system)
+        return plan(lines, at.system, kept.every(at.objects.root))
 
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
         changes = _changes(plan(lines, at.system))
@@ -140,6 +178,7 @@ class Packages(Kind):
         """Install and remove as many packages as can be; RestoreFailed names the others, each with its cause."""
         changes = _changes(steps)
         try:
+            _keep_for_undo(changes, at)
             # First of all, so that a package's file goes to its place.
             left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
             left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
@@ -235,7 +274,10 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
     unknown = [one for one in chosen if one.ident not in settled]
     manager = live[0].manager
-    found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system, fetch)
+    if _keeps_all(spec, [manager]):
+        found = (dpkg if manager == "deb" else rpm).keep(unknown, sink, system, fetch)
+    else:
+        found = {}
     lines = [one._replace(sha256=known.get(one.ident) or found.get(one.ident, "")).line() for one in chosen]
     have = {one.key for one in chosen} | {one.name for one in chosen}
     lines += [f"{manager} {name} -" for name in ([_ALL] if names is None else names) if name not in have]
@@ -268,6 +310,21 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
                 found[one.ident] = one.sha256
                 missing.remove(one.ident)
     return found
+
+
+def _keeps_all(spec: Spec, lines: Sequence[str]) -> bool:
+    """Whether all package files are kept at the checkpoint. Nothing tells of what rpm is about to replace."""
+    return spec.get("keep") == _EVERY or any(line.startswith("rpm") for line in lines[:1])
+
+
+def _keep_for_undo(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
+    """Keep the package files of what a rollback replaces. A host that goes back by itself takes what is at hand."""
+    if at.boot:
+        return
+    names = {(one.name, one.arch) for action, one in changes if action in (*INSTALLS, *REMOVES)}
+    live = [one for one in dpkg.look(at.system).values() if (one.name, one.arch) in names] if names else []
+    have = remembered(at.objects, live)
+    replacing.keep([one for one in live if not have.get(one.ident)], at.objects.root, at.system, at.unattended)
 
 
 def _word(path: str) -> str:
@@ -410,15 +467,23 @@ def _marks(wanted: Package, now: Package) -> list[Step]:
     return steps
 
 
-def plan(lines: Sequence[str], system: System) -> list[Step]:
-    """The steps that make the packages as recorded. Raises UsageError where another manager has recorded them."""
+def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ()) -> list[Step]:
+    """The steps that make the packages as recorded. Raises UsageError where another manager has recorded them.
+
+    ``replaced``: versions of which a file was kept when something replaced them.
+    """
     recorded, now = parse(lines), look(system)
     manager = lines[0].split(" ")[0] if lines else now[0].manager
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
         return compare_versions(recorded, now)
-    steps = compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
+    steps = [
+        replace(step, why=step.why.removesuffix(NO_FILE))
+        if Package.of(step.detail["package"]).ident in replaced
+        else step
+        for step in compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
+    ]
     if recorded.filters is not None and recorded.filters != dpkg.filters():
         # Otherwise a package would come back without files that it had.
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]

@@ -75,7 +75,10 @@ class Machine:
     def acts(self) -> list[str]:
         """What was done, without what only reads."""
         return [
-            call for call in self.calls if call.split()[1] not in ("show", "reset-failed") and "journalctl" not in call
+            call
+            for call in self.calls
+            if call.split()[1] not in ("show", "reset-failed", "list-unit-files", "list-units")
+            and "journalctl" not in call
         ]
 
     def run(self, argv: Sequence[str], timeout: float) -> Completed:
@@ -92,6 +95,11 @@ class Machine:
             return Completed(words, 0, self.units[name].log if own else "systemd's own words\n", "")
         if words[1] == "daemon-reload":
             return Completed(words, 0, "", "")
+        if words[1] == "list-unit-files":
+            return Completed(words, 0, "".join(f"{one.name} {one.enabled} -\n" for one in self.files()), "")
+        if words[1] == "list-units":
+            listed = [one for one in self.units.values() if one.active in ("active", "reloading")]
+            return Completed(words, 0, "".join(f"{one.name} loaded {one.active}\n" for one in listed), "")
         names = words[words.index("--") + 1 :]
         if words[1] == "show" and "RequiredBy" in words[2]:
             return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")
@@ -99,6 +107,9 @@ class Machine:
             return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
         verb = next(word for word in words[1:] if not word.startswith("--"))
         return [self.act(words, verb, self.unit(name), "--no-block" in words) for name in names][-1]
+
+    def files(self) -> list[Unit]:
+        return [unit for unit in self.units.values() if unit.file]
 
     def unit(self, name: str) -> Unit:
         found = (unit for unit in self.units.values() if name == unit.name or name in unit.aliases)

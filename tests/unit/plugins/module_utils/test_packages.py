@@ -434,7 +434,7 @@ def record(package: Package) -> str:
 
 
 OLD, NEW = Package("web", "amd64", "1.0"), Package("web", "amd64", "2.0")
-ALL: list[dict[str, Any]] = [{"packages": {}}]
+ALL: list[dict[str, Any]] = [{"packages": {"keep": "all"}}]
 
 
 @pytest.fixture(autouse=True)

@@ -376,7 +376,9 @@ def test_a_systemd_that_does_not_answer_is_no_state() -> None:
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        ({}, "at least one unit"),
+        ({"processes": []}, "at least one unit"),
+        ({"except": ["web*"]}, "is a pattern"),
+        ({"names": ["web"], "except": ["db"]}, "except is for all units"),
         ({"names": []}, "at least one unit"),
         ({"names": [["web"]]}, "names must be a text, not"),
         ({"names": [""]}, "names must be a list of units"),
@@ -648,3 +650,112 @@ def test_nothing_is_taken_down_early_at_boot() -> None:
     here = at(host, "/etc/x", boot=True)
     assert take_down(Services().plan(captured(Unit(WEB)), here), here) == Down()
     assert not [act for act in host.acts() if "stop" in act]
+
+
+# -- all units
+
+
+def all_of(*units: Unit) -> list[str]:
+    system = machine(*units).system()
+    return Services().capture(Services(system).check({}), Hasher(), system)
+
+
+def recorded_names(lines: Sequence[str]) -> list[str]:
+    return [json.loads(line[5:])["name"] for line in lines if line.startswith("unit ")]
+
+
+def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
+    kept = [
+        Unit("db.service", enabled="disabled", active="inactive"),
+        Unit("journal.service", enabled="static"),
+        Unit("masked.service", enabled="masked", active="inactive"),
+        Unit("pg@15.service", enabled="enabled-runtime"),
+        Unit("tidy.timer"),
+        Unit("web.service"),
+    ]
+    passed = [
+        Unit("asked.service", enabled="static", more={"BusName": "org.asked"}),
+        Unit("build.service", enabled="static", more={"Type": "oneshot"}),
+        Unit("evenkeel-deadman.service"),
+        Unit("getty@tty1.service"),
+        Unit("idle.service", enabled="static", active="inactive"),
+        Unit("made.service", enabled="generated"),
+        Unit("run-r1.service", enabled="transient", more={"Transient": "yes"}),
+        Unit("ssh@1-2.service", enabled="static"),
+        Unit("template@.service", active="inactive"),
+        Unit("user@0.service", enabled="static"),
+    ]
+    lines = all_of(*kept, *passed)
+    assert recorded_names(lines) == [unit.name for unit in kept]
+    system = machine(*kept, *passed).system()
+    but = Services().capture(Services(system).check({"except": ["web", "tidy.timer"]}), Hasher(), system)
+    assert recorded_names(but) == [unit.name for unit in kept[:-2]]
+
+
+@pytest.mark.parametrize(
+    ("more", "changed", "expected"),
+    [
+        ({}, ["/etc/motd"], []),
+        ({}, ["/etc/web/web.conf"], ["reload web.service"]),
+        ({}, ["/etc/web.d/one"], ["reload web.service"]),
+        ({}, ["/etc/web-data/x", "/opt/web/x"], []),
+        (
+            {"ExecStart": "{ path=/usr/sbin/webd ; argv[]=/usr/sbin/webd ; }"},
+            ["/etc/webd.conf"],
+            ["reload web.service"],
+        ),
+        ({"StateChangeTimestampMonotonic": "600000000"}, ["/etc/motd"], ["reload web.service"]),
+        ({"StateChangeTimestampMonotonic": "400000000"}, ["/etc/motd"], []),
+    ],
+)
+def test_one_of_all_is_concerned_by_its_own_files_alone(
+    more: dict[str, str], changed: list[str], expected: list[str]
+) -> None:
+    unit = Unit(WEB, more=more)
+    steps = plan(all_of(unit), machine(unit), *changed)
+    assert [step for step in steps if "daemon-reload" not in step] == expected
+    # A unit that somebody has named is concerned by all that comes back.
+    assert "reload web.service" in plan(captured(unit), machine(unit), *changed)
+
+
+def test_what_was_started_with_the_change_is_started_anew() -> None:
+    then, now = Unit(WEB), Unit(WEB, entered=600.0, more={"StateChangeTimestampMonotonic": "600000000"})
+    assert "restart web.service" in plan(all_of(then), machine(now), "/etc/motd")
+
+
+def test_one_of_all_that_was_masked_or_stopped_comes_back() -> None:
+    then = all_of(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
+    host = machine(Unit(WEB, enabled="masked", active="inactive"), Unit(DB))
+    assert plan(then, host) == ["stop db.service", "start web.service"]
+    assert Services().verify(then, host.system()) == [
+        "db.service is active (running), and was not active",
+        "db.service is enabled, and was disabled",
+        "web.service is inactive (running), and was active",
+        "web.service is masked, and was enabled",
+    ]
+
+
+def test_a_unit_that_came_with_the_change_ends_with_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "new.service"
+    file.touch()
+    then = all_of(Unit(WEB))
+    new = Unit("new.service", more={"FragmentPath": str(file)})
+    assert plan(then, machine(Unit(WEB), new)) == [], "a package that stays has brought it"
+    steps = Services().plan(then, at(machine(Unit(WEB), new), str(file)))
+    assert [(step.action, step.target) for step in steps if step.target == new.name] == [("stop", new.name)]
+    assert Services().verify(then, machine(Unit(WEB), new).system()) == []
+    file.unlink()
+    assert Services().verify(then, machine(Unit(WEB), new).system()) == ["new.service runs, and came with the change"]
+    assert put_back(then, machine(Unit(WEB), new)) == []
+    # Of units that are named one by one nothing else is looked at.
+    assert plan(captured(Unit(WEB)), machine(Unit(WEB), new)) == []
+
+
+def test_a_checkpoint_of_all_units_lies_inside_a_declaration_of_all() -> None:
+    system = machine(Unit(WEB)).system()
+    services = Services(system)
+    every: dict[str, Any] = {"names": None, "processes": []}
+    assert list(services.outside(every, all_of(Unit(WEB)), [{}], system)) == []
+    assert list(services.outside(every, [], [{"names": [WEB]}], system)) == ["without a limit"]
+    process = {"name": "p", "pidfile": "/run/p.pid", "argv": ["/bin/p"]}
+    assert list(services.outside({**every, "processes": [process]}, [], [{}], system)) == ["process p"]

@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
@@ -49,6 +50,16 @@ def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
     return kind
 
 
+def test_all_values_are_those_that_the_configuration_sets(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "10.conf").write_text("# vm.dirty = 1\nvm.swappiness = 10\n-kernel/core_pattern=x\nvm.not_here = 1\n")
+    kind = sysctl.Sysctl(str(root), [f"{tmp_path}/*.conf"])
+    assert kind.check({}) == {"names": ["kernel/core_pattern", "vm/swappiness"]}
+    beside = [kind.check({"names": ["vm.swappiness"]})]
+    assert kind.for_plain_host(beside, []) == ({"names": ["kernel/core_pattern"]}, [])
+    assert sysctl.Sysctl(str(root), []).for_plain_host([], []) == (None, [])
+    assert kind.outside({"names": ["vm/swappiness"]}, [], [{}], System()) == []
+
+
 def lines_of(kind: Kind, store: Store, *names: str) -> list[str]:
     return kind.capture(kind.check({"names": list(names)}), Hasher(), store.system)
 
@@ -60,7 +71,7 @@ def test_dots_and_slashes_name_the_same_key(values: Kind) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({}, "names is missing"),
+        ({"names": []}, "leave it out for all"),
         ({"names": ["vm.swappiness"], "values": {}}, "unknown key 'values'"),
         ({"names": ["vm.swapiness"]}, "this kernel has no vm/swapiness"),
         ({"names": ["vm"]}, "'vm' is no key"),

@@ -2,98 +2,234 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A command is over when it ends, whatever it leaves behind, and all that it said is known."""
+"""The kind system: it stands for other kinds, gives way to what is declared beside it, and names what it leaves out."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import command, environment, run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import start_time
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, plain, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.declared import refuse_outside
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.files import Files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
+
+from .conftest import SYSTEM
+
+WHOLE: dict[str, Any] = {"system": {}}
 
 
-@pytest.fixture(params=["memory", "disk"])
-def _kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both places where the words of a command may be kept."""
-    if request.param == "disk":
-        monkeypatch.delattr(os, "memfd_create", raising=False)
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with files alone: what the other kinds have is tested with them."""
+    root = tmp_path / "host"
+    for name in ("etc", "opt", "usr/local"):
+        (root / name).mkdir(parents=True)
+    monkeypatch.setattr(plain, "TREES", tuple(f"{root}/{name}" for name in ("etc", "usr/local", "opt", "srv")))
+    monkeypatch.setattr(plain, "EXCLUDE", (f"{root}/etc/machine-id",))
+    monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
+    for name, kind in KINDS.items():
+        if name != "files":
+            monkeypatch.setattr(type(kind), "on_plain_host", None)
+    monkeypatch.setattr(Files, "on_plain_host", {"paths": list(plain.TREES), "exclude": list(plain.EXCLUDE)})
+    return root
+
+
+def sections(*beside: dict[str, Any]) -> dict[str, list[Section]]:
+    found: dict[str, list[Section]] = {}
+    for section in registry.check([WHOLE, *beside]):
+        found.setdefault(section.kind, []).append(section)
+    return found
+
+
+def left(*beside: dict[str, Any]) -> list[str]:
+    (section,) = sections(*beside)["system"]
+    return KINDS["system"].not_restorable(section.spec, [])
+
+
+def test_every_kind_of_a_plain_host_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    kinds = {name for name, kind in KINDS.items() if kind.on_plain_host is not None}
+    assert kinds >= {"files", "packages", "users", "network", "services", "sysctl", "firewall"}
+    assert not kinds & {"system", "mounts", "postgresql", "subvolumes"}
+    assert registry.DEFAULT == [WHOLE]
+
+
+def test_a_plain_host_comes_back(host: Path, store: Store) -> None:
+    for name, text in (("etc/app.conf", "old"), ("etc/machine-id", "1"), ("opt/tool", "old")):
+        (host / name).write_text(text)
+    taken = checkpoint(store, "before", [WHOLE])
+    trees = [str(host / name) for name in ("etc", "opt", "usr/local")]
+    assert taken["protects"] == [f"files ({', '.join(trees)})"]
+    assert taken["left"] == []
+    for name in ("etc/app.conf", "etc/machine-id", "etc/new", "opt/tool", "usr/local/new"):
+        (host / name).write_text("new")
+    rollback(store, "before")
+    assert (host / "etc/app.conf").read_text() == (host / "opt/tool").read_text() == "old"
+    assert not (host / "etc/new").exists() and not (host / "usr/local/new").exists()
+    assert (host / "etc/machine-id").read_text() == "new", "the identity of a host is no part of it"
+    assert checkpoint(store, "before", [{"files": {"paths": [str(host / "etc")]}}])["protects"] == []
+
+
+def test_what_is_declared_beside_it_comes_in_its_place(host: Path) -> None:
+    (host / "etc/web").mkdir()
+    inside, whole = (
+        {"files": {"paths": [f"{host}/etc/web"], "exclude": ["*.log"]}},
+        {"files": {"paths": [f"{host}/opt"]}},
+    )
+    own, *theirs = sorted((one.spec for one in sections(inside, whole)["files"]), key=lambda spec: -len(spec["paths"]))
+    assert own["paths"] == [f"{host}/etc", f"{host}/usr/local"]
+    assert f"{host}/etc/web" in own["exclude"]
+    assert {one["paths"][0] for one in theirs} == {f"{host}/etc/web", f"{host}/opt"}
+    assert left(inside, whole) == []
+
+
+def test_a_name_that_is_a_pattern_leaves_out_itself_alone(host: Path, store: Store) -> None:
+    for name in ("a*", "ab"):
+        (host / "etc" / name).mkdir()
+        (host / "etc" / name / "x").write_text("old")
+    checkpoint(store, "before", [WHOLE, {"files": {"paths": [f"{host}/etc/a*"], "exclude": ["x"]}}])
+    (host / "etc/ab/x").write_text("new")
+    (host / "etc/a*/x").write_text("new")
+    rollback(store, "before")
+    assert (host / "etc/ab/x").read_text() == "old"
+    assert (host / "etc/a*/x").read_text() == "new"
+
+
+def test_what_it_stands_for_is_declared_as_it(host: Path) -> None:
+    more = {"files": {"paths": [str(host / "etc")], "exclude": []}}
+    assert registry.declared(registry.check([WHOLE])) == [WHOLE]
+    assert registry.declared(registry.check([more, WHOLE])) in ([WHOLE, more], [more, WHOLE])
+
+
+def test_a_kind_that_this_host_cannot_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_spec: Any) -> dict[str, object]:
+        raise UsageError("firewall: there is no nft here")
+
+    monkeypatch.setattr(type(KINDS["firewall"]), "on_plain_host", {})
+    monkeypatch.setattr(KINDS["firewall"], "check", refuse)
+    assert left() == ["there is no nft here (firewall is not protected)"]
+    with pytest.raises(UsageError, match="no nft"):
+        registry.check([{"firewall": {}}])
+
+
+def test_a_tree_that_leads_elsewhere_is_named(host: Path) -> None:
+    os.rename(host / "opt", host / "data")
+    os.symlink("data", host / "opt")
+    assert left() == [f"files: {host}/opt leads to {host}/data, which is not protected unasked"]
+    assert sections()["files"][0].spec["paths"] == [f"{host}/etc", f"{host}/usr/local"]
+
+
+def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "_BYTES", 2 << 20)
+    monkeypatch.setattr(plain, "_FILES", 40)
+    for name, size in (("opt/big/data/a", 1_500_000), ("opt/big/b", 100), ("opt/mid/a", 900_000), ("etc/one", 100_000)):
+        (host / name).parent.mkdir(parents=True, exist_ok=True)
+        (host / name).write_bytes(os.urandom(size))
+    assert left() == [f"files: too large to be kept unasked: {host}/opt/big/data (1 MB)"]
+    # What is declared for itself is kept, and does not count.
+    assert left({"files": {"paths": [f"{host}/opt/big"]}}) == []
+    for number in range(50):
+        (host / "opt/many/x").mkdir(parents=True, exist_ok=True)
+        (host / f"opt/many/x/{number}").touch()
+    (words,) = left()
+    assert f"{host}/opt/many/x (0 MB)" in words and f"{host}/opt/big/data" in words
+    # Too many of them are too much as well.
+    alone = left({"files": {"paths": [f"{host}/opt/big"]}})
+    assert alone == [f"files: too large to be kept unasked: {host}/opt/many/x (0 MB)"]
+
+
+def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:
+    (host / "etc/hosts").touch()
+    (host / "opt/share").mkdir()
+    (host / "opt/disk").mkdir()
+    roots = [f"{host}/etc", f"{host}/opt"]
+    points = {f"{host}/etc/hosts": "ext4", f"{host}/opt/share": "nfs4", f"{host}/opt/disk": "ext4", "/": "ext4"}
+    (tmp_path / "proc").mkdir()
+    found, words = plain.left_out(roots, [], {**points, "/proc": "proc"}, str(tmp_path / "proc"))
+    assert found == [f"{host}/etc/hosts", f"{host}/opt/share"]
+    shown = f"{host}/etc/hosts (a file), {host}/opt/share (nfs4)"
+    spec = {"paths": roots, "exclude": found}
+    assert files.mounted(spec, points) == {f"{host}/opt/disk": "ext4"}, "what is left out is told once"
+    assert words == [f"mounted there, and not protected unasked: {shown}"]
 
 
 @pytest.fixture
-def left(tmp_path: Path) -> Iterator[Path]:
-    """Where a command writes the pid of what it leaves running."""
-    path = tmp_path / "pid"
-    yield path
-    with suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int(path.read_text()), 9)
+def held(host: Path) -> Iterator[Path]:
+    (host / "opt/app/logs").mkdir(parents=True)
+    with open(host / "opt/app/logs/app.log", "w") as stream, open(host / "etc/state", "w") as other:
+        stream.write("x")
+        other.write("x")
+        with open(host / "opt/tool", "w+"), open(host / "opt/app/logs/app.log"):
+            (host / "etc/read").touch()
+            with open(host / "etc/read"):
+                yield host / "opt/app/logs"
 
 
-@pytest.mark.usefixtures("_kept")
-@pytest.mark.parametrize("how", ["sleep 60 &", "setsid sleep 60 &"])
-def test_what_runs_in_the_background_is_not_waited_for(left: Path, how: str) -> None:
-    started = time.monotonic()
-    done = run(["sh", "-c", f"echo begun; {how} echo $! > {left}; echo done >&2"], 5.0)
-    assert (done.rc, done.out, done.err) == (0, "begun\n", "done\n") and time.monotonic() - started < 4
-    assert start_time(int(left.read_text())) is not None
+def test_what_a_program_writes_is_left_out_and_named(host: Path, held: Path) -> None:
+    (words,) = left()
+    assert words.startswith("files: written by a program that runs, and not protected: ")
+    # The directory of a log; and the file alone in the configuration, and at the top of a tree.
+    for path in (held, host / "etc/state", host / "opt/tool"):
+        assert f"{path} (" in words
+    assert len(words.split(", ")) == 4
 
 
-def test_a_command_that_takes_too_long_is_killed_even_if_something_else_has_its_output(left: Path) -> None:
-    started = time.monotonic()
-    done = run(["sh", "-c", f"echo begun; setsid sleep 20 & echo $! > {left}; echo still >&2; sleep 30"], 0.5)
-    assert (done.rc, done.out, done.err) == (124, "begun\n", "still\n\nkilled after 0.5 s")
-    assert time.monotonic() - started < 5
+def test_a_user_who_writes_to_a_file_of_his_keeps_nobody_else_s_out(host: Path, tmp_path: Path) -> None:
+    folder = host / "opt/shared"
+    folder.mkdir()
+    (folder / "theirs").touch()
+    process = tmp_path / "proc" / "7"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("evil\n")
+    with open(folder / "theirs", "w") as stream:
+        os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), process / "fd" / "3")
+    (process / "status").write_text("Uid:\t0\t12345\t0\t0\n")  # Its directory in /proc may be root's all the same.
+    found, _words = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
+    assert found == [f"{folder}/theirs"]
+    (process / "status").write_text("Uid:\t0\t0\t0\t0\n")
+    assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [str(folder)]
 
 
-@pytest.mark.usefixtures("_kept")
-def test_large_output_is_known_to_its_end() -> None:
-    done = run(["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' a; head -c 3000000 /dev/zero | tr '\\0' b >&2"], 60.0)
-    assert done.out == "a" * 5_000_000 and done.err == "b" * 3_000_000
+def test_a_path_of_another_mount_namespace_is_not_taken_for_one_of_the_host(
+    host: Path, held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user can mount a file of his own there, over any path."""
+    (host / "etc/passwd").touch()
+    seen = os.readlink
+
+    def elsewhere(path: Any, **how: Any) -> Any:
+        found = seen(path, **how)
+        return f"{host}/etc/passwd" if found == f"{host}/etc/state" else found
+
+    monkeypatch.setattr(os, "readlink", elsewhere)
+    (words,) = left()
+    assert "etc/passwd" not in words and str(held) in words
 
 
-@pytest.mark.usefixtures("_kept")
-def test_who_opens_its_output_anew_leaves_no_hole() -> None:
-    done = run(["sh", "-c", "echo first; echo second > /dev/stdout; echo third"], 5.0)
-    assert done.out.endswith("second\nthird\n") and "\0" not in done.out
+def test_a_checkpoint_of_it_lies_inside_a_declaration_of_it(host: Path, store: Store) -> None:
+    (host / "etc/x").touch()
+    checkpoint(store, "before", [WHOLE])
+    manifest = store.manifest(store.resolve("before"))
+    refuse_outside(manifest, [WHOLE], "web1", True, SYSTEM)
+    with pytest.raises(Refused, match="does not declare for web1.*system"):
+        refuse_outside(manifest, [{"files": {"paths": [str(host)]}}], "web1", True, SYSTEM)
+    checkpoint(store, "more", [{"files": {"paths": [str(host / "etc"), str(store.root) + "x"]}}])
+    with pytest.raises(Refused, match="storex"):
+        refuse_outside(store.manifest(store.resolve("more")), [WHOLE], "web1", True, SYSTEM)
 
 
-def test_there_is_no_input_and_what_is_not_there_is_said() -> None:
-    assert run(["cat"], 5.0).out == ""
-    done = run(["/nowhere/command"], 5.0)
-    assert done.rc == 127 and done.words == "/nowhere/command: No such file or directory"
-
-
-_SEEN = ["sh", "-c", "umask; env"]
-
-
-def test_what_is_ours_alone_reaches_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = ("PYTHONPATH", "PYTHONHOME", "ANSIBLE_CONFIG", "LD_PRELOAD", "VIRTUAL_ENV")
-    for name in ours:
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("RESTIC_REPOSITORY", "given")
-    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
-    before = os.umask(0o077)
-    try:
-        parsed, foreign = run(_SEEN, 5.0).out.splitlines(), command(_SEEN, 5.0).out.splitlines()
-    finally:
-        os.umask(before)
-    for seen in (parsed, foreign):
-        assert seen[0] == "0022"
-        assert not [line for line in seen if line.partition("=")[0] in ours]
-    # Of what is parsed the language is known, and who calls may give more.
-    assert "LC_ALL=C.UTF-8" in parsed and "RESTIC_REPOSITORY=given" in parsed
-    assert not [line for line in foreign if line.startswith(("LC_ALL", "RESTIC"))]
-
-
-def test_a_command_of_others_speaks_the_language_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/opt/bin")
-    one, two = tmp_path / "locale", tmp_path / "locale.conf"
-    two.write_text('# of the host\nLANG="de_DE.UTF-8"\nLC_TIME=C\nPATH=/evil\n')
-    found = environment([str(one), str(two)])
-    assert (found["LANG"], found["LC_TIME"]) == ("de_DE.UTF-8", "C") and found["HOME"]
-    assert found["PATH"].startswith("/opt/bin:") and found["PATH"].endswith(":/usr/sbin:/usr/bin:/sbin:/bin")
-    assert environment([str(one)])["LANG"] == "C.UTF-8"
+def test_a_hole_that_nobody_fills_is_refused_as_before(host: Path) -> None:
+    with pytest.raises(UsageError, match="excludes it"):
+        registry.check([{"users": {}}, {"files": {"paths": ["/etc"], "exclude": ["passwd"]}}])
+    both = [{"files": {"paths": ["/etc"], "exclude": ["/etc/passwd"]}}, {"files": {"paths": ["/etc/passwd"]}}]
+    registry.check([{"users": {}}, *both])
+    with pytest.raises(UsageError, match="overlap"):
+        registry.check([{"files": {"paths": ["/etc"]}}, {"files": {"paths": ["/etc/passwd"]}}])

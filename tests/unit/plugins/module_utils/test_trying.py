@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, watcher
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import trying
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -271,9 +270,8 @@ def test_it_protects_what_the_last_change_declared(store: Store, live: Path, tmp
     assert trying._last_declared(store) == [{"files": {"paths": [str(live.parent)], "exclude": []}}]
 
 
-def test_a_host_that_knows_nothing_asks_what_to_protect(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(UsageError, match="--paths /etc/nginx"):
-        trying._last_declared(store)
+def test_a_host_that_knows_nothing_protects_what_a_plain_host_has(tmp_path: Path, store: Store) -> None:
+    assert trying._last_declared(store) == [{"system": {}}]
     one = Try(store, "10m", "--paths", str(tmp_path / "there"), terminal=False)
     try:
         one.sees("checkpoint")

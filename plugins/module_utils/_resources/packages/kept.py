@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Package files of versions that something has replaced: kept in a folder of the store, as long as a checkpoint has
+such a version. The name of a file holds what it is and its hash, so that nothing else has to be written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, Callable, NamedTuple
+from urllib.parse import quote, unquote
+
+from ..._errors import Damaged
+from ..._host.durable import ensure_dir, fsync_dir
+from ..._host.trust import open_regular
+from .package import Ident
+
+_FOLDER = "packages"
+_NAME = re.compile(r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})")
+_TEMPORARY = ".tmp-"
+_CHUNK = 1 << 20
+# Bytes that stay free on the file system of the store.
+_RESERVE = 64 << 20
+
+
+class Kept(NamedTuple):
+    """``path`` of a package file, and its SHA-256."""
+
+    path: str
+    sha256: str
+
+
+def every(root: str) -> dict[Ident, Kept]:
+    """The package files that are kept below the store ``root``."""
+    folder = os.path.join(root, _FOLDER)
+    found = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        words = _NAME.fullmatch(name)
+        if words is not None:
+            found[(words[1], words[2], unquote(words[3]))] = Kept(os.path.join(folder, name), words[4])
+    return found
+
+
+def put(root: str, ident: Ident, write: Callable[[BinaryIO], None]) -> None:
+    """Keep the package file that ``write`` writes; durable once this returns. What fails leaves nothing behind."""
+    folder = os.path.join(root, _FOLDER)
+    ensure_dir(folder)
+    path = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+        with os.fdopen(fd, "w+b") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(fd)
+            stream.seek(0)
+            sha = _hash(_pieces(stream))
+        name, arch, version = ident
+        os.rename(path, os.path.join(folder, f"{name},{arch},{quote(version, safe='')},{sha}"))
+        fsync_dir(folder)
+    except BaseException:
+        if os.path.lexists(path):
+            os.unlink(path)
+        raise
+
+
+def copy(source: str) -> Callable[[BinaryIO], None]:
+    """A function for ``put`` that copies a file."""
+
+    def write(stream: BinaryIO) -> None:
+        with open_regular(source) as found:
+            refuse_if_full(stream, os.fstat(found.fileno()).st_size)
+            for piece in _pieces(found):
+                stream.write(piece)
+
+    return write
+
+
+def refuse_if_full(stream: BinaryIO, size: int) -> None:
+    """Raises OSError where so many bytes would leave too little room for the change that is under way."""
+    room = os.fstatvfs(stream.fileno())
+    if room.f_bavail * room.f_frsize < size + _RESERVE:
+        raise OSError(f"the file system of the store has no room for {size >> 20} MB")
+
+
+def read(one: Kept) -> Iterator[bytes]:
+    """The content. Raises Damaged at its end, where it is not what was kept."""
+    digest = hashlib.sha256()
+    with open_regular(one.path) as stream:
+        for piece in _pieces(stream):
+            digest.update(piece)
+            yield piece
+    if digest.hexdigest() != one.sha256:
+        raise Damaged(f"{one.path} is not what was kept: its hash is another")
+
+
+def forget(root: str, needed: Collection[Ident]) -> None:
+    """Delete what is not needed any more, and what a kill has left."""
+    folder = os.path.join(root, _FOLDER)
+    for ident, one in every(root).items():
+        if ident not in needed:
+            os.unlink(one.path)
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        process = name.removeprefix(_TEMPORARY)
+        if name.startswith(_TEMPORARY) and not os.path.exists(f"/proc/{process}"):
+            os.unlink(os.path.join(folder, name))
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: stream.read(_CHUNK), b"")
+
+
+def _hash(pieces: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()

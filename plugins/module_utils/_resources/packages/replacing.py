@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The moment in which a package manager is about to replace packages, while a change is armed: their files are kept.
+
+apt and dpkg call a script of the store, and go on whatever becomes of it. dpkg calls it for itself alone: where apt
+runs dpkg, apt has told all of it before.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from ..._errors import EvenkeelError
+from ..._host.durable import write_file
+from ..._host.system import System
+from .. import ours
+from . import dpkg, kept, rebuild
+from .package import Ident, Package
+
+# The environment of a rollback, in which nothing is kept.
+BACK = "EVENKEEL_BACK"
+_SCRIPT = """\
+#!/bin/sh
+{mark}
+# apt and dpkg call this while a change is armed. They go on whatever happens here.
+[ -f {armed} ] && [ -f {agent} ] && [ -z "${back}" ] || exit 0
+if [ "$1" = dpkg ]; then
+  [ -z "$DPKG_FRONTEND_LOCKED" ] || exit 0
+  case "$DPKG_HOOK_ACTION" in install|unpack|remove|purge) ;; *) exit 0 ;; esac
+fi
+exec {call} "$1" "$PPID"
+"""
+# The first word names the options of the hook, so that it must be one that no other hook has.
+_APT = """\
+# Written while a change is armed, and gone with it.
+{mark}
+DPkg::Pre-Install-Pkgs {{ "EVENKEEL=1 sh {script} apt || true"; }};
+DPkg::Tools::Options::EVENKEEL=1::Version "3";
+"""
+_DPKG = """\
+# Written while a change is armed, and gone with it.
+{mark}
+pre-invoke="sh {script} dpkg || true"
+"""
+_CONFIGURES = "**CONFIGURE**"
+
+
+def install(root: str, call: Sequence[str]) -> str:
+    """Have apt and dpkg call the agent by this command line; why that is not possible, or "". ``root``: the store's."""
+    script, agent = os.path.join(root, "replacing"), next((word for word in call if word.endswith(".pyz")), "")
+    if any(character in root for character in "\"'\\ \n$`"):
+        return f"{root} holds a character that apt's configuration cannot hold"
+    values = {"mark": ours.MARK.decode(), "script": script}
+    text = _SCRIPT.format(
+        armed=f"{root}/armed", agent=shlex.quote(agent), back=BACK, call=shlex.join(call), mark=values["mark"]
+    )
+    try:
+        write_file(script, text.encode(), 0o700)
+    except OSError as error:
+        return str(error)
+    wrong = [ours.place(path, text.format(**values).encode()) for path, text in zip(ours.HOOKS, (_APT, _DPKG))]
+    return "; ".join(filter(None, wrong))
+
+
+def about(source: str, text: str, process: str, system: System) -> set[tuple[str, str]]:
+    """(name, architecture) of the packages that are about to be replaced or removed. An architecture may be empty.
+
+    ``source``: apt, which tells them on its standard input ``text``; or dpkg, which is the parent of ``process``.
+    """
+    return of_apt(text) if source == "apt" else of_dpkg(*_command(process), system)
+
+
+def of_apt(text: str) -> set[tuple[str, str]]:
+    """From the words of apt's protocol, version 3. Pure."""
+    found = set()
+    for line in text.partition("\n\n")[2].splitlines():
+        words = line.split(" ", 8)
+        if len(words) == 9 and words[1] != "-" and words[8] != _CONFIGURES:
+            found.add((words[0], words[2]))
+    return found
+
+
+def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, str]]:
+    """From the command line of dpkg, and its directory."""
+    found = set()
+    for word in argv[1:]:
+        if word.startswith("-"):
+            continue
+        path = os.path.join(folder, word)
+        files = glob.glob(f"{glob.escape(path)}/**/*.deb", recursive=True) if os.path.isdir(path) else [path]
+        if "/" in word or word.endswith(".deb"):
+            found |= {dpkg.identity(one, system)[:2] for one in files if os.path.isfile(one)}
+        else:
+            name, _colon, arch = word.partition(":")
+            found.add((name, arch))
+    return found
+
+
+def _command(process: str) -> tuple[list[str], str]:
+    """(command line, directory) of the process that has started this one."""
+    with suppress(OSError, IndexError, ValueError):
+        with open(f"/proc/{int(process)}/stat", "rb") as stream:
+            parent = int(stream.read().rpartition(b")")[2].split()[1])
+        with open(f"/proc/{parent}/cmdline", "rb") as stream:
+            argv = os.fsdecode(stream.read()).split("\0")[:-1]
+        return argv, os.readlink(f"/proc/{parent}/cwd")
+    return [], "/"
+
+
+def keep(packages: Sequence[Package], root: str, system: System, local: bool = False) -> dict[str, str]:
+    """Keep a package file of each; "name version" -> why that was not possible. ``local``: only from apt's cache."""
+    have = kept.every(root)
+    missing = [one for one in packages if one.ident not in have and one.manager == "deb" and not one.status]
+    left: dict[str, str] = {}
+    for package in missing:
+        try:
+            _keep(package, root, system, local)
+        except (EvenkeelError, OSError) as error:
+            left[f"{package.key} {package.version}"] = str(error)
+    if left and not local:
+        _download([one for one in missing if f"{one.key} {one.version}" in left], root, system, left)
+    return left
+
+
+def _keep(package: Package, root: str, system: System, local: bool) -> None:
+    cached = dpkg.cached(package, system)
+    if cached:
+        kept.put(root, package.ident, kept.copy(cached))
+    elif local:
+        raise EvenkeelError("apt's cache does not have it")
+    else:
+        kept.put(root, package.ident, lambda stream: rebuild.rebuild(package, stream, system))
+
+
+def _download(packages: Sequence[Package], root: str, system: System, left: dict[str, str]) -> None:
+    """Ask the mirror for what could not be made anew."""
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        for key, path in dpkg.fetch(packages, folder, system, download=True).items():
+            package = next(one for one in packages if one.key == key)
+            with suppress(OSError):
+                kept.put(root, package.ident, kept.copy(path))
+                del left[f"{package.key} {package.version}"]
+
+
+def chosen(
+    recorded: Mapping[Ident, Package], live: Mapping[str, Package], names: set[tuple[str, str]]
+) -> list[Package]:
+    """The packages that are installed as recorded, without a file in the store, and are about to be replaced. Pure."""
+    return [
+        one
+        for one in live.values()
+        if one.ident in recorded
+        and not recorded[one.ident].sha256
+        and not names.isdisjoint({(one.name, one.arch), (one.name, "")})
+    ]

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The trees of files of a plain host, and what has to be left out of them on this one."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from .._files.mounts import PSEUDO
+from .._host.processes import user_ids
+from .kind import is_within
+
+# Where configuration lies, and programs that no package has installed. Data of users and of programs is no part of it.
+TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron")
+# The identity of a host, histories, and what programs make anew from other files. By whole paths alone: a name that is
+# left out anywhere would keep the directory in which a change has made it.
+EXCLUDE = (
+    *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
+    *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
+    *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
+)
+# Below these lie configuration and programs, and now and then all that a program writes.
+_MIXED = ("/usr/local", "/opt")
+# More than this of all trees is not kept unasked.
+_BYTES, _FILES = 256 << 20, 50_000
+# A directory is measured whole at this depth below its tree.
+_DEPTH = 2
+_SHOWN = 5
+# File systems of another machine or of a program, and images. Those of the kernel are never read.
+_ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "autofs", "virtiofs", "squashfs", "iso9660")
+
+
+def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the trees that this host has, sentences on those that are left out). ``taken``: paths that are held already."""
+    found, left = [], []
+    for path in TREES:
+        if any(is_within(path, one) for one in taken) or not os.path.lexists(path):
+            continue
+        if os.path.islink(path) or os.path.realpath(path) != path:
+            left.append(f"{path} leads to {os.path.realpath(path)}, which is not protected unasked")
+        else:
+            found.append(path)
+    return found, left
+
+
+def left_out(
+    roots: Sequence[str], taken: Sequence[str], points: Mapping[str, str], proc: str = "/proc"
+) -> tuple[list[str], list[str]]:
+    """(paths to leave out of the trees, sentences on them). ``points``: mount point -> type of the file system."""
+    inside = [one for one in taken if any(is_within(one, root) for root in roots)]
+    left: list[str] = []
+    mounted = {path: why for path, kind in points.items() if (why := _mounted(path, kind, roots))}
+    written = _written(roots, [*inside, *mounted], proc)
+    large = _too_large(roots, {*inside, *mounted, *written, *EXCLUDE})
+    for paths, words in (
+        ([f"{path} ({why})" for path, why in mounted.items()], "mounted there, and not protected unasked"),
+        ([f"{path} ({who})" for path, who in written.items()], "written by a program that runs, and not protected"),
+        ([f"{path} ({size >> 20} MB)" for path, size in large.items()], "too large to be kept unasked"),
+    ):
+        if paths:
+            more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+            left.append(f"{words}: {', '.join(paths[:_SHOWN])}{more}")
+    return sorted({*inside, *mounted, *written, *large}), left
+
+
+def pattern(path: str) -> str:
+    """The pattern of ``exclude`` that matches this path alone."""
+    return glob.escape(path)
+
+
+def _mounted(path: str, kind: str, roots: Sequence[str]) -> str:
+    """Why nothing of this mount point is kept; empty where it lies in no tree, or is a local file system."""
+    if kind in PSEUDO or not any(is_within(path, root) for root in roots):
+        return ""
+    if not os.path.isdir(path):
+        return "a file"
+    return kind if kind.startswith(_ELSEWHERE) else ""
+
+
+def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
+    """Path -> name of the program that has a file open for writing there. It is the directory of the file, where
+    configuration and data lie together and the program is root's or owns that directory; else the file alone."""
+    found: dict[str, str] = {}
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        with suppress(OSError):
+            for path in _open_for_writing(f"{proc}/{pid}"):
+                if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
+                    continue
+                folder = os.path.dirname(path)
+                mixed = any(is_within(folder, root) and folder != root for root in _MIXED)
+                # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
+                users = user_ids(int(pid), proc)
+                if mixed and users and users <= {0, os.lstat(folder).st_uid}:
+                    path = folder
+                with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+                    found[path] = stream.read().strip()
+    return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
+
+
+def _open_for_writing(process: str) -> Iterator[str]:
+    for name in os.listdir(f"{process}/fd"):
+        with suppress(OSError):
+            link = f"{process}/fd/{name}"
+            path = os.readlink(link)
+            # The link has the modes of the descriptor. In a mount namespace of a user any file can have any path.
+            found = os.lstat(path) if path.startswith("/") and os.lstat(link).st_mode & stat.S_IWUSR else None
+            if found is not None and stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(link)):
+                yield path
+
+
+def _too_large(roots: Sequence[str], without: set[str]) -> dict[str, int]:
+    """The fewest directories and files without which the trees are not too large -> bytes, as far as they were counted.
+
+    A directory that is too large by itself is counted no further.
+    """
+    sizes: dict[str, list[int]] = {}
+    for root in roots:
+        for path, depth in _children(root, 1, without):
+            sizes[path] = _measured(path, without) if depth == _DEPTH else _size(path)
+    total, number = (sum(one[at] for one in sizes.values()) for at in (0, 1))
+    found = {}
+    while total > _BYTES or number > _FILES:
+        path = max(sizes, key=lambda one: max(sizes[one][0] / _BYTES, sizes[one][1] / _FILES))
+        size, count = sizes.pop(path)
+        found[path] = size
+        total, number = total - size, number - count
+    return found
+
+
+def _children(folder: str, depth: int, without: set[str]) -> Iterator[tuple[str, int]]:
+    """Files at most so deep, and the directories at the greatest depth."""
+    for entry in _entries(folder):
+        if entry.path in without:
+            continue
+        if entry.is_dir(follow_symlinks=False) and depth < _DEPTH:
+            yield from _children(entry.path, depth + 1, without)
+        else:
+            yield entry.path, depth if not entry.is_dir(follow_symlinks=False) else _DEPTH
+
+
+def _measured(top: str, without: set[str]) -> list[int]:
+    size = _size(top)
+    todo = [top]
+    while todo and size[0] <= _BYTES and size[1] <= _FILES:
+        for entry in _entries(todo.pop()):
+            if entry.path in without:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(entry.path)
+            more = _size(entry.path)
+            size = [size[0] + more[0], size[1] + more[1]]
+    return size
+
+
+def _size(path: str) -> list[int]:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return [0, 0]
+    # What a sparse file occupies. A small file may occupy nothing of its own.
+    size = min(info.st_size, info.st_blocks * 512 or info.st_size)
+    return [size if stat.S_ISREG(info.st_mode) else 0, 1]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
