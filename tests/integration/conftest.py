@@ -42,7 +42,7 @@ set -e
 pkill -KILL -f '[e]venkeel-[0-9a-f]*[.]pyz' || true
 systemctl stop evenkeel-watch.timer 2>/dev/null || true
 units=$(ls -d /etc/systemd/system/evenkeel-* /etc/systemd/system/sysinit.target.wants/evenkeel-* \
-/run/systemd/system/evenkeel-* 2>/dev/null || true)
+/etc/systemd/system/boot-complete.target.requires/evenkeel-* /run/systemd/system/evenkeel-* 2>/dev/null || true)
 rm -rf /var/lib/evenkeel /usr/local/sbin/evenkeel-host /run/motd.d/evenkeel $units
 [ -z "$units$(systemctl list-units --all --no-legend 'evenkeel-*')" ] || systemctl daemon-reload
 if [ ! -d /var/lib/pristine ]; then
