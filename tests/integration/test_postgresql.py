@@ -613,7 +613,7 @@ def test_the_archive_is_never_overwritten(tmp_path: Path) -> None:
     assert archive(segment, "02", wal).returncode == 0
     segment.write_bytes(b"two" * 100_000)
     refused = archive(segment, "01", wal)
-    assert refused.returncode == 1 and "holds something else" in refused.stderr
+    assert refused.returncode == 1 and "exists with another content" in refused.stderr
     assert (wal / "01").read_bytes() == b"one" * 100_000
     assert archive(segment, "03", tmp_path / "missing").returncode == 1
     assert archive(segment, "03").returncode == 1
@@ -668,7 +668,7 @@ def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
         # The server writes a record by itself within 15 s: on a busy machine a second checkpoint is due.
         tasks = said[1].split("TASK [")
         changed = [task.partition("]")[0].rpartition(" : ")[2] for task in tasks if "\nchanged: " in task]
-        assert set(changed) <= {"Take a checkpoint, and a base backup with the first one"}, said[1]
+        assert set(changed) <= {"Take a checkpoint, and a base backup with the first checkpoint"}, said[1]
         declared = [{"postgresql": {"cluster": f"{version}/{name}"}}]
 
         def sql(statement: str) -> str:
