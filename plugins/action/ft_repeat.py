@@ -201,7 +201,7 @@ class Verification:
             "times": [times.soak, times.deadline, times.interval],
             "needed": request.needed,
             "planned": request.planned,
-            "measured": [outside.measure() for _ in range(self.planned)] if self.items else [],
+            "measured": [outside.measure() for _number in range(self.planned)] if self.items else [],
             "told": self._told(times, request.store) if self.voters else [],
         }
 

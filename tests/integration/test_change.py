@@ -119,7 +119,7 @@ def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
       ansible.builtin.shell: "systemctl restart ssh; pkill -KILL sshd"
       changed_when: true
 """
-    code, result = fleet.change(fleet.playbook("site.yml", broken), "--waves", "1", "--confirm-within", "25s")
+    code, result = fleet.change(fleet.playbook("site.yml", broken), "--waves", "1", "--confirm-within", "40s")
     assert code == 2
     assert fleet.state("web1")["by"] == "deadline"
     assert fleet.differs("web1") == ""

@@ -92,7 +92,8 @@ def test_a_host_is_accepted_by_name_and_never_all(host: Fleet, doubtful: dict[st
 
 def test_what_cannot_be_put_back_is_refused_where_that_is_asked_for(host: Fleet) -> None:
     host.on(HOST, SETUP + "rm /var/cache/apt/archives/ek-*")
-    words = {"name": "x", "resources": RESOURCES, "confirm_within": "10m", "require_restorable": True}
+    every = [{"packages": {**RESOURCES[0]["packages"], "keep": "all"}}]
+    words = {"name": "x", "resources": every, "confirm_within": "10m", "require_restorable": True}
     for check in (True, False):
         refused = host.module(HOST, "ft_checkpoint", check, **words)
         assert refused["failed"] and "ek-app 1" in refused["msg"] and "ek-app 1" in refused["left"][0], refused

@@ -29,9 +29,10 @@ RULES, TABLES, RESOLVER = "rules", "routes", "resolver"
 # Interfaces that containers, virtual machines, VPNs and their programs make and remove by themselves.
 _OF_PROGRAMS = re.compile(
     r"veth.*|docker\d.*|docker_gwbridge|br-[0-9a-f]{12}|cni.*|flannel.*|cali.*|tunl\d+|vxlan\.calico|cilium.*|lxc.*"
-    r"|podman\d+|nerdctl\d+|virbr.*|vnet\d+|macvtap\d+|tap.*|tun\d.*|wg.*|tailscale\d+|zt[0-9a-z]{8,}|nebula\d+"
+    r"|podman\d+|nerdctl.*|virbr.*|vnet\d+|macvtap\d+|tap.*|tun\d.*|wg.*|tailscale\d+|zt[0-9a-z]{8,}|nebula\d+"
     r"|kube-.*|nodelocaldns|weave|vethwe.*|dummy_kube|antrea-.*|ovn.*|ovs-.*|genev_sys.*|lxdbr\d+|incusbr\d+|ppp\d+"
-    r"|fw(br|pr|ln)\d.*|vif\d.*|qbr.*|qv[ob].*|brq.*|vrrp.*|v[ebz]-.*|mv-.*|ipvpn\d+|ipsec\d+|ifb\d+|nerdctl.*|azv.*|eni[0-9a-f]{11}|gre0|gretap0|erspan0|sit0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0"
+    r"|fw(br|pr|ln)\d.*|vif\d.*|qbr.*|qv[ob].*|brq.*|vrrp.*|v[ebz]-.*|mv-.*|ipvpn\d+|ipsec\d+|ifb\d+|azv.*|eni[0-9a-f]{11}"
+    r"|gre0|gretap0|erspan0|sit0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0"
 )
 _KINDS_OF_PROGRAMS = ("wireguard", "tun", "openvswitch", "xfrm", "vti", "vti6", "ppp")
 # Kinds of interfaces that exist by configuration alone: one that was not there is deleted.
