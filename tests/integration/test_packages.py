@@ -145,7 +145,7 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
 
 
 def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
-    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-lib"]}}])
+    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"keep": "all", "names": ["ek-lib"]}}])
     host.on(HOST, UPGRADE)
     after = host.on(HOST, STATE)
     refused = module(host, "ft_rollback", checkpoint="before")
@@ -183,7 +183,7 @@ rm ek-lost_1_all.deb
 def test_one_package_that_cannot_come_back_keeps_no_other_one(host: Fleet) -> None:
     host.on(HOST, LOST)
     names = ["ek-a", "ek-b", "ek-c", "ek-lost"]
-    taken = module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": names}}])
+    taken = module(host, "ft_checkpoint", name="before", resources=[{"packages": {"keep": "all", "names": names}}])
     assert "package files of 1 packages" in taken["left"][0] and "ek-lost 1" in taken["left"][0]
     before = host.on(HOST, STATE)
     host.on(HOST, "cd /srv/ek/lost; dpkg --install ek-lost_2_all.deb ek-[abc]_2_all.deb; rm /srv/ek/good")
@@ -232,7 +232,7 @@ dpkg --install ek-a_1_all.deb
 
 def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
     host.on(HOST, MOVED)
-    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"names": ["ek-a", "ek-b"]}}])
+    module(host, "ft_checkpoint", name="before", resources=[{"packages": {"keep": "all", "names": ["ek-a", "ek-b"]}}])
     before = host.on(HOST, STATE)
     host.on(HOST, "cd /srv/ek/moved; dpkg --install ek-b_2_all.deb ek-a_2_all.deb")
     assert host.on(HOST, "cat /usr/share/ek-moved/file") == "ek-b\n"
@@ -243,8 +243,10 @@ def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
 
 def test_data_of_what_was_not_there_before_stay_or_are_purged_as_declared(host: Fleet) -> None:
     names = ["ek-demo", "ek-lib", "ek-new"]
-    module(host, "ft_checkpoint", name="kept", resources=[{"packages": {"names": names}}])
-    module(host, "ft_checkpoint", name="purged", resources=[{"packages": {"names": names, "purge": True}}])
+    module(host, "ft_checkpoint", name="kept", resources=[{"packages": {"keep": "all", "names": names}}])
+    module(
+        host, "ft_checkpoint", name="purged", resources=[{"packages": {"keep": "all", "names": names, "purge": True}}]
+    )
     host.on(HOST, UPGRADE)
     assert not module(host, "ft_rollback", checkpoint="kept")["failed"]
     assert "ek-new" in host.on(HOST, "dpkg -l | grep ^rc; ls /etc")

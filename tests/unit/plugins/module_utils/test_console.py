@@ -333,7 +333,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "usr" / "sbin" / "evenkeel-host"
     path.parent.mkdir(parents=True)
     monkeypatch.setattr(ours, "COMMAND", str(path))
-    monkeypatch.setattr(command, "stranger", lambda _path, _owners: "")
+    monkeypatch.setattr(ours, "stranger", lambda _path, _owners: "")
     return path
 
 
