@@ -5,7 +5,6 @@ such a version. The name of a file holds what it is and its hash, so that nothin
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -14,13 +13,13 @@ from urllib.parse import quote, unquote
 
 from ..._errors import Damaged
 from ..._host.durable import ensure_dir, fsync_dir
+from ..._host.hashing import chunks, hash_file
 from ..._host.trust import open_regular
 from .package import Ident
 
 _FOLDER = "packages"
 _NAME = re.compile(r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})")
 _TEMPORARY = ".tmp-"
-_CHUNK = 1 << 20
 # Bytes that stay free on the file system of the store.
 _RESERVE = 64 << 20
 
@@ -54,8 +53,8 @@ def put(root: str, ident: Ident, write: Callable[[BinaryIO], None]) -> None:
             write(stream)
             stream.flush()
             os.fsync(fd)
-            stream.seek(0)
-            sha = _hash(_pieces(stream))
+            os.lseek(fd, 0, os.SEEK_SET)
+            sha = hash_file(fd)[0]
         name, arch, version = ident
         os.rename(path, os.path.join(folder, f"{name},{arch},{quote(version, safe='')},{sha}"))
         fsync_dir(folder)
@@ -71,7 +70,7 @@ def copy(source: str) -> Callable[[BinaryIO], None]:
     def write(stream: BinaryIO) -> None:
         with open_regular(source) as found:
             refuse_if_full(stream, os.fstat(found.fileno()).st_size)
-            for piece in _pieces(found):
+            for piece in chunks(found.fileno()):
                 stream.write(piece)
 
     return write
@@ -85,14 +84,12 @@ def refuse_if_full(stream: BinaryIO, size: int) -> None:
 
 
 def read(one: Kept) -> Iterator[bytes]:
-    """The content. Raises Damaged at its end, where it is not what was kept."""
-    digest = hashlib.sha256()
+    """The content. Raises Damaged, before any of it, where it is not what was kept."""
     with open_regular(one.path) as stream:
-        for piece in _pieces(stream):
-            digest.update(piece)
-            yield piece
-    if digest.hexdigest() != one.sha256:
-        raise Damaged(f"{one.path} is not what was kept: its hash is another")
+        if hash_file(stream.fileno())[0] != one.sha256:
+            raise Damaged(f"{one.path} is not what was kept: its hash is another")
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)
+        yield from chunks(stream.fileno())
 
 
 def forget(root: str, needed: Collection[Ident]) -> None:
@@ -105,14 +102,3 @@ def forget(root: str, needed: Collection[Ident]) -> None:
         process = name.removeprefix(_TEMPORARY)
         if name.startswith(_TEMPORARY) and not os.path.exists(f"/proc/{process}"):
             os.unlink(os.path.join(folder, name))
-
-
-def _pieces(stream: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: stream.read(_CHUNK), b"")
-
-
-def _hash(pieces: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
