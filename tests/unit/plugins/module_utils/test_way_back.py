@@ -82,6 +82,9 @@ class Word:
             def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
                 return []
 
+            def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
+                return []
+
             def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
                 return []
 
