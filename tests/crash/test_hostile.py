@@ -509,7 +509,7 @@ def test_nothing_is_put_into_a_directory_that_could_not_be_closed_first(
 
     with monkeypatch.context() as patched:
         patched.setattr(known.Known, "open", elsewhere)
-        with pytest.raises(RestoreFailed, match="live/priv is another directory"):
+        with pytest.raises(RestoreFailed, match="live/priv is not the directory that was read before"):
             rollback(store, "before")
     assert times and (owned / "priv" / "key").read_text() == "as recorded"
     rollback(store, "before")
@@ -522,7 +522,7 @@ def test_a_directory_that_was_seen_under_two_names_is_one_of_them_alone(owned: P
     fd = os.open(owned / "pub", os.O_RDONLY)
     made._compare(os.fsencode(owned / "pub"), fd, None)
     made._compare(os.fsencode(owned / "pub"), fd, None)
-    with pytest.raises(OSError, match="live/priv is another directory"):
+    with pytest.raises(OSError, match="live/priv is not the directory that was read before"):
         made._compare(os.fsencode(owned / "priv"), fd, None)
     os.close(fd)
 
