@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def invalid(spec: dict[str, Any], given: dict[str, Any], rules: dict[str, Any] |
         spec = {**spec, key: {"type": "raw"}}
         known[key] = given[key]
     chosen = {key: value for key, value in (rules or {}).items() if key in RULES}
-    messages: list[str] = ArgumentSpecValidator(spec, **chosen).validate(known).error_messages
+    messages: list[str] = ArgumentSpecValidator(deepcopy(spec), **chosen).validate(known).error_messages
     return messages
 
 

@@ -161,7 +161,7 @@ def _size(path: str) -> list[int]:
         info = os.lstat(path)
     except OSError:
         return [0, 0]
-    # What a sparse file occupies. A small file may occupy nothing of its own.
+    # The blocks of a sparse file. A small file may occupy none of its own.
     size = min(info.st_size, info.st_blocks * 512 or info.st_size)
     return [size if stat.S_ISREG(info.st_mode) else 0, 1]
 

@@ -80,7 +80,7 @@ def every(system: System) -> list[str]:
         for line in done.out.splitlines():
             name, _blank, rest = line.partition(" ")
             state = rest.split()[0] if words[0] == "list-unit-files" and rest.split() else ""
-            # What another starts is of interest where it runs, and a template is nothing that runs.
+            # A unit that another one starts is of interest where it runs, and a template is nothing that runs.
             if "@." not in name and state not in ("static", "alias", "generated", "transient", "bad"):
                 found[name] = None
     return sorted({unit.id for unit in describe(list(found), system) if unit.is_of_the_host})

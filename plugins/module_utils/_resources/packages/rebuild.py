@@ -112,7 +112,7 @@ class _Contents:
     def _add_file(self, path: str, real: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as stream:
-            info = os.fstat(fd)  # Of what is read, whatever was exchanged meanwhile.
+            info = os.fstat(fd)  # The file that is read, whatever was exchanged meanwhile.
             if not stat.S_ISREG(info.st_mode):
                 raise EvenkeelError(f"{real} has become another")
             member.mode, member.uid, member.gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
