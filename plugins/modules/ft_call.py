@@ -9,9 +9,9 @@ module: ft_call
 short_description: Answer the call of another module from the library that lies on the host
 description:
   - Not for playbooks. M(evenkeel.fault_tolerance.ft_checkpoint), M(evenkeel.fault_tolerance.ft_settle) and
-    M(evenkeel.fault_tolerance.ft_rollback) try this small module first. The dead-man that a checkpoint arms leaves the
-    whole library on the host. Where that is the library of this version of the collection, the call is answered from
-    it, and the library is not sent again.
+    M(evenkeel.fault_tolerance.ft_rollback) try this small module first. A checkpoint leaves the whole library on the
+    host, where there is ample room or a dead-man is armed. Where that is the library of exactly this collection, it
+    answers the call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
     if it has the hash that its name holds. Otherwise nothing is done, and the module that was called is sent whole.
 version_added: 0.2.0

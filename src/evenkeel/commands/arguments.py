@@ -39,7 +39,7 @@ def add_probes(parser: argparse.ArgumentParser) -> None:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add --resources, a file that ``specs`` reads."""
-    text = "YAML list of resources; else the variable evenkeel_resources"
+    text = "YAML list of resources; else the variable evenkeel_resources, else system: all of a plain host"
     parser.add_argument("--resources", metavar="FILE", help=text)
     add_old_name(parser, "--protect", "--resources")
 
