@@ -15,7 +15,7 @@ class ActionModule(FromLibrary):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "checkpoint"
+    CALL = "ft_checkpoint"
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""

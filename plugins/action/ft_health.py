@@ -3,12 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_health import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.health import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 
 
-class ActionModule(ProbingAction):
+class ActionModule(FromLibrary, ProbingAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
+    CALL = "ft_health"
     REFUSES_NAMES = False

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_info import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 
 
-class ActionModule(HostAction):
+class ActionModule(FromLibrary):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
+    CALL = "ft_info"
     REFUSES_NAMES = False

@@ -11,4 +11,4 @@ class ActionModule(FromLibrary):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "rollback"
+    CALL = "ft_rollback"

@@ -19,7 +19,7 @@ class ActionModule(FromLibrary, ProbingAction):
     """The module, over a login of its own: an older login would confirm a change that locks new logins out."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "settle"
+    CALL = "ft_settle"
     REFUSES_NAMES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,10 +8,9 @@ DOCUMENTATION = r"""
 module: ft_call
 short_description: Answer the call of another module from the library that lies on the host
 description:
-  - Not for playbooks. M(evenkeel.fault_tolerance.ft_checkpoint), M(evenkeel.fault_tolerance.ft_settle) and
-    M(evenkeel.fault_tolerance.ft_rollback) try this small module first. A checkpoint leaves the whole library on the
-    host, where there is ample room or a dead-man is armed. Where that is the library of exactly this collection, it
-    answers the call, and is not sent again.
+  - Not for playbooks. The modules that a host is asked most often try this small module first. A checkpoint leaves the
+    whole library on the host, where there is ample room or a dead-man is armed. Where that is the library of exactly
+    this collection, it answers the call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
     if it has the hash that its name holds. Otherwise nothing is done, and the module that was called is sent whole.
 version_added: 0.2.0
@@ -24,7 +23,7 @@ options:
     description: The module that is called, without the name of its collection and without C(ft_).
     type: str
     required: true
-    choices: [checkpoint, rollback, settle]
+    choices: [checkpoint, health, info, rollback, settle]
   library:
     description: The SHA-256 of the sources of the library, in hexadecimal digits.
     type: str
@@ -91,8 +90,9 @@ from importlib.util import MAGIC_NUMBER
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
+CALLS = ["checkpoint", "health", "info", "rollback", "settle"]
 ARGUMENTS = {
-    "name": {"type": "str", "required": True, "choices": ["checkpoint", "rollback", "settle"]},
+    "name": {"type": "str", "required": True, "choices": CALLS},
     "library": {"type": "str", "required": True},
     "arguments": {"type": "dict", "required": True},
     "store": {"type": "path", "default": "/var/lib/evenkeel"},

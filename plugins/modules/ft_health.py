@@ -278,49 +278,8 @@ msg:
   type: str
 """
 
-from dataclasses import replace
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import OPTION as MEASURED
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.evidence import evidence
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import OPTION
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Measured
-
-ARGUMENTS: Options = {
-    "probes": OPTION,
-    "measured": MEASURED,
-    "group": {"type": "list", "elements": "str"},
-    "unchanged": {"type": "list", "elements": "str"},
-    "soak": {"type": "str", "default": "0s"},
-    "deadline": {"type": "str", "default": "0s"},
-    "interval": {"type": "str", "default": "1s"},
-}
-
-
-def work(params: Params, check_mode: bool) -> Measured:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import PASS
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import check
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of, wait
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    times = times_of(params)
-    times = replace(times, deadline=max(times.soak, times.deadline))
-    system = Store(params["store"], System()).system
-    health = wait([*check(params["probes"]), *evidence(params["measured"])], times, system)
-    result = Measured(
-        **vars(health), host_state=host_state(params["store"], system), warnings=health.warnings() or None
-    )
-    if health.state != PASS:
-        result.left = health.wrong()
-        why = "; ".join(result.left) or "it did not hold for the soak"
-        raise Unhealthy(f"not healthy: {why}", **result.report())
-    result.proved = health.passed()
-    return result
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.health import ARGUMENTS, work
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key, _library
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 COLLECTION = "evenkeel.fault_tolerance"
@@ -53,11 +53,14 @@ class Host:
 
     def module(self, name: str, **arguments: Any) -> Answer:
         """The result of a module of this collection. Raises AnsibleConnectionFailure when the host is unreachable."""
-        module = {"module_name": f"{COLLECTION}.{name}", "module_args": arguments, "task_vars": self._variables}
-        result = answer(self._action._connection, lambda: self._action._execute_module(**module))
+        result = _library.call(name, arguments, self._send)
         died = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
         # Ansible says that there was no result; why is the last thing that was said instead of one.
         return dict(result, msg=f"the module died: {died[-1].strip()}") if died and result.get("failed") else result
+
+    def _send(self, name: str, arguments: Mapping[str, Any]) -> Answer:
+        module = {"module_name": f"{COLLECTION}.{name}", "module_args": dict(arguments), "task_vars": self._variables}
+        return answer(self._action._connection, lambda: self._action._execute_module(**module))
 
     def directory(self) -> str:
         """A temporary directory of the login user's on the host; ``close`` removes it."""

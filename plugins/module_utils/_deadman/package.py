@@ -12,7 +12,6 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
 from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 
 from .._errors import EvenkeelError
@@ -23,6 +22,8 @@ from . import agent, changes, command
 from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
+# The directory of this library; within an archive none.
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The free bytes of the store's file system from which on a library in it takes room from nobody.
 _AMPLE = 256 << 20
 # The command for a person (see ``command.py``), the way back, and what answers the controller. They import this room:
@@ -126,13 +127,11 @@ def main():
         if name in seen or not name.startswith(base + "."):
             continue
         seen.add(name)
-        spec = _spec(name)
-        if spec is None:
-            continue
-        is_package = spec.submodule_search_locations is not None
-        source = spec.loader.get_source(name) or ""  # type: ignore[union-attr]
-        source = source.decode() if isinstance(source, bytes) else source  # as Ansible's own loader gives it
         inside = name[len(base) + 1 :].replace(".", "/")
+        found = _on_disk(inside) if os.path.isdir(_HERE) else _loaded(name)
+        if found is None:
+            continue
+        source, is_package = found
         files[f"{_PACKAGE}/{inside}/__init__.py" if is_package else f"{_PACKAGE}/{inside}.py"] = source
         todo += _imports(source, name if is_package else name.rpartition(".")[0])
     return files
@@ -150,9 +149,24 @@ def _imports(source: str, package: str) -> Iterator[str]:
                 yield f"{module}.{name}"
 
 
-def _spec(name: str) -> ModuleSpec | None:
-    """The spec of a module; None where the name is not that of a module."""
+def _on_disk(inside: str) -> tuple[str, bool] | None:
+    """The source of a module at this path below the library, and whether it is a package; None where there is none.
+
+    On the controller: its loader would search every directory of collections for each of hundreds of names.
+    """
+    for path, is_package in ((f"{inside}.py", False), (f"{inside}/__init__.py", True)):
+        with suppress(OSError), open(os.path.join(_HERE, path), encoding="utf-8") as stream:
+            return stream.read(), is_package
+    return None
+
+
+def _loaded(name: str) -> tuple[str, bool] | None:
+    """The same, by the loader of this module: on a host it lies in an archive."""
     try:
-        return find_spec(name)
+        spec = find_spec(name)
     except ModuleNotFoundError:
         return None
+    if spec is None:
+        return None
+    source = spec.loader.get_source(name) or ""  # type: ignore[union-attr]
+    return source, spec.submodule_search_locations is not None

@@ -10,13 +10,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evenkeel.ansible.asking import Done, Ready
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
 
@@ -51,13 +51,14 @@ NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 class Ansible:
     """settings: name -> value of the user's configuration, in the directory where they called us.
 
-    pipelining: None where the user does not set it.
+    pipelining: None where the user does not set it. ready: runs the programs that print information.
     """
 
     cwd: str
     settings: Mapping[str, Any]
     ssh_args: str
     pipelining: bool | None = None
+    ready: Ready = field(default_factory=Ready, compare=False)
 
     def environment(self) -> dict[str, str]:
         """The variables that every run of ansible-playbook gets in addition to the user's own environment.
@@ -95,7 +96,8 @@ def program(name: str) -> str:
 
 def ask_ansible(cwd: str) -> Ansible:
     """Read the user's configuration as Ansible itself resolves it in ``cwd``. Raises UsageError when it cannot."""
-    done = listing([program("ansible-config"), "dump", "--type", "all", "--format", "json"], cwd, {})
+    empty = Ansible(cwd, {}, "")
+    done = listing([program("ansible-config"), "dump", "--type", "all", "--format", "json"], empty, {})
     entries = document(done.stdout, list)
     base = [entry for entry in entries if "name" in entry]
     ssh: list[dict[str, Any]] = []
@@ -108,6 +110,7 @@ def ask_ansible(cwd: str) -> Ansible:
         {entry["name"]: entry.get("value") for entry in base},
         next((str(option["value"]) for option in ssh if option["name"] == "ssh_args"), ""),
         bool(said[-1]["value"]) if said else None,
+        empty.ready,
     )
 
 
@@ -132,35 +135,13 @@ def document(text: str, kind: type[Any]) -> Any:
 
 
 def listing(
-    argv: Sequence[str], cwd: str, env: Mapping[str, str], secrets: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+    argv: Sequence[str], ansible: Ansible, env: Mapping[str, str], vault: Mapping[str, str] | None = None
+) -> Done:
     """Run a program of Ansible that only prints information. Raises UsageError with its output on failure.
 
-    secrets: vault id -> password; handed over through pipes, so that they are in no argv and on no disk.
+    vault: vault id -> password.
     """
-    ends = []
-    words = list(argv)
-    for ident, password in (secrets or {}).items():
-        read, write = os.pipe()
-        os.write(write, password.encode() + b"\n")
-        os.close(write)
-        ends.append(read)
-        words.append(f"--vault-id={ident}@/dev/fd/{read}")
-    try:
-        done = subprocess.run(
-            words,
-            cwd=cwd,
-            env={**os.environ, **env, **_QUIET},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            pass_fds=ends,
-            check=False,
-        )
-    finally:
-        for end in ends:
-            os.close(end)
+    done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **_QUIET}, vault or {})
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     return done

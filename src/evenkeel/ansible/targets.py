@@ -71,7 +71,7 @@ def list_hosts(
     argv = [program("ansible-playbook"), "--list-hosts", *options.inventories(), *_without_prompts(options.listing)]
     argv += [*more, *(["--limit", limit] if limit else []), playbook]
     try:
-        done = listing(argv, ansible.cwd, ansible.environment(), secrets.vault)
+        done = listing(argv, ansible, ansible.environment(), secrets.vault)
     except UsageError as error:
         _no_typos(limit, frozenset(_UNMATCHED.findall(str(error))) if limit else frozenset())
         raise
@@ -167,7 +167,7 @@ def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: s
     """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``."""
     argv = [program("ansible-inventory"), "--list", "--playbook-dir", base]
     argv += [*options.inventories(), *_without_prompts(options.listing)]
-    return parse_inventory(document(listing(argv, ansible.cwd, ansible.environment(), secrets.vault).stdout, dict))
+    return parse_inventory(document(listing(argv, ansible, ansible.environment(), secrets.vault).stdout, dict))
 
 
 def parse_inventory(document: Mapping[str, Any]) -> Inventory:

@@ -55,17 +55,17 @@ def test_host_keys_are_checked_unless_the_user_says_otherwise() -> None:
 def test_a_vault_password_reaches_a_listing_through_a_pipe_alone(tmp_path: Path) -> None:
     path = tmp_path / "secret.yml"
     path.write_text("colour: blue\n")
-    listing([program("ansible-vault"), "encrypt", str(path)], "/", {}, {"default": "hunter2"})
+    listing([program("ansible-vault"), "encrypt", str(path)], Ansible("/", {}, ""), {}, {"default": "hunter2"})
     assert path.read_text().startswith("$ANSIBLE_VAULT")
     done = listing(
         [program("ansible-inventory"), "--list", "-i", "web1,", f"--extra-vars=@{path}"],
-        "/",
+        Ansible("/", {}, ""),
         {},
         {"default": "hunter2"},
     )
     assert '"colour": "blue"' in done.stdout
     with pytest.raises(UsageError) as error:
-        listing([program("ansible-vault"), "view", str(path)], "/", {}, {"default": "hunter3"})
+        listing([program("ansible-vault"), "view", str(path)], Ansible("/", {}, ""), {}, {"default": "hunter3"})
     assert "hunter" not in str(error.value)
 
 

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The call of ft_info: what a host remembers of its changes and checkpoints."""
+
+from __future__ import annotations
+
+from .._host.options import Options, Params
+from .._results import Remembered
+
+ARGUMENTS: Options = {}
+
+
+def work(params: Params, check_mode: bool) -> Remembered:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from .._flows.info import info
+    from .._host.system import System
+    from .._store.store import Store
+
+    return info(Store(params["store"], System()))

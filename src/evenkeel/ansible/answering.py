@@ -1,0 +1,86 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process that has loaded the user's Ansible once. A copy of it runs each program that only prints information.
+
+It runs on the Python of these programs, and so it needs that Python's standard library alone; see asking.py.
+
+usage: answering.py SOCKET COLLECTIONS PROGRAM
+SOCKET: the number of the open socket for requests. COLLECTIONS: the path that stands before the user's paths of
+collections. PROGRAM: one of the programs, whose directory Python searches as it does for the program itself.
+"""
+
+import atexit
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from importlib import import_module
+from typing import Any
+
+# Without a request for so many seconds it ends.
+IDLE = 3.0
+# More file descriptors than any request has: the program's output, errors and exit code, and a pipe for each password.
+_MOST = 64
+
+
+def main() -> None:
+    number, collections, program = sys.argv[1:]
+    sys.path[0] = os.path.dirname(program)
+    from ansible import constants
+
+    # As ANSIBLE_COLLECTIONS_PATH sets it, which would hide the user's own value from ansible-config.
+    constants.COLLECTIONS_PATHS = [collections, *constants.COLLECTIONS_PATHS]
+    for name in ("config", "inventory", "playbook"):
+        import_module(f"ansible.cli.{name}")
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=int(number)) as requests:
+        while select.select([requests], [], [], IDLE)[0]:
+            data, found, _flags, _address = socket.recv_fds(requests, 1 << 16, _MOST)
+            while data and not data.endswith(b"\n"):
+                more = requests.recv(1 << 16)
+                data = data + more if more else b""
+            if not data:
+                return
+            if os.fork() == 0:
+                requests.close()
+                _answer(json.loads(data), found)
+            for one in found:
+                os.close(one)
+
+
+def _answer(request: dict[str, Any], found: list[int]) -> None:
+    """Run a program as if it had been started; never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    atexit._clear()  # what the first process removes at its end
+    output, errors, ended, *pipes = found
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    vault = [f"--vault-id={name}@/dev/fd/{pipe}" for name, pipe in zip(request["vault"], pipes, strict=True)]
+    sys.argv = [*request["argv"], *vault]
+    code = 1
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(ended, b"%d\n" % code)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs of Ansible that only print information: each is asked by itself, or several share a process that is ready.
+
+A program of Ansible takes half a second to load, and far less to answer. So a process loads Ansible once, on the Python
+of the user's own programs, and copies of it are these programs (answering.py). Where that is not possible, for a
+program that is no script of Python, say, each program is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from evenkeel.ansible import answering
+from evenkeel.collection import collections_path
+
+Done = subprocess.CompletedProcess[str]
+
+
+def start(argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Done:
+    """Start the program and wait for its end. vault: vault id -> password, which is in no argv and on no disk."""
+    with _pipes(vault) as ends:
+        words = [f"--vault-id={name}@/dev/fd/{end}" for name, end in zip(vault, ends, strict=True)]
+        return subprocess.run(
+            [*argv, *words],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            pass_fds=ends,
+            check=False,
+        )
+
+
+class Ready:
+    """The process that is ready, started by the first question. It ends soon after the last, and is then renewed."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._process: _Process | None = None
+        self._usable = True
+
+    def run(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Done:
+        """The same as ``start``, sooner; cwd is that of the first question. A program without an answer is started."""
+        with self._turn:
+            read = self._ask(argv, cwd, env, vault) if self._usable else None
+        done = read() if read else None
+        if done is None:
+            self._usable = False
+            done = start(argv, cwd, env, vault)
+        return done
+
+    def _ask(
+        self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]
+    ) -> Callable[[], Done | None]:
+        if self._process is None or not self._process.runs():
+            python = interpreter(argv[0])
+            if not python:
+                return lambda: None
+            self._process = _Process(python, argv[0], cwd, env)
+        return self._process.ask(argv, env, vault)
+
+
+class _Process:
+    """A process that is ready; it ends when nobody can ask it any more."""
+
+    def __init__(self, python: Sequence[str], program: str, cwd: str, env: Mapping[str, str]) -> None:
+        self._requests, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*python, answering.__file__, str(theirs.fileno()), str(collections_path()), program],
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        weakref.finalize(self, _end, self._requests, self._process)
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, argv: Sequence[str], env: Mapping[str, str], vault: Mapping[str, str]) -> Callable[[], Done | None]:
+        """Hand over a program; the function that waits for its answer, which is None where it gave none."""
+        request = json.dumps({"argv": list(argv), "env": dict(env), "vault": list(vault)}).encode() + b"\n"
+        reads, writes = zip(*(os.pipe() for _ in ("output", "errors", "code")), strict=True)
+        try:
+            with _pipes(vault) as ends, contextlib.suppress(OSError):  # an answer is missed then
+                sent = socket.send_fds(self._requests, [request], [*writes, *ends])
+                self._requests.sendall(request[sent:])
+        finally:
+            for one in writes:
+                os.close(one)
+
+        def read() -> Done | None:
+            output, errors, code = (data.decode("utf-8", "replace") for data in _read(reads))
+            return Done(list(argv), int(code), output, errors) if code.strip() else None
+
+        return read
+
+
+def interpreter(program: str) -> list[str]:
+    """The words that start the Python of a script, from its first line; empty for a program of another kind."""
+    with open(program, "rb") as stream:
+        line = stream.readline(4096)
+    words = line[2:].decode("utf-8", "replace").split() if line.startswith(b"#!") else []
+    if words and os.path.basename(words[0]) == "env":
+        words = [shutil.which(words[1]) or "", *words[2:]] if len(words) > 1 else []
+    return words if words and os.path.basename(words[0]).startswith("python") else []
+
+
+@contextmanager
+def _pipes(vault: Mapping[str, str]) -> Iterator[list[int]]:
+    """The ends of pipes from which each of the passwords can be read once."""
+    with contextlib.ExitStack() as stack:
+        ends = []
+        for password in vault.values():
+            read, write = os.pipe()
+            ends.append(read)
+            stack.callback(os.close, read)
+            os.write(write, password.encode() + b"\n")
+            os.close(write)
+        yield ends
+
+
+def _read(pipes: Sequence[int]) -> list[bytes]:
+    """All that comes through each of the pipes, which are closed then."""
+    found: dict[int, list[bytes]] = {one: [] for one in pipes}
+    with selectors.DefaultSelector() as selector:
+        for one in pipes:
+            selector.register(one, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _events in selector.select():
+                data = os.read(key.fd, 1 << 16)
+                found[key.fd].append(data)
+                if not data:
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+    return [b"".join(found[one]) for one in pipes]
+
+
+def _end(requests: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    requests.close()
+    process.wait()
