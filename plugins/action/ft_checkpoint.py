@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.checkpoint import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import parted
 
 
-class ActionModule(FromLibrary):
+class ActionModule(HostAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "ft_checkpoint"
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""

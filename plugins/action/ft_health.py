@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.health import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 
 
-class ActionModule(FromLibrary, ProbingAction):
+class ActionModule(ProbingAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "ft_health"
     REFUSES_NAMES = False

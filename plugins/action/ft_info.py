@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
 
-class ActionModule(FromLibrary):
+class ActionModule(HostAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "ft_info"
     REFUSES_NAMES = False

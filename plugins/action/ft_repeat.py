@@ -20,13 +20,13 @@ from ansible.errors import AnsibleAction, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import operations
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import WARNS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_repeat import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _repeat
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer

@@ -13,10 +13,10 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.replicate import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_replicate import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,

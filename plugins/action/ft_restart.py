@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_restart import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 

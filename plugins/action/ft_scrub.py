@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_scrub import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.scrub import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
 

@@ -8,18 +8,16 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.settle import ARGUMENTS, MEASURING
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._library import FromLibrary
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # ssh takes the first value of an option, so these words stand before all settings of the user.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 
 
-class ActionModule(FromLibrary, ProbingAction):
+class ActionModule(ProbingAction):
     """The module, over a login of its own: an older login would confirm a change that locks new logins out."""
 
     ARGUMENTS = ARGUMENTS
-    CALL = "ft_settle"
     REFUSES_NAMES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:

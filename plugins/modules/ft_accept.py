@@ -127,21 +127,8 @@ msg:
   type: str
 """
 
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Accepted
-
-ARGUMENTS: Options = {"generation": {"type": "int"}}
-
-
-def work(params: Params, check_mode: bool) -> Accepted:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import accept
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    return accept(Store(params["store"], System()), params["generation"], check_mode)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.accept import ARGUMENTS, work
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: ft_call
 short_description: Answer the call of another module from the library that lies on the host
 description:
-  - Not for playbooks. The modules that a host is asked most often try this small module first. A checkpoint leaves the
+  - Not for playbooks. Each module that works on one host has this small module tried first. A checkpoint leaves the
     whole library on the host, where there is ample room or a dead-man is armed. Where that is the library of exactly
     this collection, it answers the call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
@@ -23,7 +23,20 @@ options:
     description: The module that is called, without the name of its collection and without C(ft_).
     type: str
     required: true
-    choices: [checkpoint, health, info, rollback, settle]
+    choices:
+      - accept
+      - checkpoint
+      - health
+      - info
+      - offsite
+      - recover
+      - repeat
+      - replicate
+      - restart
+      - rollback
+      - scrub
+      - settle
+      - suggest
   library:
     description: The SHA-256 of the sources of the library, in hexadecimal digits.
     type: str
@@ -90,7 +103,21 @@ from importlib.util import MAGIC_NUMBER
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
 
-CALLS = ["checkpoint", "health", "info", "rollback", "settle"]
+CALLS = [
+    "accept",
+    "checkpoint",
+    "health",
+    "info",
+    "offsite",
+    "recover",
+    "repeat",
+    "replicate",
+    "restart",
+    "rollback",
+    "scrub",
+    "settle",
+    "suggest",
+]
 ARGUMENTS = {
     "name": {"type": "str", "required": True, "choices": CALLS},
     "library": {"type": "str", "required": True},

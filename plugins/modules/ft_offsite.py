@@ -147,32 +147,8 @@ msg:
   type: str
 """
 
-import os
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Offsite
-
-ARGUMENTS: Options = {
-    "repository": {"type": "str", "required": True},
-    "password_file": {"type": "path", "required": True, "no_log": False},
-    "state": {"type": "str", "choices": ["pushed", "fetched"], "default": "pushed"},
-    "checkpoint": {"type": "str", "default": "latest"},
-    "host": {"type": "str"},
-}
-
-
-def work(params: Params, check_mode: bool) -> Offsite:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository, fetch, push
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    system = System()
-    carry = push if params["state"] == "pushed" else fetch
-    repository = Repository(params["repository"], params["password_file"], system)
-    host = params["host"] or os.uname().nodename
-    return carry(Store(params["store"], system), repository, host, params["checkpoint"], check_mode)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.offsite import ARGUMENTS, work
 
 
 def main() -> None:

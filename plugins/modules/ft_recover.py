@@ -183,20 +183,11 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import work
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import PHASE, Options
-
-ARGUMENTS: Options = {
-    "host": {"type": "str"},
-    "checkpoint": {"type": "str", "default": "latest"},
-    "peers": {"type": "list", "elements": "str", "required": True},
-    "timeout": {"type": "str", "default": "10m"},
-    "undeclared": {"type": "bool", "default": False},
-}
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
 
 def main() -> None:
-    run_module({**ARGUMENTS, **PHASE}, work)
+    run_module(*CALLS["recover"])
 
 
 if __name__ == "__main__":

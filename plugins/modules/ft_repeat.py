@@ -276,45 +276,12 @@ msg:
   type: str
 """
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import PHASE, Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Operated
-
-ARGUMENTS: Options = {
-    "id": {"type": "str", "required": True},
-    "module": {"type": "str", "required": True},
-    "args": {"type": "dict"},
-    "verify": {**probes.OPTION, "required": True},
-    "class": {"type": "str", "choices": ["idempotent", "compensatable", "once"], "default": "idempotent"},
-    "restore": {"type": "str"},
-    "attempts": {"type": "int", "default": 5},
-    "unreachable_attempts": {"type": "int", "default": 5},
-    "deadline": {"type": "str", "default": "10m"},
-    "backoff": {"type": "str", "default": "1s"},
-    "backoff_limit": {"type": "str", "default": "30s"},
-    "retry_budget": {"type": "str", "default": "100%"},
-    "vote": {"type": "str", "default": "1 of 1"},
-    "voters": {"type": "list", "elements": "str"},
-    "group": {"type": "list", "elements": "str"},
-    "verify_within": {"type": "str", "default": "10s"},
-    "soak": {"type": "str", "default": "0s"},
-    "interval": {"type": "str", "default": "1s"},
-}
-
-
-def work(params: Params, check_mode: bool) -> Operated:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import operations
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    store = Store(params["store"], System())
-    return operations.work(store, params, check_mode)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import OPTIONS, work
 
 
 def main() -> None:
-    run_module({**ARGUMENTS, **PHASE}, work)
+    run_module(OPTIONS, work)
 
 
 if __name__ == "__main__":

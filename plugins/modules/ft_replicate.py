@@ -147,23 +147,11 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.exchange import work
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import PHASE, Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
-
-ARGUMENTS: Options = {
-    "copies": {"type": "int", "default": 2},
-    "peers": {"type": "list", "elements": "str", "required": True},
-    "failure_domain": {"type": "str"},
-    "checkpoint": {"type": "str", "default": "latest"},
-    "host": {"type": "str"},
-    "retention": retention.OPTION,
-    "timeout": {"type": "str", "default": "10m"},
-}
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
 
 def main() -> None:
-    run_module({**ARGUMENTS, **PHASE}, work)
+    run_module(*CALLS["replicate"])
 
 
 if __name__ == "__main__":

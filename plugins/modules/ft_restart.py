@@ -250,34 +250,8 @@ msg:
   type: str
 """
 
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, mapping
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Restarted
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
-
-ARGUMENTS: Options = {
-    "name": {"type": "str"},
-    "process": mapping(process.OPTIONS),
-    "mode": {"type": "str", "choices": ["cold", "warm"], "default": "cold"},
-    "probes": probes.OPTION,
-    "group": {"type": "list", "elements": "str"},
-    "soak": {"type": "str", "default": "0s"},
-    "deadline": {"type": "str", "default": "1m"},
-    "interval": {"type": "str", "default": "1s"},
-}
-
-
-def work(params: Params, check_mode: bool) -> Restarted:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restart import Request, restart
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import times_of
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    request = Request(params["name"], params["process"], params["mode"], params["probes"], times_of(params))
-    return restart(request, Store(params["store"], System()).system, check_mode)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS, work
 
 
 def main() -> None:

@@ -164,28 +164,8 @@ msg:
   type: str
 """
 
-import os
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Scrubbed
-
-ARGUMENTS: Options = {
-    "time_limit": {"type": "str"},
-    "share": {"type": "int", "default": 50},
-}
-
-
-def work(params: Params, check_mode: bool) -> Scrubbed:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.scrub import scrub
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds_or_none
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
-    limit = seconds_or_none(params["time_limit"], "time_limit")
-    return scrub(Store(params["store"], System()), limit, params["share"], check_mode)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.scrub import ARGUMENTS, work
 
 
 def main() -> None:

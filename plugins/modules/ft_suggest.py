@@ -114,21 +114,8 @@ msg:
   type: str
 """
 
-
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Suggested
-
-ARGUMENTS: Options = {}
-
-
-def work(params: Params, check_mode: bool) -> Suggested:
-    # Here, as the controller imports this file for ARGUMENTS alone.
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-
-    return suggest(Store(params["store"], System()))
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.suggest import ARGUMENTS, work
 
 
 def main() -> None:

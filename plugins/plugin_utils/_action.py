@@ -14,8 +14,8 @@ from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _variables
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _library, _variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 _COLLECTION = "evenkeel.fault_tolerance"
 
@@ -79,4 +79,17 @@ class HostAction(Normal):
         return result
 
     def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """The answer of the module, from the library on the host where it lies there."""
+        name = (self._task.resolved_action or self._task.action).rpartition(".")[2]
+        if options.get("wrap_async") or options.get("module_name"):
+            return self._sent(*args, **options)
+
+        def send(module: str, arguments: Mapping[str, Any]) -> Answer:
+            return self._sent(
+                *args, **{**options, "module_name": f"{_COLLECTION}.{module}", "module_args": dict(arguments)}
+            )
+
+        return dict(_library.call(name, self._task.args, send))
+
+    def _sent(self, *args: Any, **options: Any) -> dict[str, Any]:
         return answer(self._connection, lambda: super(HostAction, self)._execute_module(*args, **options))

@@ -11,7 +11,6 @@ from typing import Any
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import digest
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_call import CALLS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
 # Once for a playbook: the processes of its tasks are forks of the one that loads this.
@@ -33,19 +32,3 @@ def call(module: str, arguments: Mapping[str, Any], send: Send) -> Answer:
         if found.get("absent") is not True:
             return found
     return send(module, arguments)
-
-
-class FromLibrary(HostAction):
-    """The module ``CALL``, answered by the library on the host where it lies there."""
-
-    CALL = ""
-
-    def _execute_module(self, *args: Any, **options: Any) -> dict[str, Any]:
-        if options.get("wrap_async"):
-            return super()._execute_module(*args, **options)
-
-        def send(name: str, arguments: Mapping[str, Any]) -> Answer:
-            module = {"module_name": f"evenkeel.fault_tolerance.{name}", "module_args": dict(arguments)}
-            return super(FromLibrary, self)._execute_module(*args, **{**options, **module})
-
-        return dict(call(self.CALL, self._task.args, send))

@@ -1,18 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The calls that the library on a host answers (``ft_call``): what is asked most often."""
+"""The calls that the library on a host answers (``ft_call``): of every module that works on one host."""
 
 from __future__ import annotations
 
 from typing import Any, Callable
 
 from .._host.options import Options, Params
-from . import checkpoint, health, info, rollback, settle
+from . import (
+    accept,
+    checkpoint,
+    exchange,
+    health,
+    info,
+    offsite,
+    recover,
+    repeat,
+    replicate,
+    restart,
+    rollback,
+    scrub,
+    settle,
+    suggest,
+)
 
 CALLS: dict[str, tuple[Options, Callable[[Params, bool], Any]]] = {
+    "accept": (accept.ARGUMENTS, accept.work),
     "checkpoint": (checkpoint.ARGUMENTS, checkpoint.work),
     "health": (health.ARGUMENTS, health.work),
     "info": (info.ARGUMENTS, info.work),
+    "offsite": (offsite.ARGUMENTS, offsite.work),
+    "recover": (recover.OPTIONS, exchange.work),
+    "repeat": (repeat.OPTIONS, repeat.work),
+    "replicate": (replicate.OPTIONS, exchange.work),
+    "restart": (restart.ARGUMENTS, restart.work),
     "rollback": (rollback.ARGUMENTS, rollback.work),
+    "scrub": (scrub.ARGUMENTS, scrub.work),
     "settle": (settle.ARGUMENTS, settle.work),
+    "suggest": (suggest.ARGUMENTS, suggest.work),
 }

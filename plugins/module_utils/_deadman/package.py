@@ -61,9 +61,9 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 
 
 def leave(store: Store, finish: Callable[..., list[str]]) -> None:
-    """Have the library on the host answer later calls, where there is ample room. No error counts."""
-    if _base() == _PACKAGE:
-        return  # The library answers this call.
+    """Have the library on the host answer later calls, where there are a store and ample room. No error counts."""
+    if _base() == _PACKAGE or not os.path.isdir(store.root):
+        return  # The library answers this call, or nothing is kept here.
     with suppress(OSError, EvenkeelError):
         room = os.statvfs(store.root)
         if room.f_bavail * room.f_frsize > _AMPLE:

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_repeat as action
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_repeat
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
 from .conftest import Fleet, Run
@@ -81,7 +81,7 @@ def test_it_is_repeated_until_it_is_verified_and_not_again(fleet: Fleet) -> None
 
 def options(**given: Any) -> dict[str, Any]:
     task = repeat("true", **given)[REPEAT]
-    return checked({**ft_repeat.ARGUMENTS, "store": {"type": "path"}}, task)
+    return checked({**ARGUMENTS, "store": {"type": "path"}}, task)
 
 
 @pytest.mark.parametrize(

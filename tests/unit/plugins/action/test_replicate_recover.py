@@ -230,10 +230,13 @@ def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def turns(fleet: Fleet, peer: str, module: str, answer: Any) -> None:
-    """From now on the peer answers this instead of running the module."""
+    """From now on the peer answers this instead of running the module, also where it has the library."""
     said, script = fleet.home / f"{peer}.json", fleet.home / f"{peer}.sh"
     said.write_text(answer if isinstance(answer, str) else json.dumps(answer))
-    script.write_text(f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; *) exec {sys.executable} "$@";; esac\n')
+    absent = "*ft_call*) echo '{\"absent\": true}';;"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; {absent} *) exec {sys.executable} "$@";; esac\n'
+    )
     script.chmod(0o755)
     fleet.hosts[peer]["ansible_python_interpreter"] = str(script)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import notices
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -26,6 +27,12 @@ SYSTEM = replace(System(), has_systemd=lambda: False)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test has just written holds still: a checkpoint need not wait before it reads it once more."""
     monkeypatch.setattr(rereading, "_APART", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def no_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that fails in a test goes on to fail: after a rollback nobody waits until it passes again."""
+    monkeypatch.setattr(settle, "RETURN", 0.2)
 
 
 @pytest.fixture(autouse=True)

@@ -364,6 +364,8 @@ def test_real_mounts_come_back(tmp_path: Path, change: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts of its own need root")
 def test_a_real_mount_in_use_is_left(tmp_path: Path) -> None:
-    done = among_mounts_of_its_own(tmp_path, "mkdir new; mount -t tmpfs x new; cd new; sleep 30 & cd ..; umount tmp")
+    done = among_mounts_of_its_own(
+        tmp_path, "mkdir new; mount -t tmpfs x new; cd new; sleep 30 >/dev/null 2>&1 & cd ..; umount tmp"
+    )
     assert done.returncode != 0
     assert "1 thing is not as recorded" in done.stderr and "process" in done.stderr and "new: unmount" in done.stderr

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The call of ft_accept: its options, and the end of a doubt that they ask for."""
+
+from __future__ import annotations
+
+from .._host.options import Options, Params
+from .._results import Accepted
+
+ARGUMENTS: Options = {"generation": {"type": "int"}}
+
+
+def work(params: Params, check_mode: bool) -> Accepted:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from .._deadman.doubt import accept
+    from .._host.system import System
+    from .._store.store import Store
+
+    return accept(Store(params["store"], System()), params["generation"], check_mode)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The call of ft_replicate: its options, and its phases on a host."""
+
+from __future__ import annotations
+
+from .._host.options import PHASE, Options
+from .._store import retention
+
+ARGUMENTS: Options = {
+    "copies": {"type": "int", "default": 2},
+    "peers": {"type": "list", "elements": "str", "required": True},
+    "failure_domain": {"type": "str"},
+    "checkpoint": {"type": "str", "default": "latest"},
+    "host": {"type": "str"},
+    "retention": retention.OPTION,
+    "timeout": {"type": "str", "default": "10m"},
+}
+# What the module takes: in addition, the phase of which the controller asks.
+OPTIONS: Options = {**ARGUMENTS, **PHASE}
