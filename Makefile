@@ -6,6 +6,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules
 
+# Thousands of short programs run in the tests, and each would compile its sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 COLLECTION := .build/ansible_collections/evenkeel/fault_tolerance
 # Users' own settings must not decide whether our tests pass.

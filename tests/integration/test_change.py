@@ -195,9 +195,9 @@ def test_an_unreachable_host_stops_the_later_waves(fleet: Fleet, when: str) -> N
         else:
             process = fleet.start(
                 *("change", fleet.playbook("site.yml", SLOW), "-i", "inventory", "--waves", "2,2,2"),
-                *("--confirm-within", "25s"),
+                *("--confirm-within", "45s"),
             )
-            assert fleet.eventually(lambda: fleet.serves("web2", "version 2"), 40)
+            assert fleet.eventually(lambda: fleet.serves("web2", "version 2"), 90)
             fleet.lab.disconnect("web2")
             out, _ = process.communicate(timeout=120)
             print(out)

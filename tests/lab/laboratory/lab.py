@@ -42,6 +42,7 @@ from laboratory.machine import (
     allow_hosts,
     banner,
     engine,
+    hosts_first,
     in_parallel,
     locked,
     nft,
@@ -445,6 +446,7 @@ class Lab:
             say(f"lab '{self.name}': starting {' '.join(stopped)} again")
         to_start = [self._container(name) for name in [*(host.name for host in fresh), *stopped]]
         in_parallel(lambda container: podman("start", container), to_start)
+        hosts_first()
         # Only now is the lab there: the next run begins anew if this one was killed before.
         record = {"release": release, "hosts": [asdict(host) for host in hosts]}
         replace_file(self.path / "lab.json", json.dumps(record, indent=2) + "\n")
