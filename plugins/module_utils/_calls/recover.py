@@ -13,5 +13,5 @@ ARGUMENTS: Options = {
     "timeout": {"type": "str", "default": "10m"},
     "undeclared": {"type": "bool", "default": False},
 }
-# What the module takes: in addition, the phase of which the controller asks.
+# The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}

@@ -28,7 +28,7 @@ ARGUMENTS: Options = {
     "soak": {"type": "str", "default": "0s"},
     "interval": {"type": "str", "default": "1s"},
 }
-# What the module takes: in addition, the phase of which the controller asks.
+# The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 

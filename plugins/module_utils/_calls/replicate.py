@@ -16,5 +16,5 @@ ARGUMENTS: Options = {
     "retention": retention.OPTION,
     "timeout": {"type": "str", "default": "10m"},
 }
-# What the module takes: in addition, the phase of which the controller asks.
+# The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}

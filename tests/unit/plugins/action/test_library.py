@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from .conftest import Fleet, Run
@@ -51,3 +52,32 @@ def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
     run = fleet.play([task("ft_rollback", checkpoint="none")], "h1", "-vvv")
     found = run.results["h1"]
     assert sent(run) == ["ft_call"] and found["error"] == "NotFound" and "none" in found["msg"]
+
+
+def test_every_module_that_works_on_one_host_is_answered_there(fleet: Fleet) -> None:
+    fleet.play([CHECKPOINT, SETTLE], "h1")
+    peers = {"peers": ["h1", "h2"], "copies": 1}
+    run = fleet.play([task("ft_info"), task("ft_health"), task("ft_scrub")], "h1", "-vvv")
+    assert run.rc == 0 and sent(run) == ["ft_call"] * 3
+    # The first copy brings a store to the peer, and with it the library.
+    fleet.play([task("ft_replicate", **peers)], "h1")
+    (fleet.directory("h1") / "data/name").write_text("changed")
+    run = fleet.play([task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")], "h1", "-vvv")
+    assert sent(run) == ["ft_call"]
+    run = fleet.play([task("ft_replicate", **peers)], "h1", "-vvv")
+    assert run.results["h1"]["changed"] and set(sent(run)) == {"ft_call"}
+
+
+def test_the_guard_sends_no_library_to_the_hosts_of_a_group(fleet: Fleet) -> None:
+    fleet.play([CHECKPOINT, SETTLE], "h1")
+    python, ran = fleet.home / "python", fleet.home / "ran"
+    python.write_text(f'#!/bin/sh\necho "$*" >>{ran}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    fleet.hosts["h1"]["ansible_python_interpreter"] = str(python)
+    assert fleet.play([task("ft_guard", group=["h1", "h2"], wave=["h2"])], "h2").rc == 0
+    assert set(re.findall(r"AnsiballZ_(\w+)", ran.read_text())) == {"ft_call"}
+
+
+def test_what_keeps_nothing_leaves_nothing(fleet: Fleet) -> None:
+    fleet.play([task("ft_info"), task("ft_recover", peers=["h2"])], "h1")
+    assert not (fleet.directory("h1") / "store").exists() and not (fleet.directory("h2") / "store").exists()

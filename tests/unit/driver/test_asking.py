@@ -1,0 +1,126 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A process that has loaded Ansible answers as its programs do; where it cannot, the programs are started."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evenkeel.ansible import answering, asking
+from evenkeel.ansible.asking import Done, Ready, interpreter, start
+from evenkeel.ansible.configuration import program
+
+PLAYBOOK = "- hosts: all\n  tasks: []\n"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The programs that were started for themselves."""
+    found: list[str] = []
+
+    def record(argv: list[str], *words: object) -> Done:
+        found.append(os.path.basename(argv[0]))
+        return start(argv, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asking, "start", record)
+    return found
+
+
+def questions(directory: Path) -> list[list[str]]:
+    (directory / "play.yml").write_text(PLAYBOOK)
+    return [
+        [program("ansible-playbook"), "--list-hosts", "-i", "web1,web2,", "play.yml"],
+        [program("ansible-playbook"), "--list-hosts", "-i", "web1,", "--limit", "nobody", "play.yml"],
+        [program("ansible-playbook"), "--list-hosts", "-i", "web1,", "none.yml"],
+        [program("ansible-playbook"), "--no-such-option"],
+        [program("ansible-inventory"), "--list", "-i", "web1,"],
+        [program("ansible-config"), "dump", "--format", "json", "--only-changed"],
+    ]
+
+
+def test_it_answers_as_the_programs_do_all_at_once(tmp_path: Path, started: list[str]) -> None:
+    env, ready = {**os.environ, "ANSIBLE_NOCOLOR": "1"}, Ready()
+    asked = questions(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda argv: ready.run(argv, str(tmp_path), env, {}), asked))
+    assert started == []
+    for argv, answer in zip(asked, answers, strict=True):
+        alone = start(argv, str(tmp_path), env, {})
+        assert (answer.returncode, answer.stdout) == (alone.returncode, alone.stdout), argv
+        assert answer.stderr.splitlines()[-1:] == alone.stderr.splitlines()[-1:], argv
+    assert {answer.returncode for answer in answers} >= {0, 1, 2}
+
+
+def test_what_is_no_script_of_python_is_started(tmp_path: Path, started: list[str]) -> None:
+    wrapper = tmp_path / "ansible-inventory"
+    wrapper.write_text(f'#!/bin/sh\nexec {program("ansible-inventory")} "$@"\n')
+    wrapper.chmod(0o755)
+    done = Ready().run([str(wrapper), "--list", "-i", "web1,"], "/", os.environ, {})
+    assert "web1" in done.stdout and started == ["ansible-inventory"]
+
+
+def test_a_python_without_ansible_is_no_reason_to_fail(tmp_path: Path, started: list[str]) -> None:
+    script = tmp_path / "ansible-inventory"
+    script.write_text(f"#!{sys.executable} -I\nprint('from a program')\n")
+    script.chmod(0o755)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "ansible.py").write_text("raise SystemExit(3)")
+    script.write_text(f"#!{sys.executable}\nprint('from a program')\n")
+    ready = Ready()
+    for _ in range(2):
+        assert ready.run([str(script)], str(tmp_path), env, {}).stdout == "from a program\n"
+    assert started == ["ansible-inventory"] * 2
+
+
+def test_a_process_that_was_killed_is_no_reason_to_fail(tmp_path: Path, started: list[str]) -> None:
+    argv, ready = [program("ansible-inventory"), "--list", "-i", "web1,"], Ready()
+    ready.run(argv, str(tmp_path), os.environ, {})
+    for process in processes():
+        process.kill()
+        process.wait()
+    assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
+
+
+def test_it_ends_soon_after_its_last_question_and_with_who_asked(tmp_path: Path) -> None:
+    argv, ready = [program("ansible-inventory"), "--list", "-i", "web1,"], Ready()
+    ready.run(argv, str(tmp_path), os.environ, {})
+    (process,) = processes()
+    del ready
+    assert not process.is_running() or process.wait(5) is not None
+    ready = Ready()
+    ready.run(argv, str(tmp_path), os.environ, {})
+    (process,) = processes()
+    ended = time.monotonic() + answering.IDLE + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < ended:
+        time.sleep(0.1)
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
+
+
+def processes() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if answering.__file__ in one.cmdline()]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("#!/usr/bin/python3 -sE", ["/usr/bin/python3", "-sE"]),
+        ("#!/usr/bin/env nothing-of-this-name", []),
+        ("#!/bin/sh", []),
+        ("#!", []),
+        ("\x7fELF", []),
+        ("", []),
+    ],
+)
+def test_the_python_of_a_program_stands_in_its_first_line(tmp_path: Path, line: str, words: list[str]) -> None:
+    path = tmp_path / "program"
+    path.write_text(f"{line}\nrest")
+    assert interpreter(str(path)) == words
