@@ -277,11 +277,12 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import OPTIONS, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import OPTIONS as ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import work
 
 
 def main() -> None:
-    run_module(OPTIONS, work)
+    run_module(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

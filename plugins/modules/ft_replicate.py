@@ -149,9 +149,12 @@ msg:
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
+_CALL = CALLS["replicate"]
+ARGUMENTS = _CALL[0]
+
 
 def main() -> None:
-    run_module(*CALLS["replicate"])
+    run_module(*_CALL)
 
 
 if __name__ == "__main__":
