@@ -60,11 +60,12 @@ types: .venv/test.stamp $(COLLECTION) ## mypy
 unit: .venv/test.stamp ## pytest on ansible-core 2.19
 	$(BIN)/python -m pytest
 
-# What runs on hosts knows nothing of ansible-core. Of the actions, which take long, some are enough: make test-long
-# tries all of them on that Python as well.
+# What runs on hosts knows nothing of ansible-core, nor do the tests of names, pages and rooms. Of the actions, which take
+# long, some are enough: make test-long runs all of them on that Python as well.
 unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## those of the driver and plugins on 2.21, with a Python 3.12 or newer
 ifdef NEWER
-	.build/core-2.21/bin/python -m pytest -q tests/unit --ignore=tests/unit/plugins/module_utils \
+	.build/core-2.21/bin/python -m pytest -q tests/unit/driver tests/unit/plugins tests/unit/test_options_agree.py \
+	tests/unit/test_roles.py --ignore=tests/unit/plugins/module_utils \
 	$(addprefix --ignore=tests/unit/plugins/action/test_,evidence.py guard.py repeat.py replicate_recover.py)
 else
 	@echo "Left out: unit tests on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
