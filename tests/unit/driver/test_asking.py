@@ -105,6 +105,12 @@ def test_it_ends_soon_after_its_last_question_and_with_who_asked(tmp_path: Path)
     assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
 
 
+def test_no_file_beside_the_process_hides_one_of_the_standard_library() -> None:
+    """Python searches the directory of a script first."""
+    beside = {path.stem for path in Path(answering.__file__).parent.glob("*.py")}
+    assert beside & sys.stdlib_module_names == set()
+
+
 def processes() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if answering.__file__ in one.cmdline()]
 
