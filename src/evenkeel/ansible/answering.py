@@ -5,9 +5,10 @@
 
 It runs on the Python of these programs, and so it needs that Python's standard library alone; see asking.py.
 
-usage: answering.py SOCKET COLLECTIONS PROGRAM
-SOCKET: the number of the open socket for requests. COLLECTIONS: the path that stands before the user's paths of
-collections. PROGRAM: one of the programs, whose directory Python searches as it does for the program itself.
+usage: answering.py SOCKET IDLE COLLECTIONS PROGRAM
+SOCKET: the number of the open socket for requests. IDLE: the seconds without a request after which it ends.
+COLLECTIONS: the path that stands before the user's paths of collections. PROGRAM: one of the programs, whose directory
+Python searches as it does for the program itself.
 """
 
 import atexit
@@ -20,16 +21,13 @@ import socket
 import sys
 import traceback
 from importlib import import_module
-from typing import Any
 
-# Without a request for so many seconds it ends.
-IDLE = 3.0
 # More file descriptors than any request has: the program's output, errors and exit code, and a pipe for each password.
 _MOST = 64
 
 
 def main() -> None:
-    number, collections, program = sys.argv[1:]
+    number, idle, collections, program = sys.argv[1:]
     sys.path[0] = os.path.dirname(program)
     from ansible import constants
 
@@ -40,7 +38,7 @@ def main() -> None:
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=int(number)) as requests:
-        while select.select([requests], [], [], IDLE)[0]:
+        while select.select([requests], [], [], float(idle))[0]:
             data, found, _flags, _address = socket.recv_fds(requests, 1 << 16, _MOST)
             while data and not data.endswith(b"\n"):
                 more = requests.recv(1 << 16)
@@ -49,12 +47,12 @@ def main() -> None:
                 return
             if os.fork() == 0:
                 requests.close()
-                _answer(json.loads(data), found)
+                _answer(found, **json.loads(data))
             for one in found:
                 os.close(one)
 
 
-def _answer(request: dict[str, Any], found: list[int]) -> None:
+def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[str]) -> None:
     """Run a program as if it had been started; never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     atexit._clear()  # what the first process removes at its end
@@ -62,9 +60,8 @@ def _answer(request: dict[str, Any], found: list[int]) -> None:
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.environ.clear()
-    os.environ.update(request["env"])
-    vault = [f"--vault-id={name}@/dev/fd/{pipe}" for name, pipe in zip(request["vault"], pipes, strict=True)]
-    sys.argv = [*request["argv"], *vault]
+    os.environ.update(env)
+    sys.argv = [*argv, *(f"--vault-id={name}@/dev/fd/{pipe}" for name, pipe in zip(vault, pipes, strict=True))]
     code = 1
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -25,6 +25,9 @@ from contextlib import contextmanager
 from evenkeel.ansible import answering
 from evenkeel.collection import collections_path
 
+# Without a question for so many seconds the process ends.
+IDLE = 10.0
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -81,7 +84,7 @@ class _Process:
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*python, answering.__file__, str(theirs.fileno()), str(collections_path()), program],
+                [*python, answering.__file__, str(theirs.fileno()), str(IDLE), str(collections_path()), program],
                 cwd=cwd,
                 env=env,
                 stdin=subprocess.DEVNULL,

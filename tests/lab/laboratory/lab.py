@@ -215,12 +215,10 @@ class Lab:
         self.host(host)
         interactive = () if input is None else ("--interactive",)
         through_podman = [*engine(), "exec", *interactive, self._container(host)]
-        return run(
-            [*(self._inside(host) or through_podman), *argv],
-            check=check,
-            input=input,
-            timeout=timeout,
-        )
+        done = run([*(self._inside(host) or through_podman), *argv], check=check, input=input, timeout=timeout)
+        if done.returncode < 0:  # the end by a signal, as shells number it
+            done.returncode = 128 - done.returncode
+        return done
 
     def ssh(
         self,

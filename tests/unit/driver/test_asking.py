@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -54,7 +55,9 @@ def test_it_answers_as_the_programs_do_all_at_once(tmp_path: Path, started: list
     assert started == []
     for argv, answer in zip(asked, answers, strict=True):
         alone = start(argv, str(tmp_path), env, {})
-        assert (answer.returncode, answer.stdout) == (alone.returncode, alone.stdout), argv
+        assert answer.returncode == alone.returncode, argv
+        # The hosts of a group are listed in any order.
+        assert sorted(answer.stdout.splitlines()) == sorted(alone.stdout.splitlines()), argv
         assert answer.stderr.splitlines()[-1:] == alone.stderr.splitlines()[-1:], argv
     assert {answer.returncode for answer in answers} >= {0, 1, 2}
 
@@ -89,19 +92,21 @@ def test_a_process_that_was_killed_is_no_reason_to_fail(tmp_path: Path, started:
     assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
 
 
-def test_it_ends_soon_after_its_last_question_and_with_who_asked(tmp_path: Path) -> None:
+def test_it_ends_soon_after_its_last_question_and_with_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv, ready = [program("ansible-inventory"), "--list", "-i", "web1,"], Ready()
     ready.run(argv, str(tmp_path), os.environ, {})
     (process,) = processes()
     del ready
     assert not process.is_running() or process.wait(5) is not None
+    monkeypatch.setattr(asking, "IDLE", 0.5)
     ready = Ready()
     ready.run(argv, str(tmp_path), os.environ, {})
-    (process,) = processes()
-    ended = time.monotonic() + answering.IDLE + 10
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < ended:
+    limit = time.monotonic() + 30
+    while processes() and time.monotonic() < limit:
         time.sleep(0.1)
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert processes() == []
     assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
 
 
@@ -112,7 +117,12 @@ def test_no_file_beside_the_process_hides_one_of_the_standard_library() -> None:
 
 
 def processes() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if answering.__file__ in one.cmdline()]
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.ZombieProcess):
+            if answering.__file__ in process.cmdline():
+                found.append(process)
+    return found
 
 
 @pytest.mark.parametrize(
