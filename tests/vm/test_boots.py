@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from machine import SAVED, Machine, base
 
 ROOT = Path(__file__).resolve().parents[2]
+MEASURED = ROOT / ".build/vm/measured"
 # The state that comes back: what the tests change, and what shows it.
 STATE = (
     "sha256sum /etc/fstab /etc/systemd/system/lan.service /srv/www/index.html /boot/grub/grub.cfg;"
@@ -79,8 +81,12 @@ BROKEN = {
 
 @pytest.fixture
 def vm() -> Iterator[Machine]:
-    saved = base(ROOT / ".build/vm")
-    machine = Machine(saved.folder.with_name("machine"))
+    folder = ROOT / ".build/vm"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes of pytest make it once
+        saved = base(folder)
+    machine = Machine(folder / f"machine-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
     shutil.rmtree(machine.folder, ignore_errors=True)
     shutil.copytree(saved.folder, machine.folder, ignore=shutil.ignore_patterns("monitor"))
     machine.start("-loadvm", SAVED)
@@ -132,9 +138,7 @@ def test_a_good_kernel_is_tried_and_confirmed(vm: Machine, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_host_that_the_change_breaks_at_boot_comes_back(
-    vm: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_host_that_the_change_breaks_at_boot_comes_back(vm: Machine, tmp_path: Path, name: str) -> None:
     script, by, within = BROKEN[name]
     before, boot = vm.on(STATE), vm.on("cat /proc/sys/kernel/random/boot_id").strip()
     running = change(vm, tmp_path, script, within)
@@ -147,8 +151,8 @@ def test_a_host_that_the_change_breaks_at_boot_comes_back(
     # Not all the time: a sick host that the user has logged in to waits for that user.
     over = f"[ ! -e /var/lib/evenkeel/armed ] && ! grep -q {boot} /proc/sys/kernel/random/boot_id"
     vm.login(within + 600, f"{over} && [ ! -e /var/lib/evenkeel/reboot ] && systemctl is-active -q site", every=10)
-    with capsys.disabled():
-        print(f"\n{name}: {time.monotonic() - began:.0f} s from the boot to a login with the old state")
+    with open(MEASURED, "a", encoding="utf-8") as measured:
+        measured.write(f"{name}: {time.monotonic() - began:.0f} s from the boot to a login with the old state\n")
     event = last(vm)
     assert (event["outcome"], event["by"], event["left"]) == ("rolled_back", by, []), vm.console[-3000:]
     assert vm.on(STATE) == before
