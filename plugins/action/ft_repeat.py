@@ -193,7 +193,7 @@ class Verification:
         """Seconds that all observations take at most."""
         return self.planned * self.longest + _WAY
 
-    def values(self, request: Request, waiting: bool) -> dict[str, Any]:
+    def values(self, request: Request, waiting: bool) -> dict[str, object]:
         """The values of a call that verifies. ``waiting``: until ``verify_within``, and for the soak."""
         outside = self.after if waiting else self.once
         times = outside.times
@@ -253,7 +253,7 @@ class Operation:
         if module.rpartition(".")[2] in _NO_OPERATION or getattr(kind, "BYPASS_HOST_LOOP", False):
             raise UsageError(f"module: {module} does nothing on a host that could be repeated. Nothing was touched")
 
-    def run(self, token: str) -> dict[str, Any]:
+    def run(self, token: str) -> dict[str, object]:
         """The result of one attempt. Raises AnsibleConnectionFailure."""
         task = self.action._task.copy()
         task.action, task.args = self.request.module, dict(self.request.args)
@@ -307,7 +307,7 @@ class Repetition:
     _changed: bool = False
     _error: str = ""
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Answer:
         """The result of the task."""
         # A generator of this process: all processes of this run were forked with one state of the shared generator.
         chance = random.Random().random
@@ -371,7 +371,7 @@ class Repetition:
             self._result = None
         return _repeat.Event(_EVENTS[told["answer"]], told["why"], told["after"], told["attempts"], told["open"])
 
-    def _asked(self, restored: int) -> dict[str, Any]:
+    def _asked(self, restored: int) -> dict[str, object]:
         request = self.request
         return {"request": request.digest, "kind": request.kind, "restore": request.restore, "restored": restored}
 
@@ -418,13 +418,13 @@ class Repetition:
 
         return operated(self._at_once(work, self.verification.limit))
 
-    def _at_once(self, work: Callable[[], Answer], limit: float) -> dict[str, Any]:
+    def _at_once(self, work: Callable[[], Answer], limit: float) -> dict[str, object]:
         name = self.operation.name
         return dict(self.verification.inventory.at_once({name: work}, max(1.0, limit))[name])
 
     # -- results
 
-    def predicted(self) -> dict[str, Any]:
+    def predicted(self) -> Answer:
         """The result of check mode: what the host would answer, and what the module of the operation predicts."""
         event = self._called(_repeat.Action(_repeat.BEGIN))
         if event.kind in (_repeat.BEGUN, _repeat.TO_RESTORE):
@@ -440,16 +440,16 @@ class Repetition:
         outcome = {_repeat.LOST: _repeat.UNREACHABLE, _repeat.BROKEN: _repeat.REFUSED}
         return self._not_done(outcome.get(event.kind, _repeat.IN_DOUBT), event.why)
 
-    def _finished(self, action: _repeat.Action) -> dict[str, Any]:
+    def _finished(self, action: _repeat.Action) -> Answer:
         return self._done() if action.outcome == _repeat.VERIFIED else self._not_done(action.outcome, action.why)
 
-    def _done(self) -> dict[str, Any]:
+    def _done(self) -> Answer:
         if not self.attempts and self._told.get("result"):
             with contextlib.suppress(ValueError):
                 self._result = json.loads(str(self._told["result"]))
         return {**self._keys(_repeat.VERIFIED), "proved": [f"{self.request.id}: {self._told['why']}"]}
 
-    def _not_done(self, outcome: str, why: str) -> dict[str, Any]:
+    def _not_done(self, outcome: str, why: str) -> Answer:
         request = self.request
         count = f"{len(self.attempts)} of {request.policy.attempts} attempts"
         last = next((one["msg"] for one in reversed(self.attempts) if one["msg"]), "")
@@ -469,7 +469,7 @@ class Repetition:
     def _step(self) -> dict[str, str]:
         return {"resource": "operation", "action": self.request.module, "target": self.request.id}
 
-    def _keys(self, outcome: str) -> dict[str, Any]:
+    def _keys(self, outcome: str) -> Answer:
         """The keys that stand in every result."""
         told, result = self._told, self._result or {}
         found: dict[str, Any] = {
@@ -490,7 +490,7 @@ class Repetition:
         return found
 
 
-def _stored(result: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(result: Mapping[str, Any]) -> Answer:
     return {key: value for key, value in result.items() if key not in _NOT_STORED and not key.startswith("_ansible_")}
 
 
