@@ -32,6 +32,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.p
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times, wait
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import escape
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Inventory
@@ -128,7 +129,7 @@ class Outside:
                 )
         return options
 
-    def measure(self, apart: bool = True) -> list[dict[str, Any]]:
+    def measure(self, apart: bool = True) -> list[dict[str, str]]:
         """The results, as the option ``measured`` of a module takes them.
 
         apart: in processes of their own, so that a probe that hangs cannot delay this process.
@@ -143,12 +144,12 @@ class Outside:
         found = self.inventory.at_once(works, limit) if apart else {name: work() for name, work in works.items()}
         return [*self._told, *(one for source, told in found.items() for one in self._read(source, told))]
 
-    def _here(self) -> dict[str, Any]:
+    def _here(self) -> dict[str, object]:
         times = Times(self.times.soak, max(self.times.soak, self.times.deadline), self.times.interval)
         health = wait(self._probes[CONTROLLER], times, System(), partial(probing.measure, here=CONTROLLER))
         return {"state": health.state, "probes": [asdict(one) for one in health.probes], "place": CONTROLLER}
 
-    def _there(self) -> dict[str, Any]:
+    def _there(self) -> dict[str, object]:
         """Ask the next peers until one answers."""
         peers = self._peers()
         why = "the group has no other host" if not peers else ""
@@ -185,7 +186,7 @@ class Outside:
         around = [name for name in [*group[at + 1 :], *group[: max(at, 0)]] if name != self.host]
         return sorted(around, key=lambda name: name in self.late)
 
-    def _read(self, source: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _read(self, source: str, told: Answer) -> list[dict[str, str]]:
         """The results of one place, a result for each probe in every case."""
         probes, said = self._probes[source], told.get("probes")
         place = words(str(told.get("place") or source), 200)
@@ -201,13 +202,13 @@ class Outside:
         return [{**one, "severity": probe.severity, "source": place} for probe, one in zip(probes, found, strict=True)]
 
 
-def _read(probe: Probe, said: Any) -> dict[str, Any]:
+def _read(probe: Probe, said: Any) -> dict[str, str]:
     if not isinstance(said, Mapping) or said.get("state") not in (PASS, FAIL, UNKNOWN):
         return _result(probe.kind, probe.target, UNKNOWN, "the answer cannot be read")
     return _result(probe.kind, probe.target, str(said["state"]), words(str(said.get("detail") or "")))
 
 
-def _result(kind: str, target: str, state: str, detail: str) -> dict[str, Any]:
+def _result(kind: str, target: str, state: str, detail: str) -> dict[str, str]:
     return {"kind": kind, "target": escape(target), "state": state, "detail": escape(detail)}
 
 
