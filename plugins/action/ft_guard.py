@@ -16,6 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.dur
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
@@ -43,7 +44,9 @@ class ActionModule(ActionBase):
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return _result(_guard.Decision([str(error)]), error="UsageError")
 
-    def _decide(self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def _decide(
+        self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
+    ) -> dict[str, object]:
         question = self._question(inventory, params, variables)
         decision = _guard.decide(question)
         return _result(
@@ -95,7 +98,7 @@ class ActionModule(ActionBase):
             for host, (_own, items) in parts.items()
         }
 
-        def measure(host: Host) -> dict[str, Any]:
+        def measure(host: Host) -> Answer:
             result = host.module(
                 "ft_health",
                 probes=parts[host.name][0],
@@ -132,7 +135,7 @@ def _words_on(host: str, one: _guard.Measured) -> str:
     return f"{host}: " + "; ".join(part for part in parts if part)
 
 
-def _result(decision: _guard.Decision, error: str, **more: Any) -> dict[str, Any]:
+def _result(decision: _guard.Decision, error: str, **more: Any) -> dict[str, object]:
     reasons = decision.reasons
     refused = {"failed": True, "msg": " ".join(reasons), "error": error} if reasons else {}
     return report(

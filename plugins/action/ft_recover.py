@@ -101,7 +101,7 @@ class Recovery:
         self._left: list[str] = []
         self._warnings: list[str] = []
 
-    def run(self, check_mode: bool) -> dict[str, Any]:
+    def run(self, check_mode: bool) -> Answer:
         """The result of the module. Nothing is changed before a whole checkpoint is in the store of ``here``."""
         self._gather()
         usable = choose(self._candidates, self._wanted)
@@ -141,7 +141,7 @@ class Recovery:
     def _entries(self) -> list[dict[str, str]]:
         return [copy.shown() for copy in self._candidates]
 
-    def _nothing_found(self) -> dict[str, Any]:
+    def _nothing_found(self) -> Answer:
         return {
             "failed": True,
             "error": "NotFound",
@@ -151,7 +151,7 @@ class Recovery:
             "left": self._left,
         }
 
-    def _nothing_brought(self) -> dict[str, Any]:
+    def _nothing_brought(self) -> Answer:
         return {
             "failed": True,
             "error": "EvenkeelError",
@@ -191,7 +191,7 @@ class Recovery:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _roll_back(self, source: Copy, newest: str) -> dict[str, Any]:
+    def _roll_back(self, source: Copy, newest: str) -> Answer:
         checkpoint = source.id
         if checkpoint != newest:
             older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older checkpoint"

@@ -192,7 +192,7 @@ def _outcome(answer: Answer) -> Outcome:
     return Outcome("failed", words(answer.get("msg")))
 
 
-def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, Any]:
+def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, object]:
     good = [entry for entry in entries if entry.state in COUNTS]
     new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
     wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]

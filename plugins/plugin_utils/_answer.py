@@ -29,7 +29,7 @@ _NOT_OURS = ("ansible_facts", "ansible_stats")
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
 
 
-def answer(connection: Any, execute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def answer(connection: Any, execute: Callable[[], Answer]) -> dict[str, object]:
     """The result of ``execute``, a module on the host of ``connection``."""
     remote = getattr(connection, "transport", "") in _REMOTE
     try:
@@ -47,7 +47,7 @@ def answer(connection: Any, execute: Callable[[], dict[str, Any]]) -> dict[str, 
     return result
 
 
-def shown(result: dict[str, Any]) -> dict[str, Any]:
+def shown(result: Answer) -> dict[str, Any]:
     """The result, with all text that Ansible prints made harmless for a terminal."""
     found: dict[str, Any] = harmless(result)
     if isinstance(found.get("msg"), str):
