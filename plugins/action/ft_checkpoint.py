@@ -16,7 +16,7 @@ class ActionModule(HostAction):
 
     ARGUMENTS = ARGUMENTS
 
-    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""
         given = super().arguments(values, variables)
         return {**given, "probes": parted(values["probes"])[0]} if values["probes"] else given

@@ -18,7 +18,7 @@ class ActionModule(ProbingAction):
     ARGUMENTS = ARGUMENTS
     _outside: Outside | None = None
 
-    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         own, items = parted(values["probes"])
         given = {name: value for name, value in self._task.args.items() if name != "group"}
         if not items:

@@ -44,7 +44,7 @@ def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
         Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
 
 
-def refused(error: UsageError, **more: Any) -> dict[str, Any]:
+def refused(error: UsageError, **more: Any) -> dict[str, object]:
     """The result of a task whose arguments or variables are wrong. No host was asked anything."""
     return reported({"failed": True, "msg": error.message, "error": "UsageError", **more})
 
@@ -70,7 +70,7 @@ class HostAction(Normal):
         finally:
             self._task.args = written  # for the next attempt of the task
 
-    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         """The arguments that the module gets. values: the checked arguments of the task. Raises UsageError."""
         return dict(self._task.args)
 

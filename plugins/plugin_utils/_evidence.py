@@ -22,7 +22,7 @@ _HERE = ("group", "unchanged")
 class ProbingAction(HostAction):
     """A module with the option ``probes``. It gets the probes that the host measures, and the results of the others."""
 
-    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         own, items = parted(values["probes"])
         given = {name: value for name, value in self._task.args.items() if name not in _HERE}
         if not items:
