@@ -59,7 +59,7 @@ def run_module(
     module.exit_json(**report(result))
 
 
-def _given(spec: Options, params: Params) -> dict[str, Any]:
+def _given(spec: Options, params: Params) -> Params:
     """The parameters, of declarations without the keys that were not given."""
     return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
 

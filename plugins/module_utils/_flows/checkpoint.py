@@ -205,7 +205,7 @@ class _Taking:
         )
 
 
-def _health(request: Request) -> dict[str, Any]:
+def _health(request: Request) -> dict[str, object]:
     """The probes that the host can measure without help, and their times; empty where none are declared."""
     declared = [
         item for item, probe in zip(request.probes or [], probing.check(request.probes)) if probe.source == HOST

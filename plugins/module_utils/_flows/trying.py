@@ -58,7 +58,7 @@ def try_out(store: Store, within: float, paths: Sequence[str] | None) -> int:
         return _Waiting(store, change, losses).run()
 
 
-def _last_declared(store: Store) -> list[dict[str, Any]]:
+def _last_declared(store: Store) -> list[dict[str, dict[str, object]]]:
     """The resources of the last change, else of the newest checkpoint, else all that a plain host consists of."""
     last = changes.last_event(store) if store.exists else None
     for wanted in (last.checkpoint if last is not None else LATEST, LATEST):

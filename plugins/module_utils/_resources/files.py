@@ -41,7 +41,7 @@ _TOGETHER = {
 _APART = ("systemd", "default", "alternatives", "init.d", "profile.d", "xdg")
 
 
-def check(spec: Mapping[str, Any]) -> dict[str, Any]:
+def check(spec: Mapping[str, Any]) -> dict[str, object]:
     """The declaration with all its keys; UsageError names the bad key."""
     found = read(OPTIONS, spec, "files")
     for key in ("paths", "exclude"):
@@ -56,7 +56,7 @@ def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def declared(spec: Mapping[str, Any]) -> dict[str, Any]:
+def declared(spec: Mapping[str, Any]) -> dict[str, object]:
     """The declaration as a person wrote it, without what a checkpoint adds to it."""
     return {key: value for key, value in spec.items() if key != MOUNTS}
 

@@ -79,13 +79,13 @@ def check(resources: Any) -> list[Section]:
     return _with_trees(sections)
 
 
-def declared(sections: Sequence[Section]) -> list[dict[str, Any]]:
+def declared(sections: Sequence[Section]) -> list[dict[str, dict[str, object]]]:
     """The resources as a person declared them, of sections of a checkpoint; kinds of a later version are left out."""
     implied = [one for section in sections if kind_of(section).stands_for_others for one in section.spec["for"]]
     return [one for section in sections if section.kind in KINDS and (one := _declaration(section)) not in implied]
 
 
-def _declaration(section: Section) -> dict[str, Any]:
+def _declaration(section: Section) -> dict[str, dict[str, object]]:
     return {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
 
 

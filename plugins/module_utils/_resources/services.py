@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
@@ -521,7 +521,7 @@ def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[
     return found
 
 
-def _marks(lines: Sequence[str]) -> list[dict[str, Any]]:
+def _marks(lines: Sequence[str]) -> list[dict[str, list[str]]]:
     """The records that say that all units are meant."""
     found = []
     for line in lines:

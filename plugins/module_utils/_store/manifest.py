@@ -282,7 +282,7 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
-def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, Any]]]:
+def _declared(sections: Sequence[Section]) -> list[tuple[str, dict[str, object]]]:
     return [(section.kind, section.spec) for section in sections]
 
 

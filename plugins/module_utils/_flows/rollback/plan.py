@@ -334,7 +334,7 @@ def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]
     return [step for one in sections if one.kind == kind.name for step in kind.plan(own_lines(one), here)]
 
 
-def entries(section: Section, spec: dict[str, Any], now: Scan) -> Tree:
+def entries(section: Section, spec: Mapping[str, Any], now: Scan) -> Tree:
     return files.recorded(path_lines(section), spec, now)
 
 
