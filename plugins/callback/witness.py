@@ -131,7 +131,7 @@ def _names(hosts: Any) -> list[str]:
     return [host.name for host in hosts]
 
 
-def _variables(manager: Any, host: str) -> dict[str, Any]:
+def _variables(manager: Any, host: str) -> dict[str, object]:
     """The variables that tasks set on a host (register, set_fact, include_vars), as far as they can be written down."""
     found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
     plain = {}

@@ -66,7 +66,7 @@ class Demo:
     ports: dict[str, int] = field(default_factory=dict)
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
-    def definition(self, host: str) -> dict[str, Any]:
+    def definition(self, host: str) -> dict[str, object]:
         """The HTTP server of the host, as Evenkeel keeps it running."""
         site = str(self.home / host / "site")
         argv = [sys.executable, "-m", "http.server", str(self.ports[host]), "--bind", "127.0.0.1", "--directory", site]
@@ -92,7 +92,7 @@ class Demo:
         for name, text in {"good.yml": GOOD, "bad.yml": BAD, "slow.yml": SLOW}.items():
             (self.home / name).write_text(text)
 
-    def _variables(self, host: str, number: int) -> dict[str, Any]:
+    def _variables(self, host: str, number: int) -> dict[str, object]:
         site = str(self.home / host / "site")
         page = {"url": f"http://127.0.0.1:{self.ports[host]}/", "body": "version [0-9]+"}
         return {
