@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Work on other hosts of the inventory from inside an action plugin, over the controller's own connections to them.
 
-A host is reached as if the running task ran there: with its own connection, become and interpreter variables.
-Several are reached at once the way Ansible itself does it, one forked process each: a thread could neither be
-stopped when a firewall drops its connection in silence, nor keep Ansible's process-wide state apart.
+A host is reached as if the running task ran there: with its own connection, become and interpreter variables. Several
+hosts are reached at once as Ansible does it, each by a forked process: a thread could neither be stopped when a
+firewall silently drops its connection, nor keep Ansible's process-wide state apart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _k
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 COLLECTION = "evenkeel.fault_tolerance"
-# An argument is templated for the host of the task alone; these inventory variables are each host's own.
+# Ansible templates an argument for the host of the task alone. These inventory variables are each host's own.
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
 RESOURCES_VARIABLE = "evenkeel_resources"
@@ -52,10 +52,11 @@ class Host:
         self._variables = variables
 
     def module(self, name: str, **arguments: Any) -> Answer:
-        """The result of a module of this collection. Raises AnsibleConnectionFailure when the host is unreachable."""
+        """The result of a module of this collection. Raises AnsibleConnectionFailure where the host is
+        unreachable."""
         result = _library.call(name, arguments, self._send)
         died = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
-        # Ansible says that there was no result; why is the last thing that was said instead of one.
+        # Ansible reports only that there was no result. The last line of standard error tells why.
         return dict(result, msg=f"the module died: {died[-1].strip()}") if died and result.get("failed") else result
 
     def _send(self, name: str, arguments: Mapping[str, Any]) -> Answer:
@@ -63,16 +64,17 @@ class Host:
         return answer(self._action._connection, lambda: self._action._execute_module(**module))
 
     def directory(self) -> str:
-        """A temporary directory of the login user's on the host; ``close`` removes it."""
+        """A temporary directory of the login user on the host; ``close`` removes it."""
         shell = self._action._connection._shell
         return str(shell.tmpdir or self._action._make_tmp_path())
 
     def put(self, local: str, remote: str) -> None:
-        """Send a file. Bounded in memory, as the connection plugin streams it."""
+        """Send a file. The connection plugin streams it, so that memory stays bounded."""
         self._action._connection.put_file(local, remote)
 
     def fetch(self, remote: str, local: str) -> None:
-        """Bring a file that the login user may read, into one that only the controller's user can (umask 077)."""
+        """Fetch a file that the login user may read. Only the controller's user may read the local file (umask
+        077)."""
         mask = os.umask(0o077)
         try:
             self._action._connection.fetch_file(remote, local)
@@ -80,7 +82,7 @@ class Host:
             os.umask(mask)
 
     def close(self) -> None:
-        """Remove what this left on the host."""
+        """Remove the temporary files on the host."""
         self._action.cleanup(force=True)
 
 
@@ -99,7 +101,8 @@ class Inventory:
         return Host(self._task_vars["inventory_hostname"], self._action, self._task_vars)
 
     def hosts_of(self, names: Iterable[str]) -> list[str]:
-        """Host names, each once and in order, of names of hosts and of groups. Raises AnsibleError for others."""
+        """The host names that names of hosts and groups stand for, each once and in order. Raises AnsibleError for
+        another name."""
         groups = self._inventory.get_groups_dict()
         found: dict[str, None] = {}
         for name in names:
@@ -129,17 +132,18 @@ class Inventory:
         return self._templar(variables).template(variables[name])
 
     def store(self, host: str, given: str) -> str:
-        """Where a host keeps its store: ``given`` on that of the task; on others what they say, where they say it."""
+        """The path of a host's store: ``given`` for the task's host; for another host its own variable, or else
+        ``given``."""
         if host == self._task_vars["inventory_hostname"]:
             return given
         return str(self.variable(host, STORE_VARIABLE, given))
 
     def keys(self, owner: str) -> _key.Keys:
-        """The keys by which the copies of a host are known. UsageError for malformed keys."""
+        """The keys for the MACs of a host's copies. UsageError for malformed keys."""
         return _key.find(self._ours(self._known(owner), _key.VARIABLE), self._directory(owner))
 
     def make_key(self, owner: str) -> _key.Keys:
-        """The same, made where there are none. UsageError where that cannot be."""
+        """The keys of a host, made where there are none. UsageError where they cannot be made."""
         return _key.make(self._directory(owner))
 
     def resources(self, owner: str) -> Any:
@@ -155,17 +159,18 @@ class Inventory:
         return str(self.variable(host, "ansible_connection", "")).rpartition(".")[2] == "local"
 
     def refuse_facts(self, host: str, names: Iterable[str]) -> None:
-        """UsageError where the host itself has said what one of these variables is."""
+        """Raise UsageError where a fact of the host itself sets one of these variables."""
         told = self._told(host) & set(names)
         if told:
             raise UsageError(_A_FACT.format(name=sorted(told)[0], host=host))
 
     def at_once(self, works: Mapping[str, Callable[[], Answer]], timeout: float) -> dict[str, Answer]:
-        """The result (JSON) of each work, all at the same time. One that does not end in time is unreachable."""
+        """The result (JSON) of each work. All works run at the same time. A work that does not end in time is
+        unreachable."""
         return dict(_forked(list(works), lambda name: works[name](), timeout, max(1, len(works))))
 
     def _told(self, host: str) -> set[str]:
-        """The variables that are facts, which the host says of itself."""
+        """The names of the variables that are facts: the host itself has set them."""
         try:
             facts = self._manager._fact_cache.get(host) or {}
         except KeyError:
@@ -174,8 +179,8 @@ class Inventory:
         return {key for key in facts if key in variables and variables[key] == facts[key]}
 
     def _ours(self, host: str, name: str) -> Any:
-        """The variable of the host, decided by nothing that the host has said: facts stand above inventories, and a
-        cache keeps them. In a template it may use those that are named ansible_…; all others are not defined here."""
+        """The variable of the host from the inventory alone, without facts: facts override the inventory, and a cache
+        keeps them. A template may use facts named ansible_…; all other facts are not defined here."""
         variables, told = self.variables(host), self._told(host)
         if name in told:
             raise UsageError(_A_FACT.format(name=name, host=host))
@@ -183,12 +188,13 @@ class Inventory:
         return self._templar(kept).template(variables[name]) if name in variables else None
 
     def _known(self, owner: str) -> str:
-        """The host, or where the inventory does not have it any more that of the task, which takes its place."""
+        """The host, or the task's host, which replaces a host that the inventory no longer has."""
         known = self._inventory.get_host(owner) is not None
         return owner if known else str(self._task_vars["inventory_hostname"])
 
     def _directory(self, owner: str) -> str | None:
-        """Where the inventory of a host lies; of one that was added by a task, the first that is a file."""
+        """The directory of a host's inventory; for a host that a task added, the directory of the first inventory on
+        disk."""
         found = self.variables(self._known(owner)).get("inventory_dir")
         if found:
             return str(found)
@@ -203,7 +209,8 @@ class Inventory:
         task.delegate_to = None
         templar = self._templar(variables)
 
-        # From the start, not a copy of the running host's, whose port or password would remain where this has none.
+        # Build a new play context. A copy of the running host's would keep its port or password where this host has
+        # none.
         play_context = PlayContext(
             task.get_play(), self._passwords(), getattr(action._play_context, "connection_lockfd", None)
         ).set_task_and_variable_override(task=task, variables=variables, templar=templar)
@@ -225,7 +232,7 @@ class Inventory:
         executor = TaskExecutor(**{key: value for key, value in parts.items() if key in accepted})
         transport = variables.get("ansible_connection")
         if transport is None:
-            # Read from the block: since 2.21 the task's own keyword holds the value of the running host.
+            # The block has the value: since 2.21 the task's own keyword holds the value of the running host.
             transport = task._parent.connection
         executor._connection = executor._get_connection(variables, templar, templar.template(transport))
         executor._set_connection_options(variables, templar)
@@ -244,10 +251,10 @@ class Inventory:
         return Host(name, handler, variables)
 
     def each(self, hosts: Iterable[str], work: Callable[[Host], Answer], timeout: float) -> dict[str, Answer]:
-        """Call ``work`` for every host, as many at a time as Ansible has forks; one result (JSON) for each.
+        """Call ``work`` for every host, as many at a time as Ansible has forks; a result (JSON) for each host.
 
-        timeout: seconds for each host. A host that cannot be reached or does not answer in time has the result
-        ``{"unreachable": True, "msg": ...}``, one for which the work raised ``{"failed": True, "msg": ...}``.
+        ``timeout``: seconds for each host. A host that cannot be reached or does not answer in time has the result
+        ``{"unreachable": True, "msg": ...}``. A host whose work raised an error has ``{"failed": True, "msg": ...}``.
         """
 
         def call(name: str) -> Answer:
@@ -264,7 +271,8 @@ class Inventory:
         return Templar(loader=self._action._loader, variables=variables)
 
     def _passwords(self) -> dict[str, str]:
-        """The passwords of the command line, which count for every host; no variable of the running host."""
+        """The passwords of the command line, which count for every host. A password from a variable of the running
+        host is left out."""
         known = C.MAGIC_VARIABLE_MAPPING
         become = getattr(self._action._connection, "become", None)
         own = {
@@ -290,7 +298,8 @@ def _plugin_vars(kind: str, plugin: Any) -> Iterable[str]:
 def _forked(
     names: list[str], call: Callable[[str], Answer], timeout: float, at_once: int
 ) -> Iterator[tuple[str, Answer]]:
-    """The result of ``call(name)`` for every name, each from a process of its own, as they come in."""
+    """(name, result of ``call(name)``) for every name, each from a process of its own, in the order in which they
+    end."""
     waiting = list(reversed(names))
     running: dict[int, tuple[str, int, float, bytearray]] = {}
     with selectors.DefaultSelector() as selector:
@@ -319,7 +328,8 @@ def _forked(
 
 
 def _fork(call: Callable[[str], Answer], name: str, timeout: float) -> tuple[int, int]:
-    """Start ``call(name)`` in a process and group of its own; its pid, and the pipe that its result comes through."""
+    """Start ``call(name)`` in a process and group of its own; (its process id, the pipe from which to read its
+    result)."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -330,15 +340,15 @@ def _fork(call: Callable[[str], Answer], name: str, timeout: float) -> tuple[int
 
 
 def _child(call: Callable[[str], Answer], name: str, timeout: float, pipe: int) -> NoReturn:
-    """Never returns: above this on the stack is a program that belongs to the parent."""
+    """Run ``call(name)``, write its result, and end the process: the callers on the stack belong to the parent."""
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Where the parent was killed, nobody else ends a connection that hangs.
+        # Where the parent was killed, only this alarm ends a connection that hangs.
         signal.signal(signal.SIGALRM, lambda _number, _frame: os.killpg(0, signal.SIGKILL))
         signal.alarm(int(timeout) + 5)
-        # Its lock is Ansible's own: a process killed while it holds that would stop the whole run.
+        # Send no messages to Ansible's queue: a process killed while it holds the queue's lock would stop the run.
         Display().set_queue(None)
         try:
             result = call(name)
@@ -353,11 +363,12 @@ def _child(call: Callable[[str], Answer], name: str, timeout: float, pipe: int) 
 
 
 def _forget(selector: selectors.BaseSelector, running: dict[int, Any], pipe: int, kill: bool = False) -> None:
-    """End the process of this pipe. A process that has finished leaves its SSH master behind, for the tasks to come."""
+    """Reap the process of this pipe, or kill it first. A finished process leaves its SSH master behind for later
+    tasks."""
     _name, pid, _deadline, _said = running.pop(pipe)
     selector.unregister(pipe)
     os.close(pipe)
-    for target in (-pid, pid) if kill else ():  # its group; itself, where it has not made one yet
+    for target in (-pid, pid) if kill else ():  # Its group, and the process, where it has no group yet.
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -23,11 +23,11 @@ from .._store.store import Store
 from . import booted, changes, timers, units, watcher
 
 # ``finish(store, boot=False, agent=False)``, under the lock: complete an interrupted rollback, and roll back a change
-# whose deadline is over; the steps that were done, in words.
+# whose deadline is over; return the steps that were done, in words.
 Finish = Callable[..., list[str]]
-# The exit code when this agent has nothing left to do and the host is in doubt. The units know it.
+# The exit code of an agent that has nothing left to do on a host in doubt. The units know this code.
 DOUBT = 3
-# Seconds to wait before each further attempt; the last number holds for all later attempts.
+# Seconds to wait before each further attempt; the last number is for all later attempts.
 _PAUSES = (10.0, 20.0, 60.0, 120.0, 300.0)
 # Seconds to wait at the deadline for jobs that a controller may have left running.
 _DRAIN = 2.0
@@ -42,8 +42,9 @@ _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", 
 
 
 def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
-    """``deadline``: a timer has fired. ``watch``: wait for the deadline as a process. ``boot``: early at boot.
-    ``health``: late at a boot that was planned. ``check``: whether this Python runs the agent."""
+    """Run a task of the agent. ``deadline``: a timer has fired. ``watch``: wait for the deadline as a process.
+    ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: do nothing, to
+    show that this Python runs the agent."""
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
     parser.add_argument("task", choices=["deadline", "boot", "health", "watch", "check"])
@@ -62,7 +63,7 @@ def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     return _at_deadline(store, args.generation, finish)
 
 
-# These answer calls of the controller, within Ansible.
+# These modules answer calls of the controller, within Ansible.
 _FOR_THE_CONTROLLER = ("_adapter", "_calls/")
 
 
@@ -91,7 +92,7 @@ def _at_boot(store: Store, finish: Finish) -> int:
     change = changes.armed(store)
     if change is not None and change.overdue(store.system) is not None:
         changes.fire(store, sys.argv[0])
-    elif change is not None:  # The boot was planned, or user space was restarted without a boot of the kernel.
+    elif change is not None:  # The boot was planned, or user space restarted without a boot of the kernel.
         with suppress(EvenkeelError, OSError):
             changes.ensure_timers(store, change, sys.argv[0])
         if booted.is_due(store, change):
@@ -101,7 +102,8 @@ def _at_boot(store: Store, finish: Finish) -> int:
 
 
 def _boot_again(store: Store) -> None:
-    """Boot the host where its rollback asks for that. The mark is gone first, so that it happens once."""
+    """Boot the host where its rollback asks for a boot. The mark is removed first, so that the host boots only
+    once."""
     if os.path.lexists(store.join("reboot")):
         remove_file(store.join("reboot"))
         done = store.system.run(["systemctl", "--no-block", "reboot"], 30.0)
@@ -109,7 +111,7 @@ def _boot_again(store: Store) -> None:
 
 
 def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
-    """Put the host back if the deadline is over; otherwise see to it that all timers run."""
+    """Put the host back if the deadline is over; otherwise make sure that all timers run."""
     change = changes.armed(store)
     if change is None or change.generation != generation:
         if change is None:
@@ -130,7 +132,7 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:
-    """Wait for the deadline with all code in memory, and see to it meanwhile that the other timers run."""
+    """Wait for the deadline with all code in memory, and make sure meanwhile that the other timers run."""
     agent = os.path.abspath(sys.argv[0])
     watcher.detach()
     held = watcher.lock(agent, wait=30.0)  # The watcher of the change before ends within a second.
@@ -170,8 +172,8 @@ def _is_over(store: Store, generation: int) -> bool:
 
 @contextmanager
 def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
-    """Be the only process that puts this store back. Waits for another such process, and takes over when it dies; False
-    when the change is over by then."""
+    """Be the only process that puts this store's host back. Waits for another such process, and takes over when that
+    process dies. Yields False where the change is over by then."""
     while (fd := watcher.lock(store.root)) is None:
         watcher.wake(store.root)
         if not _wait(store, generation, 1.0):
@@ -184,8 +186,8 @@ def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
 
 
 def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
-    """Put this change back, again and again, until it is done or the time for attempts is over: then in doubt. None
-    when the deadline was moved in the moment in which it was over."""
+    """Roll back this change, again and again, until the rollback succeeds, or until the time for attempts is over and
+    the host is in doubt. Return the exit code, or None where the deadline was moved in its last moment."""
     with _sole_agent(store, generation) as is_due:
         if not is_due:
             return 0
@@ -195,7 +197,7 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
             try:
                 with _locked(store, generation):
                     pause = min(pause, _try(store, generation, finish))
-            except Exception as error:  # No lock, or no room for a record.
+            except Exception as error:  # The lock was not free, or there was no room for a record.
                 sys.stderr.write(f"{_words(error)}\n")
             change = changes.armed(store)
             if change is None or change.generation != generation:
@@ -214,8 +216,8 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
 
 @contextmanager
 def _locked(store: Store, generation: int) -> Iterator[None]:
-    """The lock of the store; a process that holds it and was stopped (SIGSTOP) is continued. Raises Busy once the
-    change is over: the next change is armed under this lock, and waits for this watcher to end."""
+    """Hold the lock of the store. A process that holds the lock and was stopped (SIGSTOP) is continued. Raises Busy
+    once the change is over: the next change is armed under this lock, and waits for this watcher to end."""
     with ExitStack() as stack:
         for last in [False] * 60 + [True]:
             try:
@@ -229,7 +231,7 @@ def _locked(store: Store, generation: int) -> Iterator[None]:
 
 
 def _make_room(store: Store) -> None:
-    """Make it possible to record the end of the change on a disk that is full, or was made read-only."""
+    """Free room for the record of the end of the change, and make a read-only disk writable."""
     changes.give_room(store)
     if os.path.isdir(store.root) and not os.access(store.root, os.W_OK):
         place = store.root
@@ -240,19 +242,21 @@ def _make_room(store: Store) -> None:
 
 
 def _try(store: Store, generation: int, finish: Finish) -> float:
-    """Under the lock: finish an interrupted rollback, and roll back the change; seconds for further attempts."""
+    """Under the lock: finish an interrupted rollback, and roll back the change. Return the seconds left for further
+    attempts."""
     try:
         change = changes.armed(store)
         if change is not None and change.generation == generation:
             _say(_end_jobs(store, change))
         _say(finish(store, agent=True))
-    except Exception as error:  # The host tries again whatever failed, and names the doubt in the end.
+    except Exception as error:  # The host tries again after any failure, and is in doubt in the end.
         return _record_failure(store, generation, error)
     return 0.0
 
 
 def _record_failure(store: Store, generation: int, error: Exception) -> float:
-    """Record the state that is left; seconds for further attempts. Without any the change is concluded."""
+    """Record the state that is left, and conclude the change where no time is left. Return the seconds left for
+    further attempts."""
     sys.stderr.write(f"{_words(error)}\n")
     change = changes.armed(store)
     if change is None or change.generation != generation:
@@ -267,7 +271,7 @@ def _record_failure(store: Store, generation: int, error: Exception) -> float:
 
 
 def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
-    """End the jobs that the change left running: they would change the host again."""
+    """End the jobs that the change left running, because they would change the host again."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     since = background.boottime(store.system, change.started) if change.boot_id == store.system.boot_id() else 0.0
     jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
@@ -288,7 +292,7 @@ def _words(error: Exception) -> str:
 
 
 def _wait(store: Store, generation: int, seconds: float) -> bool:
-    """Sleep; False as soon as the change has ended."""
+    """Sleep for so many seconds; return False as soon as the change has ended."""
     end = store.system.monotonic() + seconds
     while store.system.monotonic() < end:
         store.system.sleep(min(1.0, max(0.0, end - store.system.monotonic())))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host's look at its own health after a boot that its change planned. It needs nobody from outside.
+"""The host's check of its own health after a boot that its change planned. The check needs nothing from outside.
 
-A sick host goes back at once. A well one waits for its confirmation, until its deadline. While the user that armed it
-is logged in again, the change goes on, and may be about to make the host well: it is left to the deadline then.
+A sick host goes back at once. A healthy host waits for its confirmation, until its deadline. While the user that
+armed the host is logged in again, the change goes on, and may still make the host healthy: then only the deadline
+counts.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from .._host import logins
 from .._store.store import Store
 from . import changes
 
-# Seconds before the deadline at which the look ends, and between two looks at who is logged in.
+# Seconds before the deadline at which the check ends, and seconds between two looks at the logins.
 _EARLY, _AGAIN = 1.0, 5.0
 
 
 def is_due(store: Store, change: changes.Armed) -> bool:
-    """Whether this change has booted the host as planned, and is to be measured."""
+    """Whether this change has booted the host as planned, and the host is to be measured."""
     return bool(change.boots and change.health) and change.overdue(store.system) is None
 
 
 def is_well(store: Store, agent: str) -> bool:
-    """Measure the host until it is healthy for the whole soak. False where it is not: its rollback has begun then,
-    unless its deadline is over."""
+    """Measure the host until it is healthy for the whole soak. False where it does not become healthy: then its
+    rollback has begun, unless its deadline is over."""
     change, system = changes.armed(store), store.system
     if change is None or not is_due(store, change):
         return True

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The change under way: armed before it begins, it goes back at its deadline unless it is confirmed.
+"""The change under way: it is armed before it begins, and goes back at its deadline unless it is confirmed.
 
 The host keeps three files below its store:
 
 - ``generation``: a counter that every arming raises. A request of a run with an older number is refused.
-- ``armed``: the change under way: its generation, checkpoint and deadline. Once it goes back also: who began that, the
-  state that is left so far, and the end of further attempts.
-- ``events``: one JSON line for each outcome, appended and synced. An outcome counts from that moment: an ``armed`` of
-  the same generation is over then, even if a kill left the file behind.
+- ``armed``: the change under way: its generation, checkpoint and deadline. Once the change goes back also: the origin
+  of its rollback, the state that is left so far, and the end of further attempts.
+- ``events``: a JSON line for each outcome, appended and synced. From that moment the outcome counts: an ``armed`` of
+  the same generation is over, even if a kill left the file behind.
 """
 
 from __future__ import annotations
@@ -29,33 +29,35 @@ from .._store.store import Store
 from . import command, loader, notices, timers
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
-# The answer of a host whose change is not over, and has come to no stage yet.
+# The answer of a host whose change is not over, and has reached no stage yet.
 EXTENDED = "extended"
-# The stages of a host whose change over several hosts is not over: it is healthy and waits for the others, a person has
-# let the change go on, and it has been decided that all keep it.
+# The stages of a host whose change over several hosts is not over: the host is healthy and waits for the other hosts;
+# a person has let the change go on; the decision is made that all hosts keep the change.
 HELD, APPROVED, DECIDED = "held", "approved", "decided"
 STAGES = ("", HELD, APPROVED, DECIDED)
 # Fields of a change that are shown where they have a value.
 _SHOWN = ("back", "left", "tries_until", "change", "hosts", "stage")
-# Seconds from the first attempt for which a rollback that failed is tried again.
+# Seconds, from the first attempt on, in which a failed rollback is tried again.
 TRIES = 3600.0
-# Bytes that are reserved for the records of the end of a change, which may have filled the disk.
+# Bytes that are reserved for the records of the end of a change, because the change may fill the disk.
 _RESERVE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Armed:
-    """``until`` in epoch seconds, for people; ``due`` on the monotonic clock of ``boot_id``, which decides.
+    """The record of the change under way.
 
-    ``back``: the origin of the rollback (settle, deadline, boot, health, operator); from then on the change is never
-    confirmed.
-    ``began``: when it was armed, on that clock. ``at_most``: seconds from then on beyond which it is not extended.
-    ``left``: state that could not be put back so far. ``tries_until``: the end of further attempts in epoch seconds;
-    ``tries_due`` on the monotonic clock of ``tries_boot``, which decides there. ``login``: the user id of the login
-    that armed the host, -1 where that is not known. ``change`` and ``hosts``: the change over several hosts that this
-    one is part of, and their number; empty and 0 where a host changes alone. ``stage``: how far that change has come
-    here (see ``STAGES``). ``reboots``: the boots that the change plans; ``boots``: those that have come. ``health``:
-    the probes that the host measures of itself after such a boot, and the times for that.
+    ``until``: the deadline in epoch seconds, for people. ``due``: the deadline on the monotonic clock of ``boot_id``;
+    this value decides. ``back``: the origin of the rollback (settle, deadline, boot, health, operator); with an
+    origin the change is never confirmed. ``began``: the time of arming, on the same clock as ``due``. ``at_most``:
+    the longest time to confirm with all extensions, in seconds from ``began``. ``left``: state that could not be put
+    back so far. ``tries_until``: the end of further attempts in epoch seconds. ``tries_due``: this end on the
+    monotonic clock of ``tries_boot``, where it decides. ``login``: the user id of the login that armed the host, -1
+    where it is not known. ``change`` and ``hosts``: the change over several hosts to which this change belongs, and
+    the number of these hosts; empty and 0 where a host changes alone. ``stage``: the stage that the change over
+    several hosts has reached here (see ``STAGES``). ``reboots``: the number of boots that the change plans.
+    ``boots``: the number of these boots that have come. ``health``: the probes that the host measures on itself after
+    a planned boot, with their times.
     """
 
     generation: int
@@ -82,7 +84,7 @@ class Armed:
 
     @property
     def started(self) -> float:
-        """When it was armed, on the monotonic clock. A record of version 0.1.0 was never extended."""
+        """The time of arming, on the monotonic clock. A record of version 0.1.0 was never extended."""
         return self.began or self.due - self.within
 
     def shown(self) -> dict[str, object]:
@@ -91,8 +93,8 @@ class Armed:
         return {**shown, **{key: value for key in _SHOWN if (value := getattr(self, key))}}
 
     def overdue(self, system: System) -> str | None:
-        """Why the change cannot be confirmed any more (the origin of its rollback, ``boot``, ``deadline``), or None
-        while it can."""
+        """Why the change can no longer be confirmed: the origin of its rollback, ``boot`` or ``deadline``. None while
+        it can be confirmed."""
         if self.back:
             return self.back
         if self.boot_id != system.boot_id():
@@ -100,7 +102,7 @@ class Armed:
         return "deadline" if system.monotonic() >= self.due else None
 
     def tries_left(self, system: System) -> float:
-        """Seconds for further attempts. After a boot only their date is known."""
+        """Seconds left for further attempts. After a boot only the date of their end is known."""
         if self.tries_boot == system.boot_id():
             return self.tries_due - system.monotonic()
         return min(TRIES, self.tries_until - system.now())
@@ -110,9 +112,10 @@ class Armed:
 class Event:
     """The end of a change. ``by``: settle, deadline, boot, health or operator; ``at`` in epoch seconds.
 
-    ``until``: the end of further attempts in epoch seconds; the event is no end yet then. ``rollback``: the generation
-    of the rollback that ended a doubt, where that rollback has to be confirmed itself. ``written``: files that services
-    wrote as they started again, path -> line in a manifest. ``change`` and ``hosts``: as in ``Armed``.
+    ``until``: the end of further attempts in epoch seconds; an event with this value does not end the change yet.
+    ``rollback``: the generation of the rollback that ended a doubt, where that rollback has to be confirmed itself.
+    ``written``: files that services wrote as they started again, path -> line in a manifest. ``change`` and
+    ``hosts``: as in ``Armed``.
     """
 
     generation: int
@@ -150,7 +153,7 @@ _Record = TypeVar("_Record", "Armed", "Event")
 
 
 def generation(store: Store) -> int:
-    """The number of the newest arming; 0 before the first."""
+    """The number of the newest arming; 0 before the first arming."""
     try:
         with open(store.join("generation"), "rb") as stream:
             return int(stream.read(64))
@@ -168,7 +171,7 @@ def _unreadable(store: Store, name: str, error: Exception) -> Damaged:
 
 
 def last_event(store: Store) -> Event | None:
-    """The newest outcome; a torn line (power cut while appending) never was one."""
+    """The newest end of a change; a torn line (power cut while appending) does not count."""
     try:
         with open(store.join("events"), "rb") as stream:
             lines = stream.read().split(b"\n")[:-1]
@@ -182,7 +185,7 @@ def last_event(store: Store) -> Event | None:
 
 
 def event_of(line: bytes) -> Event | None:
-    """The event of one line of ``events``; None when the line is torn, or no event."""
+    """The event of a line of ``events``; None where the line is torn or holds no event."""
     try:
         return _typed(Event, json.loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -190,9 +193,9 @@ def event_of(line: bytes) -> Event | None:
 
 
 def _typed(record: type[_Record], values: object) -> _Record:
-    """The record of these values. ValueError or TypeError when their types are wrong.
+    """The record of these values. ValueError or TypeError where their types are wrong.
 
-    A newer version may have written keys that this version does not know.
+    Unknown keys are ignored, because a newer version may have written them.
     """
     if not isinstance(values, dict):
         raise ValueError("it is no mapping")
@@ -206,7 +209,7 @@ def _typed(record: type[_Record], values: object) -> _Record:
 
 
 def armed(store: Store) -> Armed | None:
-    """The change that waits for its confirmation, if there is one."""
+    """The change under way; None where no change is under way."""
     try:
         with open(store.join("armed"), "rb") as stream:
             found = json.loads(stream.read())
@@ -220,7 +223,7 @@ def armed(store: Store) -> Armed | None:
 
 
 def fence(store: Store, expected: int | None) -> None:
-    """Refuse a request of a run with another generation number than the host's."""
+    """Raise Refused for a request of a run whose generation number differs from the host's."""
     now = generation(store)
     if expected is not None and expected != now:
         raise Refused(
@@ -231,7 +234,7 @@ def fence(store: Store, expected: int | None) -> None:
 
 
 def refuse_if_armed(store: Store) -> None:
-    """Refuse a change while another change is under way."""
+    """Raise Refused while a change is under way."""
     change = armed(store)
     if change is not None:
         left = max(0.0, change.until - store.system.now())
@@ -243,16 +246,16 @@ def refuse_if_armed(store: Store) -> None:
 
 
 def check_within(within: float | None) -> None:
-    """UsageError for a time to confirm that is too short."""
+    """Raise UsageError for a time to confirm that is too short."""
     if within is not None and within < 1:
         raise UsageError(f"confirm_within: {within:g} s is too short to confirm anything; use 1s or more")
 
 
 def prepare(store: Store, agent: str) -> str:
-    """Prepare the timers, and the command for a person. Before the checkpoint is taken, so that their files are part of
-    no change. Returns why the command cannot be there; empty where it is.
+    """Prepare the timers, and the command for a person, before the checkpoint is taken: so their files belong to no
+    change. Return why the command could not be installed; empty where it is in place.
 
-    ``agent`` is the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
+    ``agent``: the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
     """
     refuse_if_armed(store)
     for timer in timers.available(store.system):
@@ -262,8 +265,9 @@ def prepare(store: Store, agent: str) -> str:
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a change that is to be armed: seconds to confirm it, and ``at_most`` with all extensions; the change
-    over several hosts that it is part of; the boots that it plans, and the ``health`` to look at after them."""
+    """The terms of a change that is to be armed. ``within``: seconds to confirm it. ``at_most``: the same with all
+    extensions. ``change`` and ``hosts``: the change over several hosts to which it belongs. ``reboots``: the number
+    of boots that it plans. ``health``: the probes after such a boot."""
 
     within: float
     at_most: float = 0.0
@@ -274,7 +278,7 @@ class Terms:
 
 
 def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> Armed:
-    """Start the timers, then record the change: a record without timers must not exist."""
+    """Start the timers, then record the change: there must be no record without timers."""
     number = generation(store) + 1
     write_file(store.join("generation"), f"{number}\n".encode())
     remove_file(store.join("reboot"))
@@ -306,11 +310,12 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
 
 
 def after_boot(store: Store, record: Armed) -> Armed:
-    """Under the lock: the record after a boot that the change planned; its deadline counts on. Any other boot leaves it
-    as it is, and overdue. So does a boot for which the boot loader took the kernel of before.
+    """Under the lock: the record after a boot that the change planned. Its deadline counts on. After any other boot
+    the record stays as it is, and is overdue. The same holds after a boot for which the boot loader took the old
+    kernel.
 
-    The date alone counts over a boot. It may be wrong early at boot, so that no deadline is farther than the whole time
-    to confirm.
+    Over a boot only the date tells the time that has passed. The date may be wrong early at boot, so no deadline is
+    farther away than the whole time to confirm.
     """
     system = store.system
     if record.back or record.boot_id == system.boot_id() or record.boots >= record.reboots:
@@ -318,7 +323,7 @@ def after_boot(store: Store, record: Armed) -> Armed:
     if loader.fell_back(store):
         return _record(store, replace(record, boots=record.boots + 1))
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
-    notices.extended(store, record.name, record.until)  # The boot has taken the message of the day away.
+    notices.extended(store, record.name, record.until)  # The boot has removed the message of the day.
     return _record(
         store,
         replace(
@@ -333,8 +338,8 @@ def after_boot(store: Store, record: Armed) -> Armed:
 
 def extend(store: Store, record: Armed, within: float | None = None, stage: str = "") -> Armed:
     """Under the lock: move the deadline to ``within`` seconds from now, or as far as ``at_most`` allows, and note the
-    stage that the change has come to. A deadline never comes nearer by that, and a stage never goes back. Durable once
-    this returns. Raises Refused once the change goes back.
+    stage that the change has reached. A deadline never comes nearer, and a stage never goes back. Durable on return.
+    Raises Refused once the change goes back.
     """
     why = record.overdue(store.system)
     if why is not None:
@@ -355,12 +360,12 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
 
 
 def ensure_timers(store: Store, record: Armed, agent: str) -> None:
-    """See to it that the timers of the change run, whatever was done to them. Raises Refused, OSError."""
+    """Make sure that the timers of the change run, whatever was done to them. Raises Refused, OSError."""
     timers.ensure(store, record.generation, record.due, agent)
 
 
 def fire(store: Store, agent: str) -> None:
-    """Start the agent now, or once the host has booted. An agent that works already goes on alone."""
+    """Start the agent now, or once the host has booted. Where an agent works already, it goes on alone."""
     change = armed(store)
     if change is not None and agent:
         with suppress(Refused, OSError):
@@ -370,7 +375,7 @@ def fire(store: Store, agent: str) -> None:
 
 
 def agent_of(store: Store) -> str:
-    """The path of the zipapp that the last arming installed; empty where there is none."""
+    """The path of the newest installed zipapp; empty where there is none."""
     folder = store.join("agent")
     found = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
     return max((path for path in found if path.endswith(".pyz")), key=os.path.getmtime, default="")
@@ -385,7 +390,7 @@ def _reserve_room(store: Store) -> None:
 
 
 def give_room(store: Store) -> None:
-    """Give up the reserved bytes: the change ends."""
+    """Free the reserved bytes, because the change ends."""
     with suppress(OSError):
         os.unlink(store.join("reserve"))
 
@@ -398,7 +403,7 @@ def conclude(
     left: list[str] | None = None,
     written: dict[str, str] | None = None,
 ) -> Event:
-    """Record the end of the change, and disarm the timers. Durable once this returns."""
+    """Record the end of the change, and disarm the timers. Durable on return."""
     left = list(left or [])
     if record.reboots and outcome in (CONFIRMED, ACCEPTED):
         loader.confirmed(store)
@@ -432,21 +437,22 @@ def conclude(
 
 
 def record_event(store: Store, event: Event) -> None:
-    """Append the event. Durable once this returns."""
+    """Append the event. Durable on return."""
     append_line(store.join("events"), event.line())
 
 
 def begin_return(store: Store, record: Armed, by: str) -> Armed:
-    """Mark, under the lock and before the first live change of its rollback, that this change goes back: it is never
-    confirmed then, and the next process carries on. Durable once this returns; the first mark stays."""
+    """Mark, under the lock and before the first live change of its rollback, that this change goes back: it is then
+    never confirmed, and after a kill another process carries on. Durable on return; the first mark stays."""
     known = _newest(store, record)
     give_room(store)
     return known if known.back else _record(store, replace(known, back=by))
 
 
 def keep_trying(store: Store, record: Armed, by: str, left: Sequence[str]) -> Armed:
-    """Record, under the lock, the state that could not be put back, and have the agent try again, now and with growing
-    pauses, for ``TRIES`` seconds from the first attempt on; then the host is in doubt. Nothing is waited for."""
+    """Record, under the lock, the state that could not be put back. Have the agent try again, now and with growing
+    pauses, for ``TRIES`` seconds from the first attempt on; then the host is in doubt. Does not wait for the
+    agent."""
     known = note_left(store, record, by, left)
     fire(store, agent_of(store))
     return known

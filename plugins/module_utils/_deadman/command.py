@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The command ``evenkeel-host`` for a person on the host: a script that runs the agent, which arming leaves there."""
+"""The command ``evenkeel-host`` for a person on the host: a script that runs the agent. Arming installs the
+command."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from .._store.store import Store
 from . import units
 from .invocation import agent_arguments, python
 
-# The task of the agent that the script asks for, before the words of the person.
+# The agent's task for the script; the words of the person follow.
 TASK = "host"
-# The task that hooks of package managers ask for.
+# The agent's task for the hooks of package managers.
 KEEP = "keep"
 _SCRIPT = """\
 #!/bin/sh
@@ -38,8 +39,8 @@ exit 1
 
 
 def install(store: Store, agent: str) -> str:
-    """Write the command for this store, and return why it cannot be there; empty where it is. It is a comfort: a change
-    does without it."""
+    """Write the command for this store, and return why it could not be written; empty where it is in place. A change
+    works without the command."""
     path = ours.COMMAND
     if not is_host(store):
         return ""
@@ -48,7 +49,7 @@ def install(store: Store, agent: str) -> str:
 
 
 def is_host(store: Store) -> bool:
-    """Whether this machine is the host, and does not play several ones, each with a store of its own."""
+    """Whether this machine is the host. A machine may also play several hosts, each with a store of its own."""
     return os.geteuid() == 0 and (store.system.has_systemd() or store.root == units.DEFAULT)
 
 

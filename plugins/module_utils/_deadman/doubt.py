@@ -2,9 +2,9 @@
 
 """A host in doubt: a change ended there, and not all of its state is back. The host takes no other change meanwhile.
 
-The doubt ends with a good rollback of all kinds of a checkpoint, that of the change or another; or when an operator
-accepts the host as it is. Both are events, as the ends of changes are. A change that goes back and has state left is in
-doubt too, for as long as it tries again.
+The doubt ends with a good rollback of all kinds of a checkpoint (of the change, or another checkpoint), or when an
+operator accepts the host as it is. Both are events, like the ends of changes. A change that goes back and has state
+left is in doubt too, as long as the host tries again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .changes import (
 
 
 def in_doubt(store: Store) -> Event | None:
-    """The end in doubt that no later event has ended, or None."""
+    """The event that put the host in doubt, where no later event has ended the doubt; else None."""
     change = armed(store)
     if change is not None and change.left:
         return Event(
@@ -47,7 +47,7 @@ def in_doubt(store: Store) -> Event | None:
         elif event.outcome == ACCEPTED:
             doubt = None
         elif event.outcome == ROLLED_BACK and event.rollback is not None:
-            # This rollback has to be confirmed itself: if it is undone, the host is in doubt again.
+            # This rollback has to be confirmed itself: if it is undone, the doubt is back.
             taken[event.rollback], doubt = doubt, None
         elif event.outcome == ROLLED_BACK and event.generation in taken:
             doubt = taken[event.generation]
@@ -58,7 +58,7 @@ def in_doubt(store: Store) -> Event | None:
 
 
 def _events(store: Store) -> Iterator[Event]:
-    """The ends of changes, oldest first; a torn line (power cut while appending) never was one."""
+    """The events, the oldest first; a torn line (power cut while appending) does not count."""
     try:
         with open(store.join("events"), "rb") as stream:
             lines = stream.read().split(b"\n")[:-1]
@@ -68,7 +68,7 @@ def _events(store: Store) -> Iterator[Event]:
 
 
 def refuse_if_in_doubt(store: Store) -> None:
-    """Refuse a change of a host that is in doubt."""
+    """Raise Refused where the host is in doubt."""
     doubt = in_doubt(store)
     if doubt is not None:
         raise Refused(
@@ -80,15 +80,15 @@ def refuse_if_in_doubt(store: Store) -> None:
 
 
 def cleared(store: Store, checkpoint: str, whole: bool, rollback: int | None = None) -> None:
-    """Under the lock, after a good rollback to the checkpoint: the doubt is over, where ``whole`` says that all kinds
-    of the checkpoint went back. ``rollback``: its generation, where it is to be confirmed itself."""
+    """Under the lock, after a good rollback to the checkpoint: end the doubt, where ``whole`` says that all kinds of
+    the checkpoint went back. ``rollback``: the generation of the rollback, where it has to be confirmed itself."""
     doubt = in_doubt(store)
     if doubt is not None and whole:
         _append(store, replace(doubt, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
 
 
 def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> Accepted:
-    """Take the host as it is (``ft_accept``). ``asked``: the generation of the run."""
+    """Accept the host as it is (``ft_accept``). ``asked``: the generation of the run."""
     if check_mode:
         store.check_format()
         return _accepted(store, asked)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The command line that runs the agent: Python, isolated, with the file as it was installed."""
+"""The command line that runs the agent: Python in isolated mode, and only the file that was installed."""
 
 from __future__ import annotations
 
 import re
 import sys
 
-# Reads the agent once, and runs what it read if it has this hash: nobody can exchange the file in between. It holds no
-# quote, which would end the words of a unit.
+# The code reads the agent once, and runs the bytes that it read if they have this hash: nobody can exchange the file
+# in between. The code holds no quote, which would end a word in a unit file.
 _CHECKED = (
     "import hashlib,os,sys;a=sys.argv;f=os.open(a[1],os.O_NOFOLLOW|os.O_NONBLOCK);d=os.read(f,1<<26);"
     "hashlib.sha256(d).hexdigest()==a[2] or sys.exit(a[3]);"
@@ -31,7 +31,7 @@ def agent_hash(agent: str) -> str:
 
 
 def agent_arguments(agent: str) -> list[str]:
-    """The arguments for Python that run the agent in isolation, and only as it was installed."""
+    """The arguments for Python that run the agent in isolated mode, and only with the hash of its file name."""
     if not agent_hash(agent):
         return ["-I", agent]
     refusal = f"{agent} is not as it was installed, and is not run"

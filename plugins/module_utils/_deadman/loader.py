@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""GRUB, for a change that plans a boot: that boot takes the kernel of the change, and every further one the kernel of
-before.
+"""GRUB, for a change that plans a boot: the planned boot takes the kernel of the change, and every further boot takes
+the old kernel.
 
-Arming copies the running kernel and its initramfs into ``/boot/evenkeel``, and writes ``custom.cfg``, which GRUB reads
-after its own configuration and which no tool of the distribution writes. As many boots as the change plans take the
-default of the host's configuration, whatever the change makes of it; GRUB counts them in its environment block. Every
-further boot takes the entry that was kept, so that a kernel that panics or hangs is left by the next boot. So does a
-boot whose kernel GRUB cannot load. The agent sees that this came to pass, and the host goes back.
+Arming copies the running kernel and its initramfs into ``/boot/evenkeel``, and writes ``custom.cfg``. GRUB reads this
+file after its own configuration, and no tool of the distribution writes it. As many boots as the change plans take
+the default entry of the host's configuration, whatever entry the change makes the default. GRUB counts these boots in
+its environment block. Every further boot takes the kept entry, so that the next boot leaves a kernel that panics or
+hangs. A boot whose kernel GRUB cannot load takes the kept entry too. The agent sees that a boot took the kept entry,
+and the host goes back.
 
-A panic becomes a boot by ``panic=`` on the command line of the kernel. It gets there when the change has GRUB's
-configuration written anew, as the installation of a kernel does. The watchdog of the machine turns a hang into a boot.
+The parameter ``panic=`` on the command line of the kernel turns a panic into a boot. The command line gets it when
+the change has GRUB's configuration written anew, as the installation of a kernel does. The watchdog of the machine
+turns a hang into a boot.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ from . import command
 GRUB, PROC = "/boot/grub", "/proc/cmdline"
 WATCHDOG = "/dev/watchdog"
 _TRIES = "evenkeel_tries"
-# The file systems that GRUB can write its environment block to.
+# The file systems on which GRUB can write its environment block.
 _WRITABLE = ("ext2", "xfs", "fat")
 _MOST, _OVER = 9, "over"
-# The kernel ignores the second word, which tells that GRUB's configuration holds the first word because of us.
+# The kernel ignores the second word. It shows that GRUB's configuration holds the first word because of us.
 _PANIC, _SIGN = "panic=30", "evenkeel.tried=1"
 _MENU = re.compile(r"^[ \t]*menuentry [^\n]*\{\n(.*?)^[ \t]*\}", re.MULTILINE | re.DOTALL)
 _LINUX = re.compile(r"^[ \t]*linux(?:16|efi)?[ \t]+(\S+)", re.MULTILINE)
@@ -56,7 +58,7 @@ fi
 
 
 def make_places(store: Store) -> None:
-    """Before the checkpoint: make the directories of files that are ours, so that no rollback removes them."""
+    """Before the checkpoint: make the directories of our files, so that no rollback removes the directories."""
     if command.is_host(store) and os.path.isdir(GRUB):
         for path in (ours.KERNEL_ARGUMENTS, ours.MANAGER):
             with suppress(OSError):
@@ -64,7 +66,7 @@ def make_places(store: Store) -> None:
 
 
 def prepare(store: Store, reboots: int) -> str:
-    """Have the boot loader try the kernel of an armed change. Returns why it cannot; empty where it can."""
+    """Have the boot loader try the kernel of an armed change. Return why it cannot; empty where it can."""
     if not command.is_host(store):
         return ""
     try:
@@ -79,22 +81,22 @@ def prepare(store: Store, reboots: int) -> str:
 
 
 def fell_back(store: Store) -> bool:
-    """Whether this boot took the kernel of before the change: the planned boots are used up, or GRUB cannot load the
-    other one."""
+    """Whether this boot took the old kernel: the planned boots are used up, or GRUB cannot load the kernel of the
+    change."""
     return command.is_host(store) and ours.is_ours(ours.GRUB_CUSTOM) and _is_kept(_running())
 
 
 def confirmed(store: Store) -> None:
-    """The change stays, so that the default is that of the host's configuration. Called before that is recorded: a host
-    whose change is over must not fall back."""
+    """Let the host's configuration decide the default entry again, because the change stays. Called before the
+    confirmation is recorded: a host whose change is over must not fall back."""
     if command.is_host(store):
         with suppress(OSError):
             _forget(store)
 
 
 def rolled_back(store: Store) -> list[str]:
-    """The change went back. Where the kernel or GRUB's configuration is not as before, the kept entry stays the
-    default: sentences on that."""
+    """Remove our files after a rollback. Where the kernel or GRUB's configuration is not as before, the kept entry
+    stays the default; return sentences on that."""
     if not command.is_host(store):
         return []
     try:
@@ -114,7 +116,7 @@ def rolled_back(store: Store) -> list[str]:
 
 
 def _lacking(store: Store) -> str:
-    """Why this boot loader cannot do it; empty where it can."""
+    """Why this boot loader cannot fall back to a kept entry; empty where it can."""
     if not os.path.isfile(f"{GRUB}/grub.cfg") or not os.path.isfile(f"{GRUB}/grubenv"):
         return f"it is not GRUB with {GRUB}/grub.cfg and {GRUB}/grubenv"
     if os.path.lexists(ours.GRUB_CUSTOM) and not ours.is_ours(ours.GRUB_CUSTOM):
@@ -129,7 +131,8 @@ def _lacking(store: Store) -> str:
 
 
 def _keep(store: Store, tries: int) -> str:
-    """Keep the running kernel, and make its entry the default of all boots but so many; why not, or empty."""
+    """Keep the running kernel, and make its entry the default after ``tries`` boots. Return why that failed; empty
+    where it did not."""
     grub, running = _text(f"{GRUB}/grub.cfg"), _running()
     custom = _text(ours.GRUB_CUSTOM) if ours.is_ours(ours.GRUB_CUSTOM) else ""
     body = _entry(grub, running) or _entry(custom, running)
@@ -155,7 +158,7 @@ def _keep(store: Store, tries: int) -> str:
 
 
 def _entry(config: str, kernel: str) -> str:
-    """The body of the first entry that loads this kernel; empty where there is none."""
+    """The body of the first entry that loads this kernel; empty where no entry does."""
     for found in _MENU.finditer(config):
         linux = _LINUX.search(found[1])
         if linux is not None and linux[1] == kernel:
@@ -164,14 +167,15 @@ def _entry(config: str, kernel: str) -> str:
 
 
 def _copied(line: str, words: str) -> str:
-    """The words of a line that loads files, with copies in place of the files. Raises OSError, ValueError."""
+    """Copy the files that a line of GRUB loads; return the words of the line with the copies in place of the files.
+    Raises OSError, ValueError."""
     found = words.split()
     count = 1 if line.lstrip().startswith("linux") else len(found)
     for number, word in enumerate(found[:count]):
         name = os.path.basename(word)
         source = os.path.join(os.path.dirname(ours.KEPT), name)
         if _is_kept(word):
-            continue  # The host runs the kernel that was kept.
+            continue  # The host runs the kept kernel.
         if not os.path.isfile(source):
             raise ValueError(f"{word} is not in {os.path.dirname(ours.KEPT)}")
         os.makedirs(ours.KEPT, mode=0o700, exist_ok=True)
@@ -181,7 +185,7 @@ def _copied(line: str, words: str) -> str:
 
 
 def _make_it_boot(store: Store) -> None:
-    """Have a kernel that panics or hangs boot the host again."""
+    """Make a panic or a hang of the kernel boot the host again."""
     mark = f"# Written for a change that boots this host.\n{ours.MARK.decode()}\n"
     folder = os.path.dirname(os.path.dirname(ours.KERNEL_ARGUMENTS))
     if "panic=" not in _text(os.path.join(folder, "grub")) and os.path.isdir(os.path.dirname(ours.KERNEL_ARGUMENTS)):
@@ -193,8 +197,9 @@ def _make_it_boot(store: Store) -> None:
 
 
 def _forget(store: Store) -> None:
-    """Remove all that is ours. The first step decides: from then on GRUB takes the default of its configuration. It
-    replays no journal, and may see a file for a while that is gone; its environment block is changed in place."""
+    """Remove all of our files. The first step decides: from then on GRUB takes the default of its configuration. GRUB
+    replays no journal of a file system, and may still see a removed file for a while; its environment block is
+    changed in place."""
     if ours.is_ours(ours.GRUB_CUSTOM):
         _environment(store, f"{_TRIES}={_OVER}")
         sync_paths([f"{GRUB}/grubenv"])
@@ -204,7 +209,7 @@ def _forget(store: Store) -> None:
 
 
 def _write_anew(store: Store) -> None:
-    """Take our settings away, and have GRUB's configuration written without them where it holds them."""
+    """Remove our settings, and have GRUB's configuration written anew where it holds them."""
     for path in (ours.KERNEL_ARGUMENTS, ours.MANAGER):
         if ours.is_ours(path):
             remove_file(path)
@@ -239,24 +244,24 @@ def _hash(text: str) -> str:
 
 
 def _running() -> str:
-    """The path of the running kernel, as GRUB names it; empty where it does not say."""
+    """The path of the running kernel, as GRUB names it; empty where GRUB has not passed it."""
     found = re.search(r"\bBOOT_IMAGE=(\S+)", _text(PROC))
     return found[1] if found else ""
 
 
 def _is_kept(path: str) -> bool:
-    """Whether GRUB's path of a file is that of a copy of ours."""
+    """Whether a path, as GRUB names it, is the path of a copy of ours."""
     return os.path.basename(os.path.dirname(path)) == os.path.basename(ours.KEPT)
 
 
 def _environment(store: Store, setting: str) -> str:
-    """Set a variable of GRUB's environment block; why that could not be done, or empty."""
+    """Set a variable of GRUB's environment block. Return why that failed; empty where it did not."""
     done = store.system.run(["grub-editenv", f"{GRUB}/grubenv", "set", setting], 30.0)
     return done.words if done.rc else ""
 
 
 def _text(path: str) -> str:
-    """The text of a file; empty where there is none."""
+    """The text of a file; empty where the file is missing."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()

@@ -2,8 +2,8 @@
 
 """Notices to people on the host: a message to all terminals (``wall``), a line in the journal, a message of the day.
 
-They are a courtesy: where one cannot be given, the change goes on without it, and nothing is waited for longer than a
-moment. The message of the day lies in ``/run``: it is part of no checkpoint, and gone at a boot.
+Notices are a courtesy: where a notice fails, the change goes on without it, and no notice delays the change for
+longer than a moment. The message of the day lies in ``/run``: no checkpoint holds it, and a boot removes it.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ LOG = "/dev/log"
 WALL = "wall"
 _NOTICE, _WARNING = 5, 4
 _DAEMON = 3 << 3
-# Seconds for wall, which opens terminals without waiting for them.
+# Seconds to wait for wall, which does not wait for terminals itself.
 _PATIENCE = 3.0
 _LONGEST = 60
 
 
 def armed(store: Store, name: str, until: float) -> None:
-    """A change is under way, and goes back at ``until`` (epoch seconds)."""
+    """Tell that a change is under way, and goes back at ``until`` (epoch seconds)."""
     words = _under_way(name, until)
     _tell(store, words, _NOTICE, aloud=True)
     _post(store, words)
 
 
 def extended(store: Store, name: str, until: float) -> None:
-    """The deadline of the change was moved. Only the message of the day says so: controllers do that all the time."""
+    """Tell that the deadline of the change was moved. Only the message of the day does, because controllers move
+    deadlines all the time."""
     _post(store, _under_way(name, until))
 
 
 def rolled_back(store: Store, name: str, by: str) -> None:
-    """The change was rolled back."""
+    """Tell that the change was rolled back."""
     words = f"the change {_short(name)} was rolled back at {_clock(store.system.now())} (by: {_short(by)})"
     _tell(store, words, _WARNING, aloud=True)
     _post(store, words)
 
 
 def in_doubt(store: Store, name: str, number: int) -> None:
-    """The rollback left this number of things as they are."""
+    """Tell that the rollback could not put back this number of things."""
     things = "1 thing" if number == 1 else f"{number} things"
     words = f"this host is in doubt since the change {_short(name)}: {things} could not be put back"
     _tell(store, words, _WARNING, aloud=True)
@@ -59,7 +60,7 @@ def in_doubt(store: Store, name: str, number: int) -> None:
 
 
 def over(store: Store, name: str, outcome: str) -> None:
-    """The change has ended, or the doubt has, and nobody need look at the host."""
+    """Tell that the change or the doubt has ended, and that nobody need look at the host."""
     _tell(store, f"the change {_short(name)} is over: {_short(outcome)}", _NOTICE, aloud=False)
     if command.is_host(store):
         with suppress(OSError):
@@ -71,7 +72,7 @@ def _under_way(name: str, until: float) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that somebody chose, as text that moves no terminal and stays on one line."""
+    """A name that somebody chose, as short text of a single line without control characters."""
     text = sentence(name)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
@@ -85,7 +86,7 @@ def _how_to_look() -> str:
 
 
 def _tell(store: Store, words: str, severity: int, aloud: bool) -> None:
-    """Write to the journal, and ``aloud`` to all terminals."""
+    """Write to the journal, and with ``aloud`` also to all terminals."""
     if not command.is_host(store):
         return
     text = f"{words}. Look: {_how_to_look()}"
@@ -103,7 +104,7 @@ def _post(store: Store, words: str) -> None:
     folder = os.path.dirname(path)
     if not command.is_host(store) or not os.path.isdir(os.path.dirname(folder)):
         return
-    # Beside the directory, because every file in it is shown.
+    # The temporary file lies beside the directory, because every file in the directory is shown.
     temporary = f"{folder}-evenkeel-{os.getpid()}"
     with suppress(OSError):
         if not os.path.isdir(folder):
@@ -123,5 +124,5 @@ def _post(store: Store, words: str) -> None:
 
 
 def _motd(store: Store) -> str:
-    """The file in which this store posts; a store elsewhere has its own."""
+    """The file of this store's message of the day; a store that is not the default has a file of its own."""
     return os.path.join(MOTD, "evenkeel" + units.unit(store, "motd")[len("evenkeel-motd") :])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The paths outside of the declared resources that the last change changed: the file ``outside`` below the store."""
+"""The paths outside of the declared resources that the last change changed, in the file ``outside`` below the
+store."""
 
 from __future__ import annotations
 
@@ -13,21 +14,22 @@ from .._results import ChangedPath, Outside
 from .._store.store import Store
 from . import changes
 
-# The number of paths that are kept, and the bytes of each.
+# The most paths that are kept, and the most bytes of a path.
 SHOWN = 100
 LONGEST = 500
-# The number of paths that a sentence names.
+# The most paths that a sentence names.
 _NAMED = 5
 
 
 def keep(store: Store, generation: int, back: bool, found: Outside | None) -> None:
-    """Keep the findings at the end of a change. ``back``: it was rolled back; otherwise it is confirmed."""
+    """Keep the findings at the end of a change. ``back``: whether the change was rolled back; else it is
+    confirmed."""
     kept = {"generation": generation, "back": back, **asdict(found)} if found is not None else {}
     write_file(store.join("outside"), json.dumps(kept).encode())
 
 
 def told(store: Store) -> Outside | None:
-    """The paths that the last change has left changed, as they were when it ended; None where that is not known."""
+    """The paths that the last change has left changed, as seen at its end; None where they are not known."""
     event = changes.last_event(store)
     try:
         with open(store.join("outside"), "rb") as stream:
@@ -54,7 +56,7 @@ def words(found: Outside | None) -> str:
 
 
 def some(found: Outside) -> str:
-    """The first paths, and how many more there are."""
+    """The first paths, and the number of further paths, in words."""
     named = [f"{escape(one.path)} ({one.what})".replace("\n", "\\x0a") for one in found.paths[:_NAMED]]
     more = found.count - len(named)
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")

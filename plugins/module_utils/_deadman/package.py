@@ -22,27 +22,29 @@ from . import agent, changes, command
 from .invocation import agent_hash
 
 _PACKAGE = "evenkeel_agent"
-# The directory of this library; within an archive none.
+# The directory of this library; a library in an archive has no such directory.
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# The free bytes of the store's file system from which on a library in it takes room from nobody.
+# The free bytes on the store's file system that are needed to leave a library there.
 _AMPLE = 256 << 20
-# The command for a person (see ``command.py``), the way back, and what answers the controller. They import this room:
-# that is why they are named here and not imported.
+# The command for a person (see ``command.py``), the hooks of package managers, the rollback, and the answers to the
+# controller. These modules import this room, so they are named here and not imported.
 _CONSOLE = "_flows.console"
 _KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
 _ANSWERS = ("_adapter", "_calls.every")
-# Units and watchers of every version begin here: an armed host keeps the agent that it was armed with.
+# Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 
 
 def install(store: Store, finish: Callable[..., list[str]]) -> str:
-    """Write the zipapp of this library below the store; its path. The agent puts the host back with ``finish``.
+    """Write the zipapp of this library below the store, and return its path. The agent puts the host back with
+    ``finish``.
 
-    Its name holds the hashes of its sources and of itself, so that it runs only as it was written here. The file of a
-    waiting agent stays until no change is armed. The controller finds the library by this name as well (``ft_call``).
+    The name of the zipapp holds the hashes of its sources and of itself, so that the zipapp runs only as it was
+    written here. The file of a waiting agent stays until no change is armed. The controller also finds the library by
+    this name (``ft_call``).
     """
     sources = _sources(finish.__module__, finish.__name__)
     folder = store.join("agent")
@@ -61,9 +63,10 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 
 
 def leave(store: Store, finish: Callable[..., list[str]]) -> None:
-    """Have the library on the host answer later calls, where there are a store and ample room. No error counts."""
+    """Leave the library on the host to answer later calls, where there are a store and ample room. Errors are
+    ignored."""
     if _base() == _PACKAGE or not os.path.isdir(store.root):
-        return  # The library answers this call, or nothing is kept here.
+        return  # The library on the host answers this call already, or the host has no store.
     with suppress(OSError, EvenkeelError):
         room = os.statvfs(store.root)
         if room.f_bavail * room.f_frsize > _AMPLE:
@@ -91,20 +94,22 @@ def _is_whole(path: str) -> bool:
 
 
 def _zipapp(sources: dict[str, str]) -> bytes:
-    """The sources, each also compiled for this Python so that the agent starts quickly. Others compile them anew."""
+    """The sources, each also compiled for this Python, so that the agent starts quickly. Another Python compiles them
+    anew."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text)
-            # A .pyc that is never compared with its source (PEP 552).
+            # Python never compares such a .pyc with its source (PEP 552).
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
             archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
     return buffer.getvalue()
 
 
 def _sources(way_back: str, finish: str) -> dict[str, str]:
-    """The agent, the module ``way_back`` of the function ``finish``, the command for a person, what answers the
-    controller, and all that they import, directly or not; the same whatever is loaded."""
+    """Path in the archive -> source, of the agent, the module ``way_back`` of the function ``finish``, the command
+    for a person, the hooks, the answers to the controller, and all modules that these import, directly or not. The
+    result does not depend on the loaded modules."""
     base = _base()
     start = f"""import sys
 from ._deadman import agent
@@ -138,7 +143,8 @@ def main():
 
 
 def _imports(source: str, package: str) -> Iterator[str]:
-    """The modules that a source imports relatively, at any place in it, and the packages that contain them."""
+    """The modules that a source imports relatively, at any place in the source, and the packages that contain
+    them."""
     for found in _IMPORT.finditer(source):
         module = resolve_name(found[1], package)
         parts = module.split(".")
@@ -150,9 +156,10 @@ def _imports(source: str, package: str) -> Iterator[str]:
 
 
 def _on_disk(inside: str) -> tuple[str, bool] | None:
-    """The source of a module at this path below the library, and whether it is a package; None where there is none.
+    """(the source of the module at this path below the library, whether it is a package); None where there is no such
+    module.
 
-    On the controller: its loader would search every directory of collections for each of hundreds of names.
+    For the controller: its loader would search every directory of collections for each of hundreds of names.
     """
     for path, is_package in ((f"{inside}.py", False), (f"{inside}/__init__.py", True)):
         with suppress(OSError), open(os.path.join(_HERE, path), encoding="utf-8") as stream:
@@ -161,7 +168,7 @@ def _on_disk(inside: str) -> tuple[str, bool] | None:
 
 
 def _loaded(name: str) -> tuple[str, bool] | None:
-    """The same, by the loader of this module: on a host it lies in an archive."""
+    """As ``_on_disk``, by the loader of this module: on a host the library lies in an archive."""
     try:
         spec = find_spec(name)
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The timers that bring the agent to work at the deadline of a change, whatever the change did to the host."""
+"""The timers that start the agent at the deadline of a change, whatever the change did to the host."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from .watcher import WatcherTimer
 
 class Timer(Protocol):
     """A way to start the agent at the deadline. A new backend is a class with these methods in a file of this room,
-    and a place in ``TIMERS``. A change relies on all available timers at once: one may be destroyed by the change.
+    and has a place in ``TIMERS``. A change relies on all available timers at once, because the change may destroy a
+    timer.
 
     ``number``: the generation of the change. ``due``: the deadline on the monotonic clock. ``agent``: the path of the
-    installed zipapp. Methods raise Refused when the timer cannot be relied on, and OSError.
+    installed zipapp. Methods raise OSError, and Refused where the timer is not reliable.
     """
 
     def is_available(self, system: System) -> bool:
         """Whether this host can have this timer."""
 
     def prepare(self, store: Store, agent: str) -> None:
-        """Before the checkpoint is taken: put files in place that must not be part of the change."""
+        """Before the checkpoint is taken: put the files in place that must not be part of the change."""
 
     def arm(self, store: Store, number: int, agent: str) -> None:
-        """Before the deadline is set: start what takes time."""
+        """Before the deadline is set: start the slow parts of the timer."""
 
     def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
-        """See to it that the timer runs until the deadline, whatever was done to it. Called again and again."""
+        """Make sure that the timer runs until the deadline, whatever was done to it. Called again and again."""
 
     def fire(self, store: Store) -> None:
-        """Start the agent now. Nothing is waited for, and an agent that works already goes on alone."""
+        """Start the agent now, and do not wait for it. Where an agent works already, it goes on alone."""
 
     def disarm(self, store: Store) -> None:
-        """No change is under way any more. An agent that is started later finds nothing to do."""
+        """Stop, because the change is over. An agent that is started later finds nothing to do."""
 
 
-# A new timer is added here.
+# Add a new timer here.
 TIMERS: tuple[Timer, ...] = (SystemdTimer(), WatcherTimer())
 
 

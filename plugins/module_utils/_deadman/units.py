@@ -2,10 +2,10 @@
 
 """The timer by units of systemd.
 
-The units that are needed until the next boot lie in ``/run``: no checkpoint holds them, and no rollback puts them back
-or removes them. A timer fires at the deadline, on a clock that no change of the date moves. A second timer fires every
-few seconds, so that the agent sees whether the watcher still runs. Both start the same service. The units for the boot
-alone lie in ``/etc``.
+The units that are needed until the next boot lie in ``/run``: no checkpoint holds them, and no rollback puts them
+back or removes them. A timer fires at the deadline, on a clock that no change of the date moves. A second timer fires
+every few seconds, so that the agent sees whether the watcher still runs. Both timers start the same service. Only the
+units for the boot lie in ``/etc``.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .._store.store import Store
 from .invocation import agent_arguments, python
 
 _ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
-# Directories whose units take precedence over those in /run.
+# Directories whose units take precedence over units in /run.
 _BEFORE = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", _ETC)
 DEFAULT = "/var/lib/evenkeel"
 # Texts without a special meaning in a unit file: no blank, quote, specifier, variable or wildcard.
 _PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
 # Seconds between two checks of the watcher.
 TICK = 20.0
-# Tried in this order where the Python that armed the change does not run.
+# The Pythons to try, in this order, where the Python that armed the change does not run.
 PYTHONS = (
     "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
 )
 _MORE_PYTHONS = "/opt/*/bin/python3"
-# Settings that an administrator may have made for all units (service.d, timer.d, DefaultEnvironment=) and that must not
-# reach ours.
+# These lines undo settings that an administrator may have made for all units (service.d, timer.d,
+# DefaultEnvironment=), and that must not reach our units.
 _ALOOF = """\
 User=root
 Group=root
@@ -102,7 +102,7 @@ StandardOutput=journal
 StandardError=journal
 SyslogLevel=notice
 """
-# These units stop at shutdown, but not by hand, by a pattern, or by an isolated target.
+# Our units stop at shutdown, but not by hand, by a pattern, or for an isolated target.
 _STAYS = "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
 _HELD = "RefuseManualStop=yes\nIgnoreOnIsolate=yes\n"
 
@@ -118,7 +118,7 @@ class SystemdTimer:
         install_boot(store, agent)
 
     def arm(self, store: Store, number: int, agent: str) -> None:
-        """The units hold the deadline, which is not set yet."""
+        """Do nothing: the units hold the deadline, which is not set yet."""
 
     def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
         ensure(store, number, due, agent, patience)
@@ -131,10 +131,10 @@ class SystemdTimer:
 
 
 def unit(store: Store, kind: str = "deadman") -> str:
-    """Unit name; stores elsewhere than the default have units of their own."""
+    """The name of a unit, without its type. A store that is not the default has units of its own."""
     if store.root == DEFAULT:
         return f"evenkeel-{kind}"
-    # As systemd-escape --path does: no two paths have the same name.
+    # Escape the path as systemd-escape --path does: no two paths get the same name.
     path = re.sub(r"^\.|[^A-Za-z0-9:_./]", lambda found: f"\\x{ord(found[0]):02x}", store.root.strip("/"))
     return f"evenkeel-{kind}-" + path.replace("/", "-")
 
@@ -153,8 +153,8 @@ def check_paths(store: Store) -> None:
 
 
 def install_boot(store: Store, agent: str) -> None:
-    """Put the unit for the boot in place, and remove units of an older version, or masks, that take precedence over
-    ours."""
+    """Put the units for the boot in place. Remove masks, and units of an older version, that take precedence over our
+    units."""
     _clear(store)
     _write(_boot_files(store, agent))
     # systemd starts boot-complete.target only where it counts the attempts to boot an entry of the boot loader.
@@ -170,9 +170,9 @@ def install_boot(store: Store, agent: str) -> None:
 
 
 def ensure(store: Store, number: int, due: float, agent: str, patience: float = 30.0) -> bool:
-    """See to it that the units of this change are in place and its timers run; whether something had to be done.
+    """Make sure that the units of this change are in place and its timers run. Return whether a repair was needed.
 
-    ``due`` in seconds of the monotonic clock. Raises Refused when systemd does not obey.
+    ``due``: in seconds of the monotonic clock. Raises Refused where systemd does not obey.
     """
     files = {**_boot_files(store, agent), **_run_files(store, number, due, agent)}
     repaired = _clear(store) or any(_read(path) != text for path, text in files.items())
@@ -189,12 +189,12 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
 
 
 def start_service(store: Store) -> None:
-    """Start the service that the timers start. Nothing is waited for, and a running service goes on alone."""
+    """Start the service that the timers start, and do not wait for it. A running service goes on alone."""
     store.system.run(["systemctl", "start", "--no-block", unit(store) + ".service"], 10.0)
 
 
 def start_health(store: Store) -> None:
-    """Have the host measured once it has booted. Nothing is waited for."""
+    """Start the unit that measures the host once it has booted, and do not wait for it."""
     store.system.run(["systemctl", "start", "--no-block", unit(store, "health") + ".service"], 10.0)
 
 
@@ -217,8 +217,8 @@ def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, s
         "RestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE SIGKILL\nLogLevelMax=notice\n"
         f"{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, f'deadline --generation {number}')}\n"
     )
-    # AccuracySec: timers coalesce, by default within a minute. OnStartupSec: the only time that a reload does not begin
-    # anew and that counts from the same moment in a container.
+    # AccuracySec: by default systemd lets timers coalesce within a minute. OnStartupSec: the only time that does not
+    # begin anew at a reload, and that counts from the same moment in a container.
     deadline = (
         "OnActiveSec=\n"
         f"OnStartupSec={round((due - _started(store.system)) * 1_000_000)}us\n"
@@ -250,7 +250,8 @@ def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, s
 
 
 def _boot_files(store: Store, agent: str) -> dict[str, str]:
-    # Early: before anything starts that the change may have broken. The units it starts are queued, never waited for.
+    # The early unit runs before any program starts that the change may have broken. It queues units, and never waits
+    # for them.
     # KillMode: a process that the rollback starts again stays in the agent's control group, and outlives the agent.
     late = _unit_files(
         _ETC,
@@ -276,7 +277,8 @@ def _boot_files(store: Store, agent: str) -> dict[str, str]:
 
 
 def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") -> dict[str, str]:
-    """The unit, and its body again as its last drop-in, which follows the drop-ins for all units of its type."""
+    """Path -> text of the unit, and of its last drop-in: it repeats the unit's body after the drop-ins for all units
+    of its type."""
     section = "Timer" if name.endswith(".timer") else "Service"
     return {
         os.path.join(folder, name): f"[Unit]\n{head}\n[{section}]\n{body}{tail}",
@@ -285,9 +287,9 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
 
 
 def _exec_start(store: Store, agent: str, task: str) -> str:
-    """The value of ExecStart=: a shell that tries one Python after the other until the agent has come to its end."""
+    """The value of ExecStart=: a shell that tries the Pythons in turn until the agent has come to its end."""
     run = " ".join(word if _PLAIN.fullmatch(word) else f'"{word}"' for word in agent_arguments(agent))
-    # Root runs no program from a directory of another user.
+    # Root must run no program from a directory of another user.
     more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path))
     script = (
         f'for p in {python()} {PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
@@ -317,8 +319,8 @@ def _started(system: System) -> float:
 
 
 def _clear(store: Store) -> bool:
-    """Remove units that take precedence over ours: units of an older version, and masks. Returns whether any were
-    there."""
+    """Remove units that take precedence over our units: units of an older version, and masks. Return whether there
+    were any."""
     names = [f"{unit(store)}.service", f"{unit(store)}.timer", f"{unit(store, 'watch')}.timer"]
     found = [path for folder in _BEFORE for name in names if os.path.lexists(path := os.path.join(folder, name))]
     for path in found:
@@ -337,7 +339,7 @@ def _write(files: Mapping[str, str]) -> None:
 
 
 def _read(path: str) -> str | None:
-    """The text of a file that is no link, or None."""
+    """The text of a file; None where it is missing, is a link or cannot be read."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as stream:
             return stream.read()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The timer by a watcher: a process that waits outside of all units and sessions, with its code in memory."""
+"""The timer by a watcher: a process outside of all units and sessions that waits with its code in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WatcherTimer:
         return True
 
     def prepare(self, store: Store, agent: str) -> None:
-        """A watcher has no files."""
+        """Do nothing: a watcher has no files."""
 
     def arm(self, store: Store, number: int, agent: str) -> None:
         start(store, number, agent)
@@ -40,14 +40,15 @@ class WatcherTimer:
             start(store, number, agent)
 
     def fire(self, store: Store) -> None:
-        """The watcher sees the mark in the store by itself."""
+        """Do nothing: the watcher sees the mark in the store by itself."""
 
     def disarm(self, store: Store) -> None:
-        """The watcher sees the end of the change by itself."""
+        """Do nothing: the watcher sees the end of the change by itself."""
 
 
 def start(store: Store, number: int, agent: str) -> None:
-    """Start the watcher of the change of this number. Raises Refused when it does not report that it runs."""
+    """Start the watcher of the change of this number. Raises Refused where the watcher does not report that it
+    runs."""
     reading, writing = os.pipe()
     argv = [python(), *agent_arguments(agent), "--store", store.root, "watch", "--generation", str(number)]
     try:
@@ -79,8 +80,8 @@ def start(store: Store, number: int, agent: str) -> None:
 
 
 def detach() -> None:
-    """Leave the parent, the session and the control groups that started us, and be exempt from the OOM killer and from
-    signals to a session, as far as the host allows it."""
+    """Leave the parent, the session and the control groups that started us. Become exempt from the OOM killer and
+    from signals to a session, as far as the host allows."""
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -94,8 +95,8 @@ def detach() -> None:
 
 
 def end_exemption() -> None:
-    """Be subject to the OOM killer again: processes that we start would inherit the exemption. Should we be killed now,
-    another timer goes on."""
+    """End the exemption from the OOM killer, because processes that we start would inherit it. If the OOM killer ends
+    us now, another timer goes on."""
     with suppress(OSError):
         _put("/proc/self/oom_score_adj", "0")
 
@@ -116,8 +117,8 @@ def _leave_groups() -> None:
 
 
 def _join(place: str, own: bool) -> bool:
-    """Move into this group, or with ``own`` into a group below it that belongs to no unit. Returns False where the host
-    does not allow it."""
+    """Move into this group, or with ``own`` into a group below it that belongs to no unit. Return False where the
+    host refuses."""
     try:
         if own:
             place = os.path.join(place, "evenkeel")
@@ -152,7 +153,7 @@ def report_ready() -> None:
 
 
 def lock(path: str, wait: float = 0.0) -> int | None:
-    """A descriptor that locks this file or directory for us alone, or None when another process holds the lock."""
+    """A descriptor that locks this file or directory for us alone; None where another process holds the lock."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     end = time.monotonic() + wait
     while True:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether a checkpoint that comes from elsewhere lies inside what was declared for this host.
+"""Whether the declarations for this host cover a checkpoint that comes from elsewhere.
 
-The host may have lost what a declaration is about: nothing here needs it, as taking a checkpoint does.
+The host may have lost the state that a declaration names. Taking a checkpoint needs that state; nothing here does.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Declared = dict[str, list[Spec]]
 def refuse_outside(manifest: Manifest, resources: Any, host: str, proved: bool, system: System) -> None:
     """Raise Refused, with names, where the checkpoint holds state that ``resources`` do not declare. Changes nothing.
 
-    ``proved``: the checkpoint is known to be one of ``host``, so that files of its units may have names (aliases) that
-    are not known here any more.
+    ``proved``: the checkpoint is proved to be from ``host``, so that files of its units may have names (aliases) that
+    the host no longer knows.
     """
     declared = _declared(resources)
     found = [words for section in manifest.sections for words in _outside(section, declared, proved, system)]
@@ -57,7 +57,7 @@ def _declared(resources: Any) -> Declared:
 
 
 def _outside(section: Section, declared: Declared, proved: bool, system: System) -> Iterator[str]:
-    """The names of what the section holds and nobody declares."""
+    """The names of the state that the section holds and no declaration covers."""
     name, spec, kind = section.kind, section.spec, KINDS.get(section.kind)
     if kind is None or (name not in declared and not kind.only_paths):
         yield f"{name} {names_of(spec)}".strip()
@@ -73,7 +73,7 @@ def _outside(section: Section, declared: Declared, proved: bool, system: System)
 
 
 def _trees(kind: Kind, section: Section, own: Spec, declared: Declared, proved: bool) -> Iterator[str]:
-    """The trees of the section that are neither of its kind nor declared."""
+    """The trees of the section that neither its kind adds nor a declaration covers."""
     covered = [
         path for other in declared if KINDS[other].only_paths for one in declared[other] for path in one["paths"]
     ]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The resource ``files``: trees as they were, down to owner, mode, times, ACLs, xattrs, links and holes."""
+"""The kind ``files``: trees of files with owner, mode, times, ACLs, extended attributes, links and holes."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str", "required": True},
     "exclude": {"type": "list", "elements": "str", "default": []},
 }
-# The key of a declaration under which a checkpoint keeps what was mounted: mount point -> kind of file system.
+# The key of a declaration under which a checkpoint keeps the mounts: mount point -> kind of file system.
 MOUNTS = "mounts"
-# Directory -> the levels below it at which files of one program lie together. Others than /usr/local hold too much.
+# Directory -> the levels below it at which the files of a program lie together. The rest of /usr holds too much.
 _TOGETHER = {
     **dict.fromkeys(("/usr/local/bin", "/usr/local/sbin"), 0),
     **dict.fromkeys(("/etc", "/opt", "/root", "/boot", "/srv", "/var/spool"), 1),
     **dict.fromkeys(("/usr/local/etc", "/usr/local/lib", "/usr/local/share"), 1),
 }
-# Directories in them that many programs share.
+# Directories in these that many programs share.
 _APART = ("systemd", "default", "alternatives", "init.d", "profile.d", "xdg")
 
 
@@ -57,7 +57,7 @@ def check(spec: Mapping[str, Any]) -> dict[str, object]:
 
 
 def declared(spec: Mapping[str, Any]) -> dict[str, object]:
-    """The declaration as a person wrote it, without what a checkpoint adds to it."""
+    """The declaration as a person wrote it, without the mounts that a checkpoint adds to it."""
     return {key: value for key, value in spec.items() if key != MOUNTS}
 
 
@@ -67,7 +67,7 @@ def trees_of(spec: Mapping[str, Any]) -> Declaration:
 
 
 def _checked(spec: Mapping[str, Any]) -> Declaration:
-    """The declaration of a manifest; UsageError where nobody could have made it."""
+    """The declaration of a manifest; UsageError where ``check`` would refuse it."""
     return trees_of({**check(declared(spec)), **{key: value for key, value in spec.items() if key == MOUNTS}})
 
 
@@ -88,7 +88,7 @@ def recorded(lines: list[str], spec: Mapping[str, Any], now: Scan | None = None)
 
 
 def mounted(spec: Mapping[str, Any], mounts: Mapping[str, str]) -> dict[str, str]:
-    """The mount points that decide what is seen below the declared paths."""
+    """The mount points that decide which files are seen below the declared paths."""
     return mounting.mounted(trees_of(spec), mounts)
 
 
@@ -170,7 +170,7 @@ class Files(Kind):
                     yield os.fsdecode(found)
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The changed paths; of configuration the directory of the program that it is for."""
+        """A declaration of the changed paths; for configuration, of the directory of its program."""
         found = set()
         for path in changed:
             together = _directory_of(path)
@@ -196,7 +196,7 @@ def _mode(path: str) -> int:
 
 
 def _directory_of(path: str) -> str:
-    """The directory whose files belong together, in which the path lies; the path itself where there is none."""
+    """The directory around the path whose files belong together; the path itself where there is no such directory."""
     for above, levels in _TOGETHER.items():
         if path.startswith(f"{above}/"):
             parts = path[len(above) + 1 :].split("/")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Lines of a manifest that are a word of more than one letter, and a record as JSON."""
+"""Lines of a manifest that consist of a word of more than one letter and a record as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._store.manifest import read_json
 
 
 def write(word: str, record: Mapping[str, Any]) -> str:
-    """The line."""
+    """The line of a word and a record."""
     return f"{word} {json.dumps(record, sort_keys=True)}"
 
 
@@ -22,8 +22,8 @@ def write(word: str, record: Mapping[str, Any]) -> str:
 def read(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The word and the record of a line, for a block that reads them.
 
-    Raises Damaged where the block shows, by ValueError, KeyError, TypeError, AttributeError or UsageError, that no
-    version has written the line.
+    A ValueError, KeyError, TypeError, AttributeError or UsageError of the block shows that no version has written the
+    line: then Damaged is raised.
     """
     try:
         word, _blank, rest = text.partition(" ")

@@ -2,8 +2,8 @@
 
 """The base class of a kind of state, and the data that a plan of a kind may depend on.
 
-A new kind is a subclass in a file of its own, or in a folder. ``make options`` finds it there. Nothing else names it:
-all that the rest of the library has to know of a kind is an attribute or a method here.
+A new kind is a subclass in a file of its own, or in a folder. ``make options`` finds it there. No other code names a
+kind: every fact that the rest of the library needs about a kind is an attribute or a method of the base class.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _SHOWN = 10
 class Restore:
     """The circumstances of a rollback, on which a plan may depend and with which its steps work.
 
-    ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: early at boot, where
-    jobs of systemd are queued and nothing of it can be waited for. ``steps``: the steps of all other kinds that are
-    put back. ``affecting``: those kinds among them that a service reads as it starts. ``patience``: seconds to wait for
-    a lock that another program holds. ``unattended``: the host goes back by itself, and as much as can be has to come
-    back.
+    ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: the rollback runs
+    early at boot, where systemd only queues jobs, and no job can be waited for. ``steps``: the steps of all other
+    kinds that are put back. ``affecting``: the kinds among them whose state a service reads as it starts.
+    ``patience``: seconds to wait for a lock that another program holds. ``unattended``: the host goes back by itself,
+    and has to bring back as much state as it can.
     """
 
     system: System
@@ -51,54 +51,54 @@ class Restore:
 
 
 class Kind:
-    """A kind of state. Every method looks at the host anew, so that an interrupted rollback is simply run again.
+    """A kind of state. Every method looks at the host anew, so that an interrupted rollback can run again.
 
     Lines are the kind's own lines of a manifest: their first word is longer than one letter. (A line whose first word
-    is one letter is an entry of a tree of files.) A content that goes into the store stands in a line as
-    ``sha256=<name>``, a word of its own.
+    is one letter is an entry of a tree of files.) A line names a content in the store by the word ``sha256=<name>``.
     """
 
     # The word for the kind in declarations, manifests, steps and results.
     name = ""
-    # The keys of a declaration, in the words of Ansible's argument specs. The docstring of the class is the users'
-    # documentation of the kind; it has a paragraph ``KEY: text`` for each of them.
+    # The keys of a declaration, as an argument spec of Ansible. The docstring of the class is the users'
+    # documentation of the kind, and has a paragraph ``KEY: text`` for each key.
     options: Options = {}
-    # The version of the collection in which it first was.
+    # The first version of the collection that has the kind.
     since = "0.1.0"
 
     # -- its place in a checkpoint and a rollback
 
-    # State is put back in this order, and where that is the same in the order of names. A kind that installs programs
-    # stands before files (20), because it may change files; services stand last (90); a kind may need those before it.
+    # Kinds are put back in this order; kinds of the same number, in the order of their names. A kind that installs
+    # programs comes before files (20), because it may change files. Services come last (90). A kind may need the
+    # kinds before it.
     order = 50
-    # All of its lines are entries of trees that its declaration names itself.
+    # Each line is an entry of a tree that the declaration names.
     only_paths = False
-    # It is captured together with the files, while the programs of ``quiesce`` stand still.
+    # The state is captured together with the files, while the programs of ``quiesce`` stand still.
     captured_at_rest = False
-    # A capture is of one moment by itself, while the state is being written.
+    # A capture shows the state of one moment, even while programs write to the state.
     consistent = False
-    # It installs programs: its scripts may write to any path, so that files are put back once more after it.
+    # The kind installs programs, whose scripts may write to any path: files are put back once more after it.
     installs = False
-    # Its trees go back together with its own lines or not at all: a configuration without its data is neither state.
+    # Its trees and its own lines go back together or not at all: configuration without its data is neither state.
     all_or_nothing = False
-    # Programs change it as they start: it is put back once more after services.
+    # Programs change the state as they start: it is put back once more after services.
     changed_by_programs = False
-    # A service reads it as it starts, so that a service has to do with its steps.
+    # A service reads the state as it starts, so that a step of the kind may concern a service.
     read_at_start = True
     # The targets of its steps are paths of trees that are exchanged as a whole.
     exchanges_trees = False
-    # It keeps data outside of the store, which ``forget`` deletes.
+    # The kind keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
-    # It has programs apply its files: of what gives access it goes back after the files.
+    # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
-    # Its steps change files, or which files are seen: paths are put back once more after it.
+    # Its steps change files, or change which files are seen: paths are put back once more after the kind.
     changes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
 
-    # It stands for declarations of other kinds, which take its place (see ``registry.check``), and has no state itself.
+    # The kind has no state of its own, and stands for declarations of other kinds: ``registry.check`` adds them.
     stands_for_others = False
-    # Its declaration in the kind that stands for a plain host, None where a plain host has nothing of it.
+    # The declaration of the kind for a plain host; None where a plain host has no state of the kind.
     on_plain_host: Spec | None = None
 
     # -- the declaration
@@ -108,10 +108,11 @@ class Kind:
         raise NotImplementedError
 
     def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
-        """(the declaration of what this host has of ``on_plain_host``, sentences on what is left out of it).
+        """(the part of ``on_plain_host`` that this host has, sentences on the state that is left out).
 
-        ``beside``: declarations of this kind that the user gave. They come in its place, or have to be left out of it.
-        ``taken``: paths that other declarations hold. Raises UsageError where this host cannot have it.
+        ``beside``: declarations of this kind that the user gave. They replace ``on_plain_host``, or their subjects
+        have to be left out of it. ``taken``: paths that other declarations hold. Raises UsageError where this host
+        cannot have state of the kind.
         """
         return (None if beside else self.on_plain_host), []
 
@@ -120,62 +121,65 @@ class Kind:
         return []
 
     def trees_as_a_whole(self, spec: Spec) -> list[str]:
-        """Paths that the kind puts back as a whole, so that no other declaration may lie in them or around them."""
+        """Paths that the kind puts back as a whole: no other declaration may lie in them or around them."""
         return []
 
     def locked(self, system: System, patience: float | None) -> AbstractContextManager[None]:
-        """A lock that keeps other programs from its trees, while they are captured and while they are put back.
+        """A lock that keeps other programs from the kind's trees, while they are captured and while they are put
+        back.
 
-        Raises Refused where it cannot be had within ``patience`` seconds (None: the usual time).
+        Raises Refused where another program holds the lock for ``patience`` seconds (None: the usual time).
         """
         return nullcontext()
 
     # -- capture
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """The lines of the state now, without anything that changes by itself: equal states give equal lines."""
+        """The lines of the present state, without values that change by themselves: equal states give equal lines."""
         raise NotImplementedError
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
-        """The lines of the state that a rollback is about to replace, which may be one that ``capture`` refuses.
+        """The lines of the state that a rollback is about to replace, even where ``capture`` refuses that state.
 
-        With ``local_only`` nothing is fetched from another host.
+        With ``local_only`` the kind fetches nothing from another host.
         """
         return self.capture(spec, sink, system)
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        """Sentences on the state that a rollback to the lines could not bring back. They are told at the checkpoint."""
+        """Sentences on the state that a rollback to the lines could not bring back. The checkpoint reports them."""
         return []
 
     # -- while a change is armed
 
     def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
-        """See to it that state is kept at the moment in which a change replaces it; sentences on what will not be.
+        """Prepare to keep state in the moment in which a change replaces it; sentences on state that will not be
+        kept.
 
-        ``call``: the command line that has ``keep_replaced`` called, with two more words; empty where no change is
-        armed, and nothing is put in place then. ``root``: of the store.
+        ``call``: the command line, to which the caller adds two words, that calls ``keep_replaced``; empty where no
+        change is armed, and then the kind prepares nothing. ``root``: the root of the store.
         """
         return []
 
     def keep_replaced(self, lines: Sequence[str], told: Sequence[str], at: Restore) -> list[str]:
-        """Keep state that is about to be replaced; sentences on what could not be. ``told``: the caller's words: who it
-        is, its standard input, and its process."""
+        """Keep state that is about to be replaced; sentences on state that could not be kept. ``told``: three words
+        of the caller: its name, its standard input, and its process."""
         return []
 
     # -- rollback
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """The steps that make the state as the lines say. Looks, and changes nothing."""
+        """The steps that make the state as the lines say. Changes nothing."""
         raise NotImplementedError
 
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
-        """Sentences on steps that cannot be carried out now, or have to wait. Check mode tells them."""
+        """Sentences on steps that cannot be carried out now, or have to wait. Check mode reports them."""
         return []
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps, all of them; the steps that were done.
+        """Carry out all steps, and return the steps that were done.
 
-        Raises RestoreFailed at the end, with the steps that were ``done`` and sentences on those that are ``left``.
+        Raises RestoreFailed at the end where steps failed, with the steps that were ``done`` and sentences on the
+        steps that are ``left``.
         """
         raise NotImplementedError
 
@@ -192,7 +196,7 @@ class Kind:
         return []
 
     def exchanged(self, steps: Sequence[Step]) -> dict[str, Processes]:
-        """For the steps that were done: the tree that was exchanged -> the processes that lost the old one."""
+        """For the steps that were done: the tree that was exchanged -> the processes that lost the old tree."""
         return {}
 
     def former_path(self, shown: bytes, trees: Collection[str]) -> bytes | None:
@@ -202,51 +206,56 @@ class Kind:
     # -- what a change has changed
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> Iterable[str]:
-        """The paths that a rollback to the lines brings back, beside the trees of files: those of ``changed`` at least.
+        """The paths, beside the trees of files, that a rollback to the lines brings back: at least the paths of
+        ``changed`` among them.
 
-        ``changed``: path -> what is different, in the words of ``_files/footprint.py``. ``at.since``: when the change
-        was armed. Before a rollback and after it alike.
+        ``changed``: path -> the difference, in the words of ``_files/footprint.py``. ``at.since``: the time at which
+        the change was armed. The answer is the same before and after a rollback.
         """
         whole = self.trees_as_a_whole(spec)
         return [path for path in changed if any(is_within(path, one) for one in whole)]
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The declaration that would have covered some of the changed paths, None for none, and the paths that no other
-        kind needs to cover then. ``taken``: paths that are declared already, which no other declaration may overlap."""
+        """(the declaration that would have covered some of the changed paths, or None; the paths that no other kind
+        needs to cover then). ``taken``: paths that are declared already, which no other declaration may overlap."""
         return None, set()
 
     # -- data outside of the store
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
-        """For the data outside of the store: path -> the fault of it. Looks, and changes nothing."""
+        """The faults of the data outside of the store: path -> fault. Changes nothing."""
         return {}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
-        """Delete the data that only the lines ``go`` need, and not the lines ``stay``. ``store``: the store's root.
+        """Delete the data that the lines ``go`` need and the lines ``stay`` do not need. ``store``: the store's root.
 
-        ``stay``: the lines of all checkpoints that stay, in the trash or not. ``go``: those that are deleted for good.
+        ``stay``: the lines of all checkpoints that stay, in the trash or not. ``go``: the lines of the checkpoints
+        that are deleted for good.
         """
 
     # -- checkpoints from other hosts
 
     def declaration(self, spec: Spec) -> Spec:
-        """A declaration of the inventory, ready for ``outside``. Needs nothing of what the host may have lost."""
+        """A declaration of the inventory, ready for ``outside``. Needs no state that the host may have lost."""
         return spec
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterable[str]:
         """Names of the state in a checkpoint from elsewhere that no declaration for this host covers.
 
-        The host may have lost the state that a declaration is about: nothing here needs it, as ``check`` may.
+        The host may have lost the state that a declaration names. ``check`` may need that state; this method does
+        not.
         """
         raise NotImplementedError
 
     def may_have_tree(self, path: str) -> bool:
-        """Whether a checkpoint that this host has provably taken may have a tree there that ``trees`` does not name."""
+        """Whether a checkpoint may have a tree at the path, though ``trees`` does not name it. The checkpoint is
+        proved to be this host's."""
         return False
 
 
 class Programs(Kind):
-    """The kind that starts and stops programs. It goes back last, after the files are proved, and it is one alone."""
+    """The kind that starts and stops programs. It goes back last, after the files are verified. No other kind may be
+    of this class."""
 
     read_at_start = False
 
@@ -259,11 +268,13 @@ class Programs(Kind):
         raise NotImplementedError
 
     def will_stop(self, steps: Sequence[Step], at: Restore) -> Down:
-        """The programs that have to be down while files are exchanged, so that they do not write over them. Looks."""
+        """The programs that have to be down while files are exchanged, so that they do not write over the files.
+        Changes nothing."""
         raise NotImplementedError
 
     def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
-        """Start the programs that went down and are not up: (steps that were done, name -> why it does not start)."""
+        """Start the programs that went down and are not up: (steps that were done, name of a program -> why it does
+        not start)."""
         raise NotImplementedError
 
 

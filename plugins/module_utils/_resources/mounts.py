@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``mounts``: file systems that are mounted, where and with which options, swap, and /etc/fstab.
+"""The kind ``mounts``: the mounted file systems with their mount points and options, swap, and /etc/fstab.
 
-Nothing here formats a file system, checks it, or touches what is on it.
+Nothing here formats a file system, checks a file system, or touches the data on it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ from . import json_line
 from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 _TIMEOUT = 30.0
-# Seconds for a look at who uses a mount.
+# Seconds for the search for the processes that use a mount.
 _LOOK = 2.0
-# File systems that hold no data of their own, that programs mount, or whose answers a user gives (FUSE).
+# File systems that hold no data of their own, file systems that programs mount, and FUSE, where a user's program
+# answers.
 _APART = {
     *PSEUDO,
     *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
     *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "rootfs"),
 }
-# Places below which programs mount and unmount.
+# Directories below which programs mount and unmount.
 _PLACES = (
     *("/proc", "/sys", "/dev", "/run", "/snap", "/media", "/var/snap", "/var/lib/docker", "/var/lib/containers"),
     *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
     *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
 )
-# File systems of other hosts: what mounts them needs more than the kernel shows, such as a password, and may wait.
+# File systems of other hosts. To mount them needs more than the kernel shows, such as a password, and may take long.
 _REMOTE = re.compile(r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2")
-# Options that the kernel shows and nobody has given, or that may be others each time.
+# Options that the kernel shows although nobody has given them, or whose values may differ at each mount.
 _SHOWN = re.compile(r"seclabel|(client|mount)?addr=.*|(mount)?port=.*|subvolid=.*|fd=.*|pgrp=.*")
-# Flags of one mount, each with the word that takes it back.
+# Flags of a single mount, each with the word that turns it off.
 _FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodiratime": "diratime"}
 _FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
-# Options of a file system that are shown only where they are not the default -> the word for that.
+# Options of a file system that the kernel shows only where they are not the default -> the word for the default.
 _DEFAULTS = {"sync": "async", "dirsync": "", "lazytime": "nolazytime", "mand": "nomand"}
 # The default size of a tmpfs: half of the memory, in pages.
 _HALF = os.sysconf("SC_PHYS_PAGES") // 2
@@ -69,7 +70,8 @@ Found = Union[Record, None]
 
 @dataclass
 class _Seen:
-    """Mounts and swap as they were seen: point -> record, path -> record. ``excepts``: patterns of others."""
+    """Mounts and swap as they were seen: point -> record, path -> record. ``excepts``: patterns of mount points that
+    stay as they are."""
 
     mounts: dict[str, Record] = field(default_factory=dict)
     swaps: dict[str, Record] = field(default_factory=dict)
@@ -100,7 +102,8 @@ class Mounts(Kind):
         swaps: str = "/proc/swaps",
         mounts: Callable[[], Sequence[Mount]] = table.mounts,
     ) -> None:
-        """``fstab``, ``swaps``, ``mounts``: where it is written what is to be mounted, swapped to, and is mounted."""
+        """``fstab``: the table of mounts at boot. ``swaps``: the kernel's table of swap. ``mounts``: a function that
+        reads the present mounts."""
         self.fstab = fstab
         self.swaps = swaps
         self.mounts = mounts
@@ -115,9 +118,9 @@ class Mounts(Kind):
         return [self.fstab]
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """``mount`` and a record: ``point``, ``source``, ``kind``, ``root``, ``options`` of the mount, ``own`` of the
-        file system, and ``from``, the path of which it is another view. ``swap``: ``path`` and ``priority``.
-        ``except``: ``points`` that are left alone."""
+        """``mount`` and a record: ``point``, ``source``, ``kind``, ``root``, ``options`` of the mount, ``own``
+        options of the file system, and ``from``, the path of which the mount is another view. ``swap``: ``path`` and
+        ``priority``. ``except``: ``points`` that stay as they are."""
         excepts = list(spec.get("except", []))
         seen = self._look(excepts)
         lines = [json_line.write("except", {"points": excepts})] if excepts else []
@@ -132,7 +135,7 @@ class Mounts(Kind):
             point = os.fsdecode(mount.point)
             mine = _is_ours(mount, point) and not any(is_within(point, one) for one in automatic)
             record = _record(mount, every) if mine and not _is_excepted(point, excepts) else None
-            with suppress(ValueError, UsageError):  # Such a one could not be mounted again.
+            with suppress(ValueError, UsageError):  # Such a mount could not be made again.
                 if record is not None:
                     _check(record)
                     seen.mounts[point] = record
@@ -143,7 +146,7 @@ class Mounts(Kind):
         with suppress(OSError), open(self.swaps, encoding="utf-8", errors="surrogateescape") as stream:
             for line in stream.readlines()[1:]:
                 path, _kind, _size, _used, priority = line.split()
-                # Memory that is compressed belongs to what makes it at boot; in a container the machine's are shown.
+                # Compressed memory belongs to the program that makes it at boot. A container sees its machine's swap.
                 if not path.startswith("/dev/zram") and os.path.exists(path):
                     yield {"path": path, "priority": int(priority)}
 
@@ -161,7 +164,8 @@ class Mounts(Kind):
         return words
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """Mounts that were not there go first, the deepest of them before those above; then those that are missing."""
+        """The steps. New mounts are unmounted first, and a deeper mount before the mount above it. Then come missing
+        mounts."""
         then, detail = _read(lines), {"lines": list(lines)}
         now = self._look(then.excepts)
         steps = []
@@ -178,7 +182,7 @@ class Mounts(Kind):
         for point in _in_order(then.mounts):
             was, live = then.mounts[point], now.mounts.get(point)
             if live is None or _is_another(was, live):
-                if not (at.boot and _REMOTE.fullmatch(was["kind"])):  # It is mounted once there is a network.
+                if not (at.boot and _REMOTE.fullmatch(was["kind"])):  # Its mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
             elif _different(was, live):
                 steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
@@ -193,7 +197,7 @@ class Mounts(Kind):
         return found
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps. RestoreFailed names those that failed: a mount that is in use stays."""
+        """Carry out the steps. RestoreFailed names the steps that failed: a mount that is in use stays."""
         then = _read(steps[0].detail["lines"]) if steps else _Seen()
         done, left = [], []
         for step in steps:
@@ -209,7 +213,7 @@ class Mounts(Kind):
         return done
 
     def _one(self, step: Step, then: _Seen, at: Restore) -> str:
-        """Carry it out; why it could not be, in words."""
+        """Carry out the step; return why it failed, in words, or an empty text."""
         point, commands = step.target, []
         if step.action == "daemon-reload":
             try:
@@ -239,7 +243,8 @@ class Mounts(Kind):
         return live is not None and point in then.mounts and not _is_another(then.mounts[point], live)
 
     def _unmount(self, point: str, then: _Seen, at: Restore) -> str:
-        """Unmount what hides what was there, of several the last one first; why it could not be, in words."""
+        """Unmount the file systems that hide the recorded mount, the last of them first; return why it failed, in
+        words, or an empty text."""
         while point in self._look(then.excepts).mounts and not self._is_there(point, then):
             before = len(self.mounts())
             done = at.system.run(["umount", point], _TIMEOUT)
@@ -248,17 +253,17 @@ class Mounts(Kind):
         return ""
 
     def _mounting(self, was: Record) -> list[str]:
-        """The command that mounts it. Options of a mount that is another view of a path are set afterwards."""
+        """The command that makes the mount. Options of a mount that is another view of a path are set afterwards."""
         if "from" in was:
             return ["mount", "--bind", was["from"], was["point"]]
         if _REMOTE.fullmatch(was["kind"]) or was["source"].startswith("/dev/loop"):
-            # The kernel does not show all that it takes.
+            # The kernel does not show all options that are needed.
             return ["mount", "--fstab", self.fstab, was["point"]]
         words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
         return ["mount", "-t", was["kind"], "-o", ",".join(words), was["source"], was["point"]]
 
     def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
-        """Make the options those of then; why they could not be, in words."""
+        """Set the recorded options; return why it failed, in words, or an empty text."""
         was = then.mounts[point]
         for number in range(3):
             live = self._look(then.excepts).mounts.get(point)
@@ -275,7 +280,7 @@ class Mounts(Kind):
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
-            # Flags of this mount alone, not of other views of the file system.
+            # Set the flags of this mount alone, not of other views of the file system.
             done = at.system.run(["mount", "-o", f"remount,bind,{flags}", point], _TIMEOUT)
             if done.rc != 0:
                 return done.words
@@ -295,7 +300,7 @@ class Mounts(Kind):
         return words + [f"{one} is not used as swap" for one in then.swaps if one not in now.swaps]
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
-        """All but what other hosts serve: to mount that may take its time."""
+        """All lines but the file systems of other hosts: to mount them may take long."""
         remote = [point for point, one in _read(lines).mounts.items() if _REMOTE.fullmatch(one["kind"])]
         kept = [line for line in lines if not any(_of(line) == point for point in remote)]
         return kept + ([json_line.write("except", {"points": [glob.escape(one) for one in remote]})] if remote else [])
@@ -326,10 +331,10 @@ def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
 
 
 def _record(mount: Mount, every: Sequence[Mount]) -> Found:
-    """The record of a mount; None where it could not be made again: it shows a path that is not to be seen here."""
+    """The record of a mount; None where the mount could not be made again, because its path is not seen elsewhere."""
     root = mount.point == b"/"
     own = [one for one in mount.own.split(",") if one and _SHOWN.fullmatch(one) is None]
-    if mount.kind == "overlay":  # Where its layers lie is nobody's to change.
+    if mount.kind == "overlay":  # The places of its layers are not to be changed.
         own = [one for one in own if one in ("ro", "rw")]
     found: Record = {
         "point": os.fsdecode(mount.point),
@@ -348,7 +353,7 @@ def _record(mount: Mount, every: Sequence[Mount]) -> Found:
 
 
 def _origin(mount: Mount, every: Sequence[Mount]) -> str | None:
-    """The path of which the mount is another view; None where it is the first of its file system, or that is hidden."""
+    """The path of which the mount is another view; None where no earlier visible mount shows the path."""
     seen = {one.number for one in table.visible(every)}
     for other in every:
         if other.number == mount.number:
@@ -366,12 +371,12 @@ def _of(line: str) -> str:
 
 
 def _is_another(was: Record, live: Record) -> bool:
-    """Whether another file system is mounted there, or another part of it."""
+    """Whether another file system is mounted at the point, or another part of the same file system."""
     return any(was[key] != live[key] for key in ("source", "kind", "root"))
 
 
 def _in_order(found: Mapping[str, Record]) -> list[str]:
-    """The mount points, each after those that it lies in, and after those of which it is another view."""
+    """The mount points, each after the mount points around it, and after the mount of which it is another view."""
     ordered: list[str] = []
     todo = sorted(found)
     while todo:
@@ -395,7 +400,7 @@ def _different(was: Record, live: Record) -> str:
 
 
 def _flags(was: Record) -> list[str]:
-    """All flags of the mount, those that are off as well: mount(8) keeps what is not named."""
+    """All flags of the mount, also the flags that are off: mount(8) keeps a flag that it is not told."""
     given = was["options"]
     flags = [flag if flag in given else off for flag, off in _FLAGS.items() if flag != "nosymfollow" or flag in given]
     time = next((one for one in ("noatime", "relatime") if one in given), "strictatime")
@@ -403,7 +408,7 @@ def _flags(was: Record) -> list[str]:
 
 
 def _beyond(was: Record, live: Record) -> list[str]:
-    """The options of the file system, of all its mounts, that have to be set."""
+    """The options to set for the file system itself, which all of its mounts share."""
     missing = [one for one in was["own"] if one not in live["own"]]
     keys = {one.partition("=")[0] for one in missing}
     for one in live["own"]:
@@ -420,7 +425,7 @@ def _beyond(was: Record, live: Record) -> list[str]:
 
 
 def _make_point(point: str, was: Record) -> None:
-    """Make the directory at which it is mounted, where the change has removed it; for a file, the file."""
+    """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
     if os.path.isfile(was.get("from", "")):
@@ -430,11 +435,11 @@ def _make_point(point: str, was: Record) -> None:
 
 
 def _strange(point: str) -> str:
-    """Why others than root could have the path lead elsewhere, in words; empty when they cannot."""
+    """How others than root could make the path lead elsewhere, in words; empty where they cannot."""
     if point == "/":
         return ""
     try:
-        # First: below a directory of a user's, the next look may be at a file system that never answers.
+        # This look comes first: below a user's directory, ``realpath`` may reach a file system that never answers.
         why = stranger(point, trusted())
         if not why and os.path.realpath(point) != point:
             why = f"it leads to {os.path.realpath(point)}"
@@ -444,7 +449,7 @@ def _strange(point: str) -> str:
 
 
 def _users(point: str) -> str:
-    """The processes that use what is mounted there, in words."""
+    """The processes that use the mounted file system, in words."""
     pids: set[int] = set()
     end = time.monotonic() + _LOOK
     for link in glob.iglob("/proc/[0-9]*/cwd"):
@@ -465,7 +470,7 @@ def _used(point: str) -> str:
 
 
 def _read(lines: Sequence[str]) -> _Seen:
-    """Raises Damaged for what ``capture`` could not have written."""
+    """The mounts and swap of the lines. Raises Damaged for a line that ``capture`` cannot have written."""
     found = _Seen()
     for line in lines:
         with json_line.read(line) as (word, record):
@@ -483,7 +488,7 @@ def _read(lines: Sequence[str]) -> _Seen:
 
 
 def _check(record: Record) -> None:
-    """ValueError or UsageError for a record that could do something else than mount."""
+    """Raise ValueError or UsageError for a record whose command could do something else than mount."""
     check_path(os.fsencode(record["point"]))
     if "from" in record:
         check_path(os.fsencode(record["from"]))

@@ -11,28 +11,29 @@ from .._host.durable import write_file
 from .._host.trust import read_small, stranger
 
 # The command for a person on the host (see ``_deadman/command.py``), and files for the boot loader, the kernel and
-# systemd (see ``_deadman/loader.py``). All have the same second line: by that they are ours.
+# systemd (see ``_deadman/loader.py``). All have the same second line, which marks them as ours.
 COMMAND = "/usr/local/sbin/evenkeel-host"
 GRUB_CUSTOM = "/boot/grub/custom.cfg"
 KERNEL_ARGUMENTS = "/etc/default/grub.d/zz-evenkeel.cfg"
 MANAGER = "/etc/systemd/system.conf.d/zz-evenkeel.conf"
-# The kernel of before the change. It is ours as long as GRUB_CUSTOM is.
+# The kernel from before the change. The path is ours as long as GRUB_CUSTOM is ours.
 KEPT = "/boot/evenkeel"
 MARK = b"# evenkeel-host, a part of Evenkeel (the Ansible collection evenkeel.fault_tolerance)."
-# While a change is armed: apt and dpkg tell what they are about to replace (see ``packages/replacing.py``).
+# Present while a change is armed: apt and dpkg name the files that they are about to replace (see
+# ``packages/replacing.py``).
 HOOKS = ("/etc/apt/apt.conf.d/zz-evenkeel", "/etc/dpkg/dpkg.cfg.d/zz-evenkeel")
 _LONGEST = 16384
 
 
 def paths(store: str) -> list[str]:
-    """The store, and the files that are ours: one of the same name that somebody else wrote is protected like all
-    others."""
+    """The store, and the files that are ours. A file of the same name that somebody else wrote is protected like all
+    other files."""
     found = [path for path in (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, MANAGER, *HOOKS) if is_ours(path)]
     return [os.path.realpath(path) for path in (store, *found, *([KEPT] if GRUB_CUSTOM in found else []))]
 
 
 def is_ours(path: str) -> bool:
-    """Whether root wrote this file, and it says that it is ours."""
+    """Whether the file belongs to root and has our second line."""
     try:
         data, owner = read_small(path, _LONGEST)
     except OSError:
@@ -41,8 +42,8 @@ def is_ours(path: str) -> bool:
 
 
 def place(path: str, data: bytes, mode: int = 0o644) -> str:
-    """Write a file of ours, and return why it cannot be there; empty where it is. The times of its directory stay, so
-    that a checkpoint sees no difference."""
+    """Write a file of ours, and return why it could not be written; empty where it is in place. The times of its
+    directory stay, so that a checkpoint sees no difference."""
     folder = os.path.dirname(path)
     try:
         if os.path.lexists(path) and not is_ours(path):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The trees of files of a plain host, and what has to be left out of them on this one."""
+"""The trees of files of a plain host, and the paths in them that are left out on this host."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from .._files.mounts import PSEUDO
 from .._host.processes import user_ids
 from .kind import is_within
 
-# Where configuration lies, and programs that no package has installed. Data of users and of programs is no part of it.
+# Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron")
-# The identity of a host, histories, and what programs make anew from other files. By whole paths alone: a name that is
-# left out anywhere would keep the directory in which a change has made it.
+# The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
+# pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
 )
-# Below these lie configuration and programs, and now and then all that a program writes.
+# Below these directories lie configuration and programs, and sometimes all data that a program writes.
 _MIXED = ("/usr/local", "/opt")
-# More than this of all trees is not kept unasked.
+# The largest size of all trees together that is kept unasked: bytes and files.
 _BYTES, _FILES = 256 << 20, 50_000
-# A directory is measured whole at this depth below its tree.
+# A directory at this depth below its tree is measured as a whole.
 _DEPTH = 2
 _SHOWN = 5
-# File systems of another machine or of a program, and images. Those of the kernel are never read.
+# File systems of another machine or of a program, and images. File systems of the kernel are never read.
 _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "autofs", "virtiofs", "squashfs", "iso9660")
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the trees that this host has, sentences on those that are left out). ``taken``: paths that are held already."""
+    """(the trees that this host has, sentences on the trees that are left out). ``taken``: paths that other
+    declarations hold."""
     found, left = [], []
     for path in TREES:
         if any(is_within(path, one) for one in taken) or not os.path.lexists(path):
@@ -50,7 +51,8 @@ def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
 def left_out(
     roots: Sequence[str], taken: Sequence[str], points: Mapping[str, str], proc: str = "/proc"
 ) -> tuple[list[str], list[str]]:
-    """(paths to leave out of the trees, sentences on them). ``points``: mount point -> type of the file system."""
+    """(paths to leave out of the trees, sentences on these paths). ``points``: mount point -> type of the file
+    system."""
     inside = [one for one in taken if any(is_within(one, root) for root in roots)]
     left: list[str] = []
     mounted = {path: why for path, kind in points.items() if (why := _mounted(path, kind, roots))}
@@ -73,7 +75,8 @@ def pattern(path: str) -> str:
 
 
 def _mounted(path: str, kind: str, roots: Sequence[str]) -> str:
-    """Why nothing of this mount point is kept; empty where it lies in no tree, or is a local file system."""
+    """Why no file of this mount point is kept; empty where the mount point lies in no tree, or is a local file
+    system."""
     if kind in PSEUDO or not any(is_within(path, root) for root in roots):
         return ""
     if not os.path.isdir(path):
@@ -82,8 +85,9 @@ def _mounted(path: str, kind: str, roots: Sequence[str]) -> str:
 
 
 def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
-    """Path -> name of the program that has a file open for writing there. It is the directory of the file, where
-    configuration and data lie together and the program is root's or owns that directory; else the file alone."""
+    """Path -> name of the program that has a file open for writing at the path. The path is the directory of the file
+    where configuration and data lie together and the program runs as root or as the owner of that directory; else the
+    path is the file."""
     found: dict[str, str] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
@@ -113,9 +117,9 @@ def _open_for_writing(process: str) -> Iterator[str]:
 
 
 def _too_large(roots: Sequence[str], without: set[str]) -> dict[str, int]:
-    """The fewest directories and files without which the trees are not too large -> bytes, as far as they were counted.
+    """The largest directories and files, without which the trees are not too large -> bytes that were counted.
 
-    A directory that is too large by itself is counted no further.
+    The count of a directory ends where the directory alone is too large.
     """
     sizes: dict[str, list[int]] = {}
     for root in roots:
@@ -132,7 +136,7 @@ def _too_large(roots: Sequence[str], without: set[str]) -> dict[str, int]:
 
 
 def _children(folder: str, depth: int, without: set[str]) -> Iterator[tuple[str, int]]:
-    """Files at most so deep, and the directories at the greatest depth."""
+    """The files down to the depth ``_DEPTH``, and the directories at that depth."""
     for entry in _entries(folder):
         if entry.path in without:
             continue
@@ -161,7 +165,7 @@ def _size(path: str) -> list[int]:
         info = os.lstat(path)
     except OSError:
         return [0, 0]
-    # The blocks of a sparse file. A small file may occupy none of its own.
+    # A sparse file occupies fewer bytes than its size. A small file may occupy no block of its own.
     size = min(info.st_size, info.st_blocks * 512 or info.st_size)
     return [size if stat.S_ISREG(info.st_mode) else 0, 1]
 

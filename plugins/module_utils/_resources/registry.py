@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kinds of state that a checkpoint holds: the table of them, and what is asked of all of them together."""
+"""The table of the kinds of state that a checkpoint holds, and the questions to all kinds together."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .kinds import IN_ORDER
 KINDS: dict[str, Kind] = {kind.name: kind for kind in IN_ORDER}
 # The option ``resources`` of modules and roles.
 OPTION = one_of({name: mapping(kind.options) for name, kind in KINDS.items()})
-# The resources where none are declared.
+# The resources of a host that declares no resources.
 DEFAULT: list[dict[str, Any]] = [{name: {}} for name, kind in KINDS.items() if kind.stands_for_others]
-# For the kind of a later version, of which nothing is known but its lines.
+# Stands for a kind of a later version: this version knows nothing but its lines.
 _UNKNOWN = Kind()
 
 
@@ -40,18 +40,18 @@ def early() -> dict[str, Kind]:
 
 
 def late() -> dict[str, Kind]:
-    """The kinds that are put back once all files are, in their order."""
+    """The kinds that are put back after all files, in their order."""
     return {name: kind for name, kind in KINDS.items() if not kind.installs}
 
 
 def programs() -> Programs:
-    """The one kind that starts and stops programs."""
+    """The kind that starts and stops programs."""
     (found,) = (kind for kind in KINDS.values() if isinstance(kind, Programs))
     return found
 
 
 def check(resources: Any) -> list[Section]:
-    """The declared resources, in the order of ``KINDS``, as sections without lines; UsageError names what is wrong."""
+    """The declared resources, in the order of ``KINDS``, as sections without lines; UsageError names the bad item."""
     if not isinstance(resources, list) or not resources:
         raise UsageError(
             "resources is empty: declare what is to be protected, for example - files: {paths: [/etc/nginx]}"
@@ -80,7 +80,8 @@ def check(resources: Any) -> list[Section]:
 
 
 def declared(sections: Sequence[Section]) -> list[dict[str, dict[str, object]]]:
-    """The resources as a person declared them, of sections of a checkpoint; kinds of a later version are left out."""
+    """The resources from which the sections of a checkpoint came, as a person declared them. Kinds of a later version
+    are left out."""
     implied = [one for section in sections if kind_of(section).stands_for_others for one in section.spec["for"]]
     return [one for section in sections if section.kind in KINDS and (one := _declaration(section)) not in implied]
 
@@ -90,7 +91,8 @@ def _declaration(section: Section) -> dict[str, dict[str, object]]:
 
 
 def _with_stand_ins(sections: list[Section]) -> list[Section]:
-    """The sections, with those that one of them stands for. It keeps their declarations, and what is left out."""
+    """The sections, and the sections for which a section ``system`` stands. That section records their declarations
+    and sentences on the state that is left out."""
     mine = [section for section in sections if not KINDS[section.kind].stands_for_others]
     if len(mine) == len(sections):
         return sections
@@ -104,14 +106,15 @@ def _with_stand_ins(sections: list[Section]) -> list[Section]:
             spec, more = kind.for_plain_host(beside, taken(mine))
             found += [Section(name, kind.check(spec))] if spec is not None else []
             left += [f"{name}: {words}" for words in more]
-        except UsageError as error:  # A plain host need not have it.
+        except UsageError as error:  # A plain host need not have state of this kind.
             left.append(f"{error.message.removeprefix(name + ': ')} ({name} is not protected)")
     (alone,) = {section.kind for section in sections} - {section.kind for section in mine}
     return [*mine, *found, Section(alone, {"for": list(map(_declaration, found)), "not": left})]
 
 
 def _refuse_overlap(sections: Sequence[Section]) -> None:
-    """Two declarations of one tree could disagree on what is excluded; a subvolume and a cluster go back as a whole."""
+    """Raise UsageError where declarations overlap. Two declarations of a tree could exclude different paths, and a
+    subvolume or a cluster goes back as a whole."""
     seen: list[tuple[str, int, Kind, bool]] = []
     for number, section in enumerate(sections):
         kind = KINDS[section.kind]
@@ -120,7 +123,7 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
             whole = path in owned
             for other, owner, owner_kind, entire in seen:
                 shorter, longer = sorted((path, other), key=len)
-                # A tree that a kind adds may lie in declared files, which cover it.
+                # A tree that a kind adds may lie in declared files: they cover the tree.
                 matters = whole or entire or (kind.only_paths and owner_kind.only_paths)
                 around = sections[owner if shorter == other else number]
                 apart = KINDS[around.kind].only_paths and files.excludes(around.spec, longer)
@@ -132,7 +135,7 @@ def _refuse_overlap(sections: Sequence[Section]) -> None:
 
 
 def _with_trees(sections: Sequence[Section]) -> list[Section]:
-    """The sections with the trees that their kinds add, as far as no other one covers them already."""
+    """The sections with the trees that their kinds add, where no other section covers the trees already."""
     declared = [section for section in sections if KINDS[section.kind].only_paths]
     covered = [path for section in declared for path in section.spec["paths"]]
     found = []
@@ -157,7 +160,7 @@ def _with_trees(sections: Sequence[Section]) -> list[Section]:
 
 
 def in_words(sections: Sequence[Section]) -> list[str]:
-    """The state that the sections are about, where it was not declared one by one; else nothing."""
+    """The kinds of the sections, in words, where the declaration was ``system``; else nothing."""
     if not any(kind_of(section).stands_for_others for section in sections):
         return []
     mine = [section for section in sections if not kind_of(section).stands_for_others]
@@ -165,7 +168,7 @@ def in_words(sections: Sequence[Section]) -> list[str]:
 
 
 def tree_spec(section: Section) -> dict[str, Any] | None:
-    """The trees of files of the section, as a declaration of ``files``; None where it has none."""
+    """The trees of files of the section, as a declaration of ``files``; None where the section has no trees."""
     if kind_of(section).only_paths:
         return section.spec
     trees = section.spec.get("trees")
@@ -186,7 +189,8 @@ def own_lines(section: Section) -> list[str]:
 
 
 def its_lines(section: Section) -> list[str]:
-    """The lines of the section that its kind can read: its own, or all where it has entries of files alone."""
+    """The lines of the section that its kind reads: the kind's own lines, or all lines where they are entries of
+    files."""
     return section.lines if kind_of(section).only_paths else own_lines(section)
 
 
@@ -203,8 +207,8 @@ def taken(sections: Sequence[Section]) -> list[str]:
 def locked(kinds: Iterable[str], system: System, unattended: bool = False) -> Iterator[None]:
     """Keep other programs from the trees of these kinds.
 
-    Raises Refused where a lock cannot be had; with ``unattended`` the work goes on without it soon: the host must come
-    back even where somebody has left an editor open.
+    Raises Refused where another program keeps a lock. With ``unattended`` the work soon goes on without the lock: the
+    host must come back even where somebody has left an editor open.
     """
     with ExitStack() as locks:
         for kind in sorted(set(kinds) & set(KINDS)):
@@ -223,9 +227,9 @@ def capture(
     store: str,
     still: AbstractContextManager[Any] | None = None,
 ) -> list[Section]:
-    """The sections with what is true now. The store itself is never part of a tree.
+    """The sections with the lines of the present state. The store is never part of a tree.
 
-    ``still`` is held while files are read, and only then: a service that is stopped for that is recorded as it was.
+    ``still`` is held only while files are read: a service that it stops is recorded as it was before.
     """
 
     def own(section: Section, at_rest: bool) -> list[str]:
@@ -250,7 +254,7 @@ def seen_mounts() -> dict[str, str]:
 
 
 def consistent(sections: Sequence[Section]) -> bool:
-    """Whether all of it is of one moment each, without anything being held still."""
+    """Whether each section shows the state of one moment although no program stands still."""
     return all(KINDS[section.kind].consistent for section in sections)
 
 
@@ -273,7 +277,7 @@ def watch(sections: Sequence[Section], call: Sequence[str], root: str) -> list[s
 
 
 def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
-    """The data that the sections need outside of the store and cannot have: (kind, path) -> the fault of it."""
+    """The data outside of the store that the sections need, and that has a fault: (kind, path) -> fault."""
     return {
         (section.kind, path): problem
         for section in sections

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``services``: the administrator's unit files and drop-ins; units enabled and active as they were, and
-running what is on disk."""
+"""The kind ``services``: the administrator's unit files and drop-ins, which units are enabled and active, and whether
+they run the programs and files on disk."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .._services.unit import LISTENING, Unit
 from . import json_line
 from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 
-# Unit-file states that can be put back by a verb; the others (static, generated, …) follow from the files.
+# Unit-file states that a verb of systemctl sets. The other states (static, generated, …) follow from the files.
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
-# Where the files lie that an administrator writes for a unit.
+# The directories of the files that an administrator writes for a unit.
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 _OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
-# The word of a line where all units are meant.
+# The first word of a line that declares all units.
 _ALL = "all"
-# Seconds to wait for a unit, one of all, that is on the way to another state.
+# Seconds to wait for a unit that is changing its state, where all units are declared.
 _BRIEFLY = 2.0
-# Every login goes through these. They read all of their configuration anew when they are reloaded.
+# Every login goes through these services. They read all of their configuration anew when they are reloaded.
 _ACCESS = ("ssh.service", "sshd.service")
 
 
@@ -49,7 +49,7 @@ class _Known(TypedDict):
 class UnitRecord(_Known, total=False):
     """A unit as a checkpoint records it: ``links`` since version 0.2, other keys only where they apply.
 
-    ``among_all``: nobody has named it, so that it is started anew for its own files alone.
+    ``among_all``: no declaration names the unit, so that only its own files can cause a restart of it.
     """
 
     links: dict[str, str]
@@ -96,11 +96,11 @@ class Services(Programs):
     }
 
     def __init__(self, system: System | None = None) -> None:
-        """``system`` tells the units' own names for the check of a declaration."""
+        """``system`` answers for the units' own names when a declaration is checked."""
         self.system = system or System()
 
     def check(self, spec: Spec) -> dict[str, object]:
-        """The declaration with all its keys; UsageError names the bad one."""
+        """The declaration with all its keys; UsageError names the bad key."""
         found = read(self.options, spec, self.name)
         names, processes = found["names"], found["processes"] or []
         if names is None and found["processes"] is None:
@@ -127,8 +127,8 @@ class Services(Programs):
     def trees(self, spec: Spec) -> list[str]:
         """The files that an administrator writes for the units, and for the template of an instance.
 
-        These are unit files, drop-ins (by any name of the unit, and those for all units of its prefix and kind), the
-        properties that ``systemctl set-property`` keeps, and scripts of System V.
+        These are unit files, drop-ins, the properties that ``systemctl set-property`` keeps, and scripts of System V.
+        The drop-ins are for any name of the unit, for its prefixes, and for its type.
         """
         if spec["names"] is None:
             return list(_OF_ALL)
@@ -150,14 +150,14 @@ class Services(Programs):
         return sorted(found)
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """A line for each service, without anything that changes by itself: equal states give equal lines."""
+        """A line for each service, without values that change by themselves: equal states give equal lines."""
         names, lines, reader = spec["names"], [], links.reader()
         every = names is None
         if every:
             names = _all_but(spec.get("except", ()), system)
             lines.append(json_line.write(_ALL, {"except": spec.get("except", [])}))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
-            # Not what it happens to be on the way to another state.
+            # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
             state = systemd.settled(seen.name, system, limit) if systemd.passing(seen) else seen
             known: UnitRecord = {
@@ -187,13 +187,14 @@ class Services(Programs):
         return [f"{unit['name']}: {words}" for unit in _recorded(lines)[0] for words in unit.get("limits", ())]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """The steps that make the services as recorded, and run what is on disk; the same at any time while other kinds
-        are put back."""
+        """The steps that bring the services back to their record and have them run the files on disk. The steps are
+        the same at any time while other kinds are put back."""
         units, processes = _recorded(lines)
         names = [unit["name"] for unit in units]
         described = systemd.describe(names, at.system)
         pids = running.processes([unit.id for unit in described]) if not at.boot else {}
-        # Services that did not run stop first, so that a port or a lock is free for its former holder.
+        # Services that did not run at the checkpoint stop first, so that a port or a lock is free for its former
+        # holder.
         first: list[Step] = []
         last: list[Step] = []
         reader = links.reader()
@@ -226,9 +227,10 @@ class Services(Programs):
         return linked + again + first + last
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps, all of them; those that were done. A reload that fails becomes a restart.
+        """Carry out all steps, and return the steps that were done. A reload that fails becomes a restart.
 
-        Early at boot jobs are queued and nothing is waited for. Raises RestoreFailed at the end, with what is ``left``.
+        Early at boot systemd only queues the jobs, and nothing waits for them. Raises RestoreFailed at the end where
+        steps failed, with sentences on the steps that are ``left``.
         """
         done: list[Step] = []
         left: list[str] = []
@@ -284,10 +286,11 @@ class Services(Programs):
         return {unit["name"] for unit in _recorded(lines)[0] if not unit["active"]}
 
     def will_stop(self, steps: Sequence[Step], at: Restore) -> Down:
-        """The services that are to be restarted, and what depends on them. It is noted before they stop, for a kill."""
+        """The services that are to be restarted, and the services that depend on them. The caller notes them before
+        they stop, in case of a kill."""
         mine = [step for step in steps if step.resource == SERVICES]
         if at.boot:
-            return Down()  # Nothing of it runs yet.
+            return Down()  # No service runs yet.
         names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
         ends = {step.target for step in mine if step.action == "stop"}
         definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
@@ -305,7 +308,7 @@ class Services(Programs):
         for one in declared:
             if one.get("names"):
                 named = read(self.options, {"names": one["names"]}, self.name)["names"]
-                # With the aliases that this host knows.
+                # The units' own names count too, for the aliases that this host knows.
                 known |= {*map(systemd.unit_name, named), *_own_names(named, system)}
         mine = [process.check(one) for given in declared for one in given.get("processes") or []]
         names = set(spec["names"] or ())
@@ -321,7 +324,7 @@ class Services(Programs):
                     yield f"process {names_of(record['definition'])}"
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
-        """The links of the units, as they were and as they are, and directories that hold nothing else."""
+        """The links of the units, recorded and present, and directories that hold nothing but such links."""
         found = {path for unit in _recorded(lines)[0] for path in unit.get("links", {})}
         names = [unit["name"] for unit in _recorded(lines)[0]] if spec["names"] is None else spec["names"]
         reader = links.reader()
@@ -331,20 +334,20 @@ class Services(Programs):
         return found | held
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The units whose files and links changed."""
+        """A declaration of the units whose files or links changed."""
         units = {path: units for path in changed if (units := links.units_of(path))}
         names = sorted({unit for found in units.values() for unit in found})
         return ({"names": names} if names else None), set(units)
 
     def may_have_tree(self, path: str) -> bool:
-        """Files of a unit may have a name (an alias) that this host does not know any more."""
+        """Whether the path may be a file of a unit: its name may be an alias that this host no longer knows."""
         return os.path.dirname(path) in _OF_UNITS
 
 
 def _own_names(names: list[str], system: System) -> list[str]:
-    """The units' own names, whatever aliases were declared: links, drop-ins and proof go by these.
+    """The units' own names, also where aliases were declared: links, drop-ins and the verification use these names.
 
-    Raises UsageError for a name that is not of one unit.
+    Raises UsageError for a pattern or a template, which name no single unit.
     """
     if not all(one and "/" not in one for one in names):
         raise UsageError(f"services: names must be a list of units, not {names!r}")
@@ -354,18 +357,18 @@ def _own_names(names: list[str], system: System) -> list[str]:
         if systemd.unit_name(name).partition("@")[2].startswith("."):
             raise UsageError(f"services: {name!r} is a template, which cannot run; name its instances")
     units = [systemd.unit_name(name) for name in names]
-    with suppress(ServiceFailed):  # The capture will say that systemd does not answer.
+    with suppress(ServiceFailed):  # The capture will report that systemd does not answer.
         units = [unit.id for unit in systemd.describe(units, system)] if system.has_systemd() else units
     return sorted(set(units))
 
 
 def _triggers(names: Sequence[str]) -> list[str]:
-    """The units that hand over something (a socket) or watch for it; a timer has a time of its own."""
+    """The sockets and paths among the units. A timer is none: it starts its unit at a time of its own."""
     return [name for name in names if name.endswith((".socket", ".path"))]
 
 
 def _limits(state: ServiceState, unit: Unit) -> list[str]:
-    """Sentences on all that a rollback cannot do for the unit."""
+    """Sentences on the actions that a rollback cannot take for the unit."""
     if not state.exists:
         return ["there is no such unit on this host: what a change makes of it is stopped and taken away, no more"]
     if unit.load == "masked":
@@ -397,7 +400,7 @@ def _failed(state: ServiceState) -> bool:
 
 
 def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecord]]:
-    """(units, processes) of the lines; Damaged when one is not of those that ``capture`` writes."""
+    """(units, processes) of the lines; Damaged where ``capture`` cannot have written a line."""
     units: list[UnitRecord] = []
     processes: list[ProcessRecord] = []
     for line in lines:
@@ -414,7 +417,7 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
 
 
 def _links(unit: UnitRecord, reader: links.Reader | None = None) -> list[Step]:
-    """The steps that make the set of the unit's links as it was."""
+    """The steps that bring back the recorded set of the unit's links."""
     then: dict[str, str] = unit.get("links", {})
     live = links.of(unit["name"], reader) if "links" in unit else {}
     gone = [Step(SERVICES, "unlink", path, f"{unit['name']} was not enabled so") for path in live if path not in then]
@@ -427,8 +430,8 @@ def _links(unit: UnitRecord, reader: links.Reader | None = None) -> list[Step]:
 
 
 def _enablement(unit: UnitRecord, live: ServiceState) -> list[Step]:
-    """For what was recorded without its links. Files come first: a unit that is gone now will be back, and one that did
-    not exist may be gone."""
+    """The steps that enable, disable or mask a unit that was recorded without its links. Files are put back first: a
+    unit file that is missing now will be back, and the file of a new unit may be gone."""
     wanted = unit["enabled"] if unit["exists"] else "disabled"
     if live.enabled == wanted:
         return []
@@ -450,13 +453,14 @@ def _activity(
     at: Restore,
     detail: dict[str, object],
 ) -> list[Step]:
-    """Stopped, started, reloaded or restarted, by verbs that systemd does not refuse; what these cannot do is left."""
+    """The step that stops, starts, reloads or restarts the service, by a verb that systemd does not refuse; ``leave``
+    where there is no such verb."""
     name = live.name
     why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
     if not then["active"]:
-        # At boot what the change enabled is queued, and would start once its link is gone.
+        # At boot a unit that the change enabled is queued, and would start even after its link is gone.
         up = live.active or live.queued or systemd.passing(live)
-        # A service that is started on demand may run, but not with the programs of the change.
+        # A service that starts on demand may run, but not with the programs of the change.
         wanted = up and (bool(why) or not outage.on_demand(unit, at.system))
         return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
@@ -473,7 +477,7 @@ def _activity(
 def _concern(
     live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore, among_all: bool = False
 ) -> tuple[str, bool]:
-    """(why the running service has to do with what is put back, whether a reload is not enough)."""
+    """(why the rollback concerns the running service, or an empty text; whether a reload is not enough)."""
     if not live.active:
         return "", False
     started = live.started or 0.0
@@ -487,13 +491,13 @@ def _concern(
     if among_all and live.touched <= at.since and not _is_named_after(unit, at.changed):
         return "", False
     if (not started or started > at.since) and live.name not in _ACCESS:
-        return why, True  # It may hold more of the change than a reload undoes.
+        return why, True  # The service may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
     return (f"it writes {held}", True) if held else (why, False)
 
 
 def _is_named_after(unit: Unit, changed: Sequence[str]) -> bool:
-    """Whether one of the paths below /etc has the name of the unit or of its program, perhaps with a suffix."""
+    """Whether a path below /etc has the name of the unit or of its program, perhaps with a suffix."""
     stem = unit.id.rpartition(".")[0].partition("@")[0]
     programs = {os.path.basename(path) for path in unit.files if "/bin/" in path or "/sbin/" in path}
     words = {word.removeprefix("systemd-") for word in {stem, *programs}}
@@ -506,7 +510,8 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
 
 
 def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[str]:
-    """Where all units are recorded: those that run, are not among them, and have lost their unit file or will."""
+    """Where all units are recorded: the units that run, have no record, and have lost their unit file or will lose
+    it."""
     excepts = [name for one in _marks(lines) for name in one["except"]]
     if not _marks(lines):
         return []
@@ -522,7 +527,7 @@ def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[
 
 
 def _marks(lines: Sequence[str]) -> list[dict[str, list[str]]]:
-    """The records that say that all units are meant."""
+    """The records of the lines that declare all units."""
     found = []
     for line in lines:
         with json_line.read(line) as (word, record):
@@ -532,7 +537,7 @@ def _marks(lines: Sequence[str]) -> list[dict[str, list[str]]]:
 
 
 def _one(step: Step, verb: str, at: Restore) -> str:
-    """Carry it out; what is to be said of it."""
+    """Carry out the step with this verb; return words for its reason, or an empty text."""
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)
     elif verb == "daemon-reload":

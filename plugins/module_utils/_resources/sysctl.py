@@ -21,8 +21,8 @@ from .._host.system import System
 from .._host.trust import open_regular
 from .kind import Kind, Restore, Sink, Spec, Suggestion
 
-# Writing one key may change others (ip_forward resets redirects, dirty_ratio clears dirty_bytes), so differences are
-# looked for again.
+# Writing a key may change other keys (ip_forward resets redirects, dirty_ratio clears dirty_bytes), so each pass
+# looks for differences again.
 _PASSES = 3
 # Files that set values at boot, and the settings in them.
 _SETS = re.compile(r"/etc/sysctl\.conf|/etc/sysctl\.d/[^/]+\.conf")
@@ -72,7 +72,8 @@ class Sysctl(Kind):
         return sorted(found)
 
     def check(self, spec: Spec) -> dict[str, object]:
-        """The declaration with its names as the kernel writes them; UsageError names what cannot be protected."""
+        """The declaration with its names as the kernel writes them; UsageError names the key that cannot be
+        protected."""
         names = read(self.options, spec, self.name)["names"]
         if names is None:
             return {"names": self._set_by_files()}
@@ -84,14 +85,15 @@ class Sysctl(Kind):
         return {"names": found}
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """``value <key> =<value>`` for each, percent-encoded. A key that went since it was declared has no line."""
+        """``value <key> =<value>`` for each key, percent-encoded. A key that has vanished since its declaration has
+        no line."""
         found = [(name, _read(name, self.root)) for name in spec["names"]]
         return [f"value {quote(os.fsencode(name))} ={quote(value)}" for name, value in found if value is not None]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """A step for each value that is another. At boot a key may still be to come, with its module or its device."""
+        """A step for each value that differs. At boot a key may appear later, with its module or its device."""
         wanted = _recorded(lines)
-        # All of them, because putting one back may change another one.
+        # Each step has all wanted values, because putting a value back may change another value.
         detail = {"wanted": {key: quote(one) for key, one in wanted.items()}}
         steps = []
         for name, value in wanted.items():
@@ -102,9 +104,9 @@ class Sysctl(Kind):
         return steps
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Set what differs, again as long as that changes others; RestoreFailed names what could not be set."""
+        """Set the values that differ, in several passes; RestoreFailed names the keys that could not be set."""
         wanted = {key: unquote_to_bytes(one) for step in steps for key, one in step.detail["wanted"].items()}
-        if at.boot:  # A key that is still to come has no step.
+        if at.boot:  # A key that appears later has no step.
             planned = {step.target for step in steps}
             wanted = {key: one for key, one in wanted.items() if key in planned or _read(key, self.root) is not None}
         failed: dict[str, str] = {}
@@ -131,7 +133,7 @@ class Sysctl(Kind):
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        """Sentences without the values, which may be secret."""
+        """Sentences on the keys with another value, without the values, which may be secret."""
         wanted = _recorded(lines)
         return [f"{name} has another value" for name, value in wanted.items() if _read(name, self.root) != value]
 
@@ -142,7 +144,7 @@ class Sysctl(Kind):
         return sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The keys that the changed files set and this kernel has. The files themselves are left to another kind."""
+        """The keys that the changed files set and this kernel has. Another kind has to cover the files themselves."""
         keys = {key for path in changed if _SETS.fullmatch(path) for key in _keys_in(path)}
         found = self._known(keys)
         return ({"names": found} if found else None), set()
@@ -159,7 +161,8 @@ def _keys_in(path: str) -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """The key with slashes, as its file is called. As for sysctl, the first separator decides which one it is."""
+    """The key with slashes, like the path of its file. As for sysctl(8), the first ``.`` or ``/`` is the
+    separator."""
     first = next((c for c in name if c in "./"), ".")
     path = name.translate({ord("."): "/", ord("/"): "."}) if first == "." else name
     if not _is_key(path):
@@ -187,7 +190,8 @@ def _usable(name: str, root: str) -> None:
 
 
 def _read(name: str, root: str) -> bytes | None:
-    """The value as the kernel prints it, without the newline at its end; None when it has none (any more)."""
+    """The value as the kernel prints it, without the newline at its end; None where the key has no value (any
+    more)."""
     try:
         with open(os.path.join(root, name), "rb") as stream:
             return stream.read().rstrip(b"\n")

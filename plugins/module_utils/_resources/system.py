@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``system``: all that a plain host consists of. It stands for declarations of other kinds."""
+"""The kind ``system``: the whole state of a plain host. It stands for declarations of other kinds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``users``: accounts and groups, the six files of them as one set, under the lock that useradd takes."""
+"""The kind ``users``: the six files of accounts and groups, as one set, under the lock that useradd takes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Users(Kind):
     on_plain_host: Spec = {}
 
     def __init__(self, etc: str = "/etc", patience: float = 15.0) -> None:
-        """``patience``: seconds, by default those of lckpwdf(3)."""
+        """``patience``: seconds to wait for the lock, by default as long as lckpwdf(3) waits."""
         self.etc = etc
         self.patience = patience
 
@@ -73,7 +73,8 @@ class Users(Kind):
 def locked(path: str, patience: float, system: System) -> Iterator[None]:
     """Keep useradd, passwd, vipw and their like out, as lckpwdf(3) does. Refused names the process that has the lock.
 
-    The lock belongs to our descriptor, not to our process: to read a tree that ``path`` is in would drop that one.
+    The lock belongs to our descriptor, not to our process: a lock of the process would be lost as soon as the process
+    reads ``path`` as a part of a tree.
     """
     lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel's.
+"""The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel.
 
-Only tables that differ are made anew. What a running program owns is left as it is, and named (see ``ruleset``).
+Only tables that differ are made anew. Rules and sets that a running program owns stay as they are, and are named (see
+``ruleset``).
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from .ruleset import Keep, Key, Table
 _TIMEOUT = 60.0
 _FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
-# Version 0.1.0 recorded all tables, those of known programs too.
+# Version 0.1.0 recorded all tables, also the tables of known programs.
 _OLD = re.compile(r"ruleset sha256=([0-9a-f]{64})")
 _LINE = re.compile(r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})")
-# Where rulesets are written down that are loaded at boot.
+# The files of rulesets that are loaded at boot.
 _CONFIGURED = (
     *("/etc/nftables.conf", "/etc/sysconfig/nftables.conf", "/etc/nftables/**", "/etc/nftables.d/**"),
     *("/etc/nftables*.nft", "/usr/local/etc/nftables*"),
@@ -68,11 +69,11 @@ class Firewall(Kind):
     on_plain_host: Spec = {}
 
     def __init__(self, system: System | None = None) -> None:
-        """``system`` runs nft for the check of a declaration, which must be sure that there is a way back."""
+        """``system`` runs nft when a declaration is checked: the check proves that nft can load the ruleset again."""
         self.system = system or System()
 
     def check(self, spec: Spec) -> dict[str, object]:
-        """The declaration; UsageError when nft is missing, or could not load again what it lists now."""
+        """The declaration; UsageError where nft is missing, or could not load the ruleset again that it lists now."""
         excepts = read(self.options, spec, self.name)["except"]
         if not all(map(_PATTERN.fullmatch, excepts)):
             raise UsageError(
@@ -104,16 +105,15 @@ class Firewall(Kind):
         return {"except": sorted(set(excepts))} if excepts else {}
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """``rules form=<hash> sha256=<name>``: the rules that are put back. Then those that are left alone, and their
-        owners. No line when nft does not answer: a rollback may bring it back.
-        """
+        """``rules form=<hash> sha256=<name>``: the rules that are put back. Then the tables and sets that are left
+        alone, with their owners. No line where nft does not answer: a rollback may bring nft back."""
         done = _list(system)
         if done.rc != 0:
             return []
         found = ruleset.tables(done.out)
         excepts = _words(spec.get("except", []))
         foreign, strange = _foreign(done, found, Keep(excepts))
-        # A table that cannot be loaded again is refused when it is declared. For an undo it is just left alone.
+        # ``check`` refuses a table that cannot be loaded again. An undo leaves such a table alone.
         foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
         keep = Keep(excepts, set(foreign))
         sets = ruleset.plain_sets(found.values(), keep, _configured())
@@ -159,9 +159,10 @@ class Firewall(Kind):
         return [Step("firewall", "replace", "ruleset", "another ruleset", detail)]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Load the recorded ruleset, all or nothing; on a host that goes back by itself the tables that can be loaded.
+        """Load the recorded ruleset, all or nothing; on a host that goes back by itself, the tables that can be
+        loaded.
 
-        Raises RestoreFailed with the tables that the kernel has not taken: they are as they were.
+        Raises RestoreFailed with the tables that the kernel has refused: they stay as they are.
         """
         for step in steps:
             wrong = _put_back(parse(step.detail["lines"]), at)
@@ -188,7 +189,8 @@ class Firewall(Kind):
             yield f"with what is left alone now ({', '.join(sorted(missing))})"
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The ruleset, where a changed file holds one. The file itself is left to another kind."""
+        """A declaration of the ruleset, where a changed file holds a ruleset. Another kind has to cover the file
+        itself."""
         loads = any(fnmatch.fnmatch(path, pattern) for path in changed for pattern in _CONFIGURED)
         return ({} if loads and shutil.which("nft") else None), set()
 
@@ -198,13 +200,13 @@ def _words(patterns: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _list(system: System) -> Completed:
-    # Stateless: without the values of counters and quotas, and without the time that elements have left.
+    # Stateless means: without the values of counters and quotas, and without the time that elements have left.
     return system.run(["nft", "--stateless", "--handle", "list", "ruleset"], _TIMEOUT)
 
 
 def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[dict[Key, str], dict[str, str]]:
-    """The tables that only iptables understands, as nft says: those in which a known program has chains, with the
-    names of these programs; and the others, with the programs that manage them."""
+    """The tables that only iptables understands, as nft says: (tables in which a known program has chains -> the
+    names of these programs, other tables -> the program that manages them)."""
     alone: dict[Key, str] = {}
     strange: dict[str, str] = {}
     for family, name, manager in _FOREIGN.findall(done.out + done.err):
@@ -220,20 +222,20 @@ def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[d
 
 
 def _handles(found: Mapping[Key, Table]) -> set[str]:
-    """The handles of the tables and of their sets. They tell a table that stayed from one that was made anew."""
+    """The handles of the tables and of their sets. A table that was made anew has another handle."""
     sets = {f"{one.handle}.{block.handle}" for one in found.values() for block in one.blocks if block.is_set}
     return sets | {one.handle for one in found.values()}
 
 
 def _load(text: str, system: System, *options: str) -> Completed:
-    """Load the rules in one transaction: all of them, or none."""
+    """Load the rules in one transaction: all rules, or no rule."""
     with _readable(text.encode()) as (_fd, path):
         return system.run(["nft", *options, "--file", path], _TIMEOUT)
 
 
 @contextmanager
 def _readable(data: bytes) -> Iterator[tuple[int, str]]:
-    """Memory as a file: its descriptor at offset 0, and a path for a command that we start. Nothing is on disk."""
+    """A file in memory, not on disk: its descriptor at offset 0, and its path for a command that we start."""
     fd = os.memfd_create("ruleset")
     try:
         write_all(fd, data)
@@ -265,7 +267,7 @@ def _configured() -> str:
 
 
 def _legacy(system: System) -> list[str]:
-    """The programs that filter packets besides nftables, and are in use."""
+    """The programs in use that filter packets besides nftables."""
     found = []
     for name, path in _LEGACY:
         try:
@@ -277,12 +279,13 @@ def _legacy(system: System) -> list[str]:
     return found + (["ipset"] if listed.rc == 0 and listed.out.strip() else [])
 
 
-# -- what was recorded
+# -- the record
 
 
 @dataclass
 class Recorded:
-    """The lines, read. ``form`` is "" for the record of an older version, which has all tables in ``sha``."""
+    """The record that the lines hold. ``form`` is "" for the record of an older version, whose ``sha`` has all
+    tables."""
 
     sha: str = ""
     form: str = ""
@@ -307,7 +310,7 @@ class Recorded:
 
 
 def parse(lines: Sequence[str]) -> Recorded:
-    """Raises Damaged for what ``capture`` could not have written."""
+    """The record of the lines. Raises Damaged for a line that ``capture`` cannot have written."""
     found = Recorded()
     for line in lines:
         first, *words = line.split(" ")
@@ -337,13 +340,13 @@ def parse(lines: Sequence[str]) -> Recorded:
 
 
 def _live(system: System) -> Completed | None:
-    """The answer of nft, or None where it gives none, perhaps because the change removed it."""
+    """The answer of nft; None where nft does not answer, perhaps because the change removed it."""
     done = _list(system)
     return done if done.rc == 0 else None
 
 
 def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
-    """A sentence on the tables of programs that came or went. They are left alone."""
+    """A sentence on the tables of programs that came or went; these tables are left alone."""
     keep = recorded.keep
     came = [table for key, table in found.items() if keep.table(table) and key not in recorded.tables]
     words = [f"the table {' '.join(one.key)} of {keep.table(one)} is new, and was left alone" for one in came]
@@ -367,8 +370,8 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
     wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
     done = _load(wanted, at.system)
     if done.rc != 0:
-        # State of a program there stands in the way: an element that is part of a permanent element, a rule of
-        # iptables. Access matters more.
+        # State of a program stands in the way: an element that is part of a permanent element, or a rule of iptables.
+        # Access matters more, so load the ruleset without this state.
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
         done = _load(plain, at.system)
@@ -378,7 +381,8 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
 
 
 def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorded, system: System) -> list[str]:
-    """Each table by itself, what is new first, so that one that cannot be loaded keeps no other from it."""
+    """Put back each table by itself, new tables first, so that a table that cannot be loaded does not hinder others;
+    sentences on the tables that failed."""
     wrong = []
     for key in [*(key for key in now if key not in then), *then]:
         was, live = ({key: side[key]} if key in side else {} for side in (then, now))
@@ -389,7 +393,8 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
         words = f"table {' '.join(key)}: {done.words}"
         lines = text.splitlines(keepends=True)
         gone = {int(one) - 1 for one in _NO_INTERFACE.findall(done.out + done.err)}
-        # A rule that asks for an interface that is gone matches nothing; one that asks for any other would.
+        # Leave out rules whose interface is gone, which match nothing. A rule with "!=" would match: do not leave it
+        # out.
         if gone and all(number < len(lines) and "!=" not in lines[number] for number in gone):
             text = "".join(line for number, line in enumerate(lines) if number not in gone)
             if _load(text, system).rc == 0:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A listing of nftables as tables, their blocks and what is in these; whose each of them is; how two are merged.
+"""A listing of nftables as tables, blocks and the items in blocks; their owners; and how two listings are merged.
 
-Pure. A program owns what it puts in and takes out while it runs: a table, chains and sets in somebody else's table, the
-rules that lead there, the elements of a set. That stays as it is when the rest is put back (docs/firewall.md).
+Pure. A program owns the objects that it adds and removes while it runs: a table, chains and sets in another owner's
+table, the rules that lead to these, and the elements of a set. Such objects stay as they are when the rest is put
+back (docs/firewall.md).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Program(NamedTuple):
 
 
 _NOTHING = "(?!)"
-# As the programs name them themselves; docs/firewall.md says where each does. firewalld and ufw are not here: what they
-# hold is the administrator's own policy, and what can lock one out.
+# The names come from the programs; docs/firewall.md gives the sources. firewalld and ufw are not here: their rules
+# are the administrator's own policy, and can lock people out.
 PROGRAMS = (
     Program("fail2ban", "f2b-table|fail2ban", "f2b-.*|addr6?-set-.*"),
     Program("docker", "docker-bridges", "DOCKER.*", r"docker0|docker_gwbridge|br-[0-9a-f]{12}"),
@@ -55,12 +56,12 @@ _TABLE = re.compile(r"^table (\S+) (\S+) \{([^\n]*)\n(.*?)^\}$", re.MULTILINE | 
 _BLOCK = re.compile(r"^\t(\S[^\n]*?) (\S+) \{([^\n]*)\n(.*?)^\t\}\n?", re.MULTILINE | re.DOTALL)
 _OWNED = re.compile(r"^\tflags [^\n]*\bowner\b", re.MULTILINE)
 _PASSING = re.compile(r"^\t\t(?:flags [^\n]*\bdynamic\b|timeout )", re.MULTILINE)
-# nft of newer versions says how many elements are in a set just now.
+# Newer versions of nft show how many elements are in a set.
 _COUNT = re.compile(r"^(\t\tsize \d+)\t# count \d+$", re.MULTILINE)
 _ELEMENT = re.compile(r'(?:[^,"]|"[^"]*")+')
 _RULE = re.compile(r"^\t\t\S.*?(?=^\t\t\S|\Z)", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r'"[^"]*"')
-# Tables and chains that iptables makes by itself as soon as it looks at a table.
+# Tables and chains that iptables makes as soon as it looks at a table.
 _BUILT_IN = ("filter", "nat", "mangle", "raw", "security")
 _BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 
@@ -69,7 +70,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Block:
-    """A chain with its rules, a set or map with its elements, or another object of a table, all of it head."""
+    """A chain with its rules, a set or map with its elements, or another object of a table, which has no items."""
 
     kind: str
     name: str
@@ -111,7 +112,7 @@ class Table:
 
 
 def tables(listing: str) -> dict[Key, Table]:
-    """The tables of a listing, with handles or without."""
+    """The tables of a listing, which may lack handles."""
     found = {}
     for family, name, about, body in _TABLE.findall(_COUNT.sub(r"\1", listing)):
         blocks = tuple(_block(*one) for one in _BLOCK.findall(body))
@@ -138,10 +139,10 @@ def _block(kind: str, name: str, about: str, body: str) -> Block:
 
 @dataclass(frozen=True)
 class Keep:
-    """The tables, chains and sets that are left as they are.
+    """The tables, chains and sets that stay as they are.
 
-    ``tables`` and ``sets`` as recorded; ``excepts`` as declared, each two or three words. With ``known`` also those
-    whose name a known program gives.
+    ``tables`` and ``sets``: from the record. ``excepts``: from the declaration, each of two or three words.
+    ``known``: whether objects with names of known programs stay, too.
     """
 
     excepts: Collection[tuple[str, ...]] = ()
@@ -150,7 +151,7 @@ class Keep:
     known: bool = True
 
     def table(self, table: Table) -> str:
-        """The program that owns the whole table; "" where none does."""
+        """The owner of the whole table; "" where no program owns it and no exception names it."""
         if table.owner:
             return "the program that made it"
         if self._excepted(table.key):
@@ -160,7 +161,8 @@ class Keep:
         return next((one.name for one in PROGRAMS if re.fullmatch(one.tables, table.name)), "") if self.known else ""
 
     def part(self, name: str) -> str:
-        """The known program that gives such names to its chains and sets in tables of others."""
+        """The known program that gives such a name to its chains and sets in tables of others; "" for another
+        name."""
         return next((one.name for one in PROGRAMS if re.fullmatch(one.parts, name)), "") if self.known else ""
 
     def elements(self, table: Table, block: Block) -> bool:
@@ -169,8 +171,8 @@ class Keep:
         return block.kind == "set" and (path in self.sets or self._excepted(path))
 
     def rule(self, rule: str, table: Table, chain: Block) -> bool:
-        """Whether the rule is a program's: it leads to its chain or set; or, among the chains that iptables makes for
-        all, passes on what comes from its interface or goes there."""
+        """Whether the rule belongs to a program. Such a rule leads to the program's chain or set; or it stands in a
+        chain that iptables makes for all programs, and names the program's interface."""
         bare = _QUOTED.sub('""', rule)
         names = re.findall(r"\b(?:jump|goto) (\S+)", bare) + re.findall(r"@(\S+)", bare)
         if any(self.part(name.rstrip(",}")) for name in names):
@@ -186,7 +188,7 @@ class Keep:
 
 
 def form(found: Iterable[Table], keep: Keep) -> str:
-    """The text of all that is put back, in an order of its own: equal texts where nothing is to be done."""
+    """The text of all tables that are put back, sorted. Equal texts mean that there is no difference."""
     formed = (_form(table, keep) for table in found)
     return "".join(sorted(one.text() for one in formed if one is not None))
 
@@ -212,13 +214,13 @@ def _form(table: Table, keep: Keep) -> Table | None:
 
 
 def _made_by_looking(table: Table, chain: Block) -> bool:
-    """Whether it is an empty chain such as iptables makes whenever it looks at a table: as good as none."""
+    """Whether the chain is an empty chain such as iptables makes whenever it looks at a table: it has no effect."""
     accepts = re.search(r"policy (?!accept)", chain.head) is None
     return table.name in _BUILT_IN and chain.name in _BUILT_IN_CHAINS and accepts
 
 
 def lasting(block: Block) -> list[str]:
-    """The elements but for those that packets add or that expire: they come and go by themselves."""
+    """The elements, without elements that packets add or that expire: these come and go by themselves."""
     return [one for one in block.items if not _passes(block.head, one)]
 
 
@@ -231,7 +233,8 @@ def _expires(element: str) -> bool:
 
 
 def recording(found: Iterable[Table], keep: Keep) -> str:
-    """The text to be kept: what is put back, and what programs have in it just now, should a change take that away."""
+    """The text that the store keeps: the tables that are put back, with the present objects of programs in them, in
+    case a change removes these."""
     kept = []
     for table in found:
         if not keep.table(table):
@@ -243,10 +246,11 @@ def recording(found: Iterable[Table], keep: Keep) -> str:
 def transaction(
     then: Mapping[Key, Table], now: Mapping[Key, Table], keep: Keep, same: Collection[str], whole: bool = False
 ) -> str:
-    """The transaction that makes the tables as they were then; nothing of those that are so already.
+    """The transaction that brings the tables back to ``then``, without the tables that do not differ.
 
-    ``same``: handles, of tables and of sets (``table.set``), that the record has: such a one has stayed since, and what
-    is missing in it a program has taken out. ``whole``: make all anew, in the order of then.
+    ``same``: the recorded handles of tables and of sets (``table.set``). A table or set that still has such a handle
+    has stayed since, and a program has removed the items that are missing in it. ``whole``: make all tables anew, in
+    the order of ``then``.
     """
     text = ""
     for key in [*then, *(key for key in now if key not in then)]:
@@ -263,7 +267,7 @@ def transaction(
 
 
 def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
-    """The table as it was, with what programs have in it now."""
+    """The recorded table, with the objects that programs have in it now."""
     if live is None:
         return was
     if was is None:
@@ -309,7 +313,7 @@ def _elements(
 
 
 def _rules(table: Table, block: Block, there: Block, keep: Keep, stayed: bool) -> tuple[str, ...]:
-    """The rules as they were; those of programs as they are now, before them or behind, as they stand now."""
+    """The recorded rules, and the present rules of programs before or behind them, as these stand now."""
     mine = [rule for rule in block.items if not keep.rule(rule, table, block)]
     first: list[str] = []
     last: list[str] = []
@@ -324,7 +328,7 @@ def _rules(table: Table, block: Block, there: Block, keep: Keep, stayed: bool) -
 
 
 def only_shuts_out(table: Table, name: str) -> bool:
-    """Whether rules use the set, and none does anything else with what is in it than to shut it out."""
+    """Whether rules use the set, and each of these rules only shuts out the elements of the set."""
     used = False
     for chain in table.blocks:
         for rule in chain.items if chain.kind == "chain" else ():
@@ -339,8 +343,8 @@ def only_shuts_out(table: Table, name: str) -> bool:
 
 
 def plain_sets(found: Iterable[Table], keep: Keep, configured: str) -> list[tuple[Table, Block]]:
-    """The sets whose elements a running program puts there: no text of the configuration has any, and rules only shut
-    out what is in them. A set that lets in is never one: what a change took out of it must come back."""
+    """The sets whose elements come from a running program: no configuration file fills them, and rules only shut out
+    their elements. A set that lets packets in never counts: elements that a change removed from it must come back."""
     kept = []
     for table in found:
         for block in table.blocks if not keep.table(table) else ():
@@ -357,5 +361,5 @@ def _has_elements(configured: str, name: str) -> bool:
 
 
 def programs_in(table: Table, keep: Keep) -> Sequence[str]:
-    """The known programs that have chains or sets in a table of somebody else."""
+    """The known programs that have chains or sets in the table of another owner."""
     return sorted({keep.part(block.name) for block in table.blocks} - {""})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``network``: addresses, routes, rules and name servers as they run, and the files that make them so.
+"""The kind ``network``: the running addresses, routes, rules and name servers, and the files that configure them.
 
-The files go back with all others. Then the tool that manages an interface applies them, where the running state is
-another one; what it does not bring back is set with ``ip``.
+The files go back with all other files. Then the tool that manages an interface applies them where the running state
+differs. State that the tool does not bring back is set with ``ip``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 from . import running, tools
 from .running import Difference, State
 
-# Files beside those of the tools: of all of them, and of programs that ask for an address.
+# Files beside the tools' own files: files that all tools share, and files of programs that ask for an address.
 _FILES = (
     *("/etc/hosts", "/etc/resolv.conf", "/etc/resolvconf", "/etc/resolvconf.conf", "/etc/iproute2", "/etc/dhcp"),
     *("/etc/dhcpcd.conf", "/etc/dhclient.conf", "/etc/sysconfig/network", "/etc/sysconfig/network-scripts"),
 )
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
-# How often what differs is looked for again while it is set with ip: one change may take away another thing.
+# The passes that set differences with ip. Each pass looks again, because a change may take away other state.
 _PASSES = 6
-# Seconds: without a change nothing more is to be expected of a tool; a server may take longer to give an address.
+# Seconds without a change after which a tool is done, seconds to wait for an address from a server, and seconds to
+# wait for a tool.
 _QUIET = 2.0
 _LEASE = 20.0
 _LIMIT = 20.0
@@ -42,7 +43,7 @@ _SHOWN = 5
 
 @dataclass
 class Recorded:
-    """The lines, read. ``managed``: interface -> (its tool, the tool's name of its configuration)."""
+    """The state that the lines record. ``managed``: interface -> (its tool, the tool's name of its configuration)."""
 
     network: State
     only: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Network(Kind):
         self.etc = etc
 
     def check(self, spec: Spec) -> dict[str, object]:
-        """The declaration; UsageError where there is no ip, and for the name of an interface that is not there."""
+        """The declaration; UsageError where the program ip is missing, or an interface of that name."""
         found = read(self.options, spec, self.name)
         only, excepts = sorted(set(found["interfaces"])), sorted(set(found["except"]))
         for one in excepts:
@@ -103,7 +104,7 @@ class Network(Kind):
         return {key: value for key, value in (("interfaces", only), ("except", excepts)) if value}
 
     def trees(self, spec: Spec) -> list[str]:
-        """The files of all tools, of those too that are not here yet; but for a file that is a mount of its own."""
+        """The files of all tools, also of tools that are not installed; but no file that is a mount of its own."""
         paths = [*_FILES, *(path for tool in tools.TOOLS for path in tool.files)]
         mounted = mount_points()
         return sorted(one for one in map(self._here, paths) if os.fsencode(one) not in mounted)
@@ -112,9 +113,9 @@ class Network(Kind):
         return self.etc + path[len("/etc") :]
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (there is an address for a
-        time), ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration,
-        with the addresses that were known to move between hosts."""
+        """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (a dynamic address exists),
+        ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration, with the
+        addresses that were known to move between hosts."""
         then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
         network = self._look(then, system)
         lines = []
@@ -132,7 +133,7 @@ class Network(Kind):
         resolver = running.resolver(self._here("/etc/resolv.conf"), _RESOLVED)
         if resolver is None:
             return found
-        # With dynamic addresses come name servers, which may be others each time.
+        # A server of dynamic addresses also gives name servers, which may differ each time.
         resolver = {"any": bool(resolver["servers"])} if found.leases else resolver
         return running.of([*found.facts.values(), (running.DNS, resolver)])
 
@@ -151,9 +152,10 @@ class Network(Kind):
         return words
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """First the units of tools, then the tools whose files were put back, then each interface that differs.
+        """The steps: first the units of tools, then the tools whose files were put back, then each interface that
+        differs.
 
-        Early at boot the units alone: what they start reads the files.
+        Early at boot only the units: the programs that they start read the files.
         """
         then, detail = recorded(lines), {"lines": list(lines)}
         steps = []
@@ -161,7 +163,7 @@ class Network(Kind):
         for name, unit in then.units.items():
             todo = tools.verbs(unit, live_units[name]) if name in live_units else []
             steps += [Step(self.name, verb, name, "it was in another state", detail) for verb in todo]
-        # No two tools may configure one interface.
+        # Stop units before others start: no two tools may configure an interface.
         steps.sort(key=lambda step: tools.VERBS.index(step.action))
         if at.boot:
             return steps
@@ -179,7 +181,7 @@ class Network(Kind):
         return steps
 
     def _put_back_for(self, tool: tools.Tool, at: Restore) -> list[str]:
-        """The files of the tool that were put back and that it has not read since."""
+        """The files of the tool that were put back, and that the tool has not read since."""
         known = {path for step in at.steps if step.resource == self.name for path in step.detail.get("paths", ())}
         mine = [self._here(path) for path in tool.files]
         return sorted({path for path in at.changed if any(is_within(path, one) for one in mine)} - known)
@@ -200,7 +202,8 @@ class Network(Kind):
         return words
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """The units, the tools, then ``ip``. RestoreFailed names what is still another one then."""
+        """Carry out the steps of the units, then of the tools, then set state with ``ip``. RestoreFailed names the
+        differences that are left."""
         then = recorded(steps[0].detail["lines"]) if steps else Recorded(running.of(()))
         failed: dict[str, str] = {}
         for step in steps:
@@ -226,7 +229,8 @@ class Network(Kind):
         return [step for step in steps if step.target not in wrong]
 
     def _apply(self, then: Recorded, began: bool, failed: dict[str, str], system: System) -> None:
-        """Have tools apply what is configured, and set what is then missing with ip. Notes why something failed."""
+        """Have tools apply their configuration, then set the remaining differences with ip. ``failed`` gets target ->
+        why."""
         if began:
             self._settled(then, _QUIET, system)
         asked = False
@@ -250,7 +254,7 @@ class Network(Kind):
             self._settled(then, _QUIET, system)
 
     def _settled(self, then: Recorded, limit: float, system: System) -> None:
-        """Wait until the network is as recorded, or until nothing of it changes any more."""
+        """Wait until the network is as recorded, or until it no longer changes, or for ``limit`` seconds."""
         begun = changed = system.monotonic()
         seen = None
         while True:
@@ -290,14 +294,14 @@ class Network(Kind):
                 yield f"of the interface {name}"
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """All of it, where a changed file belongs to a tool."""
+        """A declaration of the whole network, where a changed file belongs to a tool."""
         mine = self.trees({})
         found = {path for path in changed if any(is_within(path, one) for one in mine)}
         return ({} if found and shutil.which("ip") else None), found
 
 
 def _is_in_use(tool: tools.Tool, then: Recorded) -> bool:
-    """Whether the tool ran at the checkpoint, as far as it has a unit, and can be asked."""
+    """Whether the tool can read its files anew, is installed, and (where it has units) ran at the checkpoint."""
     runs = [bool(then.units[unit]["active"]) for unit in tool.units if unit in then.units]
     there = not tool.command or shutil.which(tool.command) is not None
     return bool(tool.reload) and there and (not runs or any(runs))
@@ -317,7 +321,7 @@ def _because(failed: Mapping[str, str], target: str, then: Recorded) -> str:
 
 
 def recorded(lines: Sequence[str]) -> Recorded:
-    """Raises Damaged for what ``capture`` could not have written."""
+    """The record of the lines. Raises Damaged for a line that ``capture`` cannot have written."""
     facts = []
     found = Recorded(running.of(()))
     for line in lines:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The running network as ``ip`` tells it: facts that can be compared, and the commands of ``ip`` that make them so."""
+"""The running network as ``ip`` shows it: facts that can be compared, and the commands of ``ip`` that bring facts
+back."""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ _OF_PROGRAMS = re.compile(
     r"|gre0|gretap0|erspan0|sit0|ip6tnl0|ip6gre0|ip_vti0|ip6_vti0"
 )
 _KINDS_OF_PROGRAMS = ("wireguard", "tun", "openvswitch", "xfrm", "vti", "vti6", "ppp")
-# Kinds of interfaces that exist by configuration alone: one that was not there is deleted.
+# Kinds of interfaces that exist by configuration alone: a rollback deletes a new interface of these kinds.
 _CONFIGURED = ("bridge", "bond", "vlan", "dummy", "macvlan", "ipvlan", "vxlan", "team", "vrf")
-# Kinds of which no more need be known than is recorded to make one anew.
+# Kinds of interfaces that can be made anew from their record.
 MADE_ANEW = ("bridge", "dummy", "vlan")
-# Routes that come from the network, and those of an administrator; all others, by a name of /etc/iproute2/rt_protos or
-# a number, belong to running programs.
+# Protocols of routes from the network, and of routes by an administrator or the kernel. All other protocols, names of
+# /etc/iproute2/rt_protos or numbers, are for running programs.
 _FROM_THE_NETWORK = ("dhcp", "ra", "redirect")
 _BY_HAND = ("boot", "static", "kernel", "unspec", "none")
 _KEEPALIVED = ("keepalived", "18")
@@ -49,7 +50,7 @@ _PASSING_KEYS = (
     *("pref", "flags", "expires", "cacheinfo", "age", "error", "nhid", "iif_detached", "oif_detached"),
     *("uid_start", "uid_end", "dport_start", "dport_end", "sport_start", "sport_end"),
 )
-# Where it is configured which addresses move between hosts: files, blocks in them, addresses in these.
+# The configuration of addresses that move between hosts: files, blocks in the files, addresses in the blocks.
 _MOVED = (
     (
         "etc/keepalived/**/*.conf",
@@ -70,7 +71,7 @@ _FAMILIES = {"inet": "-4", "inet6": "-6"}
 
 @dataclass(frozen=True)
 class State:
-    """A network as it was seen. ``facts``: line -> (word, record), of all that is compared."""
+    """A network as it was seen. ``facts``: line -> (word, record), for all facts that are compared."""
 
     facts: Mapping[str, tuple[str, Record]]
 
@@ -94,16 +95,16 @@ def of(facts: Iterable[tuple[str, Record]]) -> State:
 
 
 def look(only: Sequence[str], system: System, excepts: Collection[str] = ()) -> State:
-    """The network as it is now. ``only``: patterns of interfaces, all but those of programs where there are none.
+    """The present network. ``only``: patterns of interfaces; without patterns, all interfaces but those of programs.
     ``excepts``: addresses and networks that are left alone.
 
-    Raises Refused where ``ip`` does not tell.
+    Raises Refused where ``ip`` does not answer.
     """
     return without((fact for fact in _facts(only, system) if _is_fine(*fact)), excepts)
 
 
 def without(facts: Iterable[tuple[str, Record]], excepts: Collection[str]) -> State:
-    """The network without the addresses that are left alone, and the routes that come with them."""
+    """The network without the addresses of ``excepts``, and without the routes that come with these addresses."""
     networks = [ipaddress.ip_network(one, strict=False) for one in excepts]
 
     def is_left(record: Record) -> bool:
@@ -114,7 +115,7 @@ def without(facts: Iterable[tuple[str, Record]], excepts: Collection[str]) -> St
 
 
 def moved(root: str = "/") -> set[str]:
-    """The addresses that programs of a cluster move between hosts, as they are configured to."""
+    """The addresses that programs of a cluster move between hosts, from the programs' configuration."""
     found = set()
     for pattern, blocks, address in _MOVED:
         for path in sorted(glob.glob(os.path.join(root, pattern), recursive=True)):
@@ -133,7 +134,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_fine(word: str, record: Record) -> bool:
-    """Whether it can stand in a line and in a command. A name that looks like an option cannot."""
+    """Whether the fact can stand in a line and in a command. A name that looks like an option cannot."""
     try:
         checked(word, record)
     except (ValueError, KeyError, TypeError):
@@ -181,12 +182,12 @@ def _ask(system: System, *words: str) -> list[Record]:
         found = None
     if not isinstance(found, list):
         raise Refused(f"network: ip does not tell what is there (ip -json {' '.join(words)}): {done.words}")
-    # Versions before 6 print an empty mapping for what they leave out.
+    # Versions of ip before 6 print an empty mapping for an item that they leave out.
     return [one for one in found if isinstance(one, dict) and one]
 
 
 def is_ours(name: str, kind: str, only: Sequence[str]) -> bool:
-    """Whether an interface belongs to what is protected."""
+    """Whether the interface is protected: a pattern of ``only`` names it, or it is no interface of a program."""
     if only:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
     return bool(name) and kind not in _KINDS_OF_PROGRAMS and _OF_PROGRAMS.fullmatch(name) is None
@@ -206,7 +207,7 @@ def _link(link: Record) -> Record:
 
 
 def _is_dynamic(address: Record) -> bool:
-    """Whether a server or a router has given the address for a time, or the kernel made it of its prefix."""
+    """Whether a server or a router has given the address for a time, or the kernel made it from a router's prefix."""
     return any(address.get(key) for key in ("dynamic", "temporary", "mngtmpaddr"))
 
 
@@ -232,20 +233,21 @@ def _devices(record: Record) -> set[str]:
 
 
 def _is_ours(route: Record, lasting: Collection[str], leases: dict[tuple[str, str], Record], family: str) -> bool:
-    """Whether the route is compared. Of routes that come from the network only it is, that there is a default one."""
+    """Whether the route is compared. A route that the network gave is not; a default route of this kind is noted in
+    its lease."""
     protocol = str(route.get("protocol", "boot"))
     device = str(route.get("dev", ""))
     lease = leases.get((device, family))
-    by_script = protocol == "boot" and route.get("dst") == "default" and lease is not None  # dhclient says so
+    by_script = protocol == "boot" and route.get("dst") == "default" and lease is not None  # As dhclient sets it.
     if protocol in _FROM_THE_NETWORK or by_script:
         if lease is not None and route.get("dst") == "default":
             lease["default"] = True
         return False
     if route.get("table") == "local" or protocol not in _BY_HAND or route.get("type") in ("local", "multicast"):
         return False
-    if route.get("dst") in ("ff00::/8", "fe80::/64"):  # The kernel's own, by whatever name.
+    if route.get("dst") in ("ff00::/8", "fe80::/64"):  # Routes of the kernel, whatever their protocol is.
         return False
-    # The kernel's own come with the addresses, which may be others each time.
+    # Other routes of the kernel come with the addresses, and dynamic addresses may differ each time.
     return protocol != "kernel" or route.get("prefsrc" if family == "inet" else "dst") in lasting
 
 
@@ -259,7 +261,7 @@ def _route(route: Record, family: str) -> Record:
 
 
 def _rules(rules: Sequence[Record], programs: set[str]) -> Iterator[Record]:
-    """The rules but for those that lead to tables of programs, and what stands beside these for them."""
+    """The rules, without the rules that lead to tables of programs, and without rules that accompany these."""
     kept = [one for one in rules if str(one.get("table", "")) not in programs - {"main", "local", "default"}]
     for one in kept:
         beside = len(kept) < len(rules) and any(key.startswith("suppress_") for key in one)
@@ -272,11 +274,11 @@ def _rules(rules: Sequence[Record], programs: set[str]) -> Iterator[Record]:
 
 
 def resolver(path: str, system_file: str) -> Record | None:
-    """The name servers in use, where ``path`` is a link to what a program writes. None for a file of its own."""
+    """The name servers in use, where ``path`` is a link to a file that a program writes; None for a plain file."""
     if not os.path.islink(path):
         return None
     real = os.path.realpath(path)
-    # Behind its stub resolved tells the servers that it asks.
+    # The stub file of resolved names only resolved itself; its other file names the servers that it asks.
     real = system_file if os.path.dirname(real) == os.path.dirname(system_file) else real
     found: dict[str, list[str]] = {"servers": [], "search": []}
     with suppress(OSError):
@@ -289,11 +291,11 @@ def resolver(path: str, system_file: str) -> Record | None:
     return {key: sorted(value) for key, value in found.items()}
 
 
-# -- what was recorded
+# -- recorded facts
 
 
 def checked(word: str, record: Record) -> tuple[str, Record]:
-    """The fact of a line. ValueError, KeyError or TypeError where nothing here could have written it."""
+    """The fact of a line. ValueError, KeyError or TypeError where ``look`` cannot have found such a fact."""
     for device in (*_devices(record), *(record[key] for key in ("master", "link", "iif", "oif") if record.get(key))):
         if _NAME.fullmatch(str(device)) is None:
             raise ValueError("no name of an interface")
@@ -312,7 +314,7 @@ def checked(word: str, record: Record) -> tuple[str, Record]:
 
 
 def is_word(text: str) -> bool:
-    """Whether it can stand in a command, and is no option of it."""
+    """Whether the text can stand in a command, and is no option."""
     return _WORD.fullmatch(text) is not None
 
 
@@ -332,7 +334,8 @@ def _values(value: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A fact that is missing now, or is there and was not. ``target``: the interface, or a word for what has none."""
+    """A fact that is missing now, or that is new. ``target``: the interface, or a word for a fact without
+    interface."""
 
     target: str
     word: str
@@ -345,7 +348,7 @@ class Difference:
 
 
 def differences(then: State, now: State) -> list[Difference]:
-    """The facts that differ. An interface that was not there matters where configuration alone makes it."""
+    """The facts that differ. A new interface counts only where it is of a kind that exists by configuration alone."""
     found = []
     links = set(then.links)
     for line, (word, record) in then.facts.items():
@@ -354,18 +357,19 @@ def differences(then: State, now: State) -> list[Difference]:
     for line, (word, record) in now.facts.items():
         had = (record.get("dev"), record.get("family")) in then.leases
         if line in then.facts or (word == LEASE and (had or record["family"] == "inet6")):
-            continue  # Routers come and go.
+            continue  # Routers, which give addresses of IPv6, come and go.
         strangers = _devices(record) - links
         if word == LINK and (not strangers or record["kind"] not in _CONFIGURED):
-            continue  # It was there, is a card, or belongs to another program.
+            continue  # The interface was there, is a card, or belongs to another program.
         if word in (ADDRESS, LEASE, ROUTE) and strangers:
-            continue  # It goes with its interface, or stays with it.
+            continue  # The fact goes with its interface, or stays with it.
         found.append(Difference(_target(word, record), word, record, False))
     return found
 
 
 def _is_had(lease: Record, network: State) -> bool:
-    """Whether the network has the dynamic address as well; with a default route, where this one has one."""
+    """Whether the network has a dynamic address of the same interface and family, with a default route where
+    ``lease`` has a default route."""
     same = [one for one in network.records(LEASE) if (one["dev"], one["family"]) == (lease["dev"], lease["family"])]
     return any(one.get("default") or not lease.get("default") for one in same)
 
@@ -395,10 +399,10 @@ def _shown(word: str, record: Record) -> str:
 
 
 def commands(found: Sequence[Difference], now: State, removing: bool) -> Iterator[tuple[Difference, list[str]]]:
-    """The commands of one pass: for what is missing or, with ``removing``, for what was not there.
+    """The commands of a pass, for missing facts or, with ``removing``, for new facts.
 
-    A command may take away more than it names (the first address of a network takes the others), or mend more than one
-    thing (a route replaces another one): look again after each pass.
+    A command may remove more facts than it names (the first address of a network takes the other addresses away), or
+    mend several (a route replaces another route): look again after each pass.
     """
     order = (LINK, ADDRESS, ROUTE, RULE)
     if not removing:
@@ -412,7 +416,7 @@ def commands(found: Sequence[Difference], now: State, removing: bool) -> Iterato
 
 
 def _is_indirect(record: Record) -> bool:
-    """Whether a gateway must be reachable first, or a parent or a master be there."""
+    """Whether the record needs another fact first: a reachable gateway, a parent or a master."""
     return any(key in record for key in ("gateway", "via", "nexthops", "master", "link"))
 
 
@@ -472,7 +476,7 @@ def route_words(record: Record) -> list[str]:
     words = [str(record["type"])] if "type" in record else []
     words.append(str(record["dst"]))
     for key in ("gateway", "dev", "table", "protocol", "scope", "prefsrc", "metric", "tos"):
-        # The device of a route that leads nowhere is the kernel's own choice.
+        # The kernel chooses the device of a route that leads nowhere.
         if key in record and not (key == "dev" and "type" in record and record["dev"] == "lo"):
             words += [{"gateway": "via", "protocol": "proto", "prefsrc": "src"}.get(key, key), str(record[key])]
     if "via" in record:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The tools that configure a network by files: their files and units, the interfaces that each manages, and how each is
-asked to apply what stands in its files."""
+"""The tools that configure a network by files: their files and units, the interfaces that each tool manages, and the
+commands that have it apply its files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ _APPLY = 60.0
 
 @dataclass(frozen=True)
 class Tool:
-    """``files``: its trees. ``units``: its programs. ``reload``: commands that have it read its files anew.
+    """``files``: its trees. ``units``: its units of systemd. ``reload``: commands that have the tool read its files
+    anew.
 
-    ``command``: the program without which it cannot be asked. ``lists``: the interfaces that it manages, each with its
-    own name of the configuration that is in use there. ``renew``: the commands that apply the configuration of one
-    interface, of its name and that of the configuration.
+    ``command``: the program that we need to ask the tool. ``lists``: the interfaces that the tool manages -> the
+    tool's name of the configuration in use. ``renew``: from the names of an interface and of its configuration, the
+    commands that apply this configuration.
     """
 
     name: str
@@ -48,7 +49,7 @@ def _network_manager(system: System) -> dict[str, str]:
     done = system.run(["nmcli", "--terse", "--fields", "DEVICE,STATE,CON-UUID", "device", "status"], _ASK)
     # A colon within a value is written with a backslash.
     rows = [re.split(r"(?<!\\):", line) for line in done.out.splitlines()] if done.rc == 0 else []
-    # A connection that others have set up is shown as connected (externally).
+    # NetworkManager shows a connection that others have set up as connected (externally).
     return {row[0].replace("\\", ""): row[2] for row in rows if len(row) == 3 and row[1] == "connected" and row[2]}
 
 
@@ -102,7 +103,7 @@ TOOLS = (
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 UNITS = tuple(unit for tool in TOOLS for unit in tool.units)
-# Its work is done once it has started: that it is not active says nothing.
+# Units whose work is done once they have started: it means nothing where they are not active.
 _ONCE = ("networking.service",)
 
 
@@ -116,7 +117,7 @@ def managed(system: System) -> dict[str, tuple[str, str]]:
 
 
 def units(system: System) -> dict[str, dict[str, object]]:
-    """Unit of a tool -> what of it is compared, of those that this host has."""
+    """Unit of a tool -> the state that is compared, for the units that this host has."""
     found: dict[str, dict[str, object]] = {}
     for state in systemd.observe(UNITS, system) if system.has_systemd() else ():
         enabled = "masked" if state.enabled.startswith("masked") else state.enabled
@@ -127,7 +128,7 @@ def units(system: System) -> dict[str, dict[str, object]]:
 
 
 def verbs(then: dict[str, object], now: dict[str, object]) -> list[str]:
-    """The verbs that make the unit as it was then."""
+    """The verbs that bring the unit back to its state ``then``."""
     found = []
     if now["enabled"] == "masked" and then["enabled"] != "masked":
         found.append("unmask")
@@ -143,7 +144,7 @@ def verbs(then: dict[str, object], now: dict[str, object]) -> list[str]:
 
 
 def apply(commands: Sequence[Sequence[str]], system: System) -> str:
-    """Run the commands, all of them; the words of the last that failed, empty where none has."""
+    """Run all commands; return the words of the last command that failed, or an empty text."""
     words = ""
     for argv in commands:
         done = system.run(list(argv), _APPLY)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Putting packages of Debian back: as many as can be, each transaction of apt simulated before it is carried out."""
+"""Put back as many packages of Debian as possible. Each transaction of apt is simulated before it is carried out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from . import kept, replacing
 from .dpkg import fetch, identity, look
 from .package import INSTALLS, REMOVES, Package, environment, most
 
-# A transaction is only ever stopped by what must not happen; dpkg killed in the middle is worse than a late end.
+# The time limit ends only a transaction that hangs: to kill dpkg in the middle is worse than to wait long.
 _CHANGE = 3600.0
-# apt stops at the first thing that goes wrong, and goes on when it is asked again.
+# apt stops at the first failure, and goes on when it is called again.
 _TURNS = 3
 _LOCKS = (
     *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
     *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
 )
-# Everything apt knows is what is installed and what it is given: it can neither download nor choose anything else.
+# apt knows only the installed packages and the given files: it can neither download nor choose other packages.
 _OFFLINE = (
     *("-o", "Dir::Etc::sourcelist=/dev/null", "-o", "Dir::Etc::sourceparts=/dev/null"),
     *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
@@ -50,11 +50,13 @@ Change = tuple[str, Package]
 
 
 def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | None = None) -> dict[str, str]:
-    """Make the packages as given, by (action of the step, package as recorded), in one transaction of apt.
-    ``filters``: what dpkg is to leave out of them, in place of what it is configured to leave out.
+    """Change the packages in one transaction of apt; return (name and architecture -> why) for the packages that are
+    left out.
 
-    What cannot be is left out, with what depends on it, and returned: name and architecture -> why. RestoreFailed, with
-    nothing changed, when another program holds the lock of dpkg or apt for longer than ``at.patience``.
+    ``changes``: (action of the step, package as recorded). ``filters``: the options by which dpkg leaves files out of
+    packages, in place of its configuration. A package that cannot be changed is left out, with the packages that
+    depend on it. Raises RestoreFailed, with nothing changed, where another program holds the lock of dpkg or apt for
+    longer than ``at.patience``.
     """
     _wait_for_locks(at)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
@@ -75,7 +77,7 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
 
 
 def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:
-    """Sentences on the changes that cannot be made now, as far as can be told without taking package files out."""
+    """Sentences on the changes that cannot be made now. Does not read the package files of the store."""
     held = [f"packages: {words}" for words in [locked()] if words]
     replaced = kept.every(at.objects.root)
     gone = [one for action, one in changes if action in INSTALLS and not one.sha256 and one.ident not in replaced]
@@ -84,8 +86,8 @@ def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:
 
 @dataclass
 class Work:
-    """The changes, and the package files that there are, by name and architecture. ``options``: more of dpkg's;
-    ``said``: by apt and dpkg."""
+    """The changes, and the available package files by name and architecture. ``options``: more options of dpkg;
+    ``said``: the output of apt and dpkg."""
 
     changes: Sequence[Change]
     files: Mapping[str, str]
@@ -95,7 +97,7 @@ class Work:
     said: str = ""
 
     def open(self) -> list[str]:
-        """The keys of what is not as it should be yet."""
+        """The keys of the packages that are not yet as recorded."""
         live = look(self.at.system)
         return list(dict.fromkeys(one.key for action, one in self.changes if _is_open(action, one, live.get(one.key))))
 
@@ -112,7 +114,8 @@ class Work:
         return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), options, self.at.patience)
 
     def refusal(self, keys: Sequence[str]) -> str:
-        """Why apt does not do this, or not this alone; "" when it would."""
+        """Why apt refuses to change these packages, or would change others too; "" where it would change only
+        these."""
         simulated = self.at.system.run([*self.argv(keys), "--simulate"], _CHANGE)
         more = beyond(simulated.out, self._of(keys, INSTALLS), self._of(keys, REMOVES))
         if more:
@@ -123,10 +126,11 @@ class Work:
         return f"apt refuses: {reason(simulated.out + simulated.err)}" if simulated.rc else ""
 
     def carry_out(self, keys: Sequence[str]) -> dict[str, str]:
-        """Change them; key -> cause, for those that it did not work for."""
+        """Change the packages; return (key -> cause) for the packages where that failed."""
         live = look(self.at.system)
         lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
-        # A file that somebody deleted of a package that stayed installed does not come back, unless the package fails.
+        # A deleted configuration file of a package that stayed installed does not come back, unless the package
+        # fails.
         force = ["--force-confmiss"] if any(key not in live for key in lost) else []
         torn = self._torn(keys, live)
         for _turn in range(_TURNS):
@@ -137,7 +141,7 @@ class Work:
             keys = [key for key in keys if key in still]
             if not keys:
                 break
-            # A file that moved to a newer package belongs to that until this one goes, too.
+            # A file that moved to a newer package belongs to that package until it is removed, too.
             moved = set(re.findall(r"trying to overwrite .* also in package (\S+) ", self.said))
             force = ["--force-confmiss"] if force or not lost.isdisjoint(keys) else []
             force += ["--force-overwrite"] if moved and moved <= self._names() else []
@@ -149,8 +153,8 @@ class Work:
     def _torn(self, keys: Sequence[str], live: Mapping[str, Package]) -> list[str]:
         """The packages that have to be installed twice.
 
-        Where a newer package says that it replaces them, dpkg leaves out the files that moved to it, and takes them
-        away with it.
+        Where a newer package declares that it replaces such a package, dpkg leaves out the files that moved to the
+        newer package, and removes these files together with the newer package.
         """
         names = [live[key].name if live[key].arch == "all" else key for key in keys if key in live]
         seen = self.at.system.run(["dpkg-query", "-W", "-f", "${Replaces}, ", *names], 60.0) if names else None
@@ -173,9 +177,11 @@ class Work:
         self.said += run(argv, self.folder, self.at).out
 
     def repair(self) -> None:
-        """Let dpkg finish what a kill left. What it cannot configure is replaced next, or the simulation tells.
+        """Let dpkg finish the work that a kill left. A package that dpkg cannot configure is replaced next, or the
+        simulation reports it.
 
-        A package of which a kill left only a part has no archive that apt could go on from: it gets the recorded one.
+        For a package of which a kill left only a part, apt has no package file to go on from: dpkg unpacks the
+        recorded file.
         """
         live = look(self.at.system)
         if not any(package.status for package in live.values()):
@@ -205,8 +211,8 @@ def apt_install(
     more: Sequence[str] = (),
     wait: float = 300.0,
 ) -> list[str]:
-    """The command that installs these files and removes these packages, and nothing else. ``purge``: with their data;
-    ``more``: options for dpkg."""
+    """The command that installs these files and removes these packages, and changes no other package. ``purge``:
+    remove the packages' data too; ``more``: options for dpkg."""
     options = [*_KEEP_CONFIG, *more]
     return [
         *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={wait:.0f}", "-o", "Dpkg::Use-Pty=0"),
@@ -220,7 +226,7 @@ def apt_install(
 
 def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Package]) -> list[str]:
     """Sentences on the effects of a simulated transaction that nobody asked for."""
-    # apt names the architecture of what is foreign alone.
+    # apt names the architecture of foreign packages alone.
     asked = {("Inst", name) for one in installs for name in (one.name, one.key)}
     asked |= {(verb, name) for verb in ("Remv", "Purg") for one in removes for name in (one.name, one.key)}
     found = re.findall(r"^(Inst|Remv|Purg) (\S+)", simulated, re.MULTILINE)
@@ -231,7 +237,8 @@ def beyond(simulated: str, installs: Sequence[Package], removes: Sequence[Packag
 
 
 def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[str, str], dict[str, str]]:
-    """(key -> package file in ``folder``, key -> why there is none). What the store lacks, a mirror may have by now."""
+    """(key -> package file in ``folder``, key -> why there is no file). A mirror may have a file that the store
+    lacks."""
     files: dict[str, str] = {}
     left: dict[str, str] = {}
     replaced = kept.every(at.objects.root)
@@ -254,7 +261,7 @@ def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[
 
 
 def _take_out(package: Package, replaced: kept.Kept | None, folder: str, at: Restore) -> str:
-    """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
+    """Copy the package file from the store to ``folder``; Damaged where it is another package than the line says."""
     path = os.path.join(folder, f"{package.name}_{package.arch}.deb")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -276,7 +283,8 @@ def _take_out(package: Package, replaced: kept.Kept | None, folder: str, at: Res
 
 
 def _mark(changes: Sequence[Change], folder: str, at: Restore) -> dict[str, str]:
-    """Hold and mark all that was changed; a transaction marks what it installs as manual. key -> why it could not."""
+    """Hold and mark the packages that were changed, because a transaction marks each package that it installs as
+    manual; return (key -> why) for the packages where that failed."""
     live = look(at.system)
     wanted: dict[str, list[Package]] = {}
     for action, package in changes:
@@ -300,10 +308,11 @@ def _mark(changes: Sequence[Change], folder: str, at: Restore) -> dict[str, str]
 
 
 def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
-    """Run what changes packages; all that it says is in ``out``. Waits for a lock of others while there is patience."""
+    """Run a command that changes packages; all of its output is in ``out``. Waits up to ``at.patience`` for a lock
+    that another program holds."""
     log = os.path.join(folder, "log")
     command = ["env", "-i", *(f"{key}={value}" for key, value in environment(_QUIET, at.boot).items()), *argv]
-    # Into a file, not a pipe of ours: when we are killed, it goes on and ends well.
+    # The output goes to a file, not to a pipe of ours: where we are killed, the command goes on and ends well.
     script = 'umask 022; log=$1; shift; exec "$@" >"$log" 2>&1'
     end = at.system.monotonic() + at.patience
     while True:
@@ -338,14 +347,15 @@ def _held(words: str) -> RestoreFailed:
 
 
 def locked() -> str:
-    """The program that holds a lock of dpkg or apt, in words; "" when none does. A lock file alone is no lock."""
+    """The program that holds a lock of dpkg or apt, in words; "" where no program does. A lock file alone is no
+    lock."""
     for path in _LOCKS:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            # struct flock, as the C library of this machine lays it out.
+            # The layout of struct flock in the C library of this machine.
             asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             kind, _whence, _start, _length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
         except (OSError, struct.error):
@@ -373,7 +383,7 @@ def _read(path: str) -> str:
         return ""
 
 
-# -- what went wrong
+# -- causes of failures
 
 _BEGINS = re.compile(
     r"(Setting up|Unpacking|Preparing to unpack|Removing|Purging|Processing triggers|Selecting|\(Reading database|"
@@ -382,7 +392,8 @@ _BEGINS = re.compile(
 
 
 def cause(said: str, name: str) -> str:
-    """Why dpkg failed with this package: what its script said last, and what dpkg made of it. "" when it did not."""
+    """Why dpkg failed with this package: the last words of its script, and dpkg's own error. "" where dpkg did not
+    fail."""
     word = re.escape(name)
     failed = re.compile(rf"dpkg: error processing (package {word}[: ]|archive \S*/{word}_)")
     lines = said.splitlines()
@@ -397,7 +408,7 @@ def cause(said: str, name: str) -> str:
 
 
 def reason(said: str) -> str:
-    """The lines in which apt or dpkg name the cause, not those that say that something went wrong."""
+    """The lines in which apt or dpkg name the cause, without the lines that only report a failure."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     unmet = [line for line in lines if re.match(r"\S+ : (Pre)?(Depends|Breaks|Conflicts|Recommends)", line)]
     errors = [line for line in lines if re.match(r"(E: |dpkg: error)", line) and "returned an error code" not in line]

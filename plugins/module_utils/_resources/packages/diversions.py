@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Diversions of dpkg that somebody has made by hand: a package's file then goes where nobody looks for it. Those of
-packages come and go with their scripts."""
+"""Diversions of dpkg that somebody has made by hand: dpkg puts a package's file at another path. Diversions of
+packages come and go with the packages' scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACTIONS = ("divert", "undivert")
 
 
 def look(path: str = _FILE) -> dict[str, str]:
-    """Path -> where files of packages go in its place."""
+    """Path -> the path at which dpkg puts files of packages instead."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             lines = stream.read().splitlines()
@@ -27,7 +27,7 @@ def look(path: str = _FILE) -> dict[str, str]:
 
 
 def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
-    """The steps that make the diversions as they were. Pure."""
+    """The steps that bring back the recorded diversions. Pure."""
     gone = [(at, to) for at, to in now.items() if then.get(at) != to]
     back = [(at, to) for at, to in then.items() if now.get(at) != to]
     return [
@@ -37,14 +37,14 @@ def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
 
 
 def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
-    """Carry the steps out; path -> why that was not possible."""
+    """Carry out the steps; return (path -> why) for the steps that failed."""
     left = {}
     for step in steps:
         at, to = step.target, str(step.detail["to"])
         if step.action == "undivert":
             argv = ["--no-rename", "--remove", at]
         else:
-            # The former file may be back with the files already.
+            # The rollback of the files may have brought the diverted file back already.
             move = "--no-rename" if os.path.lexists(to) else "--rename"
             argv = ["--local", "--divert", to, move, "--add", at]
         done = system.run(["dpkg-divert", *argv], 60.0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Packages of Debian: what dpkg and apt know, and where package files come from."""
+"""Packages of Debian: the packages that dpkg and apt know, and the sources of package files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ _FILTER = re.compile(r"""^[ \t]*(path-exclude|path-include)[ \t]*[= \t][ \t]*["'
 _ARCHIVES = "/var/cache/apt/archives"
 _MARKS = "/var/lib/apt/extended_states"
 _FORMAT = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Want}\\t${db:Status-Eflag}\\t${db:Status-Status}\\n"
-# Not installed: nothing of them but perhaps configuration files. Whole: triggers run by themselves.
+# The states of a package that is not installed (configuration files may be left), and of a package that is fully
+# installed (triggers run by themselves).
 _GONE = ("not-installed", "config-files")
 _WHOLE = ("installed", "triggers-awaited", "triggers-pending")
 _LOOK = 60.0
 _CONFIG = "/etc/dpkg/dpkg.cfg"
-# Seconds that a download may take: for the connection, and for each package. A rollback may be waiting.
+# Seconds that a download may take: for the connection, and for each package. A rollback may wait for it.
 _CONNECT, _EACH = 20.0, 2.0
 
 
 def look(system: System) -> dict[str, Package]:
-    """key -> package, of all that is installed or half so; none where dpkg is not the host's package manager."""
+    """key -> package, for all packages that are fully or partly installed; empty where the host has no dpkg."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
     if seen.rc == 127 or (seen.rc and "no packages found" in seen.err):
         return {}
@@ -45,7 +46,7 @@ def look(system: System) -> dict[str, Package]:
 
 
 def packages_of(listed: str, marks: str) -> dict[str, Package]:
-    """From the output of dpkg-query and the text of apt's extended_states. Pure."""
+    """key -> package, from the output of dpkg-query and the text of apt's extended_states. Pure."""
     auto = auto_marked(marks)
     names = {name for name, _arch in auto}
     found = {}
@@ -53,7 +54,7 @@ def packages_of(listed: str, marks: str) -> dict[str, Package]:
         name, arch, version, want, flag, status = line.split("\t")
         if status in _GONE:
             continue
-        # apt notes packages for all architectures under the host's own.
+        # apt notes a package for all architectures under the host's own architecture.
         marked = (name, arch) in auto or (arch == "all" and name in names)
         whole = status in _WHOLE and flag == "ok"
         state = "" if whole else (status if flag == "ok" else f"{status}-{flag}")
@@ -63,14 +64,14 @@ def packages_of(listed: str, marks: str) -> dict[str, Package]:
 
 
 def with_data(system: System) -> list[str]:
-    """The keys of what is not installed, and has left its configuration and data."""
+    """The keys of the packages that are not installed, and have left their configuration and data."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
     words = [line.split("\t") for line in seen.out.splitlines()] if seen.rc == 0 else []
     return sorted(f"{one[0]}:{one[1]}" for one in words if one[5:] == ["config-files"])
 
 
 def auto_marked(text: str) -> set[tuple[str, str]]:
-    """(name, architecture) of what apt installed because something else needed it."""
+    """(name, architecture) of the packages that apt installed because another package needed them."""
     found = set()
     for paragraph in _paragraphs(text):
         if paragraph.get("Auto-Installed") == "1":
@@ -79,7 +80,7 @@ def auto_marked(text: str) -> set[tuple[str, str]]:
 
 
 def _paragraphs(text: str) -> Iterable[dict[str, str]]:
-    """The fields of each paragraph, without those that go on over several lines."""
+    """The fields of each paragraph; of a field of several lines, the first line."""
     for block in re.split(r"\n\s*\n", text):
         lines = [line for line in block.splitlines() if ": " in line and line[:1] not in (" ", "\t")]
         if lines:
@@ -90,11 +91,11 @@ def older(one: str, other: str, system: System) -> bool:
     return system.run(["dpkg", "--compare-versions", one, "lt", other], _LOOK).rc == 0
 
 
-# -- what dpkg leaves out of packages
+# -- files that dpkg leaves out of packages
 
 
 def filters(config: str = _CONFIG) -> list[str]:
-    """The options by which dpkg installs a part of a package's files only, in the order in which it reads them."""
+    """The options by which dpkg leaves out files of packages, in the order in which dpkg reads the options."""
     found = []
     parts = sorted(os.listdir(f"{config}.d")) if os.path.isdir(f"{config}.d") else []
     for path in [*(f"{config}.d/{name}" for name in parts if re.fullmatch("[A-Za-z0-9_-]+", name)), config]:
@@ -110,10 +111,11 @@ def filters(config: str = _CONFIG) -> list[str]:
 
 
 def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
-    """ident -> name of the package file in the sink, for those of which one can be had.
+    """ident -> name of the package file in the sink, for the packages whose file is available.
 
-    In this order: apt's cache, the mirror, a file made anew by dpkg-repack. With a Hasher nothing is downloaded or
-    made: the name is that of the file which a Writer would get. Without ``fetch`` apt's cache is all that is asked.
+    The sources are, in this order: apt's cache, the mirror, and dpkg-repack, which makes the file anew. With a Hasher
+    nothing is downloaded or made: the name is the name of the file that a Writer would get. Without ``fetch`` only
+    apt's cache counts.
     """
     if not packages:
         return {}
@@ -141,7 +143,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
 
 
 def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
-    """ident -> SHA-256, of the versions that apt's lists say can be downloaded."""
+    """ident -> SHA-256, for the versions that apt's lists offer for download."""
     asked = [f"{package.key}={package.version}" for package in packages]
     shown = system.run(["apt-cache", "show", "--no-all-versions", *asked], _LOOK)
     wanted = {package.ident for package in packages}
@@ -154,13 +156,13 @@ def _offered(packages: Sequence[Package], system: System) -> dict[Ident, str]:
 
 
 def cached(package: Package, system: System) -> str:
-    """The package file in apt's cache; "" when there is none."""
+    """The package file in apt's cache; "" where the cache does not have it."""
     path = os.path.join(_ARCHIVES, f"{package.name}_{package.version.replace(':', '%3a')}_{package.arch}.deb")
     return path if os.path.isfile(path) and identity(path, system) == package.ident else ""
 
 
 def fetch(packages: Sequence[Package], folder: str, system: System, download: bool) -> dict[str, str]:
-    """key -> package file, from apt's cache or, into ``folder``, from the mirror."""
+    """key -> package file, from apt's cache, or downloaded from the mirror to ``folder``."""
     found = {one.key: path for one in packages for path in [cached(one, system)] if path}
     missing = [one for one in packages if one.key not in found]
     if missing and download:
@@ -177,14 +179,15 @@ def _download(
 ) -> dict[Ident, str]:
     if not packages:
         return {}
-    # Some may fail: what came is known by its hash.
+    # Some downloads may fail: the hash tells which files came.
     idents = {offered[package.ident]: package.ident for package in packages}
     came = [add_file(path, sink) for path in _downloaded(packages, folder, system)]
     return {idents[sha]: sha for sha in came if sha in idents}
 
 
 def _downloaded(packages: Sequence[Package], folder: str, system: System) -> list[str]:
-    """The package files that the mirror still has, in a folder of their own, under the names that apt gives them."""
+    """Download the package files that the mirror still has to a folder of their own; their paths, as apt names
+    them."""
     inside = tempfile.mkdtemp(dir=folder)
     options = [f"Acquire::{kind}::Timeout=5" for kind in ("http", "https", "ftp")] + ["Acquire::Retries=0"]
     argv = ["env", "-C", inside, "apt-get", "-q", *(word for one in options for word in ("-o", one)), "download"]
@@ -204,7 +207,7 @@ def _repack(package: Package, folder: str, sink: Sink, system: System) -> dict[I
 
 
 def add_file(path: str, sink: Sink) -> str:
-    """The file's content into the sink; its name there, or "" when it is gone."""
+    """Add the file's content to the sink; return its name there, or "" where the file is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -218,7 +221,7 @@ def add_file(path: str, sink: Sink) -> str:
 
 
 def identity(path: str, system: System) -> Ident:
-    """(name, architecture, version) of a package file; empty words where it is none."""
+    """(name, architecture, version) of a package file; empty words where the path is no package file."""
     words = system.run(["dpkg-deb", "--show", "--showformat=${Package}\\t${Architecture}\\t${Version}", path], _LOOK)
     name, arch, version = (words.out.split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Package files of versions that something has replaced: kept in a folder of the store, as long as a checkpoint has
-such a version. The name of a file holds what it is and its hash, so that nothing else has to be written."""
+"""Package files of replaced versions, kept in a folder of the store as long as a checkpoint has such a version. The
+name of a file holds package, version and hash, so that there is no index to write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def every(root: str) -> dict[Ident, Kept]:
 
 
 def put(root: str, ident: Ident, write: Callable[[BinaryIO], None]) -> None:
-    """Keep the package file that ``write`` writes; durable once this returns. What fails leaves nothing behind."""
+    """Keep the package file that ``write`` writes; durable on return. A failure leaves no file behind."""
     folder = os.path.join(root, _FOLDER)
     ensure_dir(folder)
     path = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}")
@@ -77,14 +77,14 @@ def copy(source: str) -> Callable[[BinaryIO], None]:
 
 
 def refuse_if_full(stream: BinaryIO, size: int) -> None:
-    """Raises OSError where so many bytes would leave too little room for the change that is under way."""
+    """Raise OSError where so many bytes would leave too little room for the change that is under way."""
     room = os.fstatvfs(stream.fileno())
     if room.f_bavail * room.f_frsize < size + _RESERVE:
         raise OSError(f"the file system of the store has no room for {size >> 20} MB")
 
 
 def read(one: Kept) -> Iterator[bytes]:
-    """The content. Raises Damaged, before any of it, where it is not what was kept."""
+    """The content of the file. Raises Damaged, before the first bytes, where the content has changed."""
     with open_regular(one.path) as stream:
         if hash_file(stream.fileno())[0] != one.sha256:
             raise Damaged(f"{one.path} is not what was kept: its hash is another")
@@ -93,7 +93,7 @@ def read(one: Kept) -> Iterator[bytes]:
 
 
 def forget(root: str, needed: Collection[Ident]) -> None:
-    """Delete what is not needed any more, and what a kill has left."""
+    """Delete the package files that are no longer needed, and temporary files that a killed process has left."""
     folder = os.path.join(root, _FOLDER)
     for ident, one in every(root).items():
         if ident not in needed:

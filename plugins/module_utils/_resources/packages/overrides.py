@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Owners and modes that somebody has told dpkg to give to files of packages (dpkg-statoverride)."""
+"""Owners and modes that dpkg gives to files of packages because somebody has told it so (dpkg-statoverride)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def look(path: str = _FILE) -> dict[str, str]:
 
 
 def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
-    """The steps that make the overrides as they were. Pure."""
+    """The steps that bring back the recorded overrides. Pure."""
     steps = []
     for at, had in now.items():
         if at not in then:
@@ -41,7 +41,7 @@ def compare(then: Mapping[str, str], now: Mapping[str, str]) -> list[Step]:
 
 
 def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
-    """Carry the steps out; path -> why that was not possible."""
+    """Carry out the steps; return (path -> why) for the steps that failed."""
     left = {}
     for step in steps:
         at = step.target

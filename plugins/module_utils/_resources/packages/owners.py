@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The package that owns a path, and the paths of packages: what dpkg and rpm say of them."""
+"""The package that owns a path, and the paths of packages, as dpkg and rpm tell them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .package import Package
 
 _INFO = "/var/lib/dpkg/info"
 _LOOK = 60.0
-# At the root, links to directories of the same name below /usr: packages may name a path by either.
+# Links in / to directories of the same name below /usr: a package may name a path by either directory.
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _LISTED = re.compile(r"\S+ +\S+ +\S+ \S+ \S+ \./(.*)")
-# Characters that dpkg takes for a pattern, and that end a line of an answer.
+# Characters of a path that dpkg takes for a pattern, and the end of a line.
 _PATTERN = re.compile(r"[*?\[\\\n]")
 
 
@@ -35,7 +35,7 @@ def paths_of(packages: Sequence[Package], system: System) -> set[str]:
 
 
 def paths_in(packages: Sequence[Package], objects: Objects, system: System) -> set[str]:
-    """The paths of packages that are not installed any more, from their files in the store."""
+    """The paths of packages that are no longer installed, from their package files in the store."""
     found: set[str] = set()
     for one in packages:
         if not re.fullmatch("[0-9a-f]{64}", one.sha256):
@@ -58,7 +58,7 @@ def paths_in(packages: Sequence[Package], objects: Objects, system: System) -> s
 
 
 def owners(paths: Iterable[str], manager: str, system: System) -> dict[str, str]:
-    """Path -> the name of the package that owns it, for those that have an owner."""
+    """Path -> the name of the package that owns it, for the paths that have an owner."""
     plain = [path for path in paths if not _PATTERN.search(path)]
     found: dict[str, str] = {}
     if manager == "deb" and plain:
@@ -76,7 +76,7 @@ def owners(paths: Iterable[str], manager: str, system: System) -> dict[str, str]
 
 
 def installed_since(since: float, manager: str, system: System) -> set[str]:
-    """The names of packages that were installed, in whichever version, since that time."""
+    """The names of the packages of which any version was installed since that time."""
     if manager == "rpm":
         lines = system.run(["rpm", "-qa", "--qf", "%{NAME} %{INSTALLTIME}\\n"], _LOOK).out.splitlines()
         words = [line.split(" ") for line in lines]
@@ -98,6 +98,6 @@ def _real(path: str) -> str:
 
 
 def _names(path: str) -> list[str]:
-    """The names that a package may have for the path."""
+    """The names by which a package may list the path."""
     top, _slash, rest = path.removeprefix("/usr/").partition("/")
     return [path, f"/{top}/{rest}"] if path.startswith("/usr/") and top in _MERGED and rest else [path]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An installed package and its line in the manifest; what dpkg and rpm have in common when packages are put back."""
+"""An installed package and its line in the manifest, and the common parts of rollbacks of dpkg and rpm."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Ident = tuple[str, str, str]
 
 
 class Package(NamedTuple):
-    """``status`` is empty for a package that is installed whole, and otherwise dpkg's word for what it is.
+    """``status`` is dpkg's word for the state of the package, and empty for a package that is fully installed.
 
-    ``sha256`` names its package file in the store; ``LATER`` stands for a file that is yet to be had.
+    ``sha256`` names the package file in the store; ``LATER`` stands for a file that the checkpoint will fetch.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Package(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> Package | None:
-        """The package of a line, or None where ``line`` cannot have written it. No name leads out of a folder, or is an
-        option."""
+        """The package of a line; None where ``line`` cannot have written the line. No name can lead out of a folder,
+        or be an option of a command."""
         found = _LINE.fullmatch(line)
         if found is None:
             return None
@@ -72,7 +72,7 @@ class Package(NamedTuple):
 
     @classmethod
     def of(cls, stored: list[object]) -> Package:
-        """From the list that a step keeps of it."""
+        """The package from the list that a step stores."""
         name, arch, version, hold, auto, status, sha256, manager = stored
         words = (str(name), str(arch), str(version))
         return cls(*words, bool(hold), bool(auto), str(status), str(sha256), str(manager))
@@ -85,8 +85,9 @@ _LOCALES = ("/etc/default/locale", "/etc/locale.conf")
 
 
 def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tuple[list[str], dict[str, str]]:
-    """(as many of them as can be had together, what each other one is refused for). ``refusal`` says why what it is
-    given is impossible, or "" when it can be. All together come first, then halves."""
+    """(as many of the wanted packages as can change together; package -> why it is refused). ``refusal`` tells why
+    the given packages cannot change together, "" where they can. All packages are tried together first, then
+    halves."""
     chosen: list[str] = []
     refused: dict[str, str] = {}
 
@@ -101,7 +102,7 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
             add(more[len(more) // 2 :])
 
     add(wanted)
-    # A package that needed one that came later.
+    # A refused package may have needed a package that was chosen later.
     before = -1
     while refused and len(chosen) != before:
         before, again = len(chosen), list(refused)
@@ -112,8 +113,8 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
 
 
 def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:
-    """All of the environment for programs that change packages: nothing of ours, and the host's own language. Their
-    messages are in English, for we read them."""
+    """The whole environment for programs that change packages: no variable of ours, and the host's own language.
+    Their messages are in English, because we read them."""
     found = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -124,7 +125,7 @@ def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:
         "LC_MESSAGES": "C.UTF-8",
         **more,
     }
-    # Early at boot a script that waits for a service would wait for us.
+    # Early at boot services wait for us: a script that waited for a service would never end.
     return {**found, "SYSTEMD_OFFLINE": "1"} if boot else found
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``packages``: the versions that were installed, held and marked as they were.
+"""The kind ``packages``: the installed versions, with holds and marks.
 
-The package file of what is installed is kept in the store, so that a version comes back without a network, and after
-the mirror has dropped it. Which file belongs to which version is remembered by the manifests themselves: a version
-that any checkpoint holds is not looked for again.
+The store keeps the package file of an installed version, so that the version comes back without a network, and after
+the mirror has dropped it. The manifests record which file belongs to which version: a version whose file any
+checkpoint has is not fetched again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 from . import apt, diversions, dpkg, kept, overrides, owners, replacing, rpm
 from .package import INSTALLS, REMOVES, Ident, Package
 
-# The package files that are kept: those of the change, or every one.
+# The package files that are kept: the files of versions that the change replaces, or all files.
 _CHANGE, _EVERY = "change", "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
-# In place of a name, absent: nothing but the packages of the other lines was installed.
+# In place of the name in an absent line: only the packages of the other lines were installed.
 _ALL = "*"
 # A package that was not installed is removed with its data, unless a line ``data`` says that the data were there.
 _PURGE = "purge"
-# dpkg's own options by which it leaves files of packages out, one a line after this word.
+# After this word, each line is an option by which dpkg leaves out files of packages.
 _FILTERS = "filters"
-# Files that somebody has diverted by hand, likewise; recorded only with all packages.
+# After these words, each line is a diversion or an override that somebody made by hand; only with all packages.
 _DIVERSIONS = "diversions"
 _OVERRIDES = "overrides"
 _DIVERSION = re.compile(r"diversion (/\S*) (/\S*)")
@@ -48,11 +48,12 @@ NO_FILE = "; its package file is not in the store"
 
 
 class Recorded(NamedTuple):
-    """``absent``: names, with or without architecture, of which nothing was installed but what is in ``present``.
+    """``absent``: names, with or without architecture, of which only the packages in ``present`` were installed.
 
-    ``data``: keys of what was not installed, and had left data; None where nothing is to be purged. ``filters``: what
-    dpkg left out of packages, ``diversions`` and ``overrides``: what was diverted, and given another owner and mode, by
-    hand; None where that is not recorded.
+    ``data``: keys of the packages that were not installed, and had left data; None where no package is to be purged.
+    ``filters``: the options by which dpkg left files out of packages. ``diversions``: path -> the path at which dpkg
+    put files instead. ``overrides``: path -> owner and mode that dpkg gave. All three are None where they are not
+    recorded.
     """
 
     present: list[Package]
@@ -102,11 +103,11 @@ class Packages(Kind):
     on_plain_host: Spec = {}
 
     def check(self, spec: Spec) -> dict[str, object]:
-        """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad one."""
+        """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad key."""
         found = read(self.options, spec, self.name)
         names = found["names"]
         one_word(found["keep"], self.options["keep"], "packages: keep")
-        # A key that says what holds without it would make another declaration of the same.
+        # A key with its default value is left out, so that equal declarations are equal texts.
         more: dict[str, object] = {"purge": True} if found["purge"] else {}
         more.update({"keep": _EVERY} if found["keep"] == _EVERY else {})
         if names is None:
@@ -175,11 +176,11 @@ class Packages(Kind):
         return (apt if changes[0][1].manager == "deb" else rpm).obstacles(changes, at) if changes else []
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Install and remove as many packages as can be; RestoreFailed names the others, each with its cause."""
+        """Install and remove as many packages as possible; RestoreFailed names the others, each with its cause."""
         changes = _changes(steps)
         try:
             _keep_for_undo(changes, at)
-            # First of all, so that a package's file goes to its place.
+            # Diversions and overrides come first, so that each file of a package goes to its place.
             left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
             left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
             if changes and changes[0][1].manager == "deb":
@@ -227,8 +228,8 @@ class Packages(Kind):
             yield "with owners and modes of files"
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
-        """The paths of declared packages that came, went or changed their version, but for configuration: a rollback
-        leaves that as it is. Of packages that a rollback has brought back, the files that are the same again."""
+        """The paths of declared packages that came, went or changed their version, without configuration, which a
+        rollback leaves as it is. Of packages that a rollback has brought back, the files that are the same again."""
         if not changed:
             return set()
         then = parse(lines).present
@@ -245,8 +246,8 @@ class Packages(Kind):
         return {path for path in found if not is_within(path, "/etc")}
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        """The packages that own changed paths and were installed since. A path of another package was changed by hand,
-        and is left to another kind, as is configuration."""
+        """A declaration of the packages that own changed paths and were installed since ``at.since``. A path of
+        another package was changed by hand: another kind has to cover it, and configuration too."""
         installed = (list(dpkg.look(at.system).values()) or rpm.look(at.system)) if changed else []
         managers = {one.manager for one in installed}
         owned = {path: name for one in managers for path, name in owners.owners(changed, one, at.system).items()}
@@ -257,7 +258,7 @@ class Packages(Kind):
 
 
 def look(system: System) -> list[Package]:
-    """The installed packages, by name. UsageError where neither dpkg nor rpm has installed anything."""
+    """The installed packages, by name. UsageError where neither dpkg nor rpm has installed a package."""
     found = list(dpkg.look(system).values()) or rpm.look(system)
     if not found:
         raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")
@@ -265,12 +266,12 @@ def look(system: System) -> list[Package]:
 
 
 def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
-    """A line for each package, with the name of its file in the sink as far as one can be had."""
+    """A line for each package, with the name of its package file in the sink where the file is available."""
     live = look(system)
     names = spec["names"]
     chosen = [one for one in live if names is None or not {one.key, one.name}.isdisjoint(names)]
     known = remembered(sink.objects, chosen)
-    # A file that could not be had last time is tried again where it would be kept; otherwise the same is expected.
+    # A Writer tries again to get a file that was not available last time. A Hasher expects that it still is not.
     settled = {ident for ident, sha in known.items() if sha or isinstance(sink, Hasher)}
     unknown = [one for one in chosen if one.ident not in settled]
     manager = live[0].manager
@@ -290,7 +291,8 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
 
 
 def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident, str]:
-    """ident -> the file in the store, or "" where the newest checkpoint that has it could get none."""
+    """ident -> the package file in the store, or "" where the newest checkpoint of that version could not get the
+    file."""
     found: dict[Ident, str] = {}
     missing = {one.ident for one in wanted}
     folder = os.path.join(objects.root, "manifests") if objects is not None else ""
@@ -313,12 +315,14 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
 
 
 def _keeps_all(spec: Spec, lines: Sequence[str]) -> bool:
-    """Whether all package files are kept at the checkpoint. Nothing tells of what rpm is about to replace."""
+    """Whether all package files are kept at the checkpoint. With rpm they are, because rpm does not tell us ahead
+    which packages it replaces."""
     return spec.get("keep") == _EVERY or any(line.startswith("rpm") for line in lines[:1])
 
 
 def _keep_for_undo(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
-    """Keep the package files of what a rollback replaces. A host that goes back by itself takes what is at hand."""
+    """Keep the package files of the versions that a rollback replaces. A host that goes back by itself keeps only
+    files from apt's cache."""
     if at.boot:
         return
     names = {(one.name, one.arch) for action, one in changes if action in (*INSTALLS, *REMOVES)}
@@ -328,7 +332,7 @@ def _keep_for_undo(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
 
 
 def _word(path: str) -> str:
-    """A path as one word of a line, whatever bytes it has."""
+    """A path of any bytes as a word of a line."""
     return quote(os.fsencode(path))
 
 
@@ -337,7 +341,7 @@ def _path(word: str) -> str:
 
 
 def parse(lines: Sequence[str]) -> Recorded:
-    """Raises Damaged for what ``capture`` could not have written."""
+    """The record of the lines. Raises Damaged for a line that ``capture`` cannot have written."""
     recorded = Recorded(
         present=[],
         absent=set(),
@@ -376,9 +380,9 @@ def parse(lines: Sequence[str]) -> Recorded:
 
 
 def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], bool]) -> list[Step]:
-    """The steps that make the packages of dpkg as recorded. Pure.
+    """The steps that bring back the recorded packages of dpkg. Pure.
 
-    ``older``: whether its first version is before its second.
+    ``older``: a function that tells whether its first version is before its second version.
     """
     steps = []
     replaced = set()
@@ -402,7 +406,7 @@ def compare(then: Recorded, now: Sequence[Package], older: Callable[[str, str], 
 
 
 def compare_versions(then: Recorded, now: Sequence[Package]) -> list[Step]:
-    """The steps that make the packages of rpm as recorded. Several versions may be installed at once. Pure."""
+    """The steps that bring back the recorded packages of rpm. Several versions may be installed at once. Pure."""
     steps = []
     present = {one.ident for one in then.present}
     recorded = {one.key for one in then.present}
@@ -436,7 +440,8 @@ def _removal(then: Recorded, one: Package) -> Step:
 
 
 def _other_architecture(live: Mapping[str, Package], wanted: Package) -> Package | None:
-    """The installed package of another architecture that gives way to ``wanted``: one of both is for all."""
+    """The installed package that ``wanted`` replaces although its architecture differs: one of both is for all
+    architectures."""
     for now in live.values():
         if now.name == wanted.name and "all" in (now.arch, wanted.arch):
             return now
@@ -468,9 +473,9 @@ def _marks(wanted: Package, now: Package) -> list[Step]:
 
 
 def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ()) -> list[Step]:
-    """The steps that make the packages as recorded. Raises UsageError where another manager has recorded them.
+    """The steps that bring back the recorded packages. Raises UsageError where another manager has recorded them.
 
-    ``replaced``: versions of which a file was kept when something replaced them.
+    ``replaced``: versions whose package file was kept when something replaced them.
     """
     recorded, now = parse(lines), look(system)
     manager = lines[0].split(" ")[0] if lines else now[0].manager
@@ -485,7 +490,7 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
         for step in compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
     ]
     if recorded.filters is not None and recorded.filters != dpkg.filters():
-        # Otherwise a package would come back without files that it had.
+        # With other filters a package would come back without files that it had.
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
     if recorded.diversions is not None:
         steps = diversions.compare(recorded.diversions, diversions.look()) + steps

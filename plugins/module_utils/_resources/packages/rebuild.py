@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A package file of dpkg, made anew from the files that are installed: it needs neither a mirror nor a program."""
+"""Make a package file of dpkg anew from the installed files, without a mirror and without dpkg-repack."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .package import Package
 _INFO = "/var/lib/dpkg/info"
 _DIVERSIONS = "/var/lib/dpkg/diversions"
 _LOOK = 60.0
-# Fields of the status that are no part of a package.
+# Fields of the status that do not belong to the package.
 _STATE = ("Status", "Conffiles", "Config-Version", "Triggers-Pending", "Triggers-Awaited")
-# Bytes beyond the size that the package names: users can write to some files of packages.
+# Bytes that the files may have beyond the package's own size: users can write to some files of packages.
 _MORE = 64 << 20
 _FAST = 1
 # Length of the head of a member of an archive of ar.
@@ -32,10 +32,11 @@ _HEAD = 60
 
 
 def rebuild(package: Package, stream: BinaryIO, system: System, root: str = "") -> None:
-    """Write the package file. Raises EvenkeelError and OSError where that is not possible.
+    """Write the package file. Raises EvenkeelError or OSError where that fails.
 
-    Files are as they are now. A file of configuration that was changed by hand gets one more newline: dpkg takes it for
-    changed then, as it did before, and keeps what is there. ``root``: of the tree that is read, for a test.
+    The package file holds the present files. A configuration file that was changed by hand gets one more newline:
+    dpkg then takes the installed file for changed, as before, and keeps it. ``root``: the root of the tree that is
+    read, for a test.
     """
     name = package.key if package.arch != "all" else package.name
     control, hashes = _control(_told(["-s", name], system))
@@ -46,7 +47,7 @@ def rebuild(package: Package, stream: BinaryIO, system: System, root: str = "") 
     for member in _told(["--control-list", name], system).split():
         texts[member] = _read(_info(package, root, member))
     texts.pop("md5sums", None)  # The sum of a file that was changed by hand would be wrong.
-    texts["conffiles"] = contents.conffiles()  # dpkg keeps it in the status alone.
+    texts["conffiles"] = contents.conffiles()  # dpkg keeps this list in the status alone.
     stream.write(b"!<arch>\n")
     _member(stream, "debian-binary", b"2.0\n")
     _member(stream, "control.tar.gz", _control_tar(texts))
@@ -75,7 +76,7 @@ class _Contents:
         self._first: dict[tuple[int, int], str] = {}
 
     def conffiles(self) -> bytes:
-        """The lines of ``conffiles``, of files that are there."""
+        """The member ``conffiles``: the configuration files that exist."""
         return b"".join(os.fsencode(path) + b"\n" for path in self.hashes if os.path.isfile(self._real(path)))
 
     def _real(self, path: str) -> str:
@@ -90,11 +91,11 @@ class _Contents:
         real = self._real(path)
         try:
             info = os.lstat(real)
-            # A directory of the package may be a link to one on this host, as /lib is.
+            # A directory of the package may be a link to a directory on this host, as /lib is.
             if stat.S_ISLNK(info.st_mode) and path in self.above:
                 info = os.stat(real)
         except OSError:
-            return  # Left out by dpkg, or removed by hand: it does not come back.
+            return  # dpkg left the file out, or somebody removed it: it does not come back.
         member = tarfile.TarInfo("./" if path == "/." else f".{path}")
         member.mode, member.uid, member.gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
         member.mtime = int(info.st_mtime)
@@ -112,7 +113,7 @@ class _Contents:
     def _add_file(self, path: str, real: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as stream:
-            info = os.fstat(fd)  # The file that is read, whatever was exchanged meanwhile.
+            info = os.fstat(fd)  # The open file counts: another file may have its name by now.
             if not stat.S_ISREG(info.st_mode):
                 raise EvenkeelError(f"{real} has become another")
             member.mode, member.uid, member.gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
@@ -144,7 +145,7 @@ def _told(words: Sequence[str], system: System) -> str:
 
 
 def _control(status: str) -> tuple[str, dict[str, str]]:
-    """(the text of ``control``, path -> MD5 of each file of configuration) of a paragraph of dpkg's status. Pure."""
+    """(the text of ``control``, configuration file -> MD5), from a paragraph of dpkg's status. Pure."""
     fields = re.findall(r"^([!-9;-~]+):(.*(?:\n[ \t].*)*)$", status, re.MULTILINE)
     text = "".join(f"{name}:{value}\n" for name, value in fields if name not in _STATE)
     told = next((value for name, value in fields if name == "Conffiles"), "")
@@ -158,7 +159,7 @@ def _field(control: str, name: str) -> str:
 
 
 def _info(package: Package, root: str, member: str) -> str:
-    """The file in which dpkg keeps a member of the package's control data, or its list."""
+    """The file in which dpkg keeps a member of the package's control data, or its list of paths."""
     paths = [f"{root}{_INFO}/{stem}.{member}" for stem in (package.key, package.name)]
     return next((path for path in paths if os.path.exists(path)), paths[-1])
 
@@ -168,7 +169,7 @@ def _listed(package: Package, root: str) -> list[str]:
 
 
 def _diverted(name: str, root: str) -> dict[str, str]:
-    """Path -> where a file of this package is instead."""
+    """Path -> the path at which dpkg puts this package's file instead."""
     try:
         lines = os.fsdecode(_read(root + _DIVERSIONS)).splitlines()
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The moment in which a package manager is about to replace packages, while a change is armed: their files are kept.
+"""Keep the files of packages at the moment in which a package manager is about to replace them in an armed change.
 
-apt and dpkg call a script of the store, and go on whatever becomes of it. dpkg calls it for itself alone: where apt
-runs dpkg, apt has told all of it before.
+apt and dpkg call a script of the store, and go on whatever the script does. Where apt runs dpkg, apt has named all
+packages before, and the script ignores the call of dpkg.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .. import ours
 from . import dpkg, kept, rebuild
 from .package import Ident, Package
 
-# The environment of a rollback, in which nothing is kept.
+# The variable in the environment of a rollback: where it is set, the script keeps nothing.
 BACK = "EVENKEEL_BACK"
 _SCRIPT = """\
 #!/bin/sh
@@ -35,7 +35,7 @@ if [ "$1" = dpkg ]; then
 fi
 exec {call} "$1" "$PPID"
 """
-# The first word names the options of the hook, so that it must be one that no other hook has.
+# apt finds the options of a hook by the first word of its command, so no other hook may have this word.
 _APT = """\
 # Written while a change is armed, and gone with it.
 {mark}
@@ -51,7 +51,8 @@ _CONFIGURES = "**CONFIGURE**"
 
 
 def install(root: str, call: Sequence[str]) -> str:
-    """Have apt and dpkg call the agent by this command line; why that is not possible, or "". ``root``: the store's."""
+    """Have apt and dpkg call the agent by this command line; return why that failed, or "". ``root``: the store's
+    root."""
     script, agent = os.path.join(root, "replacing"), next((word for word in call if word.endswith(".pyz")), "")
     if any(character in root for character in "\"'\\ \n$`"):
         return f"{root} holds a character that apt's configuration cannot hold"
@@ -70,13 +71,14 @@ def install(root: str, call: Sequence[str]) -> str:
 def about(source: str, text: str, process: str, system: System) -> set[tuple[str, str]]:
     """(name, architecture) of the packages that are about to be replaced or removed. An architecture may be empty.
 
-    ``source``: apt, which tells them on its standard input ``text``; or dpkg, which is the parent of ``process``.
+    ``source``: apt, which names the packages in the standard input ``text``; or dpkg, which is the parent of
+    ``process``.
     """
     return of_apt(text) if source == "apt" else of_dpkg(*_command(process), system)
 
 
 def of_apt(text: str) -> set[tuple[str, str]]:
-    """From the words of apt's protocol, version 3. Pure."""
+    """(name, architecture) of the packages, from the words of apt's protocol, version 3. Pure."""
     found = set()
     for line in text.partition("\n\n")[2].splitlines():
         words = line.split(" ", 8)
@@ -86,7 +88,7 @@ def of_apt(text: str) -> set[tuple[str, str]]:
 
 
 def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, str]]:
-    """From the command line of dpkg, and its directory."""
+    """(name, architecture) of the packages, from the command line of dpkg and its directory."""
     found = set()
     for word in argv[1:]:
         if word.startswith("-"):
@@ -102,7 +104,7 @@ def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, 
 
 
 def _command(process: str) -> tuple[list[str], str]:
-    """(command line, directory) of the process that has started this one."""
+    """(command line, directory) of the parent of the process."""
     with suppress(OSError, IndexError, ValueError):
         with open(f"/proc/{int(process)}/stat", "rb") as stream:
             parent = int(stream.read().rpartition(b")")[2].split()[1])
@@ -113,7 +115,8 @@ def _command(process: str) -> tuple[list[str], str]:
 
 
 def keep(packages: Sequence[Package], root: str, system: System, local: bool = False) -> dict[str, str]:
-    """Keep a package file of each; "name version" -> why that was not possible. ``local``: only from apt's cache."""
+    """Keep a package file of each package; return ("name version" -> why) for the packages where that failed.
+    ``local``: take files from apt's cache alone."""
     have = kept.every(root)
     missing = [one for one in packages if one.ident not in have and one.manager == "deb" and not one.status]
     left: dict[str, str] = {}
@@ -138,7 +141,7 @@ def _keep(package: Package, root: str, system: System, local: bool) -> None:
 
 
 def _download(packages: Sequence[Package], root: str, system: System, left: dict[str, str]) -> None:
-    """Ask the mirror for what could not be made anew."""
+    """Ask the mirror for the package files that could not be made anew."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         for key, path in dpkg.fetch(packages, folder, system, download=True).items():
             package = next(one for one in packages if one.key == key)
@@ -150,7 +153,7 @@ def _download(packages: Sequence[Package], root: str, system: System, left: dict
 def chosen(
     recorded: Mapping[Ident, Package], live: Mapping[str, Package], names: set[tuple[str, str]]
 ) -> list[Package]:
-    """The packages that are installed as recorded, without a file in the store, and are about to be replaced. Pure."""
+    """The packages that are installed as recorded, have no file in the store, and are about to be replaced. Pure."""
     return [
         one
         for one in live.values()

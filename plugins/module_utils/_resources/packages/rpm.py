@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Packages of rpm: a set of versions, of which a transaction installs what is missing and erases what is too much.
+"""Packages of rpm, a set of versions: a transaction installs missing versions and erases versions that were not
+there.
 
-Locks of versions (``dnf versionlock``) are a file, and belong to ``files``.
+Locks of versions (``dnf versionlock``) are files, and belong to the kind ``files``.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
 _ALONE = ("--disablerepo=*",)
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
-# Keys, which rpm lists as packages, have no architecture.
+# rpm lists signing keys as packages without an architecture.
 _NONE = "(none)"
 _PYTHONS = ("/usr/libexec/platform-python", "/usr/bin/python3")
 
-# rpm's command can either install or erase. Its library, which need not belong to the Python that runs us, does both
-# at once. All that it is to do is in one file; it says what stands against it, and ends with 1 when anything does.
+# The command rpm can either install or erase. rpm's library does both at once, and may belong to another Python than
+# ours. The script reads its work from a file, prints the problems, and ends with 1 where there are problems.
 _TRANSACTION = r"""
 import json, rpm, sys
 with open(sys.argv[1]) as stream:
@@ -69,7 +70,7 @@ sys.exit(bool(problems))
 
 
 def look(system: System) -> list[Package]:
-    """The installed packages; none where there is no rpm."""
+    """The installed packages; an empty list where the host has no rpm."""
     seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
     if seen.rc == 127:
         return []
@@ -82,7 +83,8 @@ def look(system: System) -> list[Package]:
 
 
 def packages_of(listed: str, wanted: str | None) -> list[Package]:
-    """From the output of rpm, and of dnf: what the user asked for, None for all of it. Pure."""
+    """The packages, from the output of rpm. ``wanted``: dnf's list of the packages that the user asked for; None
+    where the user asked for all. Pure."""
     manual = None if wanted is None else set(wanted.split())
     found = []
     for line in listed.splitlines():
@@ -94,9 +96,10 @@ def packages_of(listed: str, wanted: str | None) -> list[Package]:
 
 
 def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
-    """ident -> name of the package file in the sink, from dnf's cache or else its repositories.
+    """ident -> name of the package file in the sink, from dnf's cache or else from its repositories.
 
-    With a Hasher nothing is downloaded: what dnf may have is LATER. Without ``fetch`` the cache is all that is asked.
+    With a Hasher nothing is downloaded: a file that is not in the cache is LATER. Without ``fetch`` only the cache
+    counts.
     """
     missing = {package.ident: package for package in packages}
     folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
@@ -111,7 +114,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         argv = ["dnf", "-q", "download", *options, *(_nevra(package) for package in left)]
         seconds = _CONNECT + _EACH * len(left)
         if system.run(argv, seconds).rc:
-            # A single version that no repository has stops all of them.
+            # A version that no repository has stops the download of all versions: download each version by itself.
             for package in left:
                 system.run([*argv[: 3 + len(options)], _nevra(package)], _CONNECT)
         return {**found, **_taken(missing, [folder], sink, system)}
@@ -136,17 +139,19 @@ def _nevra(package: Package) -> str:
 
 
 def identity(path: str, system: System) -> Ident:
-    """Name, architecture and version of a package file; empty words where it is none."""
+    """(name, architecture, version) of a package file; empty words where the path is no package file."""
     words = system.run(["rpm", "-qp", "--qf", _FORMAT, path], _LOOK)
     name, arch, version = (words.out.strip().split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version
 
 
 def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
-    """Install and erase, by (action of the step, package as recorded), in one transaction; then the marks.
+    """Install and erase packages in one transaction, then set the marks; return (name and architecture -> why) for
+    the packages that are left out.
 
-    What cannot be is left out, with what depends on it, and returned: name and architecture -> why. Each transaction is
-    tested first. The versions of one package go together: its newer one is not erased where the older one is missing.
+    ``changes``: (action of the step, package as recorded). A package that cannot be changed is left out, with the
+    packages that depend on it. Each transaction is tested first. The versions of a package change together: the newer
+    version is not erased where the file of the older version is missing.
     """
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
@@ -173,13 +178,13 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
 
 
 def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
-    """Sentences on the changes that cannot be made now, as far as the record tells."""
+    """Sentences on the changes that cannot be made now, as far as the record shows."""
     gone = [one for action, one in changes if action == "install" and not one.sha256]
     return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
 def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
-    """The keys of what is not as it should be yet."""
+    """The keys of the packages that are not yet as recorded."""
     live = {one.ident for one in look(at.system)}
     wanted = [(action == "install", one) for action, one in changes if action in ("install", "remove")]
     return {one.key for install, one in wanted if install != (one.ident in live)}
@@ -188,7 +193,7 @@ def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
 def _run(
     work: Mapping[str, Sequence[tuple[str, Any]]], keys: Sequence[str], folder: str, at: Restore, test: bool = False
 ) -> str:
-    """Carry out what these packages need, or only test it; why it cannot be, "" when it could."""
+    """Change these packages, or only test the change; return why it failed, "" where it did not."""
     todo = [one for key in keys for one in work[key]]
     plan = os.path.join(folder, "work.json")
     with open(plan, "w", encoding="utf-8") as stream:
@@ -198,7 +203,7 @@ def _run(
 
 
 def _command(at: Restore) -> list[str]:
-    """The Python that has rpm's library, at work on the transaction."""
+    """The command that runs the transaction with a Python that has rpm's library."""
     words = [f"{key}={value}" for key, value in environment({}, at.boot).items()]
     for python in _PYTHONS:
         if at.system.run([python, "-c", "import rpm"], _LOOK).rc == 0:
@@ -212,7 +217,7 @@ def _command(at: Restore) -> list[str]:
 
 
 def _take_out(package: Package, folder: str, at: Restore) -> str:
-    """The package file, out of the store, in ``folder``; Damaged when it is not what the line says."""
+    """Copy the package file from the store to ``folder``; Damaged where it is another package than the line says."""
     if not package.sha256:
         raise Damaged(
             f"the store has no package file of version {package.version}. Install this version by hand, if a "
@@ -231,7 +236,8 @@ def _take_out(package: Package, folder: str, at: Restore) -> str:
 
 
 def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
-    """Mark all that was changed; rpm's library tells dnf nothing of why it installs. key -> why it could not."""
+    """Mark the packages that were changed, because rpm's library does not tell dnf the reason of an installation;
+    return (key -> why) for the packages that could not be marked."""
     live = {one.key: one.auto for one in look(at.system)}
     verbs = {False: "install", True: "remove"}
     if at.system.run(["dnf", "--version"], _LOOK).out.startswith("dnf5"):

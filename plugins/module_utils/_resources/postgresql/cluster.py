@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A cluster of PostgreSQL: how its server and its files are asked, and what of it cannot be recorded or put back."""
+"""A cluster of PostgreSQL: questions to its server and its files, and the reasons to refuse to record it or put it
+back."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from ..._host.system import System
 from ..._host.trust import open_regular, read_small, stranger, trusted
 from . import wal
 
-# Seconds for what answers at once, and for what copies or reads a whole cluster.
+# Seconds for a command that answers at once, and for a command that copies or reads a whole cluster.
 QUICK, LONG = 30.0, 86400.0
-# Where Patroni keeps the settings of its cluster, as it last read them.
+# The file in which Patroni keeps the settings of its cluster, as it last read them.
 PATRONI = "patroni.dynamic.json"
-# More of a small file in the owner's directories is not read.
+# The most bytes that are read of a small file in the owner's directories.
 LONGEST = 1 << 20
 _OLDEST = 13
 _LOOK = """select json_build_object(
@@ -41,7 +42,7 @@ _LOOK = """select json_build_object(
 
 
 class Seen(TypedDict):
-    """The state of a running server, by its own answer. A standby tells no position in the log."""
+    """The state of a running server, as the server tells it. A standby tells no position in the log."""
 
     system: str
     version: str
@@ -59,7 +60,7 @@ class Seen(TypedDict):
 
 @dataclass(frozen=True)
 class Server:
-    """A cluster as declared, and how it is asked. All commands run as the owner of its data directory."""
+    """A cluster as declared, and the questions to it. All commands run as the owner of its data directory."""
 
     spec: dict[str, str]
     system: System
@@ -78,7 +79,8 @@ class Server:
 
     @property
     def stage(self) -> str:
-        """Where a copy is recovered, and where the old data lies for a moment after the exchange."""
+        """The directory in which a copy is recovered, and which holds the old data for a moment after the
+        exchange."""
         return self.data + ".evenkeel-new"
 
     @property
@@ -86,7 +88,7 @@ class Server:
         return str(self.spec["cluster"] or self.data)
 
     def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
-        """Run the command as the owner; PostgreSQL's own ones are looked for where they are installed."""
+        """Run the command as the owner. PostgreSQL's own commands come from the directory of their version."""
         owner = os.stat(self.data).st_uid
         who: list[str] = []
         if owner != os.geteuid():
@@ -95,7 +97,7 @@ class Server:
         return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
 
     def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
-        """The output of the command; EvenkeelError when it failed."""
+        """The output of the command; EvenkeelError where it fails."""
         done = self.run(argv, timeout)
         if done.rc != 0:
             raise EvenkeelError(f"postgresql {self.name}: {os.path.basename(argv[0])} failed: {done.words}")
@@ -123,12 +125,14 @@ class Server:
             return str(int.from_bytes(stream.read(8), sys.byteorder))
 
     def address(self) -> tuple[str, str] | None:
-        """(directory of the socket, port) of the server that runs on the data directory; None when none does."""
+        """(directory of the socket, port) of the server that runs on the data directory; None where no server
+        does."""
         words = postmaster(self.data)
         return (words[4], words[3]) if len(words) > 7 and words[7].strip() == "ready" else None
 
     def ask(self, *statements: str) -> list[str]:
-        """The lines that they give. Raises Refused when the server does not run or does not answer."""
+        """The lines of the server's answer to the statements. Raises Refused where the server does not run or does
+        not answer."""
         address = self.address()
         if address is None:
             raise Refused(f"postgresql: {self.name} is not running; start it, then run again. Nothing was changed")
@@ -140,18 +144,19 @@ class Server:
         return done.out.splitlines()
 
     def look(self) -> Seen:
-        """The server's answer. Raises Refused as ``ask`` does."""
+        """The state of the server. Raises Refused as ``ask`` does."""
         return cast(Seen, dict(json.loads(" ".join(self.ask(_LOOK)))))
 
     def seen(self) -> Seen | None:
-        """The same; None when it does not run or does not answer, which must not keep it from being rolled back."""
+        """The state of the server; None where it does not run or does not answer, which must not hinder a
+        rollback."""
         try:
             return self.look()
         except Refused:
             return None
 
     def history(self, timeline: int) -> list[tuple[int, int]] | None:
-        """The timelines that this one came from; None when they are not known any more."""
+        """The timelines before this timeline (see ``wal.forks``); None where its history is missing."""
         if timeline == 1:
             return []
         for folder in (f"{self.data}/pg_wal", self.log):
@@ -162,25 +167,27 @@ class Server:
         return None
 
     def taken(self) -> list[wal.Base]:
-        """The base backups that are there."""
+        """The base backups in the archive."""
         return [base for base in map(wal.Base.parse, os.listdir(self.bases)) if base is not None]
 
     def archived(self) -> set[str]:
-        """The segments that are in the archive, or will be. What came from another server counts as done, unarchived.
+        """The segments that are in the archive, or will be. The server marks a segment from another server as done
+        although it is not in the archive.
 
-        They are listed in the order in which a segment passes."""
+        A segment moves from the cluster to the archive, and the directories are read in this order, so that no
+        segment is missed."""
         here = os.listdir(f"{self.data}/pg_wal")
         done = os.listdir(f"{self.data}/pg_wal/archive_status")
         return {name for name in here if f"{name}.done" not in done} | set(os.listdir(self.log))
 
     def control(self) -> dict[str, str]:
-        """The lines of pg_controldata, by its own words."""
+        """The output of pg_controldata: label -> value."""
         lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
         return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
 
 
 def postmaster(folder: str) -> list[str]:
-    """The lines of the pid file, when the process that wrote it still works in the directory; otherwise none."""
+    """The lines of the pid file, where the process that wrote it still works in the directory; else an empty list."""
     try:
         words = read_small(f"{folder}/postmaster.pid", 4096)[0].decode().splitlines()
         works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
@@ -189,11 +196,11 @@ def postmaster(folder: str) -> list[str]:
     return words if works_in == os.path.realpath(folder) else []
 
 
-# -- what is refused
+# -- reasons to refuse
 
 
 def refuse(server: Server) -> None:
-    """Raise Refused for a cluster that can neither be recorded nor put back in this way. Looks at files alone."""
+    """Raise Refused for a cluster that can neither be recorded nor put back. Reads only files."""
     data = server.data
     if int(server.version().split(".")[0]) < _OLDEST:
         decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
@@ -206,7 +213,8 @@ def refuse(server: Server) -> None:
             )
     owners = {*trusted(), os.stat(data).st_uid}
     for place in (data, str(server.spec["archive"])):
-        # Their contents are trusted, and a recovery copies them. A name below them has these directories checked, too.
+        # Both directories are trusted, and a recovery copies their contents. The check of a name below them includes
+        # the directories themselves.
         why = stranger(f"{place}/any", owners)
         if why:
             decline(server, f"{why}, and so can exchange {place}; it has to be root's or its owner's alone")
@@ -242,7 +250,7 @@ def _patroni() -> bool:
 
 
 def _paused(data: str) -> bool:
-    """Whether the settings of the cluster of Patroni, as Patroni keeps them in the data directory, say pause."""
+    """Whether Patroni's settings in the data directory say that its cluster is paused."""
     try:
         return json.loads(read_small(f"{data}/{PATRONI}", LONGEST)[0]).get("pause") is True
     except (OSError, ValueError, AttributeError):

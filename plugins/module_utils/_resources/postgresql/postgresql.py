@@ -2,14 +2,16 @@
 
 """The kind ``postgresql``: a whole cluster, back to a restore point in its archived write-ahead log.
 
-Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_command``) and ``base/`` (base backups,
-see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback recovers a
-copy of a base to that point while the cluster still runs, with a server of one process that nobody can connect to;
-then the cluster is stopped, the two directories are exchanged in one system call, and it starts again. The old
-directory is kept. A base, and the log before the oldest one, go with the last checkpoint of a base, an old directory
-with the undo of its rollback (``forget``).
+Beside the cluster lies its archive: ``wal/`` (segments, put there by ``archive_command``) and ``base/`` (base
+backups, see ``wal.Base``). A checkpoint is a named restore point whose segment is safely in ``wal/``. A rollback
+recovers a copy of a base to that point while the cluster still runs, with a server of one process to which nobody can
+connect. Then the cluster stops, the two directories are exchanged in one system call, and the cluster starts again.
+The old directory is kept.
 
-PostgreSQL's own tools do all that touches its files, as the owner of the cluster.
+``forget`` deletes a base together with the last checkpoint that needs it, the log before the oldest base, and an old
+directory together with the undo of its rollback.
+
+PostgreSQL's own tools do all work on its files, as the owner of the cluster.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
 from . import cluster, recovery, restore_point, wal
 
-# So many bytes of log are replayed from one base at least, however small the cluster is.
+# A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
 
 
@@ -63,7 +65,7 @@ class PostgreSQL(Kind):
         return dict(restore_point.check(spec))
 
     def trees(self, spec: Spec) -> list[str]:
-        """The configuration: it is not in the log."""
+        """The configuration, which is not in the log."""
         if spec["cluster"]:
             return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
         return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
@@ -72,20 +74,21 @@ class PostgreSQL(Kind):
         return [spec["data"], spec["archive"]]
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """A line that names a restore point: the newest of ours when nothing was written since, else a new one."""
+        """A line that names a restore point: our newest restore point where nothing was written since, else a new
+        restore point."""
         return _captured(spec, sink, system, renew=True)
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
-        """The same ahead of a rollback, where a cluster that cannot be recorded is no reason not to put it back: its
-        directory is kept."""
+        """As ``capture``, but ahead of a rollback: a cluster that cannot be recorded does not stop the rollback,
+        which keeps the old directory."""
         try:
             return _captured(spec, sink, system, renew=False)
         except EvenkeelError as error:
             return [json_line.write("kept", {"data": spec["data"], "why": error.message})]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """The step that brings the cluster back to the restore point. The base and the log that it needs are verified
-        here, before anything is changed. Raises Refused and Damaged."""
+        """The step that brings the cluster back to the restore point. Verifies the base and the log that the step
+        needs, before anything is changed. Raises Refused and Damaged."""
         record = restore_point.read(lines)
         server = restore_point.server_of(record, at.system)
         cluster.refuse(server)
@@ -110,7 +113,7 @@ class PostgreSQL(Kind):
         return [Step("postgresql", "restore", server.name, why, dict(record))]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps. Raises RestoreFailed with what is ``left``."""
+        """Carry out the steps. Raises RestoreFailed with the failure in ``left``."""
         done = []
         for step in steps:
             server = restore_point.server_of(step.detail, at.system)
@@ -129,19 +132,19 @@ class PostgreSQL(Kind):
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        """Data that clients wrote after a rollback is no difference."""
+        """Sentences on the differences. Data that clients wrote after a rollback is no difference."""
         record = restore_point.read(lines)
         server = restore_point.server_of(record, system)
         return restore_point.differences(server, record)
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
-        """data directory -> the part of its base or its log that is not there. A rollback verifies their contents."""
+        """data directory -> the part of its base or its log that is missing. A rollback verifies their contents."""
         found = {}
         for line in lines:
             try:
                 record = restore_point.read([line])
             except EvenkeelError:
-                continue  # It names none.
+                continue  # The line names no restore point.
             server = restore_point.server_of(record, System())
             try:
                 recovery.needed(server, record)
@@ -150,12 +153,13 @@ class PostgreSQL(Kind):
         return found
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
-        """Remove the data that only the checkpoints that go needed.
+        """Remove the data that only the lines ``go`` need.
 
         These are bases of this store, then the log before the oldest base of any store, and the old directories whose
         undo goes.
 
-        Raises Damaged when a line is none of ours, and what it needs is unknown; EvenkeelError when a removal fails.
+        Raises Damaged for a line that is not ours, because its needs are unknown; EvenkeelError where a removal
+        fails.
         """
         mine = tag(store)
         needed, kept = _records(stay)
@@ -164,7 +168,7 @@ class PostgreSQL(Kind):
         for spec in {one["archive"]: one for one in gone}.values():
             server = restore_point.server_of(spec, system)
             if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
-                continue  # There is no cluster any more that could say whose all this is.
+                continue  # The cluster is gone, and could not tell the owner of the files.
             ended = {one["base"] for one in gone} - bases
             found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
             _remove(server, [f"{server.bases}/{name}" for name in found], f"{server.bases}/gone")
@@ -196,7 +200,7 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
         return [json_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
     base = _newest_base(server, seen, mine)
     if base is None or (renew and _outgrown(server, base, seen)):
-        _restore_point(server, seen, "")  # pg_basebackup would wait for an archive that does not work, silently
+        _restore_point(server, seen, "")  # pg_basebackup would silently wait for an archive that does not work.
         base = _take_base(server, mine)
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
@@ -204,8 +208,8 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
 
 
 def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.Base | None:
-    """The base of this store with the least of the log between it and now; None when no base leads there, or when the
-    log has a gap: what a standby replays that takes over later is not in the archive of its own."""
+    """The base of this store with the least log between it and now. None where no base leads here, or where the log
+    has a gap: log that a standby replayed before it took over is not in its own archive."""
     timeline, lsn, size = int(seen["segment"][:8], 16), wal.position(seen["inserted"]), int(seen["segment_size"])
     forks = server.history(timeline)
     if forks is None:
@@ -224,8 +228,8 @@ def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.B
 
 
 def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> bool:
-    """Whether the log since the base is larger than the base: a new one then costs no more than what was written, ends
-    what a rollback has to replay, and lets the log before it go. Not where there is no room for both."""
+    """Whether the log since the base is larger than the base, and there is room for a new base. The new base costs no
+    more than the written log, shortens the replay of a rollback, and lets the older log go."""
     since = wal.position(seen["inserted"]) - base.start
     if since <= _REPLAY:
         return False
@@ -233,12 +237,12 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> boo
         with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
             size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # Nothing could be put back from it.
+        return True  # The base is of no use.
     return since > size and cluster.free(server.bases) > size * 1.2
 
 
 def _take_base(server: cluster.Server, mine: str) -> wal.Base:
-    """Take a base backup and verify it. It waits until the log that it needs is in the archive."""
+    """Take a base backup and verify it. Waits until the archive has the log that the backup needs."""
     address = server.address()
     if address is None:
         raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
@@ -258,7 +262,7 @@ def _take_base(server: cluster.Server, mine: str) -> wal.Base:
 
 
 def _restore_point(server: cluster.Server, seen: cluster.Seen, base: str) -> restore_point.Record:
-    """Make a restore point and wait until its segment is in the archive; the record of it."""
+    """Make a restore point, wait until its segment is in the archive, and return its record."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(server.system.now()))
     point = f"evenkeel_{stamp}_{secrets.token_hex(4)}"
     made = server.ask(
@@ -284,7 +288,7 @@ def _restore_point(server: cluster.Server, seen: cluster.Seen, base: str) -> res
 
 
 def _records(lines: Sequence[str]) -> tuple[list[restore_point.Record], set[str]]:
-    """The records among the lines, and the data directories that could not be recorded."""
+    """(the records among the lines, the data directories that could not be recorded)."""
     records: list[restore_point.Record] = []
     kept: set[str] = set()
     for line in lines:
@@ -297,7 +301,7 @@ def _records(lines: Sequence[str]) -> tuple[list[restore_point.Record], set[str]
 
 
 def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None:
-    """Remove the directories. A kill leaves the rest under a name that is taken for nothing else."""
+    """Remove the directories. A kill leaves the rest at ``leftover``, a name that has no other use."""
     for path in [leftover, *paths]:
         if path != leftover:
             os.rename(path, leftover)
@@ -310,7 +314,7 @@ def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None
 def _trim(server: cluster.Server, size: int) -> None:
     """Remove the log before the oldest base. Histories of timelines stay."""
     if os.path.lexists(f"{server.bases}/new"):
-        return  # A base is being taken, and the log that it needs is not known yet.
+        return  # A base backup is under way, and we do not know yet which log it needs.
     oldest = min((base.start for base in server.taken()), default=0)
     names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))
     for at in range(0, len(names), 1000):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a cluster of PostgreSQL is brought to a restore point: what this needs is verified; a copy of the base is
-recovered, while the cluster still runs, by a server of one process that nobody can connect to; then the cluster is
-stopped, the two directories are exchanged in one system call, and it starts again. The old directory is kept."""
+"""Bring a cluster of PostgreSQL to a restore point. First the base and the log are verified. A server of one process,
+to which nobody can connect, recovers a copy of the base while the cluster still runs. Then the cluster stops, the two
+directories are exchanged in one system call, and the cluster starts again. The old directory is kept."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..._host.trust import open_regular, read_small
 from ..._services import systemd
 from . import cluster, restore_point, wal
 
-# Configuration that the log does not hold, where it lies in the data directory.
+# Files of configuration in the data directory: the log does not hold them.
 CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
-# A directory with this file in it is a copy of ours; without it, it may be somebody's data.
+# A directory with this file in it is a copy of ours; a directory without it may hold a user's data.
 _MARK = "evenkeel.staged"
-# In an old directory: the tag of the store and the restore point that was its undo.
+# The file in an old directory that names the tag of the store and the restore point of the undo.
 _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
@@ -35,13 +35,14 @@ union select 'slot ' || slot_name from pg_replication_slots"""
 
 
 def verify(server: cluster.Server, record: restore_point.Record) -> int:
-    """The base and every segment up to the restore point; how many segments that are. Raises Damaged, Refused."""
+    """Verify the base and every segment up to the restore point; return the number of segments. Raises Damaged,
+    Refused."""
     try:
         legs, names, text = needed(server, record)
         folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
         commands = [["pg_verifybackup", "--no-parse-wal", "--quiet", folder]]
         for leg in legs:
-            # A record that goes on in the next segment is there on the next timeline.
+            # A record that continues in the next segment stands in a segment of the next timeline.
             end = leg.end if leg is legs[-1] else leg.end - leg.end % size
             if leg.start < end:
                 span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
@@ -60,8 +61,8 @@ def verify(server: cluster.Server, record: restore_point.Record) -> int:
 
 
 def needed(server: cluster.Server, record: restore_point.Record) -> tuple[list[wal.Leg], list[str], bytes]:
-    """The way through the log to the restore point, its segments, and the manifest of the base; all of it is there.
-    Raises Damaged with what is not."""
+    """(the legs of the log to the restore point, the names of their segments, the text of the base's manifest).
+    Raises Damaged where a part is missing or damaged."""
     size, lsn, timeline = int(record["segment_size"]), wal.position(record["lsn"]), int(record["timeline"])
     base = wal.Base.parse(record["base"])
     forks = server.history(timeline)
@@ -97,7 +98,8 @@ def _segment_problem(path: str, name: str, record: restore_point.Record, size: i
 
 
 def _refuse_space(server: cluster.Server, need: int) -> None:
-    """A file system that is full would take the running server down; where the copy shares its data it fills none."""
+    """Refuse where a copy of ``need`` bytes would not fit: a full file system would take the running server down. A
+    copy that shares the blocks of its source needs no room."""
     parent = os.path.dirname(server.data)
     shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and file_system_of(parent) in ("xfs", "btrfs")
     free = cluster.free(parent)
@@ -106,17 +108,18 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
 
 
 def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
-    """Bring the cluster to the restore point of the step; the step with what it took. Raises EvenkeelError, OSError."""
+    """Bring the cluster to the restore point of the step; return the step, with words on the old data and replicas.
+    Raises EvenkeelError, OSError."""
     record = cast(restore_point.Record, step.detail)
     tidy(server)
     try:
         _recover(server, record)
     except (EvenkeelError, OSError):
-        tidy(server)  # Where there is no room, the running server is short of it as well.
+        tidy(server)  # Free the room: where the copy finds none, the running server is short of it as well.
         raise
     replicas = _replicas(server)
     running = bool(cluster.postmaster(server.data))
-    _mark_undo(server, mine)  # While it still runs: where there is no room for it, nothing has happened yet.
+    _mark_undo(server, mine)  # While the cluster still runs: where this fails, nothing has happened yet.
     if running:
         control(server, "stop", boot)
     if cluster.postmaster(server.data):
@@ -140,8 +143,8 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
 
 
 def _mark_undo(server: cluster.Server, mine: str) -> None:
-    """Note in the data directory, which is about to be put aside, with which undo it may go. In a directory that stays
-    live the note has no effect: it is put aside with a note of that day, or with none."""
+    """Note in the data directory, which is about to be put aside, the undo with which it may be deleted. In a
+    directory that stays live the note has no effect: a later rollback replaces or deletes the note."""
     undo, path = restore_point.newest(server, mine), f"{server.data}/{_UNDO}"
     if undo is None:
         server.must(["rm", "-f", "--", path])
@@ -150,7 +153,7 @@ def _mark_undo(server: cluster.Server, mine: str) -> None:
 
 
 def _replicas(server: cluster.Server) -> list[str]:
-    """The servers that follow the log that ends here, in words."""
+    """The replicas that follow the log of the running cluster, in words: they have to be rebuilt."""
     try:
         return server.ask(_REPLICAS)
     except Refused:
@@ -158,7 +161,8 @@ def _replicas(server: cluster.Server) -> list[str]:
 
 
 def _start_recovered(server: cluster.Server, record: restore_point.Record, old: str) -> None:
-    """Start it and prove where it is; the old data again when it does not start. Raises EvenkeelError."""
+    """Start the recovered cluster and verify its position; where that fails, bring the old data back. Raises
+    EvenkeelError."""
     try:
         control(server, "start")
         wrong = restore_point.differences(server, record)
@@ -166,7 +170,8 @@ def _start_recovered(server: cluster.Server, record: restore_point.Record, old: 
             raise EvenkeelError("; ".join(wrong))
     except EvenkeelError as error:
         _give_back(server, old, error.message)
-    # Until its history is in the archive, another recovery could take the same number for its timeline.
+    # Until the history of its timeline is in the archive, another recovery could take the same number for its
+    # timeline.
     try:
         wait_archived(server, f"{int(server.look()['segment'][:8], 16):08X}.history")
     except Refused as error:
@@ -176,7 +181,7 @@ def _start_recovered(server: cluster.Server, record: restore_point.Record, old: 
 
 
 def wait_archived(server: cluster.Server, name: str) -> None:
-    """Until ``archive_command`` succeeded for the file, which it does when the copy is durable. Raises Refused."""
+    """Wait until ``archive_command`` has succeeded for the file: then the copy is durable. Raises Refused."""
     waiting = f"{server.data}/pg_wal/archive_status/{name}.ready"
     end = server.system.monotonic() + _ARCHIVED
     asked = server.system.monotonic() + 1.0
@@ -197,7 +202,7 @@ def wait_archived(server: cluster.Server, name: str) -> None:
 
 
 def tidy(server: cluster.Server) -> None:
-    """Clear up after a killed run: a copy of ours is removed, the old data gets the name under which it is kept."""
+    """Clear up after a killed run: remove a copy of ours, or give old data the name under which it is kept."""
     server.must(["rm", "-f", "--", f"{server.data}/{_MARK}"])
     if not os.path.lexists(server.stage):
         return
@@ -214,7 +219,7 @@ def tidy(server: cluster.Server) -> None:
 
 
 def _recover(server: cluster.Server, record: restore_point.Record) -> None:
-    """Make the staging directory the cluster as it was at the restore point, cleanly shut down, and durable."""
+    """Recover the cluster's state at the restore point in the staging directory: cleanly shut down, and durable."""
     found = os.stat(server.data)
     os.mkdir(server.stage, 0o700)
     fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -225,7 +230,7 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
         source = f"{server.bases}/{record['base']}/."
         server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], cluster.LONG)
         server.must(["touch", "--", f"{server.stage}/recovery.signal"])
-        # The words about its configuration were meant for the cluster.
+        # The settings in this file were meant for the cluster, not for the recovery.
         server.must(["truncate", "-s", "0", "--", f"{server.stage}/postgresql.auto.conf"])
         done = server.run(_recovery(server, record), cluster.LONG)
         fatal = [line.partition(":  ")[2] for line in done.err.splitlines() if "FATAL" in line or "PANIC" in line]
@@ -246,8 +251,8 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
 
 
 def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
-    """The command that recovers the staging directory: a server of one process without socket, workers or archiver,
-    and without the configuration of the cluster but for what decides whether and how its log can be replayed."""
+    """The command that recovers the staging directory: a server of one process without socket, workers or archiver.
+    From the cluster's configuration it takes only the settings that the replay of the log depends on."""
     live = server.control()
     settings = {
         "config_file": "/dev/null",
@@ -286,7 +291,7 @@ def _not_reached(server: cluster.Server, record: restore_point.Record) -> str:
 
 
 def _exchange(server: cluster.Server) -> None:
-    """From here on the name of the data directory means the recovered one."""
+    """Exchange the two directories: from here on, the data directory is the recovered directory."""
     parent = os.path.dirname(server.data)
     fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -297,7 +302,7 @@ def _exchange(server: cluster.Server) -> None:
 
 
 def _put_aside(server: cluster.Server) -> str:
-    """Give the old data the name under which it is kept; the name."""
+    """Give the old data the name under which it is kept; return this path."""
     stamp = f"{server.data}.evenkeel-old-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(server.system.now()))}"
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
     old = next(one for one in names if not os.path.lexists(one))
@@ -308,7 +313,7 @@ def _put_aside(server: cluster.Server) -> str:
 
 
 def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
-    """The recovered cluster does not start: the old data again."""
+    """Bring the old data back, because the recovered cluster does not start. Raises EvenkeelError in any case."""
     said = f"postgresql {server.name} does not start on what was recovered: {why}"
     try:
         if cluster.postmaster(server.data):
@@ -323,7 +328,8 @@ def _give_back(server: cluster.Server, old: str, why: str) -> NoReturn:
 
 
 def control(server: cluster.Server, verb: str, boot: bool = False) -> None:
-    """Start or stop it, and wait for that, except for a start early at boot. Raises EvenkeelError."""
+    """Start or stop the cluster, and wait for the end of that, but not for a start early at boot. Raises
+    EvenkeelError."""
     version, _slash, name = server.spec["cluster"].partition("/")
     unit = server.spec["unit"] or (f"postgresql@{version}-{name}" if name else "")
     if boot and unit and verb == "start" and server.system.has_systemd():
@@ -348,7 +354,8 @@ def olds(server: cluster.Server) -> list[str]:
 
 
 def undo_of(old: str) -> str:
-    """With which undo an old directory may go: the tag of its store and the restore point."""
+    """The undo with which an old directory may be deleted: the tag of its store and the restore point; "" where
+    unknown."""
     try:
         return read_small(f"{old}/{_UNDO}", 1000)[0].decode()[:100]
     except (OSError, ValueError):

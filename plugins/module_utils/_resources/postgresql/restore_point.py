@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A cluster of PostgreSQL as declared, the restore point that a checkpoint records of it, and whether it is there."""
+"""The declaration of a PostgreSQL cluster, the restore point that a checkpoint records, and whether the cluster is at
+it."""
 
 from __future__ import annotations
 
@@ -28,12 +29,12 @@ _KEYS = tuple(OPTIONS)
 _PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
 _CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
-# A server that nobody writes to does not get further in its log than this, in records and segments.
+# An idle server does not advance further in its log than this: records, and segments.
 _RECORDS, _NEAR = 500, 8
 
 
 class Record(TypedDict):
-    """A restore point as a checkpoint and the archive hold it: the declaration of its cluster, and its place."""
+    """A restore point as a checkpoint and the archive record it: the declaration of its cluster, and its position."""
 
     archive: str
     cluster: str
@@ -50,7 +51,7 @@ class Record(TypedDict):
 
 
 def check(spec: Mapping[str, object]) -> dict[str, str]:
-    """The declaration with all its keys; UsageError names the bad one."""
+    """The declaration with all its keys; UsageError names the bad key."""
     made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
     found = _CLUSTER.fullmatch(made["cluster"])
     if made["cluster"] and found is None:
@@ -73,7 +74,8 @@ def check(spec: Mapping[str, object]) -> dict[str, str]:
 
 
 def _refuse_words(made: Mapping[str, str]) -> None:
-    """Paths stand in configuration and in commands of the server: nothing but plain names."""
+    """Raise UsageError for paths and units with special characters, because they stand in configuration and in
+    commands of the server."""
     for key in ("data", "archive"):
         if not _PATH.fullmatch(made[key]):
             raise UsageError(
@@ -84,13 +86,14 @@ def _refuse_words(made: Mapping[str, str]) -> None:
 
 
 def server_of(spec: Mapping[str, object] | Record, system: System) -> cluster.Server:
-    """The cluster of a declaration, or of a record, which holds one."""
+    """The cluster of a declaration, or of a record, which holds a declaration."""
     declared: Mapping[str, object] = spec
     return cluster.Server({key: str(declared[key]) for key in _KEYS}, system)
 
 
 def read(lines: Sequence[str]) -> Record:
-    """The record; Damaged when the line is not one that ``capture`` writes."""
+    """The record of the first line; Damaged where ``capture`` cannot have written it, Refused where the cluster could
+    not be recorded."""
     for line in lines:
         with json_line.read(line) as (word, record):
             if word == "kept":
@@ -118,7 +121,8 @@ def read(lines: Sequence[str]) -> Record:
 
 
 def newest(server: cluster.Server, mine: str) -> Record | None:
-    """The record of the newest restore point of ours, if it is of this declaration and store and can still be used."""
+    """The record of our newest restore point; None where it is of another declaration or store, or can no longer be
+    used."""
     try:
         record = dict(json.loads(read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0]))
         usable = {key: record[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
@@ -129,14 +133,15 @@ def newest(server: cluster.Server, mine: str) -> Record | None:
 
 
 def remember(server: cluster.Server, record: Record) -> None:
-    """Make it the newest restore point of ours."""
+    """Make the record our newest restore point."""
     path = f"{server.spec['archive']}/last"
     script = 'umask 077; printf "%s" "$1" >"$2.tmp" && mv -fT -- "$2.tmp" "$2"'
     server.must(["/bin/sh", "-c", script, "sh", json.dumps(record), path])
 
 
 def is_there(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
-    """Whether nothing was written since the restore point, or since a rollback to it. ``seen`` None: not running."""
+    """Whether nothing was written since the restore point, or since a rollback to it. ``seen``: None where the server
+    does not run."""
     size = int(record["segment_size"])
     if seen is not None:
         if seen["standby"] or seen["system"] != record["system"]:
@@ -158,13 +163,14 @@ def is_there(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
 
 
 def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
-    """Whether nobody changed anything there, as far as it can be read. The server keeps what is not archived yet."""
+    """Whether no client changed data in this part of the log. False where the part cannot be read. The server keeps
+    segments that are not archived yet."""
     names = wal.segments([part], size)
     if len(names) > _NEAR:
         return False
     span = ["-t", str(part.timeline), "-s", wal.words(part.start), "-e", wal.words(part.end)]
     for folder in (f"{server.data}/pg_wal", server.log):
-        # It waits five seconds for a segment that is not there.
+        # pg_waldump waits five seconds for a missing segment, so read only where all segments are there.
         if all(os.path.exists(f"{folder}/{name}") for name in names):
             done = server.run(["pg_waldump", "-p", folder, *span, "-n", str(_RECORDS)])
             return done.rc == 0 and wal.quiet(done.out, _RECORDS)
@@ -172,7 +178,7 @@ def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
 
 
 def differences(server: cluster.Server, record: Record) -> list[str]:
-    """Why the running cluster is not at the restore point, or did not go on from it; in words."""
+    """Why the running cluster is not at the restore point, and did not go on from there, in words."""
     try:
         seen = server.look()
     except Refused as error:

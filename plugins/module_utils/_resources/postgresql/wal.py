@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PostgreSQL's write-ahead log: positions, timelines, segments. Pure: it looks at nothing.
+"""PostgreSQL's write-ahead log: positions, timelines, segments. Pure.
 
 An LSN is a position in bytes, an int here, ``16/B374D848`` in words. A timeline is a branch of the log; its history
-says where it left those before it. The log lies in segments of equal size, whose names hold timeline and number.
+says where it left the timelines before it. The log lies in segments of equal size, whose names hold timeline and
+number.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Sizes of the headers of a segment and of a page; the first record after one begins behind it.
+# Sizes of the headers of a segment and of a page, behind which the next record begins, and the size of a page.
 _LONG, _SHORT, _PAGE = 40, 24, 8192
-# Records that the server writes by itself while nobody changes anything, by resource manager. Reading tidies pages up.
+# Records that the server writes while no client changes data, by resource manager. Even reading tidies pages up.
 _QUIET = {
     "Heap2": {"PRUNE", "PRUNE_ON_ACCESS"},
     "Standby": {"RUNNING_XACTS"},
@@ -40,7 +41,7 @@ _SEGMENT = re.compile(r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.[0-9A-
 
 @dataclass(frozen=True)
 class Leg:
-    """A stretch of the log on one timeline, from one LSN up to another."""
+    """A stretch of the log on a timeline, from the LSN ``start`` up to the LSN ``end``."""
 
     timeline: int
     start: int
@@ -49,10 +50,10 @@ class Leg:
 
 @dataclass(frozen=True)
 class Base:
-    """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest`` is of its manifest, ``store``
-    the tag of the store whose checkpoints need it.
+    """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest``: the hash of its manifest.
+    ``store``: the tag of the store whose checkpoints need it.
 
-    All of it stands in the name of its directory, so that it is known without reading it.
+    The name of its directory holds all of these values, so that no file has to be read for them.
     """
 
     timeline: int
@@ -67,7 +68,7 @@ class Base:
 
     @classmethod
     def parse(cls, name: str) -> Base | None:
-        """The base of that name; None for anything else."""
+        """The base of a directory's name; None for a name of another form."""
         found = _BASE.fullmatch(name)
         if found is None:
             return None
@@ -76,7 +77,7 @@ class Base:
 
 
 def position(text: str) -> int:
-    """The LSN of ``16/B374D848``; ValueError for anything else."""
+    """The LSN of a text such as ``16/B374D848``; ValueError for a text of another form."""
     high, _slash, low = text.partition("/")
     return (int(high, 16) << 32) + int(low, 16)
 
@@ -86,7 +87,8 @@ def words(lsn: int) -> str:
 
 
 def end_of_last(lsn: int, segment_size: int) -> int:
-    """The same position without the headers behind which the next record begins, as the server counts what it wrote."""
+    """The end of the last record, for a position behind it: without a header of a segment or page that follows. The
+    server counts its written bytes so."""
     if lsn % segment_size == _LONG:
         return lsn - _LONG
     return lsn - _SHORT if lsn % _PAGE == _SHORT else lsn
@@ -98,14 +100,15 @@ def segment_name(timeline: int, number: int, segment_size: int) -> str:
 
 
 def precedes(name: str, lsn: int, segment_size: int) -> bool:
-    """Whether the file is a segment, or what goes with one, of which all lies before the position, on any timeline."""
+    """Whether the file is a segment, or belongs to a segment, that ends before the position, on any timeline."""
     found = _SEGMENT.fullmatch(name)
     each = 0x100000000 // segment_size
     return found is not None and int(found[1], 16) * each + int(found[2], 16) < lsn // segment_size
 
 
 def forks(history: str) -> list[tuple[int, int]]:
-    """(timeline, where it was left) for all timelines before, the oldest first, of a history file's text."""
+    """(timeline, LSN at which it was left) for all earlier timelines, the oldest first, from the text of a history
+    file."""
     found = []
     for line in history.splitlines():
         fields = line.split(None, 2)
@@ -117,9 +120,9 @@ def forks(history: str) -> list[tuple[int, int]]:
 def route(
     start_timeline: int, start: int, before: Sequence[tuple[int, int]], timeline: int, end: int
 ) -> list[Leg] | None:
-    """The legs from one position to another one of ``timeline``, whose ``forks`` are ``before``.
+    """The legs from the position ``start`` to the position ``end`` of ``timeline``, whose ``forks`` are ``before``.
 
-    None when no way leads there: the start is on a branch that was left earlier, or behind the end.
+    None where no way leads there: the start is on a branch that was left earlier, or is behind the end.
     """
     legs: list[Leg] = []
     for one, left in [*before, (timeline, end)]:
@@ -131,14 +134,15 @@ def route(
 
 
 def parts(leg: Leg, segment_size: int) -> list[Leg]:
-    """The leg in two, after the segment in which it starts: that one may be gone where the newest ones are."""
+    """The leg in two parts, split after its first segment: that segment may be gone from a place that has the newest
+    segments."""
     middle = leg.start - leg.start % segment_size + segment_size
     both = [Leg(leg.timeline, leg.start, min(middle, leg.end)), Leg(leg.timeline, middle, leg.end)]
     return [part for part in both if part.start < part.end]
 
 
 def segments(legs: Sequence[Leg], segment_size: int) -> list[str]:
-    """The segments that hold the legs. The one in which a timeline was left is that of the next timeline."""
+    """The segments that hold the legs. The segment in which a timeline was left is read from the next timeline."""
     found: dict[int, int] = {}
     for leg in legs:
         for number in range(leg.start // segment_size, max(leg.start, leg.end - 1) // segment_size + 1):
@@ -147,7 +151,8 @@ def segments(legs: Sequence[Leg], segment_size: int) -> list[str]:
 
 
 def wrong_header(head: bytes, name: str, system: int, segment_size: int) -> str:
-    """The fault of the first 40 bytes of the segment ``name`` of the cluster ``system``; empty where they have none."""
+    """The fault of ``head``, the first bytes of the segment ``name`` of the cluster ``system``; empty where it has
+    none."""
     if len(head) < _LONG:
         return "it is cut off"
     _magic, flags, timeline, start, _rest, found, size, _page = struct.unpack("=HHIQI4xQII", head[:_LONG])
@@ -157,13 +162,13 @@ def wrong_header(head: bytes, name: str, system: int, segment_size: int) -> str:
         return "it does not begin as a segment does"
     if found != system:
         return f"it is of the cluster {found}"
-    # Segments that a timeline took over from the timeline before it keep the older number.
+    # Segments that a timeline took over from the timeline before it keep the older timeline's number.
     if size != segment_size or start != number * segment_size or timeline > int(name[:8], 16):
         return "it holds another stretch of the log"
     return ""
 
 
 def quiet(dump: str, limit: int) -> bool:
-    """Whether nobody changed anything, by what pg_waldump printed of up to ``limit`` records."""
+    """Whether no client changed data, judged by the output of pg_waldump for up to ``limit`` records."""
     records = _RECORD.findall(dump)
     return len(records) < limit and all(what in _QUIET.get(manager, ()) for manager, what in records)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""btrfs subvolumes, as the kernel and btrfs-progs show them. btrfs-progs make and delete them; the kernel commits a
-snapshot before it says that it is made.
+"""btrfs subvolumes, as the kernel and btrfs-progs show them. btrfs-progs make and delete subvolumes. The kernel
+commits a snapshot before it reports success.
 
-Whether two subvolumes, of which one is a snapshot of the other, are still the same is told by the number of the
-transaction in which an inode of theirs was changed last: a snapshot has that of what it is a snapshot of. (The
-generation does not tell it: being snapshotted raises it as well.)
+A subvolume records the transaction in which an inode of it was changed last. A snapshot starts with the number of its
+source. A snapshot and its source still hold the same as long as their numbers are equal. (The generation is no such
+sign, because a snapshot raises the generation of its source.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..._host.processes import start_time
 from ..._host.system import System
 
 _TIMEOUT = 1800.0
-# BTRFS_IOC_GET_SUBVOL_INFO, and of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid, ctransid.
+# BTRFS_IOC_GET_SUBVOL_INFO, and four fields of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid,
+# ctransid.
 _GET_INFO = 0x81F8943C
 _INFO = struct.Struct("=288x Q 16s 16s 16x Q 152x")
 _READ_ONLY = 1
@@ -37,7 +38,7 @@ _ROOT = 256
 
 @dataclass(frozen=True)
 class Subvolume:
-    """``parent``: the uuid of what it is a snapshot of. ``changed``: the transaction of its last change."""
+    """``parent``: for a snapshot, the uuid of its source. ``changed``: the transaction of the last change."""
 
     uuid: str
     parent: str
@@ -46,9 +47,9 @@ class Subvolume:
 
 
 def look(path: str) -> Subvolume | None:
-    """The subvolume at the path; None where the path is not the root of one.
+    """The subvolume at the path; None where the path is not the root of a subvolume.
 
-    Raises UsageError for a symlink above it, and OSError when it cannot be told, which is not the same as None.
+    Raises UsageError for a symlink above the path, and OSError where the kernel does not answer the question.
     """
     try:
         parent = open_dir(os.fsencode(os.path.dirname(path)))
@@ -72,7 +73,7 @@ def look(path: str) -> Subvolume | None:
 
 
 def synced(path: str) -> Subvolume | None:
-    """The same, when what was written before counts in ``changed``."""
+    """The subvolume at the path, once ``changed`` counts all earlier writes."""
     if look(path) is not None:
         with opened(path) as fd:
             syncfs(fd)
@@ -89,7 +90,7 @@ def opened(path: str) -> Iterator[int]:
 
 
 def same(kept: Subvolume, live: Subvolume) -> bool:
-    """Whether one is a snapshot of the other, and neither was changed since."""
+    """Whether one subvolume is a snapshot of the other, and neither was changed since."""
     return kept.changed == live.changed and (kept.parent == live.uuid or live.parent == kept.uuid)
 
 
@@ -107,19 +108,19 @@ def delete(path: str, system: System) -> None:
 
 
 def mounted(path: bytes) -> set[str]:
-    """Mount points at or below the path, and those that show what lies there."""
+    """Mount points at or below the path, and mount points elsewhere that show files at or below the path."""
     found = mounts()
     shows = _showing(path, found)
     return {os.fsdecode(one.point) for one in found if within(one.point, path) or shows(one)}
 
 
 def mounted_elsewhere(path: bytes) -> dict[int, int]:
-    """The processes (id -> when it started) in whose own mount namespace what lies at the path is mounted."""
+    """The processes (id -> start time) in whose own mount namespace a mount shows files at or below the path."""
     shows = _showing(path, mounts())
     spaces = {os.stat("/proc/self/ns/mnt").st_ino: False}
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):  # It has ended.
+        with suppress(OSError):  # The process has ended.
             space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if space not in spaces:
                 spaces[space] = any(shows(one) for one in mounts(pid))
@@ -130,8 +131,9 @@ def mounted_elsewhere(path: bytes) -> dict[int, int]:
 
 
 def _showing(path: bytes, found: Sequence[Mount]) -> Callable[[Mount], bool]:
-    """Whether a mount shows what lies at or below the path, which those that were found lead to."""
-    # The last one is on top.
+    """A function that tells whether a mount shows files at or below the path. ``found``: the mounts through which we
+    reach the path."""
+    # The last mount is on top.
     around = max((one for one in reversed(found) if within(path, one.point)), key=lambda one: len(one.point))
     inside = os.path.normpath(os.path.join(around.root, os.path.relpath(path, around.point)))
     return lambda one: one.device == around.device and within(one.root, inside)

@@ -2,9 +2,9 @@
 
 """The kind ``subvolumes``: whole btrfs subvolumes, kept as snapshots on their own file system.
 
-Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in it. A rollback
-makes a writable snapshot of that one there, exchanges it with the subvolume in one system call, and deletes what it got
-for it.
+Beside a subvolume lies a directory of ours, for root alone. A checkpoint is a read-only snapshot in this directory. A
+rollback makes a writable snapshot of the read-only snapshot there, exchanges it with the subvolume in one system
+call, and deletes the old subvolume.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Subvolumes(Kind):
         return list(spec["paths"])
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        """A line for each: the snapshot, a new one where no kept one is as the subvolume is now. None is made for a
-        Hasher."""
+        """A line for each subvolume, with its snapshot. A new snapshot is made where no kept snapshot equals the
+        subvolume, but not for a Hasher."""
         for path in spec["paths"]:
             live = look(path)
             if live is None or live.read_only:
@@ -83,14 +83,15 @@ class Subvolumes(Kind):
         return [_captured(path, sink, system) for path in spec["paths"]]
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
-        """The same ahead of a rollback, where what is no subvolume is no reason not to put it back: it is kept."""
+        """As ``capture``, but ahead of a rollback: a path that is no subvolume does not stop the rollback, which
+        keeps the path's files aside."""
         return [
             json_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
             for path in spec["paths"]
         ]
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        """In check mode as well, where the snapshot is still to be made."""
+        """Sentences on the snapshots; in check mode as well, where a snapshot is still to be made."""
         found = []
         for line in lines:
             with json_line.read(line) as (_word, one):
@@ -100,9 +101,10 @@ class Subvolumes(Kind):
         return found
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        """A step for each that is not as its snapshot, or for which a killed rollback has left something to be removed.
+        """A step for each subvolume that differs from its snapshot, or for which a killed rollback left something to
+        remove.
 
-        Raises Damaged when a snapshot is missing, Refused when a subvolume cannot be exchanged.
+        Raises Damaged where a snapshot is missing, and Refused where a subvolume cannot be exchanged.
         """
         steps = []
         for record in _recorded(lines):
@@ -129,10 +131,11 @@ class Subvolumes(Kind):
         return steps
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out all of them; durable when it returns. RestoreFailed names those that failed, and why.
+        """Carry out all steps; the result is durable on return. RestoreFailed names the steps that failed, with
+        reasons.
 
-        In the detail of those that were done is ``held``: the processes that had the replaced one mounted in a mount
-        namespace of their own, which lost it.
+        The detail of a step that was done has ``held``: the processes that had the replaced subvolume mounted in a
+        mount namespace of their own, and have lost it.
         """
         done: list[Step] = []
         left = []
@@ -164,7 +167,7 @@ class Subvolumes(Kind):
     def former_path(self, shown: bytes, trees: Collection[str]) -> bytes | None:
         for target in trees:
             aside = os.fsencode(_aside(target))
-            if shown.startswith((aside + b"/", aside + b" ")):  # The subvolume itself has lost its name: " (deleted)".
+            if shown.startswith((aside + b"/", aside + b" ")):  # A deleted subvolume's name ends in " (deleted)".
                 return os.fsencode(target) + shown[len(aside) :].partition(b" (deleted)")[0]
         return None
 
@@ -173,9 +176,10 @@ class Subvolumes(Kind):
         return {path: problem for path, problem in problems.items() if problem}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
-        """Delete the snapshots that this store has made and no line of those that stay names, where any line has one.
+        """Delete the snapshots of this store that no line of ``stay`` names, in all directories with a snapshot of
+        any line.
 
-        Raises Refused when btrfs does not delete one.
+        Raises Refused where btrfs does not delete a snapshot.
         """
         needed = {_kept(record) for record in map(_record_of, stay) if record is not None}
         named = {_kept(record) for record in map(_record_of, go) if record is not None} | needed
@@ -195,7 +199,7 @@ class Subvolumes(Kind):
 
 
 def _checked(paths: Sequence[str]) -> list[str]:
-    """The paths in order. Raises UsageError for one that cannot be exchanged. Looks at nothing."""
+    """The paths in order. Raises UsageError for a path that cannot be exchanged. Does not look at the host."""
     for path in paths:
         if check_path(os.fsencode(path)) == b"/":
             raise UsageError("subvolumes: / is always mounted, and cannot be exchanged; name a subvolume below it")
@@ -207,7 +211,7 @@ def _folder(path: str) -> str:
 
 
 def _aside(path: str) -> str:
-    """Where a rollback stages the new one, and has the old one after the exchange."""
+    """The path at which a rollback stages the new subvolume, and finds the old subvolume after the exchange."""
     return os.path.join(_folder(path), f"replaced-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}")
 
 
@@ -216,7 +220,7 @@ def _stamp(system: System) -> str:
 
 
 def _is_ours(folder: str) -> bool:
-    """Whether the directory is there, and root's alone."""
+    """Whether the directory is there, and belongs to root alone."""
     try:
         found = os.lstat(folder)
     except FileNotFoundError:
@@ -225,7 +229,8 @@ def _is_ours(folder: str) -> bool:
 
 
 def _refuse(path: str, system: System) -> None:
-    """Refused where the subvolume at the path could not be exchanged, or others could put something in its way."""
+    """Raise Refused where the subvolume at the path cannot be exchanged, or where others could put something in its
+    way."""
     for one in ancestors(os.fsencode(path)):
         found = os.stat(one)
         if found.st_uid != 0 or (found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
@@ -281,7 +286,8 @@ def _record(path: str, name: str, kept: Subvolume) -> str:
 
 
 def _recorded(lines: Sequence[str]) -> list[Snapshot]:
-    """The records; Damaged when a line is not one that ``capture`` writes, Refused when nothing was recorded."""
+    """The records of the lines; Damaged where ``capture`` cannot have written a line, Refused where a path was no
+    subvolume."""
     found: list[Snapshot] = []
     for line in lines:
         with json_line.read(line) as (word, one):
@@ -347,7 +353,8 @@ def _put_back(step: Step, system: System) -> None:
 
 
 def _clear(aside: str, system: System) -> None:
-    """Delete what lies there, of which the undo has a snapshot. What is no subvolume has none, and is kept."""
+    """Delete the subvolume that lies there: the undo has a snapshot of it. Anything else has no snapshot, and is
+    kept."""
     if look(aside) is not None:
         delete(aside, system)
     elif os.path.lexists(aside):
@@ -355,7 +362,7 @@ def _clear(aside: str, system: System) -> None:
 
 
 def _record_of(line: str) -> Snapshot | None:
-    """The record of a line; None of one that names no snapshot of ours."""
+    """The record of a line; None for a line that names no snapshot of ours."""
     try:
         return _recorded([line])[0]
     except EvenkeelError:
