@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 
 @dataclass
@@ -82,3 +87,20 @@ def fleet(tmp_path: Path) -> Fleet:
         (data / "well").touch()
         (data / "name").write_text(f"I am {name}\n")
     return Fleet(tmp_path, hosts)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it but the library, which an earlier checkpoint has left there."""
+    store = Store(str(tmp_path_factory.mktemp("library") / "store"), System())
+    with store.locked():
+        package.install(store, finish)
+    return Path(store.root)
+
+
+@pytest.fixture
+def asked_fleet(fleet: Fleet, library: Path) -> Fleet:
+    """The same fleet, on which the library lies: its hosts are asked for many phases."""
+    for host in fleet.hosts:
+        shutil.copytree(library, fleet.directory(host) / "store")
+    return fleet

@@ -19,9 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _scratch
@@ -46,21 +44,9 @@ CHECKPOINT = {
 }
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it but the library, which an earlier checkpoint has left there."""
-    store = Store(str(tmp_path_factory.mktemp("library") / "store"), System())
-    with store.locked():
-        package.install(store, finish)
-    return Path(store.root)
-
-
 @pytest.fixture
-def fleet(fleet: Fleet, library: Path) -> Fleet:
-    """The same fleet, on which the library lies: each host is asked for many phases."""
-    for host in fleet.hosts:
-        shutil.copytree(library, fleet.directory(host) / "store")
-    return fleet
+def fleet(asked_fleet: Fleet) -> Fleet:
+    return asked_fleet
 
 
 def replicate(fleet: Fleet, hosts: str = "h1", *words: str, **options: Any) -> Run:
