@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from images import copy_of_a_moment
 
 from evenkeel.collection import collections_path
 
@@ -101,7 +102,7 @@ class Disk:
 
     def fresh(self) -> None:
         self.unmount()
-        _copy(self.base, self.base.with_suffix(".run"))
+        copy_of_a_moment(self.base, self.base.with_suffix(".run"))
         self.mount(self.base.with_suffix(".run"))
 
     def cut(self, unrelated: bool) -> None:
@@ -111,13 +112,9 @@ class Disk:
             os.write(fd, b"x")
             os.fsync(fd)
             os.close(fd)
-        _copy(self.base.with_suffix(".run"), self.base.with_suffix(".cut"))
+        copy_of_a_moment(self.base.with_suffix(".run"), self.base.with_suffix(".cut"))
         self.unmount()
         self.mount(self.base.with_suffix(".cut"))
-
-
-def _copy(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "--sparse=always", source, target], check=True)
 
 
 @pytest.fixture(params=KINDS)

@@ -38,6 +38,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, scrub
+from images import copy_of_a_moment
 
 from evenkeel.collection import collections_path
 
@@ -83,7 +84,7 @@ def mount(image: Path, place: Path) -> None:
 def cut_power(disk: Path, number: int = 0) -> None:
     """What had not reached the disk is gone: the image as it is now, without any sync, is mounted in its place."""
     image = disk.with_name("image" if not number else f"cut-{number - 1}")
-    subprocess.run(["cp", "--sparse=always", image, disk.with_name(f"cut-{number}")], check=True)
+    copy_of_a_moment(image, disk.with_name(f"cut-{number}"))
     subprocess.run(["umount", disk], check=True)
     mount(disk.with_name(f"cut-{number}"), disk)
 
