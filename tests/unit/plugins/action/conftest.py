@@ -39,6 +39,12 @@ class Fleet:
     def directory(self, host: str) -> Path:
         return self.home / host
 
+    def kept(self, host: str) -> list[str]:
+        """The files of the host's store, besides those that come with the library."""
+        store = self.directory(host) / "store"
+        found = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
+        return [str(path) for path in found if path.parts[0] not in ("FORMAT", "agent", "lock")]
+
     def play(self, tasks: Sequence[Mapping[str, Any]], hosts: str = "all", *words: str, **keywords: Any) -> Run:
         """Run tasks as one play."""
         play = {"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **keywords}

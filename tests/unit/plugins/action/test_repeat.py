@@ -64,7 +64,7 @@ def test_it_is_repeated_until_it_is_verified_and_not_again(fleet: Fleet) -> None
     task = repeat(THIRD.format(said="well", rc=0))
     run = fleet.play([task], "h1", "--check")
     assert run.rc == 0 and only(run)["changed"] and only(run)["outcome"] == "" and calls(fleet) == 0
-    assert not (fleet.directory("h1") / "store").exists(), "check mode has written"
+    assert not fleet.kept("h1"), "check mode has written"
     run = fleet.play([task], "h1")
     result = only(run)
     assert run.rc == 0 and calls(fleet) == 3
@@ -125,7 +125,7 @@ def test_what_is_no_operation_and_what_verifies_nothing_is_refused_before_anythi
     run = fleet.play([repeat("true", module="{{ module }}", verify="{{ probe }}")])
     for host, (_module, _probe, message) in wrong.items():
         assert message in run.results[host]["msg"] and "Nothing was touched" in run.results[host]["msg"]
-        assert run.results[host]["error"] == "UsageError" and not (fleet.directory(host) / "store").exists()
+        assert run.results[host]["error"] == "UsageError" and not fleet.kept(host)
 
 
 # -- modules of every sort
