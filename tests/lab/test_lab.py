@@ -165,6 +165,7 @@ def test_acl_xattr_and_capabilities_can_be_set(fleet: Lab) -> None:
 
 
 def test_strace_kills_before_the_call_it_is_told_to(fleet: Lab) -> None:
+    fleet.exec("web1", ["touch", "/srv/f"])
     done = fleet.exec(
         "web1",
         ["strace", "-f", "-qq", "-e", "trace=/unlink", "-e", "inject=/unlink:signal=KILL:when=1", "rm", "/srv/f"],
