@@ -22,6 +22,12 @@ from evenkeel.ansible.configuration import program
 PLAYBOOK = "- hosts: all\n  tasks: []\n"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long for an answer."""
+    monkeypatch.setattr(asking, "IDLE", 60.0)
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The programs that were started for themselves."""
