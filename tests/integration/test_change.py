@@ -127,7 +127,7 @@ def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
     assert fleet.lab.ssh("web1", ["true"]).returncode == 0
 
 
-# Each takes a minute: three of the moments in make test, the others in make test-long.
+# Each takes a minute: two of the moments in make test, the others in make test-long.
 MOMENTS = [one if one in (1, 7) else pytest.param(one, marks=pytest.mark.long) for one in range(10)]
 
 

@@ -69,11 +69,13 @@ class Ready:
     def _ask(
         self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]
     ) -> Callable[[], Done | None]:
+        python = interpreter(argv[0])
         if self._process is None or not self._process.runs():
-            python = interpreter(argv[0])
             if not python:
                 return lambda: None
             self._process = _Process(python, argv[0], cwd, env)
+        elif python != self._process.python:  # a program of another Ansible
+            return lambda: None
         return self._process.ask(argv, env, vault)
 
 
@@ -81,6 +83,7 @@ class _Process:
     """A process that is ready; it ends when nobody can ask it any more."""
 
     def __init__(self, python: Sequence[str], program: str, cwd: str, env: Mapping[str, str]) -> None:
+        self.python = python
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -118,7 +121,8 @@ class _Process:
 
 def interpreter(program: str) -> list[str]:
     """The words that start the Python of a script, from its first line; empty for a program of another kind."""
-    with open(program, "rb") as stream:
+    line = b""
+    with contextlib.suppress(OSError), open(program, "rb") as stream:  # one may run what one may not read
         line = stream.readline(4096)
     words = line[2:].decode("utf-8", "replace").split() if line.startswith(b"#!") else []
     if words and os.path.basename(words[0]) == "env":

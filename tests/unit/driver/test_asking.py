@@ -76,6 +76,17 @@ def test_what_is_no_script_of_python_is_started(tmp_path: Path, started: list[st
     assert "web1" in done.stdout and started == ["ansible-inventory"]
 
 
+def test_a_program_of_another_python_is_started_on_that(tmp_path: Path, started: list[str]) -> None:
+    other, script = tmp_path / "python-other", tmp_path / "ansible-inventory"
+    other.symlink_to(sys.executable)
+    script.write_text(f"#!{other}\nimport sys\nprint('ansible' in sys.modules)\n")
+    script.chmod(0o755)
+    ready = Ready()
+    ready.run([program("ansible-inventory"), "--list", "-i", "web1,"], str(tmp_path), os.environ, {})
+    assert ready.run([str(script)], str(tmp_path), os.environ, {}).stdout == "False\n"
+    assert started == ["ansible-inventory"]
+
+
 def test_a_python_without_ansible_is_no_reason_to_fail(tmp_path: Path, started: list[str]) -> None:
     script = tmp_path / "ansible-inventory"
     script.write_text(f"#!{sys.executable} -I\nprint('from a program')\n")
@@ -146,3 +157,4 @@ def test_the_python_of_a_program_stands_in_its_first_line(tmp_path: Path, line: 
     path = tmp_path / "program"
     path.write_text(f"{line}\nrest")
     assert interpreter(str(path)) == words
+    assert interpreter(str(tmp_path / "none")) == []
