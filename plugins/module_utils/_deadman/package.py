@@ -65,10 +65,10 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 def leave(store: Store, finish: Callable[..., list[str]]) -> None:
     """Leave the library on the host to answer later calls, where there are a store and ample room. Errors are
     ignored."""
-    if _base() == _PACKAGE or not os.path.isdir(store.root):
-        return  # The library on the host answers this call already, or the host has no store.
+    if _base() == _PACKAGE:
+        return  # The library answers this call.
     with suppress(OSError, EvenkeelError):
-        room = os.statvfs(store.root)
+        room = os.statvfs(store.root)  # It fails where nothing is kept on this host.
         if room.f_bavail * room.f_frsize > _AMPLE:
             with store.locked(wait=0.0):
                 install(store, finish)

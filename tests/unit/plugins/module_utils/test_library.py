@@ -85,3 +85,11 @@ def test_a_library_that_is_not_ours_or_not_safe_is_passed_over(
 ) -> None:
     spoil(agent)
     assert library(store.root, package.digest()) == b""
+
+
+def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
+    package.leave(store, finish)
+    assert not Path(store.root).exists()
+    Path(store.root).mkdir(mode=0o700)
+    package.leave(store, finish)
+    assert library(store.root, package.digest())
