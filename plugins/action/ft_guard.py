@@ -119,6 +119,7 @@ class ActionModule(ActionBase):
             domains,
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
+            restart=params["restart"],
         )
 
 

@@ -3,43 +3,117 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import places
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import Balancers
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import REBOOT, Steps, Wanted
+
+# Options of the task that concern the controller alone.
+_HERE = ("group", "drain", "boot_within", "roll")
 
 
 class ActionModule(ProbingAction):
-    """The module; then the probes that are measured from outside, of the service that was restarted."""
+    """One call of the host where that is enough; else the steps of a restart, with balancers, a boot or both."""
 
     ARGUMENTS = ARGUMENTS
     _outside: Outside | None = None
 
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables = task_vars or {}
+        try:
+            check_variables(variables)
+            values = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+            wanted = self._wanted(values, variables)
+            needs_steps = bool(wanted.places) or wanted.boots or REBOOT in (values["ladder"] or ())
+            if self._task.check_mode or not needs_steps:
+                return super().run(tmp, task_vars)
+            given = self.arguments(values, variables)
+            inventory = Inventory(self, variables)
+            balancers = Balancers(inventory, seconds(values["deadline"], "deadline"), str(values["store"]))
+        except UsageError as error:
+            return refused(error)
+        ActionBase.run(self, tmp, task_vars)
+        host = inventory.here()
+        own = {name: value for name, value in given.items() if not name.startswith("_")}
+
+        def ask(phase: str, **more: Any) -> Answer:
+            return host.module("ft_restart", **own, _phase=phase, _values=more)
+
+        return reported(Steps(wanted, ask, balancers, self._measured, self._reset).run())
+
+    def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
+        inventory = Inventory(self, dict(variables))
+        try:
+            drained = places(values["drain"], inventory.hosts_of)
+        except AnsibleError as error:
+            raise UsageError(f"drain: {str(error).rstrip('.')}. Nothing was touched") from error
+        return Wanted(
+            str(variables["inventory_hostname"]),
+            drained,
+            values["roll"],
+            self._is_last(variables),
+            values["scope"] == "host",
+            seconds(values["boot_within"], "boot_within"),
+        )
+
+    def _is_last(self, variables: Mapping[str, Any]) -> bool:
+        """Whether no host of the play comes after those of this batch."""
+        everyone = list(variables.get("ansible_play_hosts_all") or [])
+        batch = list(variables.get("ansible_play_batch") or [])
+        earlier = earlier_hosts(everyone, self._task.get_play().order, batch)
+        return earlier is not None and len(set(earlier) | set(batch)) >= len(everyone)
+
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         own, items = parted(values["probes"])
-        given = {name: value for name, value in self._task.args.items() if name != "group"}
+        given = {name: value for name, value in self._task.args.items() if name not in _HERE}
+        more = {"_values": {"roll": values["roll"], "now": self._is_last(variables)}}
         if not items:
-            return given
+            return {**given, **more}
         self._outside = self.outside(items, values, variables)
-        return {**given, "probes": own}
+        return {**given, **more, "probes": own}
+
+    def _reset(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.reset()
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:
-        if self._outside is None or self._task.check_mode or result.get("failed") or result.get("unreachable"):
+        if self._task.check_mode or result.get("failed") or result.get("unreachable"):
+            return result
+        return dict(self._measured(result))
+
+    def _measured(self, result: Answer) -> Answer:
+        """The result of a restart that went well on the host, with the probes that are measured from outside."""
+        if self._outside is None:
             return result
         measured = self._outside.measure()
         health = result.get("health") or {"state": "pass", "probes": []}
         wrong = [one for one in measured if one["state"] != "pass"]
         sick, warned = ([_words_on(one) for one in wrong if one["severity"] == how] for how in ("fail", "warn"))
         health = {**health, "probes": [*health["probes"], *measured], "state": "fail" if sick else health["state"]}
-        result = {**result, "health": health, "warnings": [*(result.get("warnings") or []), *warned]}
+        found = {**result, "health": health}
+        if warned:
+            found["warnings"] = [*(found.get("warnings") or []), *warned]
         if not sick:
-            return reported(result)
-        name = str((result.get("after") or {}).get("name") or "the service")
+            return found
+        name = str((result.get("before") or {}).get("name") or "the service")
         msg = f"{name} was restarted, but is not healthy as seen from outside: {'; '.join(sick)}"
-        return reported({**result, "failed": True, "error": "Unhealthy", "msg": msg, "left": [name]})
+        return reported({**found, "failed": True, "msg": msg, "error": "Unhealthy", "left": [name]})
 
 
 def _words_on(one: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleError, AnsibleFilterError
@@ -62,8 +63,31 @@ def _limits(limit: str) -> list[str]:
     return found
 
 
+# A play without a host. Ansible takes an empty list of hosts for all hosts.
+_NO_HOST = ["all", "!all"]
+
+
+def planned(
+    hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], key: str = "order"
+) -> Sequence[str] | list[int]:
+    """The hosts of a planned roll in their order, or with ``key`` sizes the sizes of its waves; no host without a plan.
+
+    The plan is the result of ft_roll, which the playbook registers as restart_plan.
+    """
+    found: Mapping[str, Any] = {}
+    for host in groups.get("all", []):
+        plan = hostvars[host].get("restart_plan")
+        if isinstance(plan, Mapping):
+            found = plan
+            break
+    waves = [] if found.get("failed") else found.get("waves") or []
+    if key == "sizes":
+        return [len(wave) for wave in waves] or [1]
+    return [str(host) for wave in waves for host in wave] or _NO_HOST
+
+
 class FilterModule:
     """The filters, by the names that playbooks use."""
 
-    def filters(self) -> dict[str, Callable[..., list[str]]]:
-        return {"targets": targets}
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"targets": targets, "planned": planned}

@@ -67,6 +67,13 @@ options:
         not as in flight.
     type: str
     version_added: 0.2.0
+  restart:
+    description:
+      - The step is a restart. A host of the wave that an earlier restart left in the middle may then be restarted,
+        which finishes that one. Without it such a host is refused, and it counts as in flight in any case.
+    type: bool
+    default: false
+    version_added: 0.2.0
   timeout:
     description:
       - How long a host may take to answer; after that it counts as unreachable.
@@ -177,6 +184,7 @@ ARGUMENTS: Options = {
     "guard_domain": {"type": "str", **renamed("failure_domain")},
     "confirmed": {"type": "bool", "default": False},
     "change": {"type": "str"},
+    "restart": {"type": "bool", "default": False},
     "timeout": {"type": "str", "default": "30s"},
 }
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words as bounded
+
 # The number of characters of a host's words that go into a reason.
 _LONGEST = 1000
 
@@ -23,6 +25,7 @@ class Measured:
     state: ``pass``, ``fail`` or ``unknown``. flight: the operation under way on the host, in words; empty without one;
     None when that is not known, because the host is unreachable or its answer is malformed.
     outcome: how its last armed change ended (``confirmed``, ``rolled_back``, ``in_doubt``), or None without one.
+    restart: the flight is nothing but a restart that an earlier run left.
     """
 
     state: str
@@ -30,6 +33,7 @@ class Measured:
     detail: str = ""
     flight: str | None = ""
     outcome: str | None = None
+    restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def measured(result: Mapping[str, Any], change: str | None = None) -> Measured:
     words = str(result.get("msg") or "").strip()[:_LONGEST]
     try:
         return _measured(result, words, change)
-    except (AttributeError, TypeError, ValueError, OverflowError, OSError) as error:
+    except (AttributeError, TypeError, ValueError, LookupError, OverflowError, OSError) as error:
         return Measured("unknown", True, f"its answer cannot be trusted: {type(error).__name__}", None)
 
 
@@ -63,8 +67,13 @@ def _measured(result: Mapping[str, Any], words: str, change: str | None) -> Meas
         return Measured("unknown", True, words or "ft_health gave no result", None)
     last = told.get("last") or {}
     outcome = last.get("outcome")
-    flight = "" if _is_held(told, change) else _flight(told)
-    return Measured(str(result["state"]), True, words, flight, None if outcome is None else str(outcome)[:40])
+    flight, under_way = "" if _is_held(told, change) else _flight(told), told.get("restart")
+    ended = None if outcome is None else str(outcome)[:40]
+    if not under_way:
+        return Measured(str(result["state"]), True, words, flight, ended)
+    said = [flight, f"{in_words(under_way)}; finish it with the same restart (evenkeel restart)"]
+    left = not flight and not under_way.get("running")
+    return Measured(str(result["state"]), True, words, "; ".join(filter(None, said)), ended, left)
 
 
 def _is_held(told: Mapping[str, Any], change: str | None) -> bool:
@@ -83,9 +92,22 @@ def _flight(told: Mapping[str, Any]) -> str:
     if armed:
         until = armed.get("until")
         if isinstance(until, (int, float)):
-            until = datetime.datetime.fromtimestamp(until, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            until = clock(until)
         return f"its change of generation {_number(armed)} is armed until {str(until)[:40]}"
     return "it was interrupted in the middle of a rollback" if told.get("interrupted") else ""
+
+
+def in_words(record: Mapping[str, Any]) -> str:
+    """The restart that is under way on a host, from its record."""
+    what = f"a restart of {bounded(record['target'], 255)} ({bounded(record['mode'], 20)})"
+    places = [bounded(str(one.get("words") or one.get("host")), 200) for one in list(record["drained"] or [])[:20]]
+    since = f"is under way since {clock(float(record['at']))}"
+    return f"{what} {since}" + (f", drained at {', '.join(places)}" if places else "")
+
+
+def clock(at: float) -> str:
+    """A time (epoch seconds) in words."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _number(armed: Mapping[str, Any]) -> str:
@@ -123,6 +145,7 @@ class Question:
 
     hosts: the answer of each host of group, wave and earlier. domains: the failure domain of each, or None for no rule.
     lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in earlier waves.
+    restart: the step is a restart, which finishes a restart that an earlier run left on a host of the wave.
     """
 
     group: Sequence[str]
@@ -133,6 +156,7 @@ class Question:
     domains: Mapping[str, str | None] | None = None
     lost: Sequence[str] = ()
     earlier: Sequence[str] = ()
+    restart: bool = False
 
     @property
     def everyone(self) -> list[str]:
@@ -185,7 +209,7 @@ def _about_the_wave(question: Question) -> Iterator[str]:
             )
         elif host.flight is None:
             yield f"{name} could not be measured ({host.detail}): repair that and run again."
-        elif host.flight:
+        elif host.flight and not (host.restart and question.restart):
             yield (
                 f"{name} is in flight already, {host.flight}: settle that run, or wait until the host has put"
                 " itself back, and run again."

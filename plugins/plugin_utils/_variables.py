@@ -20,8 +20,10 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "at_most",
         "checkpoint",
         "confirm_within",
+        "container",
         "copies",
         "deadline",
+        "drain",
         "failure_domain",
         "generations",
         "group",
@@ -29,10 +31,13 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "hosts",
         "key",
         "kinds",
+        "ladder",
+        "last",
         "max_unavailable",
         "min_healthy",
         "mode",
         "outside",
+        "owed",
         "paths",
         "peers",
         "postgresql_archive",
@@ -48,8 +53,10 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "require_restorable",
         "rescued",
         "resources",
+        "resume",
         "retention",
         "role",
+        "scope",
         "scrub_share",
         "scrub_time_limit",
         "service",
@@ -64,7 +71,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
     )
 )
 # Variables that the driver hands to playbooks, and that no person sets.
-DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}change", f"{PREFIX}checkpoints"))
+DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}change", f"{PREFIX}checkpoints", f"{PREFIX}plan_only", f"{PREFIX}roll"))
 # Old name -> the name that replaces it. Version REMOVED removes the old name.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
 REMOVED = "0.3.0"

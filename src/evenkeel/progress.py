@@ -28,6 +28,7 @@ class Phase(StrEnum):
     ARMED = "armed"
     CHANGE = "change"
     RUN = "running"  # one of our playbooks, outside of a change
+    RESTARTED = "restarted"
     FAILED = "failed"
     SETTLE = "settle"
     WAIT = "wait"  # not reached: its dead-man is waited for

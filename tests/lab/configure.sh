@@ -25,3 +25,4 @@ done
 
 # Debian's default, written down: a host serves HTTP from its first boot.
 systemctl enable ssh.service nginx.service
+systemctl disable haproxy.service etcd.service

@@ -5,48 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from evenkeel.outcome import UsageError
-from evenkeel.shared import hosts_of_budget
+from evenkeel.shared import waves
+
+by_domain = waves.by_domain
+split = waves.split
 
 
 def parse(text: str) -> tuple[str, ...]:
     """The sizes of the waves in a text such as ``1,25%,100%``. UsageError names the wrong part."""
-    return tuple(_checked(part.strip(), text) for part in text.split(","))
-
-
-def _checked(part: str, text: str) -> str:
     try:
-        hosts = 0 if part == "quorum" else hosts_of_budget(part, 100, "waves", round_up=True)
-    except ValueError:
-        hosts = 0
-    if hosts == 0:
-        raise UsageError(
-            f"waves {text!r}: {part!r} is neither a number of hosts, 1 or more, nor a percentage up to 100%, as in"
-            " 1,25%,100%"
-        )
-    return part
-
-
-def split(hosts: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, ...]]:
-    """Distribute ``hosts``, in order; the last size repeats, so that no wave is ever larger than written.
-
-    Percentages are of the whole number of hosts, so ``1,25%,100%`` over 20 hosts gives 1, 5 and the other 14.
-    """
-    waves: list[tuple[str, ...]] = []
-    done = 0
-    while done < len(hosts):
-        size = hosts_of_budget(sizes[min(len(waves), len(sizes) - 1)], len(hosts), "waves", round_up=True)
-        waves.append(tuple(hosts[done : done + size]))
-        done += size
-    return waves
-
-
-def by_domain(waves: Sequence[Sequence[str]], domains: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Split each wave so that all its hosts are in one failure domain, in the order in which the domains come."""
-    parts: list[tuple[str, ...]] = []
-    for wave in waves:
-        seen = dict.fromkeys(domains[host] for host in wave)
-        parts += [tuple(host for host in wave if domains[host] == domain) for domain in seen]
-    return parts
+        return waves.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -84,6 +84,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
 
         def on_event(event: Event) -> None:
             feed(record, event)
+            self.told(event, record, caller)
             if event.get("event") == "playbook_on_task_start":
                 caller.report(Progress(Kind.TASK, record.task, phase=Phase.RUN))
             if options.output and event.get("stdout"):
@@ -101,13 +102,24 @@ class PlaybookCommand(FleetCommand[RunResult]):
             with under_way():
                 run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
                 ended = session.run_own(run, on_event, stop)
-        rows = {host: row(record, host, ended.stopped) for host in hosts}
+        rows = self.rows(record, hosts, ended.stopped)
         code = self.exit_code(list(rows.values()))
         reason = next((f"{host}: {found['msg']}" for host, found in rows.items() if found["state"] != "ok"), "")
         if code is Exit.DONE and ended.rc != 0:
             code = Exit.FAILED
             reason = ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
-        return RunResult(self.name, code, reason, rows, [], time.monotonic() - started)
+        return RunResult(self.name, code, reason, rows, self.notes(record), time.monotonic() - started)
+
+    def told(self, event: Event, record: Record, caller: Caller) -> None:
+        """Report what an event of the run means for a person, besides its tasks."""
+
+    def rows(self, record: Record, hosts: Sequence[str], stopped: str) -> dict[str, Mapping[str, Any]]:
+        """The row of each host (see ``row``). stopped: why the run was ended early, or empty."""
+        return {host: row(record, host, stopped) for host in hosts}
+
+    def notes(self, record: Record) -> list[str]:
+        """Sentences about the run as a whole."""
+        return []
 
     def exit_code(self, rows: Sequence[Mapping[str, Any]]) -> Exit:
         """The exit code of the command from the rows of its hosts (see ``row``)."""
@@ -131,13 +143,18 @@ class PlaybookCommand(FleetCommand[RunResult]):
         return Exit.FAILED
 
 
+def _is_decision(result: Result) -> bool:
+    """Whether it only let the run go on. Ansible reports it for one host of several, and nothing was done there yet."""
+    return result.task in ("ft_guard", "ft_roll") and result.status == "ok"
+
+
 def _confirmation(result: Result) -> bool:
     return result.task == "ft_settle" and result.status == "ok"
 
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     """The row of ``host``: the result of its last task of ours, with state and msg."""
-    results = record.results.get(host, [])
+    results = [result for result in record.results.get(host, []) if not _is_decision(result)]
     # The confirmation of a rollback says nothing about the rollback itself.
     story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
     last = next((result for result in story if result.status != "ok"), story[-1] if story else None)

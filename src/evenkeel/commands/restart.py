@@ -1,34 +1,130 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`evenkeel restart`: restart a service, host by host."""
+"""`evenkeel restart`: restart a service, or hosts, wave by wave."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.console import Console
+
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.events import Record, message
+from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import Variables, add_guard, add_probes, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
+from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.progress import Kind, Phase, Progress
+from evenkeel.show import roll, summary
+
+_HOST_MODES = ("reboot", "soft-reboot", "kexec")
+_MODES = ("warm", "cold", *_HOST_MODES)
 
 
 class Restart(PlaybookCommand):
-    """A restart on each host in turn. The guard measures the group before each host."""
+    """A plan from the answers of all hosts, then the restart of each wave. The guard measures the group before each."""
 
     name = "restart"
-    text = "restart a service, host by host, proved and only as health allows"
+    text = "restart a service or hosts, wave by wave, drained, proved, and only as health allows"
+    lost_is_doubt = True
+    _plan_only = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("service", metavar="SERVICE", help="systemd unit")
-        parser.add_argument("--mode", choices=["warm", "cold"], help="warm keeps serving while it restarts")
+        parser.add_argument("service", metavar="SERVICE", nargs="?", help="systemd unit")
+        parser.add_argument("--container", metavar="NAME", help="restart a container of podman or docker instead")
+        parser.add_argument("--owed", action="store_true", help="restart what still runs replaced files instead")
+        how = "warm keeps serving while it restarts; reboot, soft-reboot and kexec restart the hosts themselves"
+        parser.add_argument("--mode", choices=_MODES, help=how)
+        ladder = "instead of --mode, ways that are tried in turn: warm,cold,rollback,reboot"
+        parser.add_argument("--ladder", metavar="WAY,…", help=ladder)
+        parser.add_argument("--drain", metavar="FILE", help="YAML list of the balancers that send no requests meanwhile")
+        leader = "a command that exits with 0 on the host that leads its group; that host is restarted last"
+        parser.add_argument("--last", metavar="COMMAND", help=leader)
+        parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time, by default 1")
+        again = "leave out the hosts that an interrupted run of the same restart has restarted"
+        parser.add_argument("--resume", action="store_true", help=again)
+        parser.add_argument("--plan", action="store_true", help="print who restarts when, and restart nothing")
         add_guard(parser)
         add_probes(parser)
 
     def variables(self, args: argparse.Namespace) -> Variables:
+        self._plan_only = bool(args.plan)
+        host = args.mode in _HOST_MODES
+        targets = [bool(args.service), bool(args.container), args.owed, host]
+        if sum(targets) != 1:
+            raise UsageError(
+                "name one thing to restart: SERVICE, --container NAME, --owed, or the hosts themselves by --mode reboot,"
+                " soft-reboot or kexec"
+            )
         return given(
             service=args.service,
+            container={"name": args.container} if args.container else None,
+            owed=args.owed or None,
+            scope="host" if host else None,
             mode=args.mode,
+            ladder=args.ladder.split(",") if args.ladder else None,
+            drain=specs(args.drain, "drain"),
+            last=_words(args.last),
+            waves=args.waves,
+            resume=args.resume or None,
+            plan_only=args.plan or None,
             min_healthy=args.min_healthy,
             max_unavailable=args.max_unavailable,
             guard_domain=args.guard_domain,
             probes=specs(args.probes, "probes"),
         )
+
+    def told(self, event: Event, record: Record, caller: Caller) -> None:
+        data = mapping(event.get("event_data"))
+        if event.get("event") not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
+            return
+        host, task = str(data.get("host")), str(data.get("resolved_action") or "").rpartition(".")[2]
+        plan = self._plan(record)
+        if task == "ft_roll":
+            for number, wave in enumerate(roll.waves(plan), 1):
+                caller.report(Progress(Kind.NOTE, f"wave {number}: {', '.join(wave)}"))
+            for note in roll.notes(plan):
+                caller.report(Progress(Kind.NOTE, note))
+        elif task == "ft_restart" and (result := record.of(host, task)) is not None:
+            well = result.status == "ok"
+            phase = Phase.RESTARTED if well else Phase.FAILED
+            caller.report(Progress(Kind.HOST, "" if well else message(result.result), (host,), phase))
+
+    def rows(self, record: Record, hosts: Sequence[str], stopped: str) -> dict[str, Mapping[str, Any]]:
+        plan = self._plan(record)
+        skipped = plan.get("skipped") or {}
+        found = super().rows(record, hosts, stopped)
+        for host in hosts:
+            if host in skipped:
+                found[host] = {"state": "ok", "msg": "", "changed": False, "done": [f"not restarted: {skipped[host]}"]}
+            elif self._plan_only and (wave := roll.wave_of(plan, host)):
+                found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
+        return found
+
+    def notes(self, record: Record) -> list[str]:
+        return roll.notes(self._plan(record))
+
+    def _plan(self, record: Record) -> roll.Plan:
+        """The plan that the run began with; empty where there is none."""
+        told = [result for results in record.results.values() for result in results if result.task == "ft_roll"]
+        return told[0].result if told and told[0].status == "ok" else {}
+
+    def show(self, result: RunResult, given: Options, console: Console) -> None:
+        if self._plan_only and result.exit_code is Exit.DONE:
+            roll.print_plan(result, console)
+        else:
+            summary.print_run(result, console)
+
+
+def _words(command: str | None) -> list[str] | None:
+    if command is None:
+        return None
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--last {command!r} cannot be split into words: {error}") from error

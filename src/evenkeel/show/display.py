@@ -24,6 +24,7 @@ from evenkeel.progress import Kind, Phase, Progress, Report
 STYLES = {
     Phase.HELD: "cyan",
     Phase.CONFIRMED: "green",
+    Phase.RESTARTED: "green",
     Phase.ROLLED_BACK: "yellow",
     Phase.FAILED: "red",
     Phase.WAIT: "yellow",
@@ -38,7 +39,7 @@ _DOING = {
     Phase.WAIT: "not reached; its dead-man puts it back",
     Phase.HELD: "healthy; waits for the other hosts",
 }
-_ENDS = (Phase.CONFIRMED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
+_ENDS = (Phase.CONFIRMED, Phase.RESTARTED, Phase.ROLLED_BACK, Phase.UNTOUCHED, Phase.IN_DOUBT)
 
 
 # Ansible checks the arguments of a role in a task that nobody wrote.

@@ -1,0 +1,83 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_roll import ARGUMENTS, TARGET
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _roll
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
+
+
+class ActionModule(ActionBase):
+    """Look at every host of the play, and plan the roll. Nothing is restarted, and nothing is written."""
+
+    BYPASS_HOST_LOOP = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        reclaim()
+        variables = task_vars or {}
+        try:
+            check_variables(variables)
+            params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
+            return self._plan(Inventory(self, variables), params, variables)
+        except (EvenkeelError, AnsibleError, ValueError) as error:
+            return refused(UsageError(f"{str(error).rstrip('.')}. Nothing was touched"))
+
+    def _plan(
+        self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
+    ) -> dict[str, object]:
+        hosts = list(variables.get("ansible_play_hosts_all") or [])
+        for host in hosts:
+            check_variables(inventory.variables(host))
+        sizes = [part for text in params["waves"] for part in str(text).split(",")]
+        domain = params["guard_domain"]
+        given = {name: params[name] for name in TARGET if params[name] is not None}
+
+        def look(host: Host) -> Answer:
+            store = inventory.store(host.name, params["store"])
+            return host.module("ft_restart", **given, store=store, _phase="look", _values={})
+
+        told = inventory.each(hosts, look, seconds(params["timeout"], "timeout"))
+        seen = {host: _roll.seen(told[host]) for host in hosts}
+        domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
+        plan = _roll.plan(_roll.Question(seen, sizes, domains, bool(params["owed"]), params["resume"]))
+        return _result(plan, seen)
+
+
+def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, object]:
+    foreseen = _roll.forecast(plan, seen)
+    reasons = list(plan.reasons)
+    error = "UsageError" if plan.wrong else "Refused"
+    failed = {"failed": True, "msg": f"{' '.join(reasons)} Nothing was touched.", "error": error} if reasons else {}
+    return report(
+        {
+            "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": len(seen)},
+            "waves": [list(wave) for wave in plan.waves],
+            "order": plan.order,
+            "skipped": dict(plan.skipped),
+            "notes": list(plan.notes),
+            "forecast": vars(foreseen),
+            "owed": {host: list(one.owed) for host, one in seen.items() if one.owed},
+            "above": {host: list(one.above) for host, one in seen.items() if one.above},
+            "planned": [", ".join(wave) for wave in plan.waves],
+            "done": [f"looked at {len(seen)} hosts"],
+            "left": reasons,
+            **failed,
+        }
+    )

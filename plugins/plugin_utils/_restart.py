@@ -1,0 +1,217 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restart in steps, by the controller: begin, drain, act, measure from outside, make ready again, end.
+
+The host keeps the record of all of it. So a run that is killed between two steps loses nothing: the next run takes the
+restart over, and knows from the host where it is drained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+
+# Seconds between two questions to a host that boots.
+_PAUSE = 2.0
+# The way to restart a host that a ladder can end with.
+REBOOT = "reboot"
+
+
+class Drains(Protocol):
+    """The balancers."""
+
+    def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> Outcome:
+        """Drain the host at all places or at none. ours: places at which an earlier run has drained it."""
+
+    def ready(self, places: Sequence[Place]) -> Outcome:
+        """Make the host ready again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a drain, or of its opposite. drained: where the host is drained, or may be. done: what was measured, in
+    words. why: what went wrong, empty when nothing did."""
+
+    drained: Sequence[Place] = ()
+    done: Sequence[str] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The request. host: its name. places: where it is drained. last: whether no other host of the roll restarts after
+    it. boots: whether the host itself restarts. within: seconds for its boot."""
+
+    host: str
+    places: Sequence[Place] = ()
+    roll: Mapping[str, Any] | None = None
+    last: bool = True
+    boots: bool = False
+    within: float = 600.0
+
+
+# Asks the host for a phase, with its values. Raises AnsibleConnectionFailure.
+Ask = Callable[..., Answer]
+
+
+@dataclass
+class Steps:
+    """A restart, step by step. outside: measures the host from outside after the act; reset: drops a dead connection."""
+
+    wanted: Wanted
+    ask: Ask
+    drains: Drains
+    outside: Callable[[Answer], Answer]
+    reset: Callable[[], None]
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], float] = time.monotonic
+    _token: str = ""
+    _drained: list[Place] = field(default_factory=list)
+    _proved: list[str] = field(default_factory=list)
+
+    def run(self) -> Answer:
+        """The result of the task."""
+        try:
+            return self._run()
+        except AnsibleConnectionFailure as error:
+            why = f"{self.wanted.host} does not answer: {words(str(error))}"
+            return self._ended({"unreachable": True}, f"{why}.{self._whereabouts()} Run the same restart again")
+
+    def _run(self) -> Answer:
+        wanted = self.wanted
+        # The host knows of the drain before it begins.
+        recorded = [_recorded(place) for place in wanted.places]
+        begun = self.ask("begin", drained=recorded, roll=wanted.roll, now=wanted.last)
+        if begun.get("failed"):
+            return dict(begun)
+        if begun.get("deferred"):
+            said = (
+                f"{wanted.host} leads its group now, and other hosts restart after it: nothing was restarted on it. Run"
+                " the same restart again, which takes it last"
+            )
+            return self._ended({"failed": True, "error": "Refused"}, said)
+        self._token = str(begun.get("token") or "")
+        strange = self._take_over(begun)
+        if strange:
+            return self._unknown(strange)
+        drained = self.drains.drain(wanted.places, self._drained)
+        self._drained = list(drained.drained)
+        self._proved += drained.done
+        if drained.why:
+            return self._not_drained(drained.why)
+        acted = self._act()
+        if not acted.get("failed"):
+            acted = self.outside(acted)
+        if acted.get("failed"):
+            why = str(acted.get("msg") or "it failed")
+            return self._ended(acted, why + self._whereabouts())
+        return self._made_ready(acted)
+
+    def _take_over(self, begun: Answer) -> list[Mapping[str, Any]]:
+        """Remember where the host is drained already; the places of its record that are not declared now.
+
+        A record is the word of the host: it names balancers and commands, and only declared ones are used.
+        """
+        strange: list[Mapping[str, Any]] = []
+        if not begun.get("earlier"):
+            return strange
+        for one in begun.get("drained") or []:
+            try:
+                place = Place.read({key: value for key, value in dict(one).items() if key != "words"})
+            except (Damaged, TypeError, ValueError):
+                strange.append(one)
+                continue
+            ours, _others = known([place], self.wanted.places)
+            self._drained += ours
+            strange += [] if ours else [one]
+        return strange
+
+    def _unknown(self, strange: Sequence[Mapping[str, Any]]) -> Answer:
+        """Refuse: the host is drained at places that nobody declares now, so nobody would make it ready there."""
+        kept = [*strange, *(_recorded(place) for place in self._drained)]
+        self.ask("drained", token=self._token, drained=kept)
+        where = ", ".join(words(str(one.get("words") or one.get("host"))) for one in strange)
+        said = (
+            f"an earlier restart has drained {self.wanted.host} at {where}, which is not declared as it was then. Nothing"
+            " was restarted: declare it (drain) and run again, or make the host ready there by hand and accept it"
+            " (evenkeel accept)"
+        )
+        return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
+
+    def _not_drained(self, why: str) -> Answer:
+        if not self._drained:
+            self.ask("drained", token=self._token, drained=[])
+            self.ask("end", token=self._token, leave=True)
+        else:
+            self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+        said = f"{self.wanted.host} was not restarted, as it could not be drained: {why}.{self._whereabouts()}"
+        return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
+
+    def _act(self) -> Answer:
+        if not self.wanted.boots:
+            acted = self.ask("act", token=self._token)
+            if acted.get("next") != REBOOT or not acted.get("failed"):
+                return acted
+        booting = self.ask("boot", token=self._token)
+        return booting if booting.get("failed") else self._booted(booting)
+
+    def _booted(self, booting: Answer) -> Answer:
+        """Wait until the host has booted, and prove it."""
+        end, before = self.now() + self.wanted.within, booting.get("boot")
+        why = "it still runs as before"
+        while self.now() < end:
+            self.sleep(_PAUSE)
+            self.reset()
+            try:
+                seen = self.ask("look")
+            except AnsibleConnectionFailure as error:
+                why = f"it does not answer: {words(str(error))}"
+                continue
+            if seen.get("failed"):
+                why = words(str(seen.get("msg") or "it gives no answer"))
+            elif seen.get("boot") and seen.get("boot") != before:
+                return self.ask("booted", token=self._token)
+        said = f"{self.wanted.host} has not booted within {self.wanted.within:g} s ({why})"
+        return {"failed": True, "changed": True, "error": "Unhealthy", "msg": said}
+
+    def _made_ready(self, acted: Answer) -> Answer:
+        ready = self.drains.ready(self._drained)
+        self._drained = list(ready.drained)
+        self._proved += ready.done
+        if ready.why:
+            self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+            said = f"{self.wanted.host} was restarted and is healthy, but gets no requests: {ready.why}."
+            return self._ended({**acted, "failed": True, "error": "Unhealthy"}, said + self._whereabouts())
+        ended = self.ask("end", token=self._token, leave=True)
+        if ended.get("failed"):
+            return self._ended({**acted, "failed": True, "error": ended.get("error")}, str(ended.get("msg")))
+        return self._ended(acted, "")
+
+    def _whereabouts(self) -> str:
+        """Where the host is still drained, in words."""
+        places = [place.words for place in self._drained]
+        return f" It stays drained at {', '.join(places)}, until a restart of it succeeds." if places else ""
+
+    def _ended(self, result: Answer, msg: str) -> Answer:
+        """The result of the task, with what this half did."""
+        left = [f"drained: {place.words}" for place in self._drained]
+        found = {
+            **result,
+            "proved": [*(result.get("proved") or []), *self._proved],
+            "left": [*(result.get("left") or []), *left],
+        }
+        return {**found, "msg": msg} if msg else found
+
+
+def _recorded(place: Place) -> Mapping[str, object]:
+    """The place as the host keeps it, with words for a person."""
+    return {**place.record(), "words": place.words}

@@ -1,0 +1,216 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a rolling restart: which hosts, in which waves, and what speaks against it. Pure, from answers of now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import clock, in_words
+
+# The level at which a host owes the restart of a service, which the roll does. Other levels are only named.
+_SERVICE = "service"
+# The errors of a host by which the request itself is wrong.
+_WRONG = ("UsageError", "NotFound")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last restart of this kind on a host that succeeded: its roll, and the number of hosts that the roll had."""
+
+    roll: str
+    at: float
+    hosts: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The answer of one host. why: the reason why there is none, or why the host cannot be restarted as requested.
+
+    left: the restart that an earlier run left under way, in words. running: it goes on now. leads: whether the host
+    leads its group. owed: the units that owe a restart. above: what else it owes, at the level of the host.
+    tries, failures, seconds: of earlier restarts, their number, those that failed, and the mean time of the others.
+    """
+
+    why: str = ""
+    wrong: bool = False
+    left: str = ""
+    running: bool = False
+    leads: bool = False
+    owed: Sequence[str] = ()
+    above: Sequence[str] = ()
+    finished: Finished | None = None
+    tries: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+
+
+def seen(answer: Mapping[str, Any]) -> Seen:
+    """Read the answer of a host; anything but a clear answer is a reason to restart nothing."""
+    if answer.get("unreachable") or answer.get("failed"):
+        why = words(str(answer.get("msg") or "no answer"), 1000)
+        prefix = "unreachable: " if answer.get("unreachable") else ""
+        return Seen(prefix + why, wrong=answer.get("error") in _WRONG)
+    try:
+        return _seen(answer)
+    except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
+        return Seen(f"its answer cannot be read ({type(error).__name__}: {words(str(error), 200)})")
+
+
+def _seen(answer: Mapping[str, Any]) -> Seen:
+    under_way, finished, history = answer["restart"], answer["finished"], answer["history"] or {}
+    owed = answer.get("owed") or []
+    above = [f"a {words(one['level'], 40)} ({words('; '.join(one['why']), 200)})" for one in owed]
+    return Seen(
+        left=in_words(under_way) if under_way else "",
+        running=bool(under_way and under_way["running"]),
+        leads=answer["leads"] is True,
+        owed=[words(one["unit"], 255) for one in owed if one["level"] == _SERVICE],
+        above=[said for one, said in zip(owed, above, strict=True) if one["level"] not in (_SERVICE, "process")],
+        finished=Finished(words(finished["roll"], 64), float(finished["at"]), int(finished["hosts"]))
+        if finished
+        else None,
+        tries=int(history.get("tries") or 0),
+        failures=int(history.get("failures") or 0),
+        seconds=float(history.get("seconds") or 0.0),
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """The hosts of a roll in the order of the inventory, each with its answer.
+
+    sizes: of the waves. domains: the failure domain of each host, or None where it does not count. owed: only hosts that
+    owe a restart are restarted. resume: hosts that the interrupted roll has restarted are left out.
+    """
+
+    hosts: Mapping[str, Seen]
+    sizes: Sequence[str]
+    domains: Mapping[str, str | None] | None = None
+    owed: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The waves of a roll. roll: the interrupted roll that goes on; empty for a new one. skipped: host -> why it is not
+    restarted. reasons: why nothing may be restarted, each a sentence. wrong: they are a fault of the request."""
+
+    waves: Sequence[Sequence[str]] = ()
+    roll: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+    wrong: bool = False
+
+    @property
+    def order(self) -> list[str]:
+        """The hosts, in the order in which they are restarted."""
+        return [host for wave in self.waves for host in wave]
+
+
+def plan(question: Question) -> Plan:
+    """Plan the roll. ValueError for malformed sizes of waves."""
+    reasons = list(_against(question))
+    if reasons:
+        wrong = all(one.wrong for one in question.hosts.values() if one.why)
+        running = any(one.running for one in question.hosts.values())
+        return Plan(reasons=reasons, wrong=wrong and not running and bool(question.hosts))
+    roll, finished = _interrupted(question)
+    notes = _notes(question, roll, finished)
+    skipped: dict[str, str] = {}
+    for name, seen in question.hosts.items():
+        if seen.left:
+            continue  # it is finished in any case
+        if question.owed and not seen.owed:
+            skipped[name] = "nothing is owed" + (f" but {'; '.join(seen.above)}" if seen.above else "")
+        elif question.resume and name in finished:
+            skipped[name] = f"restarted at {clock(finished[name])} by the roll that goes on"
+    hosts = [name for name in question.hosts if name not in skipped]
+    waves = _split(question, hosts)
+    return Plan(waves, roll if question.resume else "", skipped, notes)
+
+
+def _split(question: Question, hosts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Hosts that are in the middle of a restart come first, and together: they are down already. Leaders come last, one
+    at a time."""
+    seen = question.hosts
+    left = [name for name in hosts if seen[name].left]
+    leaders = [name for name in hosts if seen[name].leads and name not in left]
+    others = [name for name in hosts if name not in left and name not in leaders]
+    waves = [*([tuple(left)] if left else []), *_waves.split(others, question.sizes)]
+    if question.domains is not None:
+        waves = _waves.by_domain(waves, {name: str(question.domains[name]) for name in hosts})
+    return [*waves, *((name,) for name in leaders)]
+
+
+def _against(question: Question) -> Iterator[str]:
+    if not question.hosts:
+        yield "There is no host to restart: check the name of the target and the limit."
+    _waves.parse(",".join(question.sizes))
+    for name, seen in question.hosts.items():
+        if seen.why:
+            yield f"{name}: {seen.why.rstrip('.')}. Repair that, or leave the host out, and run again."
+        elif seen.running:
+            yield f"{name}: {seen.left}, and it still runs: wait for its end, and run again."
+    if question.domains is not None:
+        nowhere = [name for name in question.hosts if not question.domains.get(name)]
+        if nowhere:
+            yield f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host of the group."
+
+
+def _interrupted(question: Question) -> tuple[str, Mapping[str, float]]:
+    """The newest roll that has not restarted all its hosts, and the hosts that it has restarted, each with the time.
+
+    A host counts as restarted by a roll only where that was its last restart of this kind.
+    """
+    known = {name: seen.finished for name, seen in question.hosts.items() if seen.finished and seen.finished.roll}
+    newest = max(known.values(), key=lambda one: one.at, default=None)
+    if newest is None:
+        return "", {}
+    done = {name: one.at for name, one in known.items() if one.roll == newest.roll}
+    if len(done) >= newest.hosts or len(done) == len(question.hosts):
+        return "", {}
+    return newest.roll, done
+
+
+def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list[str]:
+    notes = [f"{name}: {seen.left}; it is restarted first" for name, seen in question.hosts.items() if seen.left]
+    if roll and not question.resume:
+        notes.append(
+            f"an earlier roll was interrupted after {', '.join(finished)}; all hosts are restarted now, unless it goes"
+            " on (--resume, evenkeel_resume)"
+        )
+    if question.resume and not roll:
+        notes.append("no interrupted roll is known on these hosts, so that all are restarted")
+    notes += [f"{name} leads its group; it is restarted last" for name, seen in question.hosts.items() if seen.leads]
+    return notes
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What earlier restarts of this kind on these hosts say: their number, the seconds that the roll takes, and the
+    chance that a restart fails (the rule of succession, Laplace 1814: (failures + 1) / (tries + 2)); None without any."""
+
+    tries: int
+    seconds: float | None
+    risk: float | None
+
+
+def forecast(planned: Plan, hosts: Mapping[str, Seen]) -> Forecast:
+    """The time and the risk of the plan, from the history of its hosts."""
+    chosen = [hosts[name] for name in planned.order]
+    tries = sum(one.tries for one in chosen)
+    if not tries:
+        return Forecast(0, None, None)
+    measured = [one.seconds for one in chosen if one.tries > one.failures]
+    slowest = max(measured, default=0.0)
+    once = (sum(one.failures for one in chosen) + 1) / (tries + 2)
+    seconds = slowest * len(planned.waves) if measured else None
+    return Forecast(tries, seconds, 1.0 - (1.0 - once) ** len(chosen))
+

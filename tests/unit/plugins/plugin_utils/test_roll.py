@@ -1,0 +1,153 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a rolling restart: each host once, those in the middle first, leaders last, and nothing past a doubt."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _roll
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._roll import Finished, Question, Seen, plan
+
+WELL = Seen()
+
+
+def question(hosts: dict[str, Seen], *sizes: str, **more: Any) -> Question:
+    return Question(hosts, sizes or ("1",), **more)
+
+
+def test_hosts_keep_their_order_and_waves_their_sizes() -> None:
+    made = plan(question({f"web{n}": WELL for n in range(1, 7)}, "1", "50%"))
+    assert made.waves == [("web1",), ("web2", "web3", "web4"), ("web5", "web6")]
+    assert made.order == [f"web{n}" for n in range(1, 7)] and not made.reasons
+
+
+def test_hosts_in_the_middle_come_first_and_together_and_leaders_last_one_by_one() -> None:
+    left = Seen(left="a restart is under way")
+    hosts = {"a": Seen(leads=True), "b": WELL, "c": left, "d": Seen(leads=True), "e": left, "f": WELL}
+    assert plan(question(hosts, "2")).waves == [("c", "e"), ("b", "f"), ("a",), ("d",)]
+
+
+def test_a_leader_in_the_middle_of_a_restart_is_down_already() -> None:
+    made = plan(question({"a": WELL, "b": Seen(left="under way", leads=True)}))
+    assert made.order == ["b", "a"]
+
+
+def test_waves_stay_within_a_failure_domain() -> None:
+    domains = {"a": "r1", "b": "r2", "c": "r1", "d": "r2"}
+    made = plan(question(dict.fromkeys(domains, WELL), "2", domains=domains))
+    assert made.waves == [("a",), ("b",), ("c",), ("d",)]
+    lacking = plan(question(dict.fromkeys(domains, WELL), "2", domains={**domains, "c": None}))
+    assert "c: no failure domain" in lacking.reasons[0] and not lacking.waves
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (_roll.seen({"unreachable": True, "msg": "timed out"}), "unreachable: timed out"),
+        (_roll.seen({"failed": True, "msg": "there is no unit x"}), "there is no unit x"),
+        (_roll.seen({}), "its answer cannot be read"),
+        (_roll.seen({"restart": 3, "finished": None, "history": {}, "leads": None}), "its answer cannot be read"),
+        (Seen(left="a restart is under way", running=True), "it still runs"),
+    ],
+)
+def test_one_host_that_is_not_clear_stops_the_whole_roll(seen: Seen, words: str) -> None:
+    made = plan(question({"a": WELL, "b": seen}))
+    assert not made.waves and words in made.reasons[0] and made.reasons[0].startswith("b: ")
+
+
+def test_no_host_is_a_reason_and_bad_sizes_are_an_error() -> None:
+    assert plan(question({})).reasons
+    with pytest.raises(ValueError, match="'0' is neither"):
+        plan(question({"a": WELL}, "0"))
+
+
+def test_a_request_that_is_wrong_everywhere_is_a_fault_of_the_request() -> None:
+    wrong = _roll.seen({"failed": True, "error": "UsageError", "msg": "there is no unit"})
+    assert plan(question({"a": wrong, "b": wrong})).wrong
+    assert not plan(question({"a": wrong, "b": _roll.seen({"unreachable": True})})).wrong
+
+
+def test_only_what_is_owed() -> None:
+    reboot = _roll.seen(
+        {
+            "restart": None,
+            "finished": None,
+            "history": None,
+            "leads": None,
+            "owed": [{"level": "reboot", "unit": "", "why": ["kernel 6.1.0-30 is installed"]}],
+        }
+    )
+    made = plan(question({"a": WELL, "b": Seen(owed=["nginx.service"]), "c": reboot}, owed=True))
+    assert made.order == ["b"] and made.skipped["a"] == "nothing is owed"
+    assert made.skipped["c"] == "nothing is owed but a reboot (kernel 6.1.0-30 is installed)"
+
+
+def roll(at: float, hosts: int = 3, name: str = "r1") -> Seen:
+    return Seen(finished=Finished(name, at, hosts))
+
+
+def test_an_interrupted_roll_goes_on_only_when_it_is_asked_for() -> None:
+    hosts = {"a": roll(100), "b": WELL, "c": Seen(left="a restart is under way")}
+    anew = plan(question(hosts))
+    assert anew.order == ["c", "a", "b"] and anew.roll == ""
+    assert any("interrupted after a" in note for note in anew.notes)
+    again = plan(question(hosts, resume=True))
+    assert again.order == ["c", "b"] and again.roll == "r1" and "roll that goes on" in again.skipped["a"]
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {"a": roll(1), "b": roll(2), "c": roll(3)},  # it has restarted all
+        {"a": roll(1, 2), "b": roll(2, 2), "c": WELL},  # it had two hosts
+        {"a": WELL, "b": WELL},
+        {"a": roll(9, 1, "later"), "b": roll(1), "c": WELL},  # a newer one has ended
+    ],
+)
+def test_without_an_interrupted_roll_all_hosts_restart(hosts: dict[str, Seen]) -> None:
+    made = plan(question(hosts, resume=True))
+    assert made.order == list(hosts) and made.roll == "" and "no interrupted roll" in made.notes[0]
+
+
+def test_the_forecast_comes_from_the_record_of_the_hosts() -> None:
+    hosts = {"a": Seen(tries=8, failures=1, seconds=4.0), "b": Seen(tries=10, seconds=6.0)}
+    told = _roll.forecast(plan(question(hosts)), hosts)
+    assert told.tries == 18 and told.seconds == 12.0
+    assert told.risk == pytest.approx(1 - (1 - 2 / 20) ** 2)
+    assert _roll.forecast(plan(question({"a": WELL})), {"a": WELL}).risk is None
+
+
+def test_ten_thousand_random_fleets() -> None:
+    chance = random.Random(7)
+    for _number in range(10_000):
+        names = [f"h{n}" for n in range(chance.randint(1, 9))]
+        hosts = {
+            name: Seen(
+                left=chance.choice(["", "", "", "under way"]),
+                leads=chance.random() < 0.2,
+                owed=["a.service"] if chance.random() < 0.5 else [],
+                finished=Finished(chance.choice("rs"), chance.random(), chance.randint(1, 9))
+                if chance.random() < 0.5
+                else None,
+            )
+            for name in names
+        }
+        size = chance.choice(["1", "2", "50%"])
+        domains = {name: chance.choice("xy") for name in names} if chance.random() < 0.5 else None
+        made = plan(Question(hosts, [size], domains, chance.random() < 0.3, chance.random() < 0.5))
+        order = made.order
+        assert sorted([*order, *made.skipped]) == names, "each host is restarted or skipped, and once"
+        left = [name for name in names if hosts[name].left]
+        assert set(order[: len(left)]) == set(left), "those in the middle come first"
+        most = _guard.hosts_of_budget(size, len(order), "waves", round_up=True) if order else 0
+        others = [wave for wave in made.waves if not hosts[wave[0]].left]
+        assert all(len(wave) <= most for wave in others), "no wave is larger than written"
+        led = [at for at, wave in enumerate(made.waves) if any(hosts[n].leads and not hosts[n].left for n in wave)]
+        assert led == list(range(len(made.waves) - len(led), len(made.waves))), "leaders come last"
+        assert all(len(made.waves[at]) == 1 for at in led), "and one at a time"
+        if domains:
+            assert all(len({domains[name] for name in wave}) == 1 for wave in made.waves)
