@@ -7,14 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Union
 
 from .._errors import Damaged, UsageError
 from .._host.options import Options, given, mapping, meant, one_of, read
 from . import haproxy, pair
 
 # kind -> its options, and the check of a declaration.
-KINDS: Mapping[str, tuple[Options, Callable[[Mapping[str, object]], Union[haproxy.Address, pair.Pair]]]] = {
+KINDS: Mapping[str, tuple[Options, Callable[[Mapping[str, object]], haproxy.Address | pair.Pair]]] = {
     "haproxy": (haproxy.OPTIONS, haproxy.check),
     "command": (pair.OPTIONS, pair.check),
 }

@@ -36,6 +36,7 @@ _INHERITED_MAINTENANCE, _INHERITED_DRAIN, _UNRESOLVED = 0x02, 0x10, 0x20
 _PATIENCE, _RELOAD = 10.0, 2.0
 # A line of a server has some 700 bytes.
 _LONGEST = 32 << 20
+_INFO = {key: re.compile(rf"^{key}: (\d{{1,9}})\r?$", re.MULTILINE) for key in ("Nbproc", "Pid")}
 _ANSWERED = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx")
 _FAILED = ("econ", "eresp", "hrsp_5xx")
 
@@ -130,9 +131,10 @@ class View:
         return sum(one.begun for one in self.all)
 
     @property
-    def served(self) -> set[str]:
-        """The backends in which new requests may come to it."""
-        return {one.backend for one in self.all if one.serves}
+    def carried(self) -> set[str]:
+        """The backends in which new requests may come to it, or would without its drain."""
+        drained = [one for one in self.all if self.is_drained and one.status.startswith("DRAIN") and one.weight > 0]
+        return {one.backend for one in [*self.all, *drained] if one.serves or one in drained}
 
     def alone(self, backends: Iterable[str]) -> list[str]:
         """Those of the backends that have no other server for new requests."""
@@ -184,33 +186,16 @@ class Runtime:
         if said:
             raise ServiceFailed(f"HAProxy did not take {state} of {self.address.name}: {_short(said)}")
 
-    def refuse_part(self) -> None:
-        """Raise Refused where the socket speaks for one of several processes of HAProxy."""
-        count = self._number("Nbproc")
+    def process(self) -> int:
+        """The process id of HAProxy. Refused where the socket speaks for one of several processes of it."""
+        info = self.ask("show info")
+        count, pid = (int(found[1]) if (found := _INFO[key].search(info)) else 0 for key in ("Nbproc", "Pid"))
         if count > 1:
             raise Refused(
                 f"HAProxy has {count} processes, and {self.address.socket} speaks for one of them: the others would go"
                 " on. Use threads (nbthread) instead of nbproc; nothing was touched"
             )
-
-    def leavers(self) -> list[int]:
-        """The processes of this HAProxy that a reload has replaced, and that still end their sessions.
-
-        They answer at no socket of ours, so that nobody can tell whose sessions they have.
-        """
-        own = read_stat(self._number("Pid"))
-        if own is None or not own.name.startswith("haproxy"):
-            return []  # It has other process ids than we see, in a container.
-        found = (read_stat(name) for name in os.listdir("/proc") if name.isdigit())
-        alike = [one for one in found if one and one.name == own.name and one.parent == own.parent]
-        master = read_stat(own.parent)
-        if master is None or not master.name.startswith("haproxy"):
-            return []
-        return sorted(one.pid for one in alike if one.pid != own.pid and not one.has_ended)
-
-    def _number(self, key: str) -> int:
-        found = re.search(rf"^{key}: (\d{{1,9}})\r?$", self.ask("show info"), re.MULTILINE)
-        return int(found[1]) if found else 0
+        return pid
 
     def ask(self, command: str) -> str:
         """The answer to a command. Refused where HAProxy, or its socket, does not take it from us."""
@@ -280,6 +265,22 @@ def _owners(path: str) -> set[int]:
             " root's; nothing was touched"
         )
     return {*trusted(), found.st_uid}
+
+
+def leavers(pid: int) -> list[int]:
+    """The processes of this HAProxy that a reload has replaced, and that still end their sessions.
+
+    Those are in no answer of the runtime API. ``pid``: the process that answers; it may be one of a container, which
+    has other process ids than we see.
+    """
+    own = read_stat(pid)
+    master = read_stat(own.parent) if own else None
+    if own is None or master is None or not own.name.startswith("haproxy") or not master.name.startswith("haproxy"):
+        return []
+    found = (read_stat(name) for name in os.listdir("/proc") if name.isdigit() and name != str(pid))
+    return sorted(
+        one.pid for one in found if one and (one.name, one.parent) == (own.name, own.parent) and not one.has_ended
+    )
 
 
 # -- the words of HAProxy
