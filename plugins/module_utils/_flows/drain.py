@@ -253,7 +253,7 @@ class _Balanced:
         )
 
     def _look_for_requests(self, last: haproxy.View) -> None:
-        """Whether a request was answered since it was told to be ready; none within a second is said, and no failure."""
+        """Whether a request was answered since it was told to be ready. None within a second is no failure."""
         begin, end = self.told.server, self.system.monotonic() + _TRAFFIC
         self.result.proved = self._words(last)
         while last.server.answers <= begin.answers and self.system.monotonic() < end:

@@ -137,7 +137,7 @@ class View:
         return {one.backend for one in [*self.all, *drained] if one.serves or one in drained}
 
     def alone(self, backends: Iterable[str]) -> list[str]:
-        """Those of the backends that have no other server for new requests."""
+        """The backends, out of these, that have no other server for new requests."""
         return sorted(one for one in backends if not any(server.serves for server in self.others.get(one, ())))
 
 
@@ -308,21 +308,24 @@ def parse_servers(text: str) -> list[Server]:
     """The servers in ``show stat``. ServiceFailed for anything else."""
     lines = text.lstrip("# ").splitlines()
     try:
-        rows = list(csv.DictReader(line for line in lines if line))
+        rows = list(csv.DictReader((line for line in lines if line), restval=""))
     except csv.Error as error:
         raise ServiceFailed(f"show stat of HAProxy cannot be read: {error}") from error
-    if not lines or "svname" not in lines[0]:
+    if not lines or not {"pxname", "svname"} <= set(lines[0].split(",")):
         raise ServiceFailed(f"show stat of HAProxy cannot be read: {_short(text)}")
     return [_server(row) for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
 
 
 def _server(row: Mapping[str, str]) -> Server:
-    is_http = bool(row.get("hrsp_2xx"))
+    status, is_http = row.get("status"), bool(row.get("hrsp_2xx"))
+    if not status:
+        raise ServiceFailed(f"show stat of HAProxy gives no status for {_short(row['svname'])}")
+    shown = [_short(row.get(key) or "") for key in ("check_status", "last_chk")] if status[:4] == "DOWN" else []
     return Server(
         row["pxname"],
         row["svname"],
-        row["status"],
-        " ".join(filter(None, (row.get("check_status"), row.get("last_chk")))) if row["status"][:4] == "DOWN" else "",
+        _short(status),
+        " ".join(filter(None, shown)),
         _number(row, "scur") + _number(row, "qcur"),
         _number(row, "stot"),
         sum(_number(row, key) for key in _ANSWERED) if is_http else _number(row, "stot"),
