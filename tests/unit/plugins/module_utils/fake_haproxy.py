@@ -133,6 +133,9 @@ def haproxy(path: Path, *servers: Server) -> Iterator[Haproxy]:
     class Listening(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
 
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Whoever asked may have gone before the end of the answer."""
+
     with Listening(str(path), Handler) as listening:
         thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
         thread.start()
