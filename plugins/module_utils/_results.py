@@ -338,3 +338,20 @@ class Operated(Result):
     checkpoint: str = ""
     at: float = 0.0
     result: str = ""
+
+
+@dataclass
+class Drained(Result):
+    """``ft_drain``. ``kind`` and ``name``: the place. ``status``: its state in its own words. ``sessions``: those that
+    are left, None where nothing tells. ``served``: requests that were answered since it was made ready, None where that
+    was not measured. ``obstacle``: why a drain would be refused now; empty for nothing."""
+
+    kind: str = ""
+    name: str = ""
+    state: str = ""
+    status: str = ""
+    sessions: int | None = None
+    served: int | None = None
+    waited: float = 0.0
+    obstacle: str = ""
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)

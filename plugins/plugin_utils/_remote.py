@@ -96,6 +96,11 @@ class Inventory:
         self._inventory = self._manager._inventory
         self._cache: dict[str, dict[str, Any]] = {}
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the running task is in check mode, in which modules change nothing."""
+        return bool(self._action._task.check_mode)
+
     def here(self) -> Host:
         """The host of the running task, over the connection that Ansible has made for it."""
         return Host(self._task_vars["inventory_hostname"], self._action, self._task_vars)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import checkpoint as _checkpoint
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import drain as _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as _info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite as _offsite
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import restart as _restart
@@ -72,3 +73,16 @@ def info(store: Store) -> Report:
 def host_state(root: str, system: System | None = None) -> Report:
     """Ask for the state that a guard asks for."""
     return dict(vars(_info.host_state(root, system)))
+
+
+def drain(
+    state: str,
+    kind: str,
+    declared: Any,
+    system: System,
+    deadline: float = 5.0,
+    ours: bool = False,
+    check_mode: bool = False,
+) -> Report:
+    """Drain a server, or make it ready."""
+    return _drain.drain(_drain.Request(state, {kind: declared}, ours, deadline), system, check_mode).report()

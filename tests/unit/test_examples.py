@@ -43,6 +43,9 @@ NOT_RUN = {
     "Bring back the state of web3, onto the host that takes its place": "needs restic and a server: test_offsite.py",
     "Put this host back to it": "needs what the one before has brought: test_offsite.py",
     "Back to an older firewall, if we can still get in then": "needs nftables and root: test_system_state.py",
+    "Take web1 out of the backend, and wait for its sessions": "needs HAProxy: tests/integration/test_drain.py",
+    "Let requests come to it again": "needs HAProxy: tests/integration/test_drain.py",
+    "The same for a balancer that has commands": "needs commands of the user's: test_drain.py",
     "We can": "needs what the one before has armed: test_system_state.py",
 }
 SYSTEMCTL = """#!/bin/sh

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS: dict[str, list[type[_results.Result]]] = {
     "ft_accept": [_results.Accepted],
     "ft_checkpoint": [_results.Checkpointed],
+    "ft_drain": [_results.Drained],
     "ft_health": [_results.Measured],
     "ft_info": [_results.Remembered],
     "ft_offsite": [_results.Offsite],

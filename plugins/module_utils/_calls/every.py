@@ -10,6 +10,7 @@ from .._host.options import Options, Params
 from . import (
     accept,
     checkpoint,
+    drain,
     exchange,
     health,
     info,
@@ -27,6 +28,7 @@ from . import (
 CALLS: dict[str, tuple[Options, Callable[[Params, bool], Any]]] = {
     "accept": (accept.ARGUMENTS, accept.work),
     "checkpoint": (checkpoint.ARGUMENTS, checkpoint.work),
+    "drain": (drain.ARGUMENTS, drain.work),
     "health": (health.ARGUMENTS, health.work),
     "info": (info.ARGUMENTS, info.work),
     "offsite": (offsite.ARGUMENTS, offsite.work),
