@@ -13,16 +13,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import places
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import Balancers
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import REBOOT, Steps, Wanted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import REBOOT, Balancers, Steps, Wanted
 
 # Options of the task that concern the controller alone.
 _HERE = ("group", "drain", "boot_within", "roll")
@@ -60,7 +59,7 @@ class ActionModule(ProbingAction):
     def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
         inventory = Inventory(self, dict(variables))
         try:
-            drained = places(values["drain"], inventory.hosts_of)
+            drained = declared(inventory, values["drain"])
         except AnsibleError as error:
             raise UsageError(f"drain: {str(error).rstrip('.')}. Nothing was touched") from error
         return Wanted(

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 
 # Seconds between two questions to a host that boots.
 _PAUSE = 2.0
@@ -44,6 +46,29 @@ class Outcome:
     drained: Sequence[Place] = ()
     done: Sequence[str] = ()
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Balancers:
+    """The balancers of the inventory. deadline: seconds for sessions to end, and for the way back."""
+
+    inventory: Inventory
+    deadline: float
+    store: str
+
+    def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> Outcome:
+        found = _drain.drain(self.inventory, places, self.deadline, ours, self.store)
+        bad = [one.words for one in found if one.end != _drain.DONE]
+        if not bad:
+            return Outcome(places, [one.words for one in found])
+        drained = [one.place for one in found if one.left or (one.place in ours and one.state != "ready")]
+        return Outcome(drained, why="; ".join(bad))
+
+    def ready(self, places: Sequence[Place]) -> Outcome:
+        found = _drain.undrain(self.inventory, places, self.deadline, self.store)
+        bad = [one.words for one in found if one.end != _drain.DONE]
+        drained = [one.place for one in found if one.end != _drain.DONE and one.may_be_drained]
+        return Outcome(drained, [one.words for one in found if one.end == _drain.DONE], "; ".join(bad))
 
 
 @dataclass(frozen=True)

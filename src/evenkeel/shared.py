@@ -92,18 +92,20 @@ def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
-    """The resources and probes, each value of its type. BadValue names a wrong value, with its place.
+    """The resources, probes and places of a drain, each value of its type. BadValue names a wrong value, with its place.
 
-    given: resources, probes or both, under these names after ``prefix``.
+    given: resources, probes, drain or several, under these names after ``prefix``.
     """
     # Ansible prints its opinion of the user's settings when it is loaded; each of its own programs does so as well.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         # They know every kind and probe, which takes a tenth of a second to load.
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import draining
         from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
-        options = {f"{prefix}resources": registry.OPTION, f"{prefix}probes": probes.OPTION}
+        known = {"resources": registry.OPTION, "probes": probes.OPTION, "drain": draining.OPTION}
+        options = {f"{prefix}{name}": option for name, option in known.items()}
         found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
     return found
 

@@ -31,7 +31,6 @@ class Restart(PlaybookCommand):
 
     name = "restart"
     text = "restart a service or hosts, wave by wave, drained, proved, and only as health allows"
-    lost_is_doubt = True
     _plan_only = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -106,6 +105,12 @@ class Restart(PlaybookCommand):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
         return found
 
+    def exit_code(self, rows: Sequence[Mapping[str, Any]]) -> Exit:
+        """As for other commands; a host that was lost on the way, or that stays drained, needs somebody to look."""
+        code = super().exit_code(rows)
+        lost = any(found["state"] == "unreachable" or _is_drained(found) for found in rows)
+        return Exit.IN_DOUBT if lost and code in (Exit.FAILED, Exit.REFUSED) else code
+
     def notes(self, record: Record) -> list[str]:
         return roll.notes(self._plan(record))
 
@@ -119,6 +124,10 @@ class Restart(PlaybookCommand):
             roll.print_plan(result, console)
         else:
             summary.print_run(result, console)
+
+
+def _is_drained(found: Mapping[str, Any]) -> bool:
+    return any(str(one).startswith("drained: ") for one in found.get("left") or [])
 
 
 def _words(command: str | None) -> list[str] | None:
