@@ -102,7 +102,7 @@ tcp:
 service:
   description:
     - "Passes when the service is active. For example V(service: {name: nginx})."
-    - Give either C(name) or C(process).
+    - Give either C(name), C(process) or C(container).
   type: dict
   suboptions:
     name:
@@ -117,6 +117,24 @@ service:
       suboptions:
 """
     + indent(PROCESS, " " * 8)
+    + r"""
+    container:
+      description:
+        - "A service in a container, as the option C(container) of M(evenkeel.fault_tolerance.ft_restart). For example
+          V({name: app, engine: podman})."
+      type: dict
+      suboptions:
+        name:
+          description:
+            - Name of the container. For example V(app).
+          type: str
+          required: true
+        engine:
+          description:
+            - The engine that runs it. By default podman, or docker where there is no podman. For example V(docker).
+          type: str
+          choices: [podman, docker]
+"""
     + _COMMON
     + r"""
 command:

@@ -149,13 +149,15 @@ class SettledBack(RolledBack):
 
 @dataclass
 class HostState:
-    """The memory of a host: its newest change, and whether anything is under way, in doubt, or was interrupted."""
+    """The memory of a host: its newest change, and whether anything is under way, in doubt, or was interrupted.
+    ``restart``: the restart that is open there, without its token."""
 
     generation: int = 0
     armed: Any = None
     last: Any = None
     doubt: Any = None
     interrupted: bool = False
+    restart: Any = None
 
 
 @dataclass
@@ -189,14 +191,59 @@ class Measured(Result):
 
 
 @dataclass
+class Rung:
+    """A rung of a ladder that was tried, or left out: ``why`` it did not lead to health; empty where it did."""
+
+    rung: str
+    ok: bool
+    seconds: float
+    why: str = ""
+
+
+@dataclass
 class Restarted(Result):
-    """``ft_restart``: the service before and after."""
+    """``ft_restart``: the service before and after.
+
+    ``seconds``: until it was healthy. ``downtime``: seconds for which ``downtime_of`` did not answer, None where nobody
+    measured. ``rungs``: of a ladder, in the order of the tries; ``next``: the rung that a controller has to carry out.
+    ``owed``: the restarts that are owed above the level of services.
+    """
 
     mode: str = ""
     before: Any = None
     after: Any = None
+    seconds: float = 0.0
+    downtime: float | None = None
+    downtime_of: str = ""
+    rungs: list[Rung] = field(default_factory=list)
+    next: str = ""
+    owed: list[Any] = field(default_factory=list)
     health: Any = field(default=None, metadata=_LEFT_OUT)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+# The answer of a host while the controller restarts it in several calls (see ``_flows.restarting``).
+
+
+@dataclass
+class OpenRestart(Result):
+    """``token`` and ``generation``: of the restart that has begun. ``deferred``: nothing has begun, because this host
+    leads and comes last. ``earlier``: the restart that was taken over. ``restart``: the restart that is open, or was
+    until its end. ``roll``: the mark of a roll; ``request``: the hash by which this host knows target and mode.
+    ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target. ``refusal``:
+    why it cannot be restarted as asked; empty where it can."""
+
+    token: str = ""
+    generation: int = 0
+    deferred: bool = False
+    earlier: Any = None
+    restart: Any = None
+    roll: Any = None
+    request: str = ""
+    leads: bool | None = None
+    owed: list[Any] = field(default_factory=list)
+    before: Any = None
+    refusal: str = ""
 
 
 @dataclass

@@ -240,6 +240,53 @@ host_state:
     interrupted:
       description: Whether a rollback was interrupted and waits to be finished.
       type: bool
+    restart:
+      description:
+        - The restart that is open on the host, or was cut off there. Null where none is.
+      type: dict
+      contains:
+        generation:
+          description: The number of the restart on this host.
+          type: int
+        target:
+          description: The unit, process or container, V(host), or V(owed).
+          type: str
+        mode:
+          description: How it is restarted.
+          type: str
+        request:
+          description: A hash of the target and the mode.
+          type: str
+        stage:
+          description:
+            - V(begun) before anything was done to the target, V(acting), V(acted) once it is healthy again, or
+              V(failed).
+          type: str
+        drained:
+          description: What was drained for it, in the words of the controller.
+          type: list
+          elements: dict
+        roll:
+          description: The roll of several hosts that it belongs to. Empty for none.
+          type: str
+        identity:
+          description: The identity of the target before.
+          type: str
+        boot:
+          description: The boot under which the stage was reached.
+          type: str
+        at:
+          description: The time of the stage, in seconds since the epoch.
+          type: float
+        pid:
+          description: The process that acts on the target. 0 for none.
+          type: int
+        started:
+          description: The clock tick at which that process started.
+          type: int
+        running:
+          description: Whether that process still lives.
+          type: bool
 planned:
   description: Empty, as this module only reads.
   returned: always

@@ -6,33 +6,96 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ft_restart
-short_description: Restart a service, proved and healthy
+short_description: Restart a service or a host, proved and healthy
 description:
-  - Restarts a systemd unit, or a process with a pid file, and proves it. After a cold restart the service has another
-    identity; after a warm one it has the same, and connections that were open across it survive.
+  - Restarts a systemd unit, a process with a pid file, a container, or the host, and proves it. After a cold restart
+    the service has another identity; after a warm one it has the same, and connections that were open across it
+    survive.
   - A service that does not run is started, in either mode.
   - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once, and the
     message holds the last words of the unit's log.
+  - What cannot be restarted as asked is refused before anything is touched, such as a unit that is masked, that refuses
+    to be started or stopped by hand, or that runs once and does not stay active (C(Type=oneshot)).
+  - The downtime is measured at the first V(tcp) or V(http) probe with an address of this host.
+  - The host remembers a restart while it is under way, and what was drained for it, so that a later run goes on where
+    a run was killed. It remembers the last 500 restarts as well.
 version_added: 0.1.0
 author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
   - evenkeel.fault_tolerance._process
   - evenkeel.fault_tolerance._probes
 options:
   name:
     description:
-      - The systemd unit. Either this or O(process).
+      - The systemd unit. Exactly one of this, O(process), O(container), O(owed) and O(scope) is given.
     type: str
+  container:
+    description:
+      - A service in a container of podman or docker. A container that systemd runs is refused, and its unit is named.
+        Give O(name) then.
+    type: dict
+    suboptions:
+      name:
+        description:
+          - Name of the container. For example V(web).
+        type: str
+        required: true
+      engine:
+        description:
+          - The engine that runs it. By default podman, or docker where there is no podman. For example V(docker).
+        type: str
+        choices: [podman, docker]
+  owed:
+    description:
+      - Restarts every unit that still runs programs or libraries which were replaced, one after the other, each proved.
+        Then the host is asked again. RV(owed) names what no restart of a unit can mend.
+    type: bool
+    default: false
+  scope:
+    description:
+      - V(host) restarts the whole host.
+    type: str
+    choices: [host]
   mode:
     description:
-      - V(cold) stops and starts. V(warm) reloads, and is refused where the service cannot.
+      - V(cold) stops and starts. V(warm) reloads, and is refused where the service cannot. By default V(cold).
       - A reload counts as taken when the service shows it, by new workers or in its own words, and as failed when it
         says that it keeps its old configuration. Where it shows nothing, a warning says that it was only asked.
+      - With O(scope=host) this is V(reboot), the default, V(soft-reboot), which starts all services anew and keeps the
+        kernel (systemd 254 or newer), or V(kexec), which starts the kernel without the firmware (kexec-tools).
     type: str
-    choices: [cold, warm]
-    default: cold
+    choices: [cold, warm, reboot, soft-reboot, kexec]
+  ladder:
+    description:
+      - Ways to restart it, instead of O(mode). Each is tried where those before did not lead to health.
+      - Where the host has restarted the service by each of them three times or more, their order is that of the least
+        expected time. Otherwise it is the order that is given.
+      - V(rollback) goes back to O(rollback_to), and restarts it. After a crash loop this alone is still tried, and
+        after a rollback that did not help nothing more.
+      - V(reboot) restarts the host.
+    type: list
+    elements: str
+    choices: [warm, cold, rollback, reboot]
+  rollback_to:
+    description:
+      - The checkpoint of V(rollback) in O(ladder). It is refused where its contents are damaged, while the host is in
+        doubt, and where the last rollback of the service did not make it healthy.
+    type: str
+    default: latest
+  last:
+    description:
+      - A command, as a list of words. The hosts on which it exits with 0 are restarted after the others. Write one that
+        finds out whether this host leads its cluster.
+    type: list
+    elements: str
+  drain:
+    description:
+      - The places that stop sending requests to this host while it is restarted.
+    type: list
+    elements: dict
   group:
     description:
       - Names of hosts or groups. A probe with C(from=peer) is measured from one of them. By default all hosts of the
@@ -67,6 +130,14 @@ attributes:
 """
 
 EXAMPLES = r"""
+- name: Try the gentle way first
+  evenkeel.fault_tolerance.ft_restart:
+    name: app
+    ladder: [warm, cold, rollback]
+    probes:
+      - http: {url: http://localhost:8080/health}
+    soak: 10s
+
 - name: Let nginx take up its configuration, without a dropped connection
   evenkeel.fault_tolerance.ft_restart:
     name: nginx
@@ -162,6 +233,63 @@ after:
     queued:
       description: Whether the service manager is about to act on it.
       type: bool
+seconds:
+  description: Seconds until it was healthy, or until it was known that it is not.
+  returned: unless it was refused
+  type: float
+downtime:
+  description:
+    - Seconds for which RV(downtime_of) did not answer, from the last good connection to the next one. One connection is
+      made every 5 milliseconds.
+    - It is null where nothing was measured, as without such a probe, or where it did not answer before.
+  returned: unless it was refused
+  type: float
+downtime_of:
+  description: The probe whose address was connected to; empty where nothing was measured.
+  returned: unless it was refused
+  type: str
+  sample: tcp 127.0.0.1:80
+rungs:
+  description: The rungs of O(ladder), in the order in which they were tried.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    rung:
+      description: The rung.
+      type: str
+    ok:
+      description: Whether it led to health.
+      type: bool
+    seconds:
+      description: Seconds that it took.
+      type: float
+    why:
+      description: The reason why it did not lead to health, or was not tried.
+      type: str
+next:
+  description: The rung that the controller has to carry out, V(reboot); otherwise empty.
+  returned: always
+  type: str
+owed:
+  description: The restarts that are owed and that no restart of a unit can mend.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    level:
+      description: What has to be restarted.
+      type: str
+    unit:
+      description: The unit, or empty.
+      type: str
+    why:
+      description: The reason.
+      type: str
+    processes:
+      description: The processes that still run what was replaced.
+      type: list
+      elements: raw
 health:
   description: The measurements, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured
@@ -251,7 +379,8 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import OPTIONS as ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import work
 
 
 def main() -> None:

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import checkpoint as _checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import drain as _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as _info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite as _offsite
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import restart as _restart
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import scrub as _scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as _settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import flow as _restart
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.target import (
+    Request as _Target,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as _flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -44,10 +48,11 @@ def settle(
 
 
 def restart(
-    name: str | None, process: Any, mode: str, probes: Any, times: Times, system: System, check_mode: bool = False
+    store: Store, phase: str = "", check_mode: bool = False, values: Mapping[str, object] | None = None, **options: Any
 ) -> Report:
-    """Restart a service."""
-    return _restart.restart(_restart.Request(name, process, mode, probes, times), system, check_mode).report()
+    """Restart a service, or one phase of that; ``options`` as in the request of the flow."""
+    request = _Target(**{"name": None, "process": None, "mode": None, "probes": None, **options})
+    return _restart.work(store, request, _restart.Phase(phase, values or {}), check_mode).report()
 
 
 def scrub(store: Store, **options: Any) -> Report:

@@ -35,7 +35,7 @@ CALLS: dict[str, tuple[Options, Callable[[Params, bool], Any]]] = {
     "recover": (recover.OPTIONS, exchange.work),
     "repeat": (repeat.OPTIONS, repeat.work),
     "replicate": (replicate.OPTIONS, exchange.work),
-    "restart": (restart.ARGUMENTS, restart.work),
+    "restart": (restart.OPTIONS, restart.work),
     "rollback": (rollback.ARGUMENTS, rollback.work),
     "scrub": (scrub.ARGUMENTS, scrub.work),
     "settle": (settle.ARGUMENTS, settle.work),

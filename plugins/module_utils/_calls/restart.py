@@ -1,32 +1,55 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The call of ft_restart: its options, and the restart that they ask for."""
+"""The call of ft_restart: its options, and its phases on a host."""
 
 from __future__ import annotations
 
 from .._health import probes
-from .._host.options import Options, Params, mapping
-from .._results import Restarted
-from .._services import process
+from .._host.options import PHASE, Options, Params, mapping
+from .._results import Result
+from .._services import container, process
 
 ARGUMENTS: Options = {
     "name": {"type": "str"},
     "process": mapping(process.OPTIONS),
-    "mode": {"type": "str", "choices": ["cold", "warm"], "default": "cold"},
+    "container": mapping(container.OPTIONS),
+    "owed": {"type": "bool", "default": False},
+    "scope": {"type": "str", "choices": ["host"]},
+    "mode": {"type": "str", "choices": ["cold", "warm", "reboot", "soft-reboot", "kexec"]},
+    "ladder": {"type": "list", "elements": "str", "choices": ["warm", "cold", "rollback", "reboot"]},
+    "rollback_to": {"type": "str", "default": "latest"},
+    "last": {"type": "list", "elements": "str"},
+    "drain": {"type": "list", "elements": "dict"},
     "probes": probes.OPTION,
     "group": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "1m"},
     "interval": {"type": "str", "default": "1s"},
 }
+# The options of the module: in addition, the phase of which the controller asks.
+OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
-def work(params: Params, check_mode: bool) -> Restarted:
+def work(params: Params, check_mode: bool) -> Result:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from .._flows.restart import Request, restart
+    from .._flows.restarting.flow import Phase, work
+    from .._flows.restarting.target import Request
     from .._health.wait import times_of
     from .._host.system import System
     from .._store.store import Store
 
-    request = Request(params["name"], params["process"], params["mode"], params["probes"], times_of(params))
-    return restart(request, Store(params["store"], System()).system, check_mode)
+    request = Request(
+        name=params["name"],
+        process=params["process"],
+        mode=params["mode"],
+        probes=params["probes"],
+        times=times_of(params),
+        container=params["container"],
+        owed=params["owed"],
+        scope=params["scope"],
+        ladder=params["ladder"] or (),
+        rollback_to=params["rollback_to"],
+        last=params["last"] or (),
+    )
+    phase = Phase(params["_phase"] or "", params["_values"] or {})
+    return work(Store(params["store"], System()), request, phase, check_mode)

@@ -12,6 +12,7 @@ from .._deadman.doubt import in_doubt
 from .._host.system import System
 from .._results import HostState, Remembered
 from .._store.store import Store
+from .restarting import record
 
 
 def info(store: Store) -> Remembered:
@@ -37,6 +38,7 @@ def host_state(root: str, system: System | None = None) -> HostState:
         last=asdict(last) if last else None,
         doubt=asdict(doubt) if doubt else None,
         interrupted=any(map(os.path.exists, _wanted(store))),
+        restart=record.shown(record.read(store), store.system),
     )
 
 

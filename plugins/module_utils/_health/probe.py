@@ -96,6 +96,11 @@ class Probe:
         source: Option = {"type": "str", "choices": list(cls.SOURCES), "default": cls.SOURCES[0]}
         return {**cls.OPTIONS, **({"from": source} if len(cls.SOURCES) > 1 else {}), **COMMON}
 
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The host and the port that it connects to; None for a probe that connects to none."""
+        return None
+
     def prepare(self, declared: Mapping[str, Any]) -> str:
         """Keep the parts of the declaration that ``measure`` needs; the target in words. UsageError for a bad value."""
         raise NotImplementedError

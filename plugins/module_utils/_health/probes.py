@@ -20,6 +20,7 @@ from .._host.hashing import chunks, hash_of
 from .._host.options import mapping, meant, one_of, read
 from .._host.system import System
 from .._services import systemd
+from .._services.container import OPTIONS as CONTAINER_OPTIONS
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
 from .compare import CompareProbe
@@ -136,6 +137,10 @@ class HttpProbe(Probe):
         self._path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
         return str(declared["url"])
 
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self._port or self._connection.default_port
+
     def measure(self, system: System) -> Measurement:
         connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
@@ -171,6 +176,10 @@ class TcpProbe(Probe):
             raise UsageError(f"port {self._port} is not between 1 and 65535")
         return f"{self._host}:{self._port}"
 
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._host, self._port
+
     def measure(self, system: System) -> Measurement:
         try:
             socket.create_connection((self._host, self._port), self.timeout).close()
@@ -185,10 +194,14 @@ class ServiceProbe(Probe):
     """A service is active, and not on the way to another state."""
 
     kind = "service"
-    OPTIONS = {"name": {"type": "str"}, "process": mapping(PROCESS_OPTIONS)}
+    OPTIONS = {
+        "name": {"type": "str"},
+        "process": mapping(PROCESS_OPTIONS),
+        "container": mapping(CONTAINER_OPTIONS),
+    }
 
     def prepare(self, declared: Mapping[str, Any]) -> str:
-        self._service: Service = declared_service(declared["name"], declared["process"])
+        self._service: Service = declared_service(declared["name"], declared["process"], declared["container"])
         return self._service.name
 
     def measure(self, system: System) -> Measurement:
@@ -197,7 +210,7 @@ class ServiceProbe(Probe):
         except ServiceFailed as error:
             return Measurement(UNKNOWN, error.message)
         if not state.exists:
-            return Measurement(FAIL, "there is no such unit", state)
+            return Measurement(FAIL, f"there is no {self._service.what}", state)
         return Measurement(PASS if state.active and not systemd.passing(state) else FAIL, state.text, state)
 
 

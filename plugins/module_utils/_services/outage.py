@@ -66,7 +66,7 @@ def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collect
     for unit in systemd.describe(names, system):
         if not unit.stops:
             continue
-        if _ends_us(unit):
+        if ends_us(unit):
             left.append(f"{unit.id}: it is not stopped while files come back, this would end with it")
             continue
         group = systemd.with_dependents(unit.id, system)
@@ -84,7 +84,7 @@ def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collect
     )
 
 
-def _ends_us(unit: Unit) -> bool:
+def ends_us(unit: Unit) -> bool:
     """Whether the stop of the unit would end this process, as in a login without a session of its own."""
     if unit.kill_mode in ("process", "none"):
         return False

@@ -20,7 +20,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import detached
@@ -89,6 +89,7 @@ class ProcessService:
     """The backend of a service without systemd."""
 
     definition: Definition
+    what: ClassVar[str] = "such process"
 
     @property
     def name(self) -> str:

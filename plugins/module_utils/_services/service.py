@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from .._errors import UsageError
 from .._host.system import System
+from . import container as containers
+from .container import ContainerService
 from .process import ProcessService, check
 from .state import ServiceState
 from .systemd import SystemdService
@@ -20,6 +22,9 @@ SERVICES = "services"
 class Service(Protocol):
     """A service. A new backend is a class with these members in a file of this room, and a branch in
     ``declared_service``."""
+
+    # The kind in words, for a message that there is none.
+    what: ClassVar[str]
 
     @property
     def name(self) -> str:
@@ -35,8 +40,13 @@ class Service(Protocol):
         """
 
 
-def declared_service(name: str | None, process: Mapping[str, Any] | None) -> Service:
-    """The service of a declaration: a systemd unit by ``name``, or a ``process``. UsageError for both or neither."""
-    if bool(name) == bool(process):
-        raise UsageError("give either name, a systemd unit, or process")
+def declared_service(
+    name: str | None, process: Mapping[str, Any] | None, container: Mapping[str, Any] | None = None
+) -> Service:
+    """The service of a declaration: a systemd unit by ``name``, a ``process`` or a ``container``. UsageError for none
+    of them, or several."""
+    if [bool(name), bool(process), bool(container)].count(True) != 1:
+        raise UsageError("give either name, a systemd unit, or process, or container")
+    if container:
+        return ContainerService(containers.check(container))
     return ProcessService(check(process)) if process else SystemdService(name or "")

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .._errors import ServiceFailed
 from .._host.commands import Completed
@@ -47,6 +48,7 @@ class SystemdService:
     """The backend of a service under systemd."""
 
     unit: str
+    what: ClassVar[str] = "such unit"
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
-    "TimeoutStopUSec,ExecStart,EnvironmentFiles,BusName"
+    "TimeoutStopUSec,ExecStart,EnvironmentFiles,BusName,RemainAfterExit,Result"
 )
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -44,7 +44,8 @@ class Unit:
     """``id``: the own name, even if an alias was given. ``files``: the sources of its processes: unit file, drop-ins,
     environment files, programs. ``source``: the file that a generator made the unit of. ``starts``, ``stops``,
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
-    in seconds for start and stop, or None."""
+    in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
+    ``result``: how its last run ended, in the words of systemd."""
 
     id: str
     load: str = "loaded"
@@ -64,6 +65,8 @@ class Unit:
     begin: float | None = None
     end: float | None = None
     bus: str = ""
+    remains: bool = False
+    result: str = ""
 
     @property
     def is_of_the_host(self) -> bool:
@@ -123,6 +126,8 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         begin=span(first("TimeoutStartUSec")),
         end=span(first("TimeoutStopUSec")),
         bus=first("BusName"),
+        remains=first("RemainAfterExit") == "yes",
+        result=first("Result"),
     )
 
 

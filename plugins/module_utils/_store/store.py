@@ -12,6 +12,7 @@
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            files that nothing names any more, for a time of grace
     <root>/operations/       records of operations that are repeated
+    <root>/restart*          the restart that is open, the roll that it belongs to, and the restarts so far
     <root>/started/          processes without systemd that we have started
     <root>/tmp, quarantine   leftovers to reclaim; damaged objects
 """

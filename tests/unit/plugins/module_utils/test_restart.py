@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import restart
 
-from .conftest import SYSTEM
 from .fake_systemd import Machine, Unit, machine
 
 WEB = "web.service"
@@ -38,7 +39,16 @@ def act(
     deadline: float = 20.0,
     check_mode: bool = False,
 ) -> dict[str, Any]:
-    return restart(name, definition, mode, list(probes), Times(soak, deadline, 1.0), host.system(), check_mode)
+    store = Store(tempfile.mkdtemp(), host.system())
+    times = Times(soak, deadline, 1.0)
+    options: dict[str, Any] = {
+        "name": name,
+        "process": definition,
+        "mode": mode,
+        "probes": list(probes),
+        "times": times,
+    }
+    return restart(store, check_mode=check_mode, **options)
 
 
 def each_round(host: Machine, change: Callable[[Unit], None]) -> None:
@@ -86,8 +96,8 @@ def test_what_does_not_run_is_started(mode: str) -> None:
         ({"name": None}, "give either name"),
         ({"definition": {"name": "p", "pidfile": "/p", "argv": ["/p"]}}, "give either name"),
         ({"name": None, "definition": {"name": "p"}}, "process: pidfile is missing"),
-        ({"name": "other"}, "there is no unit other.service on this host; nothing was touched"),
-        ({"mode": "warm"}, "web.service cannot be restarted warm: it has no way to reload. Nothing was touched"),
+        ({"name": "other"}, "there is no unit other.service on this host. Nothing was touched"),
+        ({"mode": "warm"}, "web.service cannot be restarted warm: it has no way to reload. .* Nothing was touched"),
         ({"probes": [{"tcp": {}}]}, "probes, item 1: tcp: port is missing"),
         ({"soak": 21.0}, "a soak of 21 s cannot pass within a deadline of 20 s; nothing was touched"),
     ],
@@ -102,7 +112,7 @@ def test_what_is_refused_touches_nothing(more: dict[str, Any], words: str) -> No
 def test_check_mode_says_what_would_be_done_and_does_nothing() -> None:
     host = machine(Unit(WEB))
     result = act(host, check_mode=True)
-    assert host.acts() == [] and len(host.calls) == 1
+    assert host.acts() == [] and [call.split()[1] for call in host.calls] == ["show", "show"]
     assert result["changed"] and result["planned"] == act(host)["planned"]
     assert result["done"] == result["proved"] == result["left"] == []
     with pytest.raises(UsageError, match="warm"):
@@ -176,18 +186,19 @@ def test_a_restart_of_its_own_in_the_soak_is_not_healthy() -> None:
     assert act(machine(Unit(WEB)), soak=10.0, deadline=12.0)["health"]["soaked"] >= 10.0
 
 
-def test_a_process_is_restarted_for_real(tmp_path: Path) -> None:
+def test_a_process_is_restarted_for_real(tmp_path: Path, store: Store) -> None:
     program = "import signal, time; signal.signal(signal.SIGHUP, lambda *a: None)\nwhile True: time.sleep(0.1)"
     made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": [sys.executable, "-c", program]}
     definition = process.check(dict(made, reload_signal="HUP"))
+    how: dict[str, Any] = {"process": definition, "times": Times(0.0, 5.0, 0.1)}
     try:
-        started = restart(None, definition, "cold", [], Times(0.0, 5.0, 0.1), SYSTEM)
+        started = restart(store, **how)
         assert started["planned"][0]["action"] == "start"
-        warm = restart(None, definition, "warm", [], Times(0.0, 5.0, 0.1), SYSTEM)
-        cold = restart(None, definition, "cold", [], Times(0.0, 5.0, 0.1), SYSTEM)
+        warm = restart(store, mode="warm", **how)
+        cold = restart(store, mode="cold", **how)
         assert started["after"]["identity"] == warm["after"]["identity"] == cold["before"]["identity"]
         assert cold["after"]["identity"] != cold["before"]["identity"]
         with pytest.raises(UsageError, match="cannot be restarted warm"):
-            restart(None, made, "warm", [], Times(0.0, 5.0, 0.1), SYSTEM)
+            restart(store, mode="warm", **{**how, "process": made})
     finally:
-        process.act("stop", definition, SYSTEM)
+        process.act("stop", definition, store.system)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The restart of one service, proved, measured, and healthy afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..._errors import ServiceFailed, Unhealthy
+from ..._health.downtime import Downtime
+from ..._health.probe import PASS, Probe, ProbeResult
+from ..._health.wait import CRASH_LOOP, Health, Times, wait
+from ..._host.system import System
+from ..._results import Restarted
+from ..._services import systemd
+from ..._services.container import ContainerService
+from ..._services.reload import reload
+from ..._services.service import SERVICES
+from ..._services.state import ServiceState
+from ..._services.stopping import was_killed
+from .target import Target
+
+
+def planned(target: Target, mode: str) -> Restarted:
+    """The result of a restart that has not been done."""
+    steps = [{"resource": SERVICES, "action": target.verb(mode), "target": target.name}]
+    return Restarted(changed=True, planned=steps, mode=mode, before=target.before, after=target.before)
+
+
+class Act:
+    """A restart, from its target to its result. ``result`` is filled in, also where the restart fails."""
+
+    def __init__(self, target: Target, mode: str, system: System) -> None:
+        self.target, self.mode, self.system = target, mode, system
+        self.verb = target.verb(mode)
+        self.result = planned(target, mode)
+        self.result.after = None
+        self.crash_loop = False
+        # Sentences for the result: facts that were measured, and warnings.
+        self.facts: list[str] = []
+        self.warnings = target.warnings()
+
+    def carry_out(self, probes: Sequence[Probe], times: Times, downtime: Downtime) -> Restarted:
+        """Restart the service, and prove that it runs anew and is healthy. Raises ServiceFailed and Unhealthy."""
+        result = self.result
+        began = self.system.monotonic()
+        downtime.acting()
+        try:
+            after = self._act()
+        except ServiceFailed as error:
+            result.seconds = self.system.monotonic() - began
+            result.warnings = self.warnings or None
+            raise self._failed(error) from error
+        downtime.acted()
+        just = ProbeResult("service", after.name, PASS, after.text, 0.0, after.identity, after.restarts)
+        result.after, result.done = after, result.planned
+        health = wait([self.target.own, *probes], times, self.system, earlier=[just])
+        result.health, result.proved = health, self.facts
+        result.seconds = self.system.monotonic() - began
+        result.warnings = [*self.warnings, *health.warnings()] or None
+        if health.state != PASS:
+            self.crash_loop = health.restarts > CRASH_LOOP
+            result.left, result.proved = [self.target.name], []
+            raise Unhealthy(self._why_unhealthy(health), **result.report())
+        return result
+
+    def _act(self) -> ServiceState:
+        target, system = self.target, self.system
+        before, moment = target.before, system.now()
+        if self.verb == "reload" and target.unit is not None:
+            reloaded = reload(before.name, system)
+            self.facts = [f"{before.name} was told to reload, and kept its processes' identity {before.identity}"]
+            if reloaded.shown:
+                self.facts.append(f"{before.name} took it: {reloaded.words}")
+            else:
+                self.warnings.append(f"{before.name}: the reload was {reloaded.words}")
+            return reloaded.state
+        if isinstance(target.service, ContainerService):
+            after, killed = target.service.carry_out(self.verb, system)
+        else:
+            after = target.service.act(self.verb, system)
+            killed = self.verb == "restart" and target.unit is not None and was_killed(target.unit, moment, system)
+        if self.verb == "reload":
+            self.facts = [f"{before.name} was told to reload, and kept its processes' identity {after.identity}"]
+            self.warnings.append(f"{before.name}: the reload was asked, not shown")
+            return after
+        if self.verb == "restart" and target.still_runs():
+            raise ServiceFailed(
+                f"{before.name} was started anew while its process {target.main} from before goes on (its KillMode="
+                " leaves it alone): end that process, then restart it again"
+            )
+        if killed:
+            self.warnings.append(
+                f"{before.name} did not stop by itself in its time and was killed: it may have lost what it had not"
+                " written yet"
+            )
+        self.facts = [f"{before.name}: {before.identity or 'not running'} became {after.identity}"]
+        return after
+
+    def _failed(self, error: ServiceFailed) -> ServiceFailed:
+        """The error of a restart that could not be proved, with all that is known."""
+        result, target = self.result, self.target
+        result.after, result.left = target.service.observe(self.system), [target.name]
+        if self.verb == "reload" and result.after.active and result.after.identity == target.before.identity:
+            error.message += f"; {target.name} still runs, with the identity {result.after.identity} from before"
+        elif systemd.passing(result.after):
+            error.message += f"; it is {result.after.text} now, and was not restarted yet"
+        error.result = result.report()
+        return error
+
+    def _why_unhealthy(self, health: Health) -> str:
+        name = self.target.name
+        sick = [one for one in health.probes if one.state != PASS and one.decides]
+        why = "; ".join(f"{one.kind} {one.target}: {one.detail}" for one in sick)
+        if health.restarts > CRASH_LOOP:
+            why = f"crash loop, {health.restarts} restarts in {health.waited:.1f} s"
+        log = systemd.last_words(name, self.system) if self.target.unit is not None else ""
+        return f"{name} was restarted ({self.mode}), but is not healthy: {why or 'it did not hold for the soak'}{log}"

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The phases of a restart on its host. A controller that drains asks for each by itself; a plain task for all at once.
+
+``look`` reads. ``mark`` remembers that this host belongs to a roll. ``begin`` opens the restart, and gives out its
+token. ``drained`` replaces the list of what is drained. ``act`` restarts, and proves it; of a whole host these are two
+phases, ``boot`` and ``booted``. ``end`` closes the restart.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from ..._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
+from ..._health.probe import PASS, Probe
+from ..._health.wait import wait
+from ..._host.system import System
+from ..._results import OpenRestart, Restarted, Result
+from ..._services.state import ServiceState
+from ..._store.store import Store
+from . import decision, host, owing, record
+from .decision import ACTED, ACTING, Record
+from .job import Every, Job, One, Tried, check_here
+from .ladder import Climb
+from .target import HOST, REBOOT, Request, check, look
+
+# Seconds to wait for the store once something was done that has to be remembered.
+_PATIENCE = 300.0
+# Seconds for the command that says whether this host leads; its exit codes that say nothing.
+_LEADS, _UNTOLD = 30.0, (124, 126, 127)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the controller asks for now; an empty name for all at once."""
+
+    name: str
+    values: Mapping[str, object]
+
+    def text(self, key: str) -> str:
+        value = self.values.get(key) or ""
+        if not isinstance(value, str) or len(value) > record.LONGEST_ROLL or not value.isprintable():
+            raise UsageError(f"{key} must be a text of up to {record.LONGEST_ROLL} characters; nothing was touched")
+        return value
+
+    def flag(self, key: str) -> bool:
+        return self.values.get(key) is True
+
+    @property
+    def drained(self) -> decision.Drained:
+        return decision.check_drained(self.values.get("drained") or [])
+
+
+def work(store: Store, request: Request, phase: Phase, check_mode: bool = False) -> Result:
+    """Do what is asked for. Raises UsageError with nothing touched, and what the restart itself raises."""
+    flow = Flow(store, request, check(request), phase)
+    steps = {
+        "": flow.all_at_once,
+        "look": flow.look,
+        "mark": flow.mark,
+        "begin": flow.begin,
+        "drained": flow.drained,
+        "act": flow.act,
+        "boot": flow.boot,
+        "booted": flow.booted,
+        "end": flow.end,
+    }
+    if phase.name not in steps:
+        raise UsageError(f"there is no phase {phase.name!r} of a restart; nothing was touched")
+    if not check_mode or phase.name == "look":
+        return steps[phase.name]()
+    if phase.name in ("", "act"):
+        return flow.job().predicted()
+    return flow.foreseen()
+
+
+class Flow:
+    """The phases, for one request."""
+
+    def __init__(self, store: Store, request: Request, probes: Sequence[Probe], phase: Phase) -> None:
+        self.store, self.request, self.probes, self.phase = store, request, probes, phase
+        self.system: System = store.system
+
+    def job(self) -> Job:
+        """The work of the act. Raises UsageError where it cannot be done."""
+        check_here(self.request)
+        if self.request.owed:
+            return Every(self.request, self.probes, self.system)
+        if self.request.ladder:
+            return Climb(self.store, self.request, self.probes)
+        return One(self.request, self.probes, self.system)
+
+    def _checked(self) -> tuple[str, ServiceState | None]:
+        """The name and the state of the target. Raises UsageError where it cannot be restarted as asked."""
+        if self.request.scope:
+            host.check(self.request.how, self.system)
+            return HOST, host.observe(self.system)
+        job = self.job()
+        return job.name, job.before
+
+    # -- what only reads, and marks
+
+    def look(self) -> OpenRestart:
+        """The state of this host, its open restart and its mark. A target that cannot be restarted is a warning."""
+        self.store.check_format()
+        found = self._answer(record.read(self.store))
+        mark = record.mark_of(self.store)
+        found.roll = vars(mark) if mark is not None else None
+        found.leads = self._leads()
+        if self.request.owed or self.phase.flag("owed"):
+            found.owed = [_owed(one) for one in owing.owed(self.system)]
+        try:
+            found.before = self._checked()[1]
+        except (UsageError, ServiceFailed) as error:
+            found.refusal = error.message
+            with suppress(EvenkeelError):
+                found.before = look(self.request, self.system).before
+        return found
+
+    def foreseen(self) -> OpenRestart:
+        """The answer of a phase that would write."""
+        found = self._answer(record.read(self.store))
+        found.before = self._checked()[1] if self.phase.name == "begin" else None
+        return found
+
+    def mark(self) -> OpenRestart:
+        """Remember that this host belongs to a roll, and is not restarted in it yet."""
+        mark = record.Mark(self.phase.text("roll"), self.request.hash, self.system.now())
+        with self.store.locked():
+            record.write_mark(self.store, mark)
+            found = self._answer(record.read(self.store))
+        found.roll = vars(mark)
+        return found
+
+    # -- the record
+
+    def begin(self) -> OpenRestart:
+        """Open the restart, unless this host leads and is to come last."""
+        drained, roll = self.phase.drained, self.phase.text("roll")
+        name, before = self._checked()
+        if self.request.last and not self.phase.flag("now"):
+            leads = self._leads()
+            if leads is None:
+                raise Refused(
+                    f"whether this host leads is not known, because {self.request.last[0]} could not be run to its end."
+                    " Nothing was touched: mend that command, or leave out last"
+                )
+            if leads:
+                found = self._answer(record.read(self.store))
+                found.deferred, found.leads, found.before = True, True, before
+                return found
+        known, made = self._open(name, before, drained, roll)
+        found = self._answer(made)
+        found.token, found.generation, found.before = made.token, made.generation, before
+        found.earlier = record.shown(known, self.system)
+        return found
+
+    def _open(
+        self, name: str, before: ServiceState | None, drained: decision.Drained, roll: str
+    ) -> tuple[Record | None, Record]:
+        """(The restart that was open, the restart that has begun). Raises Busy."""
+        wanted = Record(
+            generation=0,
+            token=secrets.token_hex(16),
+            target=name,
+            mode=self.request.how,
+            request=self.request.hash,
+            drained=drained,
+            roll=roll,
+            identity=before.identity if before is not None else "",
+            boot=self.system.boot_id(),
+            at=self.system.now(),
+        )
+        with self.store.locked():
+            known = record.read(self.store)
+            made = decision.begun(known, record.is_running(known, self.system), wanted)
+            made = replace(made, generation=record.next_generation(self.store))
+            return known, record.write(self.store, made)
+
+    def drained(self) -> OpenRestart:
+        """Replace the list of what is drained."""
+        with self.store.locked():
+            known = record.read(self.store)
+            made = decision.with_drained(known, self.phase.text("token"), self.phase.drained)
+            return self._answer(record.write(self.store, made))
+
+    def act(self) -> Restarted:
+        """Restart, prove it, and wait until it is healthy."""
+        token = self.phase.text("token")
+        decision.owned(record.read(self.store), token)
+        return self._act(token, self.job())
+
+    def _act(self, token: str, job: Job) -> Restarted:
+        with self.store.locked():
+            known = record.read(self.store)
+            made = decision.acting(known, token, record.is_running(known, self.system))
+            record.write(self.store, record.of_this_process(made, self.system))
+        good = False
+        try:
+            result = job.carry_out()
+            good = True
+        finally:
+            self._conclude(token, good, job.tried)
+        return result
+
+    def _conclude(self, token: str, good: bool, tried: Sequence[Tried]) -> None:
+        """Remember the end of an act. Nobody can have taken over, unless somebody removed the record by hand."""
+        with self.store.locked(_PATIENCE):
+            now = self.system.now()
+            known = record.read(self.store)
+            roll = known.roll if known is not None else ""
+            for one in tried:
+                entry = record.Entry(now, one.target, one.mode, one.ok, one.seconds, one.downtime, roll)
+                record.add_history(self.store, entry)
+            with suppress(Refused):
+                record.write(self.store, replace(decision.acted(known, token, good), at=now))
+
+    def end(self) -> OpenRestart:
+        """Close the restart. A host that was restarted has no mark of that request any more."""
+        token, leave = self.phase.text("token"), self.phase.flag("leave")
+        with self.store.locked():
+            known = record.read(self.store)
+            made = decision.ended(known, token, record.is_running(known, self.system), leave)
+            self._close(made)
+        return self._answer(made)
+
+    def _close(self, made: Record) -> None:
+        """Under the lock."""
+        if made.stage == ACTED:
+            record.remove_mark(self.store, made.request)
+        record.remove(self.store)
+
+    # -- all at once
+
+    def all_at_once(self) -> Restarted:
+        """Restart, with the record around it. What an earlier run had drained stays on record."""
+        job = self.job()
+        if not _can_write(self.store):
+            return job.carry_out()
+        known, made = self._open(job.name, job.before, (), "")
+        try:
+            result = self._act(made.token, job)
+        finally:
+            with self.store.locked(_PATIENCE):
+                now = record.read(self.store)
+                if now is not None and now.token == made.token and not now.drained:
+                    self._close(now)
+        if known is not None and known.drained:
+            said = f"an earlier restart of {known.target} has drained something for this host, and did not end"
+            result.warnings = [*(result.warnings or []), f"{said}; restart it again with drain, which gives it back"]
+        return result
+
+    # -- a whole host
+
+    def boot(self) -> OpenRestart:
+        """Have this host restart in a moment."""
+        token, mode = self.phase.text("token"), self._boots()
+        host.check(mode, self.system)
+        with self.store.locked():
+            known = record.read(self.store)
+            made = decision.acting(known, token, record.is_running(known, self.system))
+            made = replace(made, pid=0, started=0, boot=self.system.boot_id(), at=self.system.now())
+            made = record.write(self.store, replace(made, identity=host.identity(mode, self.system)))
+        try:
+            host.start(mode, made.generation, self.system)
+        except ServiceFailed:
+            self._conclude(token, False, ())
+            raise
+        return self._answer(made)
+
+    def booted(self) -> Restarted:
+        """Prove that this host was restarted, and wait until it is healthy."""
+        token, mode = self.phase.text("token"), self._boots()
+        made = decision.owned(record.read(self.store), token)
+        if made.stage != ACTING or made.pid:
+            raise Refused(f"no restart of this host was started: the open one is {made.stage}. Nothing was touched")
+        now = host.identity(mode, self.system)
+        if now == made.identity:
+            raise ServiceFailed(
+                f"this host was not restarted ({mode}): its identity is still {now}. It may be about to go down; ask"
+                " again, or look at what holds it up (systemctl list-jobs, systemd-inhibit)"
+            )
+        began, good = self.system.now(), False
+        result = Restarted(changed=True, mode=mode, after=host.observe(self.system))
+        result.planned = result.done = [{"resource": HOST, "action": mode, "target": HOST}]
+        try:
+            health = wait([*self._own_probes(), *self.probes], self.request.times, self.system)
+            result.health, result.warnings = health, health.warnings() or None
+            good = health.state == PASS
+        finally:
+            result.seconds = round(max(0.0, self.system.now() - made.at), 3)
+            tried = Tried(HOST, mode, good, result.seconds)
+            self._conclude(token, good, [tried])
+        if not good:
+            result.left = [HOST]
+            why = "; ".join(health.wrong()) or "it did not hold for the soak"
+            raise Unhealthy(
+                f"this host was restarted ({mode}), but is not healthy after {self.system.now() - began:.0f} s: {why}",
+                **result.report(),
+            )
+        result.proved = [f"{HOST}: {made.identity} became {now}"]
+        return result
+
+    def _boots(self) -> str:
+        """The mode of the boot. Raises UsageError for a request that boots no host."""
+        if self.request.scope:
+            return self.request.how
+        if REBOOT in self.request.ladder:
+            return REBOOT
+        raise UsageError("this request restarts a service, and no host; nothing was touched")
+
+    def _own_probes(self) -> list[Probe]:
+        return [] if self.request.scope else [look(self.request, self.system).own]
+
+    # -- helpers
+
+    def _leads(self) -> bool | None:
+        """Whether this host leads, as its own command says; None where nobody asks, or it does not tell."""
+        if not self.request.last:
+            return None
+        done = self.system.command(self.request.last, _LEADS)
+        return None if done.rc in _UNTOLD else done.rc == 0
+
+    def _answer(self, known: Record | None) -> OpenRestart:
+        return OpenRestart(restart=record.shown(known, self.system), request=self.request.hash)
+
+
+def _owed(one: owing.Owed) -> dict[str, object]:
+    return {"level": one.level, "unit": one.unit, "why": one.why, "processes": list(one.processes)}
+
+
+def _can_write(store: Store) -> bool:
+    """Whether we may write to the store, or make it. An ordinary user may restart a process of its own without one."""
+    place = store.root
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    return os.geteuid() == 0 or os.access(place, os.W_OK)

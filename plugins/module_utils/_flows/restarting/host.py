@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The restart of a whole host: started so that the answer gets out, and proved by what only a boot changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+from ..._errors import ServiceFailed, UsageError
+from ..._host.system import System
+from ..._services.state import ServiceState
+from .target import HOST, KEXEC, REBOOT, SOFT_REBOOT
+
+# The first version of systemd that starts the services anew and keeps the kernel.
+_SOFT = 254
+# Only a boot of the services starts this unit.
+_EVERY_BOOT = "sysinit.target"
+# Seconds until the host goes down, so that the answer gets out.
+_DELAY = 1
+_KEXEC_LOADED, _KEXEC_DISABLED = "/sys/kernel/kexec_loaded", "/proc/sys/kernel/kexec_load_disabled"
+
+
+def observe(system: System) -> ServiceState:
+    """The host as a service that runs since its boot."""
+    started = system.now() - system.monotonic()
+    return ServiceState(HOST, True, "", True, "booted", started, system.boot_id(), 0, can_reload=False)
+
+
+def identity(mode: str, system: System) -> str:
+    """A text that the boot of this mode changes, and nothing else."""
+    if mode != SOFT_REBOOT:
+        return system.boot_id()
+    done = system.run(["systemctl", "show", "--property=InvocationID", "--value", "--", _EVERY_BOOT], 30.0)
+    if done.rc != 0 or not done.out.strip():
+        raise ServiceFailed(f"systemd does not tell when it started its services: {done.words}")
+    return done.out.strip()
+
+
+def check(mode: str, system: System, kernels: str = "/boot") -> None:
+    """Raise UsageError where this host cannot be restarted in this mode."""
+    if not system.has_systemd():
+        raise UsageError(
+            "this host is not run by systemd, or we are not root, so that it is not restarted. Nothing was touched"
+        )
+    if mode == SOFT_REBOOT:
+        version = systemd_version(system)
+        if version < _SOFT:
+            raise UsageError(
+                f"systemd {version} cannot restart its services and keep the kernel (soft-reboot); {_SOFT} can. Nothing"
+                f" was touched: use mode {REBOOT}"
+            )
+    if mode == KEXEC:
+        why = "" if shutil.which("kexec") else "kexec-tools is not installed"
+        why = why or ("" if _first(_KEXEC_LOADED) == "1" or _loadable(kernels) else "no kernel is loaded, or can be")
+        if why:
+            raise UsageError(f"kexec is not possible: {why}. Nothing was touched: use mode {REBOOT}")
+
+
+def systemd_version(system: System) -> int:
+    """The version of systemd; 0 where it does not tell."""
+    found = re.match(r"systemd (\d+)", system.run(["systemctl", "--version"], 30.0).out)
+    return int(found[1]) if found else 0
+
+
+def start(mode: str, generation: int, system: System, kernels: str = "/boot") -> None:
+    """Have systemd restart the host in a moment. Raises ServiceFailed where it does not take that."""
+    if mode == KEXEC and _first(_KEXEC_LOADED) != "1":
+        kernel, image = _loadable(kernels) or ("", "")
+        done = system.run(["kexec", "--load", kernel, f"--initrd={image}", "--reuse-cmdline"], 60.0)
+        if done.rc != 0:
+            raise ServiceFailed(f"the kernel {kernel} could not be loaded: {done.words}; the host was not restarted")
+    unit = f"evenkeel-restart-{generation}"
+    argv = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={_DELAY}s"]
+    done = system.run([*argv, "--timer-property=AccuracySec=100ms", "systemctl", mode], 30.0)
+    if done.rc != 0:
+        raise ServiceFailed(f"systemd-run: {done.words}; the host was not restarted")
+
+
+def _loadable(kernels: str) -> tuple[str, str] | None:
+    """The files of the running kernel and of its initial file system, where it may be loaded; else None."""
+    release = os.uname().release
+    kernel = os.path.join(kernels, f"vmlinuz-{release}")
+    images = [os.path.join(kernels, name) for name in (f"initrd.img-{release}", f"initramfs-{release}.img")]
+    found = next(filter(os.path.isfile, images), "")
+    if _first(_KEXEC_DISABLED) != "0" or not os.path.isfile(kernel) or not found:
+        return None
+    return kernel, found
+
+
+def _first(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as stream:
+            return stream.read(16).strip()
+    except OSError:
+        return ""

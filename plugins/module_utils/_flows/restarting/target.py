@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is restarted, checked before anything is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..._errors import UsageError
+from ..._health import probes as probing
+from ..._health.probe import Probe
+from ..._health.wait import Times
+from ..._host.processes import start_time
+from ..._host.system import System
+from ..._services import outage, systemd
+from ..._services.container import ContainerService
+from ..._services.process import ProcessService
+from ..._services.service import Service, declared_service
+from ..._services.state import ServiceState
+from ..._services.systemd import SystemdService
+from ..._services.unit import Unit
+
+# The modes of a service, of a host, and the rungs of a ladder.
+COLD, WARM = SERVICE_MODES = ("cold", "warm")
+REBOOT, SOFT_REBOOT, KEXEC = HOST_MODES = ("reboot", "soft-reboot", "kexec")
+ROLLBACK = "rollback"
+RUNGS = (WARM, COLD, ROLLBACK, REBOOT)
+HOST = "host"
+OWED = "owed"
+LIMIT_HIT = "start-limit-hit"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of ``ft_restart``: one of ``name`` (a systemd unit), ``process``, ``container``, ``owed`` and
+    ``scope`` says what is restarted."""
+
+    name: str | None
+    process: Mapping[str, object] | None
+    mode: str | None
+    probes: object
+    times: Times
+    container: Mapping[str, object] | None = None
+    owed: bool = False
+    scope: str | None = None
+    ladder: Sequence[str] = ()
+    rollback_to: str = "latest"
+    last: Sequence[str] = ()
+
+    @property
+    def how(self) -> str:
+        """The mode, or the ladder, in words."""
+        return f"ladder {' '.join(self.ladder)}" if self.ladder else self.mode or (REBOOT if self.scope else COLD)
+
+    @property
+    def hash(self) -> str:
+        """Names this request on this host: the same target, restarted in the same mode."""
+        told = json.dumps([self.name, self.process, self.container, self.owed, self.scope, self.how], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def check(request: Request) -> list[Probe]:
+    """The probes of a request that makes sense, whatever the host has. Raises UsageError."""
+    kinds = {
+        "name": bool(request.name),
+        "process": bool(request.process),
+        "container": bool(request.container),
+        "owed": request.owed,
+        "scope": bool(request.scope),
+    }
+    chosen = [name for name, given in kinds.items() if given]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"give either name, a systemd unit, or process, container, owed or scope; {' and '.join(chosen) or 'none'}"
+            " was given, and nothing was touched"
+        )
+    allowed = HOST_MODES if request.scope else (COLD,) if request.owed else SERVICE_MODES
+    if request.mode is not None and request.ladder:
+        raise UsageError("give either mode or ladder; nothing was touched")
+    if request.mode is not None and request.mode not in allowed:
+        takes = f"{chosen[0]} takes {', '.join(allowed)}"
+        raise UsageError(f"mode {request.mode} is for another target, as {takes}; nothing was touched")
+    if request.ladder and (request.scope or request.owed):
+        raise UsageError(f"a ladder is for one service, and {chosen[0]} was given; nothing was touched")
+    if len(set(request.ladder)) != len(request.ladder):
+        raise UsageError("ladder names a rung twice; nothing was touched")
+    soak, deadline = request.times.soak, request.times.deadline
+    if soak > deadline:
+        raise UsageError(f"a soak of {soak:g} s cannot pass within a deadline of {deadline:g} s; nothing was touched")
+    return probing.check(request.probes)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
+    at which its main process started."""
+
+    service: Service
+    before: ServiceState
+    own: Probe
+    unit: Unit | None = None
+    started: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.before.name
+
+    @property
+    def main(self) -> int:
+        """The main process of the unit; 0 where there is none."""
+        return self.unit.main if self.unit is not None else 0
+
+    def still_runs(self) -> bool:
+        """Whether the main process from before still runs."""
+        return self.started is not None and start_time(self.main) == self.started
+
+    def verb(self, mode: str) -> str:
+        """A service that does not run has no connections to keep: it is only started."""
+        return "start" if not self.before.active else "reload" if mode == WARM else "restart"
+
+    def refusal(self, mode: str) -> str:
+        """Why it cannot be restarted in this mode; empty where it can."""
+        before, unit = self.before, self.unit
+        if not before.exists:
+            return f"there is no {self.service.what.removeprefix('such ')} {before.name} on this host"
+        if mode == WARM and before.active and not before.can_reload:
+            hint = ", or give the unit an ExecReload" if unit is not None else ""
+            return (
+                f"{before.name} cannot be restarted warm: it has no way to reload. Use mode cold, one host at a"
+                f" time{hint}"
+            )
+        return "" if unit is None else _refusal_of(unit, before, self.verb(mode))
+
+    def warnings(self) -> list[str]:
+        """What should be known of it before."""
+        if self.unit is None or self.unit.result != LIMIT_HIT:
+            return []
+        return [f"{self.name} had failed so often that systemd refused to start it; its count of failures was reset"]
+
+
+def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
+    if unit.load == "masked":
+        return f"{before.name} is masked, so that it cannot be started: unmask it (systemctl unmask), or leave it be"
+    if unit.load not in ("loaded", ""):
+        return f"systemd could not load {before.name} ({unit.load}): mend its unit file (systemctl status tells more)"
+    if not unit.starts and verb != "reload":
+        return f"{before.name} refuses to be started by hand (RefuseManualStart=): restart the unit that starts it"
+    if not unit.stops and verb == "restart":
+        return (
+            f"{before.name} refuses to be stopped by hand (RefuseManualStop=, CanStop): reload it with mode warm, or"
+            " restart the host"
+        )
+    if unit.type == "oneshot" and not unit.remains and verb != "reload":
+        return (
+            f"{before.name} is of Type=oneshot and does not stay active: it runs to its end, and then nothing of it is"
+            " there that could be proved or probed. Run it with systemctl start"
+        )
+    if verb == "restart" and outage.ends_us(unit):
+        return f"this process belongs to {before.name} and would end with it: restart it from another login"
+    return ""
+
+
+def look(request: Request, system: System) -> Target:
+    """The service of a request, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
+    service = declared_service(request.name, request.process, request.container)
+    return look_at(service, system)
+
+
+def look_at(service: Service, system: System) -> Target:
+    """The service, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
+    if isinstance(service, ContainerService):
+        inspected = service.inspect(system)
+        if inspected.unit:
+            raise UsageError(
+                f"container {service.name} is run by the unit {inspected.unit}, which would take its stop for a"
+                f" failure. Nothing was touched: give name: {inspected.unit}"
+            )
+        own: Mapping[str, object] = {"container": dict(service.definition)}
+        return Target(service, inspected.state, _own(own))
+    if isinstance(service, ProcessService):
+        return Target(service, service.observe(system), _own({"process": dict(service.definition)}))
+    before = service.observe(system)
+    if not before.exists:
+        return Target(service, before, _own({"name": service.name}))
+    unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
+    started = start_time(unit.main) if unit is not None and unit.main else None
+    return Target(service, before, _own({"name": service.name}), unit, started)
+
+
+def _own(declared: Mapping[str, object]) -> Probe:
+    """The probe of the service itself, so that a restart of its own accord in the soak does not pass."""
+    return probing.check([{"service": dict(declared)}])[0]
+
+
+def refuse(target: Target, mode: str) -> None:
+    """Raise UsageError where the target cannot be restarted in this mode."""
+    why = target.refusal(mode)
+    if why:
+        raise UsageError(f"{why.rstrip('.')}. Nothing was touched")
