@@ -67,7 +67,7 @@ class ActionModule(ProbingAction):
             drained,
             values["roll"],
             self._is_last(variables),
-            values["scope"] == "host",
+            bool(values["scope"]),
             seconds(values["boot_within"], "boot_within"),
         )
 

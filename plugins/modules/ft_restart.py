@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - evenkeel.fault_tolerance._phase
   - evenkeel.fault_tolerance._process
   - evenkeel.fault_tolerance._probes
+  - evenkeel.fault_tolerance._drain.places
 options:
   name:
     description:
@@ -91,11 +92,29 @@ options:
         finds out whether this host leads its cluster.
     type: list
     elements: str
-  drain:
+  roll:
     description:
-      - The places that stop sending requests to this host while it is restarted.
-    type: list
-    elements: dict
+      - The roll that this restart belongs to, as M(evenkeel.fault_tolerance.ft_roll) returns it. The host remembers it, so
+        that an interrupted roll can go on.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      id:
+        description:
+          - Its id. For example V(nightly-7).
+        type: str
+        required: true
+      hosts:
+        description:
+          - The number of its hosts. For example V(6).
+        type: int
+        required: true
+  boot_within:
+    description:
+      - How long a host that restarts may take until it answers again.
+    type: str
+    default: 10m
+    version_added: 0.2.0
   group:
     description:
       - Names of hosts or groups. A probe with C(from=peer) is measured from one of them. By default all hosts of the
@@ -109,7 +128,8 @@ options:
     default: 0s
   deadline:
     description:
-      - How long to wait for that. A soak that is longer is refused, with nothing touched.
+      - How long to wait for that, and for the end of the sessions of a balancer that is drained. A soak that is longer
+        is refused, with nothing touched.
     type: str
     default: 1m
   interval:

@@ -48,19 +48,20 @@ options:
     default: false
   scope:
     description:
-      - V(service) restarts a service, V(host) the host itself.
+      - V(host) restarts the host itself.
     type: str
-    choices: [service, host]
-    default: service
+    choices: [host]
   mode:
     description:
       - How it is restarted, as the option of M(evenkeel.fault_tolerance.ft_restart).
     type: str
+    choices: [cold, warm, reboot, soft-reboot, kexec]
   ladder:
     description:
       - Ways to restart, tried in turn, as the option of M(evenkeel.fault_tolerance.ft_restart).
     type: list
     elements: str
+    choices: [warm, cold, rollback, reboot]
   last:
     description:
       - A command, as a list of words, that exits with 0 on the host that leads its group. For example

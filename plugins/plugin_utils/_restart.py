@@ -147,9 +147,7 @@ class Steps:
         A record is the word of the host: it names balancers and commands, and only declared ones are used.
         """
         strange: list[Mapping[str, Any]] = []
-        if not begun.get("earlier"):
-            return strange
-        for one in begun.get("drained") or []:
+        for one in (begun.get("earlier") or {}).get("drained") or []:
             try:
                 place = Place.read({key: value for key, value in dict(one).items() if key != "words"})
             except (Damaged, TypeError, ValueError):
@@ -191,7 +189,7 @@ class Steps:
 
     def _booted(self, booting: Answer) -> Answer:
         """Wait until the host has booted, and prove it."""
-        end, before = self.now() + self.wanted.within, booting.get("boot")
+        end, before = self.now() + self.wanted.within, (booting.get("restart") or {}).get("identity")
         why = "it still runs as before"
         while self.now() < end:
             self.sleep(_PAUSE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .._health import probes
 from .._host.options import PHASE, Options, Params, mapping
 from .._results import Result
-from .._services import container, process
+from .._services import container, draining, process
 
 ARGUMENTS: Options = {
     "name": {"type": "str"},
@@ -19,7 +19,9 @@ ARGUMENTS: Options = {
     "ladder": {"type": "list", "elements": "str", "choices": ["warm", "cold", "rollback", "reboot"]},
     "rollback_to": {"type": "str", "default": "latest"},
     "last": {"type": "list", "elements": "str"},
-    "drain": {"type": "list", "elements": "dict"},
+    "drain": draining.OPTION,
+    "roll": mapping({"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}}),
+    "boot_within": {"type": "str", "default": "10m"},
     "probes": probes.OPTION,
     "group": {"type": "list", "elements": "str"},
     "soak": {"type": "str", "default": "0s"},

@@ -29,8 +29,8 @@ class Record:
     """An open restart of this host.
 
     ``generation``: counts the restarts of this host. ``target`` and ``mode``: what is restarted, and how; ``request``:
-    a hash of both. ``drained``: what a controller has drained for it, in the controller's words. ``roll``: the roll of
-    many hosts that it belongs to. ``identity``: of the target before. ``boot``: the id of the boot under which the
+    a hash of both. ``drained``: what a controller has drained for it, in the controller's words. ``roll``: the roll that
+    it belongs to, and ``hosts`` the number of its hosts. ``identity``: of the target before. ``boot``: the id of the boot under which the
     stage was reached. ``at``: the time of its beginning. ``pid`` and ``started``: the process that acts on the target.
     """
 
@@ -42,6 +42,7 @@ class Record:
     stage: str = BEGUN
     drained: Drained = ()
     roll: str = ""
+    hosts: int = 0
     identity: str = ""
     boot: str = ""
     at: float = 0.0

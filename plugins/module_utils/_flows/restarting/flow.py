@@ -2,7 +2,7 @@
 
 """The phases of a restart on its host. A controller that drains asks for each by itself; a plain task for all at once.
 
-``look`` reads. ``mark`` remembers that this host belongs to a roll. ``begin`` opens the restart, and gives out its
+``look`` reads. ``begin`` opens the restart, and gives out its
 token. ``drained`` replaces the list of what is drained. ``act`` restarts, and proves it; of a whole host these are two
 phases, ``boot`` and ``booted``. ``end`` closes the restart.
 """
@@ -23,7 +23,7 @@ from ..._results import OpenRestart, Restarted, Result
 from ..._services.state import ServiceState
 from ..._store.store import Store
 from . import decision, host, owing, record
-from .decision import ACTED, ACTING, Record
+from .decision import ACTING, Record
 from .job import Every, Job, One, Tried, check_here
 from .ladder import Climb
 from .target import HOST, REBOOT, Request, check, look
@@ -51,6 +51,19 @@ class Phase:
         return self.values.get(key) is True
 
     @property
+    def roll(self) -> tuple[str, int]:
+        """The id of the roll that the restart belongs to, and the number of its hosts."""
+        told = self.values.get("roll") or {}
+        known, hosts = (told.get("id"), told.get("hosts")) if isinstance(told, Mapping) else (None, None)
+        if not told:
+            return "", 0
+        if not isinstance(known, str) or not 0 < len(known) <= record.LONGEST_ROLL or not known.isprintable():
+            raise UsageError(f"roll needs an id of up to {record.LONGEST_ROLL} characters; nothing was touched")
+        if isinstance(hosts, bool) or not isinstance(hosts, int) or not 0 < hosts < 1 << 31:
+            raise UsageError("roll needs the number of its hosts; nothing was touched")
+        return known, hosts
+
+    @property
     def drained(self) -> decision.Drained:
         return decision.check_drained(self.values.get("drained") or [])
 
@@ -61,7 +74,6 @@ def work(store: Store, request: Request, phase: Phase, check_mode: bool = False)
     steps = {
         "": flow.all_at_once,
         "look": flow.look,
-        "mark": flow.mark,
         "begin": flow.begin,
         "drained": flow.drained,
         "act": flow.act,
@@ -102,14 +114,18 @@ class Flow:
         job = self.job()
         return job.name, job.before
 
-    # -- what only reads, and marks
+    # -- what only reads
 
     def look(self) -> OpenRestart:
-        """The state of this host, its open restart and its mark. A target that cannot be restarted is a warning."""
+        """The state of this host, its open restart, and its earlier restarts. A target that cannot be restarted is a warning."""
         self.store.check_format()
         found = self._answer(record.read(self.store))
-        mark = record.mark_of(self.store)
-        found.roll = vars(mark) if mark is not None else None
+        earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
+        found.history = _summary(earlier)
+        if earlier and earlier[-1].ok:
+            found.finished = {"roll": earlier[-1].roll, "at": earlier[-1].at, "hosts": earlier[-1].hosts}
+        if self.request.scope or REBOOT in self.request.ladder:
+            found.boot = host.identity(self._boots(), self.system)
         found.leads = self._leads()
         if self.request.owed or self.phase.flag("owed"):
             found.owed = [_owed(one) for one in owing.owed(self.system)]
@@ -127,40 +143,36 @@ class Flow:
         found.before = self._checked()[1] if self.phase.name == "begin" else None
         return found
 
-    def mark(self) -> OpenRestart:
-        """Remember that this host belongs to a roll, and is not restarted in it yet."""
-        mark = record.Mark(self.phase.text("roll"), self.request.hash, self.system.now())
-        with self.store.locked():
-            record.write_mark(self.store, mark)
-            found = self._answer(record.read(self.store))
-        found.roll = vars(mark)
-        return found
-
     # -- the record
 
     def begin(self) -> OpenRestart:
         """Open the restart, unless this host leads and is to come last."""
-        drained, roll = self.phase.drained, self.phase.text("roll")
+        drained, (roll, hosts) = self.phase.drained, self.phase.roll
         name, before = self._checked()
-        if self.request.last and not self.phase.flag("now"):
-            leads = self._leads()
-            if leads is None:
-                raise Refused(
-                    f"whether this host leads is not known, because {self.request.last[0]} could not be run to its end."
-                    " Nothing was touched: mend that command, or leave out last"
-                )
-            if leads:
-                found = self._answer(record.read(self.store))
-                found.deferred, found.leads, found.before = True, True, before
-                return found
-        known, made = self._open(name, before, drained, roll)
+        if self._comes_last():
+            found = self._answer(record.read(self.store))
+            found.deferred, found.leads, found.before = True, True, before
+            return found
+        known, made = self._open(name, before, drained, roll, hosts)
         found = self._answer(made)
         found.token, found.generation, found.before = made.token, made.generation, before
         found.earlier = record.shown(known, self.system)
         return found
 
+    def _comes_last(self) -> bool:
+        """Whether this host leads its group, and others are restarted after it. Raises Refused where nobody knows."""
+        if not self.request.last or self.phase.flag("now"):
+            return False
+        leads = self._leads()
+        if leads is None:
+            raise Refused(
+                f"whether this host leads is not known, because {self.request.last[0]} could not be run to its end."
+                " Nothing was touched: mend that command, or leave out last"
+            )
+        return leads
+
     def _open(
-        self, name: str, before: ServiceState | None, drained: decision.Drained, roll: str
+        self, name: str, before: ServiceState | None, drained: decision.Drained, roll: str, hosts: int
     ) -> tuple[Record | None, Record]:
         """(The restart that was open, the restart that has begun). Raises Busy."""
         wanted = Record(
@@ -171,6 +183,7 @@ class Flow:
             request=self.request.hash,
             drained=drained,
             roll=roll,
+            hosts=hosts,
             identity=before.identity if before is not None else "",
             boot=self.system.boot_id(),
             at=self.system.now(),
@@ -212,43 +225,44 @@ class Flow:
         with self.store.locked(_PATIENCE):
             now = self.system.now()
             known = record.read(self.store)
-            roll = known.roll if known is not None else ""
+            roll, hosts = (known.roll, known.hosts) if known is not None else ("", 0)
             for one in tried:
-                entry = record.Entry(now, one.target, one.mode, one.ok, one.seconds, one.downtime, roll)
+                entry = record.Entry(now, one.target, one.mode, one.ok, one.seconds, one.downtime)
+                entry = replace(entry, request=self.request.hash, roll=roll, hosts=hosts)
                 record.add_history(self.store, entry)
             with suppress(Refused):
                 record.write(self.store, replace(decision.acted(known, token, good), at=now))
 
     def end(self) -> OpenRestart:
-        """Close the restart. A host that was restarted has no mark of that request any more."""
+        """Close the restart."""
         token, leave = self.phase.text("token"), self.phase.flag("leave")
         with self.store.locked():
             known = record.read(self.store)
             made = decision.ended(known, token, record.is_running(known, self.system), leave)
-            self._close(made)
+            record.remove(self.store)
         return self._answer(made)
-
-    def _close(self, made: Record) -> None:
-        """Under the lock."""
-        if made.stage == ACTED:
-            record.remove_mark(self.store, made.request)
-        record.remove(self.store)
 
     # -- all at once
 
     def all_at_once(self) -> Restarted:
         """Restart, with the record around it. What an earlier run had drained stays on record."""
+        roll, hosts = self.phase.roll
         job = self.job()
+        if self._comes_last():
+            raise Refused(
+                "this host leads its group now, and other hosts restart after it. Nothing was touched: run the same"
+                " restart again, which takes it last"
+            )
         if not _can_write(self.store):
             return job.carry_out()
-        known, made = self._open(job.name, job.before, (), "")
+        known, made = self._open(job.name, job.before, (), roll, hosts)
         try:
             result = self._act(made.token, job)
         finally:
             with self.store.locked(_PATIENCE):
                 now = record.read(self.store)
                 if now is not None and now.token == made.token and not now.drained:
-                    self._close(now)
+                    record.remove(self.store)
         if known is not None and known.drained:
             said = f"an earlier restart of {known.target} has drained something for this host, and did not end"
             result.warnings = [*(result.warnings or []), f"{said}; restart it again with drain, which gives it back"]
@@ -327,6 +341,13 @@ class Flow:
 
     def _answer(self, known: Record | None) -> OpenRestart:
         return OpenRestart(restart=record.shown(known, self.system), request=self.request.hash)
+
+
+def _summary(earlier: Sequence[record.Entry]) -> dict[str, object]:
+    """The number of earlier restarts, those that failed, and the mean seconds of the others."""
+    good = [one.seconds for one in earlier if one.ok]
+    mean = sum(good) / len(good) if good else 0.0
+    return {"tries": len(earlier), "failures": len(earlier) - len(good), "seconds": round(mean, 3)}
 
 
 def _owed(one: owing.Owed) -> dict[str, object]:

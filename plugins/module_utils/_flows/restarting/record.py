@@ -6,7 +6,6 @@
 
     <store>/restart               the open restart, one JSON record, durable before its step begins
     <store>/restart.generation    the number of the newest restart
-    <store>/restart.roll          the roll that this host belongs to and in which it was not restarted yet
     <store>/restarts              the restarts that were carried out, one JSON line each, the newest last
 """
 
@@ -37,22 +36,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "Drained": (list,),
 }
-_Fact = TypeVar("_Fact", "Record", "Mark", "Entry")
-
-
-@dataclass(frozen=True)
-class Mark:
-    """This host belongs to a roll, and was not restarted in it yet. ``request``: a hash of the target and the mode."""
-
-    roll: str
-    request: str
-    at: float = 0.0
+_Fact = TypeVar("_Fact", "Record", "Entry")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A restart that was carried out. ``seconds``: until it was healthy, or until it was known that it is not.
-    ``downtime``: seconds for which it did not answer, or None where nobody measured."""
+    ``downtime``: seconds for which it did not answer, or None where nobody measured. ``request``: a hash of the target
+    and the mode. ``roll``: the roll that it belonged to, and ``hosts`` the number of hosts of that roll."""
 
     at: float
     target: str
@@ -60,7 +51,9 @@ class Entry:
     ok: bool
     seconds: float
     downtime: float | None = None
+    request: str = ""
     roll: str = ""
+    hosts: int = 0
 
 
 def read(store: Store) -> Record | None:
@@ -117,23 +110,6 @@ def shown(record: Record | None, system: System) -> dict[str, object] | None:
         return None
     told = {name: value for name, value in asdict(record).items() if name != "token"}
     return {**told, "drained": list(record.drained), "running": is_running(record, system)}
-
-
-def mark_of(store: Store) -> Mark | None:
-    """The roll that this host belongs to and in which it was not restarted yet, or None. Raises Damaged."""
-    return _read(store, "restart.roll", Mark)
-
-
-def write_mark(store: Store, mark: Mark) -> None:
-    """Under the lock. Durable once this returns."""
-    write_file(store.join("restart.roll"), json.dumps(asdict(mark)).encode())
-
-
-def remove_mark(store: Store, request: str) -> None:
-    """Under the lock: this request was carried out on this host. The mark of another one stays."""
-    mark = mark_of(store)
-    if mark is not None and mark.request == request:
-        remove_file(store.join("restart.roll"))
 
 
 def history(store: Store) -> list[Entry]:

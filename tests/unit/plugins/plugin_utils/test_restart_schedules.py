@@ -65,7 +65,7 @@ class Host:
             )
             wanted = replace(wanted, roll=(values.get("roll") or {}).get("id", ""))
             self.record = decision.begun(before, False, wanted)
-            return {"token": self.record.token, "drained": list(self.record.drained), "earlier": vars(before) if before else None}
+            return {"token": self.record.token, "earlier": vars(before) if before else None}
         if name == "drained":
             self.record = decision.with_drained(self.record, token, values["drained"])
             return {}
