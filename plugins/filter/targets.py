@@ -72,11 +72,11 @@ def planned(
 ) -> Sequence[str] | list[int]:
     """The hosts of a planned roll in their order, or with ``key`` sizes the sizes of its waves; no host without a plan.
 
-    The plan is the result of ft_roll, which the playbook registers as restart_plan.
+    The plan is the result of ft_roll, which the playbook registers as restart_plan. hostvars is empty before a first play.
     """
     found: Mapping[str, Any] = {}
     for host in groups.get("all", []):
-        plan = hostvars[host].get("restart_plan")
+        plan = (hostvars.get(host) or {}).get("restart_plan")
         if isinstance(plan, Mapping):
             found = plan
             break

@@ -51,7 +51,7 @@ class Host:
         self._action = action
         self._variables = variables
 
-    def module(self, name: str, **arguments: Any) -> Answer:
+    def module(self, name: str, /, **arguments: Any) -> Answer:
         """The result of a module of this collection. Raises AnsibleConnectionFailure where the host is
         unreachable."""
         result = _library.call(name, arguments, self._send)

@@ -26,3 +26,6 @@ done
 # Debian's default, written down: a host serves HTTP from its first boot.
 systemctl enable ssh.service nginx.service
 systemctl disable haproxy.service etcd.service
+# Debian's unit binds the journal's socket into its own root, which a container may not.
+mkdir /etc/systemd/system/haproxy.service.d
+printf '[Service]\nBindReadOnlyPaths=\n' >/etc/systemd/system/haproxy.service.d/lab.conf
