@@ -18,7 +18,7 @@ from .conftest import Fleet
 HOST = "web1"
 UNIT = "[Service]\nExecStart={command}\n{more}[Install]\nWantedBy=multi-user.target\n"
 # Units of these tests; every test begins without them.
-NAMES = ("ek-a", "ek-b", "ek-new", "ek-loop", "ek-plain")
+NAMES = ("ek-a", "ek-b", "ek-new", "ek-loop", "ek-plain", "ek-stop")
 
 
 @pytest.fixture
@@ -158,6 +158,141 @@ def test_a_process_is_restarted_too(host: Fleet) -> None:
         assert host.on(HOST, f"tr '\\0' ' ' < /proc/{pid}/cmdline").strip() == "/bin/sleep 1000"
     finally:
         host.on(HOST, "pkill -f '^/bin/sleep 1000'; rm -f /run/ek-sleeper.pid; true")
+
+
+# -- ft_restart, and units that are not what they seem
+
+
+def listener(port: int, before: str = "") -> str:
+    """A program that listens, once it has done something else."""
+    code = f"import socket, time; {before}s = socket.create_server(('127.0.0.1', {port})); exec('while 1: s.accept()')"
+    return f'/usr/bin/python3 -c "{code}"'
+
+
+def test_a_service_that_dies_two_seconds_after_its_start_is_not_healthy(host: Fleet) -> None:
+    install(host, "ek-plain", "/bin/sh -c 'sleep 2; echo out of luck; exit 3'")
+    result = module(host, "ft_restart", name="ek-plain", soak="4s", deadline="6s", interval="500ms")
+    assert result["failed"] and result["error"] == "Unhealthy" and "out of luck" in result["msg"]
+    assert result["left"] == ["ek-plain.service"] and result["proved"] == []
+
+
+def test_a_service_that_ignores_the_signal_to_stop_is_said_to_be_killed(host: Fleet) -> None:
+    command = "/bin/bash -c 'trap \"\" TERM; while :; do sleep 1; done'"
+    install(host, "ek-stop", command, "TimeoutStopSec=2\n", then="start")
+    time.sleep(0.5)
+    result = module(host, "ft_restart", name="ek-stop")
+    assert not result["failed"] and result["seconds"] >= 2
+    assert any("did not stop by itself in its time and was killed" in one for one in result["warnings"]), result
+
+
+def test_a_slow_stop_is_waited_for_and_an_endless_one_is_no_restart(host: Fleet) -> None:
+    install(host, "ek-stop", "/bin/sleep 1000", "ExecStop=/bin/sleep 3\n", then="start")
+    pid = unit(host, "ek-stop", "MainPID")
+    result = module(host, "ft_restart", name="ek-stop")
+    assert not result["failed"] and result["seconds"] >= 3 and not result.get("warnings"), result
+    assert host.on(HOST, f"test -e /proc/{pid} || echo gone").strip() == "gone"
+
+
+def test_what_kill_mode_leaves_alone_was_not_restarted(host: Fleet) -> None:
+    install(host, "ek-stop", "/bin/sleep 1000", "KillMode=none\n", then="start")
+    pid = unit(host, "ek-stop", "MainPID")
+    try:
+        result = module(host, "ft_restart", name="ek-stop")
+        assert result["failed"] and f"process {pid} from before goes on" in result["msg"]
+    finally:
+        host.on(HOST, f"kill {pid}")
+
+
+def test_a_reload_that_fails_tells_that_the_service_goes_on(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/sleep 1000", "ExecReload=/bin/false\n", then="start")
+    was = unit(host, "ek-a", "InvocationID")
+    result = module(host, "ft_restart", name="ek-a", mode="warm")
+    assert result["failed"] and f"still runs, with the identity {was} from before" in result["msg"]
+    assert unit(host, "ek-a", "InvocationID") == was
+
+
+def test_what_is_active_before_it_listens_is_waited_for_and_its_downtime_is_measured(host: Fleet) -> None:
+    install(host, "ek-a", listener(7998, "time.sleep(2); "), then="start")
+    assert host.eventually(lambda: "7998" in host.on(HOST, "ss -ltn"), 10)
+    result = module(host, "ft_restart", name="ek-a", probes=[{"tcp": {"port": 7998}}], deadline="10s", interval="100ms")
+    assert not result["failed"], result
+    assert 1.9 < result["downtime"] < 5 and result["downtime_of"] == "tcp 127.0.0.1:7998"
+    assert result["downtime"] <= result["seconds"]
+
+
+def test_a_warm_restart_has_no_downtime(host: Fleet) -> None:
+    result = module(host, "ft_restart", name="nginx", mode="warm", probes=[{"tcp": {"port": 80}}])
+    assert not result["failed"] and result["downtime"] == 0, result
+    assert module(host, "ft_restart", name="nginx")["downtime"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "mode", "words"),
+    [
+        ("[Unit]\nRefuseManualStop=yes\n", "cold", "RefuseManualStop="),
+        ("[Unit]\nRefuseManualStart=yes\n", "cold", "RefuseManualStart="),
+        ("Type=oneshot\n", "cold", "Type=oneshot"),
+    ],
+)
+def test_what_cannot_be_restarted_is_refused_before_it_is_touched(
+    host: Fleet, more: str, mode: str, words: str
+) -> None:
+    command = "/bin/true" if "oneshot" in more else "/bin/sleep 1000"
+    install(host, "ek-a", command, more.replace("[Unit]", "[Unit]"), then="" if "Start" in more else "start")
+    was = unit(host, "ek-a", "InvocationID")
+    result = module(host, "ft_restart", name="ek-a", mode=mode)
+    assert result["failed"] and result["error"] == "UsageError" and words in result["msg"], result
+    assert not result["changed"] and unit(host, "ek-a", "InvocationID") == was
+
+
+def test_a_oneshot_that_stays_active_is_restarted(host: Fleet) -> None:
+    install(host, "ek-a", "/bin/true", "Type=oneshot\nRemainAfterExit=yes\n", then="start")
+    result = module(host, "ft_restart", name="ek-a")
+    assert not result["failed"] and result["after"]["text"] == "active (exited)"
+
+
+def test_a_masked_unit_is_refused(host: Fleet) -> None:
+    host.on(HOST, "systemctl mask --runtime --quiet nginx")
+    result = module(host, "ft_restart", name="nginx")
+    assert result["failed"] and "is masked" in result["msg"] and host.serves(HOST)
+
+
+def test_a_unit_that_failed_too_often_starts_again_and_that_is_told(host: Fleet) -> None:
+    more = "Restart=always\nRestartSec=50ms\n[Unit]\nStartLimitIntervalSec=60\nStartLimitBurst=2\n"
+    install(host, "ek-loop", "/bin/sh -c 'test -e /run/ek-good && exec sleep 1000; exit 1'", more)
+    host.on(HOST, "rm -f /run/ek-good; systemctl start ek-loop", check=False)
+    assert host.eventually(lambda: unit(host, "ek-loop", "ActiveState") == "failed", 10)
+    host.on(HOST, "touch /run/ek-good")
+    result = module(host, "ft_restart", name="ek-loop", soak="1s")
+    assert not result["failed"] and "count of failures was reset" in result["warnings"][0], result
+
+
+def test_a_ladder_ends_at_the_first_rung_that_helps(host: Fleet) -> None:
+    install(host, "ek-a", listener(7998), "ExecReload=/bin/true\n", then="start")
+    ladder, probes = ["warm", "cold", "rollback"], [{"tcp": {"port": 7998}}]
+    was = unit(host, "ek-a", "InvocationID")
+    result = module(host, "ft_restart", name="ek-a", ladder=ladder, probes=probes)
+    assert [one["rung"] for one in result["rungs"]] == ["warm"] and unit(host, "ek-a", "InvocationID") == was
+    host.on(HOST, "kill -STOP $(systemctl show -P MainPID ek-a); sleep 0.2")
+    hung = [{"command": {"argv": ["sh", "-c", "! grep -q 'State:.T' /proc/$(systemctl show -P MainPID ek-a)/status"]}}]
+    result = module(host, "ft_restart", name="ek-a", ladder=ladder, probes=hung, deadline="1s", interval="200ms")
+    assert [(one["rung"], one["ok"]) for one in result["rungs"]] == [("warm", False), ("cold", True)], result
+    assert result["mode"] == "cold" and unit(host, "ek-a", "InvocationID") != was
+
+
+def test_a_ladder_goes_back_to_a_checkpoint_after_a_crash_loop(host: Fleet) -> None:
+    more = "Restart=always\nRestartSec=100ms\n[Unit]\nStartLimitIntervalSec=0\n"
+    install(host, "ek-loop", "/bin/sh -c '. /etc/ek-loop.conf; exec sleep $for'", more)
+    host.on(HOST, "echo for=1000 > /etc/ek-loop.conf; systemctl start ek-loop")
+    checkpoint(host, ["/etc/ek-loop.conf"], ["ek-loop"])
+    host.on(HOST, "echo for=0.5 > /etc/ek-loop.conf")
+    ladder = ["cold", "warm", "reboot", "rollback"]
+    times: dict[str, Any] = {"soak": "4s", "deadline": "30s", "interval": "200ms"}
+    result = module(host, "ft_restart", name="ek-loop", ladder=ladder, rollback_to="before", **times)
+    tried = [(one["rung"], one["ok"], one["why"]) for one in result["rungs"]]
+    assert "crash loop" in tried[0][2] and tried[1][2] == tried[2][2] == "not tried, because it is in a crash loop"
+    assert tried[3][:2] == ("rollback", True) and not result["failed"], result
+    assert host.on(HOST, "cat /etc/ek-loop.conf").strip() == "for=1000"
 
 
 # -- the resource services, in a rollback

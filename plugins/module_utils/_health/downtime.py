@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from .probe import HOST, Probe
 
@@ -18,6 +19,7 @@ _EVERY, _SLOWER, _LIMIT = 0.005, 0.05, 0.2
 # Seconds of connections at the first pace, and seconds of good connections after the act that end the measurement.
 _FAST, _ENOUGH = 10.0, 1.0
 _ANSWERS = 0.5
+_Address = tuple[Any, ...]
 
 
 class Downtime:
@@ -28,11 +30,11 @@ class Downtime:
     """
 
     def __init__(self, probes: Sequence[Probe]) -> None:
-        self.name, self._address = "", ("", 0)
+        self.name = ""
+        self._places: list[tuple[int, _Address]] = []
         for probe in probes:
-            if probe.source == HOST and probe.address is not None and _is_here(probe.address[0]):
-                self.name, self._address = f"{probe.kind} {probe.target}", probe.address
-                break
+            if probe.source == HOST and probe.address is not None and not self._places:
+                self.name, self._places = f"{probe.kind} {probe.target}", _places_here(*probe.address)
         self._thread: threading.Thread | None = None
         self._acted, self._over = threading.Event(), threading.Event()
         self._good: float | None = None
@@ -53,7 +55,7 @@ class Downtime:
     def acting(self) -> None:
         """An act begins: go on measuring, if it has been seen to answer before."""
         self._acted.clear()
-        if not self.name or (self._thread is not None and self._thread.is_alive()):
+        if not self._places or (self._thread is not None and self._thread.is_alive()):
             return
         if self._try() or self._missing:
             self._thread = threading.Thread(target=self._measure, daemon=True)
@@ -92,23 +94,36 @@ class Downtime:
 
     def _try(self) -> bool:
         at = time.monotonic()
-        try:
-            socket.create_connection(self._address, _LIMIT).close()
-        except OSError:
+        if not any(_connects(*place) for place in self._places):
             self._missing = self._good is not None
             return False
-        if self._missing and not self._try() and self._good is not None:
+        if self._missing and self._good is not None:
             self._sum += time.monotonic() - self._good
         # The moment before the connection: what fails after it may have failed from then on.
         self._good, self._missing = at, False
         return True
 
 
-def _is_here(host: str) -> bool:
-    """Whether the name or address is one of this host."""
-    with suppress(OSError, UnicodeError):
-        for family, kind, protocol, _name, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-            with suppress(OSError), socket.socket(family, kind, protocol) as end:
-                end.bind(address)
-                return True
+def _connects(family: int, address: _Address) -> bool:
+    """Whether the address takes a connection, which is closed at once."""
+    with suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as end:
+        end.settimeout(_LIMIT)
+        end.bind(("", 0))
+        # From its own port to itself a connection succeeds without a listener, and would keep the service off its port.
+        if end.getsockname()[1] != address[1]:
+            end.connect(address)
+            return True
     return False
+
+
+def _places_here(host: str, port: int) -> list[tuple[int, _Address]]:
+    """The addresses of the name; none where one of them is not of this host."""
+    found: list[tuple[int, _Address]] = []
+    try:
+        for family, kind, _protocol, _name, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as end:
+                end.bind((address[0], 0, *address[2:]))
+            found.append((family, address))
+    except (OSError, UnicodeError):
+        return []
+    return found

@@ -20,6 +20,9 @@ from ..._services.state import ServiceState
 from ..._services.stopping import was_killed
 from .target import Target
 
+# Systemd's word on a unit whose program has ended, and that counts as active nevertheless.
+_EXITED = "active (exited)"
+
 
 def planned(target: Target, mode: str) -> Restarted:
     """The result of a restart that has not been done."""
@@ -94,6 +97,8 @@ class Act:
                 f"{before.name} did not stop by itself in its time and was killed: it may have lost what it had not"
                 " written yet"
             )
+        if after.text == _EXITED != before.text:
+            self.warnings.append(f"{before.name} counts as active, but its program has ended: it is {after.text}")
         self.facts = [f"{before.name}: {before.identity or 'not running'} became {after.identity}"]
         return after
 

@@ -31,7 +31,10 @@ def observe(system: System) -> ServiceState:
 def identity(mode: str, system: System) -> str:
     """A text that the boot of this mode changes, and nothing else."""
     if mode != SOFT_REBOOT:
-        return system.boot_id()
+        told = system.boot_id()
+        if "unknown" in told or "None" in told:  # What could not be read would differ, and prove nothing.
+            raise ServiceFailed(f"this host does not tell which boot it runs ({told}); try again")
+        return told
     done = system.run(["systemctl", "show", "--property=InvocationID", "--value", "--", _EVERY_BOOT], 30.0)
     if done.rc != 0 or not done.out.strip():
         raise ServiceFailed(f"systemd does not tell when it started its services: {done.words}")
@@ -41,9 +44,7 @@ def identity(mode: str, system: System) -> str:
 def check(mode: str, system: System, kernels: str = "/boot") -> None:
     """Raise UsageError where this host cannot be restarted in this mode."""
     if not system.has_systemd():
-        raise UsageError(
-            "this host is not run by systemd, or we are not root, so that it is not restarted. Nothing was touched"
-        )
+        raise UsageError("only root restarts a host, and only one that systemd runs; nothing was touched")
     if mode == SOFT_REBOOT:
         version = systemd_version(system)
         if version < _SOFT:

@@ -90,7 +90,7 @@ class Climb:
                     break
                 elif self._try(rung, downtime):
                     break
-        result.downtime, result.downtime_of = downtime.seconds, downtime.name
+        result.downtime, result.downtime_of = downtime.seconds, downtime.name if downtime.words else ""
         if result.rungs and result.rungs[-1].ok:
             result.proved += filter(None, [downtime.words])
             return result

@@ -118,8 +118,11 @@ class Target:
         return self.started is not None and start_time(self.main) == self.started
 
     def verb(self, mode: str) -> str:
-        """A service that does not run has no connections to keep: it is only started."""
-        return "start" if not self.before.active else "reload" if mode == WARM else "restart"
+        """What to do. A service that does not run has no connections to keep: it is only started. One that is just
+        starting may have read its configuration already, and starts anew."""
+        if self.before.active:
+            return "reload" if mode == WARM else "restart"
+        return "restart" if self.before.text.startswith("activating (start") else "start"
 
     def refusal(self, mode: str) -> str:
         """Why it cannot be restarted in this mode; empty where it can."""
@@ -136,9 +139,17 @@ class Target:
 
     def warnings(self) -> list[str]:
         """What should be known of it before."""
-        if self.unit is None or self.unit.result != LIMIT_HIT:
-            return []
-        return [f"{self.name} had failed so often that systemd refused to start it; its count of failures was reset"]
+        said = []
+        if self.unit is not None and self.unit.result == LIMIT_HIT:
+            said.append(
+                f"{self.name} had failed so often that systemd refused to start it; its count of failures was reset"
+            )
+        if self.unit is not None and self.unit.outdated:
+            said.append(
+                f"{self.name}: its unit file has changed, and systemd still goes by the one before; run systemctl"
+                " daemon-reload and restart it again"
+            )
+        return said
 
 
 def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:

@@ -1,0 +1,99 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The downtime is what a client would have seen, and nothing is told that was not measured."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.downtime import Downtime
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import check
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def listen(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port), backlog=1000)
+
+
+def tcp(port: int, **more: Any) -> dict[str, Any]:
+    return {"tcp": {"port": port, **more}}
+
+
+def test_the_time_between_two_good_connections_is_the_downtime(port: int) -> None:
+    server = listen(port)
+    with Downtime(check([{"command": {"argv": ["true"]}}, tcp(port)])) as downtime:
+        downtime.acting()
+        time.sleep(0.05)
+        for _time in range(2):
+            server.close()
+            time.sleep(0.15)
+            server = listen(port)
+            time.sleep(0.1)
+        downtime.acted()
+        time.sleep(0.1)
+    server.close()
+    assert downtime.name == f"tcp 127.0.0.1:{port}"
+    assert downtime.seconds is not None and 0.3 <= downtime.seconds < 0.4
+    assert downtime.words.startswith(f"tcp 127.0.0.1:{port} did not answer for 0.3")
+
+
+def test_what_answers_all_the_time_has_no_downtime_and_the_measurement_ends(port: int) -> None:
+    with listen(port), Downtime(check([{"http": {"url": f"http://127.0.0.1:{port}/"}}])) as downtime:
+        downtime.acting()
+        downtime.acted()
+        thread = downtime._thread
+        assert thread is not None
+        thread.join(3.0)
+        assert not thread.is_alive(), "a healthy service is not connected to for the whole soak"
+    assert downtime.seconds == 0 and "answered all the time" in downtime.words
+
+
+def test_what_does_not_come_back_is_down_until_the_end(port: int) -> None:
+    server = listen(port)
+    with Downtime(check([tcp(port)])) as downtime:
+        downtime.acting()
+        server.close()
+        downtime.acted()
+        time.sleep(0.2)
+    assert downtime.seconds is not None and 0.2 <= downtime.seconds < 0.3
+
+
+def test_a_second_act_counts_the_time_between(port: int) -> None:
+    server = listen(port)
+    with Downtime(check([tcp(port)])) as downtime:
+        downtime.acting()
+        server.close()
+        time.sleep(0.1)
+        downtime.acting()
+        time.sleep(0.1)
+        with listen(port):
+            time.sleep(0.05)
+    assert downtime.seconds is not None and 0.2 <= downtime.seconds < 0.3
+
+
+@pytest.mark.parametrize(
+    "probes",
+    [
+        [],
+        [{"command": {"argv": ["true"]}}],
+        [{"tcp": {"port": 1, "from": "controller"}}],
+        [{"tcp": {"port": 1, "host": "192.0.2.1"}}],
+        [{"http": {"url": "http://does-not-exist.invalid/"}}],
+        [{"tcp": {"port": 1}}],  # it does not answer before
+    ],
+)
+def test_what_cannot_be_measured_is_not_told(probes: list[Any]) -> None:
+    with Downtime(check(probes)) as downtime:
+        downtime.acting()
+        downtime.acted()
+    assert downtime.seconds is None and downtime.words == ""
