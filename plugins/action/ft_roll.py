@@ -70,7 +70,7 @@ def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, objec
             "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": len(seen)},
             "waves": [list(wave) for wave in plan.waves],
             "order": plan.order,
-            "skipped": dict(plan.skipped),
+            "left_out": dict(plan.skipped),
             "notes": list(plan.notes),
             "forecast": vars(foreseen),
             "owed": {host: list(one.owed) for host, one in seen.items() if one.owed},

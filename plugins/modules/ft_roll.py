@@ -137,7 +137,7 @@ order:
   returned: always
   type: list
   elements: str
-skipped:
+left_out:
   description: The hosts that are not restarted, each with the reason.
   returned: always
   type: dict

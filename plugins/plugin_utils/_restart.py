@@ -137,8 +137,8 @@ class Steps:
         if not acted.get("failed"):
             acted = self.outside(acted)
         if acted.get("failed"):
-            why = str(acted.get("msg") or "it failed")
-            return self._ended(acted, why + self._whereabouts())
+            why = str(acted.get("msg") or f"the restart of {self.wanted.host} failed without a reason").rstrip(".")
+            return self._ended(acted, f"{why}.{self._whereabouts()}")
         return self._made_ready(acted)
 
     def _take_over(self, begun: Answer) -> list[Mapping[str, Any]]:

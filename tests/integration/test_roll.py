@@ -30,6 +30,7 @@ global
 defaults
     mode http
     retries 0
+    option http-server-close
     timeout connect 2s
     timeout client 20s
     timeout server 20s
@@ -42,6 +43,13 @@ backend web
 """
 # Each connection asks again after 20 ms.
 PAUSE = "function delay() return 20 end"
+_STAT = """
+import socket
+one = socket.socket(socket.AF_UNIX)
+one.connect("/run/haproxy/admin.sock")
+one.sendall(b"show stat" + bytes([10]))
+print(one.makefile().read())
+"""
 DRAIN = """
 - haproxy: {hosts: [web5, web6], backend: web, server: "{{ inventory_hostname }}"}
 """
@@ -102,9 +110,7 @@ class Site:
 
     def servers(self, balancer: str) -> dict[str, str]:
         """Server -> what the balancer says of it."""
-        told = self.fleet.on(balancer, "echo 'show stat' | socat - /run/haproxy/admin.sock 2>/dev/null || python3 -c '"
-        "import socket; s=socket.socket(socket.AF_UNIX); s.connect(\"/run/haproxy/admin.sock\");"
-        " s.sendall(b\"show stat\\n\"); print(s.makefile().read())'")
+        told = self.fleet.on(balancer, f"python3 -c '{_STAT}'")
         rows = [line.split(",") for line in told.splitlines() if line.startswith("web,web")]
         return {row[1]: row[17] for row in rows}
 
@@ -129,14 +135,101 @@ def site(fleet: Fleet) -> Iterator[Site]:
         fleet.on(name, "systemctl stop haproxy; rm /root/pause.lua")
 
 
-@pytest.mark.parametrize("mode", ["cold", "warm"])
-def test_a_rolling_restart_costs_no_request(site: Site, mode: str) -> None:
+def test_a_rolling_cold_restart_with_a_drain_costs_no_request(site: Site) -> None:
     was = site.identities()
-    drain = ["--drain", "drain.yml"] if mode == "cold" else []
     with site.load() as load:
-        code, result = site.restart("nginx", "--mode", mode, "--waves", "2", *drain)
+        code, result = site.restart("nginx", "--waves", "2", "--drain", "drain.yml")
     assert code == 0, result
-    print(f"{mode}: {load.failed} of {load.requests} requests failed, {result['seconds']:.1f} s")
+    print(f"cold: {load.failed} of {load.requests} requests failed, {result['seconds']:.1f} s")
     assert load.failed == 0, load.said
-    assert all(a != b for a, b in zip(was, site.identities(), strict=True)) is (mode == "cold")
+    assert all(a != b for a, b in zip(was, site.identities(), strict=True))
     assert site.all_serve()
+
+
+def test_a_host_that_does_not_come_back_stops_the_roll_and_the_next_run_finishes_it(site: Site) -> None:
+    fleet, was = site.fleet, site.identities()
+    fleet.on("web2", "echo 'no such directive;' > /etc/nginx/conf.d/probe.conf")
+    with site.load() as load:
+        code, result = site.restart("nginx", "--drain", "drain.yml")
+    assert load.failed == 0, load.said
+    now, rows = site.identities(), result["hosts"]
+    assert code == 4 and [rows[name]["state"] for name in SERVERS] == ["ok", "failed", "missing", "missing"]
+    assert now[0] != was[0] and now[2:] == was[2:]
+    assert "unknown directive" in rows["web2"]["msg"] and "stays drained at web/web2 on web5" in rows["web2"]["msg"]
+    assert set(rows["web2"]["left"]) >= {"drained: web/web2 on web5", "drained: web/web2 on web6"}
+    for name in BALANCERS:
+        assert site.servers(name)["web1"] == "UP" and site.servers(name)["web2"] != "UP"
+
+    # A change has no business there, a plan names it, and the same restart brings it back, first.
+    fleet.playbook("site.yml", "- hosts: web2\n  tasks: [{ansible.builtin.ping: }]\n")
+    code, refused = fleet.change("site.yml")
+    assert code == 3 and "is under way since" in refused["reason"], refused
+    fleet.on("web2", "rm /etc/nginx/conf.d/probe.conf")
+    code, plan = site.restart("nginx", "--drain", "drain.yml", "--resume", "--plan")
+    assert code == 0 and plan["hosts"]["web2"]["wave"] == 1 and "wave" not in plan["hosts"]["web1"]
+    code, result = site.restart("nginx", "--drain", "drain.yml", "--resume")
+    assert code == 0 and "roll that goes on" in str(result["hosts"]["web1"]["done"])
+    assert site.identities()[0] == now[0] and all(a != b for a, b in zip(was[1:], site.identities()[1:], strict=True))
+    assert fleet.eventually(site.all_serve, 10)
+    assert not fleet.on("web2", "ls /var/lib/evenkeel/restart", check=False)
+
+
+@pytest.mark.long
+def test_warm_restarts_and_changes_cost_no_request_and_plain_ansible_does(site: Site) -> None:
+    fleet = site.fleet
+    with site.load() as load:
+        code, result = site.restart("nginx", "--mode", "warm", "--waves", "2")
+    print(f"warm: {load.failed} of {load.requests} requests failed, {result['seconds']:.1f} s")
+    assert code == 0 and load.failed == 0, load.said
+    changed = """
+- hosts: web1:web2:web3:web4
+  gather_facts: false
+  tasks:
+    - ansible.builtin.copy: {dest: /etc/nginx/conf.d/probe.conf, content: "add_header X-Probe new;", mode: "0644"}
+    - ansible.builtin.service: {name: nginx, state: reloaded}
+"""
+    fleet.playbook("site.yml", changed)
+    with site.load() as load:
+        code, result = fleet.change("site.yml", "--waves", "2", "--min-healthy", "2")
+    print(f"change: {load.failed} of {load.requests} requests failed, {result['seconds']:.1f} s")
+    assert code == 0 and load.failed == 0, load.said
+    plain = """
+- hosts: web1:web2:web3:web4
+  gather_facts: false
+  serial: 2
+  tasks: [{ansible.builtin.service: {name: nginx, state: restarted}}]
+"""
+    fleet.playbook("plain.yml", plain)
+    with site.load() as load:
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", "plain.yml"]
+        subprocess.run(argv, cwd=fleet.home, env=fleet.environment(), check=True, capture_output=True)
+    print(f"plain Ansible, serial 2, restarted: {load.failed} of {load.requests} requests failed")
+    assert load.failed > 0, "nothing to compare with: the load did not notice restarts without a drain"
+
+
+@pytest.mark.long
+def test_kills_at_any_moment_leave_nobody_drained_after_the_next_run(site: Site) -> None:
+    """Twenty-four kills, spread over the time that a roll takes."""
+    fleet = site.fleet
+    began = time.monotonic()
+    assert site.restart("nginx", "--waves", "2", "--drain", "drain.yml")[0] == 0
+    whole = time.monotonic() - began
+    words = ["restart", "nginx", "-i", "inventory", "--limit", ":".join(SERVERS), "--probes", "probes.yml"]
+    words += ["--min-healthy", "2", "--waves", "2", "--drain", "drain.yml"]
+    out = 0
+    with site.load() as load:
+        for number in range(24):
+            process = fleet.start(*words)
+            time.sleep(whole * (number + 0.5) / 24)
+            fleet.end()
+            assert process.returncode is not None
+            drained = [{name for name, state in site.servers(one).items() if state != "UP"} for one in BALANCERS]
+            out += bool(drained[0] | drained[1])
+            assert len(drained[0] | drained[1]) <= 2, f"more than the budget is out: {drained}"
+            if number % 4 == 3:
+                assert fleet.eventually(lambda: site.restart(*words[1:2], *words[8:])[0] == 0, 120)
+                assert fleet.eventually(site.all_serve, 10)
+    print(f"{out} of 24 kills left a host drained; {load.failed} of {load.requests} requests failed")
+    assert load.failed == 0 and out >= 4, "the kills met no drained host"
+    for name in SERVERS:
+        assert not fleet.on(name, "ls /var/lib/evenkeel/restart", check=False)

@@ -96,7 +96,7 @@ class Restart(PlaybookCommand):
 
     def rows(self, record: Record, hosts: Sequence[str], stopped: str) -> dict[str, Mapping[str, Any]]:
         plan = self._plan(record)
-        skipped = plan.get("skipped") or {}
+        skipped = plan.get("left_out") or {}
         found = super().rows(record, hosts, stopped)
         for host in hosts:
             if host in skipped:

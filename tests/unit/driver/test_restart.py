@@ -20,7 +20,7 @@ from evenkeel.outcome import Exit, RunResult, UsageError
 
 PLAN: dict[str, Any] = {
     "waves": [["web1"], ["web2", "web3"]],
-    "skipped": {"web4": "nothing is owed"},
+    "left_out": {"web4": "nothing is owed"},
     "notes": ["web1: a restart is under way; it is restarted first"],
     "forecast": {"tries": 12, "seconds": 9.0, "risk": 0.03},
     "above": {"web2": ["a reboot (kernel)"]},
