@@ -91,7 +91,8 @@ def etcd(fleet: Fleet) -> Iterator[Etcd]:
 @pytest.mark.long
 def test_the_leader_restarts_last_and_no_acknowledged_write_is_lost(etcd: Etcd) -> None:
     fleet, leader = etcd.fleet, etcd.leader()
-    (fleet.home / "probes.yml").write_text("- http: {url: 'http://localhost:2379/health', body: '\\"true\\"'}\n")
+    probe = {"http": {"url": "http://localhost:2379/health", "body": "true"}}
+    (fleet.home / "probes.yml").write_text(json.dumps([probe]))
     fleet.on(CLIENT, f"cat > /root/writer.py <<'END'\n{WRITER}END")
     argv = [*_exec(fleet.lab, CLIENT), "python3", "/root/writer.py", *map(etcd.url, MEMBERS)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writer:
@@ -100,7 +101,7 @@ def test_the_leader_restarts_last_and_no_acknowledged_write_is_lost(etcd: Etcd) 
         words += ["--last", "/usr/local/bin/is-leader", "--probes", "probes.yml", "--json"]
         code, out = fleet.evenkeel(*words)
         time.sleep(2)
-        fleet.on(CLIENT, "pkill -f writer.py")
+        fleet.on(CLIENT, "pkill -f '[w]riter.py'")
         told, missed = writer.communicate(timeout=10)
     result = json.JSONDecoder().raw_decode(out[out.index("{\n") :])[0]
     assert code == 0, result

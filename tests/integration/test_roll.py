@@ -135,6 +135,7 @@ def site(fleet: Fleet) -> Iterator[Site]:
         fleet.on(name, "systemctl stop haproxy; rm /root/pause.lua")
 
 
+@pytest.mark.long
 def test_a_rolling_cold_restart_with_a_drain_costs_no_request(site: Site) -> None:
     was = site.identities()
     with site.load() as load:
