@@ -23,6 +23,7 @@ if ! [ -x /usr/sbin/haproxy ]; then
   mkdir -p /etc/systemd/system/haproxy.service.d
   printf '[Service]\\nBindReadOnlyPaths=\\n' > /etc/systemd/system/haproxy.service.d/lab.conf
   apt-get -qq update && apt-get -qq install -y --no-install-recommends haproxy || exit 9
+  systemctl disable --quiet haproxy
 fi
 cat > /etc/haproxy/haproxy.cfg <<'END'
 %s
@@ -30,10 +31,6 @@ END
 systemctl daemon-reload
 systemctl reset-failed haproxy || true
 systemctl restart haproxy
-"""
-CLEAN = """
-systemctl stop haproxy; dpkg --purge haproxy
-rm -rf /etc/systemd/system/haproxy.service.d /etc/haproxy; systemctl daemon-reload; systemctl reset-failed
 """
 CONFIGURATION = """
 global
@@ -52,7 +49,8 @@ backend web
   option httpchk GET /
   default-server check inter 200ms fall 1 rise 1
 """
-SIZE = 40_000_000
+# The kernel of the client may take the first 32 MB at once.
+SIZE = 110_000_000
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def behind(fleet: Fleet) -> Iterator[Fleet]:
         fleet.on(name, f"truncate --size={SIZE} /srv/www/big; echo {name} > /srv/www/name")
     assert fleet.eventually(lambda: all(status(fleet, name) == "UP" for name in SERVERS), 10)
     yield fleet
-    fleet.on(BALANCER, CLEAN, check=False)
+    fleet.on(BALANCER, "systemctl stop haproxy")
 
 
 def drain(fleet: Fleet, state: str, server: str = "web1", /, check: bool = False, **more: Any) -> dict[str, Any]:
@@ -111,11 +109,11 @@ def download(fleet: Fleet, rate: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_drain_waits_for_a_download_and_requests_come_again_afterwards(behind: Fleet) -> None:
     assert ask(behind) == {"web1", "web2"}
-    with download(behind, "4M") as running:
+    with download(behind, "12M") as running:
         foreseen = drain(behind, "drained", check=True)
         assert foreseen["changed"] and foreseen["sessions"] == 1 and status(behind, "web1") == "UP"
         result = drain(behind, "drained", deadline="30s")
-        assert running.wait(5) == 0 and running.communicate()[0] == str(SIZE)
+        assert running.wait(20) == 0 and running.communicate()[0] == str(SIZE)
     assert result["changed"] and result["done"] == result["planned"] == foreseen["planned"], result
     assert (result["state"], result["status"], result["sessions"]) == ("drained", "DRAIN", 0)
     assert result["waited"] > 1 and result["proved"][0] == "web goes on with web2"
@@ -138,13 +136,18 @@ def test_a_drain_waits_for_a_download_and_requests_come_again_afterwards(behind:
     assert ask(behind) == {"web1", "web2"}
 
 
-def test_a_download_that_lasts_too_long_and_the_maintenance_of_somebody_else_stay(behind: Fleet) -> None:
+def test_what_ends_no_session_and_what_somebody_else_has_set_stays(behind: Fleet) -> None:
     with download(behind, "1M") as running:
         result = drain(behind, "drained", deadline="2s")
         assert result["error"] == "ServiceFailed" and "1 sessions are left" in result["msg"], result
         assert "it is ready again, and HAProxy says UP" in result["msg"] and result["left"] == []
         assert status(behind, "web1") == "UP" and running.poll() is None
-    assert ask(behind) == {"web1", "web2"}
+
+    with download(behind, "1M"):
+        behind.on(BALANCER, "systemctl reload haproxy")
+        assert behind.eventually(lambda: "web,web1,0,0,0" in haproxy(behind, "show stat"), 5)
+        result = drain(behind, "drained", deadline="10s")
+        assert result["changed"] and "1 processes of HAProxy that a reload has replaced" in result["said"], result
 
     haproxy(behind, "set server web/web1 state maint")
     for state, more in (("drained", {}), ("drained", {"ours": True}), ("ready", {"ours": True})):
@@ -153,11 +156,3 @@ def test_a_download_that_lasts_too_long_and_the_maintenance_of_somebody_else_sta
     assert status(behind, "web1") == "MAINT"
     looked = drain(behind, "look")
     assert looked["state"] == "maintenance" and "maintenance" in looked["obstacle"] and not looked["changed"]
-
-
-def test_a_reload_with_an_open_download_is_told(behind: Fleet) -> None:
-    with download(behind, "1M"):
-        behind.on(BALANCER, "systemctl reload haproxy")
-        assert behind.eventually(lambda: "web,web1,0,0,0" in haproxy(behind, "show stat"), 5)
-        result = drain(behind, "drained", deadline="10s")
-        assert result["changed"] and "1 processes of HAProxy that a reload has replaced" in result["said"], result
