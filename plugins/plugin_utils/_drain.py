@@ -192,4 +192,5 @@ def _gone_back(one: Outcome, ready: Outcome | None) -> Outcome:
     end = FAILED if one.end == DONE else one.end
     if ready.end == DONE:
         return replace(ready, end=end, words=f"{why}; it was made ready again", changed=True)
-    return replace(ready, end=end, words=f"{why}; it was not made ready again: {ready.words}", changed=True, left=True)
+    how = "it may still be drained" if ready.may_be_drained else "it is ready again, and not up"
+    return replace(ready, end=end, words=f"{why}; {how}: {ready.words}", changed=True, left=True)
