@@ -256,7 +256,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
             b"1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 web 1 web1 127.0.0.1 2 8\n\n"
             b"--stats--# pxname,svname,qcur,scur,stot,status,weight,tracked,check_status,last_chk\n"
             b"web,web1,0,1,7,DRAIN,1,,L4OK,\nweb,web2,0,0,3,DOWN,1,web/web1,L4CON,Connection refused\n\n"
-            b'--record--{"host": "lb1", "kind": "haproxy", "options": {"backend": "web", "server": "web1", "socket": "/s"}}'
+            b'--record--{"host": "lb1", "kind": "haproxy", "options": {"backend": "web", "server": "web1",'
+            b' "socket": "/s"}}'
         ],
     ),
     "result": (result, [RESULT]),
