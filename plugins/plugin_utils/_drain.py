@@ -136,7 +136,8 @@ def _outcome(place: Place, answer: Answer, asked: _Asked) -> Outcome:
     """The outcome in an answer. The balancer's own words are text, and bounded."""
     if answer.get("unreachable"):
         why = words(answer.get("msg") or "it does not answer")
-        return Outcome(place, UNREACHABLE, f"{place.words}: {place.host} is unreachable: {why}", left=True)
+        said = f"{place.words}: {place.host} is unreachable: {why}"
+        return Outcome(place, UNREACHABLE, said, left=asked.state != "look")
     state = str(answer.get("state")) if answer.get("state") in _STATES else ""
     facts, warnings = _texts(answer.get("proved")), _texts(answer.get("warnings"))
     if not answer.get("failed") and state:
@@ -149,7 +150,7 @@ def _outcome(place: Place, answer: Answer, asked: _Asked) -> Outcome:
     is_refusal = answer.get("error") in ("Refused", "UsageError")
     said = f"{place.words}: {words(answer.get('msg') or 'no reason is given', 1000)}"
     # A refusal has touched nothing. It leaves a place that was to be ready again as it is.
-    left = bool(answer.get("left")) or asked.state == "ready" or (not is_refusal and not state)
+    left = asked.state != "look" and (bool(answer.get("left")) or asked.state == "ready" or not (is_refusal or state))
     return Outcome(
         place,
         REFUSED if is_refusal else FAILED,
@@ -191,4 +192,5 @@ def _gone_back(one: Outcome, ready: Outcome | None) -> Outcome:
     end = FAILED if one.end == DONE else one.end
     if ready.end == DONE:
         return replace(ready, end=end, words=f"{why}; it was made ready again", changed=True)
-    return replace(ready, end=end, words=f"{why}; it was not made ready again: {ready.words}", changed=True, left=True)
+    how = "it may still be drained" if ready.may_be_drained else "it is ready again, and not up"
+    return replace(ready, end=end, words=f"{why}; {how}: {ready.words}", changed=True, left=True)

@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.info import host_state
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import text as _text
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import draining, haproxy
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -225,6 +226,23 @@ def _store() -> Iterator[Store]:
 
 
 # Name -> the parser and what it understands, to start from.
+def drained(data: bytes) -> None:
+    """The words of HAProxy on its servers, and the record of a drain."""
+    states, _mark, rest = data.decode("utf-8", "replace").partition("--stats--")
+    stats, _mark, record = rest.partition("--record--")
+    address = haproxy.Address("web", "web1", "/s")
+    with contextlib.suppress(EvenkeelError):
+        haproxy.parse_bits(states, address)
+    with contextlib.suppress(EvenkeelError):
+        found = haproxy.view(0, haproxy.parse_servers(stats), address)
+        found.alone(found.carried)
+    try:
+        place = draining.Place.read(json.loads(record))
+    except (ValueError, RecursionError):
+        return
+    assert draining.Place.read(place.record()) == place and place.words
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "text": (text, [b"/srv/caf\xe9", rb"a\x5c\xe9", "\x1b[2J\u202e".encode()]),
     "manifest": (manifest, [MANIFEST, MANIFEST.replace(b"snapshot", b"log").replace(b"d /etc", b"+d /etc")]),
@@ -232,6 +250,16 @@ TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "pack": (pack, [b"evenkeel-pack 1\n" + OBJECT + b"\n--index--" + SHA + b" 16 18\n"]),
     "journal": (journal, [b'{"note": {}, "steps": []}--anchors--[["/srv/.evenkeel-stage-1-1", 17], "/srv/old"]']),
     "armed": (armed, [ARMED + b"--events--" + EVENTS, ARMED + b"--events--"]),
+    "drained": (
+        drained,
+        [
+            b"1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 web 1 web1 127.0.0.1 2 8\n\n"
+            b"--stats--# pxname,svname,qcur,scur,stot,status,weight,tracked,check_status,last_chk\n"
+            b"web,web1,0,1,7,DRAIN,1,,L4OK,\nweb,web2,0,0,3,DOWN,1,web/web1,L4CON,Connection refused\n\n"
+            b'--record--{"host": "lb1", "kind": "haproxy", "options": {"backend": "web", "server": "web1",'
+            b' "socket": "/s"}}'
+        ],
+    ),
     "result": (result, [RESULT]),
     "status": (status, [b'{"hosts": {"web1": ' + RESULT + b"}}"]),
 }

@@ -174,7 +174,7 @@ class _Balanced:
         except Refused:
             raise
         except EvenkeelError as error:
-            self._give_back(f"HAProxy cannot be asked any more: {error.cause}")
+            self._give_back(error.cause)
 
     def _wait_for_sessions(self, carried: set[str]) -> haproxy.View:
         """Wait until nothing is left. At the deadline, and where it must not go on, the server is made ready again."""

@@ -69,7 +69,8 @@ class Server:
 
 @dataclass
 class Haproxy:
-    """``asked``: the lines that came. ``on_look``: is called before each answer to ``show stat``."""
+    """``asked``: the lines that came. ``says``: its answer to a drain. ``on_look``: is called before each answer to
+    ``show stat``."""
 
     path: Path
     servers: list[Server]
@@ -78,6 +79,7 @@ class Haproxy:
     pid: int = 0
     is_admin: bool = True
     deaf: bool = False
+    says: str = ""
     on_look: Callable[[int], None] = lambda _number: None
     looks: int = 0
 
@@ -117,7 +119,7 @@ class Haproxy:
             for follower in self.servers:
                 if follower.tracked == name:
                     follower.bits = follower.bits & ~INHERITED_DRAIN | (INHERITED_DRAIN if state == "drain" else 0)
-        return ""
+        return f"{self.says}\n" if self.says and state == "drain" else ""
 
 
 @contextmanager

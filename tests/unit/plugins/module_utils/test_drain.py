@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments import _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     Refused,
@@ -25,7 +27,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import trust
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import Stat
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import haproxy as runtime
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known, places
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import (
+    OPTION,
+    Place,
+    known,
+    places,
+)
 from flows import drain
 
 from . import fake_haproxy
@@ -183,6 +190,13 @@ def test_a_drain_that_something_else_ends_is_no_drain(web: Haproxy) -> None:
     assert web.told == ["set server web/web1 state drain"]
 
 
+def test_a_drain_that_haproxy_does_not_take_for_sure_is_taken_back(web: Haproxy) -> None:
+    web.says = "Something new."
+    with pytest.raises(ServiceFailed, match=r"did not take drain of web/web1: Something new.*it is ready again"):
+        act(web, "drained")
+    assert web.told == ["set server web/web1 state drain", "set server web/web1 state ready"]
+
+
 def test_sessions_that_come_in_spite_of_the_drain_are_told(web: Haproxy) -> None:
     def come(look: int) -> None:
         web.server("web1").begun += 1 if look == 3 else 0
@@ -327,6 +341,21 @@ def test_what_is_no_socket_or_does_not_answer_is_named(tmp_path: Path) -> None:
         drain("look", "haproxy", {**declared, "socket": "s"}, FAST)
 
 
+def test_a_socket_that_a_reload_replaces_is_asked_again(web: Haproxy) -> None:
+    away = web.path.with_name("away")
+    web.path.rename(away)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            away.rename(web.path)
+
+    declared = {"backend": "web", "server": "web1", "socket": str(web.path)}
+    assert drain("look", "haproxy", declared, replace(SYSTEM, sleep=sleep))["state"] == "ready"
+    assert slept == [0.1, 0.1, 0.1]
+
+
 @pytest.mark.parametrize(
     "text", ["", "Unknown command\n", "# pxname,status\n", f"{fake_haproxy.STATS}web,web1,0,0,many,0,,0,0,0\n"]
 )
@@ -425,6 +454,18 @@ def test_only_declared_places_count_out_of_a_record() -> None:
     declared = places(DECLARED)
     forged = replace(declared[2], options={**declared[2].options, "undrain": ["/bin/sh", "-c", "id"]})
     assert known([forged, declared[0]], declared) == ([declared[0]], [forged])
+
+
+def test_the_list_of_places_is_documented_as_it_is_taken() -> None:
+    def facts(options: Any, inner: str) -> dict[str, Any]:
+        keys = {"type": "str", "elements": None, "required": False, "default": None}
+        return {
+            name: ({key: one.get(key, usual) for key, usual in keys.items()}, facts(one.get(inner) or {}, inner))
+            for name, one in options.items()
+        }
+
+    told = yaml.safe_load(_drain.ModuleDocFragment.PLACES)["options"]
+    assert facts(told, "suboptions") == facts({"drain": OPTION}, "options")
 
 
 @pytest.mark.parametrize(
