@@ -48,7 +48,7 @@ _AT_ONCE = "/etc/systemd/system.control/"
 
 @dataclass
 class _Whole:
-    """What is found on a host. ``booted``: epoch seconds."""
+    """The findings on a host so far. ``booted``: epoch seconds."""
 
     system: System
     proc: str
@@ -109,7 +109,7 @@ def _judge(whole: _Whole, processes: Sequence[Process]) -> None:
 def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None:
     main = next((one for one in processes if one.pid == unit.main), None)
     alone = unit.kill_mode in ("process", "none") and main is not None
-    # What survived the last stop of the unit, or what its stop leaves alone, survives the next.
+    # A process that survived the last stop of the unit, or that its stop leaves alone, survives the next.
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
     why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main, processes)
@@ -148,8 +148,9 @@ def _told(whole: _Whole) -> list[Owed]:
         *sorted(whole.units, key=lambda one: (LEVELS.index(one.level), one.unit)),
     ]
     if whole.rest:
-        paths = [path for one in whole.rest for path in one.stale]
-        found.append(Owed(PROCESS, "", _some(paths), _some([_name(one) for one in whole.rest])))
+        rest = sorted(whole.rest, key=lambda one: one.pid)
+        paths = [path for one in rest for path in one.stale]
+        found.append(Owed(PROCESS, "", _some(paths), _some([_name(one) for one in rest])))
     return [*found, *([Owed(UNKNOWN, "", _some(whole.unknown))] if whole.unknown else [])]
 
 

@@ -36,10 +36,8 @@ class Process:
     stale: tuple[str, ...]
 
 
-def look(
-    goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root: str = ""
-) -> tuple[list[Process], bool]:
-    """The processes of this host that we may read, and whether all were looked at while there was time.
+def look(goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root: str = "") -> tuple[list[Process], str]:
+    """The processes of this host that we may read, and why these are not all; empty where they are.
 
     Processes of root come first. A process can hold up whoever reads its mappings, and a file system whoever asks for
     a file: after ``seconds`` nobody waits any more.
