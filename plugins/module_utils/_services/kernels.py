@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 # Kernels in /boot: of most hosts, of other processors, and of SUSE on ARM.
 _IMAGE = re.compile(r"(?:vmlinuz|vmlinux|Image)-(.*\d.*)")
-_COPY = (".old", ".bak", ".orig", ".rpmsave", ".rpmnew", ".dpkg-tmp", ".dpkg-new", ".dpkg-bak")
 # Words that change with the version; all others name the flavour.
 _OF_VERSION = re.compile(r"(?:el|fc|amzn|deb|arch|rc|bpo)\d*(?:_\d+)*")
 # The header of a kernel of x86 (Documentation/arch/x86/boot.rst): a magic, and the place of the text of its version.
@@ -45,7 +44,7 @@ def order(release: str) -> list[tuple[int, int, str]]:
 
 
 def _flavour(release: str) -> list[str]:
-    """``amd64`` of ``6.1.0-18-amd64``: a host that has several flavours boots only one."""
+    """``amd64`` of ``6.1.0-18-amd64``: a host that has several boots only one. A copy (``.old``) counts as another."""
     words = re.findall(r"[a-z]\w*", release.lower())
     return [word for word in words if not _OF_VERSION.fullmatch(word)]
 
@@ -54,7 +53,7 @@ def _installed(root: str) -> Iterator[tuple[str, str]]:
     """The releases of kernels of which there is an image. Modules alone are what a removed kernel has left."""
     for name in _list(f"{root}/boot"):
         found = _IMAGE.fullmatch(name)
-        if found is not None and not name.endswith(_COPY):
+        if found is not None:
             yield found[1], f"{root}/boot/{name}"
     for name in _list(f"{root}/lib/modules"):
         yield name, f"{root}/lib/modules/{name}/vmlinuz"

@@ -43,7 +43,7 @@ _OURS = "evenkeel-"
 # The name of an instance for one connection: its number, and both ends of it.
 _CONNECTION = re.compile(r".*@\d+-.*:\d+-.*:\d+\.service")
 # Settings of a unit that took effect as they were made.
-_AT_ONCE = "/etc/systemd/system.control/"
+_AT_ONCE = "/systemd/system.control/"
 
 
 @dataclass
@@ -112,7 +112,7 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None
     # A process that survived the last stop of the unit, or that its stop leaves alone, survives the next.
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
-    why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main, processes)
+    why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main)
     of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or _CONNECTION.fullmatch(unit.id)
     kept = unit.id.startswith(_KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
@@ -121,17 +121,15 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None
         whole.units.append(Owed(SOFT_REBOOT if kept else SERVICE, unit.id, _some(why), _some(names)))
 
 
-def _outdated(whole: _Whole, unit: Unit, main: Process | None, processes: Sequence[Process]) -> list[str]:
+def _outdated(whole: _Whole, unit: Unit, main: Process | None) -> list[str]:
     """Sentences on files that the unit reads as it starts: its own files, and scripts, which nobody maps."""
     found = ["its unit files changed, and systemd has not read them again"] if unit.outdated else []
     if main is None:
         return found
     # The clock of processes is coarse.
     started = whole.booted + main.ticks / os.sysconf("SC_CLK_TCK") + 1.0
-    mapped = {os.path.realpath(one.program) for one in processes}
     for path in unit.files:
-        own = not path.startswith(_AT_ONCE) and os.path.realpath(path) not in mapped and not _is_program(path)
-        if own and newer([path], started):
+        if _AT_ONCE not in path and newer([path], started) and not _is_program(path):
             found.append(f"{path} changed after its start")
     return found
 

@@ -26,13 +26,12 @@ _PATHS = 50
 @dataclass(frozen=True)
 class Process:
     """A process. ``place``: the first service or scope in its control group; empty without one. ``ticks``: its start,
-    in clock ticks after boot. ``program``: the path of its program. ``stale``: replaced files that it runs."""
+    in clock ticks after boot. ``stale``: replaced files that it runs."""
 
     pid: int
     name: str
     place: str
     ticks: int
-    program: str
     stale: tuple[str, ...]
 
 
@@ -98,8 +97,7 @@ class _Reader:
             shown for shown, number in self._run(folder, program) if self._is_stale(shown, number, at)
         )
         names = [os.fsdecode(shown.removesuffix(_DELETED)) for shown in stale]
-        own = os.fsdecode(program.removesuffix(_DELETED))
-        return Process(int(pid), stat.name, self._place(folder), stat.ticks, own, tuple(dict.fromkeys(names))[:_PATHS])
+        return Process(int(pid), stat.name, self._place(folder), stat.ticks, tuple(dict.fromkeys(names))[:_PATHS])
 
     def _run(self, folder: str, program: bytes) -> Iterator[tuple[bytes, tuple[int, int] | None]]:
         """The program and the mapped code of a process, as the kernel shows them, with device and inode."""

@@ -274,7 +274,8 @@ def test_a_unit_file_or_a_script_that_changed_after_the_start_is_owed(host: Host
     later = replace(host.system, now=lambda: time.time() + 120)  # as if the file were older than the process
     host.units["app.service"] = {**host.units["app.service"], "NeedDaemonReload": "no", "FragmentPath": str(script)}
     assert host.owes() and not host.owes(later)
-    assert control.exists()
+    host.units["app.service"] = {**host.units["app.service"], "FragmentPath": "", "DropInPaths": str(control)}
+    assert host.owes() == []
 
 
 def test_a_newer_kernel_is_owed_a_reboot_and_an_older_one_is_not(host: Host) -> None:
