@@ -120,9 +120,24 @@ class Outside:
 
 
 @dataclass
+class Owed:
+    """A restart that is due, because something that was replaced or removed still runs.
+
+    ``level``: ``service``, ``soft-reboot`` or ``reboot``; ``process`` for processes that their users have to end, and
+    ``unknown`` where not everything could be looked at. ``unit``: empty where it is not one unit alone. ``why``: some
+    of the replaced files, or sentences. ``processes``: some of the processes, written as ``name[pid]``.
+    """
+
+    level: str
+    unit: str
+    why: list[str] = field(default_factory=list)
+    processes: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Settled(Result):
     """``ft_settle``, for a change that is confirmed, is kept open, or was over already. ``remaining``: seconds until
-    the deadline of a change that is kept open."""
+    the deadline of a change that is kept open. ``owed``: the restarts that are due once it is confirmed."""
 
     generation: int = 0
     outcome: str = ""
@@ -133,6 +148,7 @@ class Settled(Result):
     armed: Any = field(default=None, metadata=_LEFT_OUT)
     outside: Any = None
     remaining: float | None = field(default=None, metadata=_LEFT_OUT)
+    owed: list[Owed] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass
@@ -162,10 +178,11 @@ class HostState:
 
 @dataclass
 class Remembered(HostState, Result):
-    """``ft_info``."""
+    """``ft_info``. ``owed``: None when it was not asked for."""
 
     checkpoints: list[Any] = field(default_factory=list)
     outside: Any = None
+    owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
 
 

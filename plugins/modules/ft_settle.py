@@ -275,6 +275,34 @@ outside:
     complete:
       description: Whether all places could be looked at, within the time for that and without an error.
       type: bool
+owed:
+  description:
+    - The restarts that are due on the host, the most far-reaching first, because something that was replaced or removed
+      still runs. Empty where nothing is owed.
+  returned: when the change is confirmed
+  type: list
+  elements: dict
+  sample: [{"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1.3"], "processes": ["app[812]"]}]
+  contains:
+    level:
+      description:
+        - V(service) for a unit that has to be restarted; V(soft-reboot) for a unit that must not be restarted under a
+          running system, or for systemd itself; V(reboot) for a new kernel, and in place of V(soft-reboot) where the
+          systemd of the host lacks it or the host is a container.
+        - V(process) for logins and other processes, which their users have to end. V(unknown) where not everything
+          could be looked at.
+      type: str
+    unit:
+      description: The unit. Empty for the host as a whole, and for processes.
+      type: str
+    why:
+      description: Some of the replaced files, or the reason in a sentence.
+      type: list
+      elements: str
+    processes:
+      description: Some of the processes, each with its id in brackets.
+      type: list
+      elements: str
 planned:
   description: The planned steps, in order.
   returned: always

@@ -85,6 +85,32 @@ class Outside(TypedDict):
     complete: bool
 
 
+class Owed(TypedDict):
+    """A restart that is due on a host, because something that was replaced still runs, in the words of the host.
+
+    level: service, soft-reboot, reboot, process or unknown. unit: empty where it is not one unit alone.
+    """
+
+    level: str
+    unit: str
+    why: list[str]
+    processes: list[str]
+
+
+def read_owed(told: object) -> list[Owed]:
+    """The restarts that an answer of a host names."""
+    found = told if isinstance(told, list) else []
+    return [
+        Owed(
+            level=one.get("level") or "unknown",
+            unit=one.get("unit") or "",
+            why=one.get("why") or [],
+            processes=one.get("processes") or [],
+        )
+        for one in found
+    ]
+
+
 def warnings(probes: Iterable[Probe]) -> list[str]:
     """A sentence for each probe that did not pass and only warns."""
     return [
@@ -115,7 +141,8 @@ class HostResult:
     shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
     the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
     rescued: failures on it that the playbook caught. sick: its probes failed after it was confirmed, while other hosts
-    changed. outside: changed paths that no resource covers; None where they are unknown.
+    changed. outside: changed paths that no resource covers; None where they are unknown. owed: the restarts that
+    are due on it once it is confirmed.
     """
 
     host: str
@@ -134,6 +161,7 @@ class HostResult:
     rescued: list[str] = field(default_factory=list)
     sick: bool = False
     outside: Outside | None = None
+    owed: list[Owed] = field(default_factory=list)
 
 
 @dataclass

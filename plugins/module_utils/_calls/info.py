@@ -7,7 +7,7 @@ from __future__ import annotations
 from .._host.options import Options, Params
 from .._results import Remembered
 
-ARGUMENTS: Options = {}
+ARGUMENTS: Options = {"owed": {"type": "bool", "default": False}}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
@@ -16,4 +16,4 @@ def work(params: Params, check_mode: bool) -> Remembered:
     from .._host.system import System
     from .._store.store import Store
 
-    return info(Store(params["store"], System()))
+    return info(Store(params["store"], System()), params["owed"])

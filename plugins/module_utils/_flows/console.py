@@ -14,6 +14,7 @@ from .._host.background import mark_as_ours
 from .._host.durations import seconds
 from .._host.system import System
 from .._host.text import sentence
+from .._services.owed import owed
 from .._store.store import Store
 from . import status, trying
 from .by_hand import confirm, extend, roll_back, say
@@ -133,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
     store.check_format()
     if args.command == "status":
         lines, code = status.words(store)
-        for line in lines:
+        for line in [*lines, *status.restarts(owed(store.system))]:
             say(line)
         return code
     if args.command == "try":

@@ -11,12 +11,14 @@ from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
 from .._host.system import System
 from .._results import HostState, Remembered
+from .._services.owed import owed
 from .._store.store import Store
 from .restarting import record
 
 
-def info(store: Store) -> Remembered:
-    """The checkpoints, replicas and changes of a host. A host without a store has none."""
+def info(store: Store, with_owed: bool = False) -> Remembered:
+    """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
+    restarts that are due on it."""
     store.check_format()
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -25,7 +27,13 @@ def info(store: Store) -> Remembered:
     }
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
-    return Remembered(checkpoints=checkpoints, replicas=replicas, outside=outside.told(store), **vars(state))
+    return Remembered(
+        checkpoints=checkpoints,
+        replicas=replicas,
+        outside=outside.told(store),
+        owed=owed(store.system) if with_owed else None,
+        **vars(state),
+    )
 
 
 def host_state(root: str, system: System | None = None) -> HostState:

@@ -17,6 +17,7 @@ from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
 from .._results import RolledBack, Settled, SettledBack
+from .._services.owed import owed
 from .._store.store import Store
 from . import footprints
 from .rollback import flow
@@ -65,7 +66,12 @@ def settle(store: Store, request: Request, check_mode: bool = False) -> Settled:
     kept open.
     """
     settling = _Settling(store, request)
-    return settling.predicted() if check_mode else settling.carry_out()
+    if check_mode:
+        return settling.predicted()
+    result = settling.carry_out()
+    if result.outcome == changes.CONFIRMED:
+        result.owed = owed(store.system)  # without the lock, and with no deadline any more
+    return result
 
 
 class _Settling:

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from .._deadman import changes, doubt
 from .._errors import EvenkeelError
+from .._results import Owed
+from .._services.owed import PROCESS, REBOOT, SERVICE, SOFT_REBOOT, UNKNOWN
 from .._store.store import Store, time_of
 from .info import host_state
 
@@ -31,6 +34,14 @@ _STAGES = {
     changes.HELD: "is healthy here, and waits for the other hosts",
     changes.APPROVED: "and a person has let it go on",
     changes.DECIDED: "and it has been decided that all keep it",
+}
+# The level of a restart that is due -> the beginning of its line.
+_DUE = {
+    REBOOT: "owed a reboot: ",
+    SOFT_REBOOT: "owed a soft-reboot: ",
+    SERVICE: "owed a restart: ",
+    PROCESS: "until they end, processes run replaced files: ",
+    UNKNOWN: "whether more restarts are owed is not known: ",
 }
 WHY = {
     "settle": "the controller asked for it",
@@ -60,6 +71,19 @@ def words(store: Store) -> tuple[list[str], int]:
     if newest:
         lines += [f"  newest checkpoint:  {newest}", "  go back to it:      evenkeel-host rollback"]
     return lines, DONE
+
+
+def restarts(due: Sequence[Owed]) -> list[str]:
+    """Lines on the restarts that are due on the host; none where nothing is owed."""
+    lines = [f"{_DUE[one.level]}{one.unit and one.unit + ': '}{'; '.join(one.why + one.processes)}" for one in due]
+    if not lines:
+        return []
+    more = ["  restart the units:      evenkeel restart --owed, on the controller; here: systemctl restart UNIT"]
+    return [
+        "This host runs files that were replaced, or waits for a boot:",
+        *listed(lines),
+        *(more if any(one.level == SERVICE for one in due) else []),
+    ]
 
 
 def ended(store: Store, event: changes.Event) -> str:

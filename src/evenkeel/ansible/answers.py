@@ -203,6 +203,7 @@ _OUTSIDE: dict[str, _Form] = {
     "count": _count,
     "complete": _yes_or_no,
 }
+_OWED: dict[str, _Form] = {"level": _text, "unit": _text, "why": [_text], "processes": [_text]}
 _HOST: dict[str, _Form] = {
     "generation": _count,
     "armed": _CHANGE,
@@ -234,5 +235,6 @@ _RESULT: dict[str, _Form] = {
     "probes": [_PROBE],
     "host_state": _HOST,
     "outside": _OUTSIDE,
+    "owed": [_OWED],
     "suggested": [{_OTHERS: {}}],
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
-from evenkeel.outcome import ChangedPath, Outside, Probe, State
+from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
 from evenkeel.shared import REFUSED, USAGE, results
 
 # The verdicts of ft_settle.
@@ -64,6 +64,7 @@ class Settled:
     probes: list[Probe] = field(default_factory=list)
     login: str = ""
     outside: Outside | None = None
+    owed: list[Owed] = field(default_factory=list)
 
 
 def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
@@ -162,7 +163,8 @@ def settled(record: Record, host: str) -> Settled | None:
         return Settled(State.HELD, "", "", probes, told.login or "")
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
-        return Settled(State(told.outcome), told.by, why, probes, told.login or "", _outside(told.outside))
+        beside, due = _outside(told.outside), read_owed(told.owed)
+        return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due)
     if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, the host forgot, or its answer is malformed: asking again is useless.
         return Settled(State.IN_DOUBT, "", message(found), probes)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, some_of
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Owed, State, read_owed, some_of
+from evenkeel.show import owed
 
 # More hosts than this are named in a file: no terminal takes a line of a thousand names.
 _IN_LINE = 20
@@ -44,6 +45,7 @@ def after_change(result: ChangeResult, options: Options) -> list[str]:
         lines.append(
             f"Tasks of a wave also ran on hosts outside of it, and nothing protects or confirms these hosts: {names}"
         )
+    lines += restarting({host.host: host.owed for host in of[State.CONFIRMED]}, options)
     unseen = [host.host for host in of[State.CONFIRMED] if host.login == "not shown"]
     if unseen:
         lines.append(
@@ -79,6 +81,21 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
         lines += _back({host: str(change.get("checkpoint") or "") for host, change in doubt.items()}, options)
         lines.append("or is accepted as it is:")
         lines += _shown("accept", options, list(doubt), positional=True)
+    return lines + restarting({host: read_owed(row.get("owed")) for host, row in rows.items()}, options)
+
+
+def restarting(due: Mapping[str, Sequence[Owed]], options: Options) -> list[str]:
+    """The next steps for restarts that are due on hosts."""
+    lines = []
+    units = owed.hosts_of(due.items(), owed.SERVICE)
+    if units:
+        lines.append("Units still run files that were replaced. This restarts them, host by host, as health allows:")
+        lines += _shown("restart", options, units, "--owed")
+    boots = owed.hosts_of(due.items(), *owed.BOOTS)
+    if boots:
+        lines.append(
+            f"Owed a reboot: {some_of(boots)}. A playbook that boots hosts runs under: evenkeel change --reboot planned"
+        )
     return lines
 
 

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from evenkeel.ansible.options import Options
-from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, protected, warnings
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, protected, read_owed, warnings
 from evenkeel.progress import Phase
+from evenkeel.show import owed
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
 
@@ -135,7 +136,7 @@ def detail(host: HostResult, told: Told | None = None) -> str:
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
         warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
         beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
-        return "; ".join(part for part in [said, *caught, *warned, beside] if part)
+        return "; ".join(part for part in [said, *caught, *warned, beside, *owed.words(host.owed)] if part)
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
     return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host)) if part)
@@ -185,6 +186,7 @@ def _story(host: HostResult) -> tuple[object, ...]:
         *host.rescued,
         _beside(host.outside),
         host.outside is None,
+        *owed.words(host.owed),
         *warnings(host.probes),
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
@@ -245,19 +247,19 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     """Print the state of hosts, their checkpoints, and the next steps of a person."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
-    for name in ("now", "last change", "checkpoints", "holds copies for"):
+    for name in ("now", "last change", "checkpoints", "holds copies for", "restarts owed"):
         table.add_column(name, overflow="fold")
     for host, row in result.hosts.items():
         if row["state"] != "ok":
-            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "")
+            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "", "")
             continue
         table.add_row(Text(text(host)), *status_cells(row, time.time()))
     console.print(table)
     _print_advice(after_status({h: row for h, row in result.hosts.items() if row["state"] == "ok"}, options), console)
 
 
-def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
-    """The cells of one host at the time ``at`` (epoch seconds): now, last change, checkpoints, replicas."""
+def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text, Text]:
+    """The cells of one host at the time ``at`` (epoch seconds): now, last change, checkpoints, replicas, restarts."""
     last = row.get("last")
     ended = Text("none", style="dim")
     if last:
@@ -271,7 +273,15 @@ def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, T
     checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
     checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
     copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (row.get("replicas") or {}).items())
-    return _now(row, at), ended, Text(checkpoints), Text(copies)
+    return _now(row, at), ended, Text(checkpoints), Text(copies), _owed(row)
+
+
+def _owed(row: Mapping[str, Any]) -> Text:
+    """The restarts that are due; no text where the host did not say."""
+    due = owed.words(read_owed(row.get("owed")))
+    if due:
+        return Text("; ".join(due), style="yellow")
+    return Text("none" if isinstance(row.get("owed"), list) else "", style="dim")
 
 
 def _now(row: Mapping[str, Any], at: float) -> Text:

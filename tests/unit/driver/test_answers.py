@@ -36,6 +36,7 @@ INFO: dict[str, Any] = {
     "last": {"generation": 3, "outcome": "confirmed", "by": "settle", "at": 1.0, "checkpoint": "", "left": []},
     "doubt": None,
     "interrupted": False,
+    "owed": [{"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}],
     "planned": [],
     "done": ["a sentence", {"resource": "files", "action": "replace", "target": "/etc/x", "why": "content"}],
 }
@@ -58,6 +59,7 @@ def test_what_our_modules_answer_is_taken_as_it_is() -> None:
         (None, "no result"),
         ([], "no result"),
         ({"generation": "7"}, "generation should be a whole number"),
+        ({"owed": [{"level": "service", "why": "all"}]}, r"owed\[0\].why should be a list"),
         ({"generation": -1}, "generation"),
         ({"generation": True}, "generation"),
         ({"generation": 10**400}, "generation"),

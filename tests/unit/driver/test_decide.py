@@ -176,3 +176,11 @@ def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
     seen = record(*([("w", "ft_health", *measured)] if measured else []))
     found = decide.sick(seen, {"w": [{"kind": "service", "target": "nginx", "restarts": 2}]})
     assert why in found["w"] if why else found == {}
+
+
+def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:
+    due = {"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
+    told = {"outcome": "confirmed", "by": "settle", "owed": [due, {"level": None}]}
+    answer = decide.settled(record(("w", "ft_settle", "ok", told)), "w")
+    assert answer is not None
+    assert answer.owed == [due, {"level": "unknown", "unit": "", "why": [], "processes": []}]

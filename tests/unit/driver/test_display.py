@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evenkeel.ansible.options import Options
 from evenkeel.commands.registry import PLAYBOOKS
-from evenkeel.outcome import ChangeResult, Exit, HostResult, Probe, RunResult, State
+from evenkeel.outcome import ChangeResult, Exit, HostResult, Owed, Probe, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.show.advice import after_change
 from evenkeel.show.display import Board, Log, line, showing, task_name, text
@@ -123,6 +123,59 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
     text = stream.getvalue()
     for word in ("generation 4", "rolled back by boot", "1, newest before-change", "web9 (2)", LONG):
         assert word in text
+
+
+def due(level: str, unit: str = "", *why: str) -> Owed:
+    return {"level": level, "unit": unit, "why": list(why) or ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
+
+
+@pytest.mark.parametrize(
+    ("owed", "shown"),
+    [
+        ([due("service", "app.service")], "owed a restart: app.service (/usr/lib/libz.so.1)"),
+        ([due("service", f"a{at}.service") for at in range(7)], "a4.service (/usr/lib/libz.so.1) and 2 more"),
+        ([due("soft-reboot", "dbus.service", "/a", "/b")], "owed a soft-reboot: dbus.service (/a and 1 more)"),
+        (
+            [due("reboot", "", "the kernel 6.2 is installed, and 6.1 runs")],
+            "owed a reboot: the kernel 6.2 is installed",
+        ),
+        ([due("process")], "until they end, processes run replaced files (/usr/lib/libz.so.1): app"),
+        ([due("unknown", "", "no time")], "whether more restarts are owed is not known: no time"),
+        ([], "none"),
+    ],
+)
+def test_status_says_which_restarts_a_host_owes(owed: list[Owed], shown: str) -> None:
+    row = {"state": "ok", "last": {"outcome": "confirmed", "by": "settle", "at": 1.0}, "owed": owed}
+    found = RunResult("status", Exit.DONE, "", {"web1": row}, [], 1.0)
+    said = " ".join(seen_of(lambda console: print_status(found, console, INV), 250).split())
+    assert shown in said
+    levels = {one["level"] for one in owed}
+    assert ("evenkeel restart -i inv --limit web1 --owed" in said) is ("service" in levels)
+    assert ("Owed a reboot: web1." in said) is bool(levels & {"reboot", "soft-reboot"})
+
+
+def test_status_of_a_host_that_was_not_asked_for_its_restarts_does_not_say_that_there_are_none() -> None:
+    row = {"state": "ok", "last": {"outcome": "confirmed", "by": "settle", "at": 1.0}, "owed": None}
+    found = RunResult("status", Exit.DONE, "", {"web1": row}, [], 1.0)
+    assert "none" not in seen_of(lambda console: print_status(found, console, INV), 250)
+
+
+def test_the_end_of_a_change_says_which_restarts_are_owed_and_hosts_that_owe_the_same_share_a_line() -> None:
+    hosts = [
+        HostResult(
+            f"h{at}",
+            1,
+            State.CONFIRMED,
+            changed=True,
+            owed=[
+                {"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": [f"app[{at}]"]}
+            ],
+        )
+        for at in range(20)
+    ]
+    said = printed(result(Exit.DONE, *hosts), width=200)
+    assert "h0 … h19 (20)" in said and "changed; owed a restart: app.service (/usr/lib/libz.so.1)" in said
+    assert "evenkeel restart -i inv --limit h0,h1," in said
 
 
 def test_a_run_says_of_each_host_what_was_done_or_why_not() -> None:

@@ -30,6 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host imp
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.logins import Ancestor, of_person
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
 
@@ -79,6 +80,23 @@ def test_status_of_a_host_that_was_never_armed(store: Store, capsys: pytest.Capt
     assert run(store, "status") == 0
     assert "No change was ever armed" in capsys.readouterr().out
     assert not os.path.exists(store.root)
+
+
+def test_status_tells_which_restarts_are_owed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    due = [
+        Owed("reboot", "", ["the kernel 6.2 is installed, and 6.1 runs"]),
+        Owed("service", "app.service", ["/usr/lib/libz.so.1"], ["app[812]"]),
+    ]
+    monkeypatch.setattr(console, "owed", lambda _system: due)
+    assert run(store, "status") == 0
+    said = capsys.readouterr().out
+    assert "owed a reboot: the kernel 6.2 is installed" in said
+    assert "owed a restart: app.service: /usr/lib/libz.so.1; app[812]" in said and "restart --owed" in said
+    monkeypatch.setattr(console, "owed", lambda _system: [])
+    run(store, "status")
+    assert "owed" not in capsys.readouterr().out
 
 
 def test_status_tells_since_when_and_for_how_long(store: Store, live: Path, capsys: pytest.CaptureFixture[str]) -> None:

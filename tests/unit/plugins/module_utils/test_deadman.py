@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.preflight import preflight as preflighted
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as telling
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as settling
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, host_state, info, rollback, settle
 
@@ -92,6 +95,28 @@ def test_a_confirmed_change_stays(store: Store, live: Path) -> None:
     assert again["outcome"] == "confirmed" and not again["changed"]
     assert (live / "file").read_text() == "after"
     assert info(store)["armed"] is None
+
+
+def test_a_change_that_is_confirmed_tells_the_restarts_that_are_owed(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due = [Owed("service", "app.service", ["/usr/lib/libz.so.1"], ["app[812]"])]
+    asked = []
+
+    def look(system: System) -> list[Owed]:
+        asked.append(changes.armed(store))
+        with store.locked():  # whoever looks holds up nobody
+            return due
+
+    monkeypatch.setattr(settling, "owed", look)
+    monkeypatch.setattr(telling, "owed", look)
+    generation = begin(store, live)
+    assert "owed" not in end(store, generation, verdict="hold") and not asked
+    assert end(store, generation)["owed"] == [asdict(due[0])] and asked == [None]
+    assert end(store, generation)["owed"] == [asdict(due[0])], "asked once more"
+    asked.clear()
+    assert telling.info(store).report()["owed"] is None and not asked
+    assert telling.info(store, with_owed=True).report()["owed"] == [asdict(due[0])]
 
 
 def test_an_unhealthy_change_is_rolled_back_and_fails(store: Store, live: Path) -> None:

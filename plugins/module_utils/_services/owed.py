@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Restarts that are owed: what still runs replaced programs or libraries, and which kind of restart ends that.
+
+The processes themselves are the memory. As long as one runs a replaced file its restart is owed, whoever replaced the
+file and whatever became of the handler; after the restart it is not. Nothing is written down.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .._errors import EvenkeelError
+from .._host.system import System
+from .._results import Owed
+from . import systemd
+from .kernels import newer_kernel
+from .running import newer
+from .stale import Process, look
+from .unit import Unit
+
+REBOOT, SOFT_REBOOT, SERVICE, PROCESS, UNKNOWN = LEVELS = ("reboot", "soft-reboot", "service", "process", "unknown")
+# Seconds for the look at all processes: users can have many, with many mappings each.
+LIMIT = 5.0
+# The most reasons and processes of one entry, and the most characters of a reason.
+_SHOWN = 5
+_LONGEST = 300
+# The first systemd that restarts everything but the kernel.
+_SOFT = 254
+# Units that a running system cannot do without, or that end the logins or containers of others.
+_KEPT = (
+    *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
+    *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
+    *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
+)
+# Units of logins, which end by themselves. Those of a change under way are ours.
+_OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
+_OURS = "evenkeel-"
+# The name of an instance for one connection: its number, and both ends of it.
+_CONNECTION = re.compile(r".*@\d+-.*:\d+-.*:\d+\.service")
+# Settings of a unit that took effect as they were made.
+_AT_ONCE = "/systemd/system.control/"
+
+
+@dataclass
+class _Whole:
+    """The findings on a host so far. ``booted``: epoch seconds."""
+
+    system: System
+    proc: str
+    root: str
+    booted: float
+    reboot: list[str] = field(default_factory=list)
+    soft: list[str] = field(default_factory=list)
+    units: list[Owed] = field(default_factory=list)
+    rest: list[Process] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def owed(system: System, proc: str = "/proc", root: str = "", seconds: float = LIMIT) -> list[Owed]:
+    """The restarts that are due on this host, the most far-reaching first; empty where nothing is owed.
+
+    ``root``: the directory of the host's files, for tests. Changes nothing, and never raises for the state of the host:
+    an entry of the level ``unknown`` says that not everything could be looked at.
+    """
+    end = system.monotonic() + seconds
+    processes, lacking = look(lambda: system.monotonic() < end, seconds, proc, root)
+    whole = _Whole(system, proc, root, system.now() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    whole.reboot = _reboot(whole)
+    whole.unknown += [lacking] if lacking else []
+    _judge(whole, [one for one in processes if one.pid != os.getpid() and not one.place.startswith(_OURS)])
+    return _told(whole)
+
+
+def _reboot(whole: _Whole) -> list[str]:
+    """Why the kernel, or the distribution, asks for a reboot."""
+    kernel = "" if _is_container(whole) else newer_kernel(whole.booted, whole.proc, whole.root)
+    found = [kernel] if kernel else []
+    if os.path.exists(f"{whole.root}/run/reboot-required"):
+        names = list(dict.fromkeys(_lines(f"{whole.root}/run/reboot-required.pkgs")))
+        found.append(f"the distribution asks for it (/run/reboot-required): {', '.join(_some(names)) or 'no package'}")
+    return found
+
+
+def _judge(whole: _Whole, processes: Sequence[Process]) -> None:
+    """Give each process that runs replaced files to the restart that ends it."""
+    of_unit: dict[str, list[Process]] = {}
+    for one in processes:
+        if one.pid == 1:
+            whole.soft += [f"the first process (pid 1) runs {path}, which was replaced" for path in one.stale]
+        elif one.place.endswith(".service") and not one.place.startswith(_OF_LOGINS):
+            of_unit.setdefault(one.place, []).append(one)
+        elif one.stale:
+            whole.rest.append(one)
+    try:
+        units = systemd.describe(sorted(of_unit), whole.system) if whole.system.has_systemd() else []
+    except EvenkeelError as error:
+        whole.unknown.append(error.message)
+        units = []
+    for name, unit in zip(sorted(of_unit), units):
+        _judge_unit(whole, unit, of_unit.pop(name))
+    whole.rest += [one for left in of_unit.values() for one in left if one.stale]
+
+
+def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None:
+    main = next((one for one in processes if one.pid == unit.main), None)
+    alone = unit.kill_mode in ("process", "none") and main is not None
+    # A process that survived the last stop of the unit, or that its stop leaves alone, survives the next.
+    ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
+    stale = [one for one in ends if one.stale]
+    why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main)
+    of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or _CONNECTION.fullmatch(unit.id)
+    kept = unit.id.startswith(_KEPT) or not (unit.starts and unit.stops)
+    whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
+    if why and not of_a_moment:
+        names = [_name(one) for one in stale or ends]
+        whole.units.append(Owed(SOFT_REBOOT if kept else SERVICE, unit.id, _some(why), _some(names)))
+
+
+def _outdated(whole: _Whole, unit: Unit, main: Process | None) -> list[str]:
+    """Sentences on files that the unit reads as it starts: its own files, and scripts, which nobody maps."""
+    found = ["its unit files changed, and systemd has not read them again"] if unit.outdated else []
+    if main is None:
+        return found
+    # The clock of processes is coarse.
+    started = whole.booted + main.ticks / os.sysconf("SC_CLK_TCK") + 1.0
+    for path in unit.files:
+        if _AT_ONCE not in path and newer([path], started) and not _is_program(path):
+            found.append(f"{path} changed after its start")
+    return found
+
+
+def _told(whole: _Whole) -> list[Owed]:
+    """The entries, each of bounded length."""
+    if (whole.soft or any(one.level == SOFT_REBOOT for one in whole.units)) and not _has_soft_reboot(whole):
+        whole.reboot, whole.soft = whole.reboot + whole.soft, []
+        whole.units = [Owed(REBOOT, *_rest(one)) if one.level == SOFT_REBOOT else one for one in whole.units]
+    first = "init[1]"
+    found = [
+        *([Owed(REBOOT, "", _some(whole.reboot))] if whole.reboot else []),
+        *([Owed(SOFT_REBOOT, "", _some(whole.soft), [first])] if whole.soft else []),
+        *sorted(whole.units, key=lambda one: (LEVELS.index(one.level), one.unit)),
+    ]
+    if whole.rest:
+        rest = sorted(whole.rest, key=lambda one: one.pid)
+        paths = [path for one in rest for path in one.stale]
+        found.append(Owed(PROCESS, "", _some(paths), _some([_name(one) for one in rest])))
+    return [*found, *([Owed(UNKNOWN, "", _some(whole.unknown))] if whole.unknown else [])]
+
+
+def _rest(one: Owed) -> tuple[str, list[str], list[str]]:
+    return one.unit, one.why, one.processes
+
+
+def _has_soft_reboot(whole: _Whole) -> bool:
+    """Whether the systemd that runs can start everything anew but the kernel. A container is started by another."""
+    if _is_container(whole) or not whole.system.has_systemd():
+        return False
+    done = whole.system.run(["systemctl", "show", "--property=Version", "--value"], 10.0)
+    number = re.search(r"\d+", done.out) if done.rc == 0 else None
+    return number is not None and int(number[0]) >= _SOFT
+
+
+def _is_container(whole: _Whole) -> bool:
+    """Whether the host shares the kernel of another: systemd notes it in /run/systemd/container."""
+    marks = ("/run/.containerenv", "/.dockerenv")
+    if _lines(f"{whole.root}/run/systemd/container") or any(os.path.exists(whole.root + mark) for mark in marks):
+        return True
+    return any(one.startswith("container=") for line in _lines(f"{whole.proc}/1/environ") for one in line.split("\0"))
+
+
+def _is_program(path: str) -> bool:
+    """Whether the file is machine code, which a process that runs it has mapped."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(4) == b"\x7fELF"
+    except OSError:
+        return False
+
+
+def _name(one: Process) -> str:
+    return f"{one.name}[{one.pid}]"
+
+
+def _some(items: Sequence[str]) -> list[str]:
+    """The first items, each once and not too long, and the number of the others."""
+    every = list(dict.fromkeys(items))
+    more = [f"and {len(every) - _SHOWN} more"] if len(every) > _SHOWN else []
+    return [one[:_LONGEST] for one in every[:_SHOWN]] + more
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return [line.strip() for line in stream.read(65536).splitlines() if line.strip()]
+    except OSError:
+        return []
