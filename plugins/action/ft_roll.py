@@ -39,9 +39,7 @@ class ActionModule(ActionBase):
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return refused(UsageError(f"{str(error).rstrip('.')}. Nothing was touched"))
 
-    def _plan(
-        self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
-    ) -> dict[str, object]:
+    def _plan(self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         hosts = list(variables.get("ansible_play_hosts_all") or [])
         for host in hosts:
             check_variables(inventory.variables(host))

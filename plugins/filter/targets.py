@@ -72,7 +72,8 @@ def planned(
 ) -> Sequence[str] | list[int]:
     """The hosts of a planned roll in their order, or with ``key`` sizes the sizes of its waves; no host without a plan.
 
-    The plan is the result of ft_roll, which the playbook registers as restart_plan. hostvars is empty before a first play.
+    The plan is the result of ft_roll, which the playbook registers as restart_plan. hostvars is empty before the first
+    play.
     """
     found: Mapping[str, Any] = {}
     for host in groups.get("all", []):

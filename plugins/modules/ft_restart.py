@@ -94,8 +94,8 @@ options:
     elements: str
   roll:
     description:
-      - The roll that this restart belongs to, as M(evenkeel.fault_tolerance.ft_roll) returns it. The host remembers it, so
-        that an interrupted roll can go on.
+      - The roll that this restart belongs to, as M(evenkeel.fault_tolerance.ft_roll) returns it. The host remembers it,
+        so that an interrupted roll can go on.
     type: dict
     version_added: 0.2.0
     suboptions:

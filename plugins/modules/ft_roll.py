@@ -76,7 +76,7 @@ options:
     default: ['1']
   guard_domain:
     description:
-      - Name of the inventory variable of the failure domain. With it, the hosts of a wave are all of one failure domain.
+      - Name of the inventory variable of the failure domain. With it, the hosts of a wave are all of one domain.
     type: str
   resume:
     description:
@@ -116,7 +116,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 roll:
-  description: The roll, which M(evenkeel.fault_tolerance.ft_restart) takes. An interrupted roll that goes on keeps its id.
+  description: The roll, for M(evenkeel.fault_tolerance.ft_restart). An interrupted roll that goes on keeps its id.
   returned: always
   type: dict
   contains:

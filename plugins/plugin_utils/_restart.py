@@ -40,8 +40,10 @@ class Drains(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a drain, or of its opposite. drained: where the host is drained, or may be. done: what was measured, in
-    words. why: what went wrong, empty when nothing did."""
+    """The end of a drain, or of its opposite.
+
+    drained: where the host is drained, or may be. done: what was measured, in words. why: what went wrong, or empty.
+    """
 
     drained: Sequence[Place] = ()
     done: Sequence[str] = ()
@@ -90,7 +92,10 @@ Ask = Callable[..., Answer]
 
 @dataclass
 class Steps:
-    """A restart, step by step. outside: measures the host from outside after the act; reset: drops a dead connection."""
+    """A restart, step by step.
+
+    outside: measures the host from outside after the act. reset: drops a dead connection.
+    """
 
     wanted: Wanted
     ask: Ask
@@ -164,9 +169,9 @@ class Steps:
         self.ask("drained", token=self._token, drained=kept)
         where = ", ".join(words(str(one.get("words") or one.get("host"))) for one in strange)
         said = (
-            f"an earlier restart has drained {self.wanted.host} at {where}, which is not declared as it was then. Nothing"
-            " was restarted: declare it (drain) and run again, or make the host ready there by hand and accept it"
-            " (evenkeel accept)"
+            f"an earlier restart has drained {self.wanted.host} at {where}, which is not declared as it was then."
+            " Nothing was restarted: declare it (drain) and run again, or make the host ready there by hand and"
+            " accept it (evenkeel accept)"
         )
         return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
 

@@ -15,6 +15,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard im
 
 # The level at which a host owes the restart of a service, which the roll does. Other levels are only named.
 _SERVICE = "service"
+_LEVELS = {"reboot": "a reboot", "soft-reboot": "a soft-reboot", "unknown": "something that could not be looked at"}
 # The errors of a host by which the request itself is wrong.
 _WRONG = ("UsageError", "NotFound")
 
@@ -65,13 +66,13 @@ def seen(answer: Mapping[str, Any]) -> Seen:
 def _seen(answer: Mapping[str, Any]) -> Seen:
     under_way, finished, history = answer["restart"], answer["finished"], answer["history"] or {}
     owed = answer.get("owed") or []
-    above = [f"a {words(one['level'], 40)} ({words('; '.join(one['why']), 200)})" for one in owed]
+    above = [f"{_LEVELS.get(one['level'], '')} ({words('; '.join(one['why']), 200)})" for one in owed]
     return Seen(
         left=in_words(under_way) if under_way else "",
         running=bool(under_way and under_way["running"]),
         leads=answer["leads"] is True,
         owed=[words(one["unit"], 255) for one in owed if one["level"] == _SERVICE],
-        above=[said for one, said in zip(owed, above, strict=True) if one["level"] not in (_SERVICE, "process")],
+        above=[said for one, said in zip(owed, above, strict=True) if one["level"] in _LEVELS],
         finished=Finished(words(finished["roll"], 64), float(finished["at"]), int(finished["hosts"]))
         if finished
         else None,
@@ -85,8 +86,8 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
 class Question:
     """The hosts of a roll in the order of the inventory, each with its answer.
 
-    sizes: of the waves. domains: the failure domain of each host, or None where it does not count. owed: only hosts that
-    owe a restart are restarted. resume: hosts that the interrupted roll has restarted are left out.
+    sizes: of the waves. domains: the failure domain of each host, or None where it does not count. owed: only hosts
+    that owe a restart are restarted. resume: hosts that the interrupted roll has restarted are left out.
     """
 
     hosts: Mapping[str, Seen]
@@ -195,7 +196,11 @@ def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list
 @dataclass(frozen=True)
 class Forecast:
     """What earlier restarts of this kind on these hosts say: their number, the seconds that the roll takes, and the
-    chance that a restart fails (the rule of succession, Laplace 1814: (failures + 1) / (tries + 2)); None without any."""
+    chance that a restart of it fails; None without any.
+
+    One restart fails with (failures + 1) / (tries + 2), the rule of succession (P.-S. Laplace, Théorie analytique des
+    probabilités, 1812).
+    """
 
     tries: int
     seconds: float | None
@@ -213,4 +218,3 @@ def forecast(planned: Plan, hosts: Mapping[str, Seen]) -> Forecast:
     once = (sum(one.failures for one in chosen) + 1) / (tries + 2)
     seconds = slowest * len(planned.waves) if measured else None
     return Forecast(tries, seconds, 1.0 - (1.0 - once) ** len(chosen))
-

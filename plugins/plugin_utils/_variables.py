@@ -71,7 +71,16 @@ KNOWN = OF_THE_DRIVER | frozenset(
     )
 )
 # Variables that the driver hands to playbooks, and that no person sets.
-DRIVERS = frozenset((f"{PREFIX}answer_within", f"{PREFIX}asked", f"{PREFIX}change", f"{PREFIX}checkpoints", f"{PREFIX}plan_only", f"{PREFIX}roll"))
+DRIVERS = frozenset(
+    (
+        f"{PREFIX}answer_within",
+        f"{PREFIX}asked",
+        f"{PREFIX}change",
+        f"{PREFIX}checkpoints",
+        f"{PREFIX}plan_only",
+        f"{PREFIX}roll",
+    )
+)
 # Old name -> the name that replaces it. Version REMOVED removes the old name.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
 REMOVED = "0.3.0"

@@ -92,7 +92,7 @@ def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
-    """The resources, probes and places of a drain, each value of its type. BadValue names a wrong value, with its place.
+    """Resources, probes and places of a drain, each value of its type. BadValue names a wrong value, with its place.
 
     given: resources, probes, drain or several, under these names after ``prefix``.
     """

@@ -41,7 +41,9 @@ class Restart(PlaybookCommand):
         parser.add_argument("--mode", choices=_MODES, help=how)
         ladder = "instead of --mode, ways that are tried in turn: warm,cold,rollback,reboot"
         parser.add_argument("--ladder", metavar="WAY,…", help=ladder)
-        parser.add_argument("--drain", metavar="FILE", help="YAML list of the balancers that send no requests meanwhile")
+        parser.add_argument(
+            "--drain", metavar="FILE", help="YAML list of the balancers that send no requests meanwhile"
+        )
         leader = "a command that exits with 0 on the host that leads its group; that host is restarted last"
         parser.add_argument("--last", metavar="COMMAND", help=leader)
         parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time, by default 1")
@@ -57,8 +59,8 @@ class Restart(PlaybookCommand):
         targets = [bool(args.service), bool(args.container), args.owed, host]
         if sum(targets) != 1:
             raise UsageError(
-                "name one thing to restart: SERVICE, --container NAME, --owed, or the hosts themselves by --mode reboot,"
-                " soft-reboot or kexec"
+                "name one thing to restart: SERVICE, --container NAME, --owed, or the hosts themselves by --mode"
+                " reboot, soft-reboot or kexec"
             )
         return given(
             service=args.service,

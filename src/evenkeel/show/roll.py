@@ -56,7 +56,9 @@ def print_plan(result: RunResult, console: Console) -> None:
     table.add_column("wave")
     table.add_column("hosts", overflow="fold")
     for number in range(1, last + 1):
-        table.add_row(str(number), Text(text(", ".join(host for host, row in planned.items() if row["wave"] == number))))
+        table.add_row(
+            str(number), Text(text(", ".join(host for host, row in planned.items() if row["wave"] == number)))
+        )
     console.print(table)
     for host, row in result.hosts.items():
         if not row.get("wave"):

@@ -50,15 +50,23 @@ def events(*ends: tuple[str, str, str, dict[str, Any]]) -> Record:
         (["--owed", "--waves", "1,50%"], {"evenkeel_owed": True, "evenkeel_waves": "1,50%"}),
         (["--mode", "reboot"], {"evenkeel_scope": "host", "evenkeel_mode": "reboot"}),
         (["nginx", "--ladder", "warm,cold"], {"evenkeel_service": "nginx", "evenkeel_ladder": ["warm", "cold"]}),
-        (["nginx", "--last", "is-leader --now"], {"evenkeel_service": "nginx", "evenkeel_last": ["is-leader", "--now"]}),
-        (["nginx", "--resume", "--plan"], {"evenkeel_service": "nginx", "evenkeel_resume": True, "evenkeel_plan_only": True}),
+        (
+            ["nginx", "--last", "is-leader --now"],
+            {"evenkeel_service": "nginx", "evenkeel_last": ["is-leader", "--now"]},
+        ),
+        (
+            ["nginx", "--resume", "--plan"],
+            {"evenkeel_service": "nginx", "evenkeel_resume": True, "evenkeel_plan_only": True},
+        ),
     ],
 )
 def test_options_become_variables(words: list[str], variables: Variables) -> None:
     assert asked(*words)[1] == variables
 
 
-@pytest.mark.parametrize("words", [[], ["nginx", "--owed"], ["nginx", "--mode", "reboot"], ["--owed", "--container", "x"]])
+@pytest.mark.parametrize(
+    "words", [[], ["nginx", "--owed"], ["nginx", "--mode", "reboot"], ["--owed", "--container", "x"]]
+)
 def test_exactly_one_thing_restarts(words: list[str]) -> None:
     with pytest.raises(UsageError, match="name one thing to restart"):
         asked(*words)

@@ -29,9 +29,10 @@ class Record:
     """An open restart of this host.
 
     ``generation``: counts the restarts of this host. ``target`` and ``mode``: what is restarted, and how; ``request``:
-    a hash of both. ``drained``: what a controller has drained for it, in the controller's words. ``roll``: the roll that
-    it belongs to, and ``hosts`` the number of its hosts. ``identity``: of the target before. ``boot``: the id of the boot under which the
-    stage was reached. ``at``: the time of its beginning. ``pid`` and ``started``: the process that acts on the target.
+    a hash of both. ``drained``: what a controller has drained for it, in the controller's words. ``roll``: the roll
+    that it belongs to, and ``hosts`` the number of its hosts. ``identity``: of the target before. ``boot``: the id of
+    the boot under which the stage was reached. ``at``: the time of its beginning. ``pid`` and ``started``: the process
+    that acts on the target.
     """
 
     generation: int

@@ -13,16 +13,17 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ..._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
 from ..._health.probe import PASS, Probe
 from ..._health.wait import wait
 from ..._host.system import System
 from ..._results import OpenRestart, Restarted, Result
+from ..._services.owed import owed
 from ..._services.state import ServiceState
 from ..._store.store import Store
-from . import decision, host, owing, record
+from . import decision, host, record
 from .decision import ACTING, Record
 from .job import Every, Job, One, Tried, check_here
 from .ladder import Climb
@@ -117,7 +118,8 @@ class Flow:
     # -- what only reads
 
     def look(self) -> OpenRestart:
-        """The state of this host, its open restart, and its earlier restarts. A target that cannot be restarted is a warning."""
+        """The state of this host, its open restart, and its earlier restarts. ``refusal`` says why the target cannot be
+        restarted."""
         self.store.check_format()
         found = self._answer(record.read(self.store))
         earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
@@ -128,7 +130,7 @@ class Flow:
             found.boot = host.identity(self._boots(), self.system)
         found.leads = self._leads()
         if self.request.owed or self.phase.flag("owed"):
-            found.owed = [_owed(one) for one in owing.owed(self.system)]
+            found.owed = [asdict(one) for one in owed(self.system)]
         try:
             found.before = self._checked()[1]
         except (UsageError, ServiceFailed) as error:
@@ -348,10 +350,6 @@ def _summary(earlier: Sequence[record.Entry]) -> dict[str, object]:
     good = [one.seconds for one in earlier if one.ok]
     mean = sum(good) / len(good) if good else 0.0
     return {"tries": len(earlier), "failures": len(earlier) - len(good), "seconds": round(mean, 3)}
-
-
-def _owed(one: owing.Owed) -> dict[str, object]:
-    return {"level": one.level, "unit": one.unit, "why": one.why, "processes": list(one.processes)}
 
 
 def _can_write(store: Store) -> bool:

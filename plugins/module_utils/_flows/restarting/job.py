@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from ..._errors import ServiceFailed, Unhealthy, UsageError
 from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._host.system import System
-from ..._results import Restarted
+from ..._results import Owed, Restarted
+from ..._services.owed import SERVICE, owed
 from ..._services.state import ServiceState
 from ..._services.systemd import SystemdService
 from .acting import Act, planned
-from .owing import SERVICE, Owed, owed
 from .target import COLD, OWED, Request, look, look_at, refuse
 
 
@@ -147,11 +147,10 @@ class Every:
         result = self.result
         found = owed(self.system)
         result.owed = [_shown(one) for one in found if one.level != SERVICE]
-        still = [f"{one.unit}: {one.why}" for one in found if one.level == SERVICE and one.unit in self.names]
+        due = {one.unit: f"{one.unit}: {'; '.join(one.why)}" for one in found if one.level == SERVICE}
+        still = [said for unit, said in due.items() if unit in self.names]
         others = [
-            f"{one.unit or 'processes without a unit'}: {one.why}"
-            for one in found
-            if one.level == SERVICE and one.unit not in self.names and not any(one.unit in why for why in self.left)
+            said for unit, said in due.items() if unit not in self.names and not any(unit in why for why in self.left)
         ]
         result.left = [*still, *self.left, *others]
         if still:
@@ -164,7 +163,7 @@ class Every:
 
 
 def _shown(one: Owed) -> dict[str, object]:
-    return {"level": one.level, "unit": one.unit, "why": one.why, "processes": list(one.processes)}
+    return asdict(one)
 
 
 def check_here(request: Request) -> None:

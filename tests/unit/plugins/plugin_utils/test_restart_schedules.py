@@ -208,10 +208,10 @@ def run(world: World, size: str, resume: bool = False, limit: Sequence[str] = ()
     return not lost
 
 
-def world_of(chance: random.Random, **rates: float) -> tuple[World, str]:
+def world_of(chance: random.Random) -> tuple[World, str]:
     hosts = {f"web{n}": Host(f"web{n}") for n in range(1, chance.randint(2, 6))}
     most = chance.randint(1, len(hosts))
-    return World(chance, hosts, most, **rates), str(most)
+    return World(chance, hosts, most), str(most)
 
 
 @pytest.mark.parametrize("resume", [False, True])
