@@ -286,7 +286,7 @@ class Flow:
         except ServiceFailed:
             self._conclude(token, False, ())
             raise
-        return self._answer(made)
+        return replace(self._answer(made), changed=True)
 
     def booted(self) -> Restarted:
         """Prove that this host was restarted, and wait until it is healthy."""
@@ -303,15 +303,17 @@ class Flow:
         began, good = self.system.now(), False
         result = Restarted(changed=True, mode=mode, after=host.observe(self.system))
         result.planned = result.done = [{"resource": HOST, "action": mode, "target": HOST}]
+        probes = [*self._own_probes(), *self.probes]
         try:
-            health = wait([*self._own_probes(), *self.probes], self.request.times, self.system)
-            result.health, result.warnings = health, health.warnings() or None
-            good = health.state == PASS
+            # Without a probe nothing is known of its health, and nothing is said.
+            health = wait(probes, self.request.times, self.system) if probes else None
+            result.health, result.warnings = health, (health.warnings() if health is not None else None) or None
+            good = health is None or health.state == PASS
         finally:
             result.seconds = round(max(0.0, self.system.now() - made.at), 3)
             tried = Tried(HOST, mode, good, result.seconds)
             self._conclude(token, good, [tried])
-        if not good:
+        if health is not None and not good:
             result.left = [HOST]
             why = "; ".join(health.wrong()) or "it did not hold for the soak"
             raise Unhealthy(

@@ -23,9 +23,10 @@ _KEXEC_LOADED, _KEXEC_DISABLED = "/sys/kernel/kexec_loaded", "/proc/sys/kernel/k
 
 
 def observe(system: System) -> ServiceState:
-    """The host as a service that runs since its boot."""
+    """The host as a service that runs since its boot. Its units may still be starting, or have failed."""
     started = system.now() - system.monotonic()
-    return ServiceState(HOST, True, "", True, "booted", started, system.boot_id(), 0, can_reload=False)
+    word = system.run(["systemctl", "is-system-running"], 30.0).out.strip()[:40] or "unknown"
+    return ServiceState(HOST, True, "", True, f"booted ({word})", started, system.boot_id(), 0, can_reload=False)
 
 
 def identity(mode: str, system: System) -> str:

@@ -40,6 +40,7 @@ from .fake_systemd import Machine, Unit, machine
 
 WEB = "web.service"
 PLACE, OTHER = {"haproxy": {"backend": "web", "server": "web1"}}, {"consul": {"service": "web"}}
+ROLL = {"id": "r1", "hosts": 3}
 
 
 @pytest.fixture
@@ -58,29 +59,30 @@ def phase(store: Store, name: str, values: dict[str, Any] | None = None, **optio
 
 
 def begin(store: Store, *drained: Any, **options: Any) -> str:
-    return str(phase(store, "begin", {"drained": list(drained), "roll": "r1"}, **options)["token"])
+    return str(phase(store, "begin", {"drained": list(drained), "roll": ROLL}, **options)["token"])
 
 
 # -- the phases
 
 
 def test_a_restart_is_on_record_from_its_beginning_to_its_end(store: Store, host: Machine) -> None:
-    phase(store, "mark", {"roll": "r1"})
-    answer = phase(store, "begin", {"drained": [PLACE], "roll": "r1"})
+    answer = phase(store, "begin", {"drained": [PLACE], "roll": ROLL})
     assert (answer["generation"], answer["earlier"], answer["before"]["identity"]) == (1, None, "id0")
     assert answer["restart"]["stage"] == BEGUN and host.acts() == []
     token = answer["token"]
     result = phase(store, "act", {"token": token})
     assert result["proved"] == [f"web.service: id0 became {host.units[WEB].identity}"]
     found = phase(store, "look")
-    assert (found["restart"]["stage"], found["restart"]["drained"], found["roll"]["roll"]) == (ACTED, [PLACE], "r1")
-    assert found["roll"]["request"] == found["request"]
+    assert (found["restart"]["stage"], found["restart"]["drained"]) == (ACTED, [PLACE])
     with pytest.raises(Refused, match="does not end while 1 of what it drained is not ready again"):
         phase(store, "end", {"token": token})
     phase(store, "drained", {"token": token, "drained": []})
     phase(store, "end", {"token": token})
     found = phase(store, "look")
-    assert (found["restart"], found["roll"]) == (None, None)
+    assert found["restart"] is None
+    assert (found["finished"]["roll"], found["finished"]["hosts"]) == ("r1", 3)
+    assert (found["history"]["tries"], found["history"]["failures"]) == (1, 0)
+    assert phase(store, "look", mode="warm")["finished"] is None, "another mode is another request"
     (entry,) = record.history(store)
     assert (entry.target, entry.mode, entry.ok, entry.roll, entry.downtime) == (WEB, "cold", True, "r1", None)
     assert phase(store, "begin")["generation"] == 2
@@ -160,14 +162,14 @@ def test_a_kill_in_the_act_leaves_a_record_that_the_next_run_takes_over(store: S
 
 @pytest.mark.parametrize("good", [True, False])
 def test_a_plain_restart_leaves_no_record(store: Store, host: Machine, good: bool) -> None:
-    phase(store, "mark", {"roll": "r1"})
     host.units[WEB].fails = () if good else ("restart",)
     try:
-        assert phase(store, "")["done"]
+        assert phase(store, "", {"roll": ROLL})["done"]
     except ServiceFailed:
         assert not good
     found = phase(store, "look")
-    assert found["restart"] is None and (found["roll"] is None) == good
+    assert found["restart"] is None and (found["finished"] is not None) == good
+    assert found["history"]["failures"] == (0 if good else 1)
     assert [one.ok for one in record.history(store)] == [good]
 
 
@@ -195,11 +197,15 @@ def test_a_host_that_leads_comes_last(store: Store, host: Machine) -> None:
     with pytest.raises(Refused, match="whether this host leads is not known"):
         phase(store, "begin", last=["broken"])
     assert [phase(store, "look", last=[word])["leads"] for word in answers] == [True, False, None]
+    acts = host.acts()
+    with pytest.raises(Refused, match="leads its group now"):
+        phase(store, "", last=["leads"])
+    assert host.acts() == acts
 
 
 def test_check_mode_writes_nothing(store: Store, host: Machine) -> None:
-    for name in ("", "look", "mark", "begin", "act", "drained", "end"):
-        restart(store, name, check_mode=True, values={"roll": "r"}, name="web", times=Times(0.0, 20.0, 1.0))
+    for name in ("", "look", "begin", "act", "drained", "end"):
+        restart(store, name, check_mode=True, values={"roll": ROLL}, name="web", times=Times(0.0, 20.0, 1.0))
     assert not os.path.exists(store.root) and host.acts() == []
 
 
@@ -210,8 +216,9 @@ def test_check_mode_writes_nothing(store: Store, host: Machine) -> None:
         ({"drained": {"a": 1}}, "a list of mappings"),
         ({"drained": [{"a": number} for number in range(MOST + 1)]}, "too many"),
         ({"drained": [{"a": "x" * LONGEST}]}, "too many"),
-        ({"roll": "x" * 300}, "roll must be a text"),
-        ({"roll": ["a"]}, "roll must be a text"),
+        ({"roll": {"id": "x" * 300, "hosts": 2}}, "roll needs an id"),
+        ({"roll": {"id": "x", "hosts": "2"}}, "roll needs the number"),
+        ({"roll": ["a"]}, "roll needs an id"),
     ],
 )
 def test_what_a_controller_says_is_bounded_and_typed(store: Store, values: dict[str, Any], words: str) -> None:
@@ -221,7 +228,7 @@ def test_what_a_controller_says_is_bounded_and_typed(store: Store, values: dict[
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"generation": 1}', '{"generation": "1", "roll": 1}', "null"])
-@pytest.mark.parametrize("name", ["restart", "restart.roll", "restart.generation"])
+@pytest.mark.parametrize("name", ["restart", "restart.generation"])
 def test_what_cannot_be_read_is_damaged_and_never_ignored(store: Store, name: str, text: str) -> None:
     token = begin(store)
     with open(store.join(name), "w") as stream:

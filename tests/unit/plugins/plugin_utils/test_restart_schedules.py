@@ -150,6 +150,8 @@ class Balancer:
 
     def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> _restart.Outcome:
         self.world.edge()
+        if not places:
+            return _restart.Outcome()
         if self.world.chance.random() < self.world.failing:
             drained = list(ours) if self.name in self.world.drained else []
             return _restart.Outcome(drained, why="lb is unreachable")
@@ -160,6 +162,8 @@ class Balancer:
 
     def ready(self, places: Sequence[Place]) -> _restart.Outcome:
         self.world.edge()
+        if not places:
+            return _restart.Outcome()
         if self.world.chance.random() < self.world.failing:
             return _restart.Outcome(places, why="lb says DOWN")
         self.world.drained.discard(self.name)
