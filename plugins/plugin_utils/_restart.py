@@ -105,6 +105,7 @@ class Steps:
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
     _token: str = ""
+    _earlier: bool = False
     _drained: list[Place] = field(default_factory=list)
     _proved: list[str] = field(default_factory=list)
 
@@ -130,6 +131,7 @@ class Steps:
             )
             return self._ended({"failed": True, "error": "Refused"}, said)
         self._token = str(begun.get("token") or "")
+        self._earlier = bool(begun.get("earlier"))
         strange = self._take_over(begun)
         if strange:
             return self._unknown(strange)
@@ -176,11 +178,10 @@ class Steps:
         return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
 
     def _not_drained(self, why: str) -> Answer:
-        if not self._drained:
-            self.ask("drained", token=self._token, drained=[])
-            self.ask("end", token=self._token, leave=True)
-        else:
-            self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+        """Close the restart where it has done nothing. That of an earlier run stays open: it is not finished."""
+        self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+        if not self._drained and not self._earlier:
+            self.ask("end", token=self._token)
         said = f"{self.wanted.host} was not restarted, as it could not be drained: {why}.{self._whereabouts()}"
         return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
 
