@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -47,7 +48,7 @@ class ActionModule(ActionBase):
     def _decide(
         self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
     ) -> dict[str, object]:
-        question = self._question(inventory, params, variables)
+        question = replace(self._question(inventory, params, variables), restart=params["restart"])
         decision = _guard.decide(question)
         return _result(
             decision,
@@ -119,7 +120,6 @@ class ActionModule(ActionBase):
             domains,
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
-            restart=params["restart"],
         )
 
 

@@ -51,10 +51,12 @@ def _plain(value: Any) -> Any:
 
 @dataclass
 class Accepted(Result):
-    """``ft_accept``. ``accepted``: the end of the change that had left the host in doubt."""
+    """``ft_accept``. ``accepted``: the end of the change that had left the host in doubt. ``restart``: the restart that
+    no run had finished."""
 
     generation: int = 0
     accepted: Any = None
+    restart: Any = None
 
 
 @dataclass

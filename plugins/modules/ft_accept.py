@@ -10,6 +10,8 @@ short_description: Accept a host in doubt as it is
 description:
   - A change that ended in doubt, because not all could be put back, is never forgotten. The host takes no other change
     until M(evenkeel.fault_tolerance.ft_rollback) has put it back, or this module says that it is right as it is now.
+  - It ends a restart that no run has finished as well. Look first whether the host still gets no requests at the places
+    that RV(restart) names.
   - Changes nothing but the host's memory of it. Does nothing on a host that is not in doubt.
 version_added: 0.2.0
 author:
@@ -49,6 +51,11 @@ generation:
   description: Number of the newest change of the host.
   returned: unless it was refused
   type: int
+restart:
+  description: The restart that no run had finished, as RV(evenkeel.fault_tolerance.ft_info#module:restart); null when
+    there was none.
+  returned: unless it was refused
+  type: dict
 accepted:
   description: The end in doubt that was accepted, as RV(evenkeel.fault_tolerance.ft_info#module:doubt); null when there
     was none.

@@ -12,7 +12,7 @@ ARGUMENTS: Options = {"generation": {"type": "int"}}
 
 def work(params: Params, check_mode: bool) -> Accepted:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from .._deadman.doubt import accept
+    from .._flows.accepting import accept
     from .._host.system import System
     from .._store.store import Store
 

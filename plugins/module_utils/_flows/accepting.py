@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A person takes a host as it is: its doubt ends, and so does a restart that no run has finished."""
+
+from __future__ import annotations
+
+from .._deadman import doubt
+from .._errors import Busy
+from .._results import Accepted
+from .._store.store import Store
+from .restarting import record
+
+
+def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> Accepted:
+    """Accept the host as it is. ``asked``: the generation of the run. Raises Refused, and Busy while a restart acts."""
+    known = record.read(store)
+    if record.is_running(known, store.system):
+        raise Busy("a restart works on this host now. Nothing was touched: wait until it is done, then run again")
+    result = doubt.accept(store, asked, check_mode)
+    if known is None:
+        return result
+    result.restart = record.shown(known, store.system)
+    result.changed = True
+    said = f"the restart of {known.target} that no run has finished"
+    result.planned = [*result.planned, f"accept {said}"]
+    result.left = [*result.left, *(f"drained: {one.get('words') or one.get('host')}" for one in known.drained)]
+    if check_mode:
+        return result
+    with store.locked():
+        now = record.read(store)
+        if now is not None and now.token == known.token:
+            record.remove(store)
+    result.done = [*result.done, f"accepted {said}"]
+    return result
