@@ -259,6 +259,13 @@ def test_the_history_is_bounded_and_survives_a_torn_line(store: Store) -> None:
     assert (known[-1].at, known[-2].at) == (-1.0, record.KEPT + 149.0)
 
 
+def test_a_generation_is_never_given_twice(store: Store) -> None:
+    begin(store)
+    begin(store)
+    os.unlink(store.join("restart.generation"))
+    assert phase(store, "begin")["generation"] == 3
+
+
 # -- all schedules
 
 
