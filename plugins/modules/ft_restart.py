@@ -38,6 +38,7 @@ options:
       - A service in a container of podman or docker. A container that systemd runs is refused, and its unit is named.
         Give O(name) then.
     type: dict
+    version_added: 0.2.0
     suboptions:
       name:
         description:
@@ -54,11 +55,13 @@ options:
       - Restarts every unit that still runs programs or libraries which were replaced, one after the other, each proved.
         Then the host is asked again. RV(owed) names what no restart of a unit can mend.
     type: bool
+    version_added: 0.2.0
     default: false
   scope:
     description:
       - V(host) restarts the whole host.
     type: str
+    version_added: 0.2.0
     choices: [host]
   mode:
     description:
@@ -78,6 +81,7 @@ options:
         after a rollback that did not help nothing more.
       - V(reboot) restarts the host.
     type: list
+    version_added: 0.2.0
     elements: str
     choices: [warm, cold, rollback, reboot]
   rollback_to:
@@ -85,12 +89,14 @@ options:
       - The checkpoint of V(rollback) in O(ladder). It is refused where its contents are damaged, while the host is in
         doubt, and where the last rollback of the service did not make it healthy.
     type: str
+    version_added: 0.2.0
     default: latest
   last:
     description:
       - A command, as a list of words. The hosts on which it exits with 0 are restarted after the others. Write one that
         finds out whether this host leads its cluster.
     type: list
+    version_added: 0.2.0
     elements: str
   roll:
     description:

@@ -57,8 +57,8 @@ def check(definition: object) -> Definition:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What the engine tells of a container. ``unit``: the unit of systemd that runs it; empty for none. ``patience``:
-    seconds that it gets to stop."""
+    """The answer of the engine about a container. ``unit``: the unit of systemd that runs it; empty for none.
+    ``patience``: seconds that it gets to stop."""
 
     state: ServiceState
     unit: str = ""

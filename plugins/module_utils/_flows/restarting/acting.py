@@ -60,6 +60,8 @@ class Act:
         health = wait([self.target.own, *probes], times, self.system, earlier=[just])
         result.health, result.proved = health, self.facts
         result.seconds = self.system.monotonic() - began
+        if health.probes[0].detail == _EXITED != self.target.before.text:
+            self.warnings.append(f"{after.name} counts as active, but its program has ended: it is {_EXITED}")
         result.warnings = [*self.warnings, *health.warnings()] or None
         if health.state != PASS:
             self.crash_loop = health.restarts > CRASH_LOOP
@@ -97,8 +99,6 @@ class Act:
                 f"{before.name} did not stop by itself in its time and was killed: it may have lost what it had not"
                 " written yet"
             )
-        if after.text == _EXITED != before.text:
-            self.warnings.append(f"{before.name} counts as active, but its program has ended: it is {after.text}")
         self.facts = [f"{before.name}: {before.identity or 'not running'} became {after.identity}"]
         return after
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who may go on with a restart, and what is remembered of it: pure.
+"""The right to go on with a restart, and the memory of it: pure.
 
 A restart is *open* on its host from its beginning until its end. Whoever begins it gets a token, and needs it for every
 further step. Where a run was killed or lost its host, the next run takes the restart over: it gets another token, the

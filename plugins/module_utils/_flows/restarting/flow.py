@@ -37,7 +37,7 @@ _LEADS, _UNTOLD = 30.0, (124, 126, 127)
 
 @dataclass(frozen=True)
 class Phase:
-    """What the controller asks for now; an empty name for all at once."""
+    """The question of the controller; an empty name for all at once."""
 
     name: str
     values: Mapping[str, object]
@@ -213,7 +213,8 @@ class Flow:
         with self.store.locked():
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
-            record.write(self.store, record.of_this_process(made, self.system))
+            made = replace(record.of_this_process(made, self.system), at=self.system.now())
+            record.write(self.store, made)
         good = False
         try:
             result = job.carry_out()

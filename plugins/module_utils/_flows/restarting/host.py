@@ -33,7 +33,7 @@ def identity(mode: str, system: System) -> str:
     """A text that the boot of this mode changes, and nothing else."""
     if mode != SOFT_REBOOT:
         told = system.boot_id()
-        if "unknown" in told or "None" in told:  # What could not be read would differ, and prove nothing.
+        if "unknown" in told or "None" in told:  # An id that could not be read would differ, and prove nothing.
             raise ServiceFailed(f"this host does not tell which boot it runs ({told}); try again")
         return told
     done = system.run(["systemctl", "show", "--property=InvocationID", "--value", "--", _EVERY_BOOT], 30.0)

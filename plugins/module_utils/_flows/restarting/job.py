@@ -119,7 +119,7 @@ class Every:
         return self.result
 
     def carry_out(self) -> Restarted:
-        """One after the other; then the host is asked again. Raises Unhealthy at the first that is not healthy."""
+        """Restart one after the other, and ask the host again. Raises Unhealthy at the first that is not healthy."""
         result, system = self.result, self.system
         for name in self.names:
             target = look_at(SystemdService(name), system)

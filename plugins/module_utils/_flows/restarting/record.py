@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a store remembers of restarts.
+"""The memory that a store has of restarts.
 
 ::
 

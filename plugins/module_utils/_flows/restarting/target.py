@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is restarted, checked before anything is touched."""
+"""The target of a restart, checked before anything is touched."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def check(request: Request) -> list[Probe]:
 
 @dataclass(frozen=True)
 class Target:
-    """One service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
+    """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
     at which its main process started."""
 
     service: Service
@@ -118,7 +118,7 @@ class Target:
         return self.started is not None and start_time(self.main) == self.started
 
     def verb(self, mode: str) -> str:
-        """What to do. A service that does not run has no connections to keep: it is only started. One that is just
+        """The act. A service that does not run has no connections to keep: it is only started. One that is just
         starting may have read its configuration already, and starts anew."""
         if self.before.active:
             return "reload" if mode == WARM else "restart"
@@ -138,7 +138,7 @@ class Target:
         return "" if unit is None else _refusal_of(unit, before, self.verb(mode))
 
     def warnings(self) -> list[str]:
-        """What should be known of it before."""
+        """Sentences on its state before, for the result."""
         said = []
         if self.unit is not None and self.unit.result == LIMIT_HIT:
             said.append(

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import target
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.systemd import SystemdService
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import restart
 
@@ -202,3 +206,112 @@ def test_a_process_is_restarted_for_real(tmp_path: Path, store: Store) -> None:
             restart(store, mode="warm", **{**how, "process": made})
     finally:
         process.act("stop", definition, store.system)
+
+
+@pytest.mark.parametrize(
+    ("facts", "mode", "words"),
+    [
+        ({"enabled": "masked"}, "cold", "is masked"),
+        ({"more": {"RefuseManualStart": "yes"}}, "cold", "RefuseManualStart="),
+        ({"more": {"RefuseManualStop": "yes"}}, "cold", "RefuseManualStop="),
+        ({"more": {"CanStop": "no"}}, "cold", "CanStop"),
+        ({"more": {"Type": "oneshot"}}, "cold", "Type=oneshot"),
+    ],
+)
+def test_a_unit_that_cannot_be_restarted_is_refused(facts: dict[str, Any], mode: str, words: str) -> None:
+    host = machine(Unit(WEB, **facts))
+    with pytest.raises(UsageError, match=f"{words}.*Nothing was touched"):
+        act(host, mode)
+    assert host.acts() == []
+    if "Refuse" in words:
+        assert act(host, "warm")["done"], "a reload is allowed"
+
+
+def test_a_unit_that_systemd_could_not_load_is_refused() -> None:
+    host = machine(Unit(WEB))
+    found = target.look_at(SystemdService("web"), host.system())
+    assert found.unit is not None and found.refusal("cold") == ""
+    broken = replace(found, unit=replace(found.unit, load="bad-setting"))
+    assert "systemd could not load web.service (bad-setting)" in broken.refusal("cold")
+
+
+def test_a_oneshot_that_stays_active_is_restarted() -> None:
+    assert act(machine(Unit(WEB, more={"Type": "oneshot", "RemainAfterExit": "yes"})))["done"]
+
+
+def test_a_unit_that_is_just_starting_starts_anew() -> None:
+    host = machine(Unit(WEB, active="activating", sub="start"))
+    assert act(host)["planned"][0]["action"] == "restart"
+    host = machine(Unit(WEB, active="activating", sub="auto-restart", identity=""))
+    assert act(host)["planned"][0]["action"] == "start"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"Result": "start-limit-hit"}, "its count of failures was reset"),
+        ({"NeedDaemonReload": "yes"}, "daemon-reload"),
+    ],
+)
+def test_what_is_odd_about_a_unit_is_a_warning(more: dict[str, str], words: str) -> None:
+    assert words in act(machine(Unit(WEB, more=more)))["warnings"][0]
+    assert "warnings" not in act(machine(Unit(WEB)))
+
+
+def test_a_unit_whose_program_has_ended_counts_as_active_with_a_warning() -> None:
+    host = machine(Unit(WEB))
+
+    def ends(unit: Unit) -> None:
+        unit.sub = "exited"
+
+    each_round(host, ends)
+    assert "its program has ended: it is active (exited)" in act(host)["warnings"][0]
+    assert "warnings" not in act(host), "it was so before"
+
+
+def test_a_unit_whose_main_process_goes_on_was_not_restarted() -> None:
+    with subprocess.Popen(["sleep", "100"]) as process_of_unit:
+        try:
+            host = machine(Unit(WEB, more={"MainPID": str(process_of_unit.pid)}))
+            with pytest.raises(ServiceFailed, match=f"its process {process_of_unit.pid} from before goes on"):
+                act(host)
+        finally:
+            process_of_unit.kill()
+
+
+@pytest.mark.parametrize(("seconds", "killed"), [(100.0, True), (80.0, False)])
+def test_a_unit_that_was_killed_because_it_did_not_stop_is_told(seconds: float, killed: bool) -> None:
+    host = machine(Unit(WEB))
+    host.said = "web.service: State 'stop-sigterm' timed out. Killing.\n"
+    run = host.run
+
+    def slow(argv: Any, timeout: float) -> Any:
+        host.clock += seconds if "restart" in argv else 0.0
+        return run(argv, timeout)
+
+    host.run = slow  # type: ignore[method-assign]
+    assert ("was killed" in str(act(host).get("warnings"))) == killed
+    host.said = "web.service: Consumed 1s CPU time.\n"
+    assert "warnings" not in act(host)
+
+
+def test_a_reload_that_fails_tells_whether_the_service_goes_on() -> None:
+    host = machine(Unit(WEB, fails=("reload",)))
+    with pytest.raises(ServiceFailed) as error:
+        act(host, "warm")
+    assert error.value.message.endswith("web.service still runs, with the identity id0 from before")
+
+
+def test_a_unit_that_still_stops_was_not_restarted() -> None:
+    host = machine(Unit(WEB, fails=("restart",)))
+    run = host.run
+
+    def stopping(argv: Any, timeout: float) -> Any:
+        if "restart" in argv:
+            host.units[WEB].active, host.units[WEB].sub = "deactivating", "stop-sigterm"
+        return run(argv, timeout)
+
+    host.run = stopping  # type: ignore[method-assign]
+    with pytest.raises(ServiceFailed) as error:
+        act(host)
+    assert error.value.message.endswith("it is deactivating (stop-sigterm) now, and was not restarted yet")

@@ -266,7 +266,71 @@ def test_the_history_is_bounded_and_survives_a_torn_line(store: Store) -> None:
     assert (known[-1].at, known[-2].at) == (-1.0, record.KEPT + 149.0)
 
 
-# -- all schedules
+def test_a_generation_is_never_given_twice(store: Store) -> None:
+    begin(store)
+    begin(store)
+    os.unlink(store.join("restart.generation"))
+    assert phase(store, "begin")["generation"] == 3
+
+
+# -- all kills, and all schedules
+
+
+def cycle(store: Store, said: Callable[[str], None]) -> None:
+    """A whole restart. ``said``: hears what is drained before and after each step of draining."""
+    phase(store, "mark", {"roll": "r1"})
+    token = begin(store)
+    phase(store, "drained", {"token": token, "drained": [PLACE]})
+    said("drained")
+    phase(store, "act", {"token": token})
+    said("ready")
+    phase(store, "drained", {"token": token, "drained": []})
+    phase(store, "end", {"token": token})
+    said("end")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_kill_at_any_write_is_taken_over_and_forgets_nothing(store: Store, number: int, after: bool) -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        writes = [0]
+
+        def killed(function: Callable[..., Any]) -> Callable[..., Any]:
+            def write(*arguments: Any) -> None:
+                writes[0] += 1
+                if writes[0] == number and not after:
+                    os._exit(9)
+                function(*arguments)
+                if writes[0] == number:
+                    os._exit(9)
+
+            return write
+
+        for name in ("write_file", "remove_file", "append_line"):
+            setattr(record, name, killed(getattr(record, name)))
+        try:
+            cycle(store, lambda word: os.write(writer, word.encode() + b" ") and None)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        said = stream.read().split()
+    assert code == (9 if number <= 10 else 0), "the kill of the last number is one too many"
+    told = host_state(store.root)["restart"]
+    if said[-1:] == ["drained"]:
+        assert told["drained"] == [PLACE]
+    mark = phase(store, "look")["roll"]
+    assert mark is not None or "ready" in said or number == 1, "the mark stays until the restart is done"
+    answer = phase(store, "begin")
+    assert answer["generation"] > (told["generation"] if told else 0)
+    assert answer["restart"]["drained"] == (told["drained"] if told else [])
+    phase(store, "act", {"token": answer["token"]})
+    phase(store, "end", {"token": answer["token"], "leave": True})
+    assert phase(store, "look")["roll"] is None
 
 
 class Controller:
