@@ -28,7 +28,7 @@ _HERE = ("group", "drain", "boot_within", "roll")
 
 
 class ActionModule(ProbingAction):
-    """One call of the host where that is enough; else the steps of a restart, with balancers, a boot or both."""
+    """The module, called once where that is enough; else the steps of a restart, with balancers, a boot or both."""
 
     ARGUMENTS = ARGUMENTS
     _outside: Outside | None = None

@@ -56,6 +56,7 @@ restart:
     there was none.
   returned: unless it was refused
   type: dict
+  sample: {target: nginx.service, mode: cold, stage: failed}
 accepted:
   description: The end in doubt that was accepted, as RV(evenkeel.fault_tolerance.ft_info#module:doubt); null when there
     was none.

@@ -38,7 +38,7 @@ options:
         required: true
       engine:
         description:
-          - The program that runs it. By default the one that the host has.
+          - The engine that runs it. By default podman, or docker where there is no podman. For example V(docker).
         type: str
         choices: [podman, docker]
   owed:
@@ -141,6 +141,7 @@ left_out:
   description: The hosts that are not restarted, each with the reason.
   returned: always
   type: dict
+  sample: {web3: nothing is owed}
 notes:
   description: Sentences about the plan, such as a restart that an earlier run left.
   returned: always
@@ -164,10 +165,12 @@ owed:
   description: The units of each host that owe a restart, where O(owed) asks for it.
   returned: always
   type: dict
+  sample: {web1: [nginx.service]}
 above:
   description: What a host owes besides, such as a reboot, each a sentence.
   returned: always
   type: dict
+  sample: {web1: [a reboot (kernel 6.1.0-30 is installed)]}
 planned:
   description: The hosts of each wave, in words.
   returned: always

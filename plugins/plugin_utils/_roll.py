@@ -195,8 +195,8 @@ def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list
 
 @dataclass(frozen=True)
 class Forecast:
-    """What earlier restarts of this kind on these hosts say: their number, the seconds that the roll takes, and the
-    chance that a restart of it fails; None without any.
+    """The record of earlier restarts of this kind on these hosts: their number, the seconds that the roll takes, and
+    the chance that a restart of it fails; None without any.
 
     One restart fails with (failures + 1) / (tries + 2), the rule of succession (P.-S. Laplace, Théorie analytique des
     probabilités, 1812).

@@ -56,6 +56,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "resume",
         "retention",
         "role",
+        "roll",
         "scope",
         "scrub_share",
         "scrub_time_limit",
@@ -78,7 +79,6 @@ DRIVERS = frozenset(
         f"{PREFIX}change",
         f"{PREFIX}checkpoints",
         f"{PREFIX}plan_only",
-        f"{PREFIX}roll",
     )
 )
 # Old name -> the name that replaces it. Version REMOVED removes the old name.

@@ -33,6 +33,8 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 LONGER = {
     ("ft_recover", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",
+    ("ft_restart", "rollback_to"): "evenkeel_checkpoint",
+    ("ft_roll", "name"): "evenkeel_service",
     ("ft_scrub", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_scrub", "share"): "evenkeel_scrub_share",
     ("ft_settle", "generation"): "evenkeel_generations",
@@ -148,7 +150,7 @@ def test_options_of_the_command_line_have_the_names_of_the_variables() -> None:
         parser = argparse.ArgumentParser()
         command.add_own_arguments(parser)
         for option in parser._actions:
-            if option.dest not in ("help", "playbook", "onto", "check"):
+            if option.dest not in ("help", "playbook", "onto", "check", "plan"):
                 assert f"evenkeel_{words.get(option.dest, option.dest)}" in VARIABLES.KNOWN, command.name
 
 

@@ -276,9 +276,8 @@ def test_a_generation_is_never_given_twice(store: Store) -> None:
 # -- all kills, and all schedules
 
 
-def cycle(store: Store, said: Callable[[str], None]) -> None:
+def cycle(store: Store, said: Callable[[str], object]) -> None:
     """A whole restart. ``said``: hears what is drained before and after each step of draining."""
-    phase(store, "mark", {"roll": "r1"})
     token = begin(store)
     phase(store, "drained", {"token": token, "drained": [PLACE]})
     said("drained")
@@ -290,7 +289,7 @@ def cycle(store: Store, said: Callable[[str], None]) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", range(1, 10))
 def test_a_kill_at_any_write_is_taken_over_and_forgets_nothing(store: Store, number: int, after: bool) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
@@ -311,7 +310,7 @@ def test_a_kill_at_any_write_is_taken_over_and_forgets_nothing(store: Store, num
         for name in ("write_file", "remove_file", "append_line"):
             setattr(record, name, killed(getattr(record, name)))
         try:
-            cycle(store, lambda word: os.write(writer, word.encode() + b" ") and None)
+            cycle(store, lambda word: os.write(writer, word.encode() + b" "))
             os._exit(0)
         finally:
             os._exit(1)
@@ -319,18 +318,16 @@ def test_a_kill_at_any_write_is_taken_over_and_forgets_nothing(store: Store, num
     os.close(writer)
     with os.fdopen(reader) as stream:
         said = stream.read().split()
-    assert code == (9 if number <= 10 else 0), "the kill of the last number is one too many"
+    assert code == (9 if number <= 8 else 0), "the kill of the last number is one too many"
     told = host_state(store.root)["restart"]
     if said[-1:] == ["drained"]:
         assert told["drained"] == [PLACE]
-    mark = phase(store, "look")["roll"]
-    assert mark is not None or "ready" in said or number == 1, "the mark stays until the restart is done"
     answer = phase(store, "begin")
     assert answer["generation"] > (told["generation"] if told else 0)
     assert answer["restart"]["drained"] == (told["drained"] if told else [])
     phase(store, "act", {"token": answer["token"]})
     phase(store, "end", {"token": answer["token"], "leave": True})
-    assert phase(store, "look")["roll"] is None
+    assert phase(store, "look")["restart"] is None
 
 
 class Controller:
@@ -361,7 +358,7 @@ class Controller:
         self.token = answer["token"]
 
     def drain(self, lost: bool = False) -> None:
-        known = phase(self.store, "look")["restart"]["drained"]
+        known = (phase(self.store, "look")["restart"] or {"drained": []})["drained"]
         self.ask("drained", {"token": self.token, "drained": [*known, self.place]}, lost)
         DRAINED.add(json.dumps(self.place))
 
