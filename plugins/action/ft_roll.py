@@ -71,7 +71,7 @@ def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, objec
             "left_out": dict(plan.skipped),
             "notes": list(plan.notes),
             "forecast": vars(foreseen),
-            "owed": {host: list(one.owed) for host, one in seen.items() if one.owed},
+            "units": {host: list(one.owed) for host, one in seen.items() if one.owed},
             "above": {host: list(one.above) for host, one in seen.items() if one.above},
             "planned": [", ".join(wave) for wave in plan.waves],
             "done": [f"looked at {len(seen)} hosts"],

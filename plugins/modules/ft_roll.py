@@ -161,7 +161,7 @@ forecast:
     risk:
       description: The chance that a restart of the roll fails; null without earlier restarts.
       type: float
-owed:
+units:
   description: The units of each host that owe a restart, where O(owed) asks for it.
   returned: always
   type: dict

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .._deadman import changes, doubt
 from .._errors import EvenkeelError
@@ -65,7 +66,9 @@ def words(store: Store) -> tuple[list[str], int]:
         return _doubtful(store, doubtful), IN_DOUBT
     last = changes.last_event(store)
     lines = ["No change is under way on this host.", *([f"The last change, {ended(store, last)}."] if last else [])]
-    if host_state(store.root, store.system).interrupted:
+    state = host_state(store.root, store.system)
+    lines += _open_restart(state.restart)
+    if state.interrupted:
         lines.append("A rollback was interrupted. The next rollback, or the next change, completes it.")
     newest = _newest(store)
     if newest:
@@ -84,6 +87,18 @@ def restarts(due: Sequence[Owed]) -> list[str]:
         *listed(lines),
         *(more if any(one.level == SERVICE for one in due) else []),
     ]
+
+
+def _open_restart(restart: Mapping[str, Any] | None) -> list[str]:
+    """Lines on the restart that is open here."""
+    if restart is None:
+        return []
+    what = f"A restart of {restart['target']} ({restart['mode']})"
+    if restart["running"]:
+        return [f"{what} is under way."]
+    lines = [f"{what} is unfinished since {clock(restart['at'])}: the same restart from the controller ends it."]
+    places = [str(one.get("words") or one.get("host")) for one in restart["drained"]]
+    return lines + (["This host may get no requests. It was drained at:", *listed(places)] if places else [])
 
 
 def ended(store: Store, event: changes.Event) -> str:

@@ -204,7 +204,14 @@ _OUTSIDE: dict[str, _Form] = {
     "complete": _yes_or_no,
 }
 _OWED: dict[str, _Form] = {"level": _text, "unit": _text, "why": [_text], "processes": [_text]}
+_RESTART: dict[str, _Form] = {
+    **dict.fromkeys(("target", "mode", "stage"), _text),
+    "at": _number,
+    "running": _yes_or_no,
+    "drained": [{"words": _text, "host": _text}],
+}
 _HOST: dict[str, _Form] = {
+    "restart": _RESTART,
     "generation": _count,
     "armed": _CHANGE,
     "last": _END,

@@ -81,6 +81,12 @@ def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> lis
         lines += _back({host: str(change.get("checkpoint") or "") for host, change in doubt.items()}, options)
         lines.append("or is accepted as it is:")
         lines += _shown("accept", options, list(doubt), positional=True)
+    left = [host for host, row in rows.items() if row.get("restart") and not row["restart"].get("running")]
+    if left:
+        lines.append(
+            f"No run has finished the restart of {some_of(left)}. The same restart once more does, and makes them ready"
+            " at their balancers: evenkeel restart, with the same options"
+        )
     return lines + restarting({host: read_owed(row.get("owed")) for host, row in rows.items()}, options)
 
 
@@ -93,9 +99,8 @@ def restarting(due: Mapping[str, Sequence[Owed]], options: Options) -> list[str]
         lines += _shown("restart", options, units, "--owed")
     boots = owed.hosts_of(due.items(), *owed.BOOTS)
     if boots:
-        lines.append(
-            f"Owed a reboot: {some_of(boots)}. A playbook that boots hosts runs under: evenkeel change --reboot planned"
-        )
+        lines.append("Owed a reboot. This boots them, host by host, as health allows:")
+        lines += _shown("restart", options, boots, "--mode", "reboot")
     return lines
 
 

@@ -302,7 +302,19 @@ def _now(row: Mapping[str, Any], at: float) -> Text:
     if doubt:
         left = f": {_some(doubt['left'])}" if doubt.get("left") else ""
         return Text(f"in doubt since {_clock(doubt.get('at'))}{left}", style="bold red")
+    if row.get("restart"):
+        return _restarting(row["restart"])
     return Text("at rest", style="dim")
+
+
+def _restarting(restart: Mapping[str, Any]) -> Text:
+    """The restart that is open on a host: under way now, or left in the middle."""
+    what = f"restart of {text(restart.get('target'))} ({text(restart.get('mode'))})"
+    places = [str(one.get("words") or one.get("host")) for one in restart.get("drained") or []]
+    drained = f"; drained at {_some(places)}" if places else ""
+    if restart.get("running"):
+        return Text(f"{what} under way{drained}", style="yellow")
+    return Text(f"{what} left in the middle since {_clock(restart.get('at'))}{drained}", style="bold red")
 
 
 def _some(said: Any) -> str:

@@ -17,6 +17,7 @@ from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import Variables
 from evenkeel.commands.restart import Restart
 from evenkeel.outcome import Exit, RunResult, UsageError
+from evenkeel.show.summary import print_status
 
 PLAN: dict[str, Any] = {
     "waves": [["web1"], ["web2", "web3"]],
@@ -110,3 +111,22 @@ def test_a_host_that_stays_drained_or_was_lost_needs_somebody_to_look() -> None:
     assert command.exit_code(list(rows.values())) is Exit.FAILED
     rows["web2"] = {"state": "unreachable"}
     assert command.exit_code(list(rows.values())) is Exit.IN_DOUBT
+
+
+def test_status_names_a_restart_that_no_run_has_finished_and_the_next_step() -> None:
+    place = {"host": "lb1", "words": "web/web1 on lb1"}
+    left = {
+        "target": "nginx.service",
+        "mode": "cold",
+        "stage": "acted",
+        "at": 1.0,
+        "running": False,
+        "drained": [place],
+    }
+    rows = {"web1": {"state": "ok", "restart": left}, "web2": {"state": "ok", "restart": {**left, "running": True}}}
+    console = Console(record=True, width=160)
+    print_status(RunResult("status", Exit.DONE, "", rows, [], 1.0), console, Options())
+    text = " ".join(console.export_text().split())
+    assert "restart of nginx.service (cold) left in the middle since 1970" in text
+    assert text.count("drained at web/web1 on lb1") == 2 and "(cold) under way; drained" in text
+    assert "No run has finished the restart of web1. " in text
