@@ -151,7 +151,7 @@ def test_status_says_which_restarts_a_host_owes(owed: list[Owed], shown: str) ->
     assert shown in said
     levels = {one["level"] for one in owed}
     assert ("evenkeel restart -i inv --limit web1 --owed" in said) is ("service" in levels)
-    assert ("Owed a reboot: web1." in said) is bool(levels & {"reboot", "soft-reboot"})
+    assert ("Owed a reboot. This boots them" in said) is bool(levels & {"reboot", "soft-reboot"})
 
 
 def test_status_of_a_host_that_was_not_asked_for_its_restarts_does_not_say_that_there_are_none() -> None:

@@ -128,5 +128,5 @@ def test_status_names_a_restart_that_no_run_has_finished_and_the_next_step() -> 
     print_status(RunResult("status", Exit.DONE, "", rows, [], 1.0), console, Options())
     text = " ".join(console.export_text().split())
     assert "restart of nginx.service (cold) left in the middle since 1970" in text
-    assert text.count("drained at web/web1 on lb1") == 2 and "(cold) under way; drained" in text
+    assert text.count("; drained at web/web1") == 2 and "(cold) under way; drained" in text
     assert "No run has finished the restart of web1. " in text
