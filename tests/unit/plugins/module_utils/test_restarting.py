@@ -269,7 +269,7 @@ def test_a_generation_is_never_given_twice(store: Store) -> None:
 # -- all kills, and all schedules
 
 
-def cycle(store: Store, said: Callable[[str], None]) -> None:
+def cycle(store: Store, said: Callable[[str], int]) -> None:
     """A whole restart. ``said``: hears what is drained before and after each step of draining."""
     phase(store, "mark", {"roll": "r1"})
     token = begin(store)
@@ -304,7 +304,7 @@ def test_a_kill_at_any_write_is_taken_over_and_forgets_nothing(store: Store, num
         for name in ("write_file", "remove_file", "append_line"):
             setattr(record, name, killed(getattr(record, name)))
         try:
-            cycle(store, lambda word: os.write(writer, word.encode() + b" ") and None)
+            cycle(store, lambda word: os.write(writer, word.encode() + b" "))
             os._exit(0)
         finally:
             os._exit(1)
@@ -354,17 +354,15 @@ class Controller:
         self.token = answer["token"]
 
     def drain(self, lost: bool = False) -> None:
-        known = phase(self.store, "look")["restart"]["drained"]
-        self.ask("drained", {"token": self.token, "drained": [*known, self.place]}, lost)
+        known = phase(self.store, "look")["restart"] or {"drained": []}
+        self.ask("drained", {"token": self.token, "drained": [*known["drained"], self.place]}, lost)
         DRAINED.add(json.dumps(self.place))
 
     def act(self, lost: bool = False) -> None:
         self.ask("act", {"token": self.token}, lost)
 
     def undrain(self, lost: bool = False) -> None:
-        known = phase(self.store, "look")["restart"]
-        if known is None:
-            raise Refused("gone")
+        known = phase(self.store, "look")["restart"] or {"drained": []}
         self.ask("drained", {"token": self.token, "drained": known["drained"]}, False)  # still its own
         for one in known["drained"]:
             DRAINED.discard(json.dumps(one))
