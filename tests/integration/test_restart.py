@@ -264,7 +264,7 @@ def test_a_unit_that_failed_too_often_starts_again_and_that_is_told(host: Fleet)
     assert host.eventually(lambda: unit(host, "ek-loop", "ActiveState") == "failed", 10)
     host.on(HOST, "touch /run/ek-good")
     result = module(host, "ft_restart", name="ek-loop", soak="1s")
-    assert not result["failed"] and "count of failures was reset" in result["said"], result
+    assert not result["failed"] and "count of its failures is reset" in result["said"], result
 
 
 def test_a_unit_that_is_just_starting_starts_anew(host: Fleet) -> None:

@@ -27,7 +27,10 @@ _EXITED = "active (exited)"
 def planned(target: Target, mode: str) -> Restarted:
     """The result of a restart that has not been done."""
     steps = [{"resource": SERVICES, "action": target.verb(mode), "target": target.name}]
-    return Restarted(changed=True, planned=steps, mode=mode, before=target.before, after=target.before)
+    warnings = target.warnings() or None
+    return Restarted(
+        changed=True, planned=steps, mode=mode, before=target.before, after=target.before, warnings=warnings
+    )
 
 
 class Act:

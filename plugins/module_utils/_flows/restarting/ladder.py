@@ -128,7 +128,7 @@ class Climb:
         result.mode, result.after, result.health = rung, made.after, made.health
         result.seconds = round(result.seconds + seconds, 3)
         result.done, result.proved = [*result.done, *made.done], [*result.proved, *made.proved]
-        result.warnings = [*(result.warnings or []), *(made.warnings or [])] or None
+        result.warnings = list(dict.fromkeys([*(result.warnings or []), *(made.warnings or [])])) or None
         return not why
 
     def _roll_back(self) -> None:

@@ -30,7 +30,6 @@ ROLLBACK = "rollback"
 RUNGS = (WARM, COLD, ROLLBACK, REBOOT)
 HOST = "host"
 OWED = "owed"
-LIMIT_HIT = "start-limit-hit"
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,10 @@ class Target:
     def warnings(self) -> list[str]:
         """Sentences on its state before, for the result."""
         said = []
-        if self.unit is not None and self.unit.result == LIMIT_HIT:
+        if self.unit is not None and self.before.text.startswith("failed"):
             said.append(
-                f"{self.name} had failed so often that systemd refused to start it; its count of failures was reset"
+                f"{self.name} had failed before ({self.unit.result}); the count of its failures is reset, since systemd"
+                " refuses to start what failed too often"
             )
         if self.unit is not None and self.unit.outdated:
             said.append(

@@ -247,14 +247,15 @@ def test_a_unit_that_is_just_starting_starts_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("facts", "words"),
     [
-        ({"Result": "start-limit-hit"}, "its count of failures was reset"),
-        ({"NeedDaemonReload": "yes"}, "daemon-reload"),
+        ({"active": "failed", "more": {"Result": "exit-code"}}, "count of its failures is reset"),
+        ({"more": {"NeedDaemonReload": "yes"}}, "daemon-reload"),
     ],
 )
-def test_what_is_odd_about_a_unit_is_a_warning(more: dict[str, str], words: str) -> None:
-    assert words in act(machine(Unit(WEB, more=more)))["warnings"][0]
+def test_what_is_odd_about_a_unit_is_a_warning(facts: dict[str, Any], words: str) -> None:
+    for check_mode in (True, False):
+        assert words in act(machine(Unit(WEB, **facts)), check_mode=check_mode)["warnings"][0]
     assert "warnings" not in act(machine(Unit(WEB)))
 
 

@@ -366,9 +366,7 @@ class Controller:
         self.ask("act", {"token": self.token}, lost)
 
     def undrain(self, lost: bool = False) -> None:
-        known = phase(self.store, "look")["restart"]
-        if known is None:
-            raise Refused("gone")
+        known = phase(self.store, "look")["restart"] or {"drained": []}
         self.ask("drained", {"token": self.token, "drained": known["drained"]}, False)  # still its own
         for one in known["drained"]:
             DRAINED.discard(json.dumps(one))
