@@ -139,7 +139,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What is carried out."""
+        """The module, or the file of tasks."""
         return self.module or self.tasks
 
 

@@ -22,7 +22,7 @@ from ansible import constants as C
 from ansible._internal._datatag._tags import Origin
 from ansible._internal._task import TaskContext
 from ansible._internal._templating._engine import TemplateEngine
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.executor.task_executor import TaskExecutor
 from ansible.playbook.block import Block
 from ansible.playbook.task import Task
@@ -47,7 +47,7 @@ _KEYWORDS = {
 }
 # Keywords that are none of a task.
 _OTHERS = {"block", "rescue", "always", "listen", "local_action", "hosts", "roles", "tasks", "import_playbook"}
-# What the tasks take over from the task of the operation, whose values are final.
+# Keywords of the operation's own task, of which the values are final, that its tasks take over.
 _INHERITED = (
     *("connection", "port", "remote_user", "become", "become_method", "become_user", "become_flags", "become_exe"),
     *("environment", "no_log", "check_mode", "diff", "collections", "module_defaults", "delegate_to", "delegate_facts"),
@@ -116,17 +116,27 @@ class Tasks:
         self = cls(action, variables, _found(action, name))
         if os.path.getsize(self.file) > _LARGEST_FILE:
             raise UsageError(f"tasks: {self.file} is longer than {_LARGEST_FILE >> 10} KiB. Nothing was touched")
-        items = action._loader.load_from_file(self.file, cache="none", trusted_as_template=True)
+        items = _read(action, self.file)
         if not isinstance(items, list) or not 0 < len(items) <= _MOST_TASKS:
             raise UsageError(f"tasks: {self.file} is no list of 1 to {_MOST_TASKS} tasks. Nothing was touched")
         content = json.dumps(items, sort_keys=True, default=str)
-        for item in items:
-            _check_keywords(self.file, item)
-            task = self._loaded(item)
-            _check_action(action, task.action, task.collections, _place(self.file, item), _NO_OPERATION)
-            self.tasks.append(task)
+        for number, item in enumerate(items, 1):
+            if not isinstance(item, Mapping):
+                raise UsageError(f"tasks: {self.file}: item {number} is no task. Nothing was touched")
+            self.tasks.append(self._checked(item))
         self.digest = _hash(["tasks", content, list(self._known(items))])
         return self
+
+    def _checked(self, item: Mapping[str, Any]) -> Task:
+        """A task of the file. Raises UsageError for one that cannot be a part of an operation."""
+        where = _place(self.file, item)
+        _check_keywords(self.file, item)
+        try:
+            task = self._loaded(item)
+        except AnsibleError as error:
+            raise UsageError(f"{where}: {_first_line(error)}. Nothing was touched") from error
+        _check_action(self._action, task.action, task.collections, where, _NO_OPERATION)
+        return task
 
     def run(self, token: Mapping[str, str], go_on: Callable[[], None]) -> Result:
         """Carry the tasks out, up to the first failure.
@@ -136,15 +146,17 @@ class Tasks:
         """
         done: list[_Done] = []
         known: dict[str, Any] = {}
+        stopped: Result = {}
         for task in self.tasks:
-            if done:
-                go_on()
+            stopped = _stopped(go_on) if done else {}
+            if stopped:
+                break
             task.environment = [*(task.environment or []), dict(token)]
             done.append(self._carried_out(task, known, go_on))
             known.update(done[-1].variables)
             if done[-1].ends:
                 break
-        return self._together(done)
+        return {**self._together(done), **stopped}
 
     def _loaded(self, item: Mapping[str, Any]) -> Task:
         """A task below a block that stands for the task of the operation, and for nothing around it: a condition or
@@ -194,6 +206,7 @@ class Tasks:
     def _carried_out(self, task: Task, known: Mapping[str, Any], go_on: Callable[[], None]) -> _Done:
         variables = self._vars(task, known)
         facts_before = variables.get("ansible_facts") or {}
+        queue = _Queue(go_on)
         parts = {
             "host": self._host,
             "task": task,
@@ -201,7 +214,7 @@ class Tasks:
             "play_context": self._action._play_context.copy(),
             "loader": self._action._loader,
             "shared_loader_obj": self._action._shared_loader_obj,
-            "final_q": _Queue(go_on),
+            "final_q": queue,
             "variable_manager": self._manager,
         }
         accepted = inspect.signature(TaskExecutor).parameters
@@ -218,6 +231,8 @@ class Tasks:
                 answer.finalize_registered_values()
             result = dict(answer.as_result_dict())
             registered, ignored = answer.registered_values or {}, answer.ignore_errors
+        if queue.items and "results" not in result:
+            result["changed"] = True  # It was stopped between two items, for all that is known after a change.
         return _Done(task, result, {**_facts(task.action, result, facts_before), **registered}, ignored is True)
 
     # -- its result
@@ -233,7 +248,10 @@ class Tasks:
         more: Result = {
             "changed": bool(unpredicted) or any(one.result.get("changed") for one in done),
             "failed": bool(last.ends and last.result.get("failed")),
-            "warnings": [*(said for one in done for said in _warnings(one.result)), *warnings],
+            "warnings": [
+                *(said for one in done if not _is_hidden(one.result) for said in _warnings(one.result)),
+                *warnings,
+            ],
         }
         if self.file:
             more["results"] = _bounded([{**self._shown(one), "task": one.task.get_name()} for one in done])
@@ -264,31 +282,51 @@ class _Queue:
     of a loop goes nowhere, and lets the attempt go on."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
-        self._go_on = go_on
+        self._go_on, self.items = go_on, 0
 
     def send_callback(self, name: str, *_about: object) -> None:
         if name.startswith("v2_runner_item_on_"):
+            self.items += 1
             self._go_on()
+
+
+def _stopped(go_on: Callable[[], None]) -> Result:
+    """The result of an attempt that must not go on; empty where it may."""
+    try:
+        go_on()
+    except AnsibleConnectionFailure as error:
+        return {"unreachable": True, "msg": str(error)}
+    except AnsibleError as error:
+        return {"failed": True, "msg": str(error)}
+    return {}
 
 
 def _found(action: ActionBase, name: str) -> str:
     """The path of a file of tasks, found as ``include_tasks`` finds it. Raises UsageError."""
     task, loader = action._task, action._loader
-    here = os.path.dirname(str(task.get_path() or ""))
-    places = [os.path.join(here, name)] if here else []
-    if task._role is not None:
-        places.append(os.path.join(task._role._role_path, "tasks", name))
-    places.append(loader.path_dwim(name))
+    folders = [os.path.join(task._role._role_path, "tasks")] if task._role is not None else []
+    folders.append(os.path.dirname(str(task.get_path() or "")))
+    places = list(dict.fromkeys([*(os.path.join(one, name) for one in folders if one), loader.path_dwim(name)]))
     found = next((one for one in places if os.path.isfile(one)), None)
     if found is None:
         raise UsageError(f"tasks: there is no file {name}; it was sought as {', '.join(places)}. Nothing was touched")
     return str(found)
 
 
-def _check_keywords(file: str, item: object) -> None:
+def _read(action: ActionBase, file: str) -> object:
+    """The content of a file of tasks. Raises UsageError."""
+    try:
+        return action._loader.load_from_file(file, cache="none", trusted_as_template=True)
+    except AnsibleError as error:
+        raise UsageError(f"tasks: {file} cannot be read: {_first_line(error)}. Nothing was touched") from error
+
+
+def _first_line(error: AnsibleError) -> str:
+    return (str(error).splitlines() or ["it gives no reason"])[0].rstrip(".")
+
+
+def _check_keywords(file: str, item: Mapping[str, Any]) -> None:
     """Raises UsageError for a keyword that a task of an operation cannot have."""
-    if not isinstance(item, Mapping):
-        raise UsageError(f"{_place(file, item)}: this is no task. Nothing was touched")
     known = {*Task.fattributes, *(field.alias for field in Task.fattributes.values() if field.alias), *_OTHERS}
     for key in item:
         if key in known and key not in _KEYWORDS:
