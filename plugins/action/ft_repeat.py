@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible import constants as C
-from ansible.errors import AnsibleAction, AnsibleConnectionFailure, AnsibleError
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
@@ -34,14 +35,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Item, Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._tasks import Tasks, stored
 
-# Actions that no host carries out: they steer the run, or change its variables.
-_NO_OPERATION = {
-    *("meta", "include_tasks", "import_tasks", "include_role", "import_role", "import_playbook", "include_vars"),
-    *("add_host", "group_by", "set_fact", "set_stats", "async_status", "pause", "ft_repeat"),
-}
 # Seconds that a call of the host may take beside its measurements.
 _WAY = 60.0
+# Seconds after which the host is told again that an attempt of several tasks goes on. It is less than half of the time
+# for which other runs wait for an attempt that has no process (``operations.SETTLING``).
+_PULSE = 3.0
 # The answers of the host, and the events that they are.
 _EVENTS = {
     operations.BEGUN: _repeat.BEGUN,
@@ -52,8 +52,6 @@ _EVENTS = {
     operations.RESTORE: _repeat.TO_RESTORE,
     operations.REFUSED: _repeat.BROKEN,
 }
-# Keys of the operation's result that are Ansible's own, or stand in the result of the task.
-_NOT_STORED = ("invocation", "ansible_facts", "exception", "deprecations", "warnings", "diff")
 
 
 class ActionModule(ActionBase):
@@ -84,6 +82,7 @@ class Request:
 
     id: str
     module: str
+    tasks: str
     args: Mapping[str, Any]
     kind: str
     restore: str
@@ -105,7 +104,10 @@ class Request:
             seconds(params["backoff_limit"], "backoff_limit"),
         )
         kind, restore = params["class"], params["restore"] or ""
+        module, tasks = params["module"] or "", params["tasks"] or ""
         wrong = [
+            (bool(module) == bool(tasks), "the operation is either module or tasks: give one of them"),
+            (bool(tasks and params["args"]), "args belongs to module: give a file of tasks its values with vars"),
             (policy.attempts < 1, "attempts must be 1 or more"),
             (policy.unreachable < 0, "unreachable_attempts must be 0 or more"),
             (policy.deadline <= 0, "deadline must be more than 0"),
@@ -123,7 +125,8 @@ class Request:
         _repeat.size_of(params["retry_budget"], 1)
         return cls(
             params["id"],
-            params["module"],
+            module,
+            tasks,
             params["args"] or {},
             kind,
             restore,
@@ -135,10 +138,9 @@ class Request:
         )
 
     @property
-    def digest(self) -> str:
-        """A hash of the module and its arguments."""
-        done = json.dumps([self.module, self.args], sort_keys=True, default=str)
-        return hashlib.sha256(done.encode()).hexdigest()
+    def name(self) -> str:
+        """The module, or the file of tasks."""
+        return self.module or self.tasks
 
 
 def _vote(text: str) -> tuple[int, int]:
@@ -229,7 +231,7 @@ def _observed(name: str, answer: Answer) -> dict[str, str]:
 
 
 class Operation:
-    """The operation, as an action of Ansible on the host of the task. Raises UsageError for another action."""
+    """The operation, as tasks of Ansible on the host of the task. Raises UsageError, AnsibleError for what is none."""
 
     def __init__(self, action: ActionBase, variables: dict[str, Any], request: Request) -> None:
         self.action, self.variables, self.request = action, variables, request
@@ -238,39 +240,31 @@ class Operation:
         self.name = str(variables["inventory_hostname"])
         self.hosts = len(variables.get("ansible_play_hosts_all") or [self.name])
         self.place = str(action._task.get_path())
-        loaders = action._shared_loader_obj
-        module = request.module
-        collections = action._task.collections
-        found = loaders.module_loader.find_plugin_with_context(module, collection_list=collections)
-        own = found.action_plugin if found.resolved else None
-        if not own and loaders.action_loader.has_plugin(module, collection_list=collections):
-            own = module
-        if not own and not found.resolved:
-            raise UsageError(f"module: there is no module {module}. Nothing was touched")
-        self._handler = own or "ansible.legacy.normal"
-        self._collections = collections if own else None
-        kind = loaders.action_loader.get(self._handler, class_only=True, collection_list=self._collections)
-        if module.rpartition(".")[2] in _NO_OPERATION or getattr(kind, "BYPASS_HOST_LOOP", False):
-            raise UsageError(f"module: {module} does nothing on a host that could be repeated. Nothing was touched")
+        if request.tasks:
+            self._tasks = Tasks.of_file(action, variables, request.tasks)
+        else:
+            self._tasks = Tasks.of_module(action, variables, request.module, request.args)
+        self.digest = self._tasks.digest
 
     def run(self, token: str) -> dict[str, object]:
-        """The result of one attempt. Raises AnsibleConnectionFailure."""
-        task = self.action._task.copy()
-        task.action, task.args = self.request.module, dict(self.request.args)
-        task.environment = [*(task.environment or []), {operations.VARIABLE: token}]
-        handler = self._made(self._handler, task, self._collections)
-        try:
-            return dict(handler.run(task_vars=self.variables))
-        except AnsibleAction as error:
-            return {"failed": True, "msg": str(error), **(error.result or {})}
-        finally:
-            handler.cleanup(force=True)
+        """The result of one attempt; without a token, that of check mode."""
+        pulse = Pulse(self, token)
+        return self._tasks.run({operations.VARIABLE: token}, pulse.beat if token else lambda: None)
 
     def host(self) -> Host:
         """The host, for calls of our own. Their arguments do not go into its log."""
         task = self.action._task.copy()
         task.no_log = True
         return Host(self.name, self._made("ansible.legacy.normal", task, None), self.variables)
+
+    def ask(self, phase: str, values: Mapping[str, object], verify: Sequence[Mapping[str, object]]) -> Answer:
+        """The answer of the host to a phase of its module. Raises AnsibleConnectionFailure."""
+        host, request = self.host(), self.request
+        how = {"module": request.name, "verify": [*verify], "store": request.store}
+        try:
+            return dict(host.module("ft_repeat", id=request.id, _phase=phase, _values=dict(values), **how))
+        finally:
+            host.close()
 
     def reconnect(self) -> None:
         """Drop a connection that may be dead."""
@@ -290,6 +284,28 @@ class Operation:
             collection_list=collections,
         )
         return handler
+
+
+class Pulse:
+    """Tells the host that an attempt goes on, so that no other run takes it for one that was cut off between two
+    tasks. It lives in the process of the attempt."""
+
+    def __init__(self, operation: Operation, token: str) -> None:
+        self.operation, self.token = operation, token
+        self.run, self.told = os.getppid(), -math.inf
+
+    def beat(self) -> None:
+        """Raises AnsibleError where the attempt must not go on."""
+        if os.getppid() != self.run:
+            raise AnsibleError("the run has ended, and no further task is begun")
+        while (now := time.monotonic()) - self.told >= _PULSE:
+            told = operated(self.operation.ask("go_on", {"token": self.token}, ()))
+            if told.get("error") == "Busy":
+                time.sleep(1)
+                continue
+            if told.get("failed") or told["answer"] != operations.BEGUN:
+                raise AnsibleError(str(told.get("why") or told.get("msg")))
+            self.told = now
 
 
 @dataclass
@@ -373,13 +389,18 @@ class Repetition:
 
     def _asked(self, restored: int) -> dict[str, object]:
         request = self.request
-        return {"request": request.digest, "kind": request.kind, "restore": request.restore, "restored": restored}
+        return {
+            "request": self.operation.digest,
+            "kind": request.kind,
+            "restore": request.restore,
+            "restored": restored,
+        }
 
     def _end(self) -> Answer:
         result = self._result
         said = "failed" if result is None or result.get("failed") else "ok"
-        stored = "" if result is None or self.operation.secret else json.dumps(_stored(result), default=str)
-        values = {"token": self._told.get("token"), "said": said, "result": stored}
+        text = "" if result is None or self.operation.secret else json.dumps(stored(result), default=str)
+        values = {"token": self._told.get("token"), "said": said, "result": text}
         return self._ask("end", values, waiting=said == "ok")
 
     def _restore(self) -> Answer:
@@ -399,22 +420,7 @@ class Repetition:
         how = self.verification.values(self.request, waiting)
 
         def work() -> Answer:
-            host = self.operation.host()
-            request, own = self.request, self.verification.own
-            try:
-                return dict(
-                    host.module(
-                        "ft_repeat",
-                        id=request.id,
-                        module=request.module,
-                        verify=own,
-                        store=request.store,
-                        _phase=phase,
-                        _values={**how, **values},
-                    )
-                )
-            finally:
-                host.close()
+            return self.operation.ask(phase, {**how, **values}, self.verification.own)
 
         return operated(self._at_once(work, self.verification.limit))
 
@@ -428,12 +434,10 @@ class Repetition:
         """The result of check mode: what the host would answer, and what the module of the operation predicts."""
         event = self._called(_repeat.Action(_repeat.BEGIN))
         if event.kind in (_repeat.BEGUN, _repeat.TO_RESTORE):
-            try:
-                self._result = self.operation.run("")
-            except AnsibleConnectionFailure as error:
-                return self._not_done(_repeat.UNREACHABLE, str(error))
-            # A module that does not support check mode is skipped by Ansible, and would be run.
-            self._changed = bool(self._result.get("changed") or self._result.get("skipped"))
+            self._result = result = self.operation.run("")
+            if result.get("unreachable"):
+                return self._not_done(_repeat.UNREACHABLE, words(str(result.get("msg") or "")))
+            self._changed = bool(result.get("changed"))
             return {**self._keys(""), "changed": self._changed, "planned": [self._step()]}
         if event.kind == _repeat.VERIFIED:
             return self._done()
@@ -467,7 +471,7 @@ class Repetition:
         return {**self._keys(outcome), **more, "left": [f"{request.id}: {outcome}"]}
 
     def _step(self) -> dict[str, str]:
-        return {"resource": "operation", "action": self.request.module, "target": self.request.id}
+        return {"resource": "operation", "action": self.request.name, "target": self.request.id}
 
     def _keys(self, outcome: str) -> Answer:
         """The keys that stand in every result."""
@@ -478,20 +482,16 @@ class Repetition:
             "changed": self._changed,
             "attempts": self.attempts,
             "waited": round(self.waited, 3),
-            "result": _stored(result),
+            "result": stored(result),
             "verification": {"state": told.get("verification"), "observations": told.get("observations") or []},
             "planned": [self._step()] if self.attempts else [],
-            "done": [f"attempt {one['number']} of {self.request.module}: {one['said']}" for one in self.attempts],
+            "done": [f"attempt {one['number']} of {self.request.name}: {one['said']}" for one in self.attempts],
         }
         if isinstance(result.get("warnings"), list):
             found["warnings"] = [str(one) for one in result["warnings"] if isinstance(one, str)]
         if result.get("diff") and self.operation.action._task.diff:
             found["diff"] = result["diff"]
         return found
-
-
-def _stored(result: Mapping[str, Any]) -> Answer:
-    return {key: value for key, value in result.items() if key not in _NOT_STORED and not key.startswith("_ansible_")}
 
 
 def _message(result: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: ft_repeat
 short_description: Repeat an operation until it is verified, and never more often than it may be
 description:
-  - Runs any module as an operation until the operation's own verification passes. C(until) and C(retries) of a task
-    know only what the module says. Here probes measure the effect, and decide.
+  - Runs any module, or a file of tasks, as an operation until the operation's own verification passes. C(until) and
+    C(retries) of a task know only what the module says. Here probes measure the effect, and decide.
   - Verification comes first. Where it passes already, the operation is not run, and the result of the earlier run is
     returned if there was one. So the probes must measure the effect of the operation, and fail before it.
   - The host keeps a journal of operations by O(id). An attempt is on disk there before it begins. Where the controller
@@ -17,8 +17,8 @@ description:
     no process of that attempt runs any more and verification has told whether it took effect.
   - Fails where the operation is not verified in time, and names the reason in RV(outcome). An unreachable host fails as
     well, so that C(rescue) runs for it.
-  - The operation runs with the connection, privileges and environment of this task. C(module_defaults) do not count
-    for it. Several steps that belong together are one script, or several operations with an O(id) each.
+  - The operation runs with the connection, privileges and environment of this task, and C(module_defaults) count for it
+    as for any task.
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -35,13 +35,23 @@ options:
     required: true
   module:
     description:
-      - The module that is run, by its full name. Modules with an action plugin are run by it, as in a task.
+      - The module that is run, by its full name. Modules with an action plugin are run by it, as in a task. Either this
+        or O(tasks) is needed.
     type: str
-    required: true
   args:
     description:
-      - Its arguments.
+      - The arguments of O(module).
     type: dict
+  tasks:
+    description:
+      - A YAML file of tasks that are the operation, up to 100 of them. It is found as C(include_tasks) finds it, in the
+        C(tasks) of a role, or beside the playbook. It is read and checked before anything is touched.
+      - The tasks run in order. The first that fails ends the attempt, and the next attempt begins from the first task.
+        Each task sees what those before it have registered, and facts that they have set. The play does not.
+      - A task can have C(name), C(args), C(when), C(loop), C(loop_control), C(register), C(vars), C(environment),
+        C(become) and its like, C(no_log), C(changed_when), C(failed_when), C(ignore_errors), C(check_mode), C(diff),
+        C(module_defaults) and C(collections). All other keywords, blocks, handlers, includes and C(meta) are refused.
+    type: str
   class:
     description:
       - V(idempotent) may be carried out again at any time.
@@ -130,10 +140,12 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Measures the verification. Where the operation would run, its module runs in check mode.
+    description:
+      - Measures the verification. Where the operation would run, its tasks run in check mode, and one that does not
+        support that is named in a warning.
   diff_mode:
     support: full
-    description: Shows the difference that the module of the last attempt shows.
+    description: Shows the differences that the tasks of the last attempt show.
   idempotent:
     support: full
     description: What is verified is not run again.
@@ -149,6 +161,33 @@ EXAMPLES = r"""
       - command: {argv: [/opt/app/migrate, --check, "42"]}
     attempts: 5
     deadline: 10m
+
+- name: Call a function until it has succeeded
+  evenkeel.fault_tolerance.ft_repeat:
+    id: join-cluster
+    module: ansible.builtin.shell
+    args:
+      cmd: . /opt/app/functions && join_cluster
+    verify:
+      - command: {argv: [test, -e, /opt/app/joined]}
+    deadline: 5m
+
+# upgrade.yml:
+#   - name: Write the configuration
+#     ansible.builtin.copy: {dest: /opt/app/config, content: "version: {{ version }}", mode: "0644"}
+#   - name: Unpack
+#     ansible.builtin.command: {argv: [/opt/app/unpack, "{{ version }}"]}
+#     register: unpacked
+#   - name: Start
+#     ansible.builtin.command: {argv: [/opt/app/start, "{{ unpacked.stdout }}"]}
+- name: Upgrade in several tasks, from the first one each time
+  evenkeel.fault_tolerance.ft_repeat:
+    id: upgrade-42
+    tasks: upgrade.yml
+    verify:
+      - command: {argv: [grep, -qx, "42", /opt/app/running]}
+  vars:
+    version: "42"
 
 - name: Enrol this host, once, and believe two looks of three
   evenkeel.fault_tolerance.ft_repeat:
@@ -212,6 +251,9 @@ result:
   description:
     - The result of the module, of the last attempt. Where the operation was verified before, the result of the attempt
       that was. The journal keeps none under C(no_log), and none that is longer than 64 KiB; it is empty then.
+    - Of O(tasks) it is the result of the last task that was not skipped, with those of all tasks in C(results). Each
+      tells its C(task). Once all together are longer than 32 KiB, only the outcome of each further one is kept, and
+      C(shortened) is set.
   returned: unless it was refused
   type: dict
   sample: {"changed": true, "rc": 0, "stdout": "migrated to 42"}

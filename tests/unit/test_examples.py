@@ -11,6 +11,7 @@ comment ``<!-- not run: why -->`` above it; whoever adds a reason names the test
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import re
 import shlex
@@ -91,10 +92,20 @@ def blocks(language: str) -> Iterator[Block]:
 
 def examples(module: Path) -> list[dict[str, Any]]:
     """The tasks of its EXAMPLES."""
+    tasks: list[dict[str, Any]] = yaml.safe_load(_examples(module))
+    return tasks
+
+
+def files(module: Path) -> Iterator[tuple[str, str]]:
+    """The files that its EXAMPLES show in comments: (name, content), on the directory of a host."""
+    for name, lines in re.findall(r"^# (\S+\.yml):\n((?:#   .*\n)+)", _examples(module), re.MULTILINE):
+        yield name, json.dumps(yaml.safe_load(lines.replace("#   ", ""))).replace("/opt/", "{{ base }}/opt/")
+
+
+def _examples(module: Path) -> str:
     found = re.search(r'^EXAMPLES = r"""\n(.*?)"""', module.read_text(), re.MULTILINE | re.DOTALL)
     assert found, f"{module.name} has no EXAMPLES"
-    tasks: list[dict[str, Any]] = yaml.safe_load(found[1])
-    return tasks
+    return found[1]
 
 
 # -- arguments
@@ -245,6 +256,8 @@ def test_examples_of_modules_run(tmp_path: Path, port: int) -> None:
             (tmp_path / host / name).write_text("first\n")
     tasks, names = [], set()
     for path in MODULES:
+        for name, content in files(path):
+            (tmp_path / name).write_text(content)
         for task in examples(path):
             names.add(task["name"])
             if task["name"] not in NOT_RUN:
@@ -258,6 +271,30 @@ def test_examples_of_modules_run(tmp_path: Path, port: int) -> None:
     assert [name for name, _word in ran] == [task["name"] for task in tasks]
     # Nothing is in doubt here; test_doubt.py accepts what is.
     assert [name for name, word in ran if word == "skipping"] == ["ft_accept: I have looked, and mended it by hand"]
+
+
+def test_operations_of_the_examples_are_repeated_until_they_have_succeeded(tmp_path: Path) -> None:
+    """For good, with programs that succeed at the third call."""
+    app = tmp_path / "web1/opt/app"
+    app.mkdir(parents=True)
+    third = f"echo . >> {app}/$0-calls; [ $(wc -l < {app}/$0-calls) -gt 2 ] &&"
+    (app / "functions").write_text(f"join_cluster() {{ {third} touch {app}/joined; }}\n".replace("$0", "join"))
+    (app / "unpack").write_text('#!/bin/sh\necho "$1"\n')
+    (app / "start").write_text(f"#!/bin/sh\n{third} echo $1 > {app}/running\n".replace("$0", "start"))
+    for name in ("unpack", "start"):
+        (app / name).chmod(0o755)
+    (module,) = (path for path in MODULES if path.stem == "ft_repeat")
+    for name, content in files(module):
+        (tmp_path / name).write_text(content)
+    wanted = ("Call a function until it has succeeded", "Upgrade in several tasks, from the first one each time")
+    shown = [task for task in examples(module) if task["name"] in wanted]
+    tasks = json.loads(json.dumps(shown).replace("/opt/", "{{ base }}/opt/"))
+    for task in tasks:
+        task[f"{FQCN}.ft_repeat"] |= {"store": "{{ evenkeel_store }}", "backoff": "0.1s", "verify_within": "0s"}
+    said = run(tmp_path, [{"hosts": "web1", "gather_facts": False, "tasks": tasks}])
+    assert said.count("changed: [web1]") == len(wanted)
+    assert [len((app / f"{name}-calls").read_text().split()) for name in ("join", "start")] == [3, 3]
+    assert (app / "config").read_text() == "version: 42" and (app / "joined").exists()
 
 
 def digits(number: str) -> int:

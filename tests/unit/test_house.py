@@ -76,6 +76,7 @@ CALLED_FROM_OUTSIDE = {
     "filters",
     "on_broken_pipe",
     "redirect_request",
+    "send_callback",
     "ActionModule",
     "CallbackModule",
     "FilterModule",

@@ -10,7 +10,8 @@ from .._results import Operated
 
 ARGUMENTS: Options = {
     "id": {"type": "str", "required": True},
-    "module": {"type": "str", "required": True},
+    "module": {"type": "str"},
+    "tasks": {"type": "str"},
     "args": {"type": "dict"},
     "verify": {**probes.OPTION, "required": True},
     "class": {"type": "str", "choices": ["idempotent", "compensatable", "once"], "default": "idempotent"},

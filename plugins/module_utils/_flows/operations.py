@@ -55,6 +55,7 @@ VARIABLE = "EVENKEEL_OPERATION"
 SETTLING = 10.0
 # The largest result that is stored, in characters of JSON, and the number of records that are kept.
 _LONGEST_RESULT, _MOST = 1 << 16, 1000
+_TAKEN_OVER = "another run has begun an attempt of this operation since"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,119}")
 
 
@@ -170,7 +171,7 @@ def _while_open(record: Record, asked: Asked, seen: Seen) -> Decision | None:
 def concluded(record: Record | None, token: str, said: str, seen: Seen, result: Any) -> Decision:
     """Decide how the attempt with this token ended. ``said``: the operation's own word, ``ok`` or ``failed``."""
     if record is None or not token or record.token != token:
-        return Decision(REFUSED, "another run has begun an attempt of this operation since", record)
+        return Decision(REFUSED, _TAKEN_OVER, record)
     if seen.state == PASS or (record.state == VERIFIED and record.kind == ONCE):
         return Decision(VERIFIED, seen.why, replace(record, state=VERIFIED, said=said, result=result))
     known = replace(record, state=OPEN, said=said)
@@ -346,6 +347,20 @@ def begin(journal: Journal, asked: Asked, how: Verification, check_mode: bool = 
     return _operated(decision, state, observations)
 
 
+def go_on(journal: Journal, token: str) -> Operated:
+    """Before a further task of the attempt with this token: let other runs wait for it as from its beginning, or say
+    that another run has taken it over."""
+    store = journal.store
+    with store.locked():
+        record = journal.read()
+        if record is None or not token or record.token != token:
+            return _operated(Decision(REFUSED, _TAKEN_OVER, record), UNKNOWN, [])
+        if record.state != VERIFIED:
+            begun = replace(record, state=OPEN, began=store.system.monotonic(), boot=store.system.boot_id())
+            record = journal.write(begun)
+    return _operated(Decision(BEGUN, "", record), UNKNOWN, [])
+
+
 def end(journal: Journal, token: str, said: str, how: Verification, result: str) -> Operated:
     """Record the end of an attempt. ``result``: the operation's result as JSON, stored once it is verified."""
     store = journal.store
@@ -362,12 +377,14 @@ def end(journal: Journal, token: str, said: str, how: Verification, result: str)
 def work(store: Store, params: Mapping[str, Any], check_mode: bool) -> Operated:
     """A call of ``ft_repeat`` on the host. Raises UsageError where no controller has made it."""
     phase, values = params["_phase"], params["_values"] or {}
-    if phase not in ("begin", "look", "end"):
+    if phase not in ("begin", "look", "go_on", "end"):
         raise UsageError(
             "only the controller can repeat an operation, and nothing was done: call this by its full name,"
             " evenkeel.fault_tolerance.ft_repeat, from a playbook"
         )
     journal = Journal(store, params["id"])
+    if phase == "go_on":
+        return go_on(journal, values["token"])
     how = Verification(
         params["verify"],
         Times(*values["times"]),

@@ -36,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
     begin,
     concluded,
     end,
+    go_on,
     may_begin,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import FAIL, PASS, UNKNOWN
@@ -305,3 +306,26 @@ def test_old_records_go_but_none_of_what_happens_once_or_is_open(store: Store, m
     for number in range(9):
         begin(Journal(store, f"n{number}"), asked(), told(PASS))
     assert sorted(os.listdir(store.join("operations"))) == ["n6", "n7", "n8", "once", "open"]
+
+
+def test_an_attempt_of_several_tasks_goes_on_unless_another_run_has_taken_it_over(journal: Journal) -> None:
+    """Other runs wait for it as from its beginning, also after a boot between two tasks."""
+    token = begin(journal, asked(ONCE), told(FAIL)).token
+    record = journal.read()
+    assert record is not None
+    journal.write(replace(record, began=record.began - 100, boot="another"))
+    assert go_on(journal, token).answer == BEGUN
+    after = begin(journal, asked(ONCE), told(FAIL))
+    assert after.answer == RUNNING and after.after > 5
+    journal.write(replace(record, began=record.began - 100))
+    assert begin(journal, asked(ONCE), told(FAIL)).answer == BEGUN
+    refused = go_on(journal, token)
+    assert refused.answer == REFUSED and refused.token == "" and "another run has begun" in refused.why
+    assert go_on(Journal(journal.store, "none"), token).answer == REFUSED
+
+
+def test_what_is_verified_while_its_tasks_go_on_stays_verified(journal: Journal) -> None:
+    token = begin(journal, asked(), told(FAIL)).token
+    assert begin(journal, asked(), told(PASS)).answer == VERIFIED
+    record = journal.read()
+    assert go_on(journal, token).answer == BEGUN and journal.read() == record
