@@ -89,7 +89,7 @@ class Restart(PlaybookCommand):
         if task == "ft_roll":
             for number, wave in enumerate(roll.waves(plan), 1):
                 caller.report(Progress(Kind.NOTE, f"wave {number}: {', '.join(wave)}"))
-            for note in roll.notes(plan):
+            for note in () if self._plan_only else roll.notes(plan):
                 caller.report(Progress(Kind.NOTE, note))
         elif task == "ft_restart" and (result := record.of(host, task)) is not None:
             well = result.status == "ok"
@@ -102,7 +102,8 @@ class Restart(PlaybookCommand):
         found = super().rows(record, hosts, stopped)
         for host in hosts:
             if host in skipped:
-                found[host] = {"state": "ok", "msg": "", "changed": False, "done": [f"not restarted: {skipped[host]}"]}
+                said = [f"not restarted: {skipped[host]}"]
+                found[host] = {"state": "ok", "msg": "", "changed": False, "idle": True, "done": said}
             elif self._plan_only and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
         return found

@@ -197,7 +197,7 @@ def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False
 
     warn_of_left: warn of ``left`` on hosts that did well.
     """
-    ok = sum(1 for row in result.hosts.values() if row["state"] == "ok")
+    ok = sum(1 for row in result.hosts.values() if row["state"] == "ok" and not row.get("idle"))
     words = {Exit.DONE: "DONE", Exit.USAGE: "STOPPED", Exit.FAILED: "FAILED", Exit.REFUSED: "REFUSED"}
     start = words.get(result.exit_code, "IN DOUBT")
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
