@@ -2,10 +2,11 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a transaction costs: wall time of ``evenkeel change`` against plain ``ansible-playbook`` of the same playbook.
+"""What a transaction costs: wall time of ``evenkeel change`` against plain ``ansible-playbook`` of the same playbook,
+and of ``evenkeel restart`` against a play that restarts the service.
 
-Twenty lab hosts, ten tasks, one wave, both with the same configuration, in turn, so that a machine that gets slower
-slows both. Quote the ratio, not the seconds.
+Twenty lab hosts, one wave, ten tasks or one restart, both with the same configuration, in turn, so that a machine that
+gets slower slows both. Quote the ratio, not the seconds.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ PLAYBOOK = """
     - ansible.builtin.slurp: {src: /srv/www/index.html}
     - ansible.builtin.systemd_service: {name: nginx, state: reloaded}
 """
+RESTART = """
+- hosts: web
+  gather_facts: false
+  tasks: [{ansible.builtin.systemd_service: {name: nginx, state: restarted}}]
+"""
 
 
 def seconds(argv: list[str], home: Path) -> float:
@@ -55,6 +61,26 @@ def seconds(argv: list[str], home: Path) -> float:
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return took
+
+
+def compare(what: str, name: str, words: tuple[list[str], list[str]], home: Path, runs: int) -> None:
+    """Run both in turn, and print the ratio."""
+    plain, ours = words
+    # Once each, not counted: caches, SSH masters, the agent on the hosts.
+    seconds([*plain, "-e", "number=0"], home)
+    seconds([*ours, "-e", "number=0.5"], home)
+    pairs = []
+    for run in range(1, runs + 1):
+        one = seconds([*plain, "-e", f"number={run}"], home)
+        other = seconds([*ours, "-e", f"number={run}.5"], home)
+        pairs.append((one, other))
+        print(f"run {run}: plain {one:5.1f} s   {name} {other:5.1f} s   ratio {other / one:.2f}", flush=True)
+    ratios = [other / one for one, other in pairs]
+    print(
+        f"{what}: plain {statistics.median(one for one, _ in pairs):.1f} s, "
+        f"{name} {statistics.median(other for _, other in pairs):.1f} s, "
+        f"ratio {statistics.median(ratios):.2f} (median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f})"
+    )
 
 
 def main() -> int:
@@ -68,24 +94,14 @@ def main() -> int:
         (home / "inventory" / "hosts.yml").write_text(lab.inventory.read_text())
         (home / "inventory" / "group_vars" / "all.yml").write_text(VARIABLES)
         (home / "site.yml").write_text(PLAYBOOK)
-        bin_folder = Path(sys.executable).parent
-        plain = [str(bin_folder / "ansible-playbook"), "site.yml", "-i", "inventory"]
-        ours = [sys.executable, "-m", "evenkeel.cli", "change", "site.yml", "-i", "inventory", "--waves", "100%"]
-        # Once each, not counted: caches, SSH masters, the agent on the hosts.
-        seconds([*plain, "-e", "number=0"], home)
-        seconds([*ours, "-e", "number=0.5"], home)
-        pairs = []
-        for run in range(1, args.runs + 1):
-            one = seconds([*plain, "-e", f"number={run}"], home)
-            other = seconds([*ours, "-e", f"number={run}.5"], home)
-            pairs.append((one, other))
-            print(f"run {run}: plain {one:5.1f} s   change {other:5.1f} s   ratio {other / one:.2f}", flush=True)
-    ratios = [other / one for one, other in pairs]
-    print(
-        f"{args.hosts} hosts, 10 tasks, one wave: plain {statistics.median(one for one, _ in pairs):.1f} s, "
-        f"change {statistics.median(other for _, other in pairs):.1f} s, "
-        f"ratio {statistics.median(ratios):.2f} (median of {len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f})"
-    )
+        (home / "restart.yml").write_text(RESTART)
+        plain = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventory"]
+        ours = [sys.executable, "-m", "evenkeel.cli"]
+        more = ["-i", "inventory", "--waves", "100%"]
+        changes = ([*plain, "site.yml"], [*ours, "change", "site.yml", *more])
+        restarts = ([*plain, "restart.yml"], [*ours, "restart", "nginx", *more, "--limit", "web"])
+        compare(f"{args.hosts} hosts, 10 tasks, one wave", "change", changes, home, args.runs)
+        compare(f"{args.hosts} hosts, one restart, one wave", "restart", restarts, home, args.runs)
     return 0
 
 
