@@ -230,6 +230,7 @@ class Tasks:
                 answer = TaskExecutor(**passed).run()
                 answer.finalize_registered_values()
             result = dict(answer.as_result_dict())
+            result["_ansible_no_log"] = any(one.no_log for one in (answer, *(answer.loop_results or ())))
             registered, ignored = answer.registered_values or {}, answer.ignore_errors
         if queue.items and "results" not in result:
             result["changed"] = True  # It was stopped between two items, for all that is known after a change.

@@ -196,6 +196,17 @@ def test_a_lost_answer_is_settled_by_verification(fleet: Fleet, remote: Path) ->
     assert [one["said"] for one in result["attempts"]] == ["no answer"] and calls(fleet) == 1
 
 
+def test_a_lost_answer_in_the_middle_of_a_file_begins_it_again(fleet: Fleet, remote: Path) -> None:
+    lose = f"[ -e {remote}/lost ] || touch {remote}/lost {remote}/lose"
+    commands = ["echo a >> {{ base }}/calls", f"echo b >> {{{{ base }}}}/calls; {lose}", "touch {{ base }}/effect"]
+    (fleet.home / "op.yml").write_text(json.dumps([{"ansible.builtin.shell": command} for command in commands]))
+    task = {REPEAT: {key: value for key, value in repeat("")[REPEAT].items() if key not in ("module", "args")}}
+    task[REPEAT]["tasks"] = "op.yml"
+    result = only(fleet.play([task], "h1"))
+    assert result["outcome"] == "verified" and [one["said"] for one in result["attempts"]] == ["no answer", "ok"]
+    assert (fleet.directory("h1") / "calls").read_text().split() == ["a", "b", "a", "b"]
+
+
 def test_an_unreachable_host_is_tried_again_and_fails_so_that_rescue_runs(fleet: Fleet, remote: Path) -> None:
     (remote / "away").touch()
     task = repeat("true", unreachable_attempts=2)
