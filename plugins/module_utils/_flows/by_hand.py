@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 
 from .._deadman import changes, outside
 from .._errors import Refused, UsageError
-from .._host import logins
+from .._host import logins, processes
 from .._host.text import sentence
 from .._store.store import LATEST, Store
 from . import footprints, status
@@ -149,14 +149,6 @@ def print_end(store: Store, checkpoint: str, done: Sequence[object], left: list[
         say(line)
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> AbstractContextManager[None]:
     """Go on although the terminal is lost or somebody presses Ctrl-C: a rollback is carried out as a whole."""
-    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
-    # A handler, unlike SIG_IGN, is not inherited by the services that are started.
-    before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return processes.undisturbed(signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)

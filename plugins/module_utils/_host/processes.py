@@ -7,6 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -108,3 +111,18 @@ def send_signal(pid: int, started: int, number: int) -> bool:
         if fd >= 0:
             os.close(fd)
     return True
+
+
+@contextmanager
+def undisturbed(*numbers: int) -> Iterator[None]:
+    """Take no notice of these signals meanwhile. Only the main thread can; another one does without."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler, unlike SIG_IGN, is not inherited by the services that are started.
+    before = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

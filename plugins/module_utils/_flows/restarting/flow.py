@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from ..._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
 from ..._health.probe import PASS, Probe
 from ..._health.wait import wait
+from ..._host.processes import undisturbed
 from ..._host.system import System
 from ..._results import OpenRestart, Restarted, Result
 from ..._services.owed import owed
@@ -216,11 +218,13 @@ class Flow:
             made = replace(record.of_this_process(made, self.system), at=self.system.now())
             record.write(self.store, made)
         good = False
-        try:
-            result = job.carry_out()
-            good = True
-        finally:
-            self._conclude(token, good, job.tried)
+        # Where the login has a terminal and the connection is lost, a service must not stay down half-way.
+        with undisturbed(signal.SIGHUP):
+            try:
+                result = job.carry_out()
+                good = True
+            finally:
+                self._conclude(token, good, job.tried)
         return result
 
     def _conclude(self, token: str, good: bool, tried: Sequence[Tried]) -> None:

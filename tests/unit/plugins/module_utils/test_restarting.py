@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,21 @@ def test_a_kill_in_the_act_leaves_a_record_that_the_next_run_takes_over(store: S
     assert (told["stage"], told["running"]) == (ACTING, False)
     answer = phase(store, "begin")
     assert (answer["earlier"]["stage"], answer["restart"]["drained"]) == (ACTING, [PLACE])
+
+
+def test_a_lost_terminal_does_not_cut_the_act_off(store: Store, host: Machine) -> None:
+    run = host.run
+
+    def hung_up(argv: Any, timeout: float) -> Any:
+        if "restart" in argv:
+            os.kill(os.getpid(), signal.SIGHUP)
+        return run(argv, timeout)
+
+    host.run = hung_up  # type: ignore[method-assign]
+    store = Store(store.root, host.system())
+    phase(store, "act", {"token": begin(store)})
+    assert phase(store, "look")["restart"]["stage"] == ACTED
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("good", [True, False])
