@@ -64,6 +64,8 @@ def seen(answer: Mapping[str, Any]) -> Seen:
 
 
 def _seen(answer: Mapping[str, Any]) -> Seen:
+    if answer["refusal"]:
+        return Seen(words(str(answer["refusal"]), 1000), wrong=True)
     under_way, finished, history = answer["restart"], answer["finished"], answer["history"] or {}
     owed = answer.get("owed") or []
     above = [f"{_LEVELS.get(one['level'], '')} ({words('; '.join(one['why']), 200)})" for one in owed]

@@ -15,6 +15,7 @@ import pytest
 
 from .conftest import Fleet, _exec
 
+pytestmark = pytest.mark.long
 SERVERS, BALANCER, CLIENT = ("web1", "web2"), "web3", "web4"
 SET_UP = """
 set -e

@@ -56,7 +56,7 @@ class Host:
         if name == "look":
             roll, hosts = self.history[-1] if self.history else ("", 0)
             done = {"roll": roll, "at": float(world.clock), "hosts": hosts} if roll else None
-            return {**self.state(), "finished": done, "history": {}, "leads": None, "boot": str(self.acts)}
+            return {**self.state(), "refusal": "", "finished": done, "history": {}, "leads": None}
         if name == "begin":
             before = self.record
             self.generation += 1

@@ -13,6 +13,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _g
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._roll import Finished, Question, Seen, plan
 
 WELL = Seen()
+ANSWER: dict[str, Any] = {"refusal": "", "restart": None, "finished": None, "history": None, "leads": None}
 
 
 def question(hosts: dict[str, Seen], *sizes: str, **more: Any) -> Question:
@@ -50,7 +51,8 @@ def test_waves_stay_within_a_failure_domain() -> None:
         (_roll.seen({"unreachable": True, "msg": "timed out"}), "unreachable: timed out"),
         (_roll.seen({"failed": True, "msg": "there is no unit x"}), "there is no unit x"),
         (_roll.seen({}), "its answer cannot be read"),
-        (_roll.seen({"restart": 3, "finished": None, "history": {}, "leads": None}), "its answer cannot be read"),
+        (_roll.seen({**ANSWER, "restart": 3}), "its answer cannot be read"),
+        (_roll.seen({**ANSWER, "refusal": "there is no unit ngnix.service"}), "there is no unit ngnix.service"),
         (Seen(left="a restart is under way", running=True), "it still runs"),
     ],
 )
@@ -72,15 +74,7 @@ def test_a_request_that_is_wrong_everywhere_is_a_fault_of_the_request() -> None:
 
 
 def test_only_what_is_owed() -> None:
-    reboot = _roll.seen(
-        {
-            "restart": None,
-            "finished": None,
-            "history": None,
-            "leads": None,
-            "owed": [{"level": "reboot", "unit": "", "why": ["kernel 6.1.0-30 is installed"]}],
-        }
-    )
+    reboot = _roll.seen({**ANSWER, "owed": [{"level": "reboot", "unit": "", "why": ["kernel 6.1.0-30 is installed"]}]})
     made = plan(question({"a": WELL, "b": Seen(owed=["nginx.service"]), "c": reboot}, owed=True))
     assert made.order == ["b"] and made.skipped["a"] == "nothing is owed"
     assert made.skipped["c"] == "nothing is owed but a reboot (kernel 6.1.0-30 is installed)"
