@@ -24,6 +24,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
 
 # Seconds between two questions to a host that boots.
 _PAUSE = 2.0
+# The number of places that a message names.
+_SHOWN = 20
 # The way to restart a host that a ladder can end with.
 REBOOT = "reboot"
 
@@ -154,10 +156,10 @@ class Steps:
         A record is the word of the host: it names balancers and commands, and only declared ones are used.
         """
         strange: list[Mapping[str, Any]] = []
-        for one in (begun.get("earlier") or {}).get("drained") or []:
+        for one in _drained_of(begun.get("earlier")):
             try:
-                place = Place.read({key: value for key, value in dict(one).items() if key != "words"})
-            except (Damaged, TypeError, ValueError):
+                place = Place.read({key: value for key, value in one.items() if key != "words"})
+            except Damaged:
                 strange.append(one)
                 continue
             ours, _others = known([place], self.wanted.places)
@@ -169,7 +171,7 @@ class Steps:
         """Refuse: the host is drained at places that nobody declares now, so nobody would make it ready there."""
         kept = [*strange, *(_recorded(place) for place in self._drained)]
         self.ask("drained", token=self._token, drained=kept)
-        where = ", ".join(words(str(one.get("words") or one.get("host"))) for one in strange)
+        where = ", ".join(words(str(one.get("words") or one.get("host"))) for one in strange[:_SHOWN])
         said = (
             f"an earlier restart has drained {self.wanted.host} at {where}, which is not declared as it was then."
             " Nothing was restarted: declare it (drain) and run again, or make the host ready there by hand and"
@@ -195,7 +197,8 @@ class Steps:
 
     def _booted(self, booting: Answer) -> Answer:
         """Wait until the host has booted, and prove it."""
-        end, before = self.now() + self.wanted.within, (booting.get("restart") or {}).get("identity")
+        told = booting.get("restart")
+        end, before = self.now() + self.wanted.within, told.get("identity") if isinstance(told, Mapping) else None
         why = "it still runs as before"
         while self.now() < end:
             self.sleep(_PAUSE)
@@ -233,12 +236,19 @@ class Steps:
     def _ended(self, result: Answer, msg: str) -> Answer:
         """The result of the task, with what this half did."""
         left = [f"drained: {place.words}" for place in self._drained]
-        found = {
-            **result,
-            "proved": [*(result.get("proved") or []), *self._proved],
-            "left": [*(result.get("left") or []), *left],
-        }
+        proved = [*_texts(result.get("proved")), *self._proved]
+        found = {**result, "proved": proved, "left": [*_texts(result.get("left")), *left]}
         return {**found, "msg": msg} if msg else found
+
+
+def _drained_of(record: object) -> list[Mapping[str, Any]]:
+    """The places in the record of a host, which may say anything."""
+    told = record.get("drained") if isinstance(record, Mapping) else None
+    return [one if isinstance(one, Mapping) else {"words": str(one)} for one in told] if isinstance(told, list) else []
+
+
+def _texts(told: object) -> list[Any]:
+    return told if isinstance(told, list) else []
 
 
 def _recorded(place: Place) -> Mapping[str, object]:
