@@ -63,6 +63,7 @@ def test_a_library_that_a_change_replaced_is_owed_until_its_service_was_restarte
     (found,) = [one for one in told["hosts"][HOST]["owed"] if one["unit"] == UNIT]
     assert found == {"level": "service", "unit": UNIT, "why": [LIBRARY], "processes": [f"python3[{pid}]"]}
     assert f"owed a restart: {UNIT}" in host.on(HOST, "evenkeel-host status")
-    host.on(HOST, f"systemctl restart {UNIT}")
+    code, said = host.evenkeel("restart", "--owed", "-i", "inventory", "--limit", HOST)
+    assert code == 0 and f"restart {UNIT}" in said
     assert host.eventually(lambda: LIBRARY in host.on(HOST, f"cat /proc/{main(host)}/maps"), 10)
     assert UNIT not in host.on(HOST, "evenkeel-host status")
