@@ -39,7 +39,9 @@ class ActionModule(ProbingAction):
             check_variables(variables)
             values = checked({**ARGUMENTS, "store": STORE}, self._task.args)
             wanted = self._wanted(values, variables)
-            needs_steps = bool(wanted.places) or wanted.boots or REBOOT in (values["ladder"] or ())
+            # The record stays until the service is healthy as seen from outside as well.
+            outside = bool(parted(values["probes"])[1])
+            needs_steps = bool(wanted.places) or wanted.boots or outside or REBOOT in (values["ladder"] or ())
             if self._task.check_mode or not needs_steps:
                 return super().run(tmp, task_vars)
             given = self.arguments(values, variables)

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -18,8 +19,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _r
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
+
+# The variable by which the role drains a host.
+DRAIN = "evenkeel_drain"
 
 
 class ActionModule(ActionBase):
@@ -45,27 +50,56 @@ class ActionModule(ActionBase):
             check_variables(inventory.variables(host))
         sizes = [part for text in params["waves"] for part in str(text).split(",")]
         domain = params["guard_domain"]
-        given = {name: params[name] for name in TARGET if params[name] is not None}
+        _refuse_twice(inventory, hosts)
+        given = {host: _targets(inventory, host, hosts[0], params) for host in hosts}
 
         def look(host: Host) -> Answer:
             store = inventory.store(host.name, params["store"])
-            return host.module("ft_restart", **given, store=store, _phase="look", _values={})
+            return host.module("ft_restart", **given[host.name], store=store, _phase="look", _values={})
 
         told = inventory.each(hosts, look, seconds(params["timeout"], "timeout"))
-        seen = {host: _roll.seen(told[host]) for host in hosts}
+        seen = {host: _roll.seen(told[host], bool(params["last"])) for host in hosts}
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
         plan = _roll.plan(_roll.Question(seen, sizes, domains, bool(params["owed"]), params["resume"]))
         return _result(plan, seen)
 
 
+def _targets(inventory: Inventory, host: str, first: str, params: Mapping[str, Any]) -> dict[str, object]:
+    """What restarts on the host. Ansible templates an argument for the first host of the play alone, so that a variable
+    of ours counts for each host as it is there."""
+    found: dict[str, object] = {}
+    for name, variable in TARGET:
+        value = params[name]
+        if host != first and value is not None and inventory.variable(first, variable) == value:
+            value = inventory.variable(host, variable)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _refuse_twice(inventory: Inventory, hosts: Sequence[str]) -> None:
+    """Raise UsageError where two hosts would be drained at the same place, as by a file that names one server."""
+    whose: dict[str, str] = {}
+    for host in hosts:
+        for place in declared(inventory, inventory.variable(host, DRAIN)):
+            other = whose.setdefault(json.dumps(place.record(), sort_keys=True), host)
+            if other != host:
+                raise UsageError(
+                    f"drain: {place.words} stands for {other} and for {host}: name each host by itself there, as in"
+                    ' server: "{{ inventory_hostname }}"'
+                )
+
+
 def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, object]:
     foreseen = _roll.forecast(plan, seen)
-    reasons = list(plan.reasons)
+    reasons = list(plan.reasons.values())
     error = "UsageError" if plan.wrong else "Refused"
     failed = {"failed": True, "msg": f"{' '.join(reasons)} Nothing was touched.", "error": error} if reasons else {}
     return report(
         {
-            "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": len(seen)},
+            "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": max(1, plan.hosts)},
+            "group": list(seen),
+            "against": dict(plan.reasons),
             "waves": [list(wave) for wave in plan.waves],
             "order": plan.order,
             "left_out": dict(plan.skipped),

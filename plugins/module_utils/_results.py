@@ -251,14 +251,15 @@ class OpenRestart(Result):
     until its end. ``request``: the hash by which this host knows target and mode. ``finished``: the roll and the time
     of the last such restart, if that succeeded; ``history``: the number and the mean seconds of all of them. ``boot``:
     the identity of the boot, where the host itself restarts.
-    ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target. ``refusal``:
-    why it cannot be restarted as asked; empty where it can."""
+    ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target, and
+    ``target`` its name. ``refusal``: why it cannot be restarted as asked; empty where it can."""
 
     token: str = ""
     generation: int = 0
     deferred: bool = False
     earlier: Any = None
     restart: Any = None
+    target: str = ""
     request: str = ""
     finished: Any = None
     history: Any = None

@@ -10,8 +10,7 @@ short_description: Accept a host in doubt as it is
 description:
   - A change that ended in doubt, because not all could be put back, is never forgotten. The host takes no other change
     until M(evenkeel.fault_tolerance.ft_rollback) has put it back, or this module says that it is right as it is now.
-  - It ends a restart that no run has finished as well. Look first whether the host still gets no requests at the places
-    that RV(restart) names.
+  - It ends a restart that no run has finished as well.
   - Changes nothing but the host's memory of it. Does nothing on a host that is not in doubt.
 version_added: 0.2.0
 author:
@@ -23,6 +22,12 @@ options:
     description:
       - Refuse unless the host is still at this generation, so that nothing is accepted that nobody has seen.
     type: int
+  undrained:
+    description:
+      - The host gets requests again at all places at which an unfinished restart has drained it, as somebody has seen.
+        Without this, such a host is refused.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full

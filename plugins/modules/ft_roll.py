@@ -10,11 +10,13 @@ short_description: Plan a rolling restart
 description:
   - Looks at every host of the play, and plans a rolling restart of them. The result tells which hosts are restarted, in
     which waves, and why others are left out. Nothing is restarted, and nothing is written.
-  - Hosts that an earlier run left in the middle of a restart come first, and together, as they are down already. Hosts
-    that lead their group come last, one at a time. All others keep the order of the inventory.
+  - Hosts that an earlier run left in the middle of a restart come first, as they may be down already. Hosts that lead
+    their group come last, one at a time. All others keep the order of the inventory.
   - Fails when a host cannot be asked, when it cannot be restarted as requested, or when another run restarts it now.
   - Runs once for all hosts of the play. The arguments are those of M(evenkeel.fault_tolerance.ft_restart), which is
-    called for each host afterwards.
+    called for each host afterwards. An argument that comes from a variable of the role C(restart), such as
+    C(evenkeel_service), counts for each host as it is set there.
+  - Refuses two hosts whose variable C(evenkeel_drain) names the same place.
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -132,6 +134,16 @@ waves:
   type: list
   elements: list
   sample: [[web1], [web2, web3]]
+group:
+  description: All hosts that were looked at. Their health counts for the roll, unless another group is named.
+  returned: always
+  type: list
+  elements: str
+against:
+  description: The reasons of a refusal by host; under an empty name for all.
+  returned: always
+  type: dict
+  sample: {web2: 'web2: unreachable: timed out. Repair that, or leave the host out, and run again.'}
 order:
   description: All hosts that are restarted, in order.
   returned: always
@@ -215,10 +227,19 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Result
 
-# The options that say what is restarted; they go to every host.
-TARGET = ("name", "process", "container", "owed", "scope", "mode", "ladder", "last")
+# The options that say what is restarted, each with the variable that the role restart takes for it.
+TARGET = (
+    ("name", "evenkeel_service"),
+    ("process", "evenkeel_process"),
+    ("container", "evenkeel_container"),
+    ("owed", "evenkeel_owed"),
+    ("scope", "evenkeel_scope"),
+    ("mode", "evenkeel_mode"),
+    ("ladder", "evenkeel_ladder"),
+    ("last", "evenkeel_last"),
+)
 ARGUMENTS: Options = {
-    **{name: restart.ARGUMENTS[name] for name in TARGET},
+    **{name: restart.ARGUMENTS[name] for name, _variable in TARGET},
     "waves": {"type": "list", "elements": "str", "default": ["1"]},
     "guard_domain": {"type": "str"},
     "resume": {"type": "bool", "default": False},

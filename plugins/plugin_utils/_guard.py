@@ -97,12 +97,21 @@ def _flight(told: Mapping[str, Any]) -> str:
     return "it was interrupted in the middle of a rollback" if told.get("interrupted") else ""
 
 
+# The stage of a restart that no process carries on, in words.
+_STAGES = {
+    "begun": "has begun and was not carried out",
+    "acting": "was not carried to its end",
+    "acted": "is done and was not ended",
+    "failed": "has failed",
+}
+
+
 def in_words(record: Mapping[str, Any]) -> str:
     """The restart that is under way on a host, from its record."""
-    what = f"a restart of {bounded(record['target'], 255)} ({bounded(record['mode'], 20)})"
+    what = f"a restart of {bounded(record['target'], 255)} ({bounded(record['mode'], 100)})"
     places = [bounded(str(one.get("words") or one.get("host")), 200) for one in list(record["drained"] or [])[:20]]
-    since = f"is under way since {clock(float(record['at']))}"
-    return f"{what} {since}" + (f", drained at {', '.join(places)}" if places else "")
+    how = "is under way" if record["running"] else _STAGES.get(record["stage"], "is open")
+    return f"{what} {how} since {clock(float(record['at']))}" + (f", drained at {', '.join(places)}" if places else "")
 
 
 def clock(at: float) -> str:
@@ -239,6 +248,8 @@ def _about_max_unavailable(question: Question) -> Iterator[str]:
     allowed = hosts_of_budget(question.max_unavailable, len(question.group), "max_unavailable", round_up=False)
     # An unreachable host may be in flight: its flight is None, and no empty text.
     also = [name for name in question.everyone if name not in question.wave and question.hosts[name].flight != ""]
+    if question.restart and all(question.hosts[name].restart for name in question.wave):
+        return  # They count already, and the restart is what ends that.
     if len(also) + len(question.wave) > allowed:
         yield (
             f"{_count(len(question.wave), 'host')} would change"

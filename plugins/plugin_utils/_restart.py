@@ -225,7 +225,8 @@ class Steps:
             return self._ended({**acted, "failed": True, "error": "Unhealthy"}, said + self._whereabouts())
         ended = self.ask("end", token=self._token, leave=True)
         if ended.get("failed"):
-            return self._ended({**acted, "failed": True, "error": ended.get("error")}, str(ended.get("msg")))
+            said = f"{self.wanted.host} was restarted and is healthy, but its record could not be closed: "
+            return self._ended({**acted, "failed": True, "error": ended.get("error")}, said + str(ended.get("msg")))
         return self._ended(acted, "")
 
     def _whereabouts(self) -> str:

@@ -51,12 +51,17 @@ class Seen:
     seconds: float = 0.0
 
 
-def seen(answer: Mapping[str, Any]) -> Seen:
-    """Read the answer of a host; anything but a clear answer is a reason to restart nothing."""
+def seen(answer: Mapping[str, Any], asks_leader: bool = False) -> Seen:
+    """Read the answer of a host; anything but a clear answer is a reason to restart nothing.
+
+    asks_leader: the host was asked whether it leads.
+    """
     if answer.get("unreachable") or answer.get("failed"):
         why = words(str(answer.get("msg") or "no answer"), 1000)
         prefix = "unreachable: " if answer.get("unreachable") else ""
         return Seen(prefix + why, wrong=answer.get("error") in _WRONG)
+    if asks_leader and answer.get("leads") not in (True, False):
+        return Seen("whether it leads its group is not known, as the command (last) could not be run to its end")
     try:
         return _seen(answer)
     except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
@@ -67,6 +72,8 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
     if answer["refusal"]:
         return Seen(words(str(answer["refusal"]), 1000), wrong=True)
     under_way, finished, history = answer["restart"], answer["finished"], answer["history"] or {}
+    if under_way and under_way["target"] != answer["target"]:
+        return Seen(f"{in_words(under_way)}. Finish that by the same restart, or accept the host (evenkeel accept)")
     owed = answer.get("owed") or []
     above = [f"{_LEVELS.get(one['level'], '')} ({words('; '.join(one['why']), 200)})" for one in owed]
     return Seen(
@@ -75,13 +82,20 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         leads=answer["leads"] is True,
         owed=[words(one["unit"], 255) for one in owed if one["level"] == _SERVICE],
         above=[said for one, said in zip(owed, above, strict=True) if one["level"] in _LEVELS],
-        finished=Finished(words(finished["roll"], 64), float(finished["at"]), int(finished["hosts"]))
+        finished=Finished(words(finished["roll"], 64), _within(finished["at"], 1e11), int(_within(finished["hosts"])))
         if finished
         else None,
-        tries=int(history.get("tries") or 0),
-        failures=int(history.get("failures") or 0),
-        seconds=float(history.get("seconds") or 0.0),
+        tries=int(_within(history.get("tries") or 0)),
+        failures=int(_within(history.get("failures") or 0)),
+        seconds=_within(history.get("seconds") or 0.0),
     )
+
+
+def _within(value: Any, most: float = 1e9) -> float:
+    """The number, if a host of ours can have said it. ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise ValueError("a number is out of bounds")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -101,14 +115,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """The waves of a roll. roll: the interrupted roll that goes on; empty for a new one. skipped: host -> why it is not
-    restarted. reasons: why nothing may be restarted, each a sentence. wrong: they are a fault of the request."""
+    """The waves of a roll.
+
+    roll: the interrupted roll that goes on; empty for a new one. hosts: the number of hosts of the roll. skipped: host
+    -> why it is not restarted. reasons: host -> why nothing may be restarted, a sentence; an empty name stands for all
+    hosts. wrong: they are a fault of the request.
+    """
 
     waves: Sequence[Sequence[str]] = ()
     roll: str = ""
+    hosts: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    reasons: Sequence[str] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
     wrong: bool = False
 
     @property
@@ -119,7 +138,7 @@ class Plan:
 
 def plan(question: Question) -> Plan:
     """Plan the roll. ValueError for malformed sizes of waves."""
-    reasons = list(_against(question))
+    reasons = dict(_against(question))
     if reasons:
         wrong = all(one.wrong for one in question.hosts.values() if one.why)
         running = any(one.running for one in question.hosts.values())
@@ -135,36 +154,40 @@ def plan(question: Question) -> Plan:
         elif question.resume and name in finished:
             skipped[name] = f"restarted at {clock(finished[name])} by the roll that goes on"
     hosts = [name for name in question.hosts if name not in skipped]
-    waves = _split(question, hosts)
-    return Plan(waves, roll if question.resume else "", skipped, notes)
+    waves, goes_on = _split(question, hosts), question.resume and roll != ""
+    size = max(
+        (one.finished.hosts for one in question.hosts.values() if one.finished and one.finished.roll == roll), default=0
+    )
+    return Plan(waves, roll if goes_on else "", size if goes_on else len(hosts), skipped, notes)
 
 
 def _split(question: Question, hosts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Hosts that are in the middle of a restart come first, and together: they are down already. Leaders come last, one
-    at a time."""
+    """Hosts that are in the middle of a restart come first: they may be down already. Leaders come last, one at a
+    time."""
     seen = question.hosts
     left = [name for name in hosts if seen[name].left]
     leaders = [name for name in hosts if seen[name].leads and name not in left]
     others = [name for name in hosts if name not in left and name not in leaders]
-    waves = [*([tuple(left)] if left else []), *_waves.split(others, question.sizes)]
+    waves = [*_waves.split(left, question.sizes), *_waves.split(others, question.sizes)]
     if question.domains is not None:
         waves = _waves.by_domain(waves, {name: str(question.domains[name]) for name in hosts})
     return [*waves, *((name,) for name in leaders)]
 
 
-def _against(question: Question) -> Iterator[str]:
+def _against(question: Question) -> Iterator[tuple[str, str]]:
     if not question.hosts:
-        yield "There is no host to restart: check the name of the target and the limit."
+        yield "", "There is no host to restart: check the name of the target and the limit."
     _waves.parse(",".join(question.sizes))
     for name, seen in question.hosts.items():
         if seen.why:
-            yield f"{name}: {seen.why.rstrip('.')}. Repair that, or leave the host out, and run again."
+            yield name, f"{name}: {seen.why.rstrip('.')}. Repair that, or leave the host out, and run again."
         elif seen.running:
-            yield f"{name}: {seen.left}, and it still runs: wait for its end, and run again."
+            yield name, f"{name}: {seen.left}, and it still runs: wait for its end, and run again."
     if question.domains is not None:
         nowhere = [name for name in question.hosts if not question.domains.get(name)]
         if nowhere:
-            yield f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host of the group."
+            said = f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host of the group."
+            yield "", said
 
 
 def _interrupted(question: Question) -> tuple[str, Mapping[str, float]]:

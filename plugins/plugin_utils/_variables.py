@@ -18,6 +18,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name
     for name in (
         "at_most",
+        "boot_within",
         "checkpoint",
         "confirm_within",
         "container",
@@ -67,6 +68,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "tasks",
         "unchanged",
         "undeclared",
+        "undrained",
         "verdicts",
         "waves",
     )

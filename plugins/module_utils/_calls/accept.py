@@ -7,7 +7,7 @@ from __future__ import annotations
 from .._host.options import Options, Params
 from .._results import Accepted
 
-ARGUMENTS: Options = {"generation": {"type": "int"}}
+ARGUMENTS: Options = {"generation": {"type": "int"}, "undrained": {"type": "bool", "default": False}}
 
 
 def work(params: Params, check_mode: bool) -> Accepted:
@@ -16,4 +16,4 @@ def work(params: Params, check_mode: bool) -> Accepted:
     from .._host.system import System
     from .._store.store import Store
 
-    return accept(Store(params["store"], System()), params["generation"], check_mode)
+    return accept(Store(params["store"], System()), params["generation"], params["undrained"], check_mode)

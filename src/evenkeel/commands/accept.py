@@ -21,6 +21,8 @@ class Accept(PlaybookCommand):
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("hosts", nargs="+", metavar="HOST", help="looked at, and right as it is")
+        seen = "they get requests again wherever an unfinished restart has drained them"
+        parser.add_argument("--undrained", action="store_true", help=seen)
 
     def variables(self, args: argparse.Namespace) -> Variables:
-        return given(hosts=args.hosts)
+        return given(hosts=args.hosts, undrained=args.undrained or None)

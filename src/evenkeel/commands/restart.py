@@ -14,7 +14,7 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
-from evenkeel.ansible.events import Record, message
+from evenkeel.ansible.events import Record, Result, message
 from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import Variables, add_guard, add_probes, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
@@ -47,6 +47,8 @@ class Restart(PlaybookCommand):
         leader = "a command that exits with 0 on the host that leads its group; that host is restarted last"
         parser.add_argument("--last", metavar="COMMAND", help=leader)
         parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time, by default 1")
+        boot = "time that a host that restarts may take to answer again, by default 10m"
+        parser.add_argument("--boot-within", metavar="TIME", help=boot)
         again = "leave out the hosts that an interrupted run of the same restart has restarted"
         parser.add_argument("--resume", action="store_true", help=again)
         parser.add_argument("--plan", action="store_true", help="print who restarts when, and restart nothing")
@@ -72,6 +74,7 @@ class Restart(PlaybookCommand):
             drain=specs(args.drain, "drain"),
             last=_words(args.last),
             waves=args.waves,
+            boot_within=args.boot_within,
             resume=args.resume or None,
             plan_only=args.plan or None,
             min_healthy=args.min_healthy,
@@ -106,12 +109,17 @@ class Restart(PlaybookCommand):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "idle": True, "done": said}
             elif self._plan_only and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
+        against = self._refused(record)
+        for host in hosts if against else ():
+            why = against.get(host) or "nothing was restarted, because of other hosts"
+            found[host] = {"state": "failed", "task": "ft_roll", **self._why(record), "msg": why}
         return found
 
     def exit_code(self, rows: Sequence[Mapping[str, Any]]) -> Exit:
-        """As for other commands; a host that was lost on the way, or that stays drained, needs somebody to look."""
-        code = super().exit_code(rows)
-        lost = any(found["state"] == "unreachable" or _is_drained(found) for found in rows)
+        """As for other commands. Hosts that were to be left out count for nothing; a host that was lost on the way, or
+        that is not as it was to be, needs somebody to look."""
+        code = super().exit_code([found for found in rows if not found.get("idle")] or rows)
+        lost = any(found["state"] == "unreachable" or _is_left(found) for found in rows)
         return Exit.IN_DOUBT if lost and code in (Exit.FAILED, Exit.REFUSED) else code
 
     def notes(self, record: Record) -> list[str]:
@@ -119,8 +127,22 @@ class Restart(PlaybookCommand):
 
     def _plan(self, record: Record) -> roll.Plan:
         """The plan that the run began with; empty where there is none."""
-        told = [result for results in record.results.values() for result in results if result.task == "ft_roll"]
-        return told[0].result if told and told[0].status == "ok" else {}
+        told = self._told(record)
+        return told.result if told is not None and told.status == "ok" else {}
+
+    def _told(self, record: Record) -> Result | None:
+        every = (result for results in record.results.values() for result in results)
+        return next((result for result in every if result.task == "ft_roll"), None)
+
+    def _refused(self, record: Record) -> Mapping[str, str]:
+        """Why the plan was refused, by host."""
+        told = self._told(record)
+        against = told.result.get("against") if told is not None and told.status != "ok" else None
+        return against if isinstance(against, dict) else {}
+
+    def _why(self, record: Record) -> dict[str, object]:
+        told = self._told(record)
+        return {"error": told.result.get("error")} if told is not None else {}
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
         if self._plan_only and result.exit_code is Exit.DONE:
@@ -129,8 +151,9 @@ class Restart(PlaybookCommand):
             summary.print_run(result, console)
 
 
-def _is_drained(found: Mapping[str, Any]) -> bool:
-    return any(str(one).startswith("drained: ") for one in found.get("left") or [])
+def _is_left(found: Mapping[str, Any]) -> bool:
+    """Whether the restart failed, and left a service or a drain behind."""
+    return found["state"] == "failed" and found.get("task") == "ft_restart" and bool(found.get("left"))
 
 
 def _words(command: str | None) -> list[str] | None:

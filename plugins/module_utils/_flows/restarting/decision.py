@@ -66,13 +66,19 @@ def check_drained(drained: object) -> Drained:
 
 def begun(known: Record | None, running: bool, wanted: Record) -> Record:
     """The record of a restart that begins, or that is taken over from a run that is gone. ``wanted``: with the token
-    and the generation of the new run. Raises Busy while a process acts on the target of the open restart."""
+    and the generation of the new run. Raises Busy while a process acts on the target of the open restart, and Refused
+    where that is another target: nobody would measure it."""
     if known is None:
         return wanted
     if running:
         raise Busy(
             f"a restart of {known.target} is under way on this host (generation {known.generation}), and process"
             f" {known.pid} works on it. Nothing was touched: wait until it is done, then run again"
+        )
+    if known.target != wanted.target:
+        raise Refused(
+            f"no run has finished the restart of {known.target} on this host (generation {known.generation}). Nothing"
+            " was touched: finish it by the same restart, or accept the host as it is (evenkeel accept), and run again"
         )
     return replace(wanted, drained=check_drained(united(known.drained, wanted.drained)))
 

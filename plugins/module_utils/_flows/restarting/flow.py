@@ -88,7 +88,7 @@ def work(store: Store, request: Request, phase: Phase, check_mode: bool = False)
         raise UsageError(f"there is no phase {phase.name!r} of a restart; nothing was touched")
     if not check_mode or phase.name == "look":
         return steps[phase.name]()
-    if phase.name in ("", "act"):
+    if phase.name in ("", "act") and not request.scope:
         return flow.job().predicted()
     return flow.foreseen()
 
@@ -134,7 +134,7 @@ class Flow:
         if self.request.owed or self.phase.flag("owed"):
             found.owed = [asdict(one) for one in owed(self.system)]
         try:
-            found.before = self._checked()[1]
+            found.target, found.before = self._checked()
         except (UsageError, ServiceFailed) as error:
             found.refusal = error.message
             with suppress(EvenkeelError):
@@ -144,7 +144,10 @@ class Flow:
     def foreseen(self) -> OpenRestart:
         """The answer of a phase that would write."""
         found = self._answer(record.read(self.store))
-        found.before = self._checked()[1] if self.phase.name == "begin" else None
+        if self.phase.name == "begin" or self.request.scope:
+            name, found.before = self._checked()
+            found.changed = True
+            found.planned = [{"resource": name, "action": self.request.how, "target": name}]
         return found
 
     # -- the record
@@ -252,7 +255,7 @@ class Flow:
     # -- all at once
 
     def all_at_once(self) -> Restarted:
-        """Restart, with the record around it. What an earlier run had drained stays on record."""
+        """Restart, with the record around it. Raises Refused where an earlier run has drained this host."""
         roll, hosts = self.phase.roll
         job = self.job()
         if self._comes_last():
@@ -262,7 +265,13 @@ class Flow:
             )
         if not _can_write(self.store):
             return job.carry_out()
-        known, made = self._open(job.name, job.before, (), roll, hosts)
+        known = record.read(self.store)
+        if known is not None and known.drained:
+            raise Refused(
+                f"an earlier restart of {known.target} has drained this host, and did not end. Nothing was touched:"
+                " restart it with the same drain, which makes it ready again"
+            )
+        made = self._open(job.name, job.before, (), roll, hosts)[1]
         try:
             result = self._act(made.token, job)
         finally:
@@ -270,9 +279,6 @@ class Flow:
                 now = record.read(self.store)
                 if now is not None and now.token == made.token and not now.drained:
                     record.remove(self.store)
-        if known is not None and known.drained:
-            said = f"an earlier restart of {known.target} has drained something for this host, and did not end"
-            result.warnings = [*(result.warnings or []), f"{said}; restart it again with drain, which gives it back"]
         return result
 
     # -- a whole host

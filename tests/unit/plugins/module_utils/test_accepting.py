@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Busy
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Busy, Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.accepting import accept
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import decision, record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -30,13 +30,18 @@ def leave(store: Store, **more: Any) -> None:
 
 def test_the_restart_ends_and_the_places_are_named(store: Store) -> None:
     leave(store)
-    foreseen = accept(store, check_mode=True)
+    with pytest.raises(Refused, match="has drained this host at web/web1 on lb1"):
+        accept(store)
+    foreseen = accept(store, undrained=True, check_mode=True)
     assert foreseen.changed and record.read(store) is not None
-    result = accept(store)
+    result = accept(store, undrained=True)
     assert result.planned == foreseen.planned and result.done == [
         "accepted the restart of nginx.service that no run has finished"
     ]
-    assert result.left == ["drained: web/web1 on lb1"] and result.restart["generation"] == 3
+    assert (
+        result.left == ["not measured: whether it gets requests at web/web1 on lb1"]
+        and result.restart["generation"] == 3
+    )
     assert record.read(store) is None and not accept(store).changed
 
 

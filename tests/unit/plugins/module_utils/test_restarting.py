@@ -191,8 +191,23 @@ def test_a_plain_restart_leaves_no_record(store: Store, host: Machine, good: boo
 
 def test_a_plain_restart_does_not_forget_what_another_run_has_drained(store: Store) -> None:
     begin(store, PLACE)
-    assert "restart it again with drain" in phase(store, "")["warnings"][0]
+    with pytest.raises(Refused, match="restart it with the same drain"):
+        phase(store, "")
     assert phase(store, "look")["restart"]["drained"] == [PLACE]
+
+
+def test_another_target_waits_until_the_restart_that_is_open_is_finished(store: Store, host: Machine) -> None:
+    host.units["db.service"] = Unit("db.service")
+    host.units[WEB].fails = ("restart",)
+    token = begin(store)
+    with pytest.raises(ServiceFailed):
+        phase(store, "act", {"token": token})
+    for name in ("", "begin"):
+        with pytest.raises(Refused, match="no run has finished the restart of web.service"):
+            restart(store, name, values={}, name="db", times=Times(0.0, 20.0, 1.0))
+    found = restart(store, "look", values={}, name="db", times=Times(0.0, 20.0, 1.0))
+    assert found["target"] == "db.service"
+    assert host_state(store.root)["restart"]["stage"] == "failed"
 
 
 def test_a_host_that_leads_comes_last(store: Store, host: Machine) -> None:

@@ -56,7 +56,7 @@ class Host:
         if name == "look":
             roll, hosts = self.history[-1] if self.history else ("", 0)
             done = {"roll": roll, "at": float(world.clock), "hosts": hosts} if roll else None
-            return {**self.state(), "refusal": "", "finished": done, "history": {}, "leads": None}
+            return {**self.state(), "refusal": "", "target": "nginx", "finished": done, "history": {}, "leads": None}
         if name == "begin":
             before = self.record
             self.generation += 1
@@ -65,7 +65,7 @@ class Host:
             )
             wanted = replace(wanted, roll=(values.get("roll") or {}).get("id", ""))
             self.record = decision.begun(before, False, wanted)
-            return {"token": self.record.token, "earlier": vars(before) if before else None}
+            return {"token": self.record.token, "earlier": before and {**vars(before), "drained": list(before.drained)}}
         if name == "drained":
             self.record = decision.with_drained(self.record, token, values["drained"])
             return {}
