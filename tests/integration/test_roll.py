@@ -165,7 +165,7 @@ def test_a_host_that_does_not_come_back_stops_the_roll_and_the_next_run_finishes
     # A change has no business there, a plan names it, and the same restart brings it back, first.
     fleet.playbook("site.yml", "- hosts: web2\n  tasks: [{ansible.builtin.ping: }]\n")
     code, refused = fleet.change("site.yml")
-    assert code == 3 and "is under way since" in refused["reason"], refused
+    assert code == 3 and "has failed since" in refused["reason"], refused
     fleet.on("web2", "rm /etc/nginx/conf.d/probe.conf")
     code, plan = site.restart("nginx", "--drain", "drain.yml", "--resume", "--plan")
     assert code == 0 and plan["hosts"]["web2"]["wave"] == 1 and "wave" not in plan["hosts"]["web1"]

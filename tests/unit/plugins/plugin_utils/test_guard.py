@@ -212,3 +212,33 @@ def test_what_a_host_says_is_cut_off_in_a_reason() -> None:
         {"state": "pass", "msg": "m" * 10**6, "host_state": {"armed": armed, "last": {"outcome": "o" * 10**6}}}
     )
     assert len(str(found)) < 3000
+
+
+RECORD = {"target": "nginx.service", "mode": "cold", "stage": "failed", "at": 1.0, "running": False, "drained": []}
+
+
+def restarting(**more: Any) -> Measured:
+    host_state = {"restart": {**RECORD, **more}}
+    return _guard.measured({"state": "pass", "host_state": host_state})
+
+
+def test_a_restart_that_an_earlier_run_left_is_a_flight_and_a_restart_may_finish_it() -> None:
+    left = restarting(drained=[{"words": "web/b on lb1"}])
+    assert left.flight and left.flight.startswith("a restart of nginx.service (cold) has failed since 1970")
+    assert "drained at web/b on lb1" in left.flight and left.restart
+    hosts = fleet(b=left)
+    assert "b is in flight already" in one_reason(decide(GROUP, ["b"], hosts))
+    assert decide(GROUP, ["b"], hosts, restart=True).reasons == []
+    assert "may be in flight" in one_reason(decide(GROUP, ["a"], hosts, max_unavailable="1", restart=True))
+
+
+def test_hosts_that_are_in_the_middle_of_a_restart_are_counted_already_when_it_is_finished() -> None:
+    hosts = fleet(b=restarting(), c=restarting())
+    assert decide(GROUP, ["b"], hosts, max_unavailable="1", restart=True).reasons == []
+    assert one_reason(decide(GROUP, ["b", "a"], hosts, max_unavailable="2", restart=True))
+
+
+@pytest.mark.parametrize("more", [{"running": True}, {"at": "x"}, {"drained": 3}])
+def test_a_restart_that_goes_on_or_that_cannot_be_read_is_left_alone(more: dict[str, Any]) -> None:
+    hosts = fleet(b=restarting(**more))
+    assert decide(GROUP, ["b"], hosts, restart=True).reasons
