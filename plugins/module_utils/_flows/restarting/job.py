@@ -13,11 +13,15 @@ from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._host.system import System
 from ..._results import Owed, Restarted
+from ..._services import systemd
 from ..._services.owed import SERVICE, owed
+from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.systemd import SystemdService
 from .acting import Act, planned
 from .target import COLD, OWED, Request, look, look_at, refuse
+
+_READ_AGAIN = {"resource": SERVICES, "action": "daemon-reload", "target": "systemd"}
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,12 @@ class Every:
         found = owed(system)
         self.result = Restarted(mode=COLD, owed=[_shown(one) for one in found if one.level != SERVICE])
         self.names: list[str] = []
+        self.outdated = False
         for one in found:
             if one.level == SERVICE and one.unit:
                 self._plan(one.unit)
+        if self.outdated:
+            self.result.planned.insert(0, _READ_AGAIN)
         self.result.changed = bool(self.names)
 
     def _plan(self, unit: str) -> None:
@@ -112,6 +119,7 @@ class Every:
             self.left.append(f"{unit}: {why or 'it does not run'}")
         elif unit not in self.names:
             self.names.append(unit)
+            self.outdated |= target.unit is not None and target.unit.outdated
             self.result.planned += planned(target, COLD).planned
 
     def predicted(self) -> Restarted:
@@ -121,6 +129,9 @@ class Every:
     def carry_out(self) -> Restarted:
         """Restart one after the other, and ask the host again. Raises Unhealthy at the first that is not healthy."""
         result, system = self.result, self.system
+        if self.outdated:  # A restart goes by the unit files that systemd has read.
+            systemd.daemon_reload(system, self.names)
+            result.done = [_READ_AGAIN]
         for name in self.names:
             target = look_at(SystemdService(name), system)
             if target.refusal(COLD) or not target.before.active:

@@ -253,6 +253,17 @@ def test_every_unit_that_is_owed_is_restarted_and_the_host_is_asked_again(
     assert result["proved"][-1] == "no restart of a service is owed any more"
 
 
+def test_a_unit_file_that_systemd_has_not_read_is_read_before_the_restart(
+    store: Store, host: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.units[WEB].more = {"NeedDaemonReload": "yes"}
+    owes(monkeypatch, [Owed("service", WEB)], [Owed("service", WEB)], [])
+    foreseen = restart(store, owed=True, times=TIMES, check_mode=True)["planned"]
+    result = restart(store, owed=True, times=TIMES)
+    assert host.acts()[:2] == ["systemctl daemon-reload", "systemctl restart -- web.service"]
+    assert result["done"] == foreseen and foreseen[0]["action"] == "daemon-reload"
+
+
 def test_a_unit_that_refuses_or_still_owes_is_named(
     store: Store, host: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
