@@ -143,7 +143,7 @@ def test_the_guard_sees_hosts_from_outside_as_well(fleet: Fleet, server: Fake) -
 
 def test_a_restart_is_seen_from_outside_once_it_is_done(fleet: Fleet, server: Fake, tmp_path: Path) -> None:
     process = {"name": "app", "pidfile": "{{ base }}/pid", "argv": ["/bin/sleep", "60"]}
-    restart: dict[str, Any] = {"process": process, "probes": [query(server)], "deadline": "3s"}
+    restart = {"process": process, "probes": [query(server)], "deadline": "3s", "store": "{{ evenkeel_store }}"}
     stop = {"ansible.builtin.command": {"argv": ["sh", "-c", "kill $(cat {{ base }}/pid)"]}}
     run = fleet.play([{f"{OURS}ft_restart": restart}, stop], "h1")
     assert run.rc == 0 and len(server.asked) == 1
