@@ -72,9 +72,11 @@ def _kinds(more: str = "") -> str:
 
 class ModuleDocFragment:
     # The options of a module that drains at a single place, the host of the task.
-    DOCUMENTATION = f"options:\n{indent(_kinds(), '  ')}"
+    DOCUMENTATION = r"""
+options:
+"""
     # The option of a module that drains at several places, each on balancers of its own.
-    PLACES = f"""
+    PLACES = r"""
 options:
   drain:
     description:
@@ -82,5 +84,9 @@ options:
     type: list
     elements: dict
     suboptions:
-{indent(_kinds(_HOSTS), "      ")}
 """
+
+
+# Within the class ansible-test reads plain texts alone.
+ModuleDocFragment.DOCUMENTATION += indent(_kinds(), "  ")
+ModuleDocFragment.PLACES += indent(_kinds(_HOSTS), "      ")
