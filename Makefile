@@ -58,13 +58,14 @@ types: .venv/test.stamp $(COLLECTION) ## mypy
 	$(BIN)/mypy $(COLLECTION)/plugins src tests
 
 unit: .venv/test.stamp ## pytest on ansible-core 2.19
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not long'
 
-# What runs on hosts knows nothing of ansible-core, nor do the tests of names, pages and rooms. Of the actions, which take
-# long, some are enough: make test-long runs all of them on that Python as well.
-unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## those of the driver and plugins on 2.21, with a Python 3.12 or newer
+# What runs on hosts knows nothing of ansible-core, nor do most tests of the driver, and those of names, pages and rooms.
+# Of the actions, which take long, some are enough: make test-long runs all of them on that Python as well.
+unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## those of plugins, and of the driver with Ansible, on 2.21
 ifdef NEWER
-	.build/core-2.21/bin/python -m pytest -q tests/unit/driver tests/unit/plugins tests/unit/test_options_agree.py \
+	.build/core-2.21/bin/python -m pytest -q -m 'not long' tests/unit/plugins tests/unit/test_options_agree.py \
+	$(addprefix tests/unit/driver/test_,asking.py events.py options.py plays.py runner.py session.py targets.py) \
 	tests/unit/test_roles.py --ignore=tests/unit/plugins/module_utils \
 	$(addprefix --ignore=tests/unit/plugins/action/test_,evidence.py guard.py repeat.py repeat_tasks.py replicate_recover.py)
 else
@@ -108,6 +109,7 @@ fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each
 	$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $$how; done
 
 test-long: sanity-2.21 test-crash fuzz ## what takes too long for make test: every crash point, storms, deadlines ten times
+	$(BIN)/python -m pytest -q -m long
 ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q
 endif

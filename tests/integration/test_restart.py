@@ -185,6 +185,7 @@ def test_a_service_that_ignores_the_signal_to_stop_is_said_to_be_killed(host: Fl
     assert "did not stop by itself in its time and was killed" in result["said"], result
 
 
+@pytest.mark.long
 def test_a_slow_stop_is_waited_for_and_an_endless_one_is_no_restart(host: Fleet) -> None:
     install(host, "ek-stop", "/bin/sleep 1000", "ExecStop=/bin/sleep 3\n", then="start")
     pid = unit(host, "ek-stop", "MainPID")
@@ -193,6 +194,7 @@ def test_a_slow_stop_is_waited_for_and_an_endless_one_is_no_restart(host: Fleet)
     assert host.on(HOST, f"test -e /proc/{pid} || echo gone").strip() == "gone"
 
 
+@pytest.mark.long
 def test_what_kill_mode_leaves_alone_was_not_restarted(host: Fleet) -> None:
     install(host, "ek-stop", "/bin/sleep 1000", "KillMode=none\n", then="start")
     pid = unit(host, "ek-stop", "MainPID")
@@ -220,12 +222,14 @@ def test_what_is_active_before_it_listens_is_waited_for_and_its_downtime_is_meas
     assert result["downtime"] <= result["seconds"]
 
 
+@pytest.mark.long
 def test_a_warm_restart_has_no_downtime(host: Fleet) -> None:
     result = module(host, "ft_restart", name="nginx", mode="warm", probes=[{"tcp": {"port": 80}}])
     assert not result["failed"] and result["downtime"] == 0, result
     assert module(host, "ft_restart", name="nginx")["downtime"] is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "mode", "words"),
     [
@@ -245,18 +249,21 @@ def test_what_cannot_be_restarted_is_refused_before_it_is_touched(
     assert not result["changed"] and unit(host, "ek-a", "InvocationID") == was
 
 
+@pytest.mark.long
 def test_a_oneshot_that_stays_active_is_restarted(host: Fleet) -> None:
     install(host, "ek-a", "/bin/true", "Type=oneshot\nRemainAfterExit=yes\n", then="start")
     result = module(host, "ft_restart", name="ek-a")
     assert not result["failed"] and result["after"]["text"] == "active (exited)"
 
 
+@pytest.mark.long
 def test_a_masked_unit_is_refused(host: Fleet) -> None:
     host.on(HOST, "systemctl mask --runtime --quiet nginx")
     result = module(host, "ft_restart", name="nginx")
     assert result["failed"] and "is masked" in result["msg"] and host.serves(HOST)
 
 
+@pytest.mark.long
 def test_a_unit_that_failed_too_often_starts_again_and_that_is_told(host: Fleet) -> None:
     more = "Restart=always\nRestartSec=50ms\n[Unit]\nStartLimitIntervalSec=60\nStartLimitBurst=2\n"
     install(host, "ek-loop", "/bin/sh -c 'test -e /run/ek-good && exec sleep 1000; exit 1'", more)
@@ -267,6 +274,7 @@ def test_a_unit_that_failed_too_often_starts_again_and_that_is_told(host: Fleet)
     assert not result["failed"] and "count of its failures is reset" in result["said"], result
 
 
+@pytest.mark.long
 def test_a_unit_that_is_just_starting_starts_anew(host: Fleet) -> None:
     install(host, "ek-a", "/bin/sh -c 'sleep 6; systemd-notify --ready; sleep 1000'", "Type=notify\nNotifyAccess=all\n")
     host.on(HOST, "systemctl start --no-block ek-a; sleep 1")

@@ -129,6 +129,7 @@ def test_what_happens_once_is_killed_between_its_tasks_and_never_done_twice(flee
     assert calls(fleet) == ["a", "b"]
 
 
+@pytest.mark.long
 def test_no_task_begins_once_another_run_has_taken_the_attempt_over(fleet: Fleet) -> None:
     """Nor an item of a loop."""
     steal = 'sed -i \'s/"token": "[0-9a-f]*"/"token": "00"/\' {{ base }}/store/operations/op; sleep 3.2'
@@ -141,6 +142,7 @@ def test_no_task_begins_once_another_run_has_taken_the_attempt_over(fleet: Fleet
     assert run.rc == 2 and only(run)["changed"] and calls(fleet) == ["a", "b", "c"]
 
 
+@pytest.mark.long
 def test_an_id_that_happens_once_is_that_of_one_file_and_of_its_values(fleet: Fleet) -> None:
     """A value that the file sets itself is none of them, whatever it is before; neither is a remark."""
     written(
@@ -185,6 +187,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.long
 def test_what_is_no_part_of_an_operation_is_refused_by_its_name_before_anything_is_touched(fleet: Fleet) -> None:
     for number, text in enumerate(REFUSED):
         (fleet.home / f"{number}.yml").write_text(text + "\n")
@@ -200,6 +203,7 @@ def test_what_is_no_part_of_an_operation_is_refused_by_its_name_before_anything_
     assert not fleet.kept("h1") and not calls(fleet)
 
 
+@pytest.mark.long
 def test_defaults_of_modules_count_as_for_a_task(fleet: Fleet) -> None:
     """Those of a play, of a block, and of a group of modules; a value of the operation's own comes first."""
     defaults = {"ansible.builtin.command": {"chdir": "{{ base }}", "argv": ["false"]}}
@@ -227,6 +231,7 @@ def test_defaults_of_modules_count_as_for_a_task(fleet: Fleet) -> None:
         assert only(fleet.play([task], "h1", module_defaults=changed))["outcome"] == "refused"
 
 
+@pytest.mark.long
 def test_check_mode_predicts_what_the_tasks_predict_and_names_those_that_do_not(fleet: Fleet) -> None:
     target = "{{ base }}/data/name"
     copy = {"name": "Write", "ansible.builtin.copy": {"dest": target, "content": "new\n", "mode": "0600"}}
@@ -244,6 +249,7 @@ def test_check_mode_predicts_what_the_tasks_predict_and_names_those_that_do_not(
     assert not only(fleet.play([task], "h1", "--check"))["changed"]
 
 
+@pytest.mark.long
 def test_the_file_of_a_role_lies_among_its_tasks(fleet: Fleet) -> None:
     """It sees the role's variables and files, and what it includes first lies beside it."""
     role = fleet.home / "roles/app"
