@@ -397,6 +397,7 @@ def test_early_at_boot_the_data_is_exchanged_and_nothing_is_started(cluster: Clu
 # -- retention
 
 
+@pytest.mark.long
 def test_what_no_checkpoint_needs_any_more_goes_with_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(cluster.archive / "base")
     cluster.sh("mkdir", str(cluster.archive / "base"))
