@@ -104,7 +104,7 @@ print(hashlib.sha256(package._zipapp(package._sources(flow.__name__, "finish")))
         subprocess.run(
             [sys.executable, "-c", script, *names], env=environment, capture_output=True, text=True, check=True
         ).stdout
-        for names in ([], ["_flows." + name for name in ("replicas", "scrub", "offsite", "restart", "info")])
+        for names in ([], ["_flows." + name for name in ("replicas", "scrub", "offsite", "restarting.flow", "info")])
     }
     assert len(made) == 1
 
