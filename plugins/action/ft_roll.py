@@ -65,8 +65,11 @@ class ActionModule(ActionBase):
 
 
 def _targets(inventory: Inventory, host: str, first: str, params: Mapping[str, Any]) -> dict[str, object]:
-    """What restarts on the host. Ansible templates an argument for the first host of the play alone, so that a variable
-    of ours counts for each host as it is there."""
+    """The arguments that say what restarts on the host.
+
+    Ansible templates an argument for the first host of the play alone, so that a variable of ours counts for each host
+    as it is there.
+    """
     found: dict[str, object] = {}
     for name, variable in TARGET:
         value = params[name]
