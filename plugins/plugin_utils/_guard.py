@@ -172,6 +172,11 @@ class Question:
         """The hosts of the group and of the wave, each once."""
         return list(dict.fromkeys([*self.group, *self.wave]))
 
+    @property
+    def finishes(self) -> bool:
+        """Whether the step only finishes restarts that earlier runs left: these hosts count as in flight already."""
+        return self.restart and bool(self.wave) and all(self.hosts[name].restart for name in self.wave)
+
     def in_state(self, state: str) -> list[str]:
         """The hosts of ``everyone`` with this state."""
         return [name for name in self.everyone if self.hosts[name].state == state]
@@ -187,7 +192,7 @@ def decide(question: Question) -> Decision:
         *_about_min_healthy(question),
         *_about_max_unavailable(question),
     ]
-    if question.domains is not None:
+    if question.domains is not None and not question.finishes:
         disrupted = [name for name in everyone if name in question.wave or name in in_flight]
         reasons += _across_domains(disrupted, question.domains)
     reasons += _about_this_run(question)
@@ -248,8 +253,8 @@ def _about_max_unavailable(question: Question) -> Iterator[str]:
     allowed = hosts_of_budget(question.max_unavailable, len(question.group), "max_unavailable", round_up=False)
     # An unreachable host may be in flight: its flight is None, and no empty text.
     also = [name for name in question.everyone if name not in question.wave and question.hosts[name].flight != ""]
-    if question.restart and all(question.hosts[name].restart for name in question.wave):
-        return  # They count already, and the restart is what ends that.
+    if question.finishes:
+        return
     if len(also) + len(question.wave) > allowed:
         yield (
             f"{_count(len(question.wave), 'host')} would change"

@@ -111,7 +111,7 @@ class Restart(PlaybookCommand):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
         against = self._refused(record)
         for host in hosts if against else ():
-            why = against.get(host) or "nothing was restarted, because of other hosts"
+            why = against.get(host) or against.get("") or "nothing was restarted, because of other hosts"
             found[host] = {"state": "failed", "task": "ft_roll", **self._why(record), "msg": why}
         return found
 
@@ -135,10 +135,12 @@ class Restart(PlaybookCommand):
         return next((result for result in every if result.task == "ft_roll"), None)
 
     def _refused(self, record: Record) -> Mapping[str, str]:
-        """Why the plan was refused, by host."""
+        """Why the plan was refused, by host; under an empty name for all of them."""
         told = self._told(record)
-        against = told.result.get("against") if told is not None and told.status != "ok" else None
-        return against if isinstance(against, dict) else {}
+        if told is None or told.status == "ok":
+            return {}
+        against = told.result.get("against")
+        return against if isinstance(against, dict) and against else {"": message(told.result)}
 
     def _why(self, record: Record) -> dict[str, object]:
         told = self._told(record)

@@ -130,3 +130,20 @@ def test_status_names_a_restart_that_no_run_has_finished_and_the_next_step() -> 
     assert "restart of nginx.service (cold) left in the middle since 1970" in text
     assert text.count("; drained at web/web1") == 2 and "(cold) under way; drained" in text
     assert "No run has finished the restart of web1. " in text
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "said"),
+    [
+        ({"error": "UsageError", "msg": "waves '0': no number"}, Exit.USAGE, ["waves '0': no number"] * 2),
+        ({"error": "Refused", "msg": "x", "against": {"": "no domain"}}, Exit.REFUSED, ["no domain"] * 2),
+        ({"error": "Refused", "msg": "x", "against": {"web2": "web2: away"}}, Exit.REFUSED, ["of other hosts", "away"]),
+    ],
+)
+def test_a_plan_that_is_refused_has_touched_nothing_on_any_host(
+    told: dict[str, Any], code: Exit, said: list[str]
+) -> None:
+    command, _variables = asked("nginx")
+    rows = command.rows(events(("web1", "ft_roll", "failed", told)), HOSTS[:2], "")
+    assert command.exit_code(list(rows.values())) is code
+    assert all(word in str(row["msg"]) for word, row in zip(said, rows.values(), strict=True))

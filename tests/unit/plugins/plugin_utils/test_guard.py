@@ -236,6 +236,9 @@ def test_hosts_that_are_in_the_middle_of_a_restart_are_counted_already_when_it_i
     hosts = fleet(b=restarting(), c=restarting())
     assert decide(GROUP, ["b"], hosts, max_unavailable="1", restart=True).reasons == []
     assert one_reason(decide(GROUP, ["b", "a"], hosts, max_unavailable="2", restart=True))
+    domains = dict(zip(GROUP, ["r1", "r1", "r2", "r1", "r1"], strict=True))
+    assert decide(GROUP, ["b"], hosts, domains=domains, restart=True).reasons == []
+    assert "span 2 failure domains" in one_reason(decide(GROUP, ["b", "a"], hosts, domains=domains, restart=True))
 
 
 @pytest.mark.parametrize("more", [{"running": True}, {"at": "x"}, {"drained": 3}])
