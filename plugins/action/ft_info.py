@@ -3,12 +3,46 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Listed
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+
+# Arguments that the host does not need.
+_OURS = ("copies", "failure_domain")
+# The controller itself is never a host of the fleet.
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ActionModule(HostAction):
-    """The module, after a check of its arguments on the controller."""
+    """The module, after a check of its arguments on the controller, which adds what the inventory says."""
 
     ARGUMENTS = ARGUMENTS
     REFUSES_NAMES = False
+    _listed = Listed()
+    _hosts: frozenset[str] = frozenset()
+
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
+        """The arguments that the host needs. What the inventory says of it stays here."""
+        variable = values["failure_domain"] or ""
+        self._hosts = frozenset(map(str, variables.get("groups", {}).get("all", ()))) - _LOCAL
+        self._listed = Listed(values["copies"], variable, self._domain(variable, variables), len(self._hosts))
+        return {key: value for key, value in super().arguments(values, variables).items() if key not in _OURS}
+
+    def _domain(self, variable: str, variables: Mapping[str, Any]) -> str:
+        """The failure domain of the host; empty where it has none, or where its template does not work here."""
+        try:
+            found = self._templar.template(variables[variable]) if variable in variables else None
+        except AnsibleError:
+            found = None
+        return "" if found is None else str(found)
+
+    def completed(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The answer of the host, and what the inventory says, in place of anything that the host says of that."""
+        holds = result.get("holds")
+        held = [str(one.get("host")) for one in holds if isinstance(one, Mapping)] if isinstance(holds, list) else []
+        return {**result, "listed": asdict(replace(self._listed, gone=sorted(set(held) - self._hosts)))}
