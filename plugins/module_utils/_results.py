@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypedDict, TypeVar
 
 _Result = TypeVar("_Result", bound="Result")
+# Begins the sentence of a spot check that could not be made.
+NOT_COMPARED = "what is declared was not compared with the newest checkpoint"
 # A field that the report does not hold while it is None.
 _LEFT_OUT = {"left_out": True}
 

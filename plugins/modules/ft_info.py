@@ -26,7 +26,9 @@ options:
     description:
       - The resources that are declared for the host, as for M(evenkeel.fault_tolerance.ft_checkpoint). With them the
         result names what of them the newest checkpoint does not hold (RV(spot_check)).
-      - A declaration that is wrong is named there as well, and is no failure.
+      - A text is the name of the variable that holds them. Where that variable is not set, nothing is compared.
+      - A declaration that is wrong is named there as well, and is no failure. So is a variable of that name whose
+        templates do not work in this play.
     type: raw
     version_added: 0.2.0
   copies:
@@ -369,8 +371,8 @@ holds:
       type: bool
     verified:
       description:
-        - By when every content of these copies was hashed last, as it arrived or by M(evenkeel.fault_tolerance.ft_scrub),
-          in seconds since the epoch. Null where no checkpoint can be read.
+        - By when every content of these copies was hashed last, as it arrived or by
+          M(evenkeel.fault_tolerance.ft_scrub), in seconds since the epoch. Null where no checkpoint can be read.
       type: float
     damaged:
       description: The number of contents and checkpoints that are known to be damaged, and that did not arrive again.
@@ -378,8 +380,9 @@ holds:
 spot_check:
   description:
     - Sentences on declared state (O(resources)) that the newest checkpoint does not hold. They name a kind that is
-      missing, a path that exists and was not recorded, a tree that was emptied or that O(resources) excludes as a whole,
-      and a symlink to a place that is not declared. No tree is walked for it. Null where O(resources) is not given.
+      missing, a path that exists and was not recorded, a tree that was emptied or that O(resources) excludes as a
+      whole, and a symlink to a place that is not declared. No tree is walked for it.
+    - Null where O(resources) is not given.
   returned: success
   type: list
   elements: str

@@ -23,6 +23,7 @@ from .._host.paths import open_dir
 from .._resources.files import trees_of
 from .._resources.kind import Spec, is_within
 from .._resources.registry import KINDS, path_lines
+from .._results import NOT_COMPARED
 from .._store.manifest import Manifest
 from .._store.store import LATEST, Store
 
@@ -64,7 +65,7 @@ def spot_check(store: Store, resources: Any) -> list[str]:
     try:
         declared = _declared(resources)
     except UsageError as error:
-        return [f"what is declared was not compared with the newest checkpoint: {error.message}"]
+        return [f"{NOT_COMPARED}: {error.message}"]
     try:
         newest = store.resolve(LATEST)
         name = store.head(newest).name
@@ -74,7 +75,7 @@ def spot_check(store: Store, resources: Any) -> list[str]:
     except NotFound:
         return ["no checkpoint has been taken, so that nothing of what is declared is protected"]
     except Damaged as error:
-        return [f"what is declared was not compared with the newest checkpoint: {error.message}"]
+        return [f"{NOT_COMPARED}: {error.message}"]
     more = [f"{len(found) - _SENTENCES} more differences like these"] if len(found) > _SENTENCES else []
     return found[:_SENTENCES] + more
 
@@ -99,9 +100,7 @@ def _declared(resources: Any) -> list[tuple[str, Spec]]:
     return found
 
 
-def judge(
-    declared: Sequence[tuple[str, Spec]], newest: Manifest, before: Manifest | None, look: Look
-) -> list[str]:
+def judge(declared: Sequence[tuple[str, Spec]], newest: Manifest, before: Manifest | None, look: Look) -> list[str]:
     """The sentences on the checkpoint ``newest``; ``before``: the checkpoint of the same name before it."""
     kinds = {section.kind for section in newest.sections}
     point = f"the checkpoint {newest.name} of {newest.created[:16]}Z"

@@ -294,9 +294,7 @@ class Store:
             )
         return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.id))
 
-    def _usable(
-        self, checkpoint: str, seen: dict[str, Manifest | None], by_head: bool = False
-    ) -> Manifest | None:
+    def _usable(self, checkpoint: str, seen: dict[str, Manifest | None], by_head: bool = False) -> Manifest | None:
         """The record without its lines, if it and all records that it follows can be read. ``seen``: known answers."""
         trail: list[Manifest] = []
         at = checkpoint
