@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -24,7 +24,7 @@ from .._resources.files import trees_of
 from .._resources.kind import Spec, is_within
 from .._resources.registry import KINDS, path_lines
 from .._results import NOT_COMPARED
-from .._store.manifest import Manifest
+from .._store.manifest import LOG, Manifest, Section
 from .._store.store import LATEST, Store
 
 # A tree that had so many entries, and has less than a tenth of them, was emptied.
@@ -39,11 +39,11 @@ _OWN = pattern(OWN_NAMES)
 @dataclass
 class Recorded:
     """A declared path in a checkpoint: its entries, and those that are no directories. ``directories``: all of them,
-    quoted, where there is nothing else."""
+    quoted."""
 
     entries: int = 0
     others: int = 0
-    directories: list[str] = field(default_factory=list)
+    directories: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,11 +67,8 @@ def spot_check(store: Store, resources: Any) -> list[str]:
     except UsageError as error:
         return [f"{NOT_COMPARED}: {error.message}"]
     try:
-        newest = store.resolve(LATEST)
-        name = store.head(newest).name
-        ids = store.refs()[name]
-        before = _readable(store, ids[ids.index(newest) - 1] if newest in ids[1:] else "")
-        found = judge(declared, store.manifest(newest, before), before, look)
+        *earlier, newest = store.chain(store.resolve(LATEST))
+        found = judge(declared, [*earlier, newest], [] if earlier else _before(store, newest), look)
     except NotFound:
         return ["no checkpoint has been taken, so that nothing of what is declared is protected"]
     except Damaged as error:
@@ -80,11 +77,13 @@ def spot_check(store: Store, resources: Any) -> list[str]:
     return found[:_SENTENCES] + more
 
 
-def _readable(store: Store, checkpoint: str) -> Manifest | None:
+def _before(store: Store, newest: Manifest) -> list[Manifest]:
+    """The records that lead to the checkpoint of the same name before it; nothing where there is none to be read."""
+    ids = store.refs().get(newest.name, [])
     try:
-        return store.manifest(checkpoint) if checkpoint else None
+        return store.chain(ids[ids.index(newest.id) - 1]) if newest.id in ids[1:] else []
     except Damaged:
-        return None
+        return []
 
 
 def _declared(resources: Any) -> list[tuple[str, Spec]]:
@@ -100,19 +99,25 @@ def _declared(resources: Any) -> list[tuple[str, Spec]]:
     return found
 
 
-def judge(declared: Sequence[tuple[str, Spec]], newest: Manifest, before: Manifest | None, look: Look) -> list[str]:
-    """The sentences on the checkpoint ``newest``; ``before``: the checkpoint of the same name before it."""
+def judge(
+    declared: Sequence[tuple[str, Spec]], records: Sequence[Manifest], before: Sequence[Manifest], look: Look
+) -> list[str]:
+    """The sentences on the checkpoint to which ``records`` lead. ``before``: the records that lead to the checkpoint
+    before it, where that is not a record of the same log."""
+    *earlier, newest = records
     kinds = {section.kind for section in newest.sections}
     point = f"the checkpoint {newest.name} of {newest.created[:16]}Z"
     missing = [kind for kind in dict.fromkeys(kind for kind, _spec in declared) if kind not in kinds]
-    found = [f"{kind}: declared, and nothing of this kind is in {point}" for kind in missing]
+    found = [f"{', '.join(missing)}: declared, and not in {point}"] if missing else []
     trees = [spec for kind, spec in _with_stand_ins(declared, newest) if KINDS[kind].only_paths]
     paths = [path for spec in trees for path in spec["paths"]]
-    now, then = count(newest, paths), count(before, paths) if before is not None else {}
+    now = _tally(paths, earlier)
+    then = (now if earlier else _tally(paths, before)).entries()
+    now.add(newest)
     for spec in trees:
         for path in spec["paths"]:
-            seen = look(path, spec, now[path])
-            words = _words(seen, now[path], then.get(path, Recorded()), paths, spec)
+            recorded = now.found[path]
+            words = _words(look(path, spec, recorded), recorded, then[path], paths, spec)
             found += [f"{path[:_SHOWN]}: {words} ({point})"] if words else []
     return found
 
@@ -128,14 +133,14 @@ def _with_stand_ins(declared: Iterable[tuple[str, Spec]], newest: Manifest) -> I
                 yield from one.items()
 
 
-def _words(seen: Seen, now: Recorded, then: Recorded, paths: Sequence[str], spec: Spec) -> str:
+def _words(seen: Seen, now: Recorded, then: int, paths: Sequence[str], spec: Spec) -> str:
     """What is wrong with the record of a declared path, in words; empty where nothing is."""
     if seen.target and not any(is_within(seen.target, path) for path in paths):
         return f"it is a symlink to {seen.target[:_SHOWN]}, which is not declared: only the link itself is protected"
     if seen.exists and not now.entries:
         return "it exists, and nothing of it was recorded"
-    if then.entries >= _MANY and now.entries * _LEFT < then.entries:
-        return f"{now.entries} entries were recorded, and {then.entries} in the checkpoint before it"
+    if then >= _MANY and now.entries * _LEFT < then:
+        return f"{now.entries} of {then} entries are left since the checkpoint before it"
     if now.others:
         return ""
     if seen.kept:
@@ -145,26 +150,50 @@ def _words(seen: Seen, now: Recorded, then: Recorded, paths: Sequence[str], spec
     return ""
 
 
-def count(manifest: Manifest, paths: Sequence[str]) -> dict[str, Recorded]:
-    """The entries of each declared path in a manifest, in one pass over its lines."""
-    found = {quote(os.fsencode(path)): Recorded() for path in paths}
-    tops = {text: (f"{text}/", one) for text, one in found.items()}
-    for section in manifest.sections:
+class Tally:
+    """The entries of declared paths in a checkpoint, from the records that lead to it: no state is put together."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.found = {path: Recorded() for path in paths}
+        quoted = ((quote(os.fsencode(path)), one) for path, one in self.found.items())
+        self._tops = [(text, f"{text}/", one) for text, one in quoted]
+
+    def add(self, record: Manifest) -> Tally:
+        """Count the lines of a snapshot, or the changes of a log since the record before it."""
+        for section in record.sections:
+            if record.kind == LOG:
+                self._count(section, [line[1:] for line in section.lines if line[0] == "+"], 1)
+                self._count(section, [line[1:] for line in section.lines if line[0] == "-"], -1)
+            else:
+                self._count(section, section.lines, 1)
+        return self
+
+    def entries(self) -> dict[str, int]:
+        return {path: one.entries for path, one in self.found.items()}
+
+    def _count(self, section: Section, lines: Sequence[str], by: int) -> None:
         top, beginning, one = "", "\n", Recorded()
-        for line in path_lines(section):
+        for line in path_lines(replace(section, lines=list(lines))):
             kind, path = line[0], line[2:].partition(" ")[0]
             if kind in (ABOVE, ABSENT):
                 continue
             if not path.startswith(beginning) and path != top:
-                top = next((text for text, (begin, _) in tops.items() if path == text or path.startswith(begin)), "")
-                beginning, one = tops.get(top, ("\n", Recorded()))
-            one.entries += 1
+                known = (found for found in self._tops if path == found[0] or path.startswith(found[1]))
+                top, beginning, one = next(known, ("", "\n", Recorded()))
+            one.entries += by
             if kind != "d":
-                one.others += 1
-                one.directories.clear()
-            elif not one.others:
-                one.directories.append(path)
-    return {path: found[quote(os.fsencode(path))] for path in paths}
+                one.others += by
+            elif by > 0:
+                one.directories[path] = None
+            else:
+                one.directories.pop(path, None)
+
+
+def _tally(paths: Sequence[str], records: Iterable[Manifest]) -> Tally:
+    found = Tally(paths)
+    for record in records:
+        found.add(record)
+    return found
 
 
 def look(path: str, spec: Spec, recorded: Recorded) -> Seen:
