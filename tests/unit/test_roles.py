@@ -124,7 +124,8 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "systemd": "Failed to parse",
     }.items():
         assert why in found[case]
-    job = rf"cd '{tmp_path}/a b\%' && /bin/echo 'it'\"'\"'s' protect"
+    quoted = "'it'" + '"' + "'" + '"' + "'s'"
+    job = f"cd '{tmp_path}/a b\\%' && /bin/echo {quoted} protect"
     assert f"+30 02 * * * ops {job}" in done.stdout and f"+@weekly ops {job}" in done.stdout
     assert "evenkeel_key=x" not in re.sub(r"(?m)^fatal.*$", "", done.stdout)
 
