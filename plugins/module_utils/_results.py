@@ -200,7 +200,7 @@ class Held:
 
 @dataclass
 class Listed:
-    """What the controller adds from the inventory. ``copies``: how many there shall be of the host's checkpoints.
+    """Facts of the inventory, which the controller adds. ``copies``: how many there shall be of the host's checkpoints.
     ``variable`` and ``domain``: the failure domain of the host; empty for none. ``hosts``: the number of hosts in the
     inventory. ``gone``: hosts of which the host holds copies, and that the inventory does not have."""
 
