@@ -128,7 +128,7 @@ def _stood_for(declared: Outline, newest: Manifest) -> Iterator[Spec]:
 
 
 def _words(seen: Seen, now: Recorded, then: int, paths: Sequence[str], spec: Spec) -> str:
-    """What is wrong with the record of a declared path, in words; empty where nothing is."""
+    """The fault of the record of a declared path, in words; empty for none."""
     if seen.target and not any(f"{seen.target}/".startswith(f"{path}/") for path in paths):
         return f"it is a symlink to {seen.target[:_SHOWN]}, which is not declared: only the link itself is protected"
     if seen.exists and not now.entries:

@@ -91,7 +91,7 @@ def _declaration(section: Section) -> dict[str, dict[str, object]]:
 
 
 def outline(resources: Any) -> dict[str, list[Any]]:
-    """What declarations name, in a form that can be compared with a checkpoint without knowing any kind.
+    """The names in declarations, in a form that can be compared with a checkpoint without knowing any kind.
 
     ``kinds``: the declared kinds; ``trees``: declared trees, each with paths and exclude; ``stand``: the declared kinds
     that stand for others; ``tree_kinds``: all kinds that declare trees. UsageError for an item that is no declaration.
