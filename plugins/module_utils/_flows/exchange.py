@@ -91,8 +91,8 @@ def _discard(call: _Call) -> Result:
 
 def _receive(call: _Call) -> Result:
     values = call.values
-    with scratch.taken(values["path"]) as path:
-        taken = replicas.receive(call.store, call.host, values["id"], path, call.params["retention"], call.mac)
+    with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        taken = replicas.receive(call.store, call.host, values["id"], incoming, call.params["retention"], call.mac)
     taken.changed = True
     return taken
 
@@ -104,8 +104,8 @@ def _candidates(call: _Call) -> Result:
 def _adopt(call: _Call) -> Result:
     values = call.values
     declared, proved = values.get("declared"), values.get("proved", False)
-    with scratch.taken(values["path"]) as path:
-        taken = replicas.adopt(call.store, call.host, values["id"], path, declared, proved)
+    with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
     taken.changed = True
     return taken
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
@@ -23,11 +25,12 @@ from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
-from .._store.store import CHAIN, Store, objects_of, paths_of
+from .._store.store import CHAIN, Store, contents_of, objects_of, paths_of
 from .rollback.flow import finish
 
 _MAGIC = b"evenkeel-pack 1\n"
 # The header before a content or a manifest.
+_MANIFEST = b"manifest"
 _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
 # The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
 _MACS = "macs"
@@ -58,41 +61,95 @@ def have(store: Store, host: str) -> Copies:
     return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
 
 
-def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
-    """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without the contents of ``known``
-    checkpoints.
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that can be written: the contents, in the order of the checkpoint's lines, then the manifests.
 
-    Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
+    The same checkpoint for a receiver with the same checkpoints is the same bundle, wherever it is written.
     """
+
+    source: Store
+    contents: Sequence[str]
+    manifests: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes that ``write`` writes. Raises Damaged for a missing content."""
+        contents = sum(len(_head(sha.encode(), size)) + size + 1 for sha, size in self._sizes())
+        manifests = sum(len(_head(_MANIFEST, len(one))) + len(one) + 1 for one in self.manifests)
+        return len(_MAGIC) + contents + manifests
+
+    def _sizes(self) -> Iterator[tuple[str, int]]:
+        return ((sha, self.source.objects.size(sha)) for sha in self.contents)
+
+    def write(self, stream: BinaryIO) -> None:
+        """Write it, and verify every content meanwhile. Raises Damaged at the first damaged content."""
+        stream.write(_MAGIC)
+        for sha, size in self._sizes():
+            stream.write(_head(sha.encode(), size))
+            for chunk in self.source.objects.read(sha):
+                stream.write(chunk)
+            stream.write(b"\n")
+        for data in self.manifests:
+            stream.write(_head(_MANIFEST, len(data)) + data + b"\n")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A bundle that comes in: its stream, and the bytes that were announced. No more of them are read."""
+
+    stream: BinaryIO
+    size: int
+
+
+def _head(word: bytes, size: int) -> bytes:
+    return b"%s %d\n" % (word, size)
+
+
+def bundle(store: Store, host: str, checkpoint: str, known: Collection[str], from_replica: bool) -> Bundle:
+    """The bundle of a checkpoint, without the contents of ``known`` checkpoints. Raises Damaged for a checkpoint whose
+    manifests are not whole."""
     source = replica(store, host) if from_replica else store
     held = {one for one in known if one != checkpoint and any(one in ids for ids in source.refs().values())}
     source.manifest(checkpoint)  # Whole, or it is not worth carrying.
     records = source.chain(checkpoint)
     while records[0].id != checkpoint and records[0].id in held:
         records.pop(0)  # The receiver has the beginning of the log.
-    needed = {sha for record in records for sha in objects_of(record)}
+    needed = dict.fromkeys(sha for record in records for sha in contents_of(record))
     for other in held:
-        needed -= objects_of(source.record(other))
+        for sha in objects_of(source.record(other)):
+            needed.pop(sha, None)
+    return Bundle(source, list(needed), [source.record_data(record.id) for record in records])
+
+
+def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
+    """Write the bundle of a checkpoint to the new file ``path`` (mode 0600), without the contents of ``known``
+    checkpoints.
+
+    Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
+    """
+    made = bundle(store, host, checkpoint, known, from_replica)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
-            stream.write(_MAGIC)
-            for sha in sorted(needed):
-                stream.write(b"%s %d\n" % (sha.encode(), source.objects.size(sha)))
-                for chunk in source.objects.read(sha):
-                    stream.write(chunk)
-                stream.write(b"\n")
-            for record in records:
-                data = source.record_data(record.id)
-                stream.write(b"manifest %d\n" % len(data) + data + b"\n")
+            made.write(stream)
             size = stream.tell()
     except BaseException:
         os.unlink(path)
         raise
-    return Exported(path=path, bytes=size, objects=len(needed))
+    return Exported(path=path, bytes=size, objects=len(made.contents))
 
 
-def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = "") -> Copied:
+@contextmanager
+def opened(path: str) -> Iterator[Incoming]:
+    """The bundle in a file."""
+    with open(path, "rb") as stream:
+        yield Incoming(stream, os.fstat(stream.fileno()).st_size)
+
+
+def receive(
+    store: Store, host: str, checkpoint: str, incoming: Incoming, retention: Any = None, mac: str = ""
+) -> Copied:
     """On a peer: store the bundle. The copy counts once this returns: re-hashed whole, and durable (I10).
 
     ``mac``: the MAC by which the controller will recognize the copy; it is kept beside the copy.
@@ -102,7 +159,7 @@ def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any 
         ensure_dir(store.join("replicas"))
     target = replica(store, host)
     with target.locked():
-        result = _take(target, checkpoint, path)
+        result = _take(target, checkpoint, incoming)
         _keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
@@ -170,7 +227,9 @@ def candidates(store: Store, host: str) -> Candidates:
     return Candidates(candidates=sorted(found, key=lambda one: (one.created, one.id), reverse=True))
 
 
-def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False) -> Copied:
+def adopt(
+    store: Store, host: str, checkpoint: str, incoming: Incoming, declared: Any = None, proved: bool = False
+) -> Copied:
     """On the host to be recovered: add the bundle to its own store, for a rollback to follow.
 
     ``declared`` are the resources of ``host``. With it, a checkpoint that holds other resources is Refused. So is a
@@ -191,18 +250,17 @@ def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = N
     with store.locked():
         with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
             finish(store)
-        return _take(store, checkpoint, path, look)
+        return _take(store, checkpoint, incoming, look)
 
 
 def _take(
-    target: Store, checkpoint: str, path: str, look: Callable[[Manifest], None] = lambda _manifest: None
+    target: Store, checkpoint: str, incoming: Incoming, look: Callable[[Manifest], None] = lambda _manifest: None
 ) -> Copied:
     """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise."""
     writer = Writer(target.objects)
     try:
-        with open(path, "rb") as stream:
-            refuse_too_large(os.fstat(stream.fileno()).st_size, target.root, "the bundle of a checkpoint")
-            manifests = _read_bundle(stream, writer, target.root)
+        refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
+        came, manifests = _read_bundle(incoming, writer, target.root)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
         received, size = writer.new_objects, writer.new_bytes
@@ -210,7 +268,8 @@ def _take(
     except BaseException:
         writer.discard()
         raise
-    wrong = {sha: why for sha in sorted(needed) if (why := target.objects.verify(sha))}
+    # What came was hashed on its way in. What was here may have been damaged since.
+    wrong = {sha: why for sha in sorted(needed - came) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -253,24 +312,27 @@ def _chain(
     return made, list(zip(records, manifests)), needed
 
 
-def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
-    """Contents into the writer (of the store at ``root``), each under the hash it really has; the bytes of the
-    manifests, in their order. Nothing is read or written for a length that the bundle does not have."""
+def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str], list[bytes]]:
+    """Contents into the writer (of the store at ``root``), each under the hash it really has; the names of those that
+    it took, and the bytes of the manifests, in their order. Nothing is read or written for a length that the bundle
+    does not have."""
+    came: set[str] = set()
     manifests: list[bytes] = []
     size = lines = 0
-    end = os.fstat(stream.fileno()).st_size
-    if stream.readline(64) != _MAGIC:
+    stream, left = incoming.stream, incoming.size - len(_MAGIC)
+    if stream.readline(len(_MAGIC)) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
     while True:
-        line = stream.readline(128)
+        line = stream.readline(128) if left > 0 else b""
         if not line and manifests:
-            return manifests
+            return came, manifests
         found = _LINE.fullmatch(line)
         if found is None:
             raise Damaged("the bundle is cut off or garbled")
         word, length = found[1].decode("ascii"), int(found[2])
-        if length > end - stream.tell():
-            raise Damaged(f"the bundle is cut off, or its lengths are wrong: it lacks {length} bytes of {word[:12]}")
+        left -= len(line) + length + 1
+        if left < 0:
+            raise Damaged(f"the bundle is cut off, or its lengths are wrong: it lacks {-left} bytes of {word[:12]}")
         if word == "manifest":
             size += length
             if len(manifests) >= CHAIN or size > MANIFESTS:
@@ -284,5 +346,8 @@ def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
             continue
         if length > SMALL:
             refuse_too_large(length, root, "a content")
+        known = writer.objects.has(word)
         if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")
+        if not known:
+            came.add(word)

@@ -558,12 +558,15 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
 
 def objects_of(manifest: Manifest) -> set[str]:
     """The names of all contents that the checkpoint needs: in the lines of every kind they stand as ``sha256=``."""
-    found: set[str] = set()
+    return set(contents_of(manifest))
+
+
+def contents_of(manifest: Manifest) -> Iterator[str]:
+    """The names of all contents that the checkpoint needs, as often as they stand in its lines, in their order."""
     for section in manifest.sections:
         for line in section.lines:
             if " sha256=" in line:
-                found.update(word[7:] for word in line.split(" ") if word.startswith("sha256="))
-    return found
+                yield from (word[7:] for word in line.split(" ") if word.startswith("sha256="))
 
 
 def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
