@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 from .._host.options import PHASE, Options
+from .exchange import work
+
+__all__ = ["ARGUMENTS", "OPTIONS", "work"]
 
 ARGUMENTS: Options = {
     "host": {"type": "str"},

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from .._host.options import PHASE, Options
 from .._store import retention
+from .exchange import work
+
+__all__ = ["ARGUMENTS", "OPTIONS", "work"]
 
 ARGUMENTS: Options = {
     "copies": {"type": "int", "default": 2},

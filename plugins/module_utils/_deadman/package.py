@@ -36,6 +36,7 @@ _ANSWERS = ("_adapter", "_calls.every")
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
+_COMMENT = re.compile(r"#[^\n]*")
 
 
 def install(store: Store, finish: Callable[..., list[str]]) -> str:
@@ -149,8 +150,8 @@ def _imports(source: str, package: str) -> Iterator[str]:
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
-        for item in found[2].strip("()").split(","):
-            name = item.split(" as ")[0].partition("#")[0].strip()
+        for item in _COMMENT.sub("", found[2]).strip("()").split(","):
+            name = item.split(" as ")[0].strip()
             if name.isidentifier():
                 yield f"{module}.{name}"
 

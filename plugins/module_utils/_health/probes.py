@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import socket
@@ -131,6 +130,8 @@ class HttpProbe(Probe):
             self._body = re.compile(declared["body"]) if declared["body"] else None
         except re.error as error:
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
+        import http.client  # It takes longer to load than most calls take, and few probes need it.
+
         self.host = host
         self._statuses: list[int] = declared["status"]
         self._connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
@@ -142,6 +143,8 @@ class HttpProbe(Probe):
         return self.host, self._port or self._connection.default_port
 
     def measure(self, system: System) -> Measurement:
+        from http.client import HTTPException
+
         connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", self._path, headers={"User-Agent": "evenkeel", "Connection": "close"})
@@ -149,7 +152,7 @@ class HttpProbe(Probe):
             text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
         except socket.gaierror as error:
             return Measurement(UNKNOWN, f"{self.host} cannot be resolved: {error.strerror}")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             return Measurement(FAIL, f"no answer: {error or type(error).__name__}")
         finally:
             connection.close()
