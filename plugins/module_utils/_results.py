@@ -210,6 +210,16 @@ class Measured(Result):
 
 
 @dataclass
+class Prepared(Result):
+    """``ft_address``: the interface and the witnesses that were chosen, and the configuration for keepalived."""
+
+    interface: str = ""
+    witnesses: list[str] = field(default_factory=list)
+    configuration: str = ""
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
 class Rung:
     """A rung of a ladder that was tried, or left out: ``why`` it did not lead to health; empty where it did."""
 
