@@ -191,8 +191,8 @@ address:
       required: true
     interface:
       description:
-        - The interface to ask on. By default the one that has the address, or has an address in its network. For example
-          V(eth1).
+        - The interface to ask on. By default the one that has the address, or has an address in its network. For
+          example V(eth1).
       type: str
 """
     + _FROM

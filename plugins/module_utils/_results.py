@@ -206,6 +206,7 @@ class Measured(Result):
     soaked: float = 0.0
     restarts: int = 0
     host_state: Any = None
+    address: Any = field(default=None, metadata=_LEFT_OUT)
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 

@@ -35,7 +35,8 @@ options:
     required: true
   members:
     description:
-      - The addresses of all hosts that may hold the service addresses, this host among them. The first takes over first.
+      - The addresses of all hosts that may hold the service addresses, this host among them. The first takes over
+        first.
     type: list
     elements: str
     required: true

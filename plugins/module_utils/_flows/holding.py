@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .._errors import EvenkeelError
+from .._errors import EvenkeelError, UsageError
 from .._health import probes as probing
 from .._health.probe import PASS
 from .._host import trust, wire
@@ -242,9 +242,13 @@ class Part:
 
 
 def part(addresses: Sequence[str], system: System) -> Part:
-    """The part of this host now, for the guard. UsageError is left to the caller: the addresses are the inventory's."""
+    """The part of this host now, for the guard. UsageError for a text that is no address."""
+    try:
+        targets = {one: ipaddress.ip_interface(one).ip for one in addresses}
+    except ValueError as error:
+        raise UsageError(f"addresses: {error}") from error
     known = wire.links(system)
-    holds = [one for one in addresses if wire.holds(known, ipaddress.ip_interface(one).ip)]
+    holds = [one for one, target in targets.items() if wire.holds(known, target)]
     state = _text(STATE)
     if stands_aside(system):
         why = "it stands aside"
