@@ -15,10 +15,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _holders
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
@@ -26,9 +25,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 
 # A single round of probes.
 _ONCE = Times(0.0, 0.0, 1.0)
-ADDRESSES_VARIABLE = "evenkeel_virtual_addresses"
-# The program of the role virtual_address on its hosts, and seconds that it may take to hand an address over.
-_PROGRAM, _HAND_OVER = "/etc/keepalived/evenkeel-address", 60.0
 
 
 class ActionModule(ActionBase):
@@ -54,48 +50,21 @@ class ActionModule(ActionBase):
     ) -> dict[str, object]:
         question = replace(self._question(inventory, params, variables), restart=params["restart"])
         decision = _guard.decide(question)
-        handed: list[str] = []
-        if decision.aside and inventory.predicts:
-            planned = [f"{name} stands aside, so that another host takes the address" for name in decision.aside]
-        else:
-            planned, handed = [], []
-            for name in decision.aside:
-                said = self._stand_aside(inventory, name, inventory.store(name, params["store"]))
-                if said:
-                    decision = replace(decision, reasons=[said])
-                    break
-                handed.append(f"{name} stands aside, and another host has the address")
+        moves = [f"another host takes the address of {', '.join(decision.aside)}"] if decision.aside else []
+        if moves and not inventory.predicts:
+            why = _holders.hand_over(inventory, decision.aside, params["store"])
+            decision = replace(decision, reasons=[why] if why else [])
         return _result(
             decision,
             error="Refused",
-            planned=planned,
-            done=[f"measured {len(question.hosts)} hosts", *handed],
+            planned=moves,
+            done=[f"measured {len(question.hosts)} hosts", *([] if inventory.predicts or decision.reasons else moves)],
             proved=[_words_on(host, measured) for host, measured in question.hosts.items()],
             healthy=decision.healthy,
             unhealthy=decision.unhealthy,
             unknown=decision.unknown,
             in_flight=decision.in_flight,
         )
-
-    def _stand_aside(self, inventory: Inventory, name: str, store: str) -> str:
-        """Have a host of the wave hand the address over. Return a sentence where it did not; empty where another host,
-        which is not of the wave, has it.
-        """
-        pair = {
-            "drain": [_PROGRAM, "hand-over"],
-            "undrain": [_PROGRAM, "take-part"],
-            "check": [_PROGRAM, "is-elsewhere"],
-        }
-
-        def work(host: Host) -> Answer:
-            result = host.module("ft_drain", state="drained", ours=True, command=pair, deadline="25s", store=store)
-            return {key: result.get(key) for key in ("failed", "msg", "state", "unreachable")}
-
-        told = inventory.each([name], work, _HAND_OVER)[name]
-        if not told.get("failed") and not told.get("unreachable") and told.get("state") == "drained":
-            return ""
-        why = words(str(told.get("msg") or "it does not answer")).rstrip(".")
-        return f"{name} did not hand its address over ({why}): repair that, and run again."
 
     def _question(
         self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]
@@ -128,7 +97,7 @@ class ActionModule(ActionBase):
             for host in hosts
         }
 
-        addresses = {host: _texts(inventory.variable(host, ADDRESSES_VARIABLE, []), host) for host in hosts}
+        addresses = _holders.declared(inventory, hosts)
         parts = {host: parted(probes[host]) for host in hosts}
         # Nothing is compared here, because no host has changed yet.
         outside = {
@@ -144,7 +113,7 @@ class ActionModule(ActionBase):
                 soak="0s",
                 deadline="0s",
                 store=inventory.store(host.name, params["store"]),
-                **({"addresses": addresses[host.name]} if addresses[host.name] else {}),
+                addresses=addresses[host.name],
             )
             return {key: result.get(key) for key in ("state", "host_state", "address", "msg", "unreachable")}
 
@@ -168,13 +137,6 @@ def _probes(declared: Any, host: str) -> Any:
         return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
     except UsageError as error:
         raise UsageError(f"{host}: {error.message}") from error
-
-
-def _texts(declared: Any, host: str) -> list[str]:
-    """The service addresses of a host. UsageError for another form."""
-    if not isinstance(declared, list) or not all(isinstance(one, str) for one in declared):
-        raise UsageError(f"{host}: {ADDRESSES_VARIABLE} is no list of addresses such as 10.0.0.100/24")
-    return declared
 
 
 def _words_on(host: str, one: _guard.Measured) -> str:

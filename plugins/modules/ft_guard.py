@@ -17,8 +17,8 @@ description:
   - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
     C(serial) past an unreachable host, even with C(max_fail_percentage) and C(any_errors_fatal).
   - Where a host of the wave has one of its C(evenkeel_virtual_addresses) now, it refuses unless a host outside of the
-    wave is healthy and ready to take the address. Then it has the hosts of the wave stand aside for two minutes, and
-    refuses unless another host has the address by then.
+    wave is healthy and ready to take the address. Then it has the address handed over, and refuses unless another host
+    has it by then.
   - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -135,12 +135,12 @@ in_flight:
   type: list
   elements: str
 planned:
-  description: In check mode, the hosts that would hand a service address over. Otherwise nothing.
+  description: The move of a service address to a host outside of the wave, where it is needed.
   returned: always
   type: list
   elements: str
 done:
-  description: The measurements, and the hosts that handed a service address over.
+  description: The measurements, and the move of a service address.
   returned: always
   type: list
   elements: str

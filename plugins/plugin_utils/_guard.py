@@ -45,8 +45,8 @@ class Measured:
 class Decision:
     """Without reasons the step may start. Each reason is a sentence: the hosts, the fault, and what to do next.
 
-    aside: hosts of the wave that may hold a service address which a host of the wave has now. They stand aside before
-    the step, the holders last.
+    aside: hosts of the wave that may hold a service address which a host of the wave has now, the holders last. The
+    address moves to another host before the step.
     """
 
     reasons: list[str] = field(default_factory=list)

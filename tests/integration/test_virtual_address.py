@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A service address of two balancers, under a constant load: who has it after each fault, and how long nobody had it."""
+"""A service address of two balancers under a constant load: who has it after each fault, and how long nobody had it."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_a_crash_of_the_holder_moves_the_address_and_its_boot_does_not(pair: Pai
 
 @pytest.mark.parametrize("rule", ["meta l4proto 112", ""], ids=["of VRRP", "of all of IP"])
 def test_a_cut_between_the_two_leaves_one_holder(pair: Pair, rule: str) -> None:
-    holder, _other = pair.settled()
+    pair.settled()
     with pair.load(f"cut {rule or 'of all of IP'}") as load:
         with cut(PAIR, pair.fleet, rule):
             twice = both_at_once(pair, 15)

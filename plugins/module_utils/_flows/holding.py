@@ -37,6 +37,8 @@ _HEARING = 1.2
 # for which a host stands aside after it.
 _ANSWERS, _TWICE, _HAND_OVER, _STANDS_ASIDE = 0.4, 0.5, 20.0, 120.0
 _VRRP, _LONGEST = 112, 1 << 20
+# Seconds for a packet that has arrived already, and the packets that are looked at.
+_AT_ONCE, _MOST_PACKETS = 0.02, 200
 _USAGE = """\
 usage: evenkeel-address status      what this host does for the address, and why
        evenkeel-address hand-over   stand aside, and wait until another host has the address
@@ -121,16 +123,20 @@ def watch(settings: Settings, system: System) -> str:
     """Why this host gives the address up, or does not take it; empty where it takes part."""
     if stands_aside(system):
         return "it stands aside, as somebody has asked"
+    with _Ear(settings) as ear:
+        # A second look, as the address may just be moving.
+        why = _look(settings, system, ear) and _look(settings, system, ear)
+    return why or _sick(settings, system)
+
+
+def _look(settings: Settings, system: System, ear: _Ear) -> str:
     known = wire.links(system)
     link = _link(settings, known)
-    with _Ear(settings) as ear:
-        answers = wire.ask([*settings.targets, *settings.voters], link, _ANSWERS)
-        others = frozenset(one for target in settings.targets for one in answers[target])
-        votes = sum(bool(answers[one]) for one in settings.voters)
-        holds = any(wire.holds(known, target) for target in settings.targets)
-        seen = Seen(holds, link.hardware, others, votes, len(settings.voters), ear.hears)
-        why = against(seen, settings.needed)
-    return why or _sick(settings, system)
+    answers = wire.ask([*settings.targets, *settings.voters], link, _ANSWERS)
+    others = frozenset(one for target in settings.targets for one in answers[target])
+    votes = sum(bool(answers[one]) for one in settings.voters)
+    holds = any(wire.holds(known, target) for target in settings.targets)
+    return against(Seen(holds, link.hardware, others, votes, len(settings.voters), ear.hears), settings.needed)
 
 
 def _sick(settings: Settings, system: System) -> str:
@@ -171,15 +177,17 @@ class _Ear:
 
     def hears(self) -> bool:
         """Whether one has arrived, or does within the time of two."""
-        while (left := self.began + _HEARING - time.monotonic()) > 0:
-            self.socket.settimeout(left)
-            with suppress(socket.timeout):
+        for _number in range(_MOST_PACKETS):
+            self.socket.settimeout(max(_AT_ONCE, self.began + _HEARING - time.monotonic()))
+            try:
                 data, sender = self.socket.recvfrom(512)
-                words = data[(data[0] & 15) * 4 :] if self.version == 4 and data else data
-                # Version 3, an advertisement; with the priority 0 a host gives the address up.
-                is_advert = len(words) >= 8 and words[0] == 0x31 and words[1] == self.router_id and words[2] > 0
-                if is_advert and sender[0].partition("%")[0] in self.members:
-                    return True
+            except socket.timeout:
+                return False
+            words = data[(data[0] & 15) * 4 :] if self.version == 4 and data else data
+            # Version 3, an advertisement; with the priority 0 a host gives the address up.
+            is_advert = len(words) >= 8 and words[0] == 0x31 and words[1] == self.router_id and words[2] > 0
+            if is_advert and sender[0].partition("%")[0] in self.members:
+                return True
         return False
 
 

@@ -35,6 +35,7 @@ _FIRST, _STEP = 250, 10
 _MOST_MEMBERS, _MOST_ADDRESSES = 16, 16
 # The longest that a probe may take here; keepalived waits ten seconds for all of the program.
 _LONGEST = 2.0
+# keepalived takes a program that it cannot start for one that has not failed; a shell tells that it cannot.
 _TEXT = """\
 {mark}
 global_defs {{
@@ -44,7 +45,7 @@ global_defs {{
     vrrp_check_unicast_src
 }}
 vrrp_script evenkeel {{
-    script "{program} watch"
+    script "/bin/sh -c '{program} watch'"
     interval 1
     timeout 10
     fall 1
