@@ -206,6 +206,17 @@ class Measured(Result):
     soaked: float = 0.0
     restarts: int = 0
     host_state: Any = None
+    address: Any = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Prepared(Result):
+    """``ft_address``: the interface and the witnesses that were chosen, and the configuration for keepalived."""
+
+    interface: str = ""
+    witnesses: list[str] = field(default_factory=list)
+    configuration: str = ""
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 

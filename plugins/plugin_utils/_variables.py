@@ -70,6 +70,11 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "undeclared",
         "undrained",
         "verdicts",
+        "virtual_addresses",
+        "virtual_interface",
+        "virtual_members",
+        "virtual_router_id",
+        "virtual_witnesses",
         "waves",
     )
 )

@@ -35,7 +35,7 @@ evenkeel_soak: 1s
 evenkeel_deadline: 6s
 """
 # The tests of such a file share something that takes long to make: with -n they stay in one process.
-TOGETHER = ("test_lab.py", "test_postgresql.py", "test_published_roles.py")
+TOGETHER = ("test_lab.py", "test_postgresql.py", "test_published_roles.py", "test_virtual_address.py")
 # It runs on every host before every test: the commands that cost most run only where a test gave reason to.
 _PRISTINE = """
 set -e

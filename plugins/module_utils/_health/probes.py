@@ -22,6 +22,7 @@ from .._services import systemd
 from .._services.container import OPTIONS as CONTAINER_OPTIONS
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
+from .address import AddressProbe
 from .compare import CompareProbe
 from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
 from .prometheus import PrometheusProbe
@@ -296,7 +297,16 @@ def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
 # kind -> its class. A new probe is added here.
 PROBES: dict[str, type[Probe]] = {
     probe.kind: probe
-    for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe, PrometheusProbe, CompareProbe)
+    for probe in (
+        HttpProbe,
+        TcpProbe,
+        ServiceProbe,
+        CommandProbe,
+        FileProbe,
+        AddressProbe,
+        PrometheusProbe,
+        CompareProbe,
+    )
 }
 # The option ``probes`` of modules and roles.
 OPTION = one_of({kind: mapping(probe.options()) for kind, probe in PROBES.items()})
