@@ -139,12 +139,13 @@ class Direct:
         self._make_keys([one for one in transfers if one.before is not None])
         self._open([one for one in transfers if "path" in one.key], sizes)
         told = self._carry([one for one in transfers if one.is_ready], sizes)
-        self._clear([one for one in transfers if not one.is_ready], [key["path"] for key in keys.values()])
+        lost = [one for one in transfers if told.get(one.receiver, {}).get("state") != "verified"]
+        self._clear(lost, [key["path"] for key in keys.values()])
         return {one.receiver: _judged(one, told) for one in transfers}
 
     def _clear(self, transfers: Sequence[_Transfer], paths: list[str]) -> None:
-        """Remove what was made for transfers that did not begin, and ``paths`` of the source."""
-        todo: dict[str, list[str]] = {self.source.name: paths} if paths else {}
+        """Remove what may be left of transfers that did not succeed, and ``paths`` of the source."""
+        todo = {self.source.name: paths} if paths else {}
         for one in transfers:
             for name, part in ((one.sender, one.key), (one.receiver, one.opened)):
                 if "path" in part:
