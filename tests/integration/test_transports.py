@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,15 +133,16 @@ def test_a_stolen_key_of_a_running_transfer_is_worth_nothing(hosts: Fleet, user:
         f"/usr/bin/ssh {options} -A -X {there} 'cat /root/secret'",
         f"/usr/bin/ssh {options} -tt {there}",
         f"/usr/bin/ssh {options} -W 127.0.0.1:80 {there}",
-        f"echo 'get /etc/passwd /root/got' | sftp -b - {options} {there}",
-        f"scp {options} /etc/hostname {there}:/tmp/pwned; scp -O {options} /etc/hostname {there}:/tmp/pwned",
-        f"scp {options} {there}:/etc/passwd /root/got",
         f"/usr/bin/ssh {options} -o ExitOnForwardFailure=yes -R 18080:127.0.0.1:22 {there} && echo uid=forwarded",
+        # These send something, which ends the transfer and so the use of the key.
+        f"sftp {options} {there}:/etc/passwd /root/got",
+        f"scp -O {options} /etc/hostname {there}:/tmp/pwned",
     ]
     for attempt in attempts:
-        said = hosts.on("web1", f"({attempt}) </dev/null 2>&1; true", check=False)
+        said = hosts.on("web1", f"(timeout 5 {attempt}) </dev/null 2>&1; true", check=False)
         assert "uid=" not in said and "secret" not in said and "HTTP" not in said, attempt
-    assert "PTY allocation request failed" in hosts.on("web1", f"timeout 5 {attempts[2]} </dev/null 2>&1", check=False)
+        refusal = {"-tt": "PTY allocation request failed", "-W": "prohibited", "-R": "forwarding failed"}
+        assert all(words in said for flag, words in refusal.items() if f" {flag} " in attempt), said
     assert hosts.on("web2", "ls /tmp/pwned; ss -Hltn sport = 18080", check=False) == ""
     assert hosts.on("web1", "ls /root/got", check=False) == ""
     # What the thief sends is refused, and the controller carries the copy.

@@ -126,9 +126,9 @@ class Bundle:
     def write(self, stream: BinaryIO) -> None:
         """Write it, and verify every content meanwhile. Raises Damaged at the first damaged content."""
         stream.write(_MAGIC)
-        for sha, size in self._sizes():
+        for sha, size, chunks in self.source.objects.read_many(self.contents):
             stream.write(_head(sha.encode(), size))
-            for chunk in self.source.objects.read(sha):
+            for chunk in chunks:
                 stream.write(chunk)
             stream.write(b"\n")
         for data in self.manifests:
@@ -374,7 +374,8 @@ def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str
             continue
         if length > SMALL:
             refuse_too_large(length, root, "a content")
-        known = writer.objects.has(word)
+        # A small content is in a pack or nowhere.
+        known = word in writer.objects.index() if length <= SMALL else writer.objects.has(word)
         if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")
         if not known:
