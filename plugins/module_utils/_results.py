@@ -373,6 +373,48 @@ class Copied(Result):
 
 
 @dataclass
+class Received(Copied):
+    """A copy that came straight from its sender. ``onward``: why the next host did not get it from here, or empty."""
+
+    onward: str = ""
+
+
+@dataclass
+class Hop(Result):
+    """On a sender: the path and the public half of its key for one transfer, and its own address, where it knows it."""
+
+    path: str = ""
+    public: str = ""
+    source: str = ""
+
+
+@dataclass
+class Prepared(Result):
+    """On a sender: a key for each transfer, and the size of each bundle."""
+
+    hops: list[Hop] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Opened(Result):
+    """On a receiver: the place into which the sender's key writes, the user as whom it comes, the bytes for which there
+    is room, and the keys of the host."""
+
+    path: str = ""
+    user: str = ""
+    room: int = 0
+    host_keys: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sent(Result):
+    """The bytes that a receiver has taken."""
+
+    bytes: int = 0
+
+
+@dataclass
 class Candidate:
     """A copy of a checkpoint on a peer, as it was verified now."""
 

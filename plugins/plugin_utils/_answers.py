@@ -24,6 +24,11 @@ _ID = re.compile("[0-9a-f]{64}")
 _HOST = re.compile("[!-~]{1,255}")
 # It stands in what sftp is told to do, line by line.
 _PATH = re.compile(r"/[A-Za-z0-9_./~+@:-]{1,4000}")
+# Parts of a connection from host to host: a key, an address, a user, a key of a host.
+_PUBLIC = re.compile("ssh-ed25519 [A-Za-z0-9+/=]{40,200}")
+_ADDRESS = re.compile("[0-9A-Fa-f.:]{2,45}")
+_USER = re.compile(r"[^\s@-][^\s@]{0,100}")
+_HOST_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{40,2000}")
 
 Form = Callable[[Any], Any]
 
@@ -98,6 +103,14 @@ _COPY: dict[str, Form] = {
     "state": _one_of("verified", "damaged"),
     "detail": words,
 }
+
+
+def _hop(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    return _read({"path": _text(_PATH), "public": _text(_PUBLIC), "source": _or_nothing(_text(_ADDRESS))}, value)
+
+
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
@@ -116,6 +129,16 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "discard": {},
     "land": {"path": _text(_PATH), "room": _number},
     "receive": {"state": _one_of("verified"), "bytes": _number},
+    "prepare": {"hops": _all(_hop, 1000), "sizes": _all(_number, 1000)},
+    "open": {
+        "path": _text(_PATH),
+        "user": _text(_USER),
+        "room": _number,
+        "host_keys": _all(_text(_HOST_KEY), 20),
+    },
+    "send": {"bytes": _number},
+    "take": {"state": _one_of("verified"), "bytes": _number, "onward": words},
+    "close": {},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
 }

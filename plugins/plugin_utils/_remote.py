@@ -159,6 +159,18 @@ class Inventory:
         """The address at which Ansible reaches a host."""
         return str(self.variable(host, "ansible_host") or self.variable(host, "ansible_ssh_host") or host)
 
+    def port(self, host: str) -> object:
+        """The port at which Ansible reaches a host by SSH."""
+        return self.variable(host, "ansible_port") or self.variable(host, "ansible_ssh_port") or C.DEFAULT_REMOTE_PORT
+
+    def own(self, host: str, name: str) -> Any:
+        """A variable of a host from the inventory, or None. UsageError where a fact sets it."""
+        return self._ours(host, name)
+
+    def connection(self, host: str) -> str:
+        """The name of the plugin by which Ansible reaches a host."""
+        return str(self.variable(host, "ansible_connection") or self._action._task._parent.connection)
+
     def is_here(self, host: str) -> bool:
         """Whether a host is the controller itself."""
         return str(self.variable(host, "ansible_connection", "")).rpartition(".")[2] == "local"

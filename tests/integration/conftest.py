@@ -114,6 +114,13 @@ class Fleet:
         self.started.append(process)
         return process
 
+    def start_playbook(self, path: Path) -> subprocess.Popen[str]:
+        """Start ansible-playbook on a file; ``end`` kills it like a driver."""
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", str(path)]
+        process = subprocess.Popen(argv, cwd=self.home, env=self.environment(), text=True)
+        self.started.append(process)
+        return process
+
     def end(self) -> None:
         """Kill the drivers that a failed or interrupted test left, with the processes that they started."""
         for process in self.started:

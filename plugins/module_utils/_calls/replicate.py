@@ -12,10 +12,12 @@ __all__ = ["ARGUMENTS", "OPTIONS", "work"]
 
 ARGUMENTS: Options = {
     "copies": {"type": "int", "default": 2},
+    "min_copies": {"type": "int"},
     "peers": {"type": "list", "elements": "str", "required": True},
     "failure_domain": {"type": "str"},
     "checkpoint": {"type": "str", "default": "latest"},
     "host": {"type": "str"},
+    "transport": {"type": "str", "default": "auto", "choices": ["auto", "ssh", "chain", "relay"]},
     "retention": retention.OPTION,
     "timeout": {"type": "str", "default": "10m"},
 }

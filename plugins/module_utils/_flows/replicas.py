@@ -36,6 +36,9 @@ _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
 _MACS = "macs"
 _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
+_ID = _MAC  # Both are written as a SHA-256 is.
+# A content in the line of a manifest, and its size where the line tells it.
+_CONTENT = re.compile("(?: size=([0-9]+))? sha256=([0-9a-f]{64})")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
 
 
@@ -49,7 +52,7 @@ def replica(store: Store, host: str) -> Store:
 def offer(store: Store, host: str, checkpoint: str) -> Offered:
     """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
-    held = [one.id for one in store.checkpoints()]
+    held = _ids(store)
     return Offered(id=manifest.id, name=manifest.name, created=manifest.created, host=manifest.host, held=held)
 
 
@@ -57,8 +60,46 @@ def have(store: Store, host: str) -> Copies:
     """On a peer: ids of the checkpoints of ``host`` that are here, and how many have a MAC. ``receive`` has verified
     their contents."""
     copies = replica(store, host)
-    ids = [one.id for one in copies.checkpoints()]
+    ids = _ids(copies)
     return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
+
+
+def _ids(store: Store) -> list[str]:
+    """The ids that names list. A manifest that has been damaged since is found by whoever needs it."""
+    listed = {one for ids in store.refs().values() for one in ids}
+    return sorted(one for one in listed if _ID.fullmatch(one))
+
+
+def lacking(store: Store, host: str, checkpoint: str) -> list[str]:
+    """On a peer: the faults of a copy that show without reading its contents: a manifest that is not whole, a content
+    that is missing or has another size.
+
+    A copy is listed only after its contents were hashed here (I10). A later scrub hashes them again, and puts damaged
+    ones aside, so that they are missing here.
+    """
+    target = replica(store, host)
+    try:
+        lines = [line for section in target.manifest(checkpoint).sections for line in section.lines]
+    except Damaged as error:
+        return [error.message]
+    wrong = []
+    for sha, size in {(found[2], found[1]) for line in lines for found in _CONTENT.finditer(line)}:
+        try:
+            there = target.objects.size(sha)
+        except Damaged as error:
+            wrong.append(error.message)
+            continue
+        if size and there != int(size):
+            wrong.append(f"object {sha} has {there} bytes of {size}")
+    return wrong
+
+
+def mark(store: Store, host: str, checkpoint: str, mac: str) -> None:
+    """On a peer: keep the MAC of a copy that is here, where it is another one than before."""
+    target = replica(store, host)
+    if mac and _mac_of(target, checkpoint) != mac:
+        with target.locked():
+            _keep_mac(target, checkpoint, mac)
 
 
 @dataclass(frozen=True)
@@ -85,9 +126,9 @@ class Bundle:
     def write(self, stream: BinaryIO) -> None:
         """Write it, and verify every content meanwhile. Raises Damaged at the first damaged content."""
         stream.write(_MAGIC)
-        for sha, size in self._sizes():
+        for sha, size, chunks in self.source.objects.read_many(self.contents):
             stream.write(_head(sha.encode(), size))
-            for chunk in self.source.objects.read(sha):
+            for chunk in chunks:
                 stream.write(chunk)
             stream.write(b"\n")
         for data in self.manifests:
@@ -117,8 +158,9 @@ def bundle(store: Store, host: str, checkpoint: str, known: Collection[str], fro
         records.pop(0)  # The receiver has the beginning of the log.
     needed = dict.fromkeys(sha for record in records for sha in contents_of(record))
     for other in held:
-        for sha in objects_of(source.record(other)):
-            needed.pop(sha, None)
+        with suppress(Damaged):  # The receiver then gets contents that it has.
+            for sha in objects_of(source.record(other)):
+                needed.pop(sha, None)
     return Bundle(source, list(needed), [source.record_data(record.id) for record in records])
 
 
@@ -167,20 +209,6 @@ def receive(
             for gone in set(os.listdir(target.join(_MACS)) if mac else ()) - held:
                 os.unlink(target.join(_MACS, gone))
     return result
-
-
-def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
-    """On a peer: re-hash a copy that is here already. Damaged objects are put aside, to be sent again."""
-    target = replica(store, host)
-    with target.locked():
-        manifest = target.manifest(checkpoint)
-        wrong = target.verify(manifest)
-        for sha in wrong:
-            target.quarantine(sha)
-        if not wrong:
-            _keep_mac(target, checkpoint, mac)
-    state = "damaged" if wrong else "verified"
-    return Copied(id=checkpoint, state=state, wrong=list(wrong.values())[:20])
 
 
 def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
@@ -346,7 +374,8 @@ def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str
             continue
         if length > SMALL:
             refuse_too_large(length, root, "a content")
-        known = writer.objects.has(word)
+        # A small content is in a pack or nowhere.
+        known = word in writer.objects.index() if length <= SMALL else writer.objects.has(word)
         if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")
         if not known:

@@ -118,9 +118,32 @@ def test_a_damaged_copy_is_mended_by_sending_it_whole(store: Store, peer: Store,
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    assert replicas.verify(peer, "web1", taken["id"]).state == "damaged"
+    with pytest.raises(Damaged, match="put aside"):
+        send(store, peer, tmp_path)
+    assert "is missing" in replicas.lacking(peer, "web1", taken["id"])[0]
     assert send(store, peer, tmp_path).state == "verified"
-    assert replicas.verify(peer, "web1", taken["id"]).state == "verified"
+    assert replicas.lacking(peer, "web1", taken["id"]) == []
+    assert replicas.candidates(peer, "web1").candidates[0].state == "verified"
+
+
+def test_a_copy_that_lacks_something_is_found_without_reading_it(
+    store: Store, peer: Store, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "large").write_bytes(b"x" * 100_000)
+    taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    send(store, peer, tmp_path)
+    assert replicas.lacking(peer, "web1", taken["id"]) == []
+    objects = (Path(peer.root) / "replicas" / "web1" / "objects").glob("*/*")
+    (large,) = (path for path in objects if path.stat().st_size == 100_000)
+    large.chmod(0o600)
+    os.truncate(large, 99_999)
+    assert "has 99999 bytes of 100000" in replicas.lacking(peer, "web1", taken["id"])[0]
+    large.unlink()
+    assert "is missing" in replicas.lacking(peer, "web1", taken["id"])[0]
+    manifest = Path(peer.root) / "replicas" / "web1" / "manifests" / taken["id"]
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    assert "manifest" in replicas.lacking(peer, "web1", taken["id"])[0]
 
 
 @pytest.mark.parametrize("host", ["", "..", "../web1", "a/b", ".hidden", "a\nb"])
