@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypedDict, TypeVar
 
 _Result = TypeVar("_Result", bound="Result")
+# Begins the sentence of a spot check that could not be made.
+NOT_COMPARED = "what is declared was not compared with the newest checkpoint"
 # A field that the report does not hold while it is None.
 _LEFT_OUT = {"left_out": True}
 
@@ -179,13 +181,48 @@ class HostState:
 
 
 @dataclass
+class Held:
+    """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them.
+
+    ``mac``: whether the newest has a MAC. ``verified``: by when each content was hashed last, in epoch seconds; None
+    without a checkpoint. ``damaged``: contents and checkpoints that are known to be damaged and did not arrive again.
+    """
+
+    host: str
+    id: str = ""
+    name: str = ""
+    created: str = ""
+    count: int = 0
+    mac: bool = False
+    verified: float | None = None
+    damaged: int = 0
+
+
+@dataclass
+class Listed:
+    """What the controller adds from the inventory. ``copies``: how many there shall be of the host's checkpoints.
+    ``variable`` and ``domain``: the failure domain of the host; empty for none. ``hosts``: the number of hosts in the
+    inventory. ``gone``: hosts of which the host holds copies, and that the inventory does not have."""
+
+    copies: int | None = None
+    variable: str = ""
+    domain: str = ""
+    hosts: int = 0
+    gone: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Remembered(HostState, Result):
-    """``ft_info``. ``owed``: None when it was not asked for."""
+    """``ft_info``. ``owed`` and ``spot_check``: None when they were not asked for. ``listed``: the controller adds
+    it."""
 
     checkpoints: list[Any] = field(default_factory=list)
     outside: Any = None
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
+    holds: list[Held] = field(default_factory=list)
+    spot_check: list[str] | None = None
+    listed: Listed | None = field(default=None, metadata=_LEFT_OUT)
 
 
 @dataclass

@@ -22,6 +22,25 @@ options:
         most 5 seconds.
     type: bool
     default: false
+  resources:
+    description:
+      - The resources that are declared for the host, as for M(evenkeel.fault_tolerance.ft_checkpoint). With them the
+        result names what of them the newest checkpoint does not hold (RV(spot_check)).
+      - A text is the name of the variable that holds them. Where that variable is not set, nothing is compared.
+      - A declaration that is wrong is named there as well, and is no failure. So is a variable of that name whose
+        templates do not work in this play.
+    type: raw
+    version_added: 0.2.0
+  copies:
+    description:
+      - How many copies of the host's checkpoints there shall be, for RV(listed).
+    type: int
+    version_added: 0.2.0
+  failure_domain:
+    description:
+      - Name of the inventory variable of the failure domain, for RV(listed).
+    type: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -46,6 +65,11 @@ EXAMPLES = r"""
 - name: Ask which restarts are due
   evenkeel.fault_tolerance.ft_info:
     owed: true
+  register: remembered
+
+- name: Ask which declared state the newest checkpoint lacks
+  evenkeel.fault_tolerance.ft_info:
+    resources: "{{ evenkeel_resources }}"
   register: remembered
 """
 
@@ -320,6 +344,69 @@ replicas:
   description: Ids of the checkpoints that this host keeps for others, by host.
   returned: success
   type: dict
+holds:
+  description:
+    - The copies that this host keeps for others, one entry for each of them. Nothing is verified for this answer.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    host:
+      description: The host whose checkpoints they are copies of.
+      type: str
+    id:
+      description: Id of the newest of them. Empty where none can be read.
+      type: str
+    name:
+      description: Its name.
+      type: str
+    created:
+      description: When that checkpoint was taken, as ISO 8601 writes it.
+      type: str
+    count:
+      description: The number of checkpoints of that host that are here.
+      type: int
+    mac:
+      description: Whether the newest has a MAC, by which the controller recognizes it.
+      type: bool
+    verified:
+      description:
+        - By when every content of these copies was hashed last, as it arrived or by
+          M(evenkeel.fault_tolerance.ft_scrub), in seconds since the epoch. Null where no checkpoint can be read.
+      type: float
+    damaged:
+      description: The number of contents and checkpoints that are known to be damaged, and that did not arrive again.
+      type: int
+spot_check:
+  description:
+    - Sentences on declared state (O(resources)) that the newest checkpoint does not hold. They name a kind that is
+      missing, a path that exists and was not recorded, a tree that was emptied or that O(resources) excludes as a
+      whole, and a symlink to a place that is not declared. No tree is walked for it.
+    - Null where O(resources) is not given.
+  returned: success
+  type: list
+  elements: str
+listed:
+  description: What the inventory says. The controller adds it.
+  returned: always
+  type: dict
+  contains:
+    copies:
+      description: How many copies there shall be (O(copies)); null where that is not given.
+      type: int
+    variable:
+      description: Name of the variable of the failure domain (O(failure_domain)). Empty where that is not given.
+      type: str
+    domain:
+      description: The failure domain of the host. Empty where none is known.
+      type: str
+    hosts:
+      description: The number of hosts in the inventory.
+      type: int
+    gone:
+      description: The hosts of RV(holds) that the inventory does not have.
+      type: list
+      elements: str
 planned:
   description: The planned steps, in order.
   returned: always

@@ -70,6 +70,66 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 
 
+def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_path: Path) -> None:
+    """In check mode, as cron and as systemd: a program that stands for crontab, and one that knows no time."""
+    good: dict[str, Any] = {
+        "evenkeel_schedule": "02:30",
+        "evenkeel_schedule_directory": f"{tmp_path}/a b%",
+        "evenkeel_schedule_command": ["/bin/echo", "it's", "protect"],
+        "evenkeel_schedule_user": "ops",
+        "booted": "/nowhere",
+    }
+    cases = {
+        "time": good,
+        "word": {**good, "evenkeel_schedule": "weekly"},
+        "absent": {"evenkeel_schedule_state": "absent", "booted": "/nowhere"},
+        "calendar": {**good, "evenkeel_schedule": "Mon *-*-* 02:30"},
+        "unset": {key: value for key, value in good.items() if key != "evenkeel_schedule"},
+        "directory": {**good, "evenkeel_schedule_directory": "/nowhere"},
+        "program": {**good, "evenkeel_schedule_command": ["no-such-program"]},
+        "line": {**good, "evenkeel_schedule_command": ["/bin/echo", "a\nb"]},
+        "secret": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "evenkeel_key=x"]},
+        "file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "@vars.yml"]},
+        "systemd": {**good, "booted": "/", "evenkeel_schedule": "sometimes"},
+    }
+    (tmp_path / "a b%").mkdir()
+    for name, said in {"crontab": "exit 0", "systemd-analyze": "echo Failed to parse; exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexec >&2\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    hosts = {name: {**local, **case} for name, case in cases.items()}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "environment": {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        "roles": [{"role": "evenkeel.fault_tolerance.schedule"}],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
+    booted = "schedule_booted='{{ booted }}'"
+    command = [sys.executable, "-m", "ansible.cli.playbook", "--check", "--diff", "-i", "hosts.yml", "-e", booted]
+    command += ["play.yml"]
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file"}, done.stdout + done.stderr
+    assert [why for why in found.values() if "Nothing was touched" not in why] == []
+    for case, why in {
+        "calendar": "without systemd it is one of hourly",
+        "unset": "evenkeel_schedule is not set",
+        "directory": "and /nowhere is none",
+        "program": "there is no program no-such-program",
+        "line": "no control characters",
+        "secret": "write -e @FILE",
+        "systemd": "Failed to parse",
+    }.items():
+        assert why in found[case]
+    quoted = "'it'" + '"' + "'" + '"' + "'s'"
+    job = f"cd '{tmp_path}/a b\\%' && /bin/echo {quoted} protect"
+    assert f"+30 02 * * * ops {job}" in done.stdout and f"+@weekly ops {job}" in done.stdout
+    assert "evenkeel_key=x" not in re.sub(r"(?m)^fatal.*$", "", done.stdout)
+
+
 def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
     """A domain that keeps copies apart would have the guard refuse every batch of two domains."""
     given = {}

@@ -7,7 +7,14 @@ from __future__ import annotations
 from .._host.options import Options, Params
 from .._results import Remembered
 
-ARGUMENTS: Options = {"owed": {"type": "bool", "default": False}}
+ARGUMENTS: Options = {
+    "owed": {"type": "bool", "default": False},
+    # The host checks its form: a declaration that is wrong must not keep anybody from asking for the rest.
+    "resources": {"type": "raw"},
+    # The controller alone needs these.
+    "copies": {"type": "int"},
+    "failure_domain": {"type": "str"},
+}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
@@ -16,4 +23,4 @@ def work(params: Params, check_mode: bool) -> Remembered:
     from .._host.system import System
     from .._store.store import Store
 
-    return info(Store(params["store"], System()), params["owed"])
+    return info(Store(params["store"], System()), params["owed"], params["resources"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from typing import Any
 
 from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
@@ -13,23 +14,23 @@ from .._host.system import System
 from .._results import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
+from .held import held
 from .restarting import record
+from .spot_check import spot_check
 
 
-def info(store: Store, with_owed: bool = False) -> Remembered:
+def info(store: Store, with_owed: bool = False, resources: Any = None) -> Remembered:
     """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
-    restarts that are due on it."""
+    restarts that are due on it. ``resources``: also what of them the newest checkpoint does not hold."""
     store.check_format()
-    folder = store.join("replicas")
-    hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    replicas = {
-        host: [one.id for one in Store(os.path.join(folder, host), store.system).checkpoints()] for host in hosts
-    }
+    replicas, holds = held(store)
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
     return Remembered(
         checkpoints=checkpoints,
         replicas=replicas,
+        holds=holds,
+        spot_check=spot_check(store, resources) if resources is not None else None,
         outside=outside.told(store),
         owed=owed(store.system) if with_owed else None,
         **vars(state),

@@ -26,14 +26,13 @@ from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
 from .._store.store import CHAIN, Store, contents_of, objects_of, paths_of
+from .held import MACS
 from .rollback.flow import finish
 
 _MAGIC = b"evenkeel-pack 1\n"
 # The header before a content or a manifest.
 _MANIFEST = b"manifest"
 _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
-# The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
-_MACS = "macs"
 _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
 _ID = _MAC  # Both are written as a SHA-256 is.
@@ -206,21 +205,21 @@ def receive(
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
             held = {one for ids in target.refs().values() for one in ids}
-            for gone in set(os.listdir(target.join(_MACS)) if mac else ()) - held:
-                os.unlink(target.join(_MACS, gone))
+            for gone in set(os.listdir(target.join(MACS)) if mac else ()) - held:
+                os.unlink(target.join(MACS, gone))
     return result
 
 
 def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
     """Keep the newest MAC of each copy alone: the key may have been replaced."""
     if mac and _mac_of(target, checkpoint) != mac:
-        ensure_dir(target.join(_MACS))
-        write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))
+        ensure_dir(target.join(MACS))
+        write_file(target.join(MACS, checkpoint), f"{mac}\n".encode("ascii"))
 
 
 def _mac_of(source: Store, checkpoint: str) -> str:
     try:
-        with open(source.join(_MACS, checkpoint), "rb") as stream:
+        with open(source.join(MACS, checkpoint), "rb") as stream:
             found = stream.read(_MAC_LENGTH).decode("ascii")
     except (OSError, ValueError):
         return ""

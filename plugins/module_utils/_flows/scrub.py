@@ -296,6 +296,11 @@ def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[
     return Damage(host, kind, name, problem, checkpoints, sorted({path for _point, _one, path in uses if path}))
 
 
+def last_reads(store: Store) -> dict[str, float]:
+    """The time at which each batch was read last, by its key (epoch seconds)."""
+    return _load(store).verified
+
+
 def _load(store: Store) -> State:
     """The record of earlier runs. A record that is damaged, or from the future, is ignored: everything is read anew."""
     now = store.system.now()

@@ -173,16 +173,9 @@ class Manifest:
         Its hash is checked before any part is trusted. Without ``whole`` it is checked too, but has no lines. The
         sections of a record of kind log hold changes: see ``following``.
         """
-        digest, body = hashlib.sha256(), hashlib.sha256()
-        head: list[bytes] = []
+        head, odd = _read_head(stream)
+        digest, body = hashlib.sha256(b"".join(head)), hashlib.sha256()
         found: list[tuple[bytes, list[str]]] = []
-        odd = "it has a header alone"
-        for line in iter(lambda: stream.readline(_HEADER_LINE), b""):
-            digest.update(line)
-            if line == b"\n" or len(head) > len(_HEADER):
-                odd = "" if line == b"\n" else "its header is not that of version 1"
-                break
-            head.append(line)
         for piece in iter(lambda: stream.read(_PIECE) + stream.readline(), b""):
             digest.update(piece)
             body.update(piece)
@@ -202,22 +195,42 @@ class Manifest:
             if sum(len(line) for line, _lines in found) > _DECLARATION:
                 raise ValueError("its declarations are too long")
             sections = [replace(_section(line), lines=lines) for line, lines in found]
-            return cls._of_head(b"".join(head)[:-1], body.hexdigest(), sections, expected)
+            return cls._of_head(head, body.hexdigest(), sections, expected)
 
     @classmethod
-    def _of_head(cls, head: bytes, root: str, sections: list[Section], expected: str) -> Manifest:
-        """The manifest of the header before the blank line; ``root`` is the hash of the body. ValueError if bad."""
-        lines = head.decode("ascii").split("\n")
+    def read_head(cls, stream: BinaryIO, expected: str) -> Manifest:
+        """The manifest without its sections, from its header alone. Nothing is verified. Damaged if malformed."""
+        head, odd = _read_head(stream)
+        with _reading(expected):
+            if odd:
+                raise ValueError(odd)
+            return cls._of_head(head, None, [], expected)
+
+    @classmethod
+    def _of_head(cls, head: list[bytes], root: str | None, sections: list[Section], expected: str) -> Manifest:
+        """The manifest of the header; ``root`` is the hash of the body, None where it was not read. ValueError if
+        bad."""
+        lines = b"".join(head[:-1])[:-1].decode("ascii").split("\n")
         fields = dict(line.split(" ", 1) for line in lines[1:])
         if lines[0] != _MAGIC or tuple(fields) != _HEADER:
             raise ValueError("its header is not that of version 1")
-        if fields["kind"] != LOG and root != fields["root"]:
+        if fields["kind"] != LOG and root is not None and root != fields["root"]:
             raise ValueError("its root hash does not match its body")
         parent = None if fields["parent"] == "-" else fields["parent"]
         created, host, name, kind = (fields[key] for key in ("created", "host", "name", "kind"))
         if kind not in ("snapshot", LOG) or not (parent is None or _ID.fullmatch(parent)):
             raise ValueError("its kind or its parent is none")
         return cls(created, host, name, sections, kind, parent, fields["root"], expected)
+
+
+def _read_head(stream: BinaryIO) -> tuple[list[bytes], str]:
+    """(the lines of a header, the blank line last; what is wrong with them, in words, or nothing)."""
+    head: list[bytes] = []
+    for line in iter(lambda: stream.readline(_HEADER_LINE), b""):
+        head.append(line)
+        if line == b"\n" or len(head) > len(_HEADER) + 1:
+            return head, "" if line == b"\n" else "its header is not that of version 1"
+    return head, "it has a header alone"
 
 
 def _check(actual: str, expected: str) -> None:

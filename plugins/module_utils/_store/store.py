@@ -220,6 +220,12 @@ class Store:
         except Damaged:
             return False
 
+    def head(self, checkpoint: str) -> Manifest:
+        """The record without its sections, from its header alone: nothing is verified. Damaged where it is missing or
+        malformed."""
+        with self._record_file(checkpoint) as stream:
+            return Manifest.read_head(stream, checkpoint)
+
     def record_data(self, checkpoint: str) -> bytes:
         with self._record_file(checkpoint) as stream:
             return stream.read()
@@ -265,8 +271,11 @@ class Store:
             made = record.following(made)
         return made.check_root()
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """All readable checkpoints, oldest first. A damaged manifest is missing here, and ``resolve`` names it."""
+    def checkpoints(self, by_head: bool = False) -> list[Checkpoint]:
+        """All readable checkpoints, oldest first. A damaged manifest is missing here, and ``resolve`` names it.
+
+        ``by_head``: read the headers alone. Then nothing is verified, and the kinds of resources are left out.
+        """
         names: dict[str, list[str]] = {}
         for name, ids in self.refs().items():
             for checkpoint in ids:
@@ -276,7 +285,7 @@ class Store:
         found = []
         seen: dict[str, Manifest | None] = {}
         for checkpoint, current in names.items():
-            manifest = self._usable(checkpoint, seen)
+            manifest = self._usable(checkpoint, seen, by_head)
             if manifest is None:
                 continue
             kinds = [section.kind for section in manifest.sections]
@@ -285,13 +294,13 @@ class Store:
             )
         return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.id))
 
-    def _usable(self, checkpoint: str, seen: dict[str, Manifest | None]) -> Manifest | None:
+    def _usable(self, checkpoint: str, seen: dict[str, Manifest | None], by_head: bool = False) -> Manifest | None:
         """The record without its lines, if it and all records that it follows can be read. ``seen``: known answers."""
         trail: list[Manifest] = []
         at = checkpoint
         while at not in seen:
             try:
-                record = self.record(at, whole=False)
+                record = self.head(at) if by_head else self.record(at, whole=False)
             except Damaged:
                 seen[at] = None
                 break

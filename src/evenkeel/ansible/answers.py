@@ -204,6 +204,23 @@ _OUTSIDE: dict[str, _Form] = {
     "complete": _yes_or_no,
 }
 _OWED: dict[str, _Form] = {"level": _text, "unit": _text, "why": [_text], "processes": [_text]}
+_HELD: dict[str, _Form] = {
+    "host": _text,
+    "id": _ident,
+    "name": _text,
+    "created": _text,
+    "count": _count,
+    "mac": _yes_or_no,
+    "verified": _number,
+    "damaged": _count,
+}
+_LISTED: dict[str, _Form] = {
+    "copies": _number,
+    "variable": _text,
+    "domain": _text,
+    "hosts": _count,
+    "gone": [_text],
+}
 _RESTART: dict[str, _Form] = {
     **dict.fromkeys(("target", "mode", "stage"), _text),
     "at": _number,
@@ -236,6 +253,9 @@ _RESULT: dict[str, _Form] = {
     "proved": [_step],
     "left": [_text],
     "replicas": {_OTHERS: [_ident]},
+    "holds": [_HELD],
+    "spot_check": [_text],
+    "listed": _LISTED,
     "checkpoints": [_CHECKPOINT],
     "health": _HEALTH,
     "health_after": _HEALTH,

@@ -16,10 +16,12 @@ from rich.text import Text
 
 from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, protected, read_owed, warnings
+from evenkeel.plan.redundancy import redundancy
 from evenkeel.progress import Phase
 from evenkeel.show import owed
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
 from evenkeel.show.display import STYLES, text
+from evenkeel.show.redundancy import print_redundancy, print_spot_checks
 
 _STYLE = {
     Exit.DONE: "bold green",
@@ -247,19 +249,23 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     """Print the state of hosts, their checkpoints, and the next steps of a person."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
-    for name in ("now", "last change", "checkpoints", "holds copies for", "restarts owed"):
+    for name in ("now", "last change", "checkpoints", "restarts owed"):
         table.add_column(name, overflow="fold")
     for host, row in result.hosts.items():
         if row["state"] != "ok":
-            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "", "")
+            table.add_row(Text(text(host)), Text(f"{row['state']}: {text(row['msg'])}", style="red"), "", "", "")
             continue
         table.add_row(Text(text(host)), *status_cells(row, time.time()))
     console.print(table)
+    print_spot_checks(result.hosts, console)
+    copies = redundancy(result.hosts)
+    if copies is not None:
+        print_redundancy(copies, console, time.time())
     _print_advice(after_status({h: row for h, row in result.hosts.items() if row["state"] == "ok"}, options), console)
 
 
-def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text, Text]:
-    """The cells of one host at the time ``at`` (epoch seconds): now, last change, checkpoints, replicas, restarts."""
+def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:
+    """The cells of one host at the time ``at`` (epoch seconds): now, last change, checkpoints, restarts."""
     last = row.get("last")
     ended = Text("none", style="dim")
     if last:
@@ -272,8 +278,7 @@ def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, T
     lost = newest.get("left") or row.get("left") or []
     checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
     checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
-    copies = ", ".join(f"{text(host)} ({len(ids)})" for host, ids in (row.get("replicas") or {}).items())
-    return _now(row, at), ended, Text(checkpoints), Text(copies), _owed(row)
+    return _now(row, at), ended, Text(checkpoints), _owed(row)
 
 
 def _owed(row: Mapping[str, Any]) -> Text:
