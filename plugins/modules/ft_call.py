@@ -106,6 +106,7 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 CALLS = [
     "accept",
     "checkpoint",
+    "heal",
     "health",
     "info",
     "offsite",

@@ -98,6 +98,18 @@ _COPY: dict[str, Form] = {
     "state": _one_of("verified", "damaged"),
     "detail": words,
 }
+
+
+def _held(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    found = _read(_HELD, value)
+    if found["state"] == "proved" and not (found["proof"] and found["name"] and found["created"] and found["host"]):
+        raise ValueError
+    return found
+
+
+_HELD: dict[str, Form] = {**_COPY, "state": _one_of("proved", "damaged", "unread"), "proof": _or_nothing(_text(_ID))}
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
@@ -118,6 +130,16 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "receive": {"state": _one_of("verified"), "bytes": _number},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
+    "prove": {
+        "held": _all(_held, _MOST // 5),
+        "latest": _or_nothing(_text(_ID)),
+        "before": _number,
+        "done": _all(words, 1000),
+        "left": _all(words, 1000),
+    },
+    "owners": {"hosts": _all(_text(_HOST), _MOST // 5)},
+    "mark": {},
+    "forget": {"done": _all(words, 10)},
 }
 
 
