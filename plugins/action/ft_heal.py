@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -74,8 +75,11 @@ def _played(variables: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 @dataclass
 class Told:
-    """The result so far. lost: checkpoints that no host can give, and copies that could not be rebuilt. short:
-    checkpoints with too few copies. gone: why the owner of the task itself was not reached."""
+    """The result so far.
+
+    aside: damaged files that hosts have put aside, or would. lost: checkpoints that no host can give, and copies that
+    could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
+    """
 
     copies: list[dict[str, str]] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
@@ -83,6 +87,7 @@ class Told:
     proved: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     short: list[str] = field(default_factory=list)
     gone: str = ""
@@ -109,7 +114,7 @@ class Healing:
         self._told = Told()
 
     def forget(self, owner: str) -> Answer:
-        """Have the host of the task move its copies of ``owner`` aside. UsageError while the inventory has that host."""
+        """Have the host of the task move its copies of ``owner`` aside. UsageError if the inventory has ``owner``."""
         if self._inventory.has(owner):
             raise UsageError(
                 f"{owner} is in the inventory, and its copies are needed to recover it. Nothing was touched. Take it "
@@ -118,9 +123,7 @@ class Healing:
         answer = self._carrier(owner).phase(self._host, "forget")
         if answer.get("failed"):
             return {**answer, "copies": []}
-        done = list(answer["done"])
-        planned = done or ([f"move the copies of {owner} aside"] if self._check_mode and answer.get("changed") else [])
-        return {"changed": bool(done), "planned": planned, "done": done, "copies": []}
+        return {"changed": bool(answer["planned"]), "copies": [], **answer}
 
     def heal_orphans(self, played: tuple[set[str], set[str]], scratch: str) -> None:
         """Look after the copies of hosts that are not in the inventory any more, or that the run has lost on the way.
@@ -179,10 +182,10 @@ class Healing:
     def result(self) -> Answer:
         told = self._told
         found: dict[str, Any] = {
-            "changed": bool(told.planned),
+            "changed": bool(told.planned or told.aside),
             "copies": told.copies,
-            "planned": told.planned,
-            "done": told.done,
+            "planned": [*told.planned, *told.aside],
+            "done": [*told.done, *([] if self._check_mode else told.aside)],
             "proved": _some(told.proved),
             "left": _some(list(dict.fromkeys([*told.lost, *told.short, *told.left]))),
             **({"warnings": _some(told.warnings)} if told.warnings else {}),
@@ -197,9 +200,7 @@ class Healing:
         return found
 
 
-_NEXT = (
-    "Take a new checkpoint and copies of it (the playbook protect), look at the hosts that are named, and run again"
-)
+_NEXT = "Take a new checkpoint and copies of it (the playbook protect), look at the hosts that are named, and run again"
 
 
 class Audit:
@@ -263,6 +264,9 @@ class Audit:
         return [host for host in self.answers if host not in self.silent and not (self.own and host == self.owner)]
 
     def detail(self, host: str, checkpoint: str) -> str:
+        """Why the checkpoint is of no use on the host, in words."""
+        if self.own and host == self.owner and not self.answers[host].get("held"):
+            return "its store was empty"
         entry = self.entries.get(checkpoint, {}).get(host)
         return str(entry["detail"]) if entry else ""
 
@@ -302,6 +306,7 @@ class Owned:
                 told.gone = f"{said}. Its copies on other hosts were looked after"
         for host, answer in audit.answers.items():
             told.left += [f"{host}: {said}" for said in answer.get("left", [])]
+            told.aside += [f"{host}: {said}" for said in answer.get("planned", [])]
             bad = [one for one in self._held(host) if one["state"] == "damaged"] if host not in audit.silent else []
             if bad and answer["before"]:
                 told.warnings.append(
@@ -325,7 +330,8 @@ class Owned:
             elif checkpoint not in audit.known and not (audit.own and host == self._owner):
                 told.left.append(f"{host} has {what}, which no MAC of ours proves: it is left alone")
             elif state == _heal.DAMAGED and checkpoint not in audit.known:
-                told.lost.append(f"{what} is damaged on {host}, and no other host has it: {_because(audit, host, checkpoint)}")
+                why = audit.detail(host, checkpoint)
+                told.lost.append(f"{what} is damaged on {host}, and no other host has it: {why}")
 
     def mend(self, checkpoint: str) -> None:
         """Bring the checkpoint to as many copies as are wanted, and rebuild what is damaged."""
@@ -345,8 +351,9 @@ class Owned:
 
     def _make(self, standing: Standing, checkpoint: str, step: Step) -> None:
         told, target = self._told, step.target
-        what = f"{_whose(target, self._owner)} {checkpoint[:12]} ({self._audit.known[checkpoint].name})"
-        why = _because(self._audit, target, checkpoint)
+        whose = f"{_whose(target, self._owner)} {checkpoint[:12]}"
+        what = f"{whose} ({self._audit.known[checkpoint].name})"
+        why = self._audit.detail(target, checkpoint)
         word = "rebuild" if step.why == _heal.DAMAGED else "place"
         if self._healing._check_mode:
             told.planned.append(f"{word} {what} on {target} from {step.sources[0]}{f': {why}' if why else ''}")
@@ -362,7 +369,7 @@ class Owned:
         standing.took(target)
         self._whole.setdefault(checkpoint, set()).add(target)
         if step.why == _heal.DAMAGED:
-            said = f"{_whose(target, self._owner)} {checkpoint[:12]} on {target} was damaged ({why}), rebuilt from {source}"
+            said = f"{whose} on {target} was damaged ({why}), rebuilt from {source}"
             told.warnings.append(said)
         else:
             said = f"placed {what} on {target} from {source}"
@@ -372,22 +379,18 @@ class Owned:
     def _carry(self, step: Step, checkpoint: str) -> tuple[str, str]:
         """Bring the checkpoint to the target: the source that gave it, or empty and the reason."""
         known = self._known_to(step.target, checkpoint)
+        mac = self._keys.mac(self._owner, asdict(self._audit.known[checkpoint]))
         at_home = self._audit.own and step.target == self._owner
-        values = {"proved": True} if at_home else {"mac": self._keys.mac(self._owner, asdict(self._audit.known[checkpoint]))}
+        phase, values = ("adopt", {"proved": True}) if at_home else ("receive", {"mac": mac})
         why = ""
         for source in step.sources:
             bundle, why = self._bundle(source, checkpoint, known)
-            if not bundle:
-                continue
-            phase = "adopt" if at_home else "receive"
-            answer = self._inventory.each(
-                [step.target],
-                lambda host, bundle=bundle: self._carrier.deliver(host, phase, checkpoint, bundle, **values),
-                self._healing._timeout,
-            )[step.target]
-            if not answer.get("failed") and not answer.get("unreachable"):
-                return source, ""
-            why = words(answer.get("msg"))
+            if bundle:
+                deliver = partial(self._carrier.deliver, phase=phase, checkpoint=checkpoint, local=bundle, **values)
+                answer = self._inventory.each([step.target], deliver, self._healing._timeout)[step.target]
+                if not answer.get("failed") and not answer.get("unreachable"):
+                    return source, ""
+                why = words(answer.get("msg"))
         return "", why
 
     def _bundle(self, source: str, checkpoint: str, known: tuple[str, ...]) -> tuple[str, str]:
@@ -458,7 +461,9 @@ class Owned:
         )
         for peer, answer in answers.items():
             if answer.get("failed") or answer.get("unreachable"):
-                self._told.left.append(f"{peer} could not keep MACs of copies of {self._owner}: {words(answer.get('msg'))}")
+                self._told.left.append(
+                    f"{peer} could not keep MACs of copies of {self._owner}: {words(answer.get('msg'))}"
+                )
             else:
                 self._told.done.append(f"kept the MAC of {len(lacking[peer])} copies of {self._owner} on {peer}")
 
@@ -466,12 +471,6 @@ class Owned:
 def _whose(host: str, owner: str) -> str:
     """The checkpoints of the owner on a host, in words."""
     return f"{owner}'s own checkpoint" if host == owner else f"the copy of {owner}'s checkpoint"
-
-
-def _because(audit: Audit, host: str, checkpoint: str) -> str:
-    if audit.own and host == audit.owner and not audit.answers[host].get("held"):
-        return "its store was empty"
-    return audit.detail(host, checkpoint)
 
 
 def _some(said: list[str]) -> list[str]:

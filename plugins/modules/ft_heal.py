@@ -18,8 +18,8 @@ description:
   - Each host that receives a copy computes every hash again, so that no bad copy can become the source of another.
   - Nothing is ever deleted. Copies beyond O(copies) stay, and so do the copies of hosts that are not in the inventory
     any more, until O(forget) names such a host.
-  - The copies get a MAC as with M(evenkeel.fault_tolerance.ft_replicate), and travel in the same way. Copies that no MAC
-    proves are left alone.
+  - The copies get a MAC as with M(evenkeel.fault_tolerance.ft_replicate), and travel in the same way. Copies without a
+    MAC of ours are left alone, unless this host itself has the same checkpoint.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
 version_added: 0.2.0
@@ -61,8 +61,8 @@ options:
   forget:
     description:
       - Name of a host that the inventory does not have any more. The host of the task moves its copies of that host to
-        the directory C(quarantine/replicas) of its store, where nothing finds them. Nothing else is done, and nothing is
-        deleted.
+        the directory C(quarantine/replicas) of its store, where nothing finds them. Nothing else is done, and nothing
+        is deleted.
     type: str
   retention:
     description:
@@ -129,8 +129,8 @@ copies:
     state:
       description:
         - V(good) for a copy that was read in this run; V(unread) for a copy for which there was no time; V(damaged);
-          V(false) where the proof is wrong; V(disputed) where two hosts give different proofs; V(refused) where the peer
-          did not take a copy.
+          V(false) where the proof is wrong; V(disputed) where two hosts give different proofs; V(refused) where the
+          peer did not take a copy.
       type: str
     detail:
       description: The state in words.

@@ -134,12 +134,12 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "held": _all(_held, _MOST // 5),
         "latest": _or_nothing(_text(_ID)),
         "before": _number,
-        "done": _all(words, 1000),
+        "planned": _all(words, 1000),
         "left": _all(words, 1000),
     },
     "owners": {"hosts": _all(_text(_HOST), _MOST // 5)},
     "mark": {},
-    "forget": {"done": _all(words, 10)},
+    "forget": {"planned": _all(words, 10), "done": _all(words, 10)},
 }
 
 

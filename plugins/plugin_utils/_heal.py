@@ -63,8 +63,8 @@ class Standing:
     """Where one checkpoint of ``owner`` stands.
 
     own: its state in the owner's store; None where that store is not looked at. peers: its state on each peer that
-    answered. domains: the failure domain of each peer, or None. wary: peers whose store had any damage in this run; they
-    get a copy that they do not have only when no other peer is left.
+    answered. domains: the failure domain of each peer, or None. wary: peers with any damage in this run; they get a
+    copy that they do not have only when no other peer is left.
     """
 
     owner: str

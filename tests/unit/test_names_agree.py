@@ -31,6 +31,7 @@ ERRORS = import_module(f"{PLUGINS}.module_utils._errors")
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 # Where a word of the module says less than a variable has to: module, option -> variable.
 LONGER = {
+    ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",
     ("ft_restart", "rollback_to"): "evenkeel_checkpoint",

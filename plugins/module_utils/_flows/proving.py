@@ -17,9 +17,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
+from typing import Callable
 
 from .._errors import Busy, Damaged
 from .._host.durable import move_all
+from .._host.hashing import chunks, hash_of
 from .._results import Audited, Held, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
@@ -50,10 +53,10 @@ def prove(store: Store, host: str, challenge: Challenge, check_mode: bool = Fals
     """
     source = store if challenge.own else replicas.replica(store, host)
     source.check_format()
-    reading = _Reading(source, challenge, check_mode)
     before = _put_aside_before(source)
+    reading = _Reading(source, challenge, check_mode)
     held = [reading.examine(one) for one in reading.order()]
-    dated = [(one.created, one.id) for one in held if one.created]
+    dated = [(one.created, one.id) for one in held if one.created and one.name != UNDO]
     return Audited(
         changed=bool(reading.done),
         planned=list(reading.done),
@@ -108,18 +111,22 @@ class _Reading:
         self._first = True
         self._macs: dict[str, bytes] = {}
         self._wrong: dict[str, str] = {}
+        self._checked: set[str] = set()
         for pack in source.objects.packs():
-            _forget_cached(source.join(*(["trash"] if "/" in pack else []), "packs", pack.rpartition("/")[2]))
+            path = source.join(*(["trash"] if "/" in pack else []), "packs", pack.rpartition("/")[2])
+            _forget_cached(path)
+            if "/" not in pack and not source.objects.index_is_whole(path):
+                self._check_pack(path)
 
     def order(self) -> list[str]:
         """The ids, the newest first. The others are in an order of the nonce, so that each of many runs that end early
         reads other checkpoints, and all hosts the same ones."""
-        named = {one for name, ids in self.source.refs().items() if name != UNDO for one in ids}
+        named = {one for ids in self.source.refs().values() for one in ids}
         broken = [one for one in named if len(one) != 64 or not set(one) <= set("0123456789abcdef")]
         if broken:
             self.left.append(f"{len(broken)} ids in {self.source.join('refs')} are damaged")
         found = sorted(named - set(broken), key=lambda one: self._keyed(one.encode()).digest())
-        dated = {one.id: one.created for one in self.source.checkpoints()}
+        dated = {one.id: one.created for one in self.source.checkpoints() if one.name != UNDO}
         newest = max(found, key=lambda one: (dated.get(one, ""), one), default=None)
         return [*([newest] if newest else []), *(one for one in found if one != newest)]
 
@@ -165,8 +172,11 @@ class _Reading:
     def _digest(self, sha: str) -> bool:
         """Read a content; whether it is whole. A content that reads wrong once is read again: memory and cables fail,
         too, and then the copy may be whole."""
-        problem = ""
-        for _attempt in range(2):
+        place = self.source.objects.index().get(sha)
+        if place:
+            self._check_pack(self.source.objects.pack_path(place.pack))
+        problem = self._wrong.get(sha, "")
+        for _attempt in range(0 if problem else 2):
             mac = self._keyed(b"")
             try:
                 for chunk in self.source.objects.read(sha):
@@ -197,21 +207,27 @@ class _Reading:
 
     # -- damage
 
+    def _check_pack(self, path: str) -> None:
+        """Put a pack aside that does not match its name. Its whole contents are stored again first."""
+        name = os.path.basename(path)[: -len(".pack")]
+        if name in self._checked or not os.path.exists(path):
+            return
+        self._checked.add(name)
+        try:
+            with open(path, "rb", buffering=0) as stream:
+                if hash_of(chunks(stream.fileno()))[0] == name:
+                    return
+            bad = [sha for sha, data in self.source.objects.pack_contents(path) if data is None]
+        except OSError as error:
+            self.left.append(f"pack {name[:12]} cannot be read: {error.strerror}")
+            return
+        self._wrong.update(dict.fromkeys(bad, f"is damaged in the pack {name[:12]}"))
+        self._aside(f"put aside pack {name[:12]}", lambda: self.source.salvage(path))
+
     def _put_contents_aside(self, bad: Iterable[str]) -> None:
-        objects = self.source.objects
-        packs: dict[str, str] = {}
-        alone = []
         for sha in bad:
-            place = objects.index().get(sha)
-            path = objects.pack_path(place.pack) if place else ""
-            if place and os.path.exists(path):
-                packs[place.pack] = path
-            elif objects.has(sha):
-                alone.append(sha)
-        for name, path in packs.items():
-            self._aside(f"put aside pack {name[:12]}", lambda path=path: self.source.salvage(path))
-        for sha in alone:
-            self._aside(f"put aside object {sha[:12]}", lambda sha=sha: self.source.quarantine(sha))
+            if self.source.objects.has(sha):
+                self._aside(f"put aside object {sha[:12]}", partial(self.source.quarantine, sha))
 
     def _put_manifest_aside(self, checkpoint: str) -> None:
         path = self.source.join("manifests", checkpoint)
@@ -219,9 +235,8 @@ class _Reading:
             moves = [(path, self.source.join("quarantine", checkpoint))]
             self._aside(f"put aside manifest {checkpoint[:12]}", lambda: move_all(moves))
 
-    def _aside(self, what: str, act: object) -> None:
+    def _aside(self, what: str, act: Callable[[], object]) -> None:
         """Change something in the store, under its lock, unless in check mode."""
-        assert callable(act)
         if not self._check_mode:
             try:
                 with self.source.locked():

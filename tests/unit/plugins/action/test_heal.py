@@ -21,17 +21,13 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_heal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose, preference
 from flows import checkpoint, rollback
-
-from .conftest import Fleet, Run
-from .test_replicate_recover import replicate
 
 OPTIONS, WORK = CALLS["heal"]
 Twist = Callable[[str, Mapping[str, Any], dict[str, Any]], dict[str, Any]]
@@ -187,7 +183,6 @@ def delete(pattern: str) -> Callable[[Path], None]:
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "bit flip in an object": flip("objects/*/*"),
     "bit flip in a pack": flip("packs/*.pack"),
-    "bit flip in a pack's header": flip("packs/*.pack", 3),
     "bit flip in a manifest": flip("manifests/*"),
     "bit flip in the first bytes of a manifest": flip("manifests/*", 1),
     "truncated object": cut("objects/*/*", 1000),
@@ -199,8 +194,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "deleted object": delete("objects/*/*"),
     "deleted pack": delete("packs/*.pack"),
     "deleted manifest": delete("manifests/*"),
-    "object and manifest deleted": lambda place: (delete("objects/*/*")(place), delete("manifests/*")(place))[0],
-    "all contents deleted": lambda place: [shutil.rmtree(place / name) for name in ("objects", "packs")][0],
+    "object and manifest deleted": lambda place: (delete("objects/*/*")(place), delete("manifests/*")(place))[-1],
+    "all contents deleted": lambda place: list(map(shutil.rmtree, (place / "objects", place / "packs"))).clear(),
 }
 
 
@@ -226,6 +221,17 @@ def test_each_kind_of_damage_on_any_one_copy_is_found_and_healed(small: Small, k
         assert list((place / "quarantine").iterdir())
     again = small.heal()
     assert not again["changed"] and "warnings" not in again, again
+
+
+def test_a_pack_that_is_damaged_beside_its_contents_is_written_anew(small: Small) -> None:
+    """Its index still finds them; without the index they would be lost."""
+    newest, (peer, _other) = ids(small)
+    flip("packs/*.pack", 3)(small.copy(peer))
+    result = small.heal()
+    assert "warnings" not in result and result["done"][0].startswith(f"{peer}: put aside pack"), result
+    for index in small.copy(peer).glob("packs/*.idx"):
+        index.unlink()
+    assert peer in small.holders(newest) and not small.heal()["changed"]
 
 
 def test_what_the_owner_lost_is_restorable_again(small: Small) -> None:
@@ -294,7 +300,7 @@ def test_without_a_good_copy_nothing_is_deleted_and_the_loss_is_named(small: Sma
     before = small.files()
     result = small.heal()
     assert result["failed"] and result["error"] == "Damaged" and newest[:12] in result["msg"]
-    kept = {data for data in small.files().values()}
+    kept = set(small.files().values())
     assert all(data in kept for path, data in before.items() if not path.endswith(".idx"))
     # The pieces are enough once another host is back with the rest: nothing was given up.
     assert Store(str(small.own()), System()).refs() == {"base": [newest]}
@@ -309,10 +315,11 @@ def test_check_mode_says_what_would_be_done_and_changes_nothing(small: Small) ->
     small.check_mode = True
     result = small.heal()
     assert small.files() == before and result["done"] == [] and not result.get("failed")
-    planned = sorted(result["planned"])
-    assert planned[0].startswith("place ") and planned[1].startswith("rebuild ") and f"on {first} from h1" in planned[1]
+    place, rebuild, aside = sorted(result["planned"], key=lambda said: (":" in said.split(" ")[0], said))
+    assert place.startswith("place ") and rebuild.startswith("rebuild ") and f"on {first} from h1" in rebuild
+    assert aside.startswith(f"{first}: put aside object")
     small.check_mode = False
-    assert len(small.heal()["done"]) == 2
+    assert small.heal()["planned"] and small.holders(newest) == [first, second]
 
 
 # -- peers that lie
@@ -372,7 +379,7 @@ def test_a_name_without_contents_is_no_copy(small: Small) -> None:
 
 
 def test_of_an_owner_that_is_gone_most_proofs_decide_and_without_a_majority_neither_counts(small: Small) -> None:
-    newest, holders = ids(small)
+    newest, _holders = ids(small)
     small.heal(copies=3)
     three = small.holders(newest)
     small.dead.add("h1")
@@ -403,15 +410,15 @@ def test_an_owner_that_lies_can_neither_destroy_nor_alter_copies(small: Small) -
     "nonsense",
     [
         {"held": 5},
-        {"held": [{"id": "x"}], "before": 0, "done": [], "left": []},
-        {"held": [{"id": "a" * 64, "state": "proved"}], "before": 0, "done": [], "left": []},
-        {"held": [{"id": "a" * 64, "state": "good"}], "before": 0, "done": [], "left": []},
-        {"held": [], "before": -1, "done": [], "left": []},
+        {"held": [{"id": "x"}], "before": 0, "planned": [], "left": []},
+        {"held": [{"id": "a" * 64, "state": "proved"}], "before": 0, "planned": [], "left": []},
+        {"held": [{"id": "a" * 64, "state": "good"}], "before": 0, "planned": [], "left": []},
+        {"held": [], "before": -1, "planned": [], "left": []},
         {"failed": True, "msg": "\x1b[2J no"},
     ],
 )
 def test_nonsense_is_the_failure_of_that_peer(small: Small, nonsense: dict[str, Any]) -> None:
-    newest, (liar, honest) = ids(small)
+    newest, (liar, _honest) = ids(small)
     small.liars[liar] = lambda phase, _values, answer: nonsense if phase == "prove" else answer
     result = small.heal()
     assert not result.get("failed") and len(set(small.holders(newest)) - {liar}) == 2
@@ -422,7 +429,8 @@ def test_nonsense_is_the_failure_of_that_peer(small: Small, nonsense: dict[str, 
 def test_a_checkpoint_that_a_peer_made_up_is_neither_copied_nor_brought_to_the_owner(small: Small) -> None:
     newest, (liar, _honest) = ids(small)
     evil = Store(str(small.copy(liar)), System())
-    forged = str(checkpoint(evil, "base", [{"files": {"paths": [str(small.home / "data-h1")]}}], host="h1")["id"])
+    (small.home / "evil").write_text("evil")
+    forged = str(checkpoint(evil, "base", [{"files": {"paths": [str(small.home / "evil")]}}], host="h1")["id"])
     result = small.heal()
     assert not result.get("failed") and not result["changed"]
     assert any(forged[:12] in said and "left alone" in said for said in result["left"])
@@ -434,8 +442,16 @@ def test_a_checkpoint_that_a_peer_made_up_is_neither_copied_nor_brought_to_the_o
 
 def test_a_peer_that_says_that_it_took_a_copy_counts_until_the_next_run(small: Small) -> None:
     newest, holders = ids(small)
-    shutil.rmtree(small.copy(holders[0]))
     target = holders[0]
+    audits: list[dict[str, Any]] = []
+
+    def listen(_phase: str, _values: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        audits.extend(answer.get("held", []))
+        return answer
+
+    small.liars[target] = listen
+    small.heal()
+    shutil.rmtree(small.copy(target))
 
     def swallow(phase: str, values: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         if phase == "receive":
@@ -444,9 +460,9 @@ def test_a_peer_that_says_that_it_took_a_copy_counts_until_the_next_run(small: S
 
     small.liars[target] = swallow
     assert small.heal()["done"]
-    small.liars[target] = claims(lambda nonce: nonce)
-    (small.copy(target) / "refs").mkdir(parents=True)
-    (small.copy(target) / "refs" / "base").write_text(f"{newest}\n")
+    (entry,) = [entry for entry in audits if entry["id"] == newest][:1]
+    held = {"before": 0, "latest": newest, "planned": [], "left": [], "held": [entry]}
+    small.liars[target] = lambda phase, _values, answer: held if phase == "prove" else answer
     assert f"{target} does not hold what it claims" in small.heal()["warnings"][0]
     assert len(small.holders(newest)) == 2
 
@@ -473,7 +489,7 @@ def test_copies_on_peers_that_are_unreachable_or_gone_are_placed_anew_in_other_d
 
 
 def test_too_few_domains_are_named_and_whatever_can_be_is_done(small: Small) -> None:
-    newest, holders = ids(small)
+    newest, _holders = ids(small)
     small.dead = {host for host in small.racks if small.racks[host] != "r1"}
     result = small.heal()
     assert result["failed"] and result["error"] == "EvenkeelError" and "1 of 2 copies of base" in result["msg"]
@@ -540,7 +556,7 @@ def test_only_what_the_retention_keeps_gets_copies_and_no_copy_goes(small: Small
 def test_damage_that_comes_again_is_said(small: Small) -> None:
     _newest, holders = ids(small)
     DAMAGES["bit flip in an object"](small.copy(holders[0]))
-    assert not [said for said in small.heal()["warnings"] if "again" in said]
+    assert not [said for said in small.heal()["warnings"] if "damage again" in said]
     DAMAGES["bit flip in a pack"](small.copy(holders[0]))
     assert [said for said in small.heal()["warnings"] if said.startswith(f"{holders[0]} has damage again")]
 
@@ -548,7 +564,8 @@ def test_damage_that_comes_again_is_said(small: Small) -> None:
 def test_a_content_that_reads_wrong_once_is_not_put_aside(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that fails must not have all good copies put aside."""
     _newest, holders = ids(small)
-    whole, failed = Objects.read, []
+    whole = Objects.read
+    failed: list[str] = []
 
     def read(self: Any, sha: str) -> Any:
         if not failed and holders[0] in self.root:
