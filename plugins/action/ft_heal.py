@@ -145,7 +145,8 @@ class Healing:
         """Look after the copies of ``owner``. own: its own store is asked as well."""
         domains = self._domains(owner)
         if own:
-            _placement.check(owner, self._copies, self._peers, domains)
+            # Whether there are places enough shows at the end: until then as much is healed as can be.
+            _placement.check(owner, min(1, self._copies), self._peers, domains)
         keys = self._inventory.keys(owner)
         if not keys:
             if self._check_mode:
@@ -204,7 +205,7 @@ _NEXT = "Take a new checkpoint and copies of it (the playbook protect), look at 
 
 
 class Audit:
-    """What the hosts have proved: the entry of each checkpoint on each host, and the verdict on it."""
+    """The proofs of the hosts: the entry of each checkpoint on each host, and the verdict on it."""
 
     def __init__(self, owner: str, own: bool, answers: Mapping[str, Answer], keys: Keys) -> None:
         self.owner, self.own = owner, own

@@ -26,6 +26,7 @@ options:
     choices:
       - accept
       - checkpoint
+      - heal
       - health
       - info
       - offsite

@@ -99,7 +99,7 @@ def forget(store: Store, host: str, check_mode: bool = False) -> Result:
 
 
 class _Reading:
-    """One reading of the checkpoints of a store. Each content is read once, however many checkpoints need it."""
+    """A reading of the checkpoints of a store. Each content is read once, however many checkpoints need it."""
 
     def __init__(self, source: Store, challenge: Challenge, check_mode: bool) -> None:
         self.source = source

@@ -29,6 +29,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from flows import checkpoint, rollback
 
+from .conftest import Fleet
+from .test_replicate_recover import replicate, temporary
+
 OPTIONS, WORK = CALLS["heal"]
 Twist = Callable[[str, Mapping[str, Any], dict[str, Any]], dict[str, Any]]
 
@@ -577,3 +580,52 @@ def test_a_content_that_reads_wrong_once_is_not_put_aside(small: Small, monkeypa
     result = small.heal()
     assert failed and not result["changed"] and not result.get("failed")
     assert any("whole at the second" in said and said.startswith(holders[0]) for said in result["left"])
+
+
+# -- by Ansible
+
+
+@pytest.mark.long
+def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_somebody_names_it(
+    asked_fleet: Fleet,
+) -> None:
+    fleet = asked_fleet
+    assert replicate(fleet, "all", copies=2, failure_domain="rack").rc == 0
+    task = {"peers": "all", "failure_domain": "rack", "store": "{{ evenkeel_store }}"}
+    orphans = {**task, "orphans": "{{ inventory_hostname == ansible_play_hosts | first }}"}
+
+    def held(host: str) -> list[str]:
+        found = []
+        for peer in fleet.hosts:
+            store = Store(str(fleet.directory(peer) / "store"), System())
+            if peer != host and (Path(store.root) / "replicas" / host).is_dir():
+                found += [peer for one in replicas.candidates(store, host).candidates if one.state == "verified"]
+        return found
+
+    # One of the copies of h1 is damaged, and so is the store of h2; h4 leaves the inventory, with a damaged copy left.
+    # Then h3 has no peer in its own rack any more.
+    first = held("h1")[0]
+    DAMAGES["bit flip in a pack"](fleet.directory(first) / "store" / "replicas" / "h1")
+    DAMAGES["deleted manifest"](fleet.directory("h2") / "store")
+    orphan = [peer for peer in held("h4") if peer != "h4"]
+    del fleet.hosts["h4"]
+    DAMAGES["truncated pack"](fleet.directory(orphan[0]) / "store" / "replicas" / "h4")
+    run = fleet.play([{"evenkeel.fault_tolerance.ft_heal": orphans}], "all")
+    assert run.rc == 2 and "failed" not in run.results["h1"] and "failed" not in run.results["h2"], run.output
+    assert run.results["h3"]["msg"].startswith("1 of 2 copies of base") and held("h3")
+    assert f"on {first} was damaged" in "; ".join(run.results["h1"]["warnings"])
+    assert any(said.startswith("h2's own checkpoint") and "rebuilt from" in said for said in run.results["h2"]["done"])
+    assert any("of h4's checkpoint" in said and "was damaged" in said for said in run.results["h1"]["done"])
+    for host in ("h1", "h2", "h4"):
+        assert len({fleet.hosts[peer]["rack"] for peer in held(host)}) == 2, host
+    assert not temporary(fleet)
+
+    # Nobody needs the copies of h4 any more; those of h2 are needed.
+    forget = {"evenkeel.fault_tolerance.ft_heal": {**task, "forget": "h4"}}
+    both = [forget, {"evenkeel.fault_tolerance.ft_heal": {**task, "forget": "h2"}, "ignore_errors": True}]
+    run = fleet.play(both, "all")
+    assert all(result["error"] == "UsageError" for result in run.results.values()) and held("h2")
+    assert held("h4") == []
+    for peer in orphan:
+        (aside,) = (fleet.directory(peer) / "store" / "quarantine" / "replicas").glob("h4@*")
+        assert list(aside.glob("manifests/*"))
