@@ -471,6 +471,39 @@ class Candidates(Result):
     candidates: list[Candidate] = field(default_factory=list)
 
 
+@dataclass
+class Held:
+    """A checkpoint that a host names: ``proved``, ``damaged``, or ``unread`` for lack of time."""
+
+    id: str
+    mac: str = ""
+    host: str = ""
+    name: str = ""
+    created: str = ""
+    state: str = "damaged"
+    proof: str = ""
+    detail: str = ""
+
+
+@dataclass
+class Audited(Result):
+    """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
+
+    ``before``: the number of files that earlier runs have put aside there.
+    """
+
+    held: list[Held] = field(default_factory=list)
+    latest: str = ""
+    before: int = 0
+
+
+@dataclass
+class Owners(Result):
+    """The hosts of which a host holds copies."""
+
+    hosts: list[str] = field(default_factory=list)
+
+
 # The answers of a host while the controller repeats an operation (see ``_flows.operations``).
 
 

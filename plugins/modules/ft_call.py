@@ -26,6 +26,7 @@ options:
     choices:
       - accept
       - checkpoint
+      - heal
       - health
       - info
       - offsite
@@ -106,6 +107,7 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 CALLS = [
     "accept",
     "checkpoint",
+    "heal",
     "health",
     "info",
     "offsite",

@@ -111,6 +111,16 @@ def _hop(value: Any) -> Answer:
     return _read({"path": _text(_PATH), "public": _text(_PUBLIC), "source": _or_nothing(_text(_ADDRESS))}, value)
 
 
+def _held(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    found = _read(_HELD, value)
+    if found["state"] == "proved" and not (found["proof"] and found["name"] and found["created"] and found["host"]):
+        raise ValueError
+    return found
+
+
+_HELD: dict[str, Form] = {**_COPY, "state": _one_of("proved", "damaged", "unread"), "proof": _or_nothing(_text(_ID))}
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
@@ -141,6 +151,16 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "close": {},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
+    "prove": {
+        "held": _all(_held, _MOST // 5),
+        "latest": _or_nothing(_text(_ID)),
+        "before": _number,
+        "planned": _all(words, 1000),
+        "left": _all(words, 1000),
+    },
+    "owners": {"hosts": _all(_text(_HOST), _MOST // 5)},
+    "mark": {},
+    "forget": {"planned": _all(words, 10), "done": _all(words, 10)},
 }
 
 

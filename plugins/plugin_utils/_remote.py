@@ -105,6 +105,10 @@ class Inventory:
         """The host of the running task, over the connection that Ansible has made for it."""
         return Host(self._task_vars["inventory_hostname"], self._action, self._task_vars)
 
+    def has(self, name: str) -> bool:
+        """Whether the inventory has a host of this name."""
+        return self._inventory.get_host(name) is not None
+
     def hosts_of(self, names: Iterable[str]) -> list[str]:
         """The host names that names of hosts and groups stand for, each once and in order. Raises AnsibleError for
         another name."""

@@ -35,6 +35,7 @@ LONGER = {
         ("ft_address", name): f"evenkeel_virtual_{name}"
         for name in ("addresses", "interface", "router_id", "witnesses")
     },
+    ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",
     ("ft_restart", "rollback_to"): "evenkeel_checkpoint",

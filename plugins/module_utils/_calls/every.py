@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # What packs the library, for a host or for its agent, follow
         accept,
         checkpoint,
         drain,
+        heal,
         health,
         info,
         offsite,

@@ -60,7 +60,7 @@ def have(store: Store, host: str) -> Copies:
     their contents."""
     copies = replica(store, host)
     ids = _ids(copies)
-    return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
+    return Copies(ids=ids, macs=sum(1 for one in ids if mac_of(copies, one)))
 
 
 def _ids(store: Store) -> list[str]:
@@ -96,9 +96,9 @@ def lacking(store: Store, host: str, checkpoint: str) -> list[str]:
 def mark(store: Store, host: str, checkpoint: str, mac: str) -> None:
     """On a peer: keep the MAC of a copy that is here, where it is another one than before."""
     target = replica(store, host)
-    if mac and _mac_of(target, checkpoint) != mac:
+    if mac and mac_of(target, checkpoint) != mac:
         with target.locked():
-            _keep_mac(target, checkpoint, mac)
+            keep_mac(target, checkpoint, mac)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def receive(
     target = replica(store, host)
     with target.locked():
         result = _take(target, checkpoint, incoming)
-        _keep_mac(target, checkpoint, mac)
+        keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
             held = {one for ids in target.refs().values() for one in ids}
@@ -210,14 +210,15 @@ def receive(
     return result
 
 
-def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
+def keep_mac(target: Store, checkpoint: str, mac: str) -> None:
     """Keep the newest MAC of each copy alone: the key may have been replaced."""
-    if mac and _mac_of(target, checkpoint) != mac:
+    if mac and mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(MACS))
         write_file(target.join(MACS, checkpoint), f"{mac}\n".encode("ascii"))
 
 
-def _mac_of(source: Store, checkpoint: str) -> str:
+def mac_of(source: Store, checkpoint: str) -> str:
+    """The MAC that is kept beside a copy; empty without one."""
     try:
         with open(source.join(MACS, checkpoint), "rb") as stream:
             found = stream.read(_MAC_LENGTH).decode("ascii")
@@ -237,7 +238,7 @@ def candidates(store: Store, host: str) -> Candidates:
             if checkpoint in seen:
                 continue
             seen.add(checkpoint)
-            one = Candidate(checkpoint, _mac_of(source, checkpoint))
+            one = Candidate(checkpoint, mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())

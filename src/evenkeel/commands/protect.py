@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from evenkeel.ansible.targets import LOCAL, Inventory
 from evenkeel.commands.arguments import Variables, add_resources, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
-from evenkeel.shared import NOT_FOUND
+from evenkeel.shared import DAMAGED, NOT_FOUND
 
 
 class Protect(PlaybookCommand):
@@ -21,6 +21,7 @@ class Protect(PlaybookCommand):
     text = "take a checkpoint and keep copies of it on other hosts"
     # A UsageError of a checkpoint need not be a wrong usage: the owner of a declared tree can make it too deep.
     usage_errors = frozenset({NOT_FOUND})
+    doubtful_errors = PlaybookCommand.doubtful_errors | {DAMAGED}
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")

@@ -34,7 +34,19 @@ from evenkeel.commands.rollback import FOR_EACH, Rollback
 from evenkeel.commands.status import Status
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 
-COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "suggest", "plan"]
+COMMANDS = [
+    "change",
+    "rollback",
+    "accept",
+    "protect",
+    "recover",
+    "restart",
+    "scrub",
+    "heal",
+    "status",
+    "suggest",
+    "plan",
+]
 HOSTILE = "%s {0} {x} [/x] [bold]\x1b[2J\x07 100% \u202e"
 
 
@@ -94,6 +106,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["restart", "nginx", "--last", "'"],
         ["restart", "nginx", "--probes", "/not/there.yml"],
         ["scrub", "--share", "x%"],
+        ["heal", "--copies", "x"],
         ["status", "extra"],
         ["plan"],
         ["plan", "/not/there.yml"],
