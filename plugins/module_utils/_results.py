@@ -363,7 +363,8 @@ class Copied(Result):
 
 @dataclass
 class Candidate:
-    """A copy of a checkpoint on a peer, as it was verified now."""
+    """A copy of a checkpoint on a peer, as it was verified now. ``release``, ``architecture``: of the host that it is
+    from, and ``bytes``: of its contents; empty and 0 where the peer cannot tell."""
 
     id: str
     mac: str
@@ -372,6 +373,9 @@ class Candidate:
     created: str = ""
     state: str = "damaged"
     detail: str = ""
+    release: str = ""
+    architecture: str = ""
+    bytes: int = 0
 
 
 @dataclass
@@ -379,6 +383,28 @@ class Candidates(Result):
     """All copies of a host's checkpoints on a peer, newest first."""
 
     candidates: list[Candidate] = field(default_factory=list)
+
+
+@dataclass
+class Surveyed(Result):
+    """A host before a recovery. ``obstacle``: why it cannot be put back now; empty for nothing. ``room``: bytes for a
+    copy. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""
+
+    obstacle: str = ""
+    room: int = 0
+    release: str = ""
+    architecture: str = ""
+    host: str = ""
+    held: bool = False
+
+
+@dataclass
+class Prepared(Result):
+    """The checkpoint that a recovery goes back to, and the recorded state that it leaves out."""
+
+    id: str = ""
+    left_out: list[str] = field(default_factory=list)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
 # The answers of a host while the controller repeats an operation (see ``_flows.operations``).

@@ -97,6 +97,9 @@ _COPY: dict[str, Form] = {
     "mac": _or_nothing(_text(_ID)),
     "state": _one_of("verified", "damaged"),
     "detail": words,
+    "release": lambda value: words(value or "", 100),
+    "architecture": lambda value: words(value or "", 100),
+    "bytes": lambda value: _number(value or 0),
 }
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
@@ -118,6 +121,19 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "receive": {"state": _one_of("verified"), "bytes": _number},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
+    "survey": {
+        "obstacle": words,
+        "room": _number,
+        "release": words,
+        "architecture": words,
+        "host": words,
+        "held": lambda value: value is True,
+    },
+    "prepare": {
+        "id": _or_nothing(_text(_ID)),
+        "left_out": _all(words),
+        "warnings": lambda value: _all(lambda one: words(one, 2000), 1000)(value or []),
+    },
 }
 
 

@@ -32,7 +32,7 @@ CALLS: dict[str, tuple[Options, Callable[[Params, bool], Any]]] = {
     "health": (health.ARGUMENTS, health.work),
     "info": (info.ARGUMENTS, info.work),
     "offsite": (offsite.ARGUMENTS, offsite.work),
-    "recover": (recover.OPTIONS, exchange.work),
+    "recover": (recover.OPTIONS, recover.work),
     "repeat": (repeat.OPTIONS, repeat.work),
     "replicate": (replicate.OPTIONS, exchange.work),
     "restart": (restart.OPTIONS, restart.work),
