@@ -24,9 +24,9 @@ def fleet(asked_fleet: Fleet) -> Fleet:
     return asked_fleet
 
 
-def recover(fleet: Fleet, onto: str, *words: str, **options: Any) -> Run:
+def recover(fleet: Fleet, where: str, *words: str, **options: Any) -> Run:
     given = {"host": "h1", "peers": "all", "store": "{{ evenkeel_store }}", **options}
-    return fleet.play([{"evenkeel.fault_tolerance.ft_recover": given}], onto, *words)
+    return fleet.play([{"evenkeel.fault_tolerance.ft_recover": given}], where, *words)
 
 
 def peers(fleet: Fleet, **options: Any) -> list[str]:

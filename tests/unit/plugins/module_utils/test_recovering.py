@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.changes import Event
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight as ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import (
     derive,
@@ -239,6 +241,7 @@ def test_the_login_of_the_controller_is_not_locked_out_and_moved_uids_are_named(
 def test_a_machine_is_read_from_any_record() -> None:
     assert Machine.read(DEBIAN.record()) == DEBIAN
     assert Machine.read(machine.look().record()) == machine.look()
+    odd: object
     for odd in (None, 5, "x", [], {"release": 5, "disks": [1], "file_systems": {"a": 1}}, {"file_systems": [5, {}]}):
         assert Machine.read(odd).release == ""
 
@@ -312,7 +315,7 @@ def test_all_reasons_are_told_at_once_and_nothing_is_changed(
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     spare(etc)
     before = sorted(path.read_text() for path in etc.rglob("*") if path.is_file())
-    monkeypatch.setattr(flow.checks, "compare_machines", lambda *_: preflight.Findings(["one", "two"]))
+    monkeypatch.setattr(preflight, "compare_machines", lambda *_: preflight.Findings(["one", "two"]))
     with pytest.raises(Refused, match="one; two.*Nothing but the store") as caught:
         prepare(store, recorded)
     assert caught.value.result["left"] == ["one", "two"]
@@ -325,7 +328,7 @@ def test_a_path_that_cannot_be_put_back_is_left_out_and_the_rest_comes_back(
 ) -> None:
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     spare(etc)
-    real = flow.preflight
+    real = ahead.preflight
 
     def refusing(steps: Any, directories: Any, away: Any) -> dict[str, str]:
         odd = [step.target for step in steps if step.target.endswith("/hostname")]
@@ -341,7 +344,7 @@ def test_a_path_that_cannot_be_put_back_is_left_out_and_the_rest_comes_back(
 def test_no_room_is_a_refusal(store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     shutil.rmtree(etc)
-    monkeypatch.setattr(flow, "preflight", lambda *_: {str(etc): f"{flow.NO_ROOM}: / has 5 bytes free"})
+    monkeypatch.setattr(flow, "preflight", lambda *_: {str(etc): f"{ahead.NO_ROOM}: / has 5 bytes free"})
     with pytest.raises(Refused, match="1 paths have no room: / has 5 bytes"):
         prepare(store, recorded, "take")
 
@@ -368,8 +371,8 @@ def test_a_look_at_a_host_tells_what_is_in_the_way(
     assert found.obstacle == "" and found.room > 0 and found.host and not found.held
     made = checkpoint(store, "base", [{"files": {"paths": [str(tree_of)]}}])["id"]
     assert flow.survey(store, made).held
-    doubt = Event(3, "in_doubt", "operator", 5.0, made, ["x"])
-    monkeypatch.setattr(flow.doubt, "in_doubt", lambda _store: doubt)
+    event = Event(3, "in_doubt", "operator", 5.0, made, ["x"])
+    monkeypatch.setattr(doubt, "in_doubt", lambda _store: event)
     assert "it is in doubt since the change of generation 3" in flow.survey(store).obstacle
-    monkeypatch.setattr(flow.changes, "armed", lambda _store: doubt)
+    monkeypatch.setattr(changes, "armed", lambda _store: event)
     assert "a change is under way there (generation 3)" in flow.survey(store).obstacle
