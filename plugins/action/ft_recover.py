@@ -313,8 +313,8 @@ class Recovery:
         out = made["left_out"]
         more = f" and {len(out) - _FEW} more" if len(out) > _FEW else ""
         said = [f"stays as it is on {self._here.name}: {', '.join(out[:_FEW])}{more}"] if out else []
-        self._warnings = [*self._warnings, *said, *made["warnings"]]
-        self._left = [*self._left, *made["warnings"]]
+        self._warnings = [*self._warnings, *said, *made["notes"]]
+        self._left = [*self._left, *made["notes"]]
 
     def _restore(self, source: Copy) -> Answer:
         made = self._prepare(source)

@@ -400,11 +400,11 @@ class Surveyed(Result):
 
 @dataclass
 class Prepared(Result):
-    """The checkpoint that a recovery goes back to, and the recorded state that it leaves out."""
+    """The checkpoint that a recovery goes back to, the recorded state that it leaves out, and what to know of it."""
 
     id: str = ""
     left_out: list[str] = field(default_factory=list)
-    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+    notes: list[str] = field(default_factory=list)
 
 
 # The answers of a host while the controller repeats an operation (see ``_flows.operations``).

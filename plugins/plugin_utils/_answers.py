@@ -132,7 +132,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "prepare": {
         "id": _or_nothing(_text(_ID)),
         "left_out": _all(words),
-        "warnings": lambda value: _all(lambda one: words(one, 2000), 1000)(value or []),
+        "notes": _all(lambda one: words(one, 2000), 1000),
     },
 }
 

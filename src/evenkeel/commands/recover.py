@@ -66,7 +66,9 @@ class Recover(PlaybookCommand):
         found = super().rows(record, hosts, stopped)
         choice = _choice(record)
         if choice is not None:
-            return {host: _told(record, host, found[host]) for host in hosts if host == choice.result["onto"]}
+            onto = str(choice.result["onto"])
+            row = _told(record, onto, found[onto]) if onto in found else {"state": "missing", "msg": "it did not run"}
+            return {onto: {**row, "left": [*_listed(choice.result), *_listed(row)]}}
         refused = [host for host in hosts if _asked(record, host)]
         return {host: _told(record, host, found[host]) for host in refused or hosts}
 
@@ -77,6 +79,11 @@ class Recover(PlaybookCommand):
 
 def _results(record: Record) -> list[tuple[str, Result]]:
     return [(host, one) for host, results in record.results.items() for one in results if one.task == "ft_recover"]
+
+
+def _listed(row: Mapping[str, Any]) -> list[Any]:
+    left = row.get("left")
+    return left if isinstance(left, list) else []
 
 
 def _choice(record: Record) -> Result | None:

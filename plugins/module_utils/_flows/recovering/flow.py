@@ -143,7 +143,7 @@ class _Preparing:
         return Prepared(
             id="" if check_mode else self._commit(made.sections),
             left_out=made.left_out,
-            warnings=findings.warnings or None,
+            notes=findings.warnings,
         )
 
     def _scan(self, section: Section) -> Scan | None:
@@ -210,7 +210,7 @@ class _Preparing:
             with suppress(Damaged):  # The rollback names what is damaged.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
                 more = checks.compare_accounts(then, here, checks.login_name())
-                found.refusals += more.refusals
+                found.refusals += more.refusals or self._lost_groups(wanted)
                 found.warnings += more.warnings
         elif not sha:
             unknown = checks.owners_unknown(wanted, [one.uid for one in here.values()])
@@ -219,6 +219,13 @@ class _Preparing:
                     "files come back with owners that have no account here: uid "
                     f"{', '.join(map(str, unknown[:_SHOWN]))}. Make the accounts, or declare users with the files"
                 )
+
+    def _lost_groups(self, wanted: Sequence[Section]) -> list[str]:
+        sha = checks.content_of(wanted, checks.GROUP)
+        if not sha:
+            return []
+        with open(checks.GROUP, "rb") as stream:
+            return checks.lost_groups(b"".join(self.store.objects.read(sha)), stream.read(), checks.login_name())
 
     def _commit(self, sections: list[Section]) -> str:
         """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""

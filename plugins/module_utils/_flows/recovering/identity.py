@@ -35,7 +35,12 @@ IDENTITY = (
     Part(
         "access",
         ("/root/.ssh", "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d", "/etc/systemd/system/ssh.socket.d")
-        + ("/etc/systemd/system/sshd.socket.d",),
+        + (
+            "/etc/systemd/system/sshd.socket.d",
+            "/etc/sudoers",
+            "/etc/sudoers.d",
+            "/etc/doas.conf",
+        ),
     ),
     Part(
         "network",

@@ -18,7 +18,9 @@ from ..._resources.kind import is_within
 from ..._resources.registry import kind_of, path_lines, tree_spec
 from ..._store.manifest import Section
 
-PASSWD = "/etc/passwd"
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
+# The groups whose members become root.
+_ROOTS = ("admin", "sudo", "wheel")
 _LABELS = "security.selinux"
 _SHOWN = 10
 
@@ -126,6 +128,25 @@ def compare_accounts(then: Mapping[str, Account], now: Mapping[str, Account], lo
             "or to others: look at them with find -nouser, and chown them"
         )
     return found
+
+
+def lost_groups(then: bytes, now: bytes, login: str) -> list[str]:
+    """A sentence where the account by which we have come would not be allowed to become root any more. ``then``,
+    ``now``: texts of group."""
+    mine, theirs = (
+        {
+            words[0]
+            for line in text.decode("utf-8", "replace").splitlines()
+            if login in (words := line.split(":"))[-1].split(",")
+        }
+        for text in (now, then)
+    )
+    gone = [name for name in _ROOTS if login and name in mine - theirs]
+    return [
+        f"the account {login}, by which the controller logs in here, is in the group {name}, and was not: "
+        "it could not become root any more. Connect as root, or leave out what has the accounts (kinds, paths)"
+        for name in gone
+    ]
 
 
 def owners_unknown(sections: Sequence[Section], uids: Sequence[int]) -> list[int]:

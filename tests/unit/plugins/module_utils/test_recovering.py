@@ -61,6 +61,7 @@ def made(recorded: Section, present: Section, **choices: Any) -> tuple[list[str]
         ("/etc/machine-id", "machine id"),
         ("/etc/ssh/ssh_host_ed25519_key.pub", "keys of the host"),
         ("/root/.ssh/authorized_keys", "access"),
+        ("/etc/sudoers.d/ops", "access"),
         ("/etc/netplan/50-cloud-init.yaml", "network"),
         ("/etc/network/interfaces.d/eth1", "network"),
         ("/etc/cloud/cloud.cfg.d/99-disable-network-config.cfg", "network"),
@@ -236,6 +237,14 @@ def test_the_login_of_the_controller_is_not_locked_out_and_moved_uids_are_named(
     moved = preflight.accounts(PASSWD.replace(b"106", b"107").replace(b"ops:x:1000", b"ops:x:1001"))
     found = preflight.compare_accounts(moved, here, "ops")
     assert "has uid 1001" in found.refusals[0] and "postgres (106, then 107)" in found.warnings[0]
+
+
+def test_the_login_of_the_controller_still_becomes_root() -> None:
+    here = b"sudo:x:27:ops,dev\nshop:x:1234:ops\n"
+    assert preflight.lost_groups(here, here, "ops") == []
+    (said,) = preflight.lost_groups(b"sudo:x:27:dev\nshop:x:1:\n", here, "ops")
+    assert "is in the group sudo" in said
+    assert preflight.lost_groups(b"sudo:x:27:\n", here, "") == []
 
 
 def test_a_machine_is_read_from_any_record() -> None:
