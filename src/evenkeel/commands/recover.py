@@ -15,7 +15,7 @@ from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import Record, Result
 from evenkeel.ansible.options import Options
-from evenkeel.commands.arguments import Variables, given
+from evenkeel.commands.arguments import Variables, add_part, given, part
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.outcome import RunResult
 from evenkeel.progress import Kind, Progress
@@ -36,21 +36,21 @@ class Recover(PlaybookCommand):
         parser.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
         identity = "keep: the spare stays itself (the default there); take: it becomes HOST, which must be off"
         parser.add_argument("--identity", choices=("keep", "take"), help=identity)
-        parser.add_argument("--kinds", metavar="KIND,…", help="only these kinds of resources")
-        parser.add_argument("--paths", metavar="PATH", nargs="+", help="only these files and trees")
+        add_part(parser)
         copies = "take only a checkpoint of which so many hosts hold a verified copy"
         parser.add_argument("--min-copies", type=int, metavar="N", help=copies)
         text = "restore also state that evenkeel_resources does not declare for HOST, after you have examined it"
         parser.add_argument("--undeclared", action="store_true", help=text)
 
     def variables(self, args: argparse.Namespace) -> Variables:
+        kinds, paths = part(args)
         return given(
             recover_host=args.host,
             hosts=args.onto or args.host,
             checkpoint=args.checkpoint,
             identity=args.identity,
-            kinds=args.kinds.split(",") if args.kinds else None,
-            paths=args.paths,
+            kinds=kinds,
+            paths=paths,
             min_copies=args.min_copies,
             undeclared=args.undeclared or None,
         )
