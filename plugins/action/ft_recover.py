@@ -34,6 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._argument
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
+    PROBES_VARIABLE,
     RESOURCES_VARIABLE,
     Inventory,
 )
@@ -112,6 +113,8 @@ class Recovery:
         peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer != self._owner]
         self._peers = _placement.preference("" if self._onto else self._here.name, peers)
         self._keys = inventory.keys(self._owner)
+        with suppress(AnsibleError):  # It has left the inventory, and has no probes.
+            inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
         declared = inventory.resources(self._owner)
         self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))

@@ -75,7 +75,7 @@ PRINT = (
     "for f in /etc/hostname /etc/hosts /etc/machine-id /etc/ssh/ssh_host_* /etc/ssh/sshd_config.d/* /etc/netplan/*"
     " /etc/resolv.conf /etc/udev/rules.d/70-persistent-net.rules /etc/fstab /etc/systemd/system/data.mount"
     " /etc/systemd/system/local-fs.target.requires/*; do [ -e $f ] && sha256sum $f; done;"
-    " ip -o addr show scope global | cut -d' ' -f2,7; ls -la /root/.ssh; sha256sum /root/.ssh/*"
+    " ip -o addr show scope global | cut -d' ' -f2,7; stat -c '%a %u %n' /root/.ssh/*; sha256sum /root/.ssh/*"
 )
 
 

@@ -76,7 +76,10 @@ def _paths(section: Section, now: Section, choices: Choices) -> tuple[list[str],
     if spec is None:
         return recorded, []
     tops = _tops(recorded, spec, choices)
-    there, here = _split(recorded, tops, choices.keeps), _split(path_lines(now), tops, choices.keeps)
+    keeps = choices.keeps and any(map(identity.concerns, spec["paths"]))
+    if not keeps and not tops:
+        return recorded, []
+    there, here = _split(recorded, tops, keeps), _split(path_lines(now), tops, keeps)
     if not there.stays and not here.stays:
         return recorded, []
     kept = {path_of(line): line for line in there.others}

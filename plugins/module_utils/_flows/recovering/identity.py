@@ -75,6 +75,12 @@ _PARTS = {f"p{number}": part for number, part in enumerate(IDENTITY)}
 _ANY = re.compile("|".join(rf"(?P<{group}>(?:{_expression(part)}))(?=/|\Z)" for group, part in _PARTS.items()))
 
 
+def concerns(root: str) -> bool:
+    """Whether a path of the identity can lie at, below or above the root."""
+    known = [path.partition("*")[0] for part in IDENTITY for path in part.paths]
+    return any(f"{one}/".startswith(root.rstrip("/") + "/") or f"{root}/".startswith(one) for one in known)
+
+
 class Own(NamedTuple):
     """``top``: the highest path of the identity at or above a path."""
 

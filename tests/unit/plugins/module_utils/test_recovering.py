@@ -87,6 +87,13 @@ def test_other_files_are_nobodys_identity(path: str) -> None:
     assert identity.own(os.fsencode(path)) is None
 
 
+@pytest.mark.parametrize(
+    "root", ["/etc", "/boot", "/root/.ssh", "/etc/ssh/ssh_host_rsa_key", "/etc/netplan/a", "/var/lib/dbus"]
+)
+def test_a_root_in_which_identity_can_lie_is_looked_through(root: str) -> None:
+    assert identity.concerns(root) and not identity.concerns("/srv/www") and not identity.concerns("/etc/nginx")
+
+
 def test_the_page_shows_every_path_of_the_identity() -> None:
     page = (ROOT / "docs/recovery.md").read_text()
     for part in identity.IDENTITY:
@@ -269,6 +276,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return found and found._replace(top=os.fsencode(top) + found.top)
 
     monkeypatch.setattr(identity, "own", own)
+    monkeypatch.setattr(identity, "concerns", lambda _root: True)
     return top / "etc"
 
 
