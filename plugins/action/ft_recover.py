@@ -42,7 +42,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 
 # The largest number of candidates that messages name.
 _SHOWN = 50
-# Of state that is left out, and of reasons.
+# The largest number of paths and reasons that a sentence names.
 _FEW = 10
 _ENTRY = ("peer", "id", "host", "name", "created", "state", "detail")
 _KEEP, _TAKE = "keep", "take"

@@ -106,8 +106,8 @@ def _told(record: Record, host: str, row: Mapping[str, Any]) -> Mapping[str, Any
     recovery = record.of(host, "ft_recover")
     if recovery is None or recovery.status != "ok" or not recovery.result.get("restored"):
         return row
-    said = [str(one) for one in recovery.result.get("done") or [] if isinstance(one, str)][:1]
-    said = said or ["nothing to do"]
+    done = recovery.result.get("done") or []
+    said = [one for one in done if isinstance(one, str) and one.startswith("recovered ")][:1] or ["nothing to do"]
     if row["state"] != "ok":
         return {**row, "msg": f"{said[0]}; {row['msg']}"}
     health, copies = record.of(host, "ft_health"), record.of(host, "ft_replicate")

@@ -35,6 +35,8 @@ def rows(hosts: list[str], *events: tuple[str, str, dict[str, Any]]) -> dict[str
 def test_a_recovery_tells_of_health_and_copies_as_they_were_measured() -> None:
     found = rows(["web6"], ("web6", "ft_recover", RECOVERED))
     assert found["web6"]["done"] == [SAID, "health was not measured: no probes are declared"]
+    found = rows(["web6"], ("web6", "ft_recover", {**RECOVERED, "changed": False, "done": ["took it"]}))
+    assert found["web6"]["done"][0] == "nothing to do"
     copied = {"changed": True, "proved": ["web2 holds", "web3 holds"]}
     healthy = ("web6", "ft_health", {"changed": False, "state": "pass", "probes": []})
     found = rows(["web6"], ("web6", "ft_recover", RECOVERED), healthy, ("web6", "ft_replicate", copied))
