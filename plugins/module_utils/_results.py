@@ -426,7 +426,7 @@ class Hop(Result):
 
 
 @dataclass
-class Prepared(Result):
+class Outgoing(Result):
     """On a sender: a key for each transfer, and the size of each bundle."""
 
     hops: list[Hop] = field(default_factory=list)
@@ -453,7 +453,8 @@ class Sent(Result):
 
 @dataclass
 class Candidate:
-    """A copy of a checkpoint on a peer, as it was verified now."""
+    """A copy of a checkpoint on a peer, as it was verified now. ``release``, ``architecture``: of the host that it is
+    from, and ``bytes``: of its contents; empty and 0 where the peer cannot tell."""
 
     id: str
     mac: str
@@ -462,6 +463,9 @@ class Candidate:
     created: str = ""
     state: str = "damaged"
     detail: str = ""
+    release: str = ""
+    architecture: str = ""
+    bytes: int = 0
 
 
 @dataclass
@@ -472,7 +476,7 @@ class Candidates(Result):
 
 
 @dataclass
-class Held:
+class Examined:
     """A checkpoint that a host names: ``proved``, ``damaged``, or ``unread`` for lack of time."""
 
     id: str
@@ -492,7 +496,7 @@ class Audited(Result):
     ``before``: the number of files that earlier runs have put aside there.
     """
 
-    held: list[Held] = field(default_factory=list)
+    held: list[Examined] = field(default_factory=list)
     latest: str = ""
     before: int = 0
 
@@ -502,6 +506,25 @@ class Owners(Result):
     """The hosts of which a host holds copies."""
 
     hosts: list[str] = field(default_factory=list)
+class Surveyed(Result):
+    """A host before a recovery. ``obstacle``: why it cannot be put back now; empty for nothing. ``room``: bytes for a
+    copy. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""
+
+    obstacle: str = ""
+    room: int = 0
+    release: str = ""
+    architecture: str = ""
+    host: str = ""
+    held: bool = False
+
+
+@dataclass
+class Derived(Result):
+    """The checkpoint that a recovery goes back to, the recorded state that it leaves out, and what to know of it."""
+
+    id: str = ""
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 # The answers of a host while the controller repeats an operation (see ``_flows.operations``).

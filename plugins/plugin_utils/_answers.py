@@ -102,6 +102,9 @@ _COPY: dict[str, Form] = {
     "mac": _or_nothing(_text(_ID)),
     "state": _one_of("verified", "damaged"),
     "detail": words,
+    "release": lambda value: words(value or "", 100),
+    "architecture": lambda value: words(value or "", 100),
+    "bytes": lambda value: _number(value or 0),
 }
 
 
@@ -161,6 +164,19 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "owners": {"hosts": _all(_text(_HOST), _MOST // 5)},
     "mark": {},
     "forget": {"planned": _all(words, 10), "done": _all(words, 10)},
+    "survey": {
+        "obstacle": words,
+        "room": _number,
+        "release": words,
+        "architecture": words,
+        "host": words,
+        "held": lambda value: value is True,
+    },
+    "derive": {
+        "id": _or_nothing(_text(_ID)),
+        "left_out": _all(words),
+        "notes": _all(lambda one: words(one, 2000), 1000),
+    },
 }
 
 

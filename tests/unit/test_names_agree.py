@@ -37,6 +37,8 @@ LONGER = {
     },
     ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
+    ("ft_recover", "onto"): "evenkeel_spares",
+    ("ft_replicate", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",
     ("ft_restart", "rollback_to"): "evenkeel_checkpoint",
     ("ft_roll", "name"): "evenkeel_service",

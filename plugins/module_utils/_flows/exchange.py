@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from .._errors import UsageError
 from .._host import scratch
 from .._host.system import System
-from .._results import Copied, Landing, Prepared, Result, Sent
+from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
 from . import replicas, sending
@@ -109,7 +109,7 @@ def _bundle(call: _Call, known: list[str]) -> replicas.Bundle:
 
 def _prepare(call: _Call) -> Result:
     values = call.values
-    found = Prepared(sizes=[_bundle(call, known).size for known in values["known"]])
+    found = Outgoing(sizes=[_bundle(call, known).size for known in values["known"]])
     for address, port in values["hops"]:
         found.hops.append(sending.make_key(call.store.system, values["run"], address, port))
     return found

@@ -23,7 +23,7 @@ from typing import Callable
 from .._errors import Busy, Damaged
 from .._host.durable import move_all
 from .._host.hashing import chunks, hash_of
-from .._results import Audited, Held, Owners, Result
+from .._results import Audited, Examined, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_of, paths_of
@@ -130,8 +130,8 @@ class _Reading:
         newest = max(found, key=lambda one: (dated.get(one, ""), one), default=None)
         return [*([newest] if newest else []), *(one for one in found if one != newest)]
 
-    def examine(self, checkpoint: str) -> Held:
-        found = Held(checkpoint, mac="" if self._challenge.own else replicas.mac_of(self.source, checkpoint))
+    def examine(self, checkpoint: str) -> Examined:
+        found = Examined(checkpoint, mac="" if self._challenge.own else replicas.mac_of(self.source, checkpoint))
         try:
             manifest = self.source.manifest(checkpoint)
             if not self._challenge.own:

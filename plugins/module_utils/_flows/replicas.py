@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Callable
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
 from .._resources.declared import refuse_outside
+from .._resources.registry import machine_of
 from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
@@ -243,7 +244,10 @@ def candidates(store: Store, host: str) -> Candidates:
                 manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())
                 one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
+                machine = machine_of(manifest.sections)
+                one.release, one.architecture = machine.release, machine.architecture
                 wrong = source.verify(manifest)
+                one.bytes = 0 if wrong else sum(map(source.objects.size, objects_of(manifest)))
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
                     one.detail = "; ".join(named[:10])

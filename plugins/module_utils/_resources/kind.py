@@ -95,6 +95,12 @@ class Kind:
     changes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
+    # The state belongs to one machine: another host keeps its own.
+    of_the_machine = False
+    # Its steps mount file systems.
+    mounts_file_systems = False
+    # A part of the state belongs to one machine: see ``keep_here``.
+    partly_of_the_machine = False
 
     # The kind has no state of its own, and stands for declarations of other kinds: ``registry.check`` adds them.
     stands_for_others = False
@@ -219,6 +225,17 @@ class Kind:
         """(the declaration that would have covered some of the changed paths, or None; the paths that no other kind
         needs to cover then). ``taken``: paths that are declared already, which no other declaration may overlap."""
         return None, set()
+
+    # -- another host
+
+    def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
+        """(the lines of another host, but as they are on this host ``now`` where the state belongs to the machine; the
+        state that is left out, in words). Pure."""
+        return list(lines), []
+
+    def cannot_be_had(self, lines: Sequence[str], at: Restore) -> list[str]:
+        """Sentences on state that a host which has nothing of it cannot get. Changes nothing."""
+        return []
 
     # -- data outside of the store
 

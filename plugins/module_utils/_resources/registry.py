@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
+from .._host import machine
 from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of
 from .._host.system import System
@@ -245,7 +246,14 @@ def capture(
             scanned = files.scan(spec, sink, ours.paths(store)).lines() if spec is not None else []
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
-    return taken
+    # A recovery compares the machine with another; one section is enough for that.
+    known = {files.MACHINE: machine.look().record()} if taken else {}
+    return [replace(one, spec={**one.spec, **known}) for one in taken[:1]] + taken[1:]
+
+
+def machine_of(sections: Sequence[Section]) -> machine.Machine:
+    """The machine on which the sections were recorded. A checkpoint of an older version does not tell."""
+    return machine.Machine.read(next((one.spec[files.MACHINE] for one in sections if files.MACHINE in one.spec), None))
 
 
 def seen_mounts() -> dict[str, str]:
