@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
+from .._resources import registry
+from .._resources.bundled import Bundled
 from .._resources.declared import refuse_outside
 from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
@@ -40,7 +42,7 @@ def replica(store: Store, host: str) -> Store:
     """The store in which this host keeps the checkpoints of ``host``."""
     if not _HOST.fullmatch(host):
         raise UsageError(f"{host!r} cannot name the folder of a replica; use letters, digits, dots, dashes")
-    return Store(store.join("replicas", host), store.system)
+    return Store(store.join("replicas", host), store.system, is_replica=True)
 
 
 def offer(store: Store, host: str, checkpoint: str) -> Offered:
@@ -70,16 +72,17 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
     records = source.chain(checkpoint)
     while records[0].id != checkpoint and records[0].id in held:
         records.pop(0)  # The receiver has the beginning of the log.
-    needed = {sha for record in records for sha in objects_of(record)}
+    needed = {sha for record in records for sha in objects_of(record, beside=True)}
     for other in held:
-        needed -= objects_of(source.record(other))
+        needed -= objects_of(source.record(other), beside=True)
+    contents = Bundled(source.objects, {} if from_replica else registry.beside(records))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
             stream.write(_MAGIC)
             for sha in sorted(needed):
-                stream.write(b"%s %d\n" % (sha.encode(), source.objects.size(sha)))
-                for chunk in source.objects.read(sha):
+                stream.write(b"%s %d\n" % (sha.encode(), contents.size(sha)))
+                for chunk in contents.read(sha):
                     stream.write(chunk)
                 stream.write(b"\n")
             for record in records:
@@ -205,12 +208,15 @@ def _take(
             manifests = _read_bundle(stream, writer, target.root)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
+        # A log is sent every minute, and its base may be large: what arrived before is read again by a scrub.
+        held = {sha for sha in needed - objects_of(whole) if target.objects.has(sha)}
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
         writer.discard()
         raise
-    wrong = {sha: why for sha in sorted(needed) if (why := target.objects.verify(sha))}
+    target.objects.take_back(needed)
+    wrong = {sha: why for sha in sorted(needed - held) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -247,7 +253,7 @@ def _chain(
     for record in records:
         check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
-        needed |= objects_of(made)
+        needed |= objects_of(made, beside=True)
     if made is None:
         raise Damaged("the bundle has no manifest")
     return made, list(zip(records, manifests)), needed

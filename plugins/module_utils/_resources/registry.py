@@ -15,7 +15,7 @@ from .._errors import Refused, UsageError
 from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of
 from .._host.system import System
-from .._store.manifest import Section
+from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
 from . import files, ours
 from .kind import Kind, Programs, Sink, is_within, names_of
@@ -283,6 +283,23 @@ def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
         for section in sections
         for path, problem in kind_of(section).missing_data(own_lines(section)).items()
     }
+
+
+def beside(records: Sequence[Manifest]) -> dict[str, str]:
+    """The contents that this host keeps beside its store, and that the records name: name -> path of its file. In the
+    record of a log the lines that came are looked at, and those that went."""
+    found: dict[str, str] = {}
+    for record in records:
+        skip = 1 if record.kind == LOG else 0
+        for section in record.sections:
+            lines = [line[skip:] for line in section.lines if " beside=" in line]
+            found.update(kind_of(section).beside(section.spec, lines) if lines else {})
+    return found
+
+
+def not_carried(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the data that a copy of the sections on another host lacks."""
+    return [words for section in sections for words in kind_of(section).not_carried(own_lines(section))]
 
 
 def forgetting(store: Store) -> dict[str, Forget]:

@@ -92,9 +92,11 @@ def server_of(spec: Mapping[str, object] | Record, system: System) -> cluster.Se
 
 
 def read(lines: Sequence[str]) -> Record:
-    """The record of the first line; Damaged where ``capture`` cannot have written it, Refused where the cluster could
-    not be recorded."""
+    """The record of the first line of a cluster; Damaged where ``capture`` cannot have written it, Refused where the
+    cluster could not be recorded."""
     for line in lines:
+        if line.partition(" ")[0] not in ("cluster", "kept"):
+            continue
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
