@@ -17,6 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
@@ -89,6 +90,11 @@ class ActionModule(ActionBase):
                 f" hosts share a key ({VARIABLE})"
             )
         result = _result(here.name, params["copies"], offered["id"], list(replication.entries.values()), why)
+        result["left"] = [*offered["lacking"], *result["left"]]
+        if not result.get("failed") and not self._task.check_mode:
+            noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
+            if noted.get("failed"):
+                result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
         return {**result, "warnings": [made]} if made else result
 
 
@@ -143,7 +149,8 @@ class Replication:
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
         def have(host: Host) -> Answer:
-            return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
+            quick = {"quick": True} if self.offered["name"] == LOGS else {}
+            return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **quick)
 
         told = self.inventory.each(peers, have, self.timeout)
         entries: dict[str, Outcome] = {}
@@ -192,7 +199,7 @@ def _outcome(answer: Answer) -> Outcome:
     return Outcome("failed", words(answer.get("msg")))
 
 
-def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, object]:
+def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, Any]:
     good = [entry for entry in entries if entry.state in COUNTS]
     new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
     wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]

@@ -183,6 +183,7 @@ class Remembered(HostState, Result):
     """``ft_info``. ``owed``: None when it was not asked for."""
 
     checkpoints: list[Any] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)
     outside: Any = None
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
@@ -313,13 +314,15 @@ class Offsite(Result):
 
 @dataclass
 class Offered(Result):
-    """The checkpoint of the source that would be copied, and the ids of all checkpoints of the source."""
+    """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
+    data that a copy is ``lacking``."""
 
     id: str = ""
     name: str = ""
     created: str = ""
     host: str = ""
     held: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
 
 
 @dataclass

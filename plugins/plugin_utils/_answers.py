@@ -106,7 +106,9 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "name": _name,
         "created": _created,
         "held": _all(_text(_ID)),
+        "lacking": _all(words, 100),
     },
+    "noted": {},
     "have": {
         "ids": _all(_text(_ID)),
         "macs": _or_nothing(_number),

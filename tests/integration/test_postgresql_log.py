@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import archived, wal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS, Store
-from flows import checkpoint, rollback, scrub
+from flows import checkpoint, rollback
 
-from .test_postgresql import BINARIES, SYSTEM, Cluster, Killed, flip, home, pytestmark
+from .test_postgresql import SYSTEM, Cluster, home, pytestmark
 
 __all__ = ["pytestmark"]
 HOST = "db1"

@@ -15,7 +15,7 @@ from .._host.system import System
 from .._results import Landing, Result
 from .._store import foreign
 from .._store.store import Store
-from . import replicas
+from . import replicas, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -55,6 +55,11 @@ def _have(call: _Call) -> Result:
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
     if wanted not in known.ids:
         return known
+    if call.values.get("quick"):  # A scrub reads the contents again.
+        copy = replicas.replica(call.store, call.host)
+        whole = all(map(copy.objects.has, copy.contents_of(copy.manifest(wanted))))
+        known.state = "verified" if whole else "damaged"
+        return known
     if call.check_mode:  # and so without putting aside damaged contents
         copy = replicas.replica(call.store, call.host)
         known.state = "damaged" if copy.verify(copy.manifest(wanted)) else "verified"
@@ -62,6 +67,10 @@ def _have(call: _Call) -> Result:
     found = replicas.verify(call.store, call.host, wanted, call.mac)
     known.id, known.state, known.wrong = found.id, found.state, found.wrong
     return known
+
+
+def _noted(call: _Call) -> Result:
+    return Result(changed=shipped.note(call.store, call.values["id"], call.values["copies"]))
 
 
 def _export(call: _Call) -> Result:
@@ -113,6 +122,7 @@ def _adopt(call: _Call) -> Result:
 _PHASES: dict[str | None, Callable[[_Call], Result]] = {
     "offer": _offer,
     "have": _have,
+    "noted": _noted,
     "export": _export,
     "land": _land,
     "discard": _discard,

@@ -49,7 +49,9 @@ def offer(store: Store, host: str, checkpoint: str) -> Offered:
     """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
     held = [one.id for one in store.checkpoints()]
-    return Offered(id=manifest.id, name=manifest.name, created=manifest.created, host=manifest.host, held=held)
+    lacking = registry.not_carried(manifest.sections)
+    name, created, host = manifest.name, manifest.created, manifest.host
+    return Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
 
 
 def have(store: Store, host: str) -> Copies:

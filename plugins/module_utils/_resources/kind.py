@@ -238,8 +238,8 @@ class Kind:
         return []
 
     def behind(self, lines: Sequence[str], system: System) -> Mapping[str, object]:
-        """How far the state now is ahead of the lines, which other hosts hold: ``name`` of the subject, ``seconds``,
-        and ``bytes`` (None where that is not known). Empty where the kind has no log of its own."""
+        """How far the state now is ahead of its first line, which other hosts hold: ``seconds``, and ``bytes`` (None
+        where that is not known). Empty where the kind has no log of its own."""
         return {}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:

@@ -285,6 +285,18 @@ def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
     }
 
 
+def with_logs(sections: Sequence[Section]) -> list[Section]:
+    """The sections whose state has a log of its own. UsageError where there is none."""
+    found = [section for section in sections if kind_of(section).has_log]
+    if not found:
+        names = " or ".join(name for name, kind in KINDS.items() if kind.has_log)
+        raise UsageError(
+            f"only_logs: no declared resource has a log of its own ({names}); declare one, or limit the run to the "
+            "hosts that have one. Nothing was done"
+        )
+    return found
+
+
 def beside(records: Sequence[Manifest]) -> dict[str, str]:
     """The contents that this host keeps beside its store, and that the records name: name -> path of its file. In the
     record of a log the lines that came are looked at, and those that went."""

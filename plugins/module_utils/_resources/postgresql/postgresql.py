@@ -170,6 +170,10 @@ class PostgreSQL(Kind):
                 ]
         return ["postgresql: the checkpoint names no base and no log, so that copies of it do not hold the database"]
 
+    def behind(self, lines: Sequence[str], system: System) -> dict[str, object]:
+        record = restore_point.read(lines)
+        return restore_point.behind(restore_point.server_of(record, system), record)
+
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         """Remove the data that only the lines ``go`` need.
 
