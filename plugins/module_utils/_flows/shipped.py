@@ -12,13 +12,14 @@ from contextlib import suppress
 
 from .._errors import Damaged, EvenkeelError
 from .._host.durable import write_file
+from .._resources.kind import names_of
 from .._resources.registry import KINDS, kind_of, own_lines
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store
 
 
 def note(store: Store, checkpoint: str, copies: int) -> bool:
-    """Note that so many peers hold the checkpoint; whether it is news. A checkpoint that carries no log is not noted."""
+    """Note that so many peers hold the checkpoint; whether that is news. A copy without a log is not noted."""
     manifest = store.manifest(checkpoint)
     with store.locked():
         known = _read(store)
@@ -69,9 +70,7 @@ def _logs(manifest: Manifest, carried: bool) -> list[tuple[str, str, str]]:
     for section in manifest.sections:
         kind, lines = kind_of(section), own_lines(section)
         if kind.has_log and lines and not (carried and kind.not_carried(lines)):
-            found.append(
-                (f"{section.kind} {section.spec.get('cluster') or section.spec['data']}", section.kind, lines[0])
-            )
+            found.append((f"{section.kind} {names_of(section.spec)}", section.kind, lines[0]))
     return found
 
 

@@ -16,8 +16,8 @@ import pwd
 import re
 import shutil
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..._errors import Damaged, EvenkeelError, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
@@ -182,19 +182,49 @@ def _read_base(line: str, found: Listed) -> None:
         found.folders.append(f"base/{path}")
 
 
-def is_there(server: cluster.Server, listed: Mapping[str, str]) -> bool:
-    """Whether the archive has all of the files. A recovery verifies their contents."""
-    return all(os.path.lexists(f"{server.spec['archive']}/{path}") for path in listed)
+def lacking(server: cluster.Server, listed: Listed) -> Listed:
+    """The part of the listed that the archive lacks. A base is there or not as a whole. A recovery verifies what is
+    there."""
+
+    def is_there(path: str) -> bool:
+        top, name = path.split("/")[:2]
+        folder = f"{server.spec['archive']}/{top}/{name}"
+        return os.path.lexists(f"{folder}/backup_manifest" if top == "base" else folder)
+
+    files = {path: sha for path, sha in listed.files.items() if not is_there(path)}
+    return replace(listed, files=files, folders=[path for path in listed.folders if not is_there(path)])
 
 
 def make(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[int, int], aside: str) -> None:
-    """Make the archive anew from the contents in the store, durably, and put an older archive ``aside``.
-
-    It is filled under another name, in a directory that is root's until it is whole, so that its owner cannot lead
-    what root writes elsewhere, and that a kill leaves no half archive. Raises EvenkeelError, OSError.
-    """
+    """Make the archive anew from the contents in the store, durably, and put an older archive ``aside``. A kill leaves
+    no half archive. Raises EvenkeelError, OSError."""
     archive = str(server.spec["archive"])
-    new = f"{archive}.new"
+    new = _filled(server, listed, objects, owner)
+    if os.path.lexists(archive):
+        os.rename(archive, aside)
+    os.rename(new, archive)
+    fsync_dir(os.path.dirname(archive))
+
+
+def add(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[int, int]) -> None:
+    """Add the contents to the archive, durably, and never over a file that it has. Raises EvenkeelError, OSError."""
+    archive = str(server.spec["archive"])
+    new = _filled(server, listed, objects, owner)
+    for folder in ("base", "wal"):
+        names = sorted(os.listdir(f"{new}/{folder}"))
+        for at in range(0, len(names), 500):
+            paths = [f"{new}/{folder}/{name}" for name in names[at : at + 500]]
+            server.must(["mv", "-n", "-t", f"{archive}/{folder}/", "--", *paths], cluster.LONG)
+        fsync_dir(f"{archive}/{folder}")
+    shutil.rmtree(new)
+
+
+def _filled(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[int, int]) -> str:
+    """The path of a new directory with the contents, which are durable.
+
+    It is root's until it is whole, so that its owner cannot lead elsewhere what root writes.
+    """
+    new = f"{server.spec['archive']}.new"
     if os.path.lexists(new):
         shutil.rmtree(new)  # A kill has left it.
     os.mkdir(new, 0o700)
@@ -213,10 +243,7 @@ def make(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[
         syncfs(top)
     finally:
         os.close(top)
-    if os.path.lexists(archive):
-        os.rename(archive, aside)
-    os.rename(new, archive)
-    fsync_dir(os.path.dirname(archive))
+    return new
 
 
 def _put(path: str, sha: str, objects: Objects, owner: tuple[int, int]) -> None:

@@ -22,6 +22,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
@@ -105,9 +106,15 @@ class PostgreSQL(Kind):
             if not any(f"{path}/".startswith(tree) for tree in trees for path in at.changed):
                 return []
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
-        replay = recovery.verify(server, record)
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
-        why = f"to {where}, {replay} segments after its base"
+        listed = archived.read(lines)
+        lacking = archived.lacking(server, listed)
+        if lacking.files and all(map(at.objects.has, lacking.files.values())):
+            # The checkpoint comes from a copy, and its contents have come with it.
+            number = spare.refuse_lack(server, lacking, at.objects)
+            why = f"to {where}, with {number} files of its archive from the copy"
+            return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
+        why = f"to {where}, {recovery.verify(server, record)} segments after its base"
         return [Step("postgresql", "restore", server.name, why, dict(record))]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
@@ -119,7 +126,8 @@ class PostgreSQL(Kind):
                 if step.action == "recover":
                     done.append(spare.recover(step, at, tag(at.objects.root)))
                 elif step.action == "restore":
-                    done.append(recovery.restore(server, step, at.boot, tag(at.objects.root)))
+                    whole = spare.complete(step, at)
+                    done.append(recovery.restore(server, whole, at.boot, tag(at.objects.root)))
                 else:
                     recovery.tidy(server)
                     if step.action == "restart":

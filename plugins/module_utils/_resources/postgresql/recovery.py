@@ -29,6 +29,8 @@ _MARK = "evenkeel.staged"
 # The file in an old directory that names the tag of the store and the restore point of the undo.
 _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
+# What the names of compressed segments end with.
+_PACKED = ("gz", "zst", "lz4", "bz2", "xz")
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
 union select 'slot ' || slot_name from pg_replication_slots"""
@@ -209,6 +211,9 @@ def wait_archived(server: cluster.Server, name: str) -> None:
                 cluster.decline(server, f"archiving fails at {failing}; the server's log says why")
         server.system.sleep(0.005)
     if not os.path.exists(f"{server.log}/{name}"):
+        packed = [one for one in os.listdir(server.log) if one.startswith(f"{name}.") and one[25:] in _PACKED]
+        if packed:
+            cluster.decline(server, f"{packed[0]} in {server.log} is compressed; archive the log as it is")
         cluster.decline(
             server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up"
         )

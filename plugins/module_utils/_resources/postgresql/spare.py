@@ -88,12 +88,10 @@ def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Resto
         cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
     cluster.refuse_place(here, here.owner[0] if here.owner else 0)
     cluster.refuse_programs(here)
-    if os.path.lexists(str(server.spec["archive"])) and archived.is_there(server, listed.files):
-        why = "its archive is here"
-    else:
-        why = f"{_whole(here, listed, at.objects)} files of its archive"
+    number = refuse_lack(here, listed if _is_foreign(here, record) else archived.lacking(here, listed), at.objects)
     where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
-    return Step("postgresql", "recover", server.name, f"to {where}, {why}", {**record, "listed": asdict(listed)})
+    why = f"to {where}, with {number} files of its archive from the copy"
+    return Step("postgresql", "recover", server.name, why, {**record, "listed": asdict(listed)})
 
 
 def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> cluster.Server:
@@ -105,8 +103,9 @@ def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> 
     return replace(server, owner=owner, release=record["version"])
 
 
-def _whole(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
-    """Verify that all contents are in the store, and that there is room for them; their number."""
+def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
+    """Verify that all contents are in the store, and that there is room for them; their number. Raises Damaged,
+    Refused."""
     wrong = [f"{path}: {why}" for path, sha in listed.files.items() if (why := objects.verify(sha))]
     if wrong:
         raise Damaged(
@@ -138,8 +137,7 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
 
     The cluster that is here stops first: it would archive to the place that the archive takes.
     """
-    record = cast(Record, {key: value for key, value in step.detail.items() if key != "listed"})
-    listed = archived.Listed(**step.detail["listed"])
+    record, listed = _parts(step)
     server = _server(restore_point.server_of(record, at.system), record, listed)
     owner = server.owner or (0, 0)
     said = ""
@@ -148,15 +146,37 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
         recovery.control(replace(server, owner=None, release=""), "stop", at.boot)
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name}: the cluster that is here does not stop; nothing was replaced")
-    if not archived.is_there(server, listed.files) or _is_foreign(server, record):
+    lacking = archived.lacking(server, listed)
+    if _is_foreign(server, record) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at.system.now()))
         aside = f"{server.spec['archive']}.old-{stamp}"
         had = os.path.lexists(str(server.spec["archive"]))
         archived.make(server, listed, at.objects, owner, aside)
         said = f"; the archive that was here is kept in {aside}" if had else ""
+    elif lacking.files:
+        archived.add(server, lacking, at.objects, owner)
     recovery.verify(server, record)
     done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, mine)
     return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
+
+
+def complete(step: Step, at: Restore) -> Step:
+    """Add to the archive of a cluster that is here what it lacks for the step; the step alone. Raises EvenkeelError,
+    OSError."""
+    if "listed" not in step.detail:
+        return step
+    record, listed = _parts(step)
+    server = restore_point.server_of(record, at.system)
+    found = os.stat(server.data)
+    archived.add(server, archived.lacking(server, listed), at.objects, (found.st_uid, found.st_gid))
+    recovery.verify(server, record)
+    return replace(step, detail=dict(record))
+
+
+def _parts(step: Step) -> tuple[Record, archived.Listed]:
+    """The record of the step, and the part of the archive that it may bring."""
+    record = cast(Record, {key: value for key, value in step.detail.items() if key != "listed"})
+    return record, archived.Listed(**step.detail["listed"])
 
 
 def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
@@ -174,7 +194,7 @@ def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
 def _is_foreign(server: cluster.Server, record: Record) -> bool:
     """Whether a segment in the archive is of another cluster."""
     size = int(record["segment_size"])
-    for name in sorted(os.listdir(server.log)):
+    for name in sorted(os.listdir(server.log)) if os.path.isdir(server.log) else []:
         if re.fullmatch("[0-9A-F]{24}", name):
             try:
                 with open_regular(f"{server.log}/{name}") as stream:
