@@ -84,7 +84,7 @@ def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Resto
     if not listed.files:
         cluster.decline(server, "the checkpoint names no base and no log, so that it can go back on its own host alone")
     here = _server(server, record, listed)
-    if os.path.lexists(f"{server.data}/PG_VERSION") and server.version() != record["version"]:
+    if os.path.lexists(f"{server.data}/PG_VERSION") and server.version() != str(record["version"]):
         cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
     cluster.refuse_place(here, here.owner[0] if here.owner else 0)
     cluster.refuse_programs(here)
@@ -100,7 +100,7 @@ def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> 
         owner = pwd.getpwnam(listed.user).pw_uid, grp.getgrnam(listed.group).gr_gid
     except KeyError:
         cluster.decline(server, f"there is no user {listed.user} here; install PostgreSQL {record['version']}")
-    return replace(server, owner=owner, release=record["version"])
+    return replace(server, owner=owner, release=str(record["version"]))
 
 
 def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
