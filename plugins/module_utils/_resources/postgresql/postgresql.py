@@ -36,6 +36,8 @@ from . import archived, cluster, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# The program that the role postgresql names in ``archive_command``.
+_PROGRAM = "/usr/local/lib/evenkeel_archive_wal.py"
 
 
 class PostgreSQL(Kind):
@@ -67,10 +69,14 @@ class PostgreSQL(Kind):
         return dict(restore_point.check(spec))
 
     def trees(self, spec: Spec) -> list[str]:
-        """The configuration, which is not in the log."""
+        """The configuration, which is not in the log, and the program of the role that archives: a spare needs it."""
+        program = [_PROGRAM] if os.path.exists(_PROGRAM) else []
         if spec["cluster"]:
-            return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
-        return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
+            return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf", *program]
+        return [*(f"{spec['data']}/{name}" for name in recovery.CONFIGURATION), *program]
+
+    def may_have_tree(self, path: str) -> bool:
+        return path == _PROGRAM
 
     def trees_as_a_whole(self, spec: Spec) -> list[str]:
         return [spec["data"], spec["archive"]]
