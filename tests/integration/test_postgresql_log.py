@@ -240,6 +240,40 @@ def _server(cluster: Cluster) -> Any:
     return restore_point.server_of(restore_point.check({"data": str(cluster.data)}), SYSTEM)
 
 
+def test_a_history_from_before_the_archive_is_kept(pair: Pair) -> None:
+    """As of a standby that took over: the server does not archive the history of the timeline on which it is."""
+    cluster = pair.cluster
+    cluster.checkpoint("one")
+    cluster.sql("insert into t values (1)")
+    cluster.rollback("one")
+    shutil.rmtree(cluster.archive)
+    cluster.make_archive()
+    pair.ship()
+    pair.lose()
+    pair.recover()
+    assert cluster.rows() == []
+
+
+def test_a_tablespace_that_came_and_went_is_named(pair: Pair) -> None:
+    """The log makes it again, at a place that a spare lacks."""
+    cluster = pair.cluster
+    pair.ship()
+    place = cluster.home / "place"
+    cluster.sh("mkdir", str(place))
+    cluster.sql(f"create tablespace elsewhere location '{place}'")
+    with pytest.raises(Refused, match="it has tablespaces"):
+        pair.ship()
+    cluster.sql("drop tablespace elsewhere", "insert into t values (1)")
+    pair.ship()
+    pair.lose()
+    shutil.rmtree(place)
+    with pytest.raises(RestoreFailed, match=f'directory "{place}" does not exist'):
+        pair.recover()
+    cluster.sh("mkdir", str(place))
+    pair.recover()
+    assert cluster.rows() == ["1"]
+
+
 def test_a_gap_while_nothing_is_written_is_closed(pair: Pair) -> None:
     cluster = pair.cluster
     cluster.sql("select pg_switch_wal()")
@@ -447,7 +481,7 @@ def test_another_backup_carries_the_database(pair: Pair, program: str) -> None:
 def test_segments_of_another_size(pair: Pair) -> None:
     cluster = pair.cluster
     pair.lose()
-    pair.initdb("--wal-segsize=1")
+    pair.initdb("--wal-segsize=1", "--allow-group-access")
     cluster.sql("create table t (i int)")
     for number in (1, 2):
         cluster.sql(f"insert into t values ({number})")
@@ -456,6 +490,8 @@ def test_segments_of_another_size(pair: Pair) -> None:
     pair.lose()
     pair.recover()
     assert cluster.rows() == ["1", "2"]
+    assert modes(cluster.data) <= {"750 postgres", "640 postgres", "600 postgres", "700 postgres"}
+    assert f"{cluster.data.stat().st_mode & 0o777:o}" == "750"
 
 
 def test_an_archive_that_is_compressed_or_does_not_work_is_refused(pair: Pair) -> None:

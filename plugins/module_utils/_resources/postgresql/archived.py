@@ -23,7 +23,7 @@ from ..._errors import Damaged, EvenkeelError, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
 from ..._host.hashing import hash_file
 from ..._host.paths import open_file
-from ..._store.objects import Objects, Writer
+from ..._store.objects import Hasher, Objects, Writer
 from .. import json_line
 from ..kind import Sink
 from . import cluster, recovery, wal
@@ -40,6 +40,7 @@ class Listed:
 
     user: str = ""
     group: str = ""
+    readable: bool = False  # The group may read the cluster (initdb --allow-group-access).
     folders: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -47,16 +48,18 @@ class Listed:
 def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
     """The lines that name the base and the log to the restore point::
 
-        owner {"group": "postgres", "user": "postgres"}
+        owner {"group": "postgres", "readable": false, "user": "postgres"}
         base <base>/<path> beside=<sha256>      a file of the base; the path is percent-encoded
         base <base>/<path>/                     a directory of the base
         wal <name> beside=<sha256>              a segment, or the history of a timeline
 
     Raises Damaged, naming the first part that is missing or damaged.
     """
+    timeline = int(record["timeline"])
     try:
+        if timeline > 1 and not isinstance(sink, Hasher):
+            _keep_history(server, f"{timeline:08X}.history")
         _legs, names, text = recovery.needed(server, record)
-        timeline = int(record["timeline"])
         names += [f"{timeline:08X}.history"] if timeline > 1 else []
         sums = _Sums(server, sink)
         logs = [f"wal {name} beside={sums.of(name)}" for name in names]
@@ -70,9 +73,19 @@ def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
     return [json_line.write("owner", _owner(server)), *base, *logs]
 
 
-def _owner(server: cluster.Server) -> dict[str, str]:
+def _owner(server: cluster.Server) -> dict[str, object]:
     found = os.stat(server.data)
-    return {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
+    names = {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
+    return {**names, "readable": bool(found.st_mode & 0o040)}
+
+
+def _keep_history(server: cluster.Server, name: str) -> None:
+    """Have the history of the timeline in the archive: the server does not archive one that began before archiving."""
+    here, there = f"{server.data}/pg_wal/{name}", f"{server.log}/{name}"
+    if os.path.exists(here) and not os.path.lexists(there):
+        script = 'cp -- "$1" "$2.part" && sync -- "$2.part" && mv -nT -- "$2.part" "$2"'
+        server.must(["/bin/sh", "-c", f"umask 077; {script}", "sh", here, there])
+        fsync_dir(server.log)
 
 
 def _quoted(line: tuple[bytes, str]) -> str:
@@ -157,6 +170,7 @@ def read(lines: Sequence[str]) -> Listed:
         if word == "owner":
             with json_line.read(line) as (_word, record):
                 found.user, found.group = str(record["user"]), str(record["group"])
+                found.readable = record["readable"] is True
                 if not _USER.fullmatch(found.user) or not _USER.fullmatch(found.group):
                     raise ValueError("no names of a user and a group")
         elif word == "wal":
@@ -237,8 +251,10 @@ def _filled(server: cluster.Server, listed: Listed, objects: Objects, owner: tup
         for folder in ["wal", "base", *sorted(bases), *sorted(listed.folders)]:
             os.mkdir(f"{root}/{folder}", 0o700)
             os.chown(f"{root}/{folder}", *owner)
+            os.chmod(f"{root}/{folder}", 0o750 if listed.readable and folder.startswith("base/") else 0o700)
         for path, sha in listed.files.items():
             _put(f"{root}/{path}", sha, objects, owner)
+            os.chmod(f"{root}/{path}", 0o640 if listed.readable and path.startswith("base/") else 0o600)
         os.fchown(top, *owner)
         syncfs(top)
     finally:
