@@ -98,6 +98,11 @@ class ActionModule(ActionBase):
             )
         numbers = (fewest, params["copies"])
         result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
+        result["left"] = [*offered["lacking"], *result["left"]]
+        if offered["has_log"] and not result.get("failed") and not self._task.check_mode:
+            noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
+            if noted.get("failed"):
+                result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
         warnings = [one for one in (made, *result.pop("warnings", [])) if one]
         return {**result, "warnings": warnings} if warnings else result
 

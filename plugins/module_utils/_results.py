@@ -217,6 +217,7 @@ class Remembered(HostState, Result):
     it."""
 
     checkpoints: list[Any] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)
     outside: Any = None
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
@@ -361,13 +362,16 @@ class Offsite(Result):
 
 @dataclass
 class Offered(Result):
-    """The checkpoint of the source that would be copied, and the ids of all checkpoints of the source."""
+    """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
+    data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted."""
 
     id: str = ""
     name: str = ""
     created: str = ""
     host: str = ""
     held: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    has_log: bool = False
 
 
 @dataclass

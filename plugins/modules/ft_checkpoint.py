@@ -48,6 +48,14 @@ options:
     choices: [snapshot, log]
     default: snapshot
     version_added: 0.2.0
+  only_logs:
+    description:
+      - Record only the resources that have a log of their own (C(postgresql)), by default under the name V(logs). Such
+        a checkpoint is cheap, so that it can be taken and copied every minute. V(latest) never means a checkpoint of
+        that name.
+    type: bool
+    default: false
+    version_added: 0.2.0
   confirm_within:
     description:
       - Arm the dead-man with this time to confirm, in seconds or as V(10m).

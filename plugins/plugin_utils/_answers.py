@@ -132,7 +132,10 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "name": _name,
         "created": _created,
         "held": _all(_text(_ID)),
+        "lacking": _all(words, 100),
+        "has_log": lambda value: value is True,
     },
+    "noted": {},
     "have": {
         "ids": _all(_text(_ID)),
         "macs": _or_nothing(_number),

@@ -15,7 +15,7 @@ from .._host.system import System
 from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
-from . import replicas, sending
+from . import replicas, sending, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -60,6 +60,10 @@ def _have(call: _Call) -> Result:
     if not wrong and not call.check_mode:
         replicas.mark(call.store, call.host, wanted, call.mac)
     return known
+
+
+def _noted(call: _Call) -> Result:
+    return Result(changed=shipped.note(call.store, call.values["id"], call.values["copies"]))
 
 
 def _export(call: _Call) -> Result:
@@ -161,6 +165,7 @@ def _adopt(call: _Call) -> Result:
 _PHASES: dict[str | None, Callable[[_Call], Result]] = {
     "offer": _offer,
     "have": _have,
+    "noted": _noted,
     "export": _export,
     "land": _land,
     "discard": _discard,

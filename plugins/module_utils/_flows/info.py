@@ -14,6 +14,7 @@ from .._host.system import System
 from .._results import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
+from . import shipped
 from .held import held
 from .restarting import record
 from .spot_check import spot_check
@@ -32,6 +33,7 @@ def info(store: Store, with_owed: bool = False, resources: Any = None) -> Rememb
         holds=holds,
         spot_check=spot_check(store, resources) if resources is not None else None,
         outside=outside.told(store),
+        logs=shipped.behind(store),
         owed=owed(store.system) if with_owed else None,
         **vars(state),
     )

@@ -26,7 +26,7 @@ from .._host.hashing import chunks, hash_of
 from .._results import Audited, Examined, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
-from .._store.store import UNDO, Store, contents_of, paths_of
+from .._store.store import UNDO, Store, contents_in, paths_of
 from . import replicas
 
 # Paths that the detail of a damaged checkpoint names.
@@ -141,7 +141,7 @@ class _Reading:
             self._put_manifest_aside(checkpoint)
             return found
         found.host, found.name, found.created = manifest.host, manifest.name, manifest.created
-        needed = list(dict.fromkeys(contents_of(manifest)))
+        needed = list(dict.fromkeys(contents_in(manifest, beside=not self._challenge.own)))
         lacking = {sha: self._wrong.get(sha, _MISSING) for sha in needed if not self.source.objects.has(sha)}
         whole = not lacking and self._read(needed)
         wrong = {**lacking, **{sha: self._wrong[sha] for sha in needed if sha in self._wrong}}
@@ -198,7 +198,7 @@ class _Reading:
 
     def _proof(self, checkpoint: str, manifest: Manifest) -> str:
         made = self._keyed(b"evenkeel proof 1\n" + self.source.record_data(checkpoint))
-        for sha in contents_of(manifest):
+        for sha in contents_in(manifest):  # those that both sides keep in a store
             made.update(self._macs[sha])
         return made.hexdigest()
 

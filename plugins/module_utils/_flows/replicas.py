@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
+from .._resources import registry
+from .._resources.bundled import Bundled
 from .._resources.declared import refuse_outside
 from .._resources.registry import machine_of
 from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
@@ -26,7 +28,7 @@ from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
-from .._store.store import CHAIN, Store, contents_of, objects_of, paths_of
+from .._store.store import CHAIN, Store, contents_in, objects_of, paths_of
 from .held import MACS
 from .rollback.flow import finish
 
@@ -38,7 +40,7 @@ _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
 _ID = _MAC  # Both are written as a SHA-256 is.
 # A content in the line of a manifest, and its size where the line tells it.
-_CONTENT = re.compile("(?: size=([0-9]+))? sha256=([0-9a-f]{64})")
+_CONTENT = re.compile("(?: size=([0-9]+))? (?:sha256|beside)=([0-9a-f]{64})")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
 
 
@@ -46,14 +48,18 @@ def replica(store: Store, host: str) -> Store:
     """The store in which this host keeps the checkpoints of ``host``."""
     if not _HOST.fullmatch(host):
         raise UsageError(f"{host!r} cannot name the folder of a replica; use letters, digits, dots, dashes")
-    return Store(store.join("replicas", host), store.system)
+    return Store(store.join("replicas", host), store.system, is_replica=True)
 
 
 def offer(store: Store, host: str, checkpoint: str) -> Offered:
     """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
     held = _ids(store)
-    return Offered(id=manifest.id, name=manifest.name, created=manifest.created, host=manifest.host, held=held)
+    lacking = registry.not_carried(manifest.sections)
+    name, created, host = manifest.name, manifest.created, manifest.host
+    offered = Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
+    offered.has_log = registry.has_log(manifest.sections)
+    return offered
 
 
 def have(store: Store, host: str) -> Copies:
@@ -109,7 +115,7 @@ class Bundle:
     The same checkpoint for a receiver with the same checkpoints is the same bundle, wherever it is written.
     """
 
-    source: Store
+    source: Bundled
     contents: Sequence[str]
     manifests: Sequence[bytes]
 
@@ -121,12 +127,12 @@ class Bundle:
         return len(_MAGIC) + contents + manifests
 
     def _sizes(self) -> Iterator[tuple[str, int]]:
-        return ((sha, self.source.objects.size(sha)) for sha in self.contents)
+        return ((sha, self.source.size(sha)) for sha in self.contents)
 
     def write(self, stream: BinaryIO) -> None:
         """Write it, and verify every content meanwhile. Raises Damaged at the first damaged content."""
         stream.write(_MAGIC)
-        for sha, size, chunks in self.source.objects.read_many(self.contents):
+        for sha, size, chunks in self.source.read_many(self.contents):
             stream.write(_head(sha.encode(), size))
             for chunk in chunks:
                 stream.write(chunk)
@@ -156,12 +162,13 @@ def bundle(store: Store, host: str, checkpoint: str, known: Collection[str], fro
     records = source.chain(checkpoint)
     while records[0].id != checkpoint and records[0].id in held:
         records.pop(0)  # The receiver has the beginning of the log.
-    needed = dict.fromkeys(sha for record in records for sha in contents_of(record))
+    needed = dict.fromkeys(sha for record in records for sha in contents_in(record, beside=True))
     for other in held:
         with suppress(Damaged):  # The receiver then gets contents that it has.
-            for sha in objects_of(source.record(other)):
+            for sha in objects_of(source.record(other), beside=True):
                 needed.pop(sha, None)
-    return Bundle(source, list(needed), [source.record_data(record.id) for record in records])
+    contents = Bundled(source.objects, {} if from_replica else registry.beside(records))
+    return Bundle(contents, list(needed), [source.record_data(record.id) for record in records])
 
 
 def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
@@ -295,13 +302,16 @@ def _take(
         came, manifests = _read_bundle(incoming, writer, target.root)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
+        # A log is sent every minute, and its base may be large: what arrived before is read again by a scrub.
+        held = {sha for sha in needed - objects_of(whole) if target.objects.has(sha)}
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
         writer.discard()
         raise
+    target.objects.take_back(needed)
     # What came was hashed on its way in. What was here may have been damaged since.
-    wrong = {sha: why for sha in sorted(needed - came) if (why := target.objects.verify(sha))}
+    wrong = {sha: why for sha in sorted(needed - came - held) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -338,7 +348,7 @@ def _chain(
     for record in records:
         check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
-        needed |= objects_of(made)
+        needed |= objects_of(made, beside=True)
     if made is None:
         raise Damaged("the bundle has no manifest")
     return made, list(zip(records, manifests)), needed

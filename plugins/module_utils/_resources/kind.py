@@ -89,6 +89,8 @@ class Kind:
     exchanges_trees = False
     # The kind keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
+    # The state has a log of its own: a checkpoint of it is cheap, however large the state is.
+    has_log = False
     # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
     # Its steps change files, or change which files are seen: paths are put back once more after the kind.
@@ -241,6 +243,20 @@ class Kind:
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
         """The faults of the data outside of the store: path -> fault. Changes nothing."""
+        return {}
+
+    def beside(self, spec: Spec, lines: Sequence[str]) -> dict[str, str]:
+        """The contents that the lines name as ``beside=<name>``, and that the host keeps beside its store: name -> path
+        of the file that holds the content. A copy of the checkpoint holds them, so that a recovery has them."""
+        return {}
+
+    def not_carried(self, lines: Sequence[str]) -> list[str]:
+        """Sentences on the data that a copy of the checkpoint on another host lacks."""
+        return []
+
+    def behind(self, lines: Sequence[str], system: System) -> Mapping[str, object]:
+        """How far the state now is ahead of its first line, which other hosts hold: ``seconds``, and ``bytes`` (None
+        where that is not known). Empty where the kind has no log of its own."""
         return {}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:

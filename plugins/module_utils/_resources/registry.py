@@ -16,7 +16,7 @@ from .._host import machine
 from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of
 from .._host.system import System
-from .._store.manifest import Section
+from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
 from . import files, ours
 from .kind import Kind, Programs, Sink, is_within, names_of
@@ -291,6 +291,40 @@ def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
         for section in sections
         for path, problem in kind_of(section).missing_data(own_lines(section)).items()
     }
+
+
+def with_logs(sections: Sequence[Section]) -> list[Section]:
+    """The sections whose state has a log of its own. UsageError where there is none."""
+    found = [section for section in sections if kind_of(section).has_log]
+    if not found:
+        names = " or ".join(name for name, kind in KINDS.items() if kind.has_log)
+        raise UsageError(
+            f"only_logs: no declared resource has a log of its own ({names}); declare one, or limit the run to the "
+            "hosts that have one. Nothing was done"
+        )
+    return found
+
+
+def beside(records: Sequence[Manifest]) -> dict[str, str]:
+    """The contents that this host keeps beside its store, and that the records name: name -> path of its file. In the
+    record of a log the lines that came are looked at, and those that went."""
+    found: dict[str, str] = {}
+    for record in records:
+        skip = 1 if record.kind == LOG else 0
+        for section in record.sections:
+            lines = [line[skip:] for line in section.lines if " beside=" in line]
+            found.update(kind_of(section).beside(section.spec, lines) if lines else {})
+    return found
+
+
+def not_carried(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the data that a copy of the sections on another host lacks."""
+    return [words for section in sections for words in kind_of(section).not_carried(own_lines(section))]
+
+
+def has_log(sections: Sequence[Section]) -> bool:
+    """Whether any of the sections names a position in a log of its own."""
+    return any(kind_of(section).has_log for section in sections)
 
 
 def forgetting(store: Store) -> dict[str, Forget]:

@@ -27,6 +27,8 @@ class Protect(PlaybookCommand):
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
+        text = "take and copy the log of databases alone, which is cheap: for a run every minute"
+        parser.add_argument("--only-logs", action="store_true", help=text)
         add_resources(parser)
 
     def variables(self, args: argparse.Namespace) -> Variables:
@@ -34,6 +36,7 @@ class Protect(PlaybookCommand):
             copies=args.copies,
             peers=args.peers,
             failure_domain=args.failure_domain,
+            only_logs=args.only_logs or None,
             resources=specs(args.resources, "resources"),
         )
 
