@@ -90,15 +90,8 @@ class ActionModule(ActionBase):
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
-        probes = {
-            host: _probes(inventory.variable(host, PROBES_VARIABLE, []), host)
-            if params["probes"] is None
-            else params["probes"]
-            for host in hosts
-        }
-
         addresses = _holders.declared(inventory, hosts)
-        parts = {host: parted(probes[host]) for host in hosts}
+        parts = {host: parted(_probes(inventory, host, params["probes"])) for host in hosts}
         # Nothing is compared here, because no host has changed yet.
         outside = {
             host: Outside(inventory, host, items, _ONCE, group, wave, store=params["store"])
@@ -131,8 +124,11 @@ class ActionModule(ActionBase):
         )
 
 
-def _probes(declared: Any, host: str) -> Any:
+def _probes(inventory: Inventory, host: str, given: Any) -> Any:
     """The probes of a host, before it is asked. UsageError names the fault."""
+    if given is not None:
+        return given
+    declared = inventory.variable(host, PROBES_VARIABLE, [])
     try:
         return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
     except UsageError as error:
