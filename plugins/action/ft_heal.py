@@ -36,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key impo
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 
+_EMPTY = "its store was empty"
 # The largest number of sentences of one sort in a result.
 _SHOWN = 50
 
@@ -267,7 +268,7 @@ class Audit:
     def detail(self, host: str, checkpoint: str) -> str:
         """Why the checkpoint is of no use on the host, in words."""
         if self.own and host == self.owner and not self.answers[host].get("held"):
-            return "its store was empty"
+            return _EMPTY
         entry = self.entries.get(checkpoint, {}).get(host)
         return str(entry["detail"]) if entry else ""
 
@@ -370,7 +371,8 @@ class Owned:
         standing.took(target)
         self._whole.setdefault(checkpoint, set()).add(target)
         if step.why == _heal.DAMAGED:
-            said = f"{whose} on {target} was damaged ({why}), rebuilt from {source}"
+            state = "lost" if why == _EMPTY else "damaged"
+            said = f"{whose} on {target} was {state} ({why}), rebuilt from {source}"
             told.warnings.append(said)
         else:
             said = f"placed {what} on {target} from {source}"

@@ -63,7 +63,7 @@ def test_a_wiped_store_and_a_destroyed_rack_cost_nothing_that_was_protected(flee
     assert (
         "of web3's checkpoint" in said and f"on {damaged} was damaged (/srv/www/big" in said and "rebuilt from" in said
     )
-    assert "on web1 was damaged (its store was empty), rebuilt from" in said
+    assert "on web1 was lost (its store was empty), rebuilt from" in said
     fleet.on("web1", "rm -rf /srv/www/*")
     code, _said = fleet.evenkeel("rollback", "-i", "inventory", "--limit", "web1", timeout=600)
     assert code == 0 and fleet.on("web1", "sha256sum /srv/www/*") == sums["web1"]

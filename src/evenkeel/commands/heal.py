@@ -8,11 +8,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
+from rich.console import Console
+
+from evenkeel.ansible.options import Options
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.arguments import Variables, given
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.commands.protect import peers
+from evenkeel.outcome import RunResult
 from evenkeel.shared import DAMAGED
+from evenkeel.show import summary
 
 
 class Heal(PlaybookCommand):
@@ -44,3 +49,7 @@ class Heal(PlaybookCommand):
         self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
     ) -> Mapping[str, object]:
         return {**peers(inventory(), hosts), **variables}
+
+    def show(self, result: RunResult, given: Options, console: Console) -> None:
+        # Hosts that did not answer, and copies that were not read, do not fail the heal, but a person should know them.
+        summary.print_run(result, console, warn_of_left=True)

@@ -230,7 +230,8 @@ def _warnings(row: Mapping[str, Any], of_left: bool) -> list[str]:
 
 
 def _done(row: Mapping[str, Any]) -> str:
-    idle = row.get("proved", []) if row.get("task") in ("ft_scrub", "ft_heal") else ["nothing to do"]
+    reads = row.get("task") in ("ft_scrub", "ft_heal")
+    idle = (row.get("proved") if reads else None) or ["nothing to do"]
     said = row.get("done") or ([] if row.get("changed") else idle)
     if row.get("msg"):
         return str(row["msg"])

@@ -115,6 +115,14 @@ class Small:
         assert list(scratch.iterdir()) == [], "a bundle was left"
         return dict(healing.result())
 
+    def heal_orphans(self, everyone: set[str], present: set[str]) -> dict[str, Any]:
+        inventory: Any = self
+        defaults = {name: option.get("default") for name, option in ft_heal.ARGUMENTS.items()}
+        params = {**defaults, "store": "", "peers": sorted(self.racks), "failure_domain": "rack"}
+        healing = ft_heal.Healing(inventory, params, self.check_mode)
+        healing.heal_orphans((everyone, present), str(self.home / "scratch"))
+        return dict(healing.result())
+
     def own(self, host: str = "h1") -> Path:
         return self.home / host
 
@@ -528,6 +536,25 @@ def test_a_source_that_dies_is_replaced_by_the_next(small: Small) -> None:
     assert result["done"][0].endswith(f"on {lost} from {other}") and small.holders(newest) == sorted([lost, other])
 
 
+def test_hosts_that_left_the_inventory_or_the_run_are_looked_after_from_peer_to_peer(small: Small) -> None:
+    newest, holders = ids(small)
+    third = next(host for host in small.racks if host not in ("h1", *holders))
+    (small.home / f"data-{third}").mkdir()
+    (small.home / f"data-{third}" / "name").write_text(third)
+    small.take(third)
+    small.task = third
+    small.heal()
+    small.dead = {"h1"}
+    for gone, played in (({"h1"}, (set(), {third})), (set(), ({"h1", third}, {third}))):
+        small.gone = set(gone)
+        DAMAGES["deleted pack"](small.copy(holders[0]))
+        result = small.heal_orphans(*played)
+        assert f"on {holders[0]} was damaged" in result["warnings"][0] and small.holders(newest) == holders
+    # A host of the inventory that is not part of the run is left to its own task.
+    DAMAGES["deleted pack"](small.copy(holders[0]))
+    assert not small.heal_orphans({third}, {third})["planned"]
+
+
 # -- time, retention, repetition
 
 
@@ -629,3 +656,20 @@ def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_som
     for peer in orphan:
         (aside,) = (fleet.directory(peer) / "store" / "quarantine" / "replicas").glob("h4@*")
         assert list(aside.glob("manifests/*"))
+
+
+def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet: Fleet) -> None:
+    fleet = asked_fleet
+    role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
+    words = ("-e", "evenkeel_copies=1", "-e", "evenkeel_peers=all")
+    (fleet.directory("h1") / "data" / "old").write_text("first")
+    assert fleet.play([role], "h1", *words).rc == 0
+    # The host does not have this content any more, so that no new checkpoint stores it again.
+    (fleet.directory("h1") / "data" / "old").write_text("second")
+    pack = one(fleet.directory("h1") / "store", "packs/*.pack")
+    pack.write_bytes(pack.read_bytes().replace(b"first", b"fjrst"))
+    run = fleet.play([role], "h1", *words)
+    assert run.rc == 0 and "are damaged or missing" not in run.results["h1"].get("msg", ""), run.output
+    assert any(said.startswith("h1's own checkpoint") for said in run.results["h1"]["done"]), run.output
+    store = Store(str(fleet.directory("h1") / "store"), System())
+    assert all(store.verify(store.manifest(taken)) == {} for taken in store.refs()["protected"])
