@@ -510,6 +510,9 @@ class Owners(Result):
     """The hosts of which a host holds copies."""
 
     hosts: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Surveyed(Result):
     """A host before a recovery. ``obstacle``: why it cannot be put back now; empty for nothing. ``room``: bytes for a
     copy. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""

@@ -26,7 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import archived, recovery
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS, Store
-from flows import checkpoint, info, rollback, scrub
+from flows import adopt, checkpoint, info, receive, rollback, scrub
 
 from .test_postgresql import SYSTEM, Cluster, Killed, flip, home, pytestmark
 
@@ -64,7 +64,7 @@ class Pair:
         path = self.bundle()
         known = [one for one in replicas.have(self.peer, HOST).ids if one != made]
         sent = replicas.export(self.cluster.store, HOST, made, known, path, False).bytes
-        got = replicas.receive(self.peer, HOST, made, path)
+        got = receive(self.peer, HOST, made, path)
         assert got.state == "verified"
         os.unlink(path)
         self.shipped.append(made)
@@ -81,7 +81,7 @@ class Pair:
         made = made or self.shipped[-1]
         path = self.bundle()
         replicas.export(self.peer, HOST, made, [], path, True)
-        replicas.adopt(self.spare, HOST, made, path, self.cluster.resources, True)
+        adopt(self.spare, HOST, made, path, self.cluster.resources, True)
         os.unlink(path)
         return rollback(self.spare, made)
 
@@ -299,7 +299,7 @@ def test_a_copy_that_was_cut_off_never_counts(pair: Pair, monkeypatch: pytest.Mo
     for cut in (len(whole) // 3, len(whole) - 5):
         Path(bundle).write_bytes(whole[:cut])
         with pytest.raises(EvenkeelError):
-            replicas.receive(pair.peer, HOST, made, bundle)
+            receive(pair.peer, HOST, made, bundle)
         assert replicas.have(pair.peer, HOST).ids == pair.shipped
     Path(bundle).write_bytes(whole)
     for place, name in ((Writer, "publish"), (Store, "add_manifest")):
@@ -310,9 +310,9 @@ def test_a_copy_that_was_cut_off_never_counts(pair: Pair, monkeypatch: pytest.Mo
         with monkeypatch.context() as patched:
             patched.setattr(place, name, die)
             with pytest.raises(Killed):
-                replicas.receive(pair.peer, HOST, made, bundle)
+                receive(pair.peer, HOST, made, bundle)
         assert replicas.have(pair.peer, HOST).ids == pair.shipped
-    assert replicas.receive(pair.peer, HOST, made, bundle).state == "verified"
+    assert receive(pair.peer, HOST, made, bundle).state == "verified"
     # A segment that the peer has lost is asked for again, whole.
     cluster.sql("insert into t values (2)")
     again = checkpoint(cluster.store, LOGS, cluster.resources, host=HOST, only_logs=True)["id"]
@@ -322,10 +322,10 @@ def test_a_copy_that_was_cut_off_never_counts(pair: Pair, monkeypatch: pytest.Mo
     bundle = pair.bundle()
     replicas.export(cluster.store, HOST, again, [made, *pair.shipped], bundle, False)
     with pytest.raises(Damaged, match="missing or damaged here"):
-        replicas.receive(pair.peer, HOST, again, bundle)
+        receive(pair.peer, HOST, again, bundle)
     bundle = pair.bundle()
     replicas.export(cluster.store, HOST, again, [], bundle, False)
-    assert replicas.receive(pair.peer, HOST, again, bundle).state == "verified"
+    assert receive(pair.peer, HOST, again, bundle).state == "verified"
 
 
 def test_retention_of_a_peer_keeps_what_its_copies_need(pair: Pair) -> None:
@@ -336,11 +336,11 @@ def test_retention_of_a_peer_keeps_what_its_copies_need(pair: Pair) -> None:
         bundle = pair.bundle()
         known = [one for one in replicas.have(pair.peer, HOST).ids if one != made]
         replicas.export(cluster.store, HOST, made, known, bundle, False)
-        replicas.receive(pair.peer, HOST, made, bundle, {"last": 1, "grace": "0s"})
+        receive(pair.peer, HOST, made, bundle, {"last": 1, "grace": "0s"})
         os.unlink(bundle)
         pair.shipped.append(made)
     assert replicas.have(pair.peer, HOST).ids == pair.shipped[-1:]
-    assert replicas.verify(pair.peer, HOST, pair.shipped[-1]).state == "verified"
+    assert replicas.lacking(pair.peer, HOST, pair.shipped[-1]) == []
     # The host that is recovered keeps the contents only until they are in its archive.
     pair.lose()
     pair.recover()
@@ -427,7 +427,7 @@ def test_a_killed_recovery_is_finished_by_the_next(pair: Pair, point: str, monke
 
     path = pair.bundle()
     replicas.export(pair.peer, HOST, pair.shipped[-1], [], path, True)
-    replicas.adopt(pair.spare, HOST, pair.shipped[-1], path, cluster.resources, True)
+    adopt(pair.spare, HOST, pair.shipped[-1], path, cluster.resources, True)
     with monkeypatch.context() as patched:
         if point == "clone":
             patched.setattr(archived, "clone", die)
@@ -449,7 +449,7 @@ def test_a_copy_that_lacks_a_segment_changes_nothing(pair: Pair) -> None:
     pair.lose()
     path = pair.bundle()
     replicas.export(pair.peer, HOST, pair.shipped[-1], [], path, True)
-    replicas.adopt(pair.spare, HOST, pair.shipped[-1], path, cluster.resources, True)
+    adopt(pair.spare, HOST, pair.shipped[-1], path, cluster.resources, True)
     sha = next(sha for path, sha in archived.read(lines).files.items() if path.startswith("wal/"))
     flip(Path(pair.spare.objects.path(sha)), 100)
     with pytest.raises(Damaged, match="the copy lacks 1 files of its base or log: wal/"):

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_heal
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
@@ -32,7 +32,7 @@ from flows import checkpoint, rollback
 from .conftest import Fleet
 from .test_replicate_recover import replicate, temporary
 
-OPTIONS, WORK = CALLS["heal"]
+OPTIONS, WORK = call("heal")
 Twist = Callable[[str, Mapping[str, Any], dict[str, Any]], dict[str, Any]]
 
 

@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, info, scrub
+from flows import checkpoint, info, receive, scrub
 
 MAC = "a" * 64
 
@@ -33,7 +33,7 @@ def send(store: Store, peer: Store, tree: Path, name: str = "protected", **optio
     bundle = f"{store.root}.bundle"
     held = replicas.have(peer, "web1").ids
     replicas.export(store, "web1", found, held, bundle, from_replica=False)
-    replicas.receive(peer, "web1", found, bundle, mac=MAC)
+    receive(peer, "web1", found, bundle, mac=MAC)
     os.unlink(bundle)
     return found
 
@@ -97,7 +97,7 @@ def test_damage_is_told_until_the_contents_are_back(store: Store, peer: Store, t
     assert held(peer).damaged >= 2
     bundle = f"{store.root}.bundle"
     replicas.export(store, "web1", newest, [], bundle, from_replica=False)
-    replicas.receive(peer, "web1", newest, bundle)
+    receive(peer, "web1", newest, bundle)
     assert held(peer).damaged == 0
     Path(peer.join("replicas/web1/manifests", newest)).unlink()
     one = held(peer)
