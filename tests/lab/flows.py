@@ -95,13 +95,13 @@ def drain(
     return _drain.drain(_drain.Request(state, {kind: declared}, ours, deadline), system, check_mode).report()
 
 
-def receive(store: Store, host: str, checkpoint: str, path: str, *options: Any) -> Copied:
+def receive(store: Store, host: str, checkpoint: str, path: str, *options: Any, **more: Any) -> Copied:
     """Store the bundle in a file as a copy; ``options`` as in the flow."""
     with _replicas.opened(path) as incoming:
-        return _replicas.receive(store, host, checkpoint, incoming, *options)
+        return _replicas.receive(store, host, checkpoint, incoming, *options, **more)
 
 
-def adopt(store: Store, host: str, checkpoint: str, path: str, *options: Any) -> Copied:
+def adopt(store: Store, host: str, checkpoint: str, path: str, *options: Any, **more: Any) -> Copied:
     """Add the bundle in a file to the host's own store; ``options`` as in the flow."""
     with _replicas.opened(path) as incoming:
-        return _replicas.adopt(store, host, checkpoint, incoming, *options)
+        return _replicas.adopt(store, host, checkpoint, incoming, *options, **more)
