@@ -152,6 +152,7 @@ endif
 bench: .venv/test.stamp $(COLLECTION) ## checkpoints against restic, borg, rsync, PostgreSQL; transactions against ansible-playbook; footprints
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/checkpoint.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/postgresql.py
+	$(CLEAN_ENV) $(BIN)/python tests/benchmark/replicate.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/overhead.py
 	$(CLEAN_ENV) $(BIN)/python tests/benchmark/footprint.py
 

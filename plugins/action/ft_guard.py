@@ -15,7 +15,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _holders
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
@@ -50,10 +50,15 @@ class ActionModule(ActionBase):
     ) -> dict[str, object]:
         question = replace(self._question(inventory, params, variables), restart=params["restart"])
         decision = _guard.decide(question)
+        moves = [f"another host takes the address of {', '.join(decision.aside)}"] if decision.aside else []
+        if moves and not inventory.predicts:
+            why = _holders.hand_over(inventory, decision.aside, params["store"])
+            decision = replace(decision, reasons=[why] if why else [])
         return _result(
             decision,
             error="Refused",
-            done=[f"measured {len(question.hosts)} hosts"],
+            planned=moves,
+            done=[f"measured {len(question.hosts)} hosts", *([] if inventory.predicts or decision.reasons else moves)],
             proved=[_words_on(host, measured) for host, measured in question.hosts.items()],
             healthy=decision.healthy,
             unhealthy=decision.unhealthy,
@@ -85,14 +90,8 @@ class ActionModule(ActionBase):
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
-        probes = {
-            host: _probes(inventory.variable(host, PROBES_VARIABLE, []), host)
-            if params["probes"] is None
-            else params["probes"]
-            for host in hosts
-        }
-
-        parts = {host: parted(probes[host]) for host in hosts}
+        addresses = _holders.declared(inventory, hosts)
+        parts = {host: parted(_probes(inventory, host, params["probes"])) for host in hosts}
         # Nothing is compared here, because no host has changed yet.
         outside = {
             host: Outside(inventory, host, items, _ONCE, group, wave, store=params["store"])
@@ -107,8 +106,9 @@ class ActionModule(ActionBase):
                 soak="0s",
                 deadline="0s",
                 store=inventory.store(host.name, params["store"]),
+                addresses=addresses[host.name],
             )
-            return {key: result.get(key) for key in ("state", "host_state", "msg", "unreachable")}
+            return {key: result.get(key) for key in ("state", "host_state", "address", "msg", "unreachable")}
 
         told = inventory.each(hosts, measure, seconds(params["timeout"], "timeout"))
         return _guard.Question(
@@ -120,11 +120,15 @@ class ActionModule(ActionBase):
             domains,
             lost=[host for host in everyone if host not in present],
             earlier=earlier,
+            addresses=addresses,
         )
 
 
-def _probes(declared: Any, host: str) -> Any:
+def _probes(inventory: Inventory, host: str, given: Any) -> Any:
     """The probes of a host, before it is asked. UsageError names the fault."""
+    if given is not None:
+        return given
+    declared = inventory.variable(host, PROBES_VARIABLE, [])
     try:
         return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
     except UsageError as error:

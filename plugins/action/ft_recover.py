@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +17,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.recover import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import identity
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created, moment_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import meant
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
@@ -32,6 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._argument
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
+    PROBES_VARIABLE,
     RESOURCES_VARIABLE,
     Inventory,
 )
@@ -39,6 +42,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 
 # The largest number of candidates that messages name.
 _SHOWN = 50
+# The largest number of paths and reasons that a sentence names.
+_FEW = 10
+_ENTRY = ("peer", "id", "host", "name", "created", "state", "detail")
+_KEEP, _TAKE = "keep", "take"
+# Seconds to wait for a host that should be gone.
+_GONE = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,13 @@ class Copy:
     state: str = "none"
     detail: str = ""
     mac: str = ""
+    release: str = ""
+    architecture: str = ""
+    bytes: int = 0
 
     def shown(self) -> dict[str, str]:
-        """The entry, without the MAC."""
-        return {key: value for key, value in asdict(self).items() if key != "mac"}
+        """The entry, without the MAC, and without what only the choice of a spare needs."""
+        return {key: str(getattr(self, key)) for key in _ENTRY}
 
 
 class ActionModule(ActionBase):
@@ -91,39 +103,56 @@ class Recovery:
         self._store = params["store"]
         self._undeclared = bool(params["undeclared"])
         self._timeout = seconds(params["timeout"], "timeout")
-        self._peers = _placement.preference(self._here.name, inventory.hosts_of(params["peers"]))
+        self._identity = params["identity"] or (_TAKE if self._owner == self._here.name else _KEEP)
+        self._part = {key: params[key] for key in ("kinds", "paths") if params[key]}
+        self._least = int(params["min_copies"])
+        if self._least < 1:
+            raise UsageError(f"min_copies is {self._least}, and must be 1 or more. Nothing was touched")
+        self._onto = inventory.hosts_of(params["onto"]) if params["onto"] else []
+        # A host that is lost holds no copy of itself, and to wait for it takes time.
+        peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer != self._owner]
+        self._peers = _placement.preference("" if self._onto else self._here.name, peers)
         self._keys = inventory.keys(self._owner)
+        with suppress(AnsibleError):  # It has left the inventory, and has no probes.
+            inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
         declared = inventory.resources(self._owner)
         self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
         # The result so far, in success and in failure.
+        self._started = time.monotonic(), time.time()
         self._candidates: list[Copy] = []
         self._left: list[str] = []
         self._warnings: list[str] = []
 
     def run(self, check_mode: bool) -> Answer:
-        """The result of the module. Nothing is changed before a whole checkpoint is in the store of ``here``."""
+        """The result of the module. Nothing but the store of ``here`` is changed before all that can refuse has not."""
         self._gather()
-        usable = choose(self._candidates, self._wanted)
+        known = choose(self._candidates, self._wanted)
+        usable = [copies for copies in known if len({copy.peer for copy in copies}) >= self._least]
         if not usable:
-            return self._nothing_found()
+            return self._nothing_found(known)
         newest = usable[0]
         proved = newest[0].state == "verified"
-        self._warnings = _warnings(newest, self._owner, self._wanted, proved, self._declared)
+        self._warnings = [
+            *_too_few(known[: known.index(newest)], self._least),
+            *_warnings(newest, self._owner, self._wanted, proved, self._declared),
+        ]
         self._left += self._warnings
-        found: dict[str, Any] = {
-            "candidates": self._entries(),
-            "id": newest[0].id,
-            "planned": [_plan(self._owner, newest[0])],
-            "left": self._left,
-            **({"warnings": self._warnings} if self._warnings else {}),
-        }
+        if self._onto:
+            return self._chosen(newest[0])
+        refusal, held = self._look(newest[0].id)
+        if refusal:
+            return self._failure(refusal, "Refused", newest[0])
         if check_mode:
-            return {**found, "changed": True, "source": newest[0].peer}
-        source, refusal = self._bring(usable, proved)
+            return self._predicted(newest[0], held)
+        source, refused_here = self._bring(usable, proved)
         if source is None:
-            return {**found, **(refusal or self._nothing_brought())}
-        return self._roll_back(source, found["id"])
+            return {**self._found(newest[0]), **(refused_here or self._nothing_brought())}
+        if source.id != newest[0].id:
+            older = f"the newest checkpoint, {newest[0].id[:12]}, could not be brought: this is an older checkpoint"
+            self._left.insert(0, older)
+            self._warnings.insert(0, older)
+        return self._restore(source)
 
     def _gather(self) -> None:
         """Ask each peer for its copies, and judge them."""
@@ -141,12 +170,30 @@ class Recovery:
     def _entries(self) -> list[dict[str, str]]:
         return [copy.shown() for copy in self._candidates]
 
-    def _nothing_found(self) -> Answer:
+    def _found(self, copy: Copy) -> dict[str, Any]:
+        """The result, as far as a copy alone tells it."""
+        return {
+            "candidates": self._entries(),
+            "id": copy.id,
+            "created": copy.created,
+            "age": max(0, round(self._started[1] - moment_of(copy.created).timestamp())) if copy.created else None,
+            "identity": self._identity,
+            "planned": [_plan(self._owner, copy)],
+            "left": self._left,
+            **({"warnings": self._warnings} if self._warnings else {}),
+        }
+
+    def _failure(self, msg: str, error: str, copy: Copy) -> Answer:
+        return {**self._found(copy), "failed": True, "msg": msg, "error": error}
+
+    def _nothing_found(self, known: Sequence[Sequence[Copy]]) -> Answer:
+        few = f" min_copies asks for {self._least}: {'; '.join(_too_few(known, self._least)[:_FEW])}." if known else ""
         return {
             "failed": True,
             "error": "NotFound",
-            "msg": f"No peer has a verified copy of checkpoint {self._wanted} of {self._owner}."
-            f" Nothing was changed. {_inventory_of(self._candidates)}{_about_keys(self._candidates, self._keys)}",
+            "msg": f"No peer has a verified copy of checkpoint {self._wanted} of {self._owner}"
+            f"{' often enough' if known else ''}. Nothing was changed.{few} {_inventory_of(self._candidates)}"
+            f"{_about_keys(self._candidates, self._keys)}",
             "candidates": self._entries(),
             "left": self._left,
         }
@@ -158,6 +205,75 @@ class Recovery:
             "msg": f"No copy of a checkpoint of {self._owner} could be brought here, and none of its files was"
             f" changed: {'; '.join(self._left)}",
         }
+
+    def _chosen(self, copy: Copy) -> Answer:
+        """The first of the hosts ``onto`` that can take the place of the owner. Nothing is changed."""
+        hosts = [host for host in self._onto if host != self._owner]
+        told = self._inventory.each(hosts, lambda host: self._carrier.phase(host, "survey"), self._timeout)
+        unfit = {host: _unfit(told[host], copy) for host in hosts}
+        fit = next((host for host, why in unfit.items() if not why), "")
+        others = [f"{host}: {why}" for host, why in unfit.items() if why]
+        if not fit:
+            why = "; ".join(_some(others)) or "the spares are no host but the lost one"
+            return self._failure(
+                f"No spare can take the place of {self._owner}: {why}. Nothing was changed", "Refused", copy
+            )
+        return {**self._found(copy), "changed": False, "onto": fit, "left": [*self._left, *_some(others)]}
+
+    def _look(self, checkpoint: str) -> tuple[str, bool]:
+        """(why ``here`` must not be put back now, or an empty text; whether its store has the checkpoint)."""
+        told = self._carrier.phase(self._here, "survey", id=checkpoint)
+        if told.get("failed"):
+            return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
+        why = f"{self._here.name}: {told['obstacle']}" if told["obstacle"] and self._is_elsewhere() else ""
+        why = why or (self._answers(told["host"]) if self._identity == _TAKE and self._is_elsewhere() else "")
+        return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
+
+    def _is_elsewhere(self) -> bool:
+        return self._owner != self._here.name
+
+    def _answers(self, mine: str) -> str:
+        """Why the lost host is not lost; an empty text where nothing answers in its name, or only ``here`` does."""
+        try:
+            (owner,) = self._inventory.hosts_of([self._owner])
+        except (AnsibleError, ValueError):
+            return ""  # It has left the inventory: there is nothing to ask.
+        told = self._inventory.each([owner], lambda host: self._carrier.phase(host, "survey"), _GONE)[owner]
+        if told.get("unreachable"):
+            place = self._open_port(owner)
+            return (
+                f"something answers at {place}, the address of {owner}, though it does not let the controller in: two "
+                f"hosts must not be {owner}. Shut it down, or recover with identity: keep"
+                if place
+                else ""
+            )
+        if told.get("host") == mine:
+            return ""
+        return f"{owner} still answers: two hosts must not be {owner}. Shut it down, or recover with identity: keep"
+
+    def _open_port(self, owner: str) -> str:
+        """The address and port of a host where something accepts connections; empty where nothing does."""
+        if self._inventory.is_here(owner):
+            return ""
+        address = self._inventory.address(owner)
+        port = int(self._inventory.variable(owner, "ansible_port") or 22)
+        try:
+            socket.create_connection((address, port), 5).close()
+        except OSError:
+            return ""
+        return f"{address} port {port}"
+
+    def _predicted(self, copy: Copy, held: bool) -> Answer:
+        """The result in check mode: what is left out is known only where the host has the checkpoint already."""
+        found = {**self._found(copy), "changed": True, "source": copy.peer, "left_out": []}
+        if held:
+            made = self._prepare(copy)
+            if made.get("failed"):
+                return {**found, "failed": True, "msg": made["msg"], "error": made["error"]}
+            found["left_out"] = made["left_out"]
+            self._warn(made)
+            found.update(left=self._left, **({"warnings": self._warnings} if self._warnings else {}))
+        return found
 
     def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
         """Bring a copy into the store of ``here``: the copy or None, and the answer of ``here`` if it refuses all."""
@@ -191,24 +307,92 @@ class Recovery:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def _roll_back(self, source: Copy, newest: str) -> Answer:
-        checkpoint = source.id
-        if checkpoint != newest:
-            older = f"the newest checkpoint, {newest[:12]}, could not be brought: this is an older checkpoint"
-            self._left.insert(0, older)
-            self._warnings.insert(0, older)
-        result = self._here.module("ft_rollback", checkpoint=checkpoint, store=self._store)
-        warnings = [*self._warnings, *result.get("warnings", [])] if self._warnings else []
+    def _prepare(self, source: Copy) -> Answer:
+        """Have ``here`` make the checkpoint to go back to, from the one in its store."""
+        return self._carrier.phase(self._here, "derive", id=source.id, identity=self._identity, **self._part)
+
+    def _warn(self, made: Answer) -> None:
+        """Take the warnings of ``here`` over, and name what stays as it is there."""
+        out = made["left_out"]
+        more = f" and {len(out) - _FEW} more" if len(out) > _FEW else ""
+        said = [f"stays as it is on {self._here.name}: {', '.join(out[:_FEW])}{more}"] if out else []
+        self._warnings = [*self._warnings, *said, *made["notes"]]
+        self._left = [*self._left, *made["notes"]]
+
+    def _restore(self, source: Copy) -> Answer:
+        made = self._prepare(source)
+        if made.get("failed"):
+            return {**self._failure(made["msg"], made["error"], source), "source": source.peer}
+        self._warn(made)
+        result = self._here.module("ft_rollback", checkpoint=made["id"], store=self._store, **self._part)
+        warnings = [*self._warnings, *self._reboot(result), *result.get("warnings", [])]
+        took = round(time.monotonic() - self._started[0], 1)
+        found = self._found(source)
+        said = [
+            f"recovered {self._owner} onto {self._here.name} from checkpoint {source.name} ({source.id[:12]}) of"
+            f" {source.created} on {source.peer}, {_age(found['age'])} old, in {took:.0f} s"
+        ]
+        changed = bool(result.get("changed")) and not result.get("failed")
         return {
             **result,
+            **{key: found[key] for key in ("candidates", "created", "age", "identity")},
             **({"warnings": warnings} if warnings else {}),
-            "candidates": self._entries(),
             "source": source.peer,
-            "id": checkpoint,
+            "id": source.id,
+            "restored": made["id"],
+            "seconds": took,
+            "left_out": made["left_out"],
             "planned": [_plan(self._owner, source), *result.get("planned", [])],
-            "done": [f"took checkpoint {checkpoint[:12]} from {source.peer}", *result.get("done", [])],
+            "done": [
+                *(said if changed else []),
+                f"took checkpoint {source.id[:12]} from {source.peer}",
+                *result.get("done", []),
+            ],
             "left": [*self._left, *result.get("left", [])],
         }
+
+    def _reboot(self, result: Answer) -> list[str]:
+        """A sentence where parts of the identity were taken that a host reads only at boot."""
+        if self._identity != _TAKE:
+            return []
+        targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
+        owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None and own.part.at_boot]
+        parts = list(dict.fromkeys(own.part.name for own in owned))
+        return [f"{self._here.name} owes a reboot: {', '.join(parts)} count from the next boot on"] if parts else []
+
+
+def _age(age: float | None) -> str:
+    """An age in words."""
+    if age is None:
+        return "of unknown age,"
+    for size, word in ((86400, "days"), (3600, "h"), (60, "min")):
+        if age >= 2 * size:
+            return f"{age / size:.0f} {word}"
+    return f"{age:.0f} s"
+
+
+def _too_few(known: Sequence[Sequence[Copy]], least: int) -> list[str]:
+    """A sentence on each checkpoint that too few peers hold."""
+    return [
+        f"checkpoint {copies[0].id[:12]} of {copies[0].created} is left aside: {len({copy.peer for copy in copies})} of"
+        f" {least} peers hold a verified copy"
+        for copies in known
+    ]
+
+
+def _unfit(told: Answer, copy: Copy) -> str:
+    """Why a spare cannot take the copy, by its own answer; empty where it can."""
+    if told.get("unreachable") or told.get("failed"):
+        return words(told.get("msg"))
+    if told["obstacle"]:
+        return str(told["obstacle"])
+    if copy.bytes > told["room"]:
+        return f"it has room for {told['room']} bytes, and the copy takes {copy.bytes}"
+    for name in ("release", "architecture"):
+        then = getattr(copy, name)
+        if then and then != told[name]:
+            return f"it has {told[name]}, and {copy.host} had {then}"
+    return ""
 
 
 def _declared(resources: Any) -> Any:

@@ -24,12 +24,19 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import failed, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import VARIABLE
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transport import (
+    CHAIN,
+    RELAY,
+    SSH,
+    Direct,
+    place,
+)
 
 COUNTS = ("verified", "planned")
 
@@ -53,6 +60,7 @@ class ActionModule(ActionBase):
             peers = inventory.hosts_of(params["peers"])
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             _placement.check(here.name, params["copies"], peers, domains)
+            fewest = _fewest(params["copies"], params.get("min_copies"))
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
@@ -76,11 +84,11 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
+            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"])
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
-            except Damaged as error:
+            except (Damaged, UsageError) as error:
                 why = error.message
         if made and replication.marked:
             made += (
@@ -88,17 +96,36 @@ class ActionModule(ActionBase):
                 f" copies. If it is not lost, put it in place of the new key and run again; controllers that share"
                 f" hosts share a key ({VARIABLE})"
             )
-        result = _result(here.name, params["copies"], offered["id"], list(replication.entries.values()), why)
-        return {**result, "warnings": [made]} if made else result
+        numbers = (fewest, params["copies"])
+        result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
+        result["left"] = [*offered["lacking"], *result["left"]]
+        if offered["has_log"] and not result.get("failed") and not self._task.check_mode:
+            noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
+            if noted.get("failed"):
+                result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
+        warnings = [one for one in (made, *result.pop("warnings", [])) if one]
+        return {**result, "warnings": warnings} if warnings else result
+
+
+def _fewest(copies: int, given: int | None) -> int:
+    """The copies without which the task fails. ValueError for a number that cannot be meant."""
+    if given is None:
+        return copies
+    if not 1 <= given <= copies:
+        raise ValueError(f"min_copies: {given}; ask for 1 to {copies}, which is copies")
+    return given
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has just got the copy."""
+    """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has just got the copy, by
+    ``transport``. ``reason``: why it was not sent straight to it."""
 
     state: str
     detail: str = ""
     new: bool = False
+    transport: str = ""
+    reason: str = ""
     peer: str = ""
     domain: str | None = None
 
@@ -108,7 +135,8 @@ class Replication:
     """The copies of one checkpoint of the host ``here``.
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
-    peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know.
+    peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
+    option.
     """
 
     inventory: Inventory
@@ -117,7 +145,7 @@ class Replication:
     offered: Mapping[str, Any]
     scratch: str
     timeout: float
-    check_mode: bool
+    transport: str
     entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -155,7 +183,7 @@ class Replication:
                 entries[peer] = _outcome(answer)
             elif answer.get("state") == "verified":
                 entries[peer] = Outcome("verified", "held already")
-            elif self.check_mode:
+            elif self.inventory.predicts:
                 entries[peer] = Outcome("planned", new=True)
             else:
                 lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
@@ -169,7 +197,37 @@ class Replication:
                 entries.update(self._send(again))
         return entries
 
-    def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, Outcome]:
+    def _send(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
+        """Send each peer its bundle: straight where that is wanted and works, and else by the controller."""
+        entries: dict[str, Outcome] = {}
+        reasons: dict[str, str] = {}
+        if self.transport != RELAY:
+            for peer, answer in self._send_straight(lacking).items():
+                if answer.get("state") == "verified" or answer.get("final") or self.transport == SSH:
+                    entries[peer] = _outcome(answer)
+                else:
+                    reasons[peer] = words(answer.get("msg"))
+        rest = {peer: known for peer, known in lacking.items() if peer not in entries}
+        for peer, outcome in (self._relay(rest) if rest else {}).items():
+            entries[peer] = replace(outcome, transport=RELAY, reason=reasons.get(peer, ""))
+        return entries
+
+    def _send_straight(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
+        """The answer for each peer that was sent to straight, or the reason why it was not."""
+        places = {peer: place(self.inventory, peer) for peer in lacking}
+        answers: dict[str, Answer] = {peer: failed(there.obstacle) for peer, there in places.items() if there.obstacle}
+        direct = Direct(self.inventory, self.here, self.carrier, self._id, self._mac, self.timeout, places)
+        for transport in (self.transport, SSH):
+            # Peers behind a broken link of a chain are sent to one by one.
+            todo = {peer: known for peer, known in lacking.items() if _is_open(answers.get(peer))}
+            if todo:
+                answers.update(direct.send(transport, todo))
+            for answer in answers.values():
+                if answer.get("source_failed"):
+                    raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {answer.get('msg')}")
+        return answers
+
+    def _relay(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():
             path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
             found = self.carrier.fetch(self.here, self._id, known, False, path)
@@ -184,15 +242,27 @@ class Replication:
         return {peer: _outcome(answer) for peer, answer in told.items()}
 
 
+def _is_open(answer: Answer | None) -> bool:
+    """Whether a peer is still to be sent to: it was not yet, or its copy was lost on its way along a chain."""
+    if answer is None:
+        return True
+    return bool(answer.get("failed")) and answer.get("transport") == CHAIN and not answer.get("final")
+
+
 def _outcome(answer: Answer) -> Outcome:
+    transport = str(answer.get("transport", ""))
     if answer.get("unreachable"):
-        return Outcome("unreachable", words(answer.get("msg")))
+        return Outcome("unreachable", words(answer.get("msg")), transport=transport)
     if answer.get("state") == "verified":
-        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True)
-    return Outcome("failed", words(answer.get("msg")))
+        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True, transport=transport)
+    return Outcome("failed", words(answer.get("msg")), transport=transport)
 
 
-def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome], why: str) -> dict[str, object]:
+def _result(
+    source: str, numbers: tuple[int, int], checkpoint: str, entries: Sequence[Outcome], why: str
+) -> dict[str, Any]:
+    """The result. numbers: the copies without which it is a failure, and the copies that are wanted."""
+    fewest, wanted = numbers
     good = [entry for entry in entries if entry.state in COUNTS]
     new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
     wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]
@@ -201,21 +271,37 @@ def _result(source: str, wanted: int, checkpoint: str, entries: Sequence[Outcome
         "changed": bool(new),
         "id": checkpoint,
         "copies": [
-            {"peer": one.peer, "domain": one.domain, "id": checkpoint, "state": one.state, "detail": one.detail}
+            {
+                "peer": one.peer,
+                "domain": one.domain,
+                "id": checkpoint,
+                "state": one.state,
+                "detail": one.detail,
+                "transport": one.transport,
+                "reason": one.reason,
+            }
             for one in entries
         ],
         "planned": new,
         "done": new if verified else [],
-        "proved": [f"{entry.peer} holds a verified copy of {checkpoint[:12]}" for entry in verified],
+        "proved": [_proof(entry, checkpoint) for entry in verified],
         "left": wrong,
     }
     if len(good) < wanted:
         have = ", ".join(f"{entry.peer} ({entry.domain})" for entry in good) or "none"
-        result.update(
-            failed=True,
-            error="EvenkeelError",
-            msg=f"{len(good)} of {wanted} copies of checkpoint {checkpoint[:12]} of {source}. Verified: {have}."
+        said = (
+            f"{len(good)} of {wanted} copies of checkpoint {checkpoint[:12]} of {source}. Verified: {have}."
             f" Without a copy: {why or '; '.join(wrong) or 'no other peer is in a further failure domain'}."
-            " Repair these peers or name more peers, and run again: verified copies stay.",
+            " Repair these peers or name more peers, and run again: verified copies stay."
         )
+        if len(good) < fewest:
+            result.update(failed=True, error="EvenkeelError", msg=said)
+        else:
+            result.update(warnings=[said], left=wrong or [said])
     return report(result)
+
+
+def _proof(entry: Outcome, checkpoint: str) -> str:
+    if entry.new:
+        return f"{entry.peer} holds a verified copy of {checkpoint[:12]}"
+    return f"{entry.peer} holds every content of {checkpoint[:12]}, each in its size; ft_scrub hashes them again"

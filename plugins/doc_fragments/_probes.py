@@ -177,6 +177,27 @@ file:
 """
     + _COMMON
     + r"""
+address:
+  description:
+    - "Passes when exactly one machine answers for the address on the wire (ARP, neighbour discovery), this host or
+      another. It fails where nobody answers, and where two machines do. For example V(address: {address: 10.0.0.100})."
+    - Only root can ask on the wire, and only on a network of the machine that asks. Otherwise it is unknown.
+  type: dict
+  suboptions:
+    address:
+      description:
+        - A service address that moves between hosts, IPv4 or IPv6. For example V(10.0.0.100).
+      type: str
+      required: true
+    interface:
+      description:
+        - The interface to ask on. By default the one that has the address, or has an address in its network. For
+          example V(eth1).
+      type: str
+"""
+    + _FROM
+    + _COMMON
+    + r"""
 prometheus:
   description:
     - "Passes when a query to Prometheus, or to a server with the same HTTP API, gives a single value within limits.

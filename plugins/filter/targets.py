@@ -71,16 +71,20 @@ def planned(
     hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], key: str = "order"
 ) -> Sequence[str] | list[int]:
     """The hosts of a planned roll in their order, or with ``key`` sizes the sizes of its waves; no host without a plan.
+    With ``key`` onto the spare that ft_recover has chosen.
 
-    The plan is the result of ft_roll, which the playbook registers as restart_plan. hostvars is empty before the first
-    play.
+    The plan is the result of ft_roll, which the playbook registers as restart_plan; the choice is recover_choice.
+    hostvars is empty before the first play.
     """
+    name = "recover_choice" if key == "onto" else "restart_plan"
     found: Mapping[str, Any] = {}
     for host in groups.get("all", []):
-        plan = (hostvars.get(host) or {}).get("restart_plan")
+        plan = (hostvars.get(host) or {}).get(name)
         if isinstance(plan, Mapping):
             found = plan
             break
+    if key == "onto":
+        return [str(found["onto"])] if found.get("onto") and not found.get("failed") else _NO_HOST
     waves = [] if found.get("failed") else found.get("waves") or []
     if key == "sizes":
         return [len(wave) for wave in waves] or [1]

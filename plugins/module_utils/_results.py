@@ -182,7 +182,8 @@ class HostState:
 
 @dataclass
 class Held:
-    """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them.
+    """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them
+    that stands alone (no undo, and no checkpoint of logs alone).
 
     ``mac``: whether the newest has a MAC. ``verified``: by when each content was hashed last, in epoch seconds; None
     without a checkpoint. ``damaged``: contents and checkpoints that are known to be damaged and did not arrive again.
@@ -217,6 +218,7 @@ class Remembered(HostState, Result):
     it."""
 
     checkpoints: list[Any] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)
     outside: Any = None
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
@@ -243,6 +245,17 @@ class Measured(Result):
     soaked: float = 0.0
     restarts: int = 0
     host_state: Any = None
+    address: Any = field(default=None, metadata=_LEFT_OUT)
+    warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
+
+
+@dataclass
+class Prepared(Result):
+    """``ft_address``: the interface and the witnesses that were chosen, and the configuration for keepalived."""
+
+    interface: str = ""
+    witnesses: list[str] = field(default_factory=list)
+    configuration: str = ""
     warnings: list[str] | None = field(default=None, metadata=_LEFT_OUT)
 
 
@@ -350,13 +363,16 @@ class Offsite(Result):
 
 @dataclass
 class Offered(Result):
-    """The checkpoint of the source that would be copied, and the ids of all checkpoints of the source."""
+    """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
+    data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted."""
 
     id: str = ""
     name: str = ""
     created: str = ""
     host: str = ""
     held: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    has_log: bool = False
 
 
 @dataclass
@@ -399,8 +415,51 @@ class Copied(Result):
 
 
 @dataclass
+class Received(Copied):
+    """A copy that came straight from its sender. ``onward``: why the next host did not get it from here, or empty."""
+
+    onward: str = ""
+
+
+@dataclass
+class Hop(Result):
+    """On a sender: the path and the public half of its key for one transfer, and its own address, where it knows it."""
+
+    path: str = ""
+    public: str = ""
+    source: str = ""
+
+
+@dataclass
+class Outgoing(Result):
+    """On a sender: a key for each transfer, and the size of each bundle."""
+
+    hops: list[Hop] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Opened(Result):
+    """On a receiver: the place into which the sender's key writes, the user as whom it comes, the bytes for which there
+    is room, and the keys of the host."""
+
+    path: str = ""
+    user: str = ""
+    room: int = 0
+    host_keys: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sent(Result):
+    """The bytes that a receiver has taken."""
+
+    bytes: int = 0
+
+
+@dataclass
 class Candidate:
-    """A copy of a checkpoint on a peer, as it was verified now."""
+    """A copy of a checkpoint on a peer, as it was verified now. ``release``, ``architecture``: of the host that it is
+    from, and ``bytes``: of its contents; empty and 0 where the peer cannot tell."""
 
     id: str
     mac: str
@@ -409,6 +468,9 @@ class Candidate:
     created: str = ""
     state: str = "damaged"
     detail: str = ""
+    release: str = ""
+    architecture: str = ""
+    bytes: int = 0
 
 
 @dataclass
@@ -416,6 +478,61 @@ class Candidates(Result):
     """All copies of a host's checkpoints on a peer, newest first."""
 
     candidates: list[Candidate] = field(default_factory=list)
+
+
+@dataclass
+class Examined:
+    """A checkpoint that a host names: ``proved``, ``damaged``, or ``unread`` for lack of time."""
+
+    id: str
+    mac: str = ""
+    host: str = ""
+    name: str = ""
+    created: str = ""
+    state: str = "damaged"
+    proof: str = ""
+    detail: str = ""
+
+
+@dataclass
+class Audited(Result):
+    """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
+
+    ``before``: the number of files that earlier runs have put aside there.
+    """
+
+    held: list[Examined] = field(default_factory=list)
+    latest: str = ""
+    before: int = 0
+
+
+@dataclass
+class Owners(Result):
+    """The hosts of which a host holds copies."""
+
+    hosts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Surveyed(Result):
+    """A host before a recovery. ``obstacle``: why it cannot be put back now; empty for nothing. ``room``: bytes for a
+    copy. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""
+
+    obstacle: str = ""
+    room: int = 0
+    release: str = ""
+    architecture: str = ""
+    host: str = ""
+    held: bool = False
+
+
+@dataclass
+class Derived(Result):
+    """The checkpoint that a recovery goes back to, the recorded state that it leaves out, and what to know of it."""
+
+    id: str = ""
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 # The answers of a host while the controller repeats an operation (see ``_flows.operations``).

@@ -26,6 +26,7 @@ options:
     choices:
       - accept
       - checkpoint
+      - heal
       - health
       - info
       - offsite
@@ -106,6 +107,7 @@ from ansible.module_utils.basic import AnsibleModule, _load_params
 CALLS = [
     "accept",
     "checkpoint",
+    "heal",
     "health",
     "info",
     "offsite",
@@ -174,7 +176,7 @@ def main() -> None:
     name = module.params["name"]
     ours = {key: value for key, value in _load_params().items() if key.startswith("_ansible_")}
     call = {**ours, "_ansible_module_name": f"evenkeel.fault_tolerance.ft_{name}", **module.params["arguments"]}
-    spec, work = import_module("evenkeel_agent._calls.every").CALLS[name]
+    spec, work = import_module("evenkeel_agent._calls.every").call(name)
     import_module("evenkeel_agent._adapter").run_module(spec, work, call)
 
 

@@ -48,6 +48,14 @@ options:
     choices: [snapshot, log]
     default: snapshot
     version_added: 0.2.0
+  only_logs:
+    description:
+      - Record only the resources that have a log of their own (C(postgresql)), by default under the name V(logs). Such
+        a checkpoint is cheap, so that it can be taken and copied every minute. V(latest) never means a checkpoint of
+        that name.
+    type: bool
+    default: false
+    version_added: 0.2.0
   confirm_within:
     description:
       - Arm the dead-man with this time to confirm, in seconds or as V(10m).
@@ -366,9 +374,9 @@ msg:
 
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 
-_CALL = CALLS["checkpoint"]
+_CALL = call("checkpoint")
 ARGUMENTS = _CALL[0]
 
 

@@ -16,6 +16,9 @@ description:
     when it is reachable.
   - Refuses, too, when this run has lost a host already. Ansible itself goes on to the next batch of a play with
     C(serial) past an unreachable host, even with C(max_fail_percentage) and C(any_errors_fatal).
+  - Where a host of the wave has one of its C(evenkeel_virtual_addresses) now, it refuses unless a host outside of the
+    wave is healthy and ready to take the address. Then it has the address handed over, and refuses unless another host
+    has it by then.
   - Runs once for all hosts of a batch, and a refusal fails them all. It does not work with the strategy C(free).
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -82,13 +85,13 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Measures and decides the same. Only O(confirmed) is left out, as nothing was armed.
+    description: Measures and decides the same, and hands nothing over. O(confirmed) is left out, as nothing was armed.
   diff_mode:
     support: none
-    description: Changes nothing.
+    description: Changes no file.
   idempotent:
     support: full
-    description: Changes nothing.
+    description: Changes nothing but the holder of a service address, once.
 """
 
 EXAMPLES = r"""
@@ -132,12 +135,12 @@ in_flight:
   type: list
   elements: str
 planned:
-  description: Nothing; a guard changes nothing.
+  description: The move of a service address to a host outside of the wave, where it is needed.
   returned: always
   type: list
   elements: str
 done:
-  description: The measurements.
+  description: The measurements, and the move of a service address.
   returned: always
   type: list
   elements: str

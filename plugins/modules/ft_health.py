@@ -35,6 +35,13 @@ options:
       - Time between two rounds.
     type: str
     default: 1s
+  addresses:
+    description:
+      - Service addresses that move between hosts, each as C(evenkeel_virtual_addresses) names it. The result then says
+        which of them this host has now, and whether it is ready to take them.
+    type: list
+    elements: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: full
@@ -107,6 +114,21 @@ restarts:
   description: Restarts of probed services that were seen meanwhile.
   returned: unless it was refused
   type: int
+address:
+  description: What this host does for the service addresses.
+  returned: with O(addresses), unless it was refused
+  type: dict
+  contains:
+    holds:
+      description: Those that it has now.
+      type: list
+      elements: str
+    ready:
+      description: Whether it takes them when their holder gives them up, as keepalived told last.
+      type: bool
+    why:
+      description: The reason why it is not ready. Empty where it is.
+      type: str
 host_state:
   description: Whether a change is under way, as M(evenkeel.fault_tolerance.ft_info) returns it.
   returned: unless it was refused

@@ -103,6 +103,36 @@ checkpoints:
       description: The kinds of resources that it holds.
       type: list
       elements: str
+logs:
+  description:
+    - The logs of databases that checkpoints of this host hold, and how far they are ahead of their copies on peers.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The kind of resource.
+      type: str
+    name:
+      description: The kind, and the cluster or its data directory.
+      type: str
+    checkpoint:
+      description: Id of the newest checkpoint that peers hold with the log. Empty where they hold none.
+      type: str
+    created:
+      description: When it was taken, as ISO 8601 writes it. Empty where peers hold none.
+      type: str
+    copies:
+      description: The number of copies that the last run asked for and got.
+      type: int
+    seconds:
+      description: Age of the newest write that peers surely hold; 0 where nothing was written since, null where peers
+        hold nothing.
+      type: float
+    bytes:
+      description: Bytes of the log that were written since; null where that is not known, because the server does not
+        run, or runs on another timeline.
+      type: int
 generation:
   description: Number of the newest change; 0 before the first.
   returned: success

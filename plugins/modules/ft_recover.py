@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ft_recover
-short_description: Recover a host from the copy of a checkpoint on a peer
+short_description: Recover a host, or a spare in its place, from the copy of a checkpoint on a peer
 description:
   - Recovers a host whose files or store are lost or damaged, or lets a spare take the place of another host.
   - Asks every peer for its checkpoints of the host. Each peer computes every hash again; a damaged copy is named and
@@ -18,6 +18,12 @@ description:
     C(evenkeel_resources) of O(host) declares, then puts the host back to it, on the same path as
     M(evenkeel.fault_tolerance.ft_rollback). Where the newest checkpoint cannot be brought, the checkpoint before it is
     taken, and RV(left) says so.
+  - Another host than that of the checkpoint stays itself (O(identity)). What is a mount point there, or cannot be put
+    back there, is left out and named (RV(left_out)).
+  - Everything that can refuse does so before the first change of this host, and all reasons are told at once - a
+    change under way there, another release or architecture where packages or the whole of C(/etc) come back, too
+    little room, package files that nobody has, an account by which the controller could not log in any more. A
+    checkpoint that was brought stays in the store then.
   - Without a verified copy nothing is changed.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -56,12 +62,47 @@ options:
     type: bool
     default: false
     version_added: 0.2.0
+  identity:
+    description:
+      - V(keep) leaves as it is what makes this host itself - host name, machine id, keys of the host, access,
+        network, disks and boot. The default where O(host) is another host.
+      - V(take) makes this host the lost one. It is refused while O(host) still answers.
+    type: str
+    choices: [keep, take]
+    version_added: 0.2.0
+  kinds:
+    description:
+      - Put back only these kinds of resources. By default all.
+    type: list
+    elements: str
+    version_added: 0.2.0
+  paths:
+    description:
+      - Put back only these paths, with everything below them. This means O(kinds=files) where O(kinds) is not given.
+    type: list
+    elements: str
+    version_added: 0.2.0
+  min_copies:
+    description:
+      - Take only a checkpoint of which so many peers hold a verified copy. A newer checkpoint with fewer copies is
+        named.
+    type: int
+    default: 1
+    version_added: 0.2.0
+  onto:
+    description:
+      - Names of hosts or groups, such as V(spares). Names the first of them that can take the place of O(host)
+        (RV(onto)), and changes nothing. It answers, no change is under way there, it has room, and its release and
+        architecture are those of the checkpoint, as far as the peer knows them.
+    type: list
+    elements: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: partial
     description: Changes nothing and tells which copy would be used.
     details:
-      - It cannot name the paths that differ from that copy before the copy has been brought.
+      - It cannot name the paths that differ from that copy, nor what is left out, before the copy has been brought.
   diff_mode:
     support: full
     description: Shows the manifest lines now and then (attributes and hashes, never contents, which may be secret).
@@ -75,10 +116,22 @@ EXAMPLES = r"""
   evenkeel.fault_tolerance.ft_recover:
     peers: web
 
-- name: Let this spare take the place of web3
+- name: Let this spare take the place of web3, under its own name
   evenkeel.fault_tolerance.ft_recover:
     host: web3
     peers: web
+
+- name: Let this spare become web3, which is off
+  evenkeel.fault_tolerance.ft_recover:
+    host: web3
+    peers: web
+    identity: take
+
+- name: Bring back one tree, from a checkpoint that two peers hold
+  evenkeel.fault_tolerance.ft_recover:
+    peers: web
+    paths: [/srv/www]
+    min_copies: 2
 """
 
 RETURN = r"""
@@ -89,6 +142,40 @@ source:
 id:
   description: The checkpoint that the host was put back to.
   returned: success
+  type: str
+created:
+  description: When that checkpoint was taken, as ISO 8601 writes it.
+  returned: success
+  type: str
+age:
+  description: The age of that checkpoint in seconds when the recovery began. Later changes are lost (RPO).
+  returned: success
+  type: int
+  sample: 732
+seconds:
+  description: How long the recovery took, from the first question to the last proof (RTO).
+  returned: success
+  type: float
+  sample: 14.2
+identity:
+  description: V(keep) or V(take).
+  returned: success
+  type: str
+restored:
+  description:
+    - The checkpoint in the store of this host to which it was rolled back. It is RV(id), or made from that with the
+      state that stays as it is here.
+  returned: success
+  type: str
+left_out:
+  description: The recorded state that was left out, each with the reason in brackets.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/etc/hostname (name)", "/etc/fstab (disks)"]
+onto:
+  description: The host that can take the place of the lost one.
+  returned: with O(onto)
   type: str
 candidates:
   description:
@@ -183,9 +270,9 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 
-_CALL = CALLS["recover"]
+_CALL = call("recover")
 ARGUMENTS = _CALL[0]
 
 

@@ -147,9 +147,9 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 
-_CALL = CALLS["replicate"]
+_CALL = call("replicate")
 ARGUMENTS = _CALL[0]
 
 

@@ -255,9 +255,9 @@ msg:
 
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 
-_CALL = CALLS["rollback"]
+_CALL = call("rollback")
 ARGUMENTS = _CALL[0]
 
 

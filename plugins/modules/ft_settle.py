@@ -364,9 +364,9 @@ msg:
 
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 
-_CALL = CALLS["settle"]
+_CALL = call("settle")
 ARGUMENTS = _CALL[0]
 
 

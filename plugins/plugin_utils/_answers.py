@@ -24,6 +24,11 @@ _ID = re.compile("[0-9a-f]{64}")
 _HOST = re.compile("[!-~]{1,255}")
 # It stands in what sftp is told to do, line by line.
 _PATH = re.compile(r"/[A-Za-z0-9_./~+@:-]{1,4000}")
+# Parts of a connection from host to host: a key, an address, a user, a key of a host.
+_PUBLIC = re.compile("ssh-ed25519 [A-Za-z0-9+/=]{40,200}")
+_ADDRESS = re.compile("[0-9A-Fa-f.:]{2,45}")
+_USER = re.compile(r"[^\s@-][^\s@]{0,100}")
+_HOST_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{40,2000}")
 
 Form = Callable[[Any], Any]
 
@@ -97,7 +102,28 @@ _COPY: dict[str, Form] = {
     "mac": _or_nothing(_text(_ID)),
     "state": _one_of("verified", "damaged"),
     "detail": words,
+    "release": lambda value: words(value or "", 100),
+    "architecture": lambda value: words(value or "", 100),
+    "bytes": lambda value: _number(value or 0),
 }
+
+
+def _hop(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    return _read({"path": _text(_PATH), "public": _text(_PUBLIC), "source": _or_nothing(_text(_ADDRESS))}, value)
+
+
+def _held(value: Any) -> Answer:
+    if not isinstance(value, dict):
+        raise ValueError
+    found = _read(_HELD, value)
+    if found["state"] == "proved" and not (found["proof"] and found["name"] and found["created"] and found["host"]):
+        raise ValueError
+    return found
+
+
+_HELD: dict[str, Form] = {**_COPY, "state": _one_of("proved", "damaged", "unread"), "proof": _or_nothing(_text(_ID))}
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
@@ -106,7 +132,10 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "name": _name,
         "created": _created,
         "held": _all(_text(_ID)),
+        "lacking": _all(words, 100),
+        "has_log": lambda value: value is True,
     },
+    "noted": {},
     "have": {
         "ids": _all(_text(_ID)),
         "macs": _or_nothing(_number),
@@ -116,8 +145,41 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "discard": {},
     "land": {"path": _text(_PATH), "room": _number},
     "receive": {"state": _one_of("verified"), "bytes": _number},
+    "prepare": {"hops": _all(_hop, 1000), "sizes": _all(_number, 1000)},
+    "open": {
+        "path": _text(_PATH),
+        "user": _text(_USER),
+        "room": _number,
+        "host_keys": _all(_text(_HOST_KEY), 20),
+    },
+    "send": {"bytes": _number},
+    "take": {"state": _one_of("verified"), "bytes": _number, "onward": words},
+    "close": {},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
+    "prove": {
+        "held": _all(_held, _MOST // 5),
+        "latest": _or_nothing(_text(_ID)),
+        "before": _number,
+        "planned": _all(words, 1000),
+        "left": _all(words, 1000),
+    },
+    "owners": {"hosts": _all(_text(_HOST), _MOST // 5)},
+    "mark": {},
+    "forget": {"planned": _all(words, 10), "done": _all(words, 10)},
+    "survey": {
+        "obstacle": words,
+        "room": _number,
+        "release": words,
+        "architecture": words,
+        "host": words,
+        "held": lambda value: value is True,
+    },
+    "derive": {
+        "id": _or_nothing(_text(_ID)),
+        "left_out": _all(words),
+        "notes": _all(lambda one: words(one, 2000), 1000),
+    },
 }
 
 

@@ -9,13 +9,15 @@ import datetime
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words as bounded
 
 # The number of characters of a host's words that go into a reason.
 _LONGEST = 1000
+# The number of service addresses of a host that are looked at.
+_ADDRESSES = 16
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Measured:
     state: ``pass``, ``fail`` or ``unknown``. flight: the operation under way on the host, in words; empty without one;
     None when that is not known, because the host is unreachable or its answer is malformed.
     outcome: how its last armed change ended (``confirmed``, ``rolled_back``, ``in_doubt``), or None without one.
-    restart: the flight is nothing but a restart that an earlier run left.
+    restart: the flight is nothing but a restart that an earlier run left. holds: the service addresses that it has now,
+    None when that is not known. idle: why it is not ready to take one; empty where it is ready.
     """
 
     state: str
@@ -34,17 +37,24 @@ class Measured:
     flight: str | None = ""
     outcome: str | None = None
     restart: bool = False
+    holds: Sequence[str] | None = None
+    idle: str = "it does not say"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Without reasons the step may start. Each reason is a sentence: the hosts, the fault, and what to do next."""
+    """Without reasons the step may start. Each reason is a sentence: the hosts, the fault, and what to do next.
+
+    aside: hosts of the wave that may hold a service address which a host of the wave has now, the holders last. The
+    address moves to another host before the step.
+    """
 
     reasons: list[str] = field(default_factory=list)
     healthy: list[str] = field(default_factory=list)
     unhealthy: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     in_flight: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
 
 
 def measured(result: Mapping[str, Any], change: str | None = None) -> Measured:
@@ -54,7 +64,7 @@ def measured(result: Mapping[str, Any], change: str | None = None) -> Measured:
     """
     words = str(result.get("msg") or "").strip()[:_LONGEST]
     try:
-        return _measured(result, words, change)
+        return replace(_measured(result, words, change), **_address(result))
     except (AttributeError, TypeError, ValueError, LookupError, OverflowError, OSError) as error:
         return Measured("unknown", True, f"its answer cannot be trusted: {type(error).__name__}", None)
 
@@ -74,6 +84,14 @@ def _measured(result: Mapping[str, Any], words: str, change: str | None) -> Meas
     said = [flight, f"{in_words(under_way)}; finish it with the same restart (evenkeel restart)"]
     left = not flight and not under_way.get("running")
     return Measured(str(result["state"]), True, words, "; ".join(filter(None, said)), ended, left)
+
+
+def _address(result: Mapping[str, Any]) -> dict[str, Any]:
+    told = result.get("address")
+    if told is None:
+        return {}
+    idle = "" if told["ready"] is True else bounded(told["why"], 300) or "it does not say why"
+    return {"holds": tuple(bounded(one, 100) for one in list(told["holds"])[:_ADDRESSES]), "idle": idle}
 
 
 def _is_held(told: Mapping[str, Any], change: str | None) -> bool:
@@ -155,6 +173,7 @@ class Question:
     hosts: the answer of each host of group, wave and earlier. domains: the failure domain of each, or None for no rule.
     lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in earlier waves.
     restart: the step is a restart, which finishes a restart that an earlier run left on a host of the wave.
+    addresses: host -> the service addresses that it may hold.
     """
 
     group: Sequence[str]
@@ -166,6 +185,7 @@ class Question:
     lost: Sequence[str] = ()
     earlier: Sequence[str] = ()
     restart: bool = False
+    addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def everyone(self) -> list[str]:
@@ -191,13 +211,15 @@ def decide(question: Question) -> Decision:
         *_about_the_wave(question),
         *_about_min_healthy(question),
         *_about_max_unavailable(question),
+        *_about_the_addresses(question),
     ]
     if question.domains is not None and not question.finishes:
         disrupted = [name for name in everyone if name in question.wave or name in in_flight]
         reasons += _across_domains(disrupted, question.domains)
     reasons += _about_this_run(question)
     healthy, unhealthy, unknown = (question.in_state(state) for state in ("pass", "fail", "unknown"))
-    return Decision(reasons, healthy, unhealthy, unknown, in_flight)
+    aside = [] if reasons else _to_stand_aside(question)
+    return Decision(reasons, healthy, unhealthy, unknown, in_flight, aside)
 
 
 def _about_the_names(question: Question) -> Iterator[str]:
@@ -263,6 +285,34 @@ def _about_max_unavailable(question: Question) -> Iterator[str]:
             + ("settle or repair these hosts, or " if also else "")
             + "make the wave smaller, and run again."
         )
+
+
+def _about_the_addresses(question: Question) -> Iterator[str]:
+    """A host of the wave that has a service address goes down only if another one, of those that stay, can take it."""
+    hosts = question.hosts
+    for name in question.wave:
+        if question.addresses.get(name) and hosts[name].reachable and hosts[name].holds is None:
+            yield f"{name} does not say whether it has a service address now: find out why, and run again."
+        for address in hosts[name].holds or ():
+            others = [
+                one
+                for one in question.everyone
+                if one not in question.wave and address in question.addresses.get(one, ())
+            ]
+            if any(hosts[one].state == "pass" and not hosts[one].flight and not hosts[one].idle for one in others):
+                continue
+            sick = [f"{one} ({hosts[one].idle or hosts[one].flight or hosts[one].detail})" for one in others]
+            yield (
+                f"{name} has the address {address} now, and no host outside of the wave is healthy and ready to take it"
+                f"{f': repair {_names(sick)}' if sick else ': make the wave smaller, or the group larger'},"
+                " and run again."
+            )
+
+
+def _to_stand_aside(question: Question) -> list[str]:
+    held = {address for name in question.wave for address in question.hosts[name].holds or ()}
+    members = [name for name in question.wave if held & set(question.addresses.get(name, ()))]
+    return sorted(members, key=lambda name: bool(question.hosts[name].holds))
 
 
 def _about_this_run(question: Question) -> Iterator[str]:

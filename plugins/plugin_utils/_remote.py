@@ -105,6 +105,10 @@ class Inventory:
         """The host of the running task, over the connection that Ansible has made for it."""
         return Host(self._task_vars["inventory_hostname"], self._action, self._task_vars)
 
+    def has(self, name: str) -> bool:
+        """Whether the inventory has a host of this name."""
+        return self._inventory.get_host(name) is not None
+
     def hosts_of(self, names: Iterable[str]) -> list[str]:
         """The host names that names of hosts and groups stand for, each once and in order. Raises AnsibleError for
         another name."""
@@ -158,6 +162,18 @@ class Inventory:
     def address(self, host: str) -> str:
         """The address at which Ansible reaches a host."""
         return str(self.variable(host, "ansible_host") or self.variable(host, "ansible_ssh_host") or host)
+
+    def port(self, host: str) -> object:
+        """The port at which Ansible reaches a host by SSH."""
+        return self.variable(host, "ansible_port") or self.variable(host, "ansible_ssh_port") or C.DEFAULT_REMOTE_PORT
+
+    def own(self, host: str, name: str) -> Any:
+        """A variable of a host from the inventory, or None. UsageError where a fact sets it."""
+        return self._ours(host, name)
+
+    def connection(self, host: str) -> str:
+        """The name of the plugin by which Ansible reaches a host."""
+        return str(self.variable(host, "ansible_connection") or self._action._task._parent.connection)
 
     def is_here(self, host: str) -> bool:
         """Whether a host is the controller itself."""

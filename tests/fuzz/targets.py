@@ -116,7 +116,8 @@ def bundle(data: bytes) -> None:
         wanted = hashlib.sha256(data[at:].rstrip(b"\n") + b"\n" if at >= 0 else b"").hexdigest()
         path = os.path.join(store.root, "..", "bundle")
         Path(path).write_bytes(data)
-        replicas.receive(store, "web1", wanted, path)
+        with replicas.opened(path) as incoming:
+            replicas.receive(store, "web1", wanted, incoming)
 
 
 def pack(data: bytes) -> None:

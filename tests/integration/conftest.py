@@ -35,7 +35,7 @@ evenkeel_soak: 1s
 evenkeel_deadline: 6s
 """
 # The tests of such a file share something that takes long to make: with -n they stay in one process.
-TOGETHER = ("test_lab.py", "test_postgresql.py", "test_published_roles.py")
+TOGETHER = ("test_lab.py", "test_postgresql.py", "test_published_roles.py", "test_virtual_address.py")
 # It runs on every host before every test: the commands that cost most run only where a test gave reason to.
 _PRISTINE = """
 set -e
@@ -111,6 +111,13 @@ class Fleet:
         process = subprocess.Popen(
             argv, cwd=self.home, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.started.append(process)
+        return process
+
+    def start_playbook(self, path: Path) -> subprocess.Popen[str]:
+        """Start ansible-playbook on a file; ``end`` kills it like a driver."""
+        argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", str(path)]
+        process = subprocess.Popen(argv, cwd=self.home, env=self.environment(), text=True)
         self.started.append(process)
         return process
 

@@ -186,7 +186,7 @@ def test_a_reboot_in_the_middle_is_a_rollback(fleet: Fleet) -> None:
     assert fleet.differs("web1") == "" and fleet.eventually(lambda: fleet.serves("web1"), 10)
 
 
-@pytest.mark.parametrize("when", ["before", "in the middle"])
+@pytest.mark.parametrize("when", ["before", pytest.param("in the middle", marks=pytest.mark.long)])
 def test_an_unreachable_host_stops_the_later_waves(fleet: Fleet, when: str) -> None:
     try:
         if when == "before":

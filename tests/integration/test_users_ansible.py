@@ -68,6 +68,7 @@ def shared(sockets: str, name: str) -> str:
     return f"-o ControlMaster=auto -o ControlPersist=10m -o ControlPath={sockets}/{name}-%h"
 
 
+@pytest.mark.long
 def test_wherever_a_control_path_is_set_an_open_connection_confirms_no_lock_out(fleet: Fleet, sockets: str) -> None:
     """Each host has it in another place of the inventory, or in the user's own configuration of ssh."""
     config = fleet.home / "ssh_config"

@@ -87,6 +87,7 @@ def test_a_host_that_cannot_go_back_is_named_and_stops_no_other(fleet: Fleet) ->
     assert "web1" in out and "in doubt" in out
 
 
+@pytest.mark.long
 def test_a_playbook_longer_than_the_time_to_confirm_is_confirmed(fleet: Fleet) -> None:
     playbook = fleet.playbook("site.yml", LONG)
     code, result = fleet.change(playbook, "--limit", "web1", "--confirm-within", "25s")

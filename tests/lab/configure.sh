@@ -25,7 +25,7 @@ done
 
 # Debian's default, written down: a host serves HTTP from its first boot.
 systemctl enable ssh.service nginx.service
-systemctl disable haproxy.service etcd.service
+systemctl disable haproxy.service etcd.service keepalived.service
 # Debian's unit binds the journal's socket into its own root, which a container may not.
 mkdir /etc/systemd/system/haproxy.service.d
 printf '[Service]\nBindReadOnlyPaths=\n' >/etc/systemd/system/haproxy.service.d/lab.conf

@@ -12,6 +12,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import drain as _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as _info
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite as _offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas as _replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import scrub as _scrub
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as _settle
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import flow as _restart
@@ -21,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as _flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 Report = dict[str, Any]
@@ -91,3 +93,15 @@ def drain(
 ) -> Report:
     """Drain a server, or make it ready."""
     return _drain.drain(_drain.Request(state, {kind: declared}, ours, deadline), system, check_mode).report()
+
+
+def receive(store: Store, host: str, checkpoint: str, path: str, *options: Any, **more: Any) -> Copied:
+    """Store the bundle in a file as a copy; ``options`` as in the flow."""
+    with _replicas.opened(path) as incoming:
+        return _replicas.receive(store, host, checkpoint, incoming, *options, **more)
+
+
+def adopt(store: Store, host: str, checkpoint: str, path: str, *options: Any, **more: Any) -> Copied:
+    """Add the bundle in a file to the host's own store; ``options`` as in the flow."""
+    with _replicas.opened(path) as incoming:
+        return _replicas.adopt(store, host, checkpoint, incoming, *options, **more)

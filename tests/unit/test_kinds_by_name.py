@@ -25,6 +25,7 @@ OTHERS = {
         for name in ("postgresql", "recovery", "restore_point")
     },
     "plugins/module_utils/_flows/rollback/access.py": {"network"},  # /etc/network
+    "plugins/module_utils/_flows/recovering/identity.py": {"network"},  # a part of the identity
     "plugins/module_utils/_resources/files.py": {"mounts"},  # a key of a declaration as it is recorded
     "src/evenkeel/demo.py": {"files", "services"},  # declarations, as a user writes them
 }

@@ -31,7 +31,14 @@ ERRORS = import_module(f"{PLUGINS}.module_utils._errors")
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 # Where a word of the module says less than a variable has to: module, option -> variable.
 LONGER = {
+    **{
+        ("ft_address", name): f"evenkeel_virtual_{name}"
+        for name in ("addresses", "interface", "router_id", "witnesses")
+    },
+    ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
+    ("ft_recover", "onto"): "evenkeel_spares",
+    ("ft_replicate", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",
     ("ft_restart", "rollback_to"): "evenkeel_checkpoint",
     ("ft_roll", "name"): "evenkeel_service",

@@ -31,6 +31,7 @@ ARGUMENTS: Options = {
     "retention": retention.OPTION,
     "host": {"type": "str"},
     "outside": {"type": "dict", "options": dict(places.OPTIONS)},
+    "only_logs": {"type": "bool", "default": False},
     "require_restorable": {"type": "bool", "default": False},
 }
 
@@ -56,6 +57,7 @@ def work(params: Params, check_mode: bool) -> Checkpointed:
         kind=params["kind"],
         quiesce=params["quiesce"],
         require_restorable=params["require_restorable"],
+        only_logs=params["only_logs"],
         outside=params["outside"],
         at_most=seconds(params["at_most"], "at_most"),
         reboots=params["reboots"],

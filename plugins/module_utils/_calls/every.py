@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The calls that the library on a host answers (``ft_call``): of every module that works on one host."""
+"""The calls that the library on a host answers (``ft_call``): of every module that works on one host.
+
+Each file of this room has the options of a module, and ``work``. A call loads its own file alone: to load all of them
+takes longer than most calls.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Callable
 
 from .._host.options import Options, Params
-from . import (
-    accept,
-    checkpoint,
-    drain,
-    exchange,
-    health,
-    info,
-    offsite,
-    recover,
-    repeat,
-    replicate,
-    restart,
-    rollback,
-    scrub,
-    settle,
-    suggest,
-)
 
-CALLS: dict[str, tuple[Options, Callable[[Params, bool], Any]]] = {
-    "accept": (accept.ARGUMENTS, accept.work),
-    "checkpoint": (checkpoint.ARGUMENTS, checkpoint.work),
-    "drain": (drain.ARGUMENTS, drain.work),
-    "health": (health.ARGUMENTS, health.work),
-    "info": (info.ARGUMENTS, info.work),
-    "offsite": (offsite.ARGUMENTS, offsite.work),
-    "recover": (recover.OPTIONS, exchange.work),
-    "repeat": (repeat.OPTIONS, repeat.work),
-    "replicate": (replicate.OPTIONS, exchange.work),
-    "restart": (restart.OPTIONS, restart.work),
-    "rollback": (rollback.ARGUMENTS, rollback.work),
-    "scrub": (scrub.ARGUMENTS, scrub.work),
-    "settle": (settle.ARGUMENTS, settle.work),
-    "suggest": (suggest.ARGUMENTS, suggest.work),
-}
+if TYPE_CHECKING:  # What packs the library, for a host or for its agent, follows these.
+    from . import (  # noqa: F401
+        accept,
+        checkpoint,
+        drain,
+        heal,
+        health,
+        info,
+        offsite,
+        recover,
+        repeat,
+        replicate,
+        restart,
+        rollback,
+        scrub,
+        settle,
+        suggest,
+    )
+
+
+def call(name: str) -> tuple[Options, Callable[[Params, bool], Any]]:
+    """The options and the work of the module ``ft_NAME``."""
+    found = vars(import_module(f".{name}", __package__))
+    # With the options of the controller, where its half asks for phases.
+    return found.get("OPTIONS", found["ARGUMENTS"]), found["work"]

@@ -20,12 +20,14 @@ ARGUMENTS: Options = {
     "soak": {"type": "str", "default": "0s"},
     "deadline": {"type": "str", "default": "0s"},
     "interval": {"type": "str", "default": "1s"},
+    "addresses": {"type": "list", "elements": "str"},
 }
 
 
 def work(params: Params, check_mode: bool) -> Measured:
     # Here, as the controller imports this file for ARGUMENTS alone.
     from .._errors import Unhealthy
+    from .._flows.holding import part
     from .._flows.info import host_state
     from .._health.probe import PASS
     from .._health.probes import check
@@ -40,6 +42,8 @@ def work(params: Params, check_mode: bool) -> Measured:
     result = Measured(
         **vars(health), host_state=host_state(params["store"], system), warnings=health.warnings() or None
     )
+    if params["addresses"]:
+        result.address = part(params["addresses"], system)
     if health.state != PASS:
         result.left = health.wrong()
         why = "; ".join(result.left) or "it did not hold for the soak"

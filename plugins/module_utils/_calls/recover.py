@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from .._host.options import PHASE, Options
+from .._host.options import PHASE, Options, Params
+from .._results import Result
+from . import exchange
 
 ARGUMENTS: Options = {
     "host": {"type": "str"},
@@ -12,6 +14,32 @@ ARGUMENTS: Options = {
     "peers": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "str", "default": "10m"},
     "undeclared": {"type": "bool", "default": False},
+    "identity": {"type": "str", "choices": ["keep", "take"]},
+    "kinds": {"type": "list", "elements": "str"},
+    "paths": {"type": "list", "elements": "str"},
+    "min_copies": {"type": "int", "default": 1},
+    "onto": {"type": "list", "elements": "str"},
 }
 # The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}
+
+
+def work(params: Params, check_mode: bool) -> Result:
+    """The result of one phase: those of this host alone, or those by which checkpoints are carried."""
+    if params["_phase"] not in ("survey", "derive"):
+        return exchange.work(params, check_mode)
+    # Here, as the controller imports the calls for their options alone.
+    from .._deadman import package
+    from .._flows.recovering import flow
+    from .._flows.rollback.flow import finish
+    from .._host.system import System
+    from .._store.store import Store
+
+    values, store = params["_values"] or {}, Store(params["store"], System())
+    if params["_phase"] == "survey":
+        return flow.survey(store, str(values.get("id", "")))
+    request = flow.Request(values["id"], values["identity"], values.get("kinds"), values.get("paths") or ())
+    result = flow.prepare(store, request, check_mode)
+    if not check_mode:
+        package.leave(store, finish)
+    return result

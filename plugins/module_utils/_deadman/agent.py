@@ -37,6 +37,8 @@ _GRACE = 2.0
 _CHECK, _QUIET = 3.0, 12.0
 # Seconds that may pass between the number of a change and its record, while it is being armed.
 _ARMING = 120.0
+# Modules of Python that are loaded at their first use.
+_LATE = ("concurrent.futures.thread", "http.client", "ssl")
 # Python loads codecs at their first use.
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
@@ -77,7 +79,9 @@ def _load_all() -> None:
     archive.close()
     for codec in _CODECS:
         codecs.lookup(codec)
-    importlib.import_module("concurrent.futures.thread")
+    for name in _LATE:
+        with suppress(ImportError):  # A Python without it can still be asked over http.
+            importlib.import_module(name)
 
 
 def _at_boot(store: Store, finish: Finish) -> int:

@@ -19,7 +19,7 @@ from .._host.durable import ensure_dir, write_file
 from .._host.trust import open_regular
 from .._store.store import Store
 from . import agent, changes, command
-from .invocation import agent_hash
+from .invocation import agent_hash, python
 
 _PACKAGE = "evenkeel_agent"
 # The directory of this library; a library in an archive has no such directory.
@@ -36,6 +36,7 @@ _ANSWERS = ("_adapter", "_calls.every")
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
+_COMMENT = re.compile(r"#[^\n]*")
 
 
 def install(store: Store, finish: Callable[..., list[str]]) -> str:
@@ -126,7 +127,31 @@ def main():
     return agent.main({finish})
 """
     files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
-    todo, seen = [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS))], {base}
+    return _with_imports(
+        files, [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS))]
+    )
+
+
+def program(module: str) -> tuple[dict[str, str], str]:
+    """(path in the archive -> source, their SHA-256) of the module's ``main`` and all that it imports.
+
+    ``module``: its name below this library.
+    """
+    main = f"from {_PACKAGE}.{module} import main\nraise SystemExit(main())\n"
+    files = {"__main__.py": main, f"{_PACKAGE}/__init__.py": ""}
+    parts = module.split(".")
+    sources = _with_imports(files, [".".join([_base(), *parts[:end]]) for end in range(1, len(parts) + 1)])
+    return sources, hashlib.sha256(MAGIC_NUMBER + _digest(sources).encode()).hexdigest()
+
+
+def executable(sources: dict[str, str]) -> bytes:
+    """A program in one file, which the Python that runs us starts in isolated mode."""
+    return f"#!{python()} -IS\n".encode() + _zipapp(sources)
+
+
+def _with_imports(files: dict[str, str], modules: list[str]) -> dict[str, str]:
+    base = _base()
+    todo, seen = modules, {base}
     while todo:
         name = todo.pop()
         if name in seen or not name.startswith(base + "."):
@@ -149,8 +174,8 @@ def _imports(source: str, package: str) -> Iterator[str]:
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
-        for item in found[2].strip("()").split(","):
-            name = item.split(" as ")[0].partition("#")[0].strip()
+        for item in _COMMENT.sub("", found[2]).strip("()").split(","):
+            name = item.split(" as ")[0].strip()
             if name.isidentifier():
                 yield f"{module}.{name}"
 

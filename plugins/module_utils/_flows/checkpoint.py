@@ -22,7 +22,7 @@ from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
-from .._store.store import Store, check_name, objects_of
+from .._store.store import LOGS, Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
 
@@ -36,7 +36,8 @@ class Request:
     ``reboots``: the boots that the change plans. ``probes``: the host measures these alone after them, in ``times``.
 
     With ``kind`` log, only the changes since the newest checkpoint of the name are recorded, if that can be built on.
-    With ``require_restorable``, a resource that could not be put back refuses the checkpoint.
+    With ``only_logs``, only the resources that have a log of their own are recorded. With ``require_restorable``, a
+    resource that could not be put back refuses the checkpoint.
     """
 
     name: str | None
@@ -47,6 +48,7 @@ class Request:
     kind: str = "snapshot"
     quiesce: Any = None
     require_restorable: bool = False
+    only_logs: bool = False
     at_most: float = 0.0
     change: tuple[str, int] = ("", 0)
     reboots: int = 0
@@ -71,8 +73,10 @@ class _Taking:
         self.store = store
         self.request = request
         self.declared = registry.check(request.resources)
+        if request.only_logs:
+            self.declared = registry.with_logs(self.declared)
         made = time.strftime("checkpoint-%Y%m%dT%H%M%S", time.gmtime(store.system.now()))
-        self.name = check_name(request.name or made)
+        self.name = check_name(request.name or (LOGS if request.only_logs else made))
         self.policy = keeping.check(request.retention)
         self.hooks = quiescing.check(request.quiesce)
         self.outside = places.check(request.outside)

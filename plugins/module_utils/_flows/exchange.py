@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from .._errors import UsageError
 from .._host import scratch
 from .._host.system import System
-from .._results import Landing, Result
+from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
-from . import replicas
+from . import replicas, sending, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -55,13 +55,15 @@ def _have(call: _Call) -> Result:
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
     if wanted not in known.ids:
         return known
-    if call.check_mode:  # and so without putting aside damaged contents
-        copy = replicas.replica(call.store, call.host)
-        known.state = "damaged" if copy.verify(copy.manifest(wanted)) else "verified"
-        return known
-    found = replicas.verify(call.store, call.host, wanted, call.mac)
-    known.id, known.state, known.wrong = found.id, found.state, found.wrong
+    wrong = replicas.lacking(call.store, call.host, wanted)
+    known.id, known.state, known.wrong = wanted, "damaged" if wrong else "verified", wrong[:20]
+    if not wrong and not call.check_mode:
+        replicas.mark(call.store, call.host, wanted, call.mac)
     return known
+
+
+def _noted(call: _Call) -> Result:
+    return Result(changed=shipped.note(call.store, call.values["id"], call.values["copies"]))
 
 
 def _export(call: _Call) -> Result:
@@ -90,11 +92,61 @@ def _discard(call: _Call) -> Result:
 
 
 def _receive(call: _Call) -> Result:
-    values = call.values
-    with scratch.taken(values["path"]) as path:
-        taken = replicas.receive(call.store, call.host, values["id"], path, call.params["retention"], call.mac)
+    with scratch.taken(call.values["path"]) as path, replicas.opened(path) as incoming:
+        taken = _stored(call, incoming)
     taken.changed = True
     return taken
+
+
+def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
+    """What a peer does with the bytes that come, whoever carries them."""
+    return replicas.receive(call.store, call.host, call.values["id"], incoming, call.params["retention"], call.mac)
+
+
+def _bundle(call: _Call, known: list[str]) -> replicas.Bundle:
+    """The bytes that leave, whoever carries them."""
+    return replicas.bundle(call.store, call.host, call.values["id"], known, False)
+
+
+# Straight from host to host: keys on all that send, admissions on all that receive, then both at the same time.
+
+
+def _prepare(call: _Call) -> Result:
+    values = call.values
+    found = Outgoing(sizes=[_bundle(call, known).size for known in values["known"]])
+    for address, port in values["hops"]:
+        found.hops.append(sending.make_key(call.store.system, values["run"], address, port))
+    return found
+
+
+def _open(call: _Call) -> Result:
+    values = call.values
+    admission = sending.Admission(values["run"], values["public"], values["source"], values["seconds"])
+    return sending.open_for(call.store.system, admission, values["directory"], foreign.room(call.store.root))
+
+
+def _send(call: _Call) -> Result:
+    made = _bundle(call, call.values["known"])
+    sending.send(sending.Target(**call.values["target"]), made.write)
+    return Sent(bytes=made.size)
+
+
+def _take(call: _Call) -> Result:
+    size, onward = call.values["size"], call.values.get("onward")
+    target = sending.Target(**onward) if onward else None
+
+    def store(stream: BinaryIO) -> Copied:
+        return _stored(call, replicas.Incoming(stream, size))
+
+    taken = sending.receive(call.values["path"], size, store, target)
+    taken.changed = True
+    return taken
+
+
+def _close(call: _Call) -> Result:
+    for path in call.values["paths"]:
+        scratch.forget(path)
+    return Result()
 
 
 def _candidates(call: _Call) -> Result:
@@ -104,8 +156,8 @@ def _candidates(call: _Call) -> Result:
 def _adopt(call: _Call) -> Result:
     values = call.values
     declared, proved = values.get("declared"), values.get("proved", False)
-    with scratch.taken(values["path"]) as path:
-        taken = replicas.adopt(call.store, call.host, values["id"], path, declared, proved)
+    with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
     taken.changed = True
     return taken
 
@@ -113,10 +165,16 @@ def _adopt(call: _Call) -> Result:
 _PHASES: dict[str | None, Callable[[_Call], Result]] = {
     "offer": _offer,
     "have": _have,
+    "noted": _noted,
     "export": _export,
     "land": _land,
     "discard": _discard,
     "receive": _receive,
+    "prepare": _prepare,
+    "open": _open,
+    "send": _send,
+    "take": _take,
+    "close": _close,
     "candidates": _candidates,
     "adopt": _adopt,
 }

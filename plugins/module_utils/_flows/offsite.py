@@ -138,8 +138,8 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
     result = Offsite(changed=True, planned=[plan], id=chosen["checkpoint"], held=held)
     if check_mode:
         return result
-    with _scratch(store) as folder:
-        replicas.adopt(store, host, chosen["checkpoint"], _fetched(repository, chosen, folder))
+    with _scratch(store) as folder, replicas.opened(_fetched(repository, chosen, folder)) as incoming:
+        replicas.adopt(store, host, chosen["checkpoint"], incoming)
     result.done, result.proved = [plan], ["every content has its hash, and is durable"]
     return result
 

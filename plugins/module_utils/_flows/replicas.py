@@ -12,26 +12,35 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
+from .._resources import registry
+from .._resources.bundled import Bundled
 from .._resources.declared import refuse_outside
+from .._resources.registry import machine_of
 from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
-from .._store.store import CHAIN, Store, objects_of, paths_of
-from .holding import MACS
+from .._store.store import CHAIN, Store, contents_in, objects_of, paths_of
+from .held import MACS
 from .rollback.flow import finish
 
 _MAGIC = b"evenkeel-pack 1\n"
 # The header before a content or a manifest.
+_MANIFEST = b"manifest"
 _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
 _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
+_ID = _MAC  # Both are written as a SHA-256 is.
+# A content in the line of a manifest, and its size where the line tells it.
+_CONTENT = re.compile("(?: size=([0-9]+))? (?:sha256|beside)=([0-9a-f]{64})")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
 
 
@@ -39,22 +48,127 @@ def replica(store: Store, host: str) -> Store:
     """The store in which this host keeps the checkpoints of ``host``."""
     if not _HOST.fullmatch(host):
         raise UsageError(f"{host!r} cannot name the folder of a replica; use letters, digits, dots, dashes")
-    return Store(store.join("replicas", host), store.system)
+    return Store(store.join("replicas", host), store.system, is_replica=True)
 
 
 def offer(store: Store, host: str, checkpoint: str) -> Offered:
     """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
-    held = [one.id for one in store.checkpoints()]
-    return Offered(id=manifest.id, name=manifest.name, created=manifest.created, host=manifest.host, held=held)
+    held = _ids(store)
+    lacking = registry.not_carried(manifest.sections)
+    name, created, host = manifest.name, manifest.created, manifest.host
+    offered = Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
+    offered.has_log = registry.has_log(manifest.sections)
+    return offered
 
 
 def have(store: Store, host: str) -> Copies:
     """On a peer: ids of the checkpoints of ``host`` that are here, and how many have a MAC. ``receive`` has verified
     their contents."""
     copies = replica(store, host)
-    ids = [one.id for one in copies.checkpoints()]
-    return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
+    ids = _ids(copies)
+    return Copies(ids=ids, macs=sum(1 for one in ids if mac_of(copies, one)))
+
+
+def _ids(store: Store) -> list[str]:
+    """The ids that names list. A manifest that has been damaged since is found by whoever needs it."""
+    listed = {one for ids in store.refs().values() for one in ids}
+    return sorted(one for one in listed if _ID.fullmatch(one))
+
+
+def lacking(store: Store, host: str, checkpoint: str) -> list[str]:
+    """On a peer: the faults of a copy that show without reading its contents: a manifest that is not whole, a content
+    that is missing or has another size.
+
+    A copy is listed only after its contents were hashed here (I10). A later scrub hashes them again, and puts damaged
+    ones aside, so that they are missing here.
+    """
+    target = replica(store, host)
+    try:
+        lines = [line for section in target.manifest(checkpoint).sections for line in section.lines]
+    except Damaged as error:
+        return [error.message]
+    wrong = []
+    for sha, size in {(found[2], found[1]) for line in lines for found in _CONTENT.finditer(line)}:
+        try:
+            there = target.objects.size(sha)
+        except Damaged as error:
+            wrong.append(error.message)
+            continue
+        if size and there != int(size):
+            wrong.append(f"object {sha} has {there} bytes of {size}")
+    return wrong
+
+
+def mark(store: Store, host: str, checkpoint: str, mac: str) -> None:
+    """On a peer: keep the MAC of a copy that is here, where it is another one than before."""
+    target = replica(store, host)
+    if mac and mac_of(target, checkpoint) != mac:
+        with target.locked():
+            keep_mac(target, checkpoint, mac)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that can be written: the contents, in the order of the checkpoint's lines, then the manifests.
+
+    The same checkpoint for a receiver with the same checkpoints is the same bundle, wherever it is written.
+    """
+
+    source: Bundled
+    contents: Sequence[str]
+    manifests: Sequence[bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes that ``write`` writes. Raises Damaged for a missing content."""
+        contents = sum(len(_head(sha.encode(), size)) + size + 1 for sha, size in self._sizes())
+        manifests = sum(len(_head(_MANIFEST, len(one))) + len(one) + 1 for one in self.manifests)
+        return len(_MAGIC) + contents + manifests
+
+    def _sizes(self) -> Iterator[tuple[str, int]]:
+        return ((sha, self.source.size(sha)) for sha in self.contents)
+
+    def write(self, stream: BinaryIO) -> None:
+        """Write it, and verify every content meanwhile. Raises Damaged at the first damaged content."""
+        stream.write(_MAGIC)
+        for sha, size, chunks in self.source.read_many(self.contents):
+            stream.write(_head(sha.encode(), size))
+            for chunk in chunks:
+                stream.write(chunk)
+            stream.write(b"\n")
+        for data in self.manifests:
+            stream.write(_head(_MANIFEST, len(data)) + data + b"\n")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A bundle that comes in: its stream, and the bytes that were announced. No more of them are read."""
+
+    stream: BinaryIO
+    size: int
+
+
+def _head(word: bytes, size: int) -> bytes:
+    return b"%s %d\n" % (word, size)
+
+
+def bundle(store: Store, host: str, checkpoint: str, known: Collection[str], from_replica: bool) -> Bundle:
+    """The bundle of a checkpoint, without the contents of ``known`` checkpoints. Raises Damaged for a checkpoint whose
+    manifests are not whole."""
+    source = replica(store, host) if from_replica else store
+    held = {one for one in known if one != checkpoint and any(one in ids for ids in source.refs().values())}
+    source.manifest(checkpoint)  # Whole, or it is not worth carrying.
+    records = source.chain(checkpoint)
+    while records[0].id != checkpoint and records[0].id in held:
+        records.pop(0)  # The receiver has the beginning of the log.
+    needed = dict.fromkeys(sha for record in records for sha in contents_in(record, beside=True))
+    for other in held:
+        with suppress(Damaged):  # The receiver then gets contents that it has.
+            for sha in objects_of(source.record(other), beside=True):
+                needed.pop(sha, None)
+    contents = Bundled(source.objects, {} if from_replica else registry.beside(records))
+    return Bundle(contents, list(needed), [source.record_data(record.id) for record in records])
 
 
 def export(store: Store, host: str, checkpoint: str, known: list[str], path: str, from_replica: bool) -> Exported:
@@ -63,35 +177,28 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
 
     Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
     """
-    source = replica(store, host) if from_replica else store
-    held = {one for one in known if one != checkpoint and any(one in ids for ids in source.refs().values())}
-    source.manifest(checkpoint)  # Whole, or it is not worth carrying.
-    records = source.chain(checkpoint)
-    while records[0].id != checkpoint and records[0].id in held:
-        records.pop(0)  # The receiver has the beginning of the log.
-    needed = {sha for record in records for sha in objects_of(record)}
-    for other in held:
-        needed -= objects_of(source.record(other))
+    made = bundle(store, host, checkpoint, known, from_replica)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
-            stream.write(_MAGIC)
-            for sha in sorted(needed):
-                stream.write(b"%s %d\n" % (sha.encode(), source.objects.size(sha)))
-                for chunk in source.objects.read(sha):
-                    stream.write(chunk)
-                stream.write(b"\n")
-            for record in records:
-                data = source.record_data(record.id)
-                stream.write(b"manifest %d\n" % len(data) + data + b"\n")
+            made.write(stream)
             size = stream.tell()
     except BaseException:
         os.unlink(path)
         raise
-    return Exported(path=path, bytes=size, objects=len(needed))
+    return Exported(path=path, bytes=size, objects=len(made.contents))
 
 
-def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any = None, mac: str = "") -> Copied:
+@contextmanager
+def opened(path: str) -> Iterator[Incoming]:
+    """The bundle in a file."""
+    with open(path, "rb") as stream:
+        yield Incoming(stream, os.fstat(stream.fileno()).st_size)
+
+
+def receive(
+    store: Store, host: str, checkpoint: str, incoming: Incoming, retention: Any = None, mac: str = ""
+) -> Copied:
     """On a peer: store the bundle. The copy counts once this returns: re-hashed whole, and durable (I10).
 
     ``mac``: the MAC by which the controller will recognize the copy; it is kept beside the copy.
@@ -101,8 +208,8 @@ def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any 
         ensure_dir(store.join("replicas"))
     target = replica(store, host)
     with target.locked():
-        result = _take(target, checkpoint, path)
-        _keep_mac(target, checkpoint, mac)
+        result = _take(target, checkpoint, incoming)
+        keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
             held = {one for ids in target.refs().values() for one in ids}
@@ -111,28 +218,15 @@ def receive(store: Store, host: str, checkpoint: str, path: str, retention: Any 
     return result
 
 
-def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
-    """On a peer: re-hash a copy that is here already. Damaged objects are put aside, to be sent again."""
-    target = replica(store, host)
-    with target.locked():
-        manifest = target.manifest(checkpoint)
-        wrong = target.verify(manifest)
-        for sha in wrong:
-            target.quarantine(sha)
-        if not wrong:
-            _keep_mac(target, checkpoint, mac)
-    state = "damaged" if wrong else "verified"
-    return Copied(id=checkpoint, state=state, wrong=list(wrong.values())[:20])
-
-
-def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
+def keep_mac(target: Store, checkpoint: str, mac: str) -> None:
     """Keep the newest MAC of each copy alone: the key may have been replaced."""
-    if mac and _mac_of(target, checkpoint) != mac:
+    if mac and mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(MACS))
         write_file(target.join(MACS, checkpoint), f"{mac}\n".encode("ascii"))
 
 
-def _mac_of(source: Store, checkpoint: str) -> str:
+def mac_of(source: Store, checkpoint: str) -> str:
+    """The MAC that is kept beside a copy; empty without one."""
     try:
         with open(source.join(MACS, checkpoint), "rb") as stream:
             found = stream.read(_MAC_LENGTH).decode("ascii")
@@ -152,12 +246,15 @@ def candidates(store: Store, host: str) -> Candidates:
             if checkpoint in seen:
                 continue
             seen.add(checkpoint)
-            one = Candidate(checkpoint, _mac_of(source, checkpoint))
+            one = Candidate(checkpoint, mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())
                 one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
+                machine = machine_of(manifest.sections)
+                one.release, one.architecture = machine.release, machine.architecture
                 wrong = source.verify(manifest)
+                one.bytes = 0 if wrong else sum(map(source.objects.size, objects_of(manifest)))
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
                     one.detail = "; ".join(named[:10])
@@ -169,7 +266,9 @@ def candidates(store: Store, host: str) -> Candidates:
     return Candidates(candidates=sorted(found, key=lambda one: (one.created, one.id), reverse=True))
 
 
-def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = None, proved: bool = False) -> Copied:
+def adopt(
+    store: Store, host: str, checkpoint: str, incoming: Incoming, declared: Any = None, proved: bool = False
+) -> Copied:
     """On the host to be recovered: add the bundle to its own store, for a rollback to follow.
 
     ``declared`` are the resources of ``host``. With it, a checkpoint that holds other resources is Refused. So is a
@@ -190,26 +289,29 @@ def adopt(store: Store, host: str, checkpoint: str, path: str, declared: Any = N
     with store.locked():
         with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
             finish(store)
-        return _take(store, checkpoint, path, look)
+        return _take(store, checkpoint, incoming, look)
 
 
 def _take(
-    target: Store, checkpoint: str, path: str, look: Callable[[Manifest], None] = lambda _manifest: None
+    target: Store, checkpoint: str, incoming: Incoming, look: Callable[[Manifest], None] = lambda _manifest: None
 ) -> Copied:
     """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise."""
     writer = Writer(target.objects)
     try:
-        with open(path, "rb") as stream:
-            refuse_too_large(os.fstat(stream.fileno()).st_size, target.root, "the bundle of a checkpoint")
-            manifests = _read_bundle(stream, writer, target.root)
+        refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
+        came, manifests = _read_bundle(incoming, writer, target.root)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
+        # A log is sent every minute, and its base may be large: what arrived before is read again by a scrub.
+        held = {sha for sha in needed - objects_of(whole) if target.objects.has(sha)}
         received, size = writer.new_objects, writer.new_bytes
         writer.publish()
     except BaseException:
         writer.discard()
         raise
-    wrong = {sha: why for sha in sorted(needed) if (why := target.objects.verify(sha))}
+    target.objects.take_back(needed)
+    # What came was hashed on its way in. What was here may have been damaged since.
+    wrong = {sha: why for sha in sorted(needed - came - held) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
     if wrong:
@@ -246,30 +348,33 @@ def _chain(
     for record in records:
         check_manifest(record, target.system.now())
         made = record if made is None else record.following(made).check_root()
-        needed |= objects_of(made)
+        needed |= objects_of(made, beside=True)
     if made is None:
         raise Damaged("the bundle has no manifest")
     return made, list(zip(records, manifests)), needed
 
 
-def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
-    """Contents into the writer (of the store at ``root``), each under the hash it really has; the bytes of the
-    manifests, in their order. Nothing is read or written for a length that the bundle does not have."""
+def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str], list[bytes]]:
+    """Contents into the writer (of the store at ``root``), each under the hash it really has; the names of those that
+    it took, and the bytes of the manifests, in their order. Nothing is read or written for a length that the bundle
+    does not have."""
+    came: set[str] = set()
     manifests: list[bytes] = []
     size = lines = 0
-    end = os.fstat(stream.fileno()).st_size
-    if stream.readline(64) != _MAGIC:
+    stream, left = incoming.stream, incoming.size - len(_MAGIC)
+    if stream.readline(len(_MAGIC)) != _MAGIC:
         raise Damaged("this is not a bundle of version 1")
     while True:
-        line = stream.readline(128)
+        line = stream.readline(128) if left > 0 else b""
         if not line and manifests:
-            return manifests
+            return came, manifests
         found = _LINE.fullmatch(line)
         if found is None:
             raise Damaged("the bundle is cut off or garbled")
         word, length = found[1].decode("ascii"), int(found[2])
-        if length > end - stream.tell():
-            raise Damaged(f"the bundle is cut off, or its lengths are wrong: it lacks {length} bytes of {word[:12]}")
+        left -= len(line) + length + 1
+        if left < 0:
+            raise Damaged(f"the bundle is cut off, or its lengths are wrong: it lacks {-left} bytes of {word[:12]}")
         if word == "manifest":
             size += length
             if len(manifests) >= CHAIN or size > MANIFESTS:
@@ -283,5 +388,9 @@ def _read_bundle(stream: BinaryIO, writer: Writer, root: str) -> list[bytes]:
             continue
         if length > SMALL:
             refuse_too_large(length, root, "a content")
+        # A small content is in a pack or nowhere.
+        known = word in writer.objects.index() if length <= SMALL else writer.objects.has(word)
         if writer.add_stream(stream, length) != word or stream.read(1) != b"\n":
             raise Damaged(f"object {word} arrived damaged")
+        if not known:
+            came.add(word)

@@ -25,7 +25,7 @@ from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
-from .._store.store import Store, objects_of, paths_of
+from .._store.store import Store, paths_of
 from .scrub_record import Batch, load
 
 # Seconds between two updates of the record of the parts that were read.
@@ -82,7 +82,8 @@ class _Pass:
     def __init__(self, store: Store, share: int, check_mode: bool) -> None:
         folder = store.join("replicas")
         hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        self.stores = {"": store, **{host: Store(os.path.join(folder, host), store.system) for host in hosts}}
+        replicas = {host: Store(os.path.join(folder, host), store.system, is_replica=True) for host in hosts}
+        self.stores = {"": store, **replicas}
         for one in self.stores.values():
             one.check_format()
         self.store = store
@@ -222,7 +223,7 @@ class _Pass:
             # Data outside of a replica lies on the host whose copy the replica is, if anywhere.
             elsewhere = missing_data(manifest.sections) if not host else {}
             found.outside.update({(name, one, *what): problem for what, problem in elsewhere.items()})
-            gone = {sha for sha in objects_of(manifest) if sha in bad or not store.objects.has(sha)}
+            gone = {sha for sha in store.contents_of(manifest) if sha in bad or not store.objects.has(sha)}
             for sha in gone - bad:
                 missing.setdefault(sha, set()).add((name, one))
             if gone:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ from .._services import systemd
 from .._services.container import OPTIONS as CONTAINER_OPTIONS
 from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
+from .address import AddressProbe
 from .compare import CompareProbe
 from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
 from .prometheus import PrometheusProbe
@@ -131,6 +131,8 @@ class HttpProbe(Probe):
             self._body = re.compile(declared["body"]) if declared["body"] else None
         except re.error as error:
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
+        import http.client  # It takes longer to load than most calls take, and few probes need it.
+
         self.host = host
         self._statuses: list[int] = declared["status"]
         self._connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
@@ -142,6 +144,8 @@ class HttpProbe(Probe):
         return self.host, self._port or self._connection.default_port
 
     def measure(self, system: System) -> Measurement:
+        from http.client import HTTPException
+
         connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", self._path, headers={"User-Agent": "evenkeel", "Connection": "close"})
@@ -149,7 +153,7 @@ class HttpProbe(Probe):
             text = answer.read(_BODY_LIMIT).decode("utf-8", "replace")
         except socket.gaierror as error:
             return Measurement(UNKNOWN, f"{self.host} cannot be resolved: {error.strerror}")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             return Measurement(FAIL, f"no answer: {error or type(error).__name__}")
         finally:
             connection.close()
@@ -293,7 +297,16 @@ def _digest(path: str, goes_on: Callable[[], bool]) -> str | None:
 # kind -> its class. A new probe is added here.
 PROBES: dict[str, type[Probe]] = {
     probe.kind: probe
-    for probe in (HttpProbe, TcpProbe, ServiceProbe, CommandProbe, FileProbe, PrometheusProbe, CompareProbe)
+    for probe in (
+        HttpProbe,
+        TcpProbe,
+        ServiceProbe,
+        CommandProbe,
+        FileProbe,
+        AddressProbe,
+        PrometheusProbe,
+        CompareProbe,
+    )
 }
 # The option ``probes`` of modules and roles.
 OPTION = one_of({kind: mapping(probe.options()) for kind, probe in PROBES.items()})

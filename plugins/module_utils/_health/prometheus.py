@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import re
@@ -12,13 +11,16 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import UsageError
 from .._host.durations import seconds
 from .._host.options import Options
 from .._host.system import System
 from .probe import CONTROLLER, FAIL, PASS, UNKNOWN, Measurement, Probe
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 SERVER: Options = {
     "url": {"type": "str", "required": True},
@@ -72,6 +74,8 @@ class Server:
 
         A redirection is not followed: it would carry the token to an address that nobody has declared.
         """
+        from http.client import HTTPException  # as in probes.py
+
         end = time.monotonic() + timeout
         asked = urllib.parse.urlencode({"query": query, "timeout": f"{timeout:g}s"})
         connection = self._connection(timeout)
@@ -79,7 +83,7 @@ class Server:
             connection.request("GET", f"{urllib.parse.urlsplit(self.url).path}?{asked}", headers=self._headers)
             answer = connection.getresponse()
             body = _read(answer, end)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             # A fault of http.client may show the header that it does not like.
             raise NoAnswer(
                 f"no answer: {_cut(error if isinstance(error, OSError) else type(error).__name__)}"
@@ -90,18 +94,20 @@ class Server:
             raise NoAnswer(_refusal(answer.status, answer.reason, body))
         return _series(body)
 
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+    def _connection(self, timeout: float) -> HTTPConnection:
+        from http.client import HTTPConnection, HTTPSConnection
+
         url = urllib.parse.urlsplit(self.url)
         host = str(url.hostname)
         if url.scheme == "http":
-            return http.client.HTTPConnection(host, url.port, timeout=timeout)
+            return HTTPConnection(host, url.port, timeout=timeout)
         import ssl  # A Python without it can still be asked over http.
 
         try:
             context = ssl.create_default_context(cafile=self._ca)
         except (OSError, ValueError) as error:
             raise NoAnswer(f"ca {self._ca}: {_cut(getattr(error, 'strerror', None) or error)}") from None
-        return http.client.HTTPSConnection(host, url.port, timeout=timeout, context=context)
+        return HTTPSConnection(host, url.port, timeout=timeout, context=context)
 
 
 def _address(written: str) -> str:

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable
+from typing import BinaryIO, Callable
 
 from .._errors import UsageError
 
@@ -63,6 +63,23 @@ def _link(name: bytes, fd: int) -> bytes | None:
         return os.readlink(name, dir_fd=fd)
     except OSError:
         return None
+
+
+def open_file(path: bytes) -> BinaryIO:
+    """The regular file at the path, open for reading, reached one component at a time. OSError for another type.
+
+    UsageError names a symlink on the way. No pipe or lease is waited for.
+    """
+    parent = open_dir(os.path.dirname(path))
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        fd = os.open(os.path.basename(path), flags, dir_fd=parent)
+    finally:
+        os.close(parent)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", os.fsdecode(path))
+    return os.fdopen(fd, "rb")
 
 
 @contextmanager

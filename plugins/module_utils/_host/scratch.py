@@ -4,6 +4,10 @@
 
 A connection transfers files as the user who logs in. So the file belongs to that user, in a directory where the user
 can add, replace and list nothing. The file is removed once it is open, or by the next call of any module.
+
+A sender that connects by itself has a key. Its private half lies in such a directory on the sender. Its line in a file
+of keys on the receiver is noted in such a directory, beside the FIFO into which the sender writes: whoever removes the
+directory removes the line first.
 """
 
 from __future__ import annotations
@@ -15,10 +19,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from .trust import open_regular
+from .._errors import EvenkeelError
+from . import authorized
+from .durable import write_file
+from .trust import open_regular, read_small
 
 _TOP = "/var/tmp"
 _PREFIX = "evenkeel-bundle-"
+# In the directory of a bundle: the line that lets the sender in. At the end of the name of one that is being removed.
+_ENTRY = "entry"
+_OVER = "-over"
 # Seconds that may pass between two steps of another run: the call of a module, and the opening of the file.
 _STEP_LIMIT = 15.0
 
@@ -44,6 +54,19 @@ def make_empty(path: str, owner: int) -> None:
     hand_over(path, owner)
 
 
+def make_pipe(path: str, owner: int) -> None:
+    """Make a FIFO into which this user writes the bundle."""
+    os.mkfifo(path, 0o600)
+    hand_over(path, owner)
+
+
+def admit(path: str, entry: authorized.Entry, now: float) -> None:
+    """Add the line that lets the sender of the bundle in. It is noted before it is there. EvenkeelError where it cannot
+    be added."""
+    write_file(os.path.join(os.path.dirname(path), _ENTRY), entry.text())
+    authorized.add(entry, now)
+
+
 @contextmanager
 def taken(path: str) -> Iterator[str]:
     """Open the bundle and remove it; the path by which it can be read within the ``with``."""
@@ -53,11 +76,29 @@ def taken(path: str) -> Iterator[str]:
 
 
 def discard(path: str) -> None:
-    """Remove the bundle with its directory."""
-    os.unlink(path)
+    """Remove the bundle with its directory, and the line that lets its sender in. Nothing can be made at the path from
+    the first moment on. EvenkeelError where the line stays: the directory stays as well, for the next call."""
     folder = os.path.dirname(path)
-    if os.path.basename(folder).startswith(_PREFIX):
-        os.rmdir(folder)
+    if not os.path.basename(folder).startswith(_PREFIX):
+        os.unlink(path)
+        return
+    os.lstat(path)
+    _remove(folder)
+
+
+def forget(path: str) -> None:
+    """``discard`` of what may be gone already, in part or as a whole."""
+    folder = os.path.dirname(path)
+    if os.path.basename(folder).startswith(_PREFIX) and os.path.isdir(folder):
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    gone = folder if folder.endswith(_OVER) else folder + _OVER
+    os.rename(folder, gone)
+    with suppress(FileNotFoundError, ValueError, TypeError):  # Of a torn note no line was added.
+        authorized.remove(authorized.Entry.of(read_small(os.path.join(gone, _ENTRY), 65536)[0]))
+    shutil.rmtree(gone)
 
 
 def reclaim(run: str, now: float) -> None:
@@ -68,7 +109,8 @@ def reclaim(run: str, now: float) -> None:
         used = set(_opened())
         for folder in left:
             if not any(path.startswith(folder + "/") for path in used):
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError, EvenkeelError):
+                    _remove(folder)
 
 
 def _left(run: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from .._errors import EvenkeelError, Refused, UsageError
 from .._host.system import System
 from .._store.manifest import Manifest, Section
-from .files import MOUNTS
+from .files import MACHINE, MOUNTS
 from .kind import Kind, Spec, is_within, names_of
 from .registry import KINDS, its_lines
 
@@ -62,7 +62,7 @@ def _outside(section: Section, declared: Declared, proved: bool, system: System)
     if kind is None or (name not in declared and not kind.only_paths):
         yield f"{name} {names_of(spec)}".strip()
         return
-    own = {key: value for key, value in spec.items() if key not in ("trees", MOUNTS)}
+    own = {key: value for key, value in spec.items() if key not in ("trees", MOUNTS, MACHINE)}
     try:
         found = kind.outside(own, its_lines(section), declared.get(name, []), system)
         yield from (f"{name} {words}" for words in found)

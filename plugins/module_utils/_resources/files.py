@@ -31,6 +31,8 @@ OPTIONS: Options = {
 }
 # The key of a declaration under which a checkpoint keeps the mounts: mount point -> kind of file system.
 MOUNTS = "mounts"
+# The key under which one declaration of a checkpoint keeps the machine (see ``_host.machine``).
+MACHINE = "machine"
 # Directory -> the levels below it at which the files of a program lie together. The rest of /usr holds too much.
 _TOGETHER = {
     **dict.fromkeys(("/usr/local/bin", "/usr/local/sbin"), 0),
@@ -57,8 +59,8 @@ def check(spec: Mapping[str, Any]) -> dict[str, object]:
 
 
 def declared(spec: Mapping[str, Any]) -> dict[str, object]:
-    """The declaration as a person wrote it, without the mounts that a checkpoint adds to it."""
-    return {key: value for key, value in spec.items() if key != MOUNTS}
+    """The declaration as a person wrote it, without the mounts and the machine that a checkpoint adds to it."""
+    return {key: value for key, value in spec.items() if key not in (MOUNTS, MACHINE)}
 
 
 def trees_of(spec: Mapping[str, Any]) -> Declaration:

@@ -89,12 +89,20 @@ class Kind:
     exchanges_trees = False
     # The kind keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
+    # The state has a log of its own: a checkpoint of it is cheap, however large the state is.
+    has_log = False
     # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
     # Its steps change files, or change which files are seen: paths are put back once more after the kind.
     changes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
+    # The state belongs to one machine: another host keeps its own.
+    of_the_machine = False
+    # Its steps mount file systems.
+    mounts_file_systems = False
+    # A part of the state belongs to one machine: see ``keep_here``.
+    partly_of_the_machine = False
 
     # The kind has no state of its own, and stands for declarations of other kinds: ``registry.check`` adds them.
     stands_for_others = False
@@ -220,10 +228,35 @@ class Kind:
         needs to cover then). ``taken``: paths that are declared already, which no other declaration may overlap."""
         return None, set()
 
+    # -- another host
+
+    def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
+        """(the lines of another host, but as they are on this host ``now`` where the state belongs to the machine; the
+        state that is left out, in words). Pure."""
+        return list(lines), []
+
+    def cannot_be_had(self, lines: Sequence[str], at: Restore) -> list[str]:
+        """Sentences on state that a host which has nothing of it cannot get. Changes nothing."""
+        return []
+
     # -- data outside of the store
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
         """The faults of the data outside of the store: path -> fault. Changes nothing."""
+        return {}
+
+    def beside(self, spec: Spec, lines: Sequence[str]) -> dict[str, str]:
+        """The contents that the lines name as ``beside=<name>``, and that the host keeps beside its store: name -> path
+        of the file that holds the content. A copy of the checkpoint holds them, so that a recovery has them."""
+        return {}
+
+    def not_carried(self, lines: Sequence[str]) -> list[str]:
+        """Sentences on the data that a copy of the checkpoint on another host lacks."""
+        return []
+
+    def behind(self, lines: Sequence[str], system: System) -> Mapping[str, object]:
+        """How far the state now is ahead of its first line, which other hosts hold: ``seconds``, and ``bytes`` (None
+        where that is not known). Empty where the kind has no log of its own."""
         return {}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:

@@ -93,6 +93,8 @@ class Mounts(Kind):
     name = "mounts"
     since = "0.2.0"
     order = 35
+    of_the_machine = True
+    mounts_file_systems = True
     options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
     changes_files = True
 

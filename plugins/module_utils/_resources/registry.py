@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from .._errors import Refused, UsageError
+from .._host import machine
 from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of
 from .._host.system import System
-from .._store.manifest import Section
+from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
 from . import files, ours
 from .kind import Kind, Programs, Sink, is_within, names_of
@@ -265,7 +266,14 @@ def capture(
             scanned = files.scan(spec, sink, ours.paths(store)).lines() if spec is not None else []
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
-    return taken
+    # A recovery compares the machine with another; one section is enough for that.
+    known = {files.MACHINE: machine.look().record()} if taken else {}
+    return [replace(one, spec={**one.spec, **known}) for one in taken[:1]] + taken[1:]
+
+
+def machine_of(sections: Sequence[Section]) -> machine.Machine:
+    """The machine on which the sections were recorded. A checkpoint of an older version does not tell."""
+    return machine.Machine.read(next((one.spec[files.MACHINE] for one in sections if files.MACHINE in one.spec), None))
 
 
 def seen_mounts() -> dict[str, str]:
@@ -303,6 +311,40 @@ def missing_data(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
         for section in sections
         for path, problem in kind_of(section).missing_data(own_lines(section)).items()
     }
+
+
+def with_logs(sections: Sequence[Section]) -> list[Section]:
+    """The sections whose state has a log of its own. UsageError where there is none."""
+    found = [section for section in sections if kind_of(section).has_log]
+    if not found:
+        names = " or ".join(name for name, kind in KINDS.items() if kind.has_log)
+        raise UsageError(
+            f"only_logs: no declared resource has a log of its own ({names}); declare one, or limit the run to the "
+            "hosts that have one. Nothing was done"
+        )
+    return found
+
+
+def beside(records: Sequence[Manifest]) -> dict[str, str]:
+    """The contents that this host keeps beside its store, and that the records name: name -> path of its file. In the
+    record of a log the lines that came are looked at, and those that went."""
+    found: dict[str, str] = {}
+    for record in records:
+        skip = 1 if record.kind == LOG else 0
+        for section in record.sections:
+            lines = [line[skip:] for line in section.lines if " beside=" in line]
+            found.update(kind_of(section).beside(section.spec, lines) if lines else {})
+    return found
+
+
+def not_carried(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the data that a copy of the sections on another host lacks."""
+    return [words for section in sections for words in kind_of(section).not_carried(own_lines(section))]
+
+
+def has_log(sections: Sequence[Section]) -> bool:
+    """Whether any of the sections names a position in a log of its own."""
+    return any(kind_of(section).has_log for section in sections)
 
 
 def forgetting(store: Store) -> dict[str, Forget]:

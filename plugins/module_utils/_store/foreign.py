@@ -30,7 +30,7 @@ _ENTRY = re.compile(
 )
 # A line in the words of a kind: its first word has more than one letter.
 _OWN = re.compile(r"[A-Za-z][A-Za-z0-9_.:+-]+(?: .*)?")
-_CONTENT = re.compile("sha256=[0-9a-f]{64}")
+_CONTENT = re.compile("(sha256|beside)=[0-9a-f]{64}")
 
 
 def moment_of(created: str) -> datetime.datetime:
@@ -72,7 +72,7 @@ def check_manifest(manifest: Manifest, now: float) -> None:
 
 def _is_own(line: str) -> bool:
     """Whether the line has the form of a line in the words of a kind."""
-    contents = [word for word in line.split(" ") if word.startswith("sha256=")]
+    contents = [word for word in line.split(" ") if word.startswith(("sha256=", "beside="))]
     return _OWN.fullmatch(line) is not None and all(map(_CONTENT.fullmatch, contents))
 
 

@@ -175,6 +175,33 @@ class Objects:
         if digest.hexdigest() != sha:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+        """(name, size, chunks) of each content, in this order. Each is read, as by ``read``, before the next comes.
+
+        A pack stays open from one content to the next, as neighbours mostly lie in one pack.
+        """
+        pack: str | None = None
+        stream: BinaryIO | None = None
+        try:
+            for sha in names:
+                place = self.index().get(sha)
+                if place is None or place.size > SMALL:
+                    yield sha, self.size(sha), self.read(sha)
+                    continue
+                if stream is None or place.pack != pack:
+                    if stream is not None:
+                        stream.close()
+                    pack, stream = place.pack, self.open(sha)
+                data = os.pread(stream.fileno(), place.size, place.offset)
+                if hashlib.sha256(data).hexdigest() != sha:
+                    # ``read`` tells what is wrong with it.
+                    yield sha, place.size, self.read(sha)
+                else:
+                    yield sha, place.size, iter((data,))
+        finally:
+            if stream is not None:
+                stream.close()
+
     def verify(self, sha: str) -> str | None:
         """The fault of a content in words, or None where it is there and whole."""
         try:

@@ -42,13 +42,19 @@ from .objects import Objects, Writer
 FORMAT = b"evenkeel-store 1 sha256\n"
 # The name of the checkpoint of the state that a rollback replaced.
 UNDO = "undo"
+# The name of the checkpoints that hold nothing but state with a log of its own, so that they can be taken often.
+LOGS = "logs"
 LATEST = "latest"
 RESERVED = (LATEST,)
+# The checkpoints that ``latest`` does not mean.
+_APART = (UNDO, LOGS)
 # The longest file name, less the suffix that it has while it is written.
 _LONGEST = 255 - len(TEMPORARY) - 10
 # After this number of log records the next checkpoint is whole again, so that reading a log takes bounded time.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
+# The words of a line that name a content begin so.
+_NAMING = ("sha256=", "beside=")
 # The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
 # Deletes data outside of the store, given the lines of manifests that stay and of manifests that go.
@@ -83,11 +89,13 @@ class Store:
     Raises UsageError for a store that other users could replace, or may have written to: its contents are run and
     trusted. ``armed``: a change is under way, and may have changed mode or owner of a directory above the store. That
     must not keep the host from going back: the store counts if nobody else can have made its own directory.
+    ``is_replica``: it keeps the checkpoints of another host, with the contents that this host keeps beside its store.
     """
 
-    def __init__(self, root: str, system: System, armed: bool = False) -> None:
+    def __init__(self, root: str, system: System, armed: bool = False, is_replica: bool = False) -> None:
         self.root = os.path.abspath(root)
         self._armed = armed
+        self._is_replica = is_replica
         self.system = replace(system, memory=self.join("started"))
         self.objects = Objects(self.root)
         self._check_place()
@@ -321,7 +329,7 @@ class Store:
         refs = self.refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
         if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
-            dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name != UNDO]
+            dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name not in _APART]
             held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
         found = meant(wanted, held)
         if found:
@@ -389,7 +397,7 @@ class Store:
     def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest) -> None:
         """Store a manifest whose objects are durable, given its file in pieces, and add it to its name."""
         if self.objects.has_trash:
-            self.objects.take_back(objects_of(manifest))
+            self.objects.take_back(self.contents_of(manifest))
         if not self.has_record(manifest.id):
             write_pieces(self.join("manifests", manifest.id), pieces, 0o400)
         ids = self.refs().get(manifest.name, [])
@@ -452,7 +460,7 @@ class Store:
         return Pruning(
             kept,
             gone,
-            {sha for checkpoint in keep if checkpoint in manifests for sha in objects_of(manifests[checkpoint])},
+            {sha for checkpoint in keep if checkpoint in manifests for sha in self.contents_of(manifests[checkpoint])},
         )
 
     def prune(
@@ -540,10 +548,14 @@ class Store:
             move_all(moves)
         self.objects.forget_index()
 
+    def contents_of(self, manifest: Manifest) -> set[str]:
+        """The names of all contents of the checkpoint that this store has to hold."""
+        return objects_of(manifest, self._is_replica)
+
     def verify(self, *manifests: Manifest) -> dict[str, str]:
         """sha256 -> its fault, for every object of the checkpoints that is missing or damaged."""
         wrong = {}
-        for sha in sorted({sha for manifest in manifests for sha in objects_of(manifest)}):
+        for sha in sorted({sha for manifest in manifests for sha in self.contents_of(manifest)}):
             problem = self.objects.verify(sha)
             if problem:
                 wrong[sha] = problem
@@ -561,32 +573,42 @@ def paths_of(manifest: Manifest) -> list[tuple[str, str]]:
     for section in manifest.sections:
         for line in section.lines:
             _first, *words = line.split(" ")
-            found += [(words[0], word[7:]) for word in words if word.startswith("sha256=")]
+            found += [(words[0], word[7:]) for word in words if word.startswith(_NAMING)]
     return found
 
 
-def objects_of(manifest: Manifest) -> set[str]:
-    """The names of all contents that the checkpoint needs: in the lines of every kind they stand as ``sha256=``."""
-    found: set[str] = set()
+def objects_of(manifest: Manifest, beside: bool = False) -> set[str]:
+    """The names of all contents that the checkpoint needs; see ``contents_in``."""
+    return set(contents_in(manifest, beside))
+
+
+def contents_in(manifest: Manifest, beside: bool = False) -> Iterator[str]:
+    """The names of all contents that the checkpoint needs, as often as they stand in its lines, in their order: in the
+    lines of every kind they stand as ``sha256=``.
+
+    ``beside``: also the contents that stand as ``beside=``. The host itself keeps them beside its store; a copy of the
+    checkpoint holds them.
+    """
+    marks = _NAMING if beside else _NAMING[:1]
     for section in manifest.sections:
         for line in section.lines:
-            if " sha256=" in line:
-                found.update(word[7:] for word in line.split(" ") if word.startswith("sha256="))
-    return found
+            if " sha256=" in line or " beside=" in line:
+                yield from (word[7:] for word in line.split(" ") if word.startswith(marks))
 
 
 def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
     """The ids that ``wanted`` can mean, the newest first, among ``held``: (name, id), the oldest first. Pure.
 
-    ``latest`` means all checkpoints but the undos. A name means all its checkpoints, and ``name~N`` the N-th before its
-    newest. An id means its checkpoint, and so does its beginning (8 digits or more) if no other id has the same.
+    ``latest`` means all checkpoints but the undos and the logs. A name means all its checkpoints, and ``name~N`` the
+    N-th before its newest. An id means its checkpoint, and so does its beginning (8 digits or more) if no other id has
+    the same.
     """
 
     def newest(of: Callable[[str], bool]) -> list[str]:
         return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(held) if of(name)))
 
     if wanted == LATEST:
-        return newest(lambda name: name != UNDO)
+        return newest(lambda name: name not in _APART)
     named = newest(lambda name: name == wanted)
     if named:
         return named

@@ -227,6 +227,13 @@ _RESTART: dict[str, _Form] = {
     "running": _yes_or_no,
     "drained": [{"words": _text, "host": _text}],
 }
+_LOG: dict[str, _Form] = {
+    **dict.fromkeys(("kind", "name", "created"), _text),
+    "checkpoint": _ident,
+    "copies": _count,
+    "seconds": _number,
+    "bytes": _count,
+}
 _HOST: dict[str, _Form] = {
     "restart": _RESTART,
     "generation": _count,
@@ -263,5 +270,6 @@ _RESULT: dict[str, _Form] = {
     "host_state": _HOST,
     "outside": _OUTSIDE,
     "owed": [_OWED],
+    "logs": [_LOG],
     "suggested": [{_OTHERS: {}}],
 }

@@ -44,6 +44,25 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     add_old_name(parser, "--protect", "--resources")
 
 
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add --kinds and --paths, which ``part`` reads."""
+    kinds = "put back only these kinds of resource, such as files,packages"
+    parser.add_argument("--kinds", action="append", metavar="KINDS", help=kinds)
+    paths = "put back only these files and trees, absolute paths"
+    parser.add_argument("--paths", nargs="+", action="extend", metavar="PATH", help=paths)
+
+
+def part(args: argparse.Namespace) -> tuple[list[str] | None, list[str] | None]:
+    """The kinds and the paths of --kinds and --paths; None where they were not given. Raises UsageError."""
+    kinds = [kind.strip() for words in args.kinds for kind in words.split(",")] if args.kinds else None
+    if kinds is not None and not all(kinds):
+        raise UsageError("--kinds: name kinds of resource, separated by commas, as in files,packages")
+    wrong = next((path for path in args.paths or [] if not path.startswith("/")), None)
+    if wrong is not None:
+        raise UsageError(f"--paths {wrong}: give the absolute path on the hosts")
+    return kinds, args.paths
+
+
 def add_old_name(parser: argparse.ArgumentParser, old: str, new: str) -> None:
     """Accept the old name of the option ``new``, which goes on working for one minor version."""
     parser.add_argument(old, dest=new[2:].replace("-", "_"), action=_OldName, const=new, help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from evenkeel.ansible.targets import LOCAL, Inventory
 from evenkeel.commands.arguments import Variables, add_resources, given, specs
 from evenkeel.commands.playbook import PlaybookCommand
-from evenkeel.shared import NOT_FOUND
+from evenkeel.shared import DAMAGED, NOT_FOUND
 
 
 class Protect(PlaybookCommand):
@@ -21,11 +21,14 @@ class Protect(PlaybookCommand):
     text = "take a checkpoint and keep copies of it on other hosts"
     # A UsageError of a checkpoint need not be a wrong usage: the owner of a declared tree can make it too deep.
     usage_errors = frozenset({NOT_FOUND})
+    doubtful_errors = PlaybookCommand.doubtful_errors | {DAMAGED}
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
+        text = "take and copy the log of databases alone, which is cheap: for a run every minute"
+        parser.add_argument("--only-logs", action="store_true", help=text)
         add_resources(parser)
 
     def variables(self, args: argparse.Namespace) -> Variables:
@@ -33,6 +36,7 @@ class Protect(PlaybookCommand):
             copies=args.copies,
             peers=args.peers,
             failure_domain=args.failure_domain,
+            only_logs=args.only_logs or None,
             resources=specs(args.resources, "resources"),
         )
 

@@ -15,6 +15,7 @@ from evenkeel.commands.accept import Accept
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
 from evenkeel.commands.confirm import Confirm
+from evenkeel.commands.heal import Heal
 from evenkeel.commands.plan import Plan
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.commands.protect import Protect
@@ -37,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     Recover(),
     Restart(),
     Scrub(),
+    Heal(),
     Accept(),
     Status(),
     Suggest(),

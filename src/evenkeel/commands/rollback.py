@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from evenkeel.ansible.targets import Inventory
-from evenkeel.commands.arguments import Variables, add_old_name, given
+from evenkeel.commands.arguments import Variables, add_old_name, add_part, given, part
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.outcome import UsageError
 
@@ -29,28 +29,20 @@ class Rollback(PlaybookCommand):
         text = "latest (the default), a name or an id; or for each host HOST=ID,… or @FILE with lines 'HOST ID'"
         parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=text)
         add_old_name(parser, "--to", "--checkpoint")
-        kinds = "put back only these kinds of resource, such as files,packages"
-        parser.add_argument("--kinds", action="append", metavar="KINDS", help=kinds)
-        paths = "put back only these files and trees, absolute paths"
-        parser.add_argument("--paths", nargs="+", action="extend", metavar="PATH", help=paths)
+        add_part(parser)
         within = "undo it unless a new connection confirms it in this time (5m)"
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
 
     def variables(self, args: argparse.Namespace) -> Variables:
         if args.checkpoint == "":
             raise UsageError("--checkpoint: say latest, a name or an id")
-        kinds = [kind.strip() for words in args.kinds for kind in words.split(",")] if args.kinds else None
-        if kinds is not None and not all(kinds):
-            raise UsageError("--kinds: name kinds of resource, separated by commas, as in files,packages")
-        wrong = next((path for path in args.paths or [] if not path.startswith("/")), None)
-        if wrong is not None:
-            raise UsageError(f"--paths {wrong}: give the absolute path on the hosts")
+        kinds, paths = part(args)
         each = read_checkpoints(args.checkpoint) if args.checkpoint else None
         return given(
             checkpoint=FOR_EACH if each else args.checkpoint,
             checkpoints=each,
             kinds=kinds,
-            paths=args.paths,
+            paths=paths,
             confirm_within=args.confirm_within,
         )
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from evenkeel.ansible.options import Options
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State, protected, read_owed, warnings
 from evenkeel.plan.redundancy import redundancy
+from evenkeel.plan.text import time_text
 from evenkeel.progress import Phase
 from evenkeel.show import owed
 from evenkeel.show.advice import after_change, after_status, going_on, overdue, stopped
@@ -229,7 +230,8 @@ def _warnings(row: Mapping[str, Any], of_left: bool) -> list[str]:
 
 
 def _done(row: Mapping[str, Any]) -> str:
-    idle = row.get("proved", []) if row.get("task") == "ft_scrub" else ["nothing to do"]
+    reads = row.get("task") in ("ft_scrub", "ft_heal")
+    idle = (row.get("proved") if reads else None) or ["nothing to do"]
     said = row.get("done") or ([] if row.get("changed") else idle)
     if row.get("msg"):
         return str(row["msg"])
@@ -278,7 +280,18 @@ def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, T
     lost = newest.get("left") or row.get("left") or []
     checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
     checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
+    checkpoints += "".join(f"; {text(one.get('name'))}: {_lag(one)}" for one in row.get("logs") or [])
     return _now(row, at), ended, Text(checkpoints), _owed(row)
+
+
+def _lag(log: Mapping[str, Any]) -> str:
+    """How far a log is ahead of its copies on other hosts."""
+    if log.get("seconds") is None:
+        return "no copy of its log"
+    if not log["seconds"]:
+        return "all of its log is copied"
+    ahead = f", {log['bytes'] / 2**20:.1f} MiB" if log.get("bytes") is not None else ""
+    return f"{time_text(log['seconds'])}{ahead} ahead of the copies of its log"
 
 
 def _owed(row: Mapping[str, Any]) -> Text:

@@ -34,7 +34,19 @@ from evenkeel.commands.rollback import FOR_EACH, Rollback
 from evenkeel.commands.status import Status
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 
-COMMANDS = ["change", "rollback", "accept", "protect", "recover", "restart", "scrub", "status", "suggest", "plan"]
+COMMANDS = [
+    "change",
+    "rollback",
+    "accept",
+    "protect",
+    "recover",
+    "restart",
+    "scrub",
+    "heal",
+    "status",
+    "suggest",
+    "plan",
+]
 HOSTILE = "%s {0} {x} [/x] [bold]\x1b[2J\x07 100% \u202e"
 
 
@@ -86,6 +98,9 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["protect", "--copies", "many"],
         ["protect", "--resources", "/not/there.yml"],
         ["recover"],
+        ["recover", "web1", "--identity", "both"],
+        ["recover", "web1", "--kinds", "files,"],
+        ["recover", "web1", "--min-copies", "many"],
         ["restart"],
         ["restart", "nginx", "--mode", "lukewarm"],
         ["restart", "nginx", "--owed"],
@@ -94,6 +109,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["restart", "nginx", "--last", "'"],
         ["restart", "nginx", "--probes", "/not/there.yml"],
         ["scrub", "--share", "x%"],
+        ["heal", "--copies", "x"],
         ["status", "extra"],
         ["plan"],
         ["plan", "/not/there.yml"],
@@ -308,3 +324,15 @@ def test_what_is_not_declared_is_restored_only_where_that_is_said() -> None:
     found = variables(["recover", "web1"])
     assert found == {"evenkeel_recover_host": "web1", "evenkeel_hosts": "web1"}
     assert variables(["recover", "web1", "--undeclared"])["evenkeel_undeclared"] is True
+
+
+def test_a_recovery_names_the_spare_its_identity_and_the_part() -> None:
+    words = ["recover", "web1", "--onto", "any", "--identity", "take", "--min-copies", "2"]
+    assert variables([*words, "--kinds", "files,users", "--paths", "/etc", "/srv"]) == {
+        "evenkeel_recover_host": "web1",
+        "evenkeel_hosts": "any",
+        "evenkeel_identity": "take",
+        "evenkeel_min_copies": 2,
+        "evenkeel_kinds": ["files", "users"],
+        "evenkeel_paths": ["/etc", "/srv"],
+    }

@@ -44,6 +44,10 @@ def failed(error: str = "", **more: Any) -> dict[str, Any]:
         ("scrub", [OK, LOST], Exit.IN_DOUBT),
         ("scrub", [OK, failed("Damaged")], Exit.IN_DOUBT),
         ("scrub", [OK, failed("EvenkeelError")], Exit.FAILED),
+        ("heal", [OK, failed("Damaged")], Exit.IN_DOUBT),
+        ("heal", [OK, failed("EvenkeelError")], Exit.FAILED),
+        ("heal", [OK, LOST], Exit.FAILED),
+        ("protect", [OK, failed("Damaged")], Exit.IN_DOUBT),
         ("protect", [OK, LOST], Exit.FAILED),
         ("protect", [OK, failed("EvenkeelError")], Exit.FAILED),
         ("protect", [failed("UsageError")], Exit.FAILED),  # a tree that is too deep, by its owner

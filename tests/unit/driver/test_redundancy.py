@@ -93,7 +93,7 @@ def test_a_copy_with_known_damage_or_without_a_checkpoint_counts_for_nothing() -
     assert "web3 (r2) has 3 damages" in line(told, "web1")
     told = found(fleet(web3=row("web3", copy("web1", mac=False), {**none, "damaged": 0})))
     assert "2 of 2: web2 (r1), web3 (r2); web3 (r2) without a MAC" in line(told, "web1")
-    assert "web3 (r2) has none that can be read" in line(told, "web2")
+    assert "web3 (r2) has no whole one" in line(told, "web2")
 
 
 def test_a_host_that_did_not_answer_holds_nothing_that_is_known() -> None:

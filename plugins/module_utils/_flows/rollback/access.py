@@ -131,7 +131,7 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
 
 def own_alone(section: Section, lines: Sequence[str]) -> Section:
     """The section with these lines of its kind's own, and no trees: without entries, a tree would be an empty one."""
-    spec = {key: value for key, value in section.spec.items() if key not in ("trees", files.MOUNTS)}
+    spec = {key: value for key, value in section.spec.items() if key not in ("trees", files.MOUNTS, files.MACHINE)}
     return replace(section, spec=spec, lines=list(lines))
 
 

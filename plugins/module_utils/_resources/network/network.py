@@ -70,6 +70,7 @@ class Network(Kind):
     name = "network"
     since = "0.2.0"
     order = 45
+    of_the_machine = True
     options: Options = {
         "interfaces": {"type": "list", "elements": "str", "default": []},
         "except": {"type": "list", "elements": "str", "default": []},

@@ -174,6 +174,13 @@ def fetch(packages: Sequence[Package], folder: str, system: System, download: bo
     return found
 
 
+def not_available(packages: Sequence[Package], system: System) -> list[Package]:
+    """The packages of which neither apt's cache has the package file nor its lists offer it."""
+    missing = [one for one in packages if not cached(one, system)]
+    offered = _offered(missing, system) if missing else {}
+    return [one for one in missing if one.ident not in offered]
+
+
 def _download(
     packages: Sequence[Package], offered: Mapping[Ident, str], folder: str, sink: Sink, system: System
 ) -> dict[Ident, str]:

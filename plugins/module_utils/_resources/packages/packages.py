@@ -45,6 +45,12 @@ _OVERRIDE = re.compile(r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)")
 _FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
 _DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
 NO_FILE = "; its package file is not in the store"
+# Packages by which a machine boots, and reaches its disks.
+_BOOTS = re.compile(
+    r"(linux-(image|headers|modules|base|firmware)|kernel|grub|shim|systemd-boot|initramfs-tools|dracut|firmware-|lvm2"
+    r"|mdadm|cryptsetup|multipath|device-mapper|dmsetup|btrfs-progs|xfsprogs|zfs|efibootmgr|(amd64|intel)-microcode)"
+    r"[^:]*"
+)
 
 
 class Recorded(NamedTuple):
@@ -98,6 +104,7 @@ class Packages(Kind):
         "purge": {"type": "bool", "default": False},
     }
     keeps_data_outside = True
+    partly_of_the_machine = True
     # The scripts of packages may write to any path.
     installs = True
     on_plain_host: Spec = {}
@@ -174,6 +181,27 @@ class Packages(Kind):
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
         changes = _changes(plan(lines, at.system))
         return (apt if changes[0][1].manager == "deb" else rpm).obstacles(changes, at) if changes else []
+
+    def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
+        others, there = _without_boot(lines)
+        here = _without_boot(now)[1]
+        first = next((at for at, line in enumerate(others) if line in (_FILTERS, _DIVERSIONS, _PURGE)), len(others))
+        found = [*others[:first], *here.values(), *others[first:]]
+        left = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+        return found, [f"packages {_some(left)} (boot)"] if left else []
+
+    def cannot_be_had(self, lines: Sequence[str], at: Restore) -> list[str]:
+        missing = [one for action, one in _changes(self.plan(lines, at)) if action in INSTALLS and not one.sha256]
+        have = kept.every(at.objects.root)
+        missing = [one for one in missing if one.manager == "deb" and one.ident not in have]
+        gone = [f"{one.key} {one.version}" for one in dpkg.not_available(missing, at.system)]
+        if not gone:
+            return []
+        return [
+            f"the package files of {len(gone)} packages are neither in the checkpoint nor in apt's cache nor on a "
+            f"mirror: {_some(gone)}. Make a mirror reachable, or leave out packages by kinds; packages: {{keep: all}} "
+            "keeps all files in checkpoints"
+        ]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Install and remove as many packages as possible; RestoreFailed names the others, each with its cause."""
@@ -255,6 +283,19 @@ class Packages(Kind):
         names = sorted({name for name in owned.values() if name in anew})
         handled = {path for path, name in owned.items() if name in anew and not is_within(path, "/etc")}
         return ({"names": names} if names else None), handled
+
+
+def _without_boot(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """(all other lines, key -> line of each package by which the machine boots)."""
+    others: list[str] = []
+    found: dict[str, str] = {}
+    for line in lines:
+        package = Package.parse(line)
+        if package is not None and _BOOTS.fullmatch(package.name):
+            found[package.key] = line
+        else:
+            others.append(line)
+    return others, found
 
 
 def look(system: System) -> list[Package]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -28,11 +29,14 @@ PATRONI = "patroni.dynamic.json"
 # The most bytes that are read of a small file in the owner's directories.
 LONGEST = 1 << 20
 _OLDEST = 13
+# Programs that carry base backups and the log to another place.
+_BACKUPS = re.compile(r"pgbackrest|barman|wal-g|wal-e|pg_probackup", re.IGNORECASE)
 _LOOK = """select json_build_object(
 'version', current_setting('server_version_num')::int / 10000, 'data', current_setting('data_directory'),
 'system', (select system_identifier::text from pg_control_system()), 'standby', pg_is_in_recovery(),
 'segment_size', (select setting::bigint from pg_settings where name = 'wal_segment_size'),
 'archive_mode', current_setting('archive_mode'), 'wal_level', current_setting('wal_level'),
+'command', concat(current_setting('archive_library', true), ' ', current_setting('archive_command')),
 'failing', (select last_failed_wal from pg_stat_archiver
     where last_failed_time > coalesce(last_archived_time, '-infinity')),
 'tablespaces', (select count(*) from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
@@ -51,6 +55,7 @@ class Seen(TypedDict):
     tablespaces: int
     archive_mode: str
     wal_level: str
+    command: str
     failing: str | None
     segment_size: int
     segment: str
@@ -60,10 +65,15 @@ class Seen(TypedDict):
 
 @dataclass(frozen=True)
 class Server:
-    """A cluster as declared, and the questions to it. All commands run as the owner of its data directory."""
+    """A cluster as declared, and the questions to it. All commands run as the owner of its data directory.
+
+    ``owner`` (user id, group id) and ``release`` are those of a cluster that this host is still to get.
+    """
 
     spec: dict[str, str]
     system: System
+    owner: tuple[int, int] | None = None
+    release: str = ""
 
     @property
     def data(self) -> str:
@@ -89,7 +99,7 @@ class Server:
 
     def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
         """Run the command as the owner. PostgreSQL's own commands come from the directory of their version."""
-        owner = os.stat(self.data).st_uid
+        owner = self.owner[0] if self.owner else os.stat(self.data).st_uid
         who: list[str] = []
         if owner != os.geteuid():
             who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
@@ -111,6 +121,8 @@ class Server:
         return command
 
     def version(self) -> str:
+        if self.release:
+            return self.release
         try:
             return read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -201,9 +213,22 @@ def postmaster(folder: str) -> list[str]:
 
 def refuse(server: Server) -> None:
     """Raise Refused for a cluster that can neither be recorded nor put back. Reads only files."""
-    data = server.data
     if int(server.version().split(".")[0]) < _OLDEST:
         decline(server, f"it is of version {server.version()}; base backups can be verified from {_OLDEST} on")
+    refuse_place(server, os.stat(server.data).st_uid)
+    data = server.data
+    if os.path.islink(f"{data}/pg_wal"):
+        decline(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
+    if os.listdir(f"{data}/pg_tblspc"):
+        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
+    if os.path.exists(f"{data}/standby.signal"):
+        decline(server, "it is a standby; the primary's checkpoint is the one to go back to")
+    refuse_programs(server)
+
+
+def refuse_place(server: Server, owner: int) -> None:
+    """Raise Refused for directories that cannot be exchanged, or that users other than the owner could exchange."""
+    data = server.data
     if os.path.realpath(data) != data:
         decline(server, f"{data} is a symbolic link or lies behind one; declare {os.path.realpath(data)} as data")
     for at in (os.fsdecode(one.point) for one in mounts()):
@@ -211,20 +236,18 @@ def refuse(server: Server) -> None:
             decline(
                 server, f"{at} is a mount point, and a directory is exchanged as a whole; move the cluster below it"
             )
-    owners = {*trusted(), os.stat(data).st_uid}
+    owners = {*trusted(), owner}
     for place in (data, str(server.spec["archive"])):
         # Both directories are trusted, and a recovery copies their contents. The check of a name below them includes
         # the directories themselves.
         why = stranger(f"{place}/any", owners)
         if why:
             decline(server, f"{why}, and so can exchange {place}; it has to be root's or its owner's alone")
-    if os.path.islink(f"{data}/pg_wal"):
-        decline(server, "its pg_wal is a symbolic link to another place, which a rollback could not exchange with it")
-    if os.listdir(f"{data}/pg_tblspc"):
-        decline(server, "it has tablespaces, which lie outside of its directory; move their tables to pg_default")
-    if os.path.exists(f"{data}/standby.signal"):
-        decline(server, "it is a standby; the primary's checkpoint is the one to go back to")
-    if _patroni() and not _paused(data):
+
+
+def refuse_programs(server: Server) -> None:
+    """Raise Refused while Patroni works against us, and where a program that we need is missing."""
+    if _patroni() and not _paused(server.data):
         decline(server, "Patroni runs, and would act against it; `patronictl pause` first")
     for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
         found = server.found(command)
@@ -274,6 +297,12 @@ def refuse_live(server: Server, seen: Seen) -> None:
         decline(
             server, f"{server.log} or {server.bases} is missing; the role postgresql makes them and sets up archiving"
         )
+
+
+def other_backup(seen: Seen) -> str:
+    """The program that looks after the cluster's log already, by its name in the setting; empty where none does."""
+    found = _BACKUPS.search(seen["command"])
+    return found[0] if found else ""
 
 
 def free(path: str) -> int:

@@ -22,6 +22,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
@@ -31,10 +32,12 @@ from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
-from . import cluster, recovery, restore_point, wal
+from . import archived, cluster, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# The program that the role postgresql names in ``archive_command``.
+_PROGRAM = "/usr/local/lib/evenkeel_archive_wal.py"
 
 
 class PostgreSQL(Kind):
@@ -60,15 +63,20 @@ class PostgreSQL(Kind):
     all_or_nothing = True
     read_at_start = False
     keeps_data_outside = True
+    has_log = True
 
     def check(self, spec: Spec) -> dict[str, object]:
         return dict(restore_point.check(spec))
 
     def trees(self, spec: Spec) -> list[str]:
-        """The configuration, which is not in the log."""
+        """The configuration, which is not in the log, and the program of the role that archives: a spare needs it."""
+        program = [_PROGRAM] if os.path.exists(_PROGRAM) else []
         if spec["cluster"]:
-            return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf"]
-        return [f"{spec['data']}/{name}" for name in recovery.CONFIGURATION]
+            return [f"/etc/postgresql/{spec['cluster']}", f"{spec['data']}/postgresql.auto.conf", *program]
+        return [*(f"{spec['data']}/{name}" for name in recovery.CONFIGURATION), *program]
+
+    def may_have_tree(self, path: str) -> bool:
+        return path == _PROGRAM
 
     def trees_as_a_whole(self, spec: Spec) -> list[str]:
         return [spec["data"], spec["archive"]]
@@ -91,13 +99,10 @@ class PostgreSQL(Kind):
         needs, before anything is changed. Raises Refused and Damaged."""
         record = restore_point.read(lines)
         server = restore_point.server_of(record, at.system)
-        cluster.refuse(server)
         seen = server.seen()
-        system = seen["system"] if seen else server.identifier()
-        if system != record["system"]:
-            cluster.decline(
-                server, f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}"
-            )
+        if spare.is_spare(server, record, seen):
+            return [spare.plan(server, record, lines, at)]
+        cluster.refuse(server)
         if seen is not None and seen["standby"]:
             cluster.decline(server, "it is a standby; roll back the primary")
         if restore_point.is_there(server, record, seen):
@@ -107,9 +112,15 @@ class PostgreSQL(Kind):
             if not any(f"{path}/".startswith(tree) for tree in trees for path in at.changed):
                 return []
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
-        replay = recovery.verify(server, record)
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
-        why = f"to {where}, {replay} segments after its base"
+        listed = archived.read(lines)
+        lacking = archived.lacking(server, listed)
+        if lacking.files and all(map(at.objects.has, lacking.files.values())):
+            # The checkpoint comes from a copy, and its contents have come with it.
+            number = spare.refuse_lack(server, lacking, at.objects)
+            why = f"to {where}, with {number} files of its archive from the copy"
+            return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
+        why = f"to {where}, {recovery.verify(server, record)} segments after its base"
         return [Step("postgresql", "restore", server.name, why, dict(record))]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
@@ -118,8 +129,11 @@ class PostgreSQL(Kind):
         for step in steps:
             server = restore_point.server_of(step.detail, at.system)
             try:
-                if step.action == "restore":
-                    done.append(recovery.restore(server, step, at.boot, tag(at.objects.root)))
+                if step.action == "recover":
+                    done.append(spare.recover(step, at, tag(at.objects.root)))
+                elif step.action == "restore":
+                    whole = spare.complete(step, at)
+                    done.append(recovery.restore(server, whole, at.boot, tag(at.objects.root)))
                 else:
                     recovery.tidy(server)
                     if step.action == "restart":
@@ -141,16 +155,38 @@ class PostgreSQL(Kind):
         """data directory -> the part of its base or its log that is missing. A rollback verifies their contents."""
         found = {}
         for line in lines:
+            if not line.startswith("cluster "):
+                continue  # The line names no restore point.
             try:
                 record = restore_point.read([line])
             except EvenkeelError:
-                continue  # The line names no restore point.
+                continue
             server = restore_point.server_of(record, System())
             try:
                 recovery.needed(server, record)
             except Damaged as error:
                 found[server.data] = error.message
         return found
+
+    def beside(self, spec: Spec, lines: Sequence[str]) -> dict[str, str]:
+        return archived.paths(str(spec["archive"]), lines)
+
+    def not_carried(self, lines: Sequence[str]) -> list[str]:
+        """That another program carries the database, or that nothing does."""
+        if any(line.startswith("wal ") for line in lines):
+            return []
+        found = [line for line in lines if line.startswith("elsewhere ")]
+        for line in found:
+            with json_line.read(line) as (_word, told):
+                return [
+                    f"postgresql: {told['program']} looks after the log of the cluster, so that copies of the "
+                    "checkpoint hold its configuration alone: recover the database with that program"
+                ]
+        return ["postgresql: the checkpoint names no base and no log, so that copies of it do not hold the database"]
+
+    def behind(self, lines: Sequence[str], system: System) -> dict[str, object]:
+        record = restore_point.read(lines)
+        return restore_point.behind(restore_point.server_of(record, system), record)
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         """Remove the data that only the lines ``go`` need.
@@ -181,7 +217,10 @@ class PostgreSQL(Kind):
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         if spec not in [restore_point.check(one) for one in declared]:
             yield names_of(spec)
+        archived.read(lines)
         for line in lines:
+            if line.partition(" ")[0] not in ("cluster", "kept"):
+                continue
             with json_line.read(line) as (_word, record):
                 if any(record[key] != value for key, value in spec.items() if key in record):
                     yield f"another cluster ({names_of(record)})"
@@ -194,8 +233,8 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     cluster.refuse_live(server, seen)
     mine = tag(sink.objects.root) if sink.objects is not None else ""
     last = restore_point.newest(server, mine)
-    if last is not None and restore_point.is_there(server, last, seen):
-        return [json_line.write("cluster", last)]
+    if last is not None and restore_point.is_there(server, last, seen) and _is_whole(server, last):
+        return _lines(server, last, seen, sink, renew)
     if isinstance(sink, Hasher):
         return [json_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
     base = _newest_base(server, seen, mine)
@@ -204,7 +243,28 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
         base = _take_base(server, mine)
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
-    return [json_line.write("cluster", record)]
+    return _lines(server, record, seen, sink, renew)
+
+
+def _is_whole(server: cluster.Server, record: restore_point.Record) -> bool:
+    """Whether the archive has all segments that lead to the restore point. A new base closes a gap."""
+    base, forks = wal.Base.parse(record["base"]), server.history(int(record["timeline"]))
+    if base is None or forks is None:
+        return False
+    end = wal.position(record["lsn"])
+    legs = wal.route(base.timeline, base.start, forks, int(record["timeline"]), end)
+    return legs is not None and server.archived().issuperset(wal.segments(legs, int(record["segment_size"])))
+
+
+def _lines(
+    server: cluster.Server, record: restore_point.Record, seen: cluster.Seen, sink: Sink, whole: bool
+) -> list[str]:
+    """The lines of a checkpoint at the restore point. An undo goes back on this host alone, and is not ``whole``."""
+    first = json_line.write("cluster", record)
+    other = cluster.other_backup(seen)
+    if other:
+        return [first, json_line.write("elsewhere", {"program": other})]
+    return [first, *(archived.lines(server, record, sink) if whole else [])]
 
 
 def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.Base | None:

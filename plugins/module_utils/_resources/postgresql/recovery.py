@@ -29,6 +29,8 @@ _MARK = "evenkeel.staged"
 # The file in an old directory that names the tag of the store and the restore point of the undo.
 _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
+# What the names of compressed segments end with.
+_PACKED = ("gz", "zst", "lz4", "bz2", "xz")
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
 union select 'slot ' || slot_name from pg_replication_slots"""
@@ -109,7 +111,11 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
 
 def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     """Bring the cluster to the restore point of the step; return the step, with words on the old data and replicas.
-    Raises EvenkeelError, OSError."""
+    Raises EvenkeelError, OSError.
+
+    On a server with an ``owner`` the data directory is that of another cluster, which is stopped, or it is empty: it is
+    not started again.
+    """
     record = cast(restore_point.Record, step.detail)
     tidy(server)
     try:
@@ -117,7 +123,7 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     except (EvenkeelError, OSError):
         tidy(server)  # Free the room: where the copy finds none, the running server is short of it as well.
         raise
-    replicas = _replicas(server)
+    replicas = [] if server.owner else _replicas(server)
     running = bool(cluster.postmaster(server.data))
     _mark_undo(server, mine)  # While the cluster still runs: where this fails, nothing has happened yet.
     if running:
@@ -132,7 +138,11 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
         raise
     old = _put_aside(server)
     restore_point.remember(server, record)
-    said = f"{step.why}; the old data is kept in {old}"
+    said = step.why
+    if os.listdir(old):
+        said += f"; the old data is kept in {old}"
+    else:
+        os.rmdir(old)
     if replicas:
         said += f"; to be rebuilt: {', '.join(replicas)}"
     if not boot:
@@ -169,6 +179,11 @@ def _start_recovered(server: cluster.Server, record: restore_point.Record, old: 
         if wrong:
             raise EvenkeelError("; ".join(wrong))
     except EvenkeelError as error:
+        if server.owner:
+            raise EvenkeelError(
+                f"postgresql {server.name} is recovered to {record['point']} in {server.data}, and does not start: "
+                f"{error.message}. Its own log says why; what was here before is kept in {old}"
+            ) from error
         _give_back(server, old, error.message)
     # Until the history of its timeline is in the archive, another recovery could take the same number for its
     # timeline.
@@ -196,6 +211,9 @@ def wait_archived(server: cluster.Server, name: str) -> None:
                 cluster.decline(server, f"archiving fails at {failing}; the server's log says why")
         server.system.sleep(0.005)
     if not os.path.exists(f"{server.log}/{name}"):
+        packed = [one for one in os.listdir(server.log) if one.startswith(f"{name}.") and one[25:] in _PACKED]
+        if packed:
+            cluster.decline(server, f"{packed[0]} in {server.log} is compressed; archive the log as it is")
         cluster.decline(
             server, f"its archive_command succeeds, and {name} is not in {server.log}; the role postgresql sets it up"
         )
@@ -221,11 +239,12 @@ def tidy(server: cluster.Server) -> None:
 def _recover(server: cluster.Server, record: restore_point.Record) -> None:
     """Recover the cluster's state at the restore point in the staging directory: cleanly shut down, and durable."""
     found = os.stat(server.data)
+    owner = server.owner or (found.st_uid, found.st_gid)
     os.mkdir(server.stage, 0o700)
     fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if found.st_uid != os.geteuid():
-            os.fchown(fd, found.st_uid, found.st_gid)
+        if owner[0] != os.geteuid():
+            os.fchown(fd, *owner)
         server.must(["touch", "--", f"{server.stage}/{_MARK}"])
         source = f"{server.bases}/{record['base']}/."
         server.must(["cp", "-a", "--reflink=auto", "--", source, f"{server.stage}/"], cluster.LONG)
@@ -253,7 +272,8 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
 def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver.
     From the cluster's configuration it takes only the settings that the replay of the log depends on."""
-    live = server.control()
+    of = f"{server.bases}/{record['base']}" if server.owner else server.data
+    live = cluster.Server(dict(server.spec, data=of), server.system).control()
     settings = {
         "config_file": "/dev/null",
         "hba_file": "/dev/null",

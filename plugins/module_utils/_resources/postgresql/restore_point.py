@@ -5,9 +5,11 @@ it."""
 
 from __future__ import annotations
 
+import calendar
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, cast
 
@@ -92,9 +94,11 @@ def server_of(spec: Mapping[str, object] | Record, system: System) -> cluster.Se
 
 
 def read(lines: Sequence[str]) -> Record:
-    """The record of the first line; Damaged where ``capture`` cannot have written it, Refused where the cluster could
-    not be recorded."""
+    """The record of the first line of a cluster; Damaged where ``capture`` cannot have written it, Refused where the
+    cluster could not be recorded."""
     for line in lines:
+        if line.partition(" ")[0] not in ("cluster", "kept"):
+            continue
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
@@ -193,3 +197,19 @@ def differences(server: cluster.Server, record: Record) -> list[str]:
     if (server.history(timeline) or [(0, 0)])[-1] != (int(record["timeline"]), wal.position(record["lsn"])):
         return [f"{server.name} is not where {record['point']} was"]
     return []
+
+
+def behind(server: cluster.Server, record: Record) -> dict[str, object]:
+    """How far the cluster is ahead of the restore point: seconds, and bytes of log (None where that is not known)."""
+    made = time.strptime(record["point"].split("_")[1], "%Y%m%dT%H%M%S")
+    seconds = round(max(0.0, server.system.now() - calendar.timegm(made)), 1)
+    seen = server.seen()
+    if seen is None or seen["standby"] or seen["system"] != record["system"]:
+        return {"seconds": seconds, "bytes": None}
+    if is_there(server, record, seen):
+        return {"seconds": 0.0, "bytes": 0}
+    if int(seen["segment"][:8], 16) != int(record["timeline"]):
+        return {"seconds": seconds, "bytes": None}
+    size = int(record["segment_size"])
+    end = -(-wal.position(record["lsn"]) // size) * size
+    return {"seconds": seconds, "bytes": max(0, wal.position(seen["inserted"]) - end)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets import targets
+from ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets import planned, targets
 
 GROUPS = {
     "all": ["web1", "web2", "db1"],
@@ -74,3 +74,11 @@ def test_a_limit_in_a_file_counts_line_by_line(tmp_path: Path) -> None:
 def test_an_inventory_without_hosts_is_told_as_that() -> None:
     with pytest.raises(AnsibleFilterError, match="the inventory names no host"):
         targets("all", {"all": [], "ungrouped": []}, "")
+
+
+def test_the_spare_that_was_chosen_is_the_host_of_the_next_play() -> None:
+    no_host = ["all", "!all"]
+    assert planned({}, GROUPS, "onto") == no_host
+    for choice in ({}, {"onto": ""}, {"onto": "db1", "failed": True}, "odd"):
+        assert planned({"web1": {"recover_choice": choice}}, GROUPS, "onto") == no_host
+    assert planned({"web2": {"recover_choice": {"onto": "db1"}}}, GROUPS, "onto") == ["db1"]

@@ -16,7 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.declared import refuse_outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint
+from flows import adopt, checkpoint
 
 from .conftest import SYSTEM
 
@@ -219,7 +219,7 @@ def test_what_is_refused_leaves_nothing_in_the_store(store: Store, tree: Path, t
     replicas.export(there, "web1", taken["id"], [], bundle, from_replica=False)
     for declared, host in (([], "web1"), ([{"files": {"paths": [str(tree)]}}], "web2")):
         with pytest.raises(Refused):
-            replicas.adopt(store, host, taken["id"], bundle, declared)
+            adopt(store, host, taken["id"], bundle, declared)
         assert store.checkpoints() == [] and not list(Path(store.root, "packs").iterdir())
-    replicas.adopt(store, "web1", taken["id"], bundle, [{"files": {"paths": [str(tree)]}}])
+    adopt(store, "web1", taken["id"], bundle, [{"files": {"paths": [str(tree)]}}])
     assert [one.id for one in store.checkpoints()] == [taken["id"]]

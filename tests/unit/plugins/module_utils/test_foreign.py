@@ -20,6 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import receive
 
 MAGIC = b"evenkeel-pack 1\n"
 FILES = 'resource files {"exclude":[],"paths":["/etc/x"]}\n'
@@ -48,7 +49,7 @@ def bundle(*parts: bytes) -> bytes:
 def take(store: Store, tmp_path: Path, data: bytes, wanted: str = "0" * 64) -> Copied:
     path = tmp_path / "bundle"
     path.write_bytes(data)
-    return replicas.receive(store, "web1", wanted, str(path))
+    return receive(store, "web1", wanted, str(path))
 
 
 def offered(store: Store, tmp_path: Path, data: bytes) -> Copied:

@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import store as stores
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback, scrub
+from flows import adopt, checkpoint, receive, rollback, scrub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -228,17 +228,17 @@ def test_a_lost_host_comes_back_to_any_record_from_a_copy(
 ) -> None:
     peer, path = Store(str(tmp_path / "peer"), store.system), tmp_path / "bundle"
     bundle(store, log[3], [], path)
-    replicas.receive(peer, "web1", log[3], str(path))
+    receive(peer, "web1", log[3], str(path))
     assert replicas.have(peer, "web1").ids == log[:4]
     whole = path.stat().st_size
     assert bundle(store, log[4], log[:4], path) < min(2200, whole // 10)
-    replicas.receive(peer, "web1", log[4], str(path))
+    receive(peer, "web1", log[4], str(path))
     assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified"] * 5
     shutil.rmtree(tree)
     shutil.rmtree(store.root)
     path.unlink()
     replicas.export(peer, "web1", log[4], [], str(path), from_replica=True)
-    replicas.adopt(store, "web1", log[4], str(path))
+    adopt(store, "web1", log[4], str(path))
     for number in (4, 1):
         rollback(store, log[number])
         assert differences(tmp_path / f"copy-{number}", tree) == ""
@@ -248,10 +248,10 @@ def test_a_record_without_what_it_follows_is_never_a_copy(store: Store, log: lis
     peer, path = Store(str(tmp_path / "peer"), store.system), tmp_path / "bundle"
     bundle(store, log[4], log[:4], path)
     with pytest.raises(Damaged):
-        replicas.receive(peer, "web1", log[4], str(path))
+        receive(peer, "web1", log[4], str(path))
     assert replicas.have(peer, "web1").ids == []
     bundle(store, log[4], [], path)
-    assert replicas.receive(peer, "web1", log[4], str(path)).state == "verified"
+    assert receive(peer, "web1", log[4], str(path)).state == "verified"
 
 
 def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
@@ -263,13 +263,13 @@ def test_a_bundle_with_a_manifest_too_many_or_one_too_few_is_refused(
     extra = store.record_data(log[4])
     path.write_bytes(whole.replace(b"manifest ", b"manifest %d\n%s\nmanifest " % (len(extra), extra), 1))
     with pytest.raises(Damaged, match="does not follow"):
-        replicas.receive(peer, "web1", log[1], str(path))
+        receive(peer, "web1", log[1], str(path))
     first = whole.index(b"manifest ")
     second = whole.index(b"\nmanifest ", first) + 1
     for wrong in (whole[:second], whole[:first] + whole[second:], whole[:-1]):
         path.write_bytes(wrong)
         with pytest.raises(Damaged):
-            replicas.receive(peer, "web1", log[1], str(path))
+            receive(peer, "web1", log[1], str(path))
     assert replicas.have(peer, "web1").ids == []
 
 

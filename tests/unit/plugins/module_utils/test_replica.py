@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback
+from flows import adopt, checkpoint, receive, rollback
 
 from .conftest import copy_of, differences
 
@@ -30,9 +30,11 @@ def peer(tmp_path: Path, store: Store) -> Store:
 def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> Copied:
     offered = replicas.offer(store, "web1", "latest")
     bundle = tmp_path / "bundle"
+    announced = replicas.bundle(store, "web1", offered.id, known, from_replica=False).size
     replicas.export(store, "web1", offered.id, list(known), str(bundle), from_replica=False)
+    assert announced == bundle.stat().st_size
     try:
-        return replicas.receive(peer, "web1", offered.id, str(bundle))
+        return receive(peer, "web1", offered.id, str(bundle))
     finally:
         os.unlink(bundle)
 
@@ -47,7 +49,7 @@ def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: P
     assert (found.id, found.state) == (taken["id"], "verified")
     bundle = str(tmp_path / "back")
     replicas.export(peer, "web1", found.id, [], bundle, from_replica=True)
-    replicas.adopt(store, "web1", found.id, bundle)
+    adopt(store, "web1", found.id, bundle)
     rollback(store, found.id)
     assert differences(copy, tree) == ""
 
@@ -66,7 +68,7 @@ def test_a_checkpoint_that_a_change_needs_comes_back_though_it_is_damaged_here(
         checkpoint(rebooted, "later", resources)
     bundle = str(tmp_path / "back")
     replicas.export(peer, "web1", taken["id"], [], bundle, from_replica=True)
-    replicas.adopt(rebooted, "web1", taken["id"], bundle)
+    adopt(rebooted, "web1", taken["id"], bundle)
     checkpoint(rebooted, "later", resources)
     assert (tree / "a").read_text() == "first"
 
@@ -89,12 +91,12 @@ def test_a_bundle_with_a_flipped_byte_is_never_a_copy(store: Store, peer: Store,
     for at in range(0, len(whole), 997):
         bundle.write_bytes(whole[:at] + bytes([whole[at] ^ 0x20]) + whole[at + 1 :])
         with pytest.raises(Damaged):
-            replicas.receive(peer, "web1", taken["id"], str(bundle))
+            receive(peer, "web1", taken["id"], str(bundle))
         assert replicas.candidates(peer, "web1").candidates == []
     for end in (10, len(whole) // 2, len(whole) - 30):
         bundle.write_bytes(whole[:end])
         with pytest.raises(Damaged):
-            replicas.receive(peer, "web1", taken["id"], str(bundle))
+            receive(peer, "web1", taken["id"], str(bundle))
 
 
 def test_a_copy_with_a_flipped_byte_is_named_by_path(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
@@ -116,9 +118,32 @@ def test_a_damaged_copy_is_mended_by_sending_it_whole(store: Store, peer: Store,
     for path in Path(peer.root).rglob("*.pack"):
         os.chmod(path, 0o600)
         path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
-    assert replicas.verify(peer, "web1", taken["id"]).state == "damaged"
+    with pytest.raises(Damaged, match="put aside"):
+        send(store, peer, tmp_path)
+    assert "is missing" in replicas.lacking(peer, "web1", taken["id"])[0]
     assert send(store, peer, tmp_path).state == "verified"
-    assert replicas.verify(peer, "web1", taken["id"]).state == "verified"
+    assert replicas.lacking(peer, "web1", taken["id"]) == []
+    assert replicas.candidates(peer, "web1").candidates[0].state == "verified"
+
+
+def test_a_copy_that_lacks_something_is_found_without_reading_it(
+    store: Store, peer: Store, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "large").write_bytes(b"x" * 100_000)
+    taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    send(store, peer, tmp_path)
+    assert replicas.lacking(peer, "web1", taken["id"]) == []
+    objects = (Path(peer.root) / "replicas" / "web1" / "objects").glob("*/*")
+    (large,) = (path for path in objects if path.stat().st_size == 100_000)
+    large.chmod(0o600)
+    os.truncate(large, 99_999)
+    assert "has 99999 bytes of 100000" in replicas.lacking(peer, "web1", taken["id"])[0]
+    large.unlink()
+    assert "is missing" in replicas.lacking(peer, "web1", taken["id"])[0]
+    manifest = Path(peer.root) / "replicas" / "web1" / "manifests" / taken["id"]
+    manifest.chmod(0o600)
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    assert "manifest" in replicas.lacking(peer, "web1", taken["id"])[0]
 
 
 @pytest.mark.parametrize("host", ["", "..", "../web1", "a/b", ".hidden", "a\nb"])
@@ -136,4 +161,4 @@ def test_a_doctored_manifest_is_not_its_id(store: Store, peer: Store, tree: Path
     assert evil != whole
     bundle.write_bytes(evil)
     with pytest.raises(Damaged, match="manifest .* is damaged"):
-        replicas.receive(peer, "web1", taken["id"], str(bundle))
+        receive(peer, "web1", taken["id"], str(bundle))

@@ -19,7 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint
+from flows import checkpoint, receive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -292,11 +292,11 @@ def test_what_a_bundle_counts_on_is_taken_back(timed: Store, tree: Path, tmp_pat
     for number, (one, known) in enumerate(zip(ids, [[], [], ids[:1]], strict=True)):
         bundles.append(str(tmp_path / f"bundle-{number}"))
         replicas.export(timed, "web1", one, known, bundles[-1], from_replica=False)
-    replicas.receive(peer, "web1", ids[0], bundles[0])
-    replicas.receive(peer, "web1", ids[1], bundles[1], {"last": 1})
+    receive(peer, "web1", ids[0], bundles[0])
+    receive(peer, "web1", ids[1], bundles[1], {"last": 1})
     copies = replicas.replica(peer, "web1")
     assert [one.id for one in copies.checkpoints()] == [ids[1]] and contents(copies, "trash")
-    assert replicas.receive(peer, "web1", ids[2], bundles[2]).state == "verified"
+    assert receive(peer, "web1", ids[2], bundles[2]).state == "verified"
     copies.objects.empty_trash(float("inf"))
     assert copies.verify(copies.manifest(ids[2])) == {}
 

@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import scrub as scrubbing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback, scrub
+from flows import checkpoint, receive, rollback, scrub
 
 from .conftest import copy_of, differences
 
@@ -164,13 +164,13 @@ def test_copies_of_other_hosts_are_read_too(store: Store, tree: Path, pack: Path
     peer = Store(str(tmp_path / "peer"), store.system)
     bundle = str(tmp_path / "bundle")
     replicas.export(store, "web1", store.resolve("before"), [], bundle, from_replica=False)
-    replicas.receive(peer, "web1", store.resolve("before"), bundle)
+    receive(peer, "web1", store.resolve("before"), bundle)
     assert scrub(peer)["stats"]["files"] > 2
     (path,) = Path(peer.join("replicas", "web1", "packs")).glob("*.pack")
     spoil(path, b"first", b"f1rst")
     found = damage(peer)
     assert {one["host"] for one in found["damaged"]} == {"web1"} and found["damaged"][1]["paths"][0] == f"{tree}/a"
-    replicas.receive(peer, "web1", store.resolve("before"), bundle)
+    receive(peer, "web1", store.resolve("before"), bundle)
     assert scrub(peer)["damaged"] == []
 
 

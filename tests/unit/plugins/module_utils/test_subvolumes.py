@@ -37,7 +37,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     Subvolumes,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback, scrub
+from flows import adopt, checkpoint, receive, rollback, scrub
 from images import copy_of_a_moment
 
 from evenkeel.collection import collections_path
@@ -408,11 +408,11 @@ def test_a_copy_on_another_host_does_not_pretend_to_have_it(store: Store, data: 
     bundle = str(tmp_path / "bundle")
     replicas.export(store, "web1", taken["id"], [], bundle, False)
     other = Store(str(tmp_path / "other"), SYSTEM)
-    replicas.receive(other, "web1", taken["id"], bundle)
+    receive(other, "web1", taken["id"], bundle)
     assert scrub(other)["damaged"] == []
     btrfs("subvolume", "delete", data.parent / ".evenkeel-snapshots" / kept(data)[0])
     assert scrub(other)["damaged"] == []
-    replicas.adopt(other, "web1", taken["id"], bundle)
+    adopt(other, "web1", taken["id"], bundle)
     with pytest.raises(Damaged, match="nowhere else"):
         rollback(other, "before")
     with pytest.raises(Damaged, match="before"):

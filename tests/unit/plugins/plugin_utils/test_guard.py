@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -245,3 +246,47 @@ def test_hosts_that_are_in_the_middle_of_a_restart_are_counted_already_when_it_i
 def test_a_restart_that_goes_on_or_that_cannot_be_read_is_left_alone(more: dict[str, Any]) -> None:
     hosts = fleet(b=restarting(**more))
     assert decide(GROUP, ["b"], hosts, restart=True).reasons
+
+
+VIP = "10.0.0.100/24"
+MEMBERS = {"a": [VIP], "b": [VIP], "c": [VIP], "d": [], "e": []}
+HOLDER = Measured("pass", True, holds=[VIP])
+READY = Measured("pass", True, holds=[], idle="")
+
+
+def test_the_holder_of_an_address_goes_down_only_when_another_host_can_take_it() -> None:
+    hosts = fleet(a=HOLDER, b=READY, c=replace(READY, idle="its keepalived does not run"))
+    decision = decide(GROUP, ["a"], hosts, addresses=MEMBERS)
+    assert not decision.reasons and decision.aside == ["a"]
+    # The holder is the last of the wave, so that no other one of the wave takes it.
+    decision = decide(GROUP, ["a", "c"], hosts, addresses=MEMBERS)
+    assert not decision.reasons and decision.aside == ["c", "a"]
+    assert decide(GROUP, ["b", "c", "d"], hosts, addresses=MEMBERS).aside == []
+
+    reason = one_reason(decide(GROUP, ["a", "b"], hosts, addresses=MEMBERS))
+    assert "a has the address 10.0.0.100/24 now" in reason and "c (its keepalived does not run)" in reason
+    for other in (replace(READY, state="fail"), replace(READY, flight="armed"), replace(READY, state="unknown"), AWAY):
+        hosts = fleet(a=HOLDER, b=other, c=other)
+        decision = decide(GROUP, ["a"], hosts, addresses=MEMBERS)
+        assert "no host outside of the wave is healthy and ready" in one_reason(decision) and not decision.aside
+    # d is ready for another address, which does not help.
+    hosts = fleet(a=HOLDER, d=READY)
+    assert "make the wave smaller" in one_reason(decide(GROUP, ["a"], hosts, addresses={"a": [VIP], "d": []}))
+
+
+def test_a_host_that_does_not_say_whether_it_has_an_address_does_not_go_down() -> None:
+    reason = one_reason(decide(GROUP, ["a"], fleet(b=READY), addresses=MEMBERS))
+    assert reason.startswith("a does not say whether it has a service address")
+    assert decide(GROUP, ["d"], fleet(b=READY), addresses=MEMBERS).reasons == []
+
+
+def test_an_address_in_an_answer_is_read_with_care() -> None:
+    good = {"state": "pass", "host_state": {}}
+    assert measured(good).holds is None
+    told = measured({**good, "address": {"holds": [VIP], "ready": False, "why": "x" * 5000}})
+    assert told.holds == (VIP,) and 0 < len(told.idle) < 400
+    assert measured({**good, "address": {"holds": [], "ready": True, "why": ""}}).idle == ""
+    assert measured({**good, "address": {"holds": [], "ready": "yes", "why": ""}}).idle
+    for bad in ("no", {}, {"holds": 3, "ready": True}, {"holds": None, "ready": True, "why": ""}):
+        found = measured({**good, "address": bad})
+        assert found.state == "unknown" and found.flight is None

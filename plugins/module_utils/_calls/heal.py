@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The call of ft_heal: its options, and its phases on a host."""
+
+from __future__ import annotations
+
+import os
+
+from .._host.options import PHASE, Options, Params
+from .._results import Result
+from .._store import retention
+from . import exchange
+
+ARGUMENTS: Options = {
+    "copies": {"type": "int", "default": 2},
+    "peers": {"type": "list", "elements": "str", "required": True},
+    "failure_domain": {"type": "str"},
+    "host": {"type": "str"},
+    "orphans": {"type": "bool", "default": False},
+    "forget": {"type": "str"},
+    "retention": retention.OPTION,
+    "time_limit": {"type": "str", "default": "10m"},
+    "timeout": {"type": "str", "default": "10m"},
+}
+# The options of the module: in addition, the phase of which the controller asks.
+OPTIONS: Options = {**ARGUMENTS, **PHASE}
+
+
+def work(params: Params, check_mode: bool) -> Result:
+    # Here, as the controller imports this file for ARGUMENTS alone.
+    from .._flows import proving
+    from .._host.system import System
+    from .._store.store import Store
+
+    values = params["_values"] or {}
+    if params["_phase"] == "prove":
+        os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
+        challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]), values["own"])
+        return proving.prove(Store(params["store"], System()), params["host"], challenge, check_mode)
+    if params["_phase"] == "owners":
+        return proving.owners(Store(params["store"], System()))
+    if params["_phase"] == "mark":
+        return proving.mark(Store(params["store"], System()), params["host"], values["macs"])
+    if params["_phase"] == "forget":
+        return proving.forget(Store(params["store"], System()), params["host"], check_mode)
+    return exchange.work(params, check_mode)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The part of a recovery on the host that is put back: a look before anything comes, and the checkpoint to go back to.
+
+That checkpoint is made from the recorded one, with the state that has to stay as it is here (``derive``). An ordinary
+rollback goes to it, so that its undo, its journal and its proof hold for a recovery as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from ..._deadman import changes, doubt
+from ..._errors import Damaged, EvenkeelError, Refused, UsageError
+from ..._files import comparison
+from ..._files.entry import Entry
+from ..._files.preflight import NO_ROOM, preflight
+from ..._files.scanning import Scan
+from ..._files.step import PathStep
+from ..._host import machine
+from ..._resources import files, ours, registry
+from ..._resources.kind import Restore
+from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
+from ..._results import Derived, Surveyed
+from ..._store import foreign
+from ..._store.manifest import Manifest, Section
+from ..._store.objects import Hasher, Writer
+from ..._store.store import Store
+from ..rollback import plan
+from . import derive
+from . import preflight as checks
+
+KEEP, TAKE = "keep", "take"
+# The name of the checkpoints that this makes.
+NAME = "recovery"
+# Refused paths are left out, and what lies below them may be refused next.
+_TURNS = 5
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """``checkpoint``: the id of a checkpoint in the store. ``identity``: ``keep`` or ``take``. ``kinds``, ``paths``:
+    only these parts of it."""
+
+    checkpoint: str
+    identity: str
+    kinds: Sequence[str] | None = None
+    paths: Sequence[str] = ()
+
+
+def survey(store: Store, checkpoint: str = "") -> Surveyed:
+    """This host, before anything is brought: what is in the way of a recovery, and which host it is. Only looks."""
+    store.check_format()
+    obstacle = ""
+    change, trouble = changes.armed(store), doubt.in_doubt(store)
+    if change is not None:
+        obstacle = f"a change is under way there (generation {change.generation}): confirm it or roll it back first"
+    elif trouble is not None:
+        obstacle = (
+            f"it is in doubt since the change of generation {trouble.generation}: roll it back (ft_rollback), or "
+            "accept it as it is (ft_accept)"
+        )
+    found = machine.look()
+    return Surveyed(
+        obstacle=obstacle,
+        room=foreign.room(store.root),
+        release=found.release,
+        architecture=found.architecture,
+        host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
+        held=bool(checkpoint) and store.has_record(checkpoint),
+    )
+
+
+def _machine_id() -> str:
+    try:
+        with open("/etc/machine-id", encoding="ascii", errors="replace") as stream:
+            return stream.read(64).strip()
+    except OSError:
+        return ""
+
+
+def prepare(store: Store, request: Request, check_mode: bool = False) -> Derived:
+    """The checkpoint to go back to, made from the recorded one; Refused, with all reasons, where that must not be.
+
+    Nothing but the store is changed.
+    """
+    if check_mode:
+        return _Preparing(store, request, Hasher(store.objects)).carry_out(check_mode)
+    with store.locked():
+        writer = Writer(store.objects)
+        try:
+            return _Preparing(store, request, writer).carry_out(check_mode)
+        finally:
+            writer.discard()
+
+
+class _Preparing:
+    """The making of one checkpoint."""
+
+    def __init__(self, store: Store, request: Request, sink: Writer | Hasher) -> None:
+        self.store = store
+        self.request = request
+        self.sink = sink
+        self.recorded = store.manifest(request.checkpoint)
+        self.then = registry.machine_of(self.recorded.sections)
+        self.now = machine.look()
+        plan.check_declared(self.recorded)
+
+    def carry_out(self, check_mode: bool) -> Derived:
+        sections = plan.chosen(self.recorded, None)
+        if not self.now.selinux and self.then.selinux:
+            sections = checks.without_labels(sections)
+        scans = [self._scan(section) for section in sections]
+        present = [self._present(section, scan) for section, scan in zip(sections, scans)]
+        choices = derive.Choices(
+            keeps=self.request.identity == KEEP,
+            mounts=registry.seen_mounts(),
+            ours=ours.paths(self.store.root),
+            without=_without(sections),
+        )
+        made = derive.derive(sections, present, choices)
+        refused: dict[str, str] = {}
+        short: dict[str, str] = {}
+        for _turn in range(_TURNS):
+            more, short = self._refused(made.sections, dict(zip(map(_key, sections), scans)))
+            if not more:
+                break
+            refused.update(more)
+            made = derive.derive(sections, present, replace(choices, refused=refused))
+        manifest = replace(self.recorded, sections=made.sections)
+        self._check_parts(manifest, made.left_out)
+        findings = self._findings(made.sections, short)
+        if findings.refusals:
+            raise Refused(
+                f"checkpoint {self.recorded.name} ({self.recorded.id[:12]}) of {self.recorded.host} cannot be put back "
+                f"here: {'; '.join(findings.refusals)}. Nothing but the store of Evenkeel was changed",
+                left=findings.refusals,
+            )
+        return Derived(
+            id="" if check_mode else self._commit(made.sections),
+            left_out=made.left_out,
+            notes=findings.warnings,
+        )
+
+    def _scan(self, section: Section) -> Scan | None:
+        spec = tree_spec(section)
+        return None if spec is None else files.scan(spec, self.sink, ours.paths(self.store.root), tolerant=True)
+
+    def _present(self, section: Section, scan: Scan | None) -> Section:
+        lines = [] if scan is None else scan.lines()
+        kind = KINDS[section.kind]
+        if kind.partly_of_the_machine and self.request.identity == KEEP:
+            # Where this host has no such state, its plan says so later.
+            with suppress(EvenkeelError):
+                hasher = Hasher(self.store.objects)
+                lines += kind.capture_for_undo(section.spec, hasher, self.store.system, local_only=True)
+        return replace(section, lines=lines)
+
+    def _refused(
+        self, sections: Sequence[Section], scans: Mapping[tuple[str, str], Scan | None]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """(paths that cannot be put back here, paths for which there is no room), each with the reason."""
+        steps: list[PathStep] = []
+        directories: list[Entry] = []
+        for section in sections:
+            spec, scan = tree_spec(section), scans[_key(section)]
+            if spec is not None and scan is not None:
+                then = files.recorded(path_lines(section), spec, scan)
+                known = {step.target for step in steps}
+                mine = [one for one in comparison.compare(then, scan) if self._wants(one) and one.target not in known]
+                steps += mine
+                directories += comparison.directories(then, mine)
+        found = preflight(steps, directories, {})
+        short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
+        return {path: why for path, why in found.items() if path not in short}, short
+
+    def _wants(self, step: PathStep) -> bool:
+        return plan.Options(self.request.kinds, self.request.paths).wants(step.target)
+
+    def _check_parts(self, manifest: Manifest, left_out: Sequence[str]) -> None:
+        """Raise UsageError where a part that was asked for is not in the checkpoint, or stays as it is here."""
+        held = {one.kind for one in manifest.sections}
+        for kind in self.request.kinds or ():
+            if kind not in held and any(words.startswith(f"{kind} (") for words in left_out):
+                raise UsageError(f"{kind} stays as it is on this host (identity: keep); identity: take puts it back")
+        plan.chosen(manifest, self.request.kinds)
+        plan.check_paths(manifest, self.request.paths)
+
+    def _findings(self, sections: Sequence[Section], short: Mapping[str, str]) -> checks.Findings:
+        wanted = [one for one in sections if not self.request.kinds or one.kind in self.request.kinds]
+        found = checks.compare_machines(self.then, self.now, wanted)
+        if short:
+            found.refusals.append(f"{len(short)} paths have {next(iter(short.values()))}")
+        at = Restore(self.store.system, self.store.objects)
+        for section in wanted:
+            with _noting(found.refusals):
+                found.refusals += kind_of(section).cannot_be_had(own_lines(section), at)
+        self._compare_accounts(wanted, found)
+        return found
+
+    def _compare_accounts(self, wanted: Sequence[Section], found: checks.Findings) -> None:
+        with open(checks.PASSWD, "rb") as stream:
+            here = checks.accounts(stream.read())
+        sha = checks.content_of(wanted, checks.PASSWD)
+        if sha and not self.request.paths:
+            with suppress(Damaged):  # The rollback names what is damaged.
+                then = checks.accounts(b"".join(self.store.objects.read(sha)))
+                more = checks.compare_accounts(then, here, checks.login_name())
+                found.refusals += more.refusals or self._lost_groups(wanted)
+                found.warnings += more.warnings
+        elif not sha:
+            unknown = checks.owners_unknown(wanted, [one.uid for one in here.values()])
+            if unknown:
+                found.warnings.append(
+                    "files come back with owners that have no account here: uid "
+                    f"{', '.join(map(str, unknown[:_SHOWN]))}. Make the accounts, or declare users with the files"
+                )
+
+    def _lost_groups(self, wanted: Sequence[Section]) -> list[str]:
+        sha = checks.content_of(wanted, checks.GROUP)
+        if not sha:
+            return []
+        with open(checks.GROUP, "rb") as stream:
+            return checks.lost_groups(b"".join(self.store.objects.read(sha)), stream.read(), checks.login_name())
+
+    def _commit(self, sections: list[Section]) -> str:
+        """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""
+        root = Manifest.root_of(sections)
+        ids = self.store.refs().get(NAME, [])
+        for known in (self.recorded.id, *ids[-1:]):
+            with suppress(Damaged):
+                if self.store.manifest(known).root == root:
+                    return known
+        if not isinstance(self.sink, Writer):
+            return ""
+        return self.store.commit(self.sink, NAME, self.recorded.host, sections).id
+
+
+def _key(section: Section) -> tuple[str, str]:
+    return section.kind, repr(sorted((tree_spec(section) or {}).get("paths", ())))
+
+
+def _without(sections: Sequence[Section]) -> dict[str, str]:
+    """The kinds whose data lie outside of the store and are not here -> why."""
+    return {kind: f"{path}: {why}" for (kind, path), why in registry.missing_data(sections).items()}
+
+
+@contextmanager
+def _noting(notes: list[str]) -> Iterator[None]:
+    """Note an error among the refusals, so that all reasons are told at once."""
+    try:
+        yield
+    except EvenkeelError as error:
+        notes.append(error.cause)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bring a cluster that another host has lost onto this host, a spare: from the contents of a copy of its checkpoint.
+
+A spare has PostgreSQL of the same version, and no cluster at the place, or one in which nobody has made anything. What
+is there, data and archive, is kept beside.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import cast
+
+from ..._errors import Damaged, EvenkeelError, Refused
+from ..._files.step import Step
+from ..._host.trust import open_regular
+from ..._store.objects import Objects
+from .. import json_line
+from ..kind import Restore
+from . import archived, cluster, recovery, restore_point, wal
+from .restore_point import Record
+
+# The first number that PostgreSQL gives to an object that somebody makes.
+_FIRST = 16384
+_NUMBER = re.compile("[0-9]+")
+
+
+def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
+    """Whether the place of the cluster is free for it. False where the cluster of the record is there.
+
+    Raises Refused where something else is there that somebody may need.
+    """
+    data = server.data
+    if not os.path.lexists(f"{data}/PG_VERSION"):
+        found = os.listdir(data) if os.path.isdir(data) else []
+        if os.path.islink(data) or (os.path.lexists(data) and not os.path.isdir(data)):
+            cluster.decline(server, f"{data} is no directory; move it away")
+        others = sorted(set(found) - {*recovery.CONFIGURATION, cluster.PATRONI})
+        if others:
+            cluster.decline(server, f"{data} is no data directory, and holds {', '.join(others[:5])}; move it away")
+        return True
+    system = seen["system"] if seen else server.identifier()
+    if system == record["system"]:
+        return False
+    made = _made(server)
+    if made:
+        cluster.decline(
+            server,
+            f"it is the cluster {system}, and the checkpoint is of the cluster {record['system']}. Somebody has made "
+            f"something in it ({made}), so it is not replaced: if nobody needs it, stop it and move {data} away",
+        )
+    return True
+
+
+def _made(server: cluster.Server) -> str:
+    """A sign in words that somebody has made something in the cluster; empty where there is none."""
+    for folder, _folders, names in os.walk(f"{server.data}/base"):
+        for name in [os.path.basename(folder), *names]:
+            number = _NUMBER.match(name)
+            if number and int(number[0]) >= _FIRST:
+                return f"{folder}/{name}" if name in names else folder
+    # Roles and the like are rows. Every object gets a number.
+    following = server.control().get("Latest checkpoint's NextOID", "")
+    return "" if following.isdigit() and int(following) <= _FIRST else f"its next object has the number {following}"
+
+
+def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Restore) -> Step:
+    """The step that brings the cluster here. Raises Refused, and Damaged where the copy lacks a part of it."""
+    for line in lines:
+        if line.startswith("elsewhere "):
+            with json_line.read(line) as (_word, told):
+                cluster.decline(
+                    server,
+                    f"the copy does not hold the database, because {told['program']} looks after it: restore it with "
+                    "that program, or recover the host without postgresql",
+                )
+    listed = archived.read(lines)
+    if not listed.files:
+        cluster.decline(server, "the checkpoint names no base and no log, so that it can go back on its own host alone")
+    here = _server(server, record, listed)
+    if os.path.lexists(f"{server.data}/PG_VERSION") and server.version() != str(record["version"]):
+        cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
+    cluster.refuse_place(here, here.owner[0] if here.owner else 0)
+    cluster.refuse_programs(here)
+    number = refuse_lack(here, listed if _is_foreign(here, record) else archived.lacking(here, listed), at.objects)
+    where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
+    why = f"to {where}, with {number} files of its archive from the copy"
+    return Step("postgresql", "recover", server.name, why, {**record, "listed": asdict(listed)})
+
+
+def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> cluster.Server:
+    """The cluster as it is to be here."""
+    try:
+        owner = pwd.getpwnam(listed.user).pw_uid, grp.getgrnam(listed.group).gr_gid
+    except KeyError:
+        cluster.decline(server, f"there is no user {listed.user} here; install PostgreSQL {record['version']}")
+    return replace(server, owner=owner, release=str(record["version"]))
+
+
+def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
+    """Verify that all contents are in the store, and that there is room for them; their number. Raises Damaged,
+    Refused."""
+    wrong = [f"{path}: {why}" for path, sha in listed.files.items() if (why := objects.verify(sha))]
+    if wrong:
+        raise Damaged(
+            f"postgresql: {server.name}: the copy lacks {len(wrong)} files of its base or log: {'; '.join(wrong[:5])}. "
+            "Nothing was changed; recover it from another copy"
+        )
+    sizes = {path: objects.size(sha) for path, sha in listed.files.items()}
+    base = sum(size for path, size in sizes.items() if path.startswith("base/"))
+    needs = {str(server.spec["archive"]): sum(sizes.values()), server.data: base}
+    parents = {place: _parent(place) for place in needs}
+    for parent in set(parents.values()):
+        device = os.stat(parent).st_dev
+        need = sum(size for place, size in needs.items() if os.stat(parents[place]).st_dev == device)
+        if cluster.free(parent) < need * 1.05:
+            left = cluster.free(parent) >> 20
+            cluster.decline(server, f"it takes {need >> 20} MiB, and {parent} has {left} MiB left")
+    return len(sizes)
+
+
+def _parent(place: str) -> str:
+    place = os.path.dirname(place)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place
+
+
+def recover(step: Step, at: Restore, mine: str) -> Step:
+    """Carry out the step; return it with words on what was here before. Raises EvenkeelError, OSError.
+
+    The cluster that is here stops first: it would archive to the place that the archive takes.
+    """
+    record, listed = _parts(step)
+    server = _server(restore_point.server_of(record, at.system), record, listed)
+    owner = server.owner or (0, 0)
+    said = ""
+    _make_place(server, owner)
+    if cluster.postmaster(server.data):
+        recovery.control(replace(server, owner=None, release=""), "stop", at.boot)
+    if cluster.postmaster(server.data):
+        raise EvenkeelError(f"postgresql {server.name}: the cluster that is here does not stop; nothing was replaced")
+    lacking = archived.lacking(server, listed)
+    if _is_foreign(server, record) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at.system.now()))
+        aside = f"{server.spec['archive']}.old-{stamp}"
+        had = os.path.lexists(str(server.spec["archive"]))
+        archived.make(server, listed, at.objects, owner, aside)
+        said = f"; the archive that was here is kept in {aside}" if had else ""
+    elif lacking.files:
+        archived.add(server, lacking, at.objects, owner)
+    recovery.verify(server, record)
+    done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, mine)
+    return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
+
+
+def complete(step: Step, at: Restore) -> Step:
+    """Add to the archive of a cluster that is here what it lacks for the step; the step alone. Raises EvenkeelError,
+    OSError."""
+    if "listed" not in step.detail:
+        return step
+    record, listed = _parts(step)
+    server = restore_point.server_of(record, at.system)
+    found = os.stat(server.data)
+    archived.add(server, archived.lacking(server, listed), at.objects, (found.st_uid, found.st_gid))
+    recovery.verify(server, record)
+    return replace(step, detail=dict(record))
+
+
+def _parts(step: Step) -> tuple[Record, archived.Listed]:
+    """The record of the step, and the part of the archive that it may bring."""
+    record = cast(Record, {key: value for key, value in step.detail.items() if key != "listed"})
+    return record, archived.Listed(**step.detail["listed"])
+
+
+def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
+    """Make the missing directories down to that of the data, as those of the owner."""
+    missing = []
+    place = server.data
+    while not os.path.lexists(place):
+        missing.append(place)
+        place = os.path.dirname(place)
+    for place in reversed(missing):
+        os.mkdir(place, 0o700 if place == server.data else 0o755)
+        os.chown(place, *owner, follow_symlinks=False)
+
+
+def _is_foreign(server: cluster.Server, record: Record) -> bool:
+    """Whether a segment in the archive is of another cluster."""
+    size = int(record["segment_size"])
+    for name in sorted(os.listdir(server.log)) if os.path.isdir(server.log) else []:
+        if re.fullmatch("[0-9A-F]{24}", name):
+            try:
+                with open_regular(f"{server.log}/{name}") as stream:
+                    head = stream.read(64)
+            except OSError:
+                return True
+            if wal.wrong_header(head, name, int(record["system"]), size).startswith("it is of the cluster"):
+                return True
+    return False
+
+
+def _proved(server: cluster.Server) -> str:
+    """What the server tells of itself, in words."""
+    try:
+        seen = replace(server, owner=None).look()
+    except Refused as error:
+        return f"; it was started, and does not answer now: {error.message}"
+    timeline = int(seen["segment"][:8], 16)
+    return f"; it runs as the cluster {seen['system']} on timeline {timeline} at {seen['inserted']}"

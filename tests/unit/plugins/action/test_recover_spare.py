@@ -1,0 +1,178 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A spare in the place of a lost host: which one, as whom, from which copy, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from .conftest import Fleet, Run
+from .test_guard import NOWHERE
+from .test_replicate_recover import CHECKPOINT, lose, replicate, turns
+
+
+@pytest.fixture
+def fleet(asked_fleet: Fleet) -> Fleet:
+    return asked_fleet
+
+
+def recover(fleet: Fleet, where: str, *words: str, **options: Any) -> Run:
+    given = {"host": "h1", "peers": "all", "store": "{{ evenkeel_store }}", **options}
+    return fleet.play([{"evenkeel.fault_tolerance.ft_recover": given}], where, *words)
+
+
+def peers(fleet: Fleet, **options: Any) -> list[str]:
+    return [one["peer"] for one in replicate(fleet, **options).results["h1"]["copies"]]
+
+
+def another(fleet: Fleet, *taken: str) -> str:
+    return next(host for host in reversed(fleet.hosts) if host not in ("h1", *taken))
+
+
+def name(fleet: Fleet) -> str:
+    return (fleet.directory("h1") / "data" / "name").read_text()
+
+
+SURVEY = {"obstacle": "", "room": 10**12, "release": "", "architecture": "", "host": "another one", "held": False}
+
+
+def test_a_spare_tells_what_it_got_how_old_it_is_and_how_long_it_took(fleet: Fleet) -> None:
+    (peer,) = peers(fleet, copies=1)
+    spare = another(fleet, peer)
+    lose(fleet)
+    run = recover(fleet, spare)
+    assert run.rc == 0, run.output
+    result = run.results[spare]
+    assert name(fleet) == "I am h1\n"
+    assert result["identity"] == "keep" and result["left_out"] == [] and result["source"] == peer
+    assert 0 <= result["age"] < 120 and 0 < result["seconds"] < 60 and result["created"].endswith("Z")
+    assert re.fullmatch(
+        rf"recovered h1 onto {spare} from checkpoint base \({result['id'][:12]}\) of {result['created']} on {peer},"
+        r" \d+ s old, in \d+ s",
+        result["done"][0],
+    )
+    # Nobody asks the lost host for copies of itself, and a second run has nothing to do.
+    assert "h1" not in [one["peer"] for one in result["candidates"]]
+    again = recover(fleet, spare).results[spare]
+    assert again["changed"] is False and again["restored"] == result["restored"]
+    assert not again["done"][0].startswith("recovered")
+    told = recover(fleet, spare, "--check").results[spare]
+    assert told["changed"] is True and told["left_out"] == [] and told["age"] >= result["age"]
+
+
+def test_the_lost_host_must_not_answer_where_a_spare_becomes_it(fleet: Fleet) -> None:
+    (peer,) = peers(fleet, copies=1)
+    spare = another(fleet, peer)
+    lose(fleet)
+    turns(fleet, "h1", "ft_recover", SURVEY)
+    run = recover(fleet, spare, identity="take")
+    assert run.rc == 2 and run.results[spare]["error"] == "Refused"
+    assert "h1 still answers: two hosts must not be h1" in run.results[spare]["msg"]
+    assert not (fleet.directory("h1") / "data").exists()
+    # Something listens at its address, and lets nobody in.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        fleet.hosts["h1"].update(NOWHERE, ansible_host="127.0.0.1", ansible_port=port)
+        run = recover(fleet, spare, identity="take")
+    assert f"something answers at 127.0.0.1 port {port}" in run.results[spare]["msg"]
+    assert not (fleet.directory("h1") / "data").exists()
+    run = recover(fleet, spare, identity="take")
+    assert run.rc == 0 and run.results[spare]["identity"] == "take", run.output
+    assert name(fleet) == "I am h1\n"
+
+
+def test_a_checkpoint_with_too_few_copies_is_left_aside_and_named(fleet: Fleet) -> None:
+    first = replicate(fleet, copies=2).results["h1"]
+    (fleet.directory("h1") / "data" / "name").write_text("second")
+    second = replicate(fleet, copies=1).results["h1"]
+    lose(fleet)
+    run = recover(fleet, "h1", min_copies=2)
+    assert run.rc == 0 and run.results["h1"]["id"] == first["id"], run.output
+    assert f"checkpoint {second['id'][:12]}" in run.results["h1"]["left"][0]
+    assert "1 of 2 peers hold a verified copy" in run.results["h1"]["left"][0]
+    run = recover(fleet, "h1", min_copies=3)
+    assert run.rc == 2 and run.results["h1"]["error"] == "NotFound"
+    assert "min_copies asks for 3" in run.results["h1"]["msg"] and "Nothing was changed" in run.results["h1"]["msg"]
+    assert "min_copies is 0" in recover(fleet, "h1", min_copies=0).results["h1"]["msg"]
+
+
+def test_a_peer_that_dies_in_the_middle_is_replaced_by_the_next(fleet: Fleet) -> None:
+    """It has told of its copy, and is killed when it is to give the copy."""
+    peers(fleet, copies=2)
+    lose(fleet)
+    spare = another(fleet, *peers_of(fleet))
+    first = recover(fleet, spare, "--check").results[spare]["source"]
+    calls, script = fleet.home / "calls", fleet.home / "dies.sh"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *ft_call*|*ft_recover*) echo >>{calls};; esac\n'
+        f'[ "$(wc -l <{calls})" -gt 1 ] && kill -9 $$\nexec {sys.executable} "$@"\n'
+    )
+    script.chmod(0o755)
+    fleet.hosts[first]["ansible_python_interpreter"] = str(script)
+    run = recover(fleet, spare)
+    assert run.rc == 0, run.output
+    result = run.results[spare]
+    assert result["source"] in peers_of(fleet) and result["source"] != first and name(fleet) == "I am h1\n"
+    assert any(one.startswith(f"{first}: {result['id'][:12]}") for one in result["left"])
+
+
+def peers_of(fleet: Fleet) -> list[str]:
+    return sorted(path.parents[2].name for path in fleet.home.glob("*/store/replicas/h1"))
+
+
+def test_the_first_spare_that_can_is_named_and_nothing_is_touched(fleet: Fleet) -> None:
+    (peer,) = peers(fleet, copies=1)
+    lose(fleet)
+    one, two = (host for host in fleet.hosts if host not in ("h1", peer))
+    turns(fleet, one, "ft_recover", {**SURVEY, "obstacle": "a change is under way there"})
+    run = recover(fleet, one, onto=["h1", one, two])
+    assert run.rc == 0, run.output
+    result = run.results[one]
+    assert result["onto"] == two and result["changed"] is False
+    assert f"{one}: a change is under way there" in result["left"]
+    assert not (fleet.directory("h1") / "data").exists()
+    turns(fleet, two, "ft_recover", {**SURVEY, "room": 1})
+    result = recover(fleet, one, onto=[one, two]).results[one]
+    assert result["failed"] and result["error"] == "Refused"
+    assert f"{two}: it has room for 1 bytes" in result["msg"] and f"{one}: a change is under way" in result["msg"]
+
+
+def test_a_spare_with_an_open_change_is_refused_and_nothing_is_brought(fleet: Fleet) -> None:
+    (peer,) = peers(fleet, copies=1)
+    spare = another(fleet, peer)
+    lose(fleet)
+    turns(fleet, spare, "ft_recover", {**SURVEY, "obstacle": "a change is under way there"})
+    result = recover(fleet, spare).results[spare]
+    assert result["error"] == "Refused" and result["msg"].endswith("a change is under way there. Nothing was changed")
+
+
+def test_a_part_comes_back_alone(fleet: Fleet) -> None:
+    data = fleet.directory("h1") / "data"
+    (data / "more").write_text("more")
+    peers(fleet, copies=1)
+    for path in (data / "name", data / "more"):
+        path.unlink()
+    result = recover(fleet, "h1", paths=[str(data / "more")]).results["h1"]
+    assert (data / "more").exists() and not (data / "name").exists() and result["identity"] == "take"
+    assert "has no users" in recover(fleet, "h1", kinds=["users"]).results["h1"]["msg"]
+
+
+def test_the_checkpoint_of_the_fleet_is_told_apart_from_that_of_another(fleet: Fleet) -> None:
+    """A killed recovery is completed by the next one: the journal of the rollback decides."""
+    (peer,) = peers(fleet, copies=1)
+    spare = another(fleet, peer)
+    lose(fleet)
+    first = recover(fleet, spare).results[spare]
+    shutil.rmtree(fleet.directory("h1") / "data")
+    wanted = {"checkpoint": first["restored"], "kinds": None, "paths": [], "undo": "", "changed": [], "down": {}}
+    (fleet.directory(spare) / "store" / "resume").write_text(json.dumps({**wanted, "begun": True}))
+    assert fleet.play([CHECKPOINT], spare).rc == 0
+    assert name(fleet) == "I am h1\n"

@@ -1,0 +1,71 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way to each peer is chosen from the inventory alone, and a chain only where it saves time."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transport import (
+    AUTO,
+    CHAIN,
+    SSH,
+    Place,
+    groups,
+    place_of,
+)
+
+LARGE = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "given, address, port, expected",
+    [
+        ("", "10.0.0.5", 22, ("10.0.0.5", 22)),
+        ("", "web1.example.org", "2222", ("web1.example.org", 2222)),
+        ("10.1.1.1", "10.0.0.5", 2222, ("10.1.1.1", 22)),
+        ("10.1.1.1:2200", "10.0.0.5", 22, ("10.1.1.1", 2200)),
+        ("fe80::1%eth0", "10.0.0.5", 22, ("fe80::1%eth0", 22)),
+        ("[2001:db8::1]:2200", "10.0.0.5", 22, ("2001:db8::1", 2200)),
+        ("[2001:db8::1]", "10.0.0.5", 22, ("2001:db8::1", 22)),
+    ],
+)
+def test_a_peer_is_at_its_own_address_or_where_ansible_reaches_it(
+    given: str, address: str, port: object, expected: tuple[str, int]
+) -> None:
+    assert place_of("ssh", given, address, port, "") == Place(*expected)
+
+
+@pytest.mark.parametrize(
+    "given, port", [("-oProxyCommand=x", 22), ("a b", 22), ("10.0.0.1:99999", 22), ("a\nb", 22), ("", "x"), ("", 0)]
+)
+def test_what_is_no_address_is_refused(given: str, port: object) -> None:
+    with pytest.raises(UsageError, match="evenkeel_address"):
+        place_of("ssh", given, "10.0.0.5", port, "")
+
+
+@pytest.mark.parametrize("connection", ["local", "containers.podman.podman", "ansible.builtin.local", "docker", ""])
+def test_a_peer_without_ssh_has_no_place(connection: str) -> None:
+    assert "not by SSH" in place_of(connection, "", "10.0.0.5", 22, "").obstacle
+
+
+@pytest.mark.parametrize("arguments", ["-o ProxyJump=bastion", "-J bastion", "-F x -o proxycommand='nc %h'"])
+def test_a_peer_behind_another_host_needs_an_address_of_its_own(arguments: str) -> None:
+    assert "by way of another host" in place_of("ssh", "", "10.0.0.5", 22, arguments).obstacle
+    assert place_of("ansible.builtin.ssh", "10.1.1.1", "10.0.0.5", 22, arguments) == Place("10.1.1.1", 22)
+    assert not place_of("ssh", "", "10.0.0.5", 22, "-F /home/me/-Jones/config").obstacle
+
+
+@pytest.mark.parametrize(
+    "wanted, size, expected",
+    [
+        (AUTO, LARGE, [["a", "c"], ["b"]]),
+        (AUTO, 1000, [["a"], ["c"], ["b"]]),
+        (CHAIN, 1000, [["a", "c"], ["b"]]),
+        (SSH, LARGE, [["a"], ["c"], ["b"]]),
+    ],
+)
+def test_peers_that_lack_the_same_large_bundle_form_a_chain(wanted: str, size: int, expected: list[list[str]]) -> None:
+    lacking: dict[str, tuple[str, ...]] = {"a": (), "b": ("1" * 64,), "c": ()}
+    assert groups(wanted, lacking, {(): size, ("1" * 64,): size}) == expected
