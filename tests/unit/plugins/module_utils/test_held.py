@@ -113,6 +113,13 @@ def test_a_log_whose_beginning_is_missing_is_no_copy(store: Store, peer: Store, 
     assert (held(peer).id, held(peer).damaged) == ("", 2)
 
 
+def test_a_checkpoint_of_logs_alone_is_not_the_newest(store: Store, peer: Store, tree: Path) -> None:
+    whole = send(store, peer, tree)
+    (tree / "a").write_text("new")
+    send(store, peer, tree, name="logs")
+    assert (held(peer).id, held(peer).count) == (whole, 2)
+
+
 def test_no_content_and_no_line_of_a_manifest_is_read(
     store: Store, peer: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
