@@ -10,11 +10,13 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import outline
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import NOT_COMPARED, Listed
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
 # Arguments that the host does not need.
-_OURS = ("copies", "failure_domain")
+_OURS = ("copies", "failure_domain", "resources")
 # The controller itself is never a host of the fleet.
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -40,13 +42,11 @@ class ActionModule(HostAction):
             domain = self._templar.template(variables.get(variable))
             self._listed = replace(self._listed, domain="" if domain is None else str(domain))
         given = {key: value for key, value in super().arguments(values, variables).items() if key not in _OURS}
-        if isinstance(resources, str):
-            del given["resources"]
-            try:
-                found = self._templar.template(variables.get(resources))
-                given |= {} if found is None else {"resources": found}
-            except AnsibleError as error:
-                self._not_compared = f"{NOT_COMPARED}: {resources}: {error}"
+        try:
+            found = self._templar.template(variables.get(resources)) if isinstance(resources, str) else resources
+            return given if found is None else {**given, "resources": outline(found)}
+        except (AnsibleError, UsageError) as error:
+            self._not_compared = f"{NOT_COMPARED}: {f'{resources}: ' if isinstance(resources, str) else ''}{error}"
         return given
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,8 @@ class HostState:
 
 @dataclass
 class Held:
-    """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them.
+    """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them
+    that stands alone (no undo, and no checkpoint of logs alone).
 
     ``mac``: whether the newest has a MAC. ``verified``: by when each content was hashed last, in epoch seconds; None
     without a checkpoint. ``damaged``: contents and checkpoints that are known to be damaged and did not arrive again.
@@ -200,7 +201,7 @@ class Held:
 
 @dataclass
 class Listed:
-    """What the controller adds from the inventory. ``copies``: how many there shall be of the host's checkpoints.
+    """Facts of the inventory, which the controller adds. ``copies``: how many there shall be of the host's checkpoints.
     ``variable`` and ``domain``: the failure domain of the host; empty for none. ``hosts``: the number of hosts in the
     inventory. ``gone``: hosts of which the host holds copies, and that the inventory does not have."""
 

@@ -35,7 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
     Options,
     read,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import UNDO  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS, UNDO  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves as waves  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
@@ -52,6 +52,7 @@ __all__ = [
     "BAD_ANSWER",
     "BUSY",
     "DAMAGED",
+    "LOGS",
     "NOT_FOUND",
     "REFUSED",
     "REMOVED",

@@ -9,7 +9,7 @@ from .._results import Remembered
 
 ARGUMENTS: Options = {
     "owed": {"type": "bool", "default": False},
-    # The host checks its form: a declaration that is wrong must not keep anybody from asking for the rest.
+    # The controller checks it, and sends its outline: see ``registry.outline``.
     "resources": {"type": "raw"},
     # The controller alone needs these.
     "copies": {"type": "int"},

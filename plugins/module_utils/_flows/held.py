@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from .._results import Held
-from .._store.store import Store
-from .scrub import Batch, last_reads
+from .._store.store import LOGS, UNDO, Store
+from .scrub_record import Batch, load
 
 # The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
 MACS = "macs"
-# The kinds of batches of contents (see ``scrub.Batch``), which are folders of a store as well.
+# The kinds of batches of contents (see ``scrub_record.Batch``), which are folders of a store as well.
 _KINDS = ("packs", "objects")
 _PACK, _INDEX = ".pack", ".idx"
 
@@ -24,7 +24,7 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held]]:
     """(the ids of the checkpoints that are here, by the host whose they are; the newest of each host)."""
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    reads = last_reads(store) if hosts else {}
+    reads = load(store).verified if hosts else {}
     ids, found = {}, []
     for host in hosts:
         copies = Store(os.path.join(folder, host), store.system)
@@ -32,8 +32,8 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held]]:
         ids[host] = [one.id for one in points]
         named = {one for listed in copies.refs().values() for one in listed}
         one = Held(host, count=len(points), damaged=len(named) - len(points) + _not_back(copies))
-        if points:
-            newest = points[-1]
+        newest = next((point for point in reversed(points) if point.name not in (UNDO, LOGS)), None)
+        if newest is not None:
             one.id, one.name, one.created = newest.id, newest.name, newest.created
             one.mac = os.path.isfile(copies.join(MACS, newest.id))
             one.verified = _verified(copies, host, newest.id, reads)

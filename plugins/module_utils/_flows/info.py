@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +21,9 @@ from .restarting import record
 from .spot_check import spot_check
 
 
-def info(store: Store, with_owed: bool = False, resources: Any = None) -> Remembered:
+def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]] | None = None) -> Remembered:
     """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
-    restarts that are due on it. ``resources``: also what of them the newest checkpoint does not hold."""
+    restarts that are due on it. ``outline``: also declared state that the newest checkpoint does not hold."""
     store.check_format()
     replicas, holds = held(store)
     checkpoints = [asdict(one) for one in store.checkpoints()]
@@ -31,7 +32,7 @@ def info(store: Store, with_owed: bool = False, resources: Any = None) -> Rememb
         checkpoints=checkpoints,
         replicas=replicas,
         holds=holds,
-        spot_check=spot_check(store, resources) if resources is not None else None,
+        spot_check=spot_check(store, outline) if outline is not None else None,
         outside=outside.told(store),
         logs=shipped.behind(store),
         owed=owed(store.system) if with_owed else None,

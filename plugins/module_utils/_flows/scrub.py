@@ -26,32 +26,11 @@ from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
 from .._store.store import Store, paths_of
+from .scrub_record import Batch, load
 
 # Seconds between two updates of the record of the parts that were read.
 _SAVE = 5.0
 _MISSING = "it is missing"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A pack or a folder of large contents, in the replica of ``host`` or the store itself. It is read as a whole."""
-
-    host: str
-    kind: str  # packs, objects
-    name: str
-
-    @property
-    def key(self) -> str:
-        return "/".join([*(["replicas", self.host] if self.host else []), self.kind, self.name])
-
-
-@dataclass
-class State:
-    """The time at which each batch was read last, by its key, and the end of the last pass over all (epoch seconds)."""
-
-    began: float
-    passed: float | None = None
-    verified: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -116,7 +95,7 @@ class _Pass:
         self.left: list[str] = []
         self.started = self.system.monotonic()
         self.batches, self.files, self.bytes = 0, 0, 0
-        self.state = _load(store)
+        self.state = load(store)
         self.all = [batch for host in self.stores for batch in self._batches(host)]
 
     def _batches(self, host: str) -> Iterator[Batch]:
@@ -295,27 +274,6 @@ def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[
     points = sorted({(point, one) for point, one, _path in uses})
     checkpoints = [{"name": point, "id": one} for point, one in points]
     return Damage(host, kind, name, problem, checkpoints, sorted({path for _point, _one, path in uses if path}))
-
-
-def last_reads(store: Store) -> dict[str, float]:
-    """The time at which each batch was read last, by its key (epoch seconds)."""
-    return _load(store).verified
-
-
-def _load(store: Store) -> State:
-    """The record of earlier runs. A record that is damaged, or from the future, is ignored: everything is read anew."""
-    now = store.system.now()
-    try:
-        with open(store.join("scrub"), "rb") as stream:
-            line, digest = stream.read().split(b"\n")[:2]
-        if hashlib.sha256(line).hexdigest().encode() != digest:
-            return State(now)
-        state = State(**json.loads(line))
-    except (OSError, ValueError, TypeError):
-        return State(now)
-    state.began = min(state.began, now)
-    state.verified = {key: at for key, at in state.verified.items() if at <= now}
-    return state
 
 
 def _text(moment: float) -> str:

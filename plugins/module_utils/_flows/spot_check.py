@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is declared for a host and is not in its newest checkpoint: a look that takes a moment.
+"""A look, which takes a moment, at declared state that is not in the newest checkpoint.
 
 Two manifests are read, and on disk the declared paths themselves and a few directories in them. No tree is walked, so
 that a tree of which only a part is missing is found by the number of its entries alone.
@@ -11,20 +11,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .._errors import Damaged, NotFound, UsageError
-from .._files.declaration import OWN_NAMES, left_out, pattern
+from .._files.declaration import OWN_NAMES, Declaration, left_out, pattern
 from .._files.entry import ABOVE, ABSENT, quote
 from .._host.paths import open_dir
-from .._resources.files import trees_of
-from .._resources.kind import Spec, is_within
-from .._resources.registry import KINDS, path_lines
 from .._results import NOT_COMPARED
-from .._store.manifest import LOG, Manifest, Section
+from .._store.manifest import LOG, Manifest
 from .._store.store import LATEST, Store
 
 # A tree that had so many entries, and has less than a tenth of them, was emptied.
@@ -34,6 +31,10 @@ _DIRECTORIES, _ENTRIES = 50, 1000
 # The sentences of a host, and the characters of a path in them.
 _SENTENCES, _SHOWN = 20, 300
 _OWN = pattern(OWN_NAMES)
+
+
+# A declaration of trees.
+Spec = Mapping[str, Any]
 
 
 @dataclass
@@ -57,15 +58,26 @@ class Seen:
     excluded: int = 0
 
 
+@dataclass(frozen=True)
+class Outline:
+    """See ``registry.outline``."""
+
+    kinds: list[str]
+    trees: list[Spec]
+    stand: list[str]
+    tree_kinds: list[str]
+
+
 Look = Callable[[str, Spec, Recorded], Seen]
 
 
-def spot_check(store: Store, resources: Any) -> list[str]:
-    """Sentences on declared state that the newest checkpoint does not hold. Changes nothing."""
-    try:
-        declared = _declared(resources)
-    except UsageError as error:
-        return [f"{NOT_COMPARED}: {error.message}"]
+def spot_check(store: Store, outline: Mapping[str, list[Any]]) -> list[str]:
+    """Sentences on declared state that the newest checkpoint does not hold. Changes nothing.
+
+    ``outline``: what is declared, as ``registry.outline`` tells it. Nothing here knows a kind, so that the question is
+    small to send.
+    """
+    declared = Outline(**outline)
     try:
         *earlier, newest = store.chain(store.resolve(LATEST))
         found = judge(declared, [*earlier, newest], [] if earlier else _before(store, newest), look)
@@ -86,30 +98,15 @@ def _before(store: Store, newest: Manifest) -> list[Manifest]:
         return []
 
 
-def _declared(resources: Any) -> list[tuple[str, Spec]]:
-    """(kind, declaration) of each resource. UsageError for an item that is no declaration."""
-    found = []
-    for item in resources if isinstance(resources, list) else [resources]:
-        if not isinstance(item, Mapping) or len(item) != 1 or not isinstance(next(iter(item.values())), Mapping):
-            raise UsageError(f"resources: {str(item)[:_SHOWN]} declares nothing; it takes a list of - kind: {{…}}")
-        ((kind, spec),) = item.items()
-        if kind not in KINDS:
-            raise UsageError(f"resources: unknown kind {str(kind)[:_SHOWN]}; there are {' and '.join(KINDS)}")
-        found.append((kind, KINDS[kind].declaration(spec)))
-    return found
-
-
-def judge(
-    declared: Sequence[tuple[str, Spec]], records: Sequence[Manifest], before: Sequence[Manifest], look: Look
-) -> list[str]:
+def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manifest], look: Look) -> list[str]:
     """The sentences on the checkpoint to which ``records`` lead. ``before``: the records that lead to the checkpoint
     before it, where that is not a record of the same log."""
     *earlier, newest = records
     kinds = {section.kind for section in newest.sections}
     point = f"the checkpoint {newest.name} of {newest.created[:16]}Z"
-    missing = [kind for kind in dict.fromkeys(kind for kind, _spec in declared) if kind not in kinds]
+    missing = [kind for kind in dict.fromkeys(declared.kinds) if kind not in kinds]
     found = [f"{', '.join(missing)}: declared, and not in {point}"] if missing else []
-    trees = [spec for kind, spec in _with_stand_ins(declared, newest) if KINDS[kind].only_paths]
+    trees = [*declared.trees, *_stood_for(declared, newest)]
     paths = [path for spec in trees for path in spec["paths"]]
     now = _tally(paths, earlier)
     then = (now if earlier else _tally(paths, before)).entries()
@@ -122,20 +119,17 @@ def judge(
     return found
 
 
-def _with_stand_ins(declared: Iterable[tuple[str, Spec]], newest: Manifest) -> Iterator[tuple[str, Spec]]:
-    """The declarations; where one stands for others, those for which it stood when the checkpoint was taken."""
-    for kind, spec in declared:
-        if not KINDS[kind].stands_for_others:
-            yield kind, spec
-            continue
-        for section in newest.sections:
-            for one in section.spec["for"] if section.kind == kind else []:
-                yield from one.items()
+def _stood_for(declared: Outline, newest: Manifest) -> Iterator[Spec]:
+    """The trees for which a declared kind stood when the checkpoint was taken."""
+    for section in newest.sections:
+        if section.kind in declared.stand:
+            for one in section.spec.get("for", []):
+                yield from (spec for kind, spec in one.items() if kind in declared.tree_kinds)
 
 
 def _words(seen: Seen, now: Recorded, then: int, paths: Sequence[str], spec: Spec) -> str:
-    """What is wrong with the record of a declared path, in words; empty where nothing is."""
-    if seen.target and not any(is_within(seen.target, path) for path in paths):
+    """The fault of the record of a declared path, in words; empty for none."""
+    if seen.target and not any(f"{seen.target}/".startswith(f"{path}/") for path in paths):
         return f"it is a symlink to {seen.target[:_SHOWN]}, which is not declared: only the link itself is protected"
     if seen.exists and not now.entries:
         return "it exists, and nothing of it was recorded"
@@ -162,18 +156,20 @@ class Tally:
         """Count the lines of a snapshot, or the changes of a log since the record before it."""
         for section in record.sections:
             if record.kind == LOG:
-                self._count(section, [line[1:] for line in section.lines if line[0] == "+"], 1)
-                self._count(section, [line[1:] for line in section.lines if line[0] == "-"], -1)
+                self._count((line[1:] for line in section.lines if line[0] == "+"), 1)
+                self._count((line[1:] for line in section.lines if line[0] == "-"), -1)
             else:
-                self._count(section, section.lines, 1)
+                self._count(section.lines, 1)
         return self
 
     def entries(self) -> dict[str, int]:
         return {path: one.entries for path, one in self.found.items()}
 
-    def _count(self, section: Section, lines: Sequence[str], by: int) -> None:
+    def _count(self, lines: Iterable[str], by: int) -> None:
         top, beginning, one = "", "\n", Recorded()
-        for line in path_lines(replace(section, lines=list(lines))):
+        for line in lines:
+            if line[1:2] != " ":
+                continue  # It is in the words of a kind.
             kind, path = line[0], line[2:].partition(" ")[0]
             if kind in (ABOVE, ABSENT):
                 continue
@@ -205,7 +201,7 @@ def look(path: str, spec: Spec, recorded: Recorded) -> Seen:
     except OSError:
         return Seen()
     seen = Seen(True)
-    is_left_out = left_out(trees_of(spec))
+    is_left_out = left_out(Declaration(spec["paths"], spec["exclude"]))
     known = {unquote_to_bytes(one) for one in recorded.directories}
     for directory in sorted(known)[:_DIRECTORIES]:
         for place in _entries(directory):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -89,6 +89,26 @@ def declared(sections: Sequence[Section]) -> list[dict[str, dict[str, object]]]:
 
 def _declaration(section: Section) -> dict[str, dict[str, object]]:
     return {section.kind: {key: value for key, value in section.spec.items() if key in KINDS[section.kind].options}}
+
+
+def outline(resources: Any) -> dict[str, list[Any]]:
+    """The names in declarations, in a form that can be compared with a checkpoint without knowing any kind.
+
+    ``kinds``: the declared kinds; ``trees``: declared trees, each with paths and exclude; ``stand``: the declared kinds
+    that stand for others; ``tree_kinds``: all kinds that declare trees. UsageError for an item that is no declaration.
+    """
+    found: dict[str, list[Any]] = {"kinds": [], "trees": [], "stand": []}
+    for item in resources if isinstance(resources, list) else [resources]:
+        if not isinstance(item, Mapping) or len(item) != 1 or not isinstance(next(iter(item.values())), Mapping):
+            raise UsageError(f"{str(item)[:300]} declares nothing; it takes a list of - kind: {{…}}")
+        ((name, spec),) = item.items()
+        if name not in KINDS:
+            raise UsageError(f"unknown kind {str(name)[:300]}; there are {' and '.join(KINDS)}")
+        kind = KINDS[name]
+        found["kinds"].append(name)
+        found["trees"] += [kind.declaration(spec)] if kind.only_paths else []
+        found["stand"] += [name] if kind.stands_for_others else []
+    return {**found, "tree_kinds": [name for name, kind in KINDS.items() if kind.only_paths]}
 
 
 def _with_stand_ins(sections: list[Section]) -> list[Section]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evenkeel.shared import UNDO
+from evenkeel.shared import LOGS, UNDO
 
 # The answer of each host to ft_info, with ``state`` (see ``RunResult``).
 Answers = Mapping[str, Mapping[str, Any]]
@@ -132,7 +132,7 @@ def _owner(
     domains: Mapping[str, str],
 ) -> Owner:
     """A host, given its own answer and what its peers hold of it."""
-    points = [one for one in row.get("checkpoints") or [] if one.get("name") != UNDO]
+    points = [one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)]
     dated = points or [one for one in held.values() if one.get("id")]
     newest: Mapping[str, Any] = max(dated, key=lambda one: str(one.get("created")), default={})
     date = _epoch(newest.get("created"))

@@ -100,7 +100,7 @@ def _fault(copy: Copy) -> str:
     if copy.damaged:
         return f"has {plural(copy.damaged, 'damage')}"
     if not copy.id:
-        return "has none that can be read"
+        return "has no whole one"
     return f"is {_span(copy.behind)} behind" if copy.behind else "has another than the newest"
 
 

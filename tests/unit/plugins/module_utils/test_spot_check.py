@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.spot_check import spot_check
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import NOT_COMPARED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import spot_check as checking
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import outline
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint
 
 
 def files(*paths: Path, exclude: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     return [{"files": {"paths": list(map(str, paths)), "exclude": list(exclude)}}]
+
+
+def spot_check(store: Store, resources: Any) -> list[str]:
+    return checking.spot_check(store, outline(resources))
 
 
 def one(store: Store, resources: Any) -> str:
@@ -137,12 +142,9 @@ def test_system_stands_for_what_it_stood_for_in_the_checkpoint(store: Store, tre
         ([{"files": {"paths": ["/etc"], "exlude": []}}], "exlude"),
     ],
 )
-def test_a_declaration_that_is_wrong_is_a_sentence_and_no_failure(
-    store: Store, tree: Path, wrong: object, why: str
-) -> None:
-    checkpoint(store, "p", files(tree))
-    found = one(store, wrong)
-    assert found.startswith(NOT_COMPARED) and why in found
+def test_a_declaration_that_is_wrong_is_refused(wrong: object, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        outline(wrong)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_a_sentence_and_no_failure(store: Store, tree: Path) -> None:
