@@ -352,7 +352,7 @@ class Recovery:
         }
 
     def _taken(self, result: Answer) -> list[str]:
-        """Sentences on parts of the identity that were taken: a host reads some at boot alone, and is known by others."""
+        """Sentences on parts of the identity that were taken: some count from a boot on, by others a host is known."""
         if self._identity != _TAKE or not self._is_elsewhere():
             return []
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
