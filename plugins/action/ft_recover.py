@@ -325,7 +325,7 @@ class Recovery:
             return {**self._failure(made["msg"], made["error"], source), "source": source.peer}
         self._warn(made)
         result = self._here.module("ft_rollback", checkpoint=made["id"], store=self._store, **self._part)
-        warnings = [*self._warnings, *self._reboot(result), *result.get("warnings", [])]
+        warnings = [*self._warnings, *self._taken(result), *result.get("warnings", [])]
         took = round(time.monotonic() - self._started[0], 1)
         found = self._found(source)
         said = [
@@ -351,14 +351,20 @@ class Recovery:
             "left": [*self._left, *result.get("left", [])],
         }
 
-    def _reboot(self, result: Answer) -> list[str]:
-        """A sentence where parts of the identity were taken that a host reads only at boot."""
-        if self._identity != _TAKE:
+    def _taken(self, result: Answer) -> list[str]:
+        """Sentences on parts of the identity that were taken: some count from a boot on, by others a host is known."""
+        if self._identity != _TAKE or not self._is_elsewhere():
             return []
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
-        owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None and own.part.at_boot]
-        parts = list(dict.fromkeys(own.part.name for own in owned))
-        return [f"{self._here.name} owes a reboot: {', '.join(parts)} count from the next boot on"] if parts else []
+        owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
+        late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
+        said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
+        if any(own.top.startswith(b"/etc/ssh/ssh_host_") for own in owned):
+            said.append(
+                f"{self._here.name} has the SSH keys of {self._owner} now, and shows them to new connections: correct"
+                " known_hosts of the controller"
+            )
+        return said
 
 
 def _age(age: float | None) -> str:
