@@ -161,7 +161,7 @@ def test_a_kill_in_the_middle_leaves_no_half_copy_and_a_rerun_completes(hosts: F
     running = start(hosts)
     waits(hosts)
     assert hosts.on("web2", "ls /var/lib/evenkeel/replicas/web1/refs", check=False) == ""
-    assert "evenkeel" not in hosts.on("web2", KEYS)  # From the first byte on.
+    assert hosts.eventually(lambda: "evenkeel" not in hosts.on("web2", KEYS), 20)  # From the first byte on.
     if victim == "controller":
         hosts.end()
     elif victim == "network":

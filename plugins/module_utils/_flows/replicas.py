@@ -296,7 +296,7 @@ def _take(
     except BaseException:
         writer.discard()
         raise
-    # What came was hashed on its way in. What was here may have been damaged since.
+    # Contents that came were hashed on their way in. Those that were here may have been damaged since.
     wrong = {sha: why for sha in sorted(needed - came) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
