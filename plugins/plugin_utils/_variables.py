@@ -17,6 +17,7 @@ OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "noti
 KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name
     for name in (
+        "address",
         "at_most",
         "boot_within",
         "checkpoint",
@@ -78,6 +79,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "store",
         "strategy",
         "tasks",
+        "transport",
         "unchanged",
         "undeclared",
         "undrained",

@@ -57,11 +57,11 @@ class Bench:
     def on(self, host: str, script: str) -> str:
         return self.lab.exec(host, ["sh", "-c", script]).stdout
 
-    def task(self, name: str, **options: object) -> tuple[float, list[str]]:
+    def task(self, module: str, /, **options: object) -> tuple[float, list[str]]:
         """Seconds from the beginning of a task on web1 to its end, and the transports of the copies."""
         now = {"ansible.builtin.set_fact": {"at": "{{ at | default([]) + [lookup('pipe', 'date +%s.%N')] }}"}}
         say = {"ansible.builtin.copy": {"dest": str(self.home / "said"), "content": "{{ [at, found] | to_json }}"}}
-        tasks = [now, {f"evenkeel.fault_tolerance.{name}": options, "register": "found"}, now]
+        tasks = [now, {f"evenkeel.fault_tolerance.{module}": options, "register": "found"}, now]
         tasks.append({**say, "delegate_to": "localhost", "vars": {"ansible_connection": "local"}})
         (self.home / "play.yml").write_text(json.dumps([{"hosts": "web1", "gather_facts": False, "tasks": tasks}]))
         argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml"]

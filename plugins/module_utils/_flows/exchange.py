@@ -99,7 +99,7 @@ def _receive(call: _Call) -> Result:
 
 
 def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
-    """What a peer does with the bytes that come, whoever carries them."""
+    """Store the bytes that come, whoever carries them."""
     return replicas.receive(call.store, call.host, call.values["id"], incoming, call.params["retention"], call.mac)
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import sending
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import authorized, scratch
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import scratch, trust
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
@@ -120,8 +120,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "host_key.pub").write_text(f"{HOST_KEY} root@host\n")
     me = pwd.getpwuid(os.geteuid())
     user = pwd.struct_passwd((me.pw_name, "x", me.pw_uid, me.pw_gid, "", str(found), "/bin/sh"))
-    monkeypatch.setattr(sending.pwd, "getpwuid", lambda _uid: user)
-    monkeypatch.setattr(authorized.trust, "stranger", lambda _path, _owners: "")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: user)
+    monkeypatch.setattr(trust, "stranger", lambda _path, _owners: "")
     return found
 
 
