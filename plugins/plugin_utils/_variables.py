@@ -37,6 +37,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "max_unavailable",
         "min_healthy",
         "mode",
+        "only_logs",
         "outside",
         "owed",
         "paths",

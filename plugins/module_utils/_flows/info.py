@@ -13,7 +13,7 @@ from .._host.system import System
 from .._results import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
-from . import shipped
+from . import lag
 from .restarting import record
 
 
@@ -32,7 +32,7 @@ def info(store: Store, with_owed: bool = False) -> Remembered:
         checkpoints=checkpoints,
         replicas=replicas,
         outside=outside.told(store),
-        logs=shipped.behind(store),
+        logs=lag.behind(store),
         owed=owed(store.system) if with_owed else None,
         **vars(state),
     )
