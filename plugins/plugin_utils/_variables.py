@@ -42,6 +42,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "min_copies",
         "min_healthy",
         "mode",
+        "only_logs",
         "outside",
         "owed",
         "paths",

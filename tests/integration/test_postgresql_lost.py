@@ -21,7 +21,7 @@ from .test_guard import BIN
 
 pytestmark = pytest.mark.long
 VARIABLES = """
-evenkeel_peers: [web2, web3]
+evenkeel_peers: [web2]
 evenkeel_copies: 1
 evenkeel_resources:
   - postgresql: {cluster: 15/main}
