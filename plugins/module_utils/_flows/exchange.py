@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from .._host.system import System
 from .._results import Landing, Result
 from .._store import foreign
 from .._store.store import Store
-from . import replicas
+from . import replicas, sealed
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -46,13 +46,26 @@ class _Call:
     def mac(self) -> str:
         return str(self.values.get("mac", ""))
 
+    @property
+    def seal(self) -> Mapping[str, Any]:
+        """The values of the controller for an encrypted copy; none for a plain one."""
+        return self.values.get("seal") or {}
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The secrets of the bundles that are encrypted or decrypted here."""
+        return self.params.get("_secrets") or []
+
 
 def _offer(call: _Call) -> Result:
     return replicas.offer(call.store, call.host, call.params["checkpoint"])
 
 
 def _have(call: _Call) -> Result:
+    if call.seal:
+        return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
+    known.sealed = len(sealed.shas(replicas.replica(call.store, call.host)))
     if wanted not in known.ids:
         return known
     if call.check_mode:  # and so without putting aside damaged contents
@@ -64,12 +77,22 @@ def _have(call: _Call) -> Result:
     return known
 
 
+def _outgoing(call: _Call) -> replicas.Outgoing:
+    """The bundle that is asked for."""
+    values, seal = call.values, call.seal
+    if not seal:
+        return replicas.bundle(call.store, call.host, values["id"], values["known"], values["replica"])
+    if not values["replica"]:
+        return sealed.seal(call.store, call.host, values["id"], seal, call.secrets[0])
+    return (sealed.pass_on if seal.get("alone") else sealed.give_back)(call.store, call.host, seal["sha256"])
+
+
 def _export(call: _Call) -> Result:
     values = call.values
     owner = os.stat(values["directory"]).st_uid
     path = scratch.new(values["run"], owner)
     try:
-        found = replicas.export(call.store, call.host, values["id"], values["known"], path, values["replica"])
+        found = replicas.save(_outgoing(call), path)
     except BaseException:
         os.rmdir(os.path.dirname(path))
         raise
@@ -92,19 +115,28 @@ def _discard(call: _Call) -> Result:
 def _receive(call: _Call) -> Result:
     values = call.values
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
-        taken = replicas.receive(call.store, call.host, values["id"], incoming, call.params["retention"], call.mac)
+        retention = call.params["retention"]
+        if call.seal:
+            told = {**call.seal, "mac": call.mac}
+            taken = sealed.receive(call.store, call.host, values["id"], incoming, told, retention)
+        else:
+            taken = replicas.receive(call.store, call.host, values["id"], incoming, retention, call.mac)
     taken.changed = True
     return taken
 
 
 def _candidates(call: _Call) -> Result:
-    return replicas.candidates(call.store, call.host)
+    found = replicas.candidates(call.store, call.host)
+    found.candidates += sealed.candidates(call.store, call.host)
+    return found
 
 
 def _adopt(call: _Call) -> Result:
     values = call.values
     declared, proved = values.get("declared"), values.get("proved", False)
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        if call.seal:
+            incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
     taken.changed = True
     return taken

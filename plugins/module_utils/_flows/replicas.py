@@ -10,12 +10,14 @@ checkpoints that its own retention drops, and nothing on a sender's word.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable
+from io import BytesIO
+from typing import Any, BinaryIO, Callable, Protocol
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
@@ -58,7 +60,7 @@ def have(store: Store, host: str) -> Copies:
     their contents."""
     copies = replica(store, host)
     ids = [one.id for one in copies.checkpoints()]
-    return Copies(ids=ids, macs=sum(1 for one in ids if _mac_of(copies, one)))
+    return Copies(ids=ids, macs=sum(1 for one in ids if mac_of(copies, one)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Incoming:
     stream: BinaryIO
     size: int
 
+    def parts(self) -> Generator[Incoming, None, None]:
+        """The bundles in it, each to be read to its end before the next."""
+        yield self
+
 
 def _head(word: bytes, size: int) -> bytes:
     return b"%s %d\n" % (word, size)
@@ -128,7 +134,21 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
 
     Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
     """
-    made = bundle(store, host, checkpoint, known, from_replica)
+    return save(bundle(store, host, checkpoint, known, from_replica), path)
+
+
+class Outgoing(Protocol):
+    """A bundle that can be carried to another host, plain or encrypted."""
+
+    @property
+    def contents(self) -> Sequence[str]: ...
+    @property
+    def size(self) -> int: ...
+    def write(self, stream: BinaryIO) -> None: ...
+
+
+def save(made: Outgoing, path: str) -> Exported:
+    """Write it to the new file ``path`` (mode 0600). An error leaves no file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
@@ -160,12 +180,11 @@ def receive(
     target = replica(store, host)
     with target.locked():
         result = _take(target, checkpoint, incoming)
-        _keep_mac(target, checkpoint, mac)
+        keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
-            held = {one for ids in target.refs().values() for one in ids}
-            for gone in set(os.listdir(target.join(_MACS)) if mac else ()) - held:
-                os.unlink(target.join(_MACS, gone))
+            if not os.path.isdir(target.join("records")):  # Encrypted copies have MACs there, too.
+                forget_macs(target, {one for ids in target.refs().values() for one in ids})
     return result
 
 
@@ -178,19 +197,27 @@ def verify(store: Store, host: str, checkpoint: str, mac: str = "") -> Copied:
         for sha in wrong:
             target.quarantine(sha)
         if not wrong:
-            _keep_mac(target, checkpoint, mac)
+            keep_mac(target, checkpoint, mac)
     state = "damaged" if wrong else "verified"
     return Copied(id=checkpoint, state=state, wrong=list(wrong.values())[:20])
 
 
-def _keep_mac(target: Store, checkpoint: str, mac: str) -> None:
+def keep_mac(target: Store, checkpoint: str, mac: str) -> None:
     """Keep the newest MAC of each copy alone: the key may have been replaced."""
-    if mac and _mac_of(target, checkpoint) != mac:
+    if mac and mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(_MACS))
         write_file(target.join(_MACS, checkpoint), f"{mac}\n".encode("ascii"))
 
 
-def _mac_of(source: Store, checkpoint: str) -> str:
+def forget_macs(target: Store, held: Collection[str]) -> None:
+    """Keep the MACs of these checkpoints alone."""
+    folder = target.join(_MACS)
+    for gone in set(os.listdir(folder) if os.path.isdir(folder) else ()).difference(held):
+        os.unlink(os.path.join(folder, gone))
+
+
+def mac_of(source: Store, checkpoint: str) -> str:
+    """The MAC of a copy; empty without one."""
     try:
         with open(source.join(_MACS, checkpoint), "rb") as stream:
             found = stream.read(_MAC_LENGTH).decode("ascii")
@@ -210,7 +237,7 @@ def candidates(store: Store, host: str) -> Candidates:
             if checkpoint in seen:
                 continue
             seen.add(checkpoint)
-            one = Candidate(checkpoint, _mac_of(source, checkpoint))
+            one = Candidate(checkpoint, mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
                 check_manifest(manifest, store.system.now())
@@ -260,7 +287,7 @@ def _take(
     writer = Writer(target.objects)
     try:
         refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
-        came, manifests = _read_bundle(incoming, writer, target.root)
+        came, manifests = _read_parts(incoming, writer, target.root, checkpoint)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
         received, size = writer.new_objects, writer.new_bytes
@@ -310,6 +337,33 @@ def _chain(
     if made is None:
         raise Damaged("the bundle has no manifest")
     return made, list(zip(records, manifests)), needed
+
+
+def _read_parts(incoming: Incoming, writer: Writer, root: str, checkpoint: str) -> tuple[set[str], list[bytes]]:
+    """``_read_bundle`` for each bundle that came. In several bundles only the manifests of the wanted checkpoint and of
+    the log that it follows count: the other bundles bring contents that it shares with them."""
+    came: set[str] = set()
+    manifests: list[bytes] = []
+    count = 0
+    with closing(incoming.parts()) as parts:
+        for part in parts:
+            count += 1
+            found, more = _read_bundle(part, writer, root)
+            came |= found
+            manifests += more
+            if sum(map(len, manifests)) > MANIFESTS:
+                raise Damaged(f"the manifests of the bundles are more than {MANIFESTS} bytes")
+    if count < 2:
+        return came, manifests
+    known = {hashlib.sha256(data).hexdigest(): data for data in manifests}
+    followed: list[bytes] = []
+    wanted: str | None = checkpoint
+    while wanted in known:
+        data = known.pop(wanted)
+        followed.insert(0, data)
+        record = Manifest.read(BytesIO(data), wanted, whole=False)
+        wanted = record.parent if record.kind == LOG else None
+    return came, followed
 
 
 def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str], list[bytes]]:
