@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement, _seal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
             return report({**offered, "copies": []})
         try:
             check_created(offered["created"], time.time())
-            keys, made = inventory.keys(owner), ""
+            keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
                 made = (
@@ -76,7 +76,7 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode)
+            replication = Replication(inventory, here, carrier, offered, scratch, timeout, self._task.check_mode, seals)
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
@@ -89,7 +89,8 @@ class ActionModule(ActionBase):
                 f" hosts share a key ({VARIABLE})"
             )
         result = _result(here.name, params["copies"], offered["id"], list(replication.entries.values()), why)
-        return {**result, "warnings": [made]} if made else result
+        said = [*([made] if made else []), *_seal.leftovers(owner, replication.plain)]
+        return {**result, "warnings": said} if said else result
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Replication:
     """The copies of one checkpoint of the host ``here``.
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
-    peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know.
+    peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. seals: the
+    keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
     """
 
     inventory: Inventory
@@ -118,9 +120,11 @@ class Replication:
     scratch: str
     timeout: float
     check_mode: bool
+    seals: _seal.Seals
     entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
+    plain: dict[str, int] = field(default_factory=dict)
 
     @property
     def _id(self) -> str:
@@ -143,7 +147,7 @@ class Replication:
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
         def have(host: Host) -> Answer:
-            return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
+            return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
 
         told = self.inventory.each(peers, have, self.timeout)
         entries: dict[str, Outcome] = {}
@@ -151,14 +155,19 @@ class Replication:
         for peer, answer in told.items():
             if answer.get("macs"):
                 self.marked.append(peer)
+            if answer.get("plain"):
+                self.plain[peer] = answer["plain"]
+            refusal = self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
+            elif refusal:
+                entries[peer] = Outcome("failed", refusal)
             elif answer.get("state") == "verified":
                 entries[peer] = Outcome("verified", "held already")
             elif self.check_mode:
                 entries[peer] = Outcome("planned", new=True)
             else:
-                lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
+                lacking[peer] = self.seals.known(self.offered["held"], answer)
         if lacking:
             entries.update(self._send(lacking))
             # A content that a peer holds may be damaged there. The peer then gets everything.
@@ -172,13 +181,16 @@ class Replication:
     def _send(self, lacking: dict[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():
             path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
-            found = self.carrier.fetch(self.here, self._id, known, False, path)
+            sealing = self.seals.sealing(self._id, known)
+            found = self.carrier.fetch(self.here, self._id, known, False, path, **sealing)
             if found.get("failed"):
                 raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
             self.bundles[known] = path
 
         def deliver(host: Host) -> Answer:
-            return self.carrier.deliver(host, "receive", self._id, self.bundles[lacking[host.name]], mac=self._mac)
+            known = lacking[host.name]
+            more = {"mac": self._mac, **self.seals.receiving(self.offered, known)}
+            return self.carrier.deliver(host, "receive", self._id, self.bundles[known], **more)
 
         told = self.inventory.each(lacking, deliver, self.timeout)
         return {peer: _outcome(answer) for peer, answer in told.items()}

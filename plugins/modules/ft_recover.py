@@ -18,6 +18,8 @@ description:
     C(evenkeel_resources) of O(host) declares, then puts the host back to it, on the same path as
     M(evenkeel.fault_tolerance.ft_rollback). Where the newest checkpoint cannot be brought, the checkpoint before it is
     taken, and RV(left) says so.
+  - An encrypted copy is read with the variable C(evenkeel_encryption_key) of O(host). A copy that no key of it reads is
+    V(locked), and is not used.
   - Without a verified copy nothing is changed.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -114,8 +116,8 @@ candidates:
       type: str
     state:
       description:
-        - V(verified), V(unproved) (whole, without a MAC of ours), V(refused), V(damaged), V(none), V(failed) or
-          V(unreachable).
+        - V(verified), V(unproved) (whole, without a MAC of ours), V(locked) (encrypted, without a key that reads it),
+          V(refused), V(damaged), V(none), V(failed) or V(unreachable).
       type: str
     detail:
       description: The state in words.
