@@ -295,7 +295,7 @@ def _take(
     except BaseException:
         writer.discard()
         raise
-    # What came was hashed on its way in. What was here may have been damaged since.
+    # New contents were hashed on their way in. Older contents may have been damaged since.
     wrong = {sha: why for sha in sorted(needed - came) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
