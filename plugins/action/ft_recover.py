@@ -39,6 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
     Inventory,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 
 # The largest number of candidates that messages name.
 _SHOWN = 50
@@ -65,9 +66,10 @@ class Copy:
     release: str = ""
     architecture: str = ""
     bytes: int = 0
+    sealed: Any = None
 
     def shown(self) -> dict[str, str]:
-        """The entry, without the MAC, and without what only the choice of a spare needs."""
+        """The entry, without the MAC, the records of an encrypted copy, and what only the choice of a spare needs."""
         return {key: str(getattr(self, key)) for key in _ENTRY}
 
 
@@ -115,6 +117,7 @@ class Recovery:
         self._keys = inventory.keys(self._owner)
         with suppress(AnsibleError):  # It has left the inventory, and has no probes.
             inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
+        self._seals = inventory.seals(self._owner)
         declared = inventory.resources(self._owner)
         self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
@@ -158,7 +161,9 @@ class Recovery:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
         self._candidates = [
-            _judged(copy, self._owner, self._keys) for peer in self._peers for copy in _found(peer, told[peer])
+            _judged(copy, self._owner, self._keys)
+            for peer in self._peers
+            for copy in _found(peer, told[peer], self._seals)
         ]
         wrong = [
             f"{copy.peer}: {copy.state} {copy.id[:12]} {copy.detail}".replace("  ", " ")
@@ -295,12 +300,14 @@ class Recovery:
         peer, checkpoint = copy.peer, copy.id
         path = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
         try:
+            fetching = self._seals.fetching(copy.sealed)
             got = self._inventory.each(
-                [peer], lambda host: self._carrier.fetch(host, checkpoint, [], True, path), self._timeout
+                [peer], lambda host: self._carrier.fetch(host, checkpoint, [], True, path, **fetching), self._timeout
             )[peer]
             if got.get("failed") or got.get("unreachable"):
                 return got
-            got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **limits)
+            more = {**limits, **self._seals.adopting(copy.sealed)}
+            got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **more)
             is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
             return {**got, "refused_here": True} if is_refused else got
         finally:
@@ -412,12 +419,12 @@ def _plan(owner: str, copy: Copy) -> str:
     return f"recover {owner} from checkpoint {copy.name} ({copy.id[:12]}) of {copy.created}"
 
 
-def _found(peer: str, answer: Answer) -> list[Copy]:
+def _found(peer: str, answer: Answer, seals: Seals) -> list[Copy]:
     """The copies that a peer offers."""
     for state in ("unreachable", "failed"):
         if answer.get(state):
             return [Copy(peer, state=state, detail=words(answer.get("msg")))]
-    return [Copy(peer, **entry) for entry in answer.get("candidates", [])] or [Copy(peer)]
+    return [Copy(peer, **entry) for entry in seals.opened(answer.get("candidates", []))] or [Copy(peer)]
 
 
 def _judged(copy: Copy, owner: str, keys: Keys) -> Copy:

@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement, _seal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
             return report({**offered, "copies": []})
         try:
             check_created(offered["created"], time.time())
-            keys, made = inventory.keys(owner), ""
+            keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
                 made = (
@@ -84,7 +84,7 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"])
+            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"], seals)
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
@@ -103,7 +103,8 @@ class ActionModule(ActionBase):
             noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
             if noted.get("failed"):
                 result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
-        warnings = [one for one in (made, *result.pop("warnings", [])) if one]
+        said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
+        warnings = [one for one in said if one]
         return {**result, "warnings": warnings} if warnings else result
 
 
@@ -136,7 +137,7 @@ class Replication:
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
-    option.
+    option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
     """
 
     inventory: Inventory
@@ -146,9 +147,11 @@ class Replication:
     scratch: str
     timeout: float
     transport: str
+    seals: _seal.Seals
     entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
+    plain: dict[str, int] = field(default_factory=dict)
 
     @property
     def _id(self) -> str:
@@ -171,7 +174,7 @@ class Replication:
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
         def have(host: Host) -> Answer:
-            return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
+            return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
 
         told = self.inventory.each(peers, have, self.timeout)
         entries: dict[str, Outcome] = {}
@@ -179,14 +182,19 @@ class Replication:
         for peer, answer in told.items():
             if answer.get("macs"):
                 self.marked.append(peer)
+            if answer.get("plain"):
+                self.plain[peer] = answer["plain"]
+            refusal = self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
+            elif refusal:
+                entries[peer] = Outcome("failed", refusal)
             elif answer.get("state") == "verified":
                 entries[peer] = Outcome("verified", "held already")
             elif self.inventory.predicts:
                 entries[peer] = Outcome("planned", new=True)
             else:
-                lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
+                lacking[peer] = self.seals.known(self.offered["held"], answer)
         if lacking:
             entries.update(self._send(lacking))
             # A content that a peer holds may be damaged there. The peer then gets everything.
@@ -216,7 +224,7 @@ class Replication:
         """The answer for each peer that was sent to straight, or the reason why it was not."""
         places = {peer: place(self.inventory, peer) for peer in lacking}
         answers: dict[str, Answer] = {peer: failed(there.obstacle) for peer, there in places.items() if there.obstacle}
-        direct = Direct(self.inventory, self.here, self.carrier, self._id, self._mac, self.timeout, places)
+        direct = Direct(self.inventory, self.here, self.carrier, self.offered, self.seals, self.timeout, places)
         for transport in (self.transport, SSH):
             # Peers behind a broken link of a chain are sent to one by one.
             todo = {peer: known for peer, known in lacking.items() if _is_open(answers.get(peer))}
@@ -230,13 +238,16 @@ class Replication:
     def _relay(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():
             path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
-            found = self.carrier.fetch(self.here, self._id, known, False, path)
+            sealing = self.seals.sealing(self._id, known)
+            found = self.carrier.fetch(self.here, self._id, known, False, path, **sealing)
             if found.get("failed"):
                 raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
             self.bundles[known] = path
 
         def deliver(host: Host) -> Answer:
-            return self.carrier.deliver(host, "receive", self._id, self.bundles[lacking[host.name]], mac=self._mac)
+            known = lacking[host.name]
+            more = {"mac": self._mac, **self.seals.receiving(self.offered, known)}
+            return self.carrier.deliver(host, "receive", self._id, self.bundles[known], **more)
 
         told = self.inventory.each(lacking, deliver, self.timeout)
         return {peer: _outcome(answer) for peer, answer in told.items()}

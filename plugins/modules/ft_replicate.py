@@ -17,6 +17,10 @@ description:
     variable C(evenkeel_key) of this host, a text of 32 characters or more or a list of such texts. The first key makes
     MACs, and MACs of all keys are accepted. Without that variable the key is in the file C(.evenkeel-key) beside the
     inventory, which the first copy makes. No host ever has the key.
+  - Where the variable C(evenkeel_encryption_key) of this host is set (a text of 32 characters or more, or a list of
+    them, of which the first encrypts), the copies are encrypted by C(openssl) before they leave the host. A peer
+    verifies them without a key. Plain copies that it holds from before do not count then, and a warning names them. A
+    peer with encrypted copies gets no plain copy where the variable is missing.
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same peers.
     The next peer replaces a peer that cannot be reached or does not take the copy.
@@ -45,7 +49,7 @@ options:
   peers:
     description:
       - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
-      - They will hold the whole checkpoint, secrets too.
+      - They will hold the whole checkpoint, secrets too; encrypted with C(evenkeel_encryption_key).
     type: list
     elements: str
     required: true

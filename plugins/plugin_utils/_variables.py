@@ -26,6 +26,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "copies",
         "deadline",
         "drain",
+        "encryption_key",
         "failure_domain",
         "forget",
         "generations",

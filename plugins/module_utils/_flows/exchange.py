@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,7 +15,7 @@ from .._host.system import System
 from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
-from . import replicas, sending, shipped
+from . import replicas, sealed, sending, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -46,13 +46,26 @@ class _Call:
     def mac(self) -> str:
         return str(self.values.get("mac", ""))
 
+    @property
+    def seal(self) -> Mapping[str, Any]:
+        """The values of the controller for an encrypted copy; none for a plain one."""
+        return self.values.get("seal") or {}
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The secrets of the bundles that are encrypted or decrypted here."""
+        return self.params.get("_secrets") or []
+
 
 def _offer(call: _Call) -> Result:
     return replicas.offer(call.store, call.host, call.params["checkpoint"])
 
 
 def _have(call: _Call) -> Result:
+    if call.seal:
+        return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
+    known.sealed = len(sealed.shas(replicas.replica(call.store, call.host)))
     if wanted not in known.ids:
         return known
     wrong = replicas.lacking(call.store, call.host, wanted)
@@ -66,12 +79,22 @@ def _noted(call: _Call) -> Result:
     return Result(changed=shipped.note(call.store, call.values["id"], call.values["copies"]))
 
 
+def _outgoing(call: _Call) -> replicas.Outgoing:
+    """The bundle that the controller fetches."""
+    values, seal = call.values, call.seal
+    if not values["replica"]:
+        return _bundle(call, values["known"])
+    if not seal:
+        return replicas.bundle(call.store, call.host, values["id"], values["known"], True)
+    return (sealed.pass_on if seal.get("alone") else sealed.give_back)(call.store, call.host, seal["sha256"])
+
+
 def _export(call: _Call) -> Result:
     values = call.values
     owner = os.stat(values["directory"]).st_uid
     path = scratch.new(values["run"], owner)
     try:
-        found = replicas.export(call.store, call.host, values["id"], values["known"], path, values["replica"])
+        found = replicas.save(_outgoing(call), path)
     except BaseException:
         os.rmdir(os.path.dirname(path))
         raise
@@ -100,12 +123,19 @@ def _receive(call: _Call) -> Result:
 
 def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
     """Store the bytes that come, whoever carries them."""
-    return replicas.receive(call.store, call.host, call.values["id"], incoming, call.params["retention"], call.mac)
+    wanted, retention = call.values["id"], call.params["retention"]
+    if call.seal:
+        told = {**call.seal, "mac": call.mac}
+        return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
+    return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
 
 
-def _bundle(call: _Call, known: list[str]) -> replicas.Bundle:
-    """The bytes that leave, whoever carries them."""
-    return replicas.bundle(call.store, call.host, call.values["id"], known, False)
+def _bundle(call: _Call, known: list[str]) -> replicas.Outgoing:
+    """The bytes that leave, whoever carries them. ``known``: ids; of encrypted copies, the base (``sealed.BASE``)."""
+    if not call.seal:
+        return replicas.bundle(call.store, call.host, call.values["id"], known, False)
+    asked = dict(zip(sealed.BASE, known))
+    return sealed.seal(call.store, call.host, call.values["id"], asked, call.secrets[0] if call.secrets else "")
 
 
 # Straight from host to host: keys on all that send, admissions on all that receive, then both at the same time.
@@ -150,13 +180,17 @@ def _close(call: _Call) -> Result:
 
 
 def _candidates(call: _Call) -> Result:
-    return replicas.candidates(call.store, call.host)
+    found = replicas.candidates(call.store, call.host)
+    found.candidates += sealed.candidates(call.store, call.host)
+    return found
 
 
 def _adopt(call: _Call) -> Result:
     values = call.values
     declared, proved = values.get("declared"), values.get("proved", False)
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        if call.seal:
+            incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
     taken.changed = True
     return taken
