@@ -41,7 +41,7 @@ from .._store.store import Store, time_of
 from . import replicas
 
 SEALED = "sealed"
-# What a receiver tells of the bundle on which the next one may build.
+# The words of a receiver on the bundle on which the next one may build.
 BASE = ("id", "sha256", "bytes", "length")
 RECORDS = "records"
 # Behind a ciphertext: its SHA-256, that of its base, its tag.
