@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def copies(fleet: Fleet, owner: str) -> list[str]:
     return [h for h in fleet.names[:4] if fleet.on(h, f"ls -d /var/lib/evenkeel/replicas/{owner}", check=False).strip()]
 
 
+def holders(fleet: Fleet, owner: str) -> dict[str, str]:
+    """The peers, each with its rack, that the status shows with a whole copy of the owner's newest checkpoint."""
+    _code, said = fleet.evenkeel("status", "-i", "inventory", "--json")
+    told = json.JSONDecoder().raw_decode(said[said.index("{") :])[0]["redundancy"]
+    (found,) = [one for one in told["owners"] if one["host"] == owner]
+    assert found["wanted"] == 2
+    return {one["peer"]: one["domain"] for one in found["copies"] if not one["damaged"] and one["behind"] == 0}
+
+
 def flip(fleet: Fleet, peer: str, owner: str) -> None:
     """Change a byte of a content in a copy: of the page, which is in a pack."""
     pack = f"/var/lib/evenkeel/replicas/{owner}/packs"
@@ -77,6 +87,13 @@ def test_a_host_that_lost_everything_and_a_spare_are_recovered_byte_for_byte(fou
         assert {rack[host] for host in held} == {"r1", "r2"}
     leftovers = "ls -d /var/tmp/evenkeel-* ~root/.ansible/tmp/* ~ops/.ansible/tmp/* 2>/dev/null || true"
     assert [four.on(host, leftovers) for host in four.names[:4]] == [""] * 4
+
+    # Each host is known to have two copies in two racks; of a copy that is gone nobody says that it is there.
+    bad, good = copies(four, "web1")
+    assert holders(four, "web1") == {bad: rack[bad], good: rack[good]}
+    four.on(good, "mv /var/lib/evenkeel/replicas/web1 /var/tmp/kept")
+    assert holders(four, "web1") == {bad: rack[bad]}
+    four.on(good, "mv /var/tmp/kept /var/lib/evenkeel/replicas/web1")
 
     # The key by which copies are known stays here.
     key = four.home / "inventory" / ".evenkeel-key"
