@@ -170,7 +170,7 @@ def test_a_recovery_that_was_killed_is_completed_by_the_next(lost: Fleet, killed
         process.communicate(timeout=180)
         assert process.returncode not in (0, 3)
         lost.lab.start("web6")
-    assert lost.eventually(lambda: not lost.on("web6", "pgrep -f AnsiballZ", check=False).strip(), 120)
+    assert lost.eventually(lambda: not lost.on("web6", "pgrep -f '[A]nsiballZ'", check=False).strip(), 120)
     code, said = lost.evenkeel(*words)
     assert code == 0, said
     assert differs(lost, (*IDENTITY, *OWN)) == "" and lost.on("web6", PRINT) == before
