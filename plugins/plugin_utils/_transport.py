@@ -176,7 +176,7 @@ class Direct:
         def admit(one: _Transfer, host: Host) -> Answer:
             source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
             values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60}
-            found = self.carrier.phase(host, "open", directory=host.directory(), **values)
+            found = self.carrier.phase(host, "open", login=host.login(), **values)
             size = sizes[one.known]
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])
