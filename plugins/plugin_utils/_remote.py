@@ -69,7 +69,7 @@ class Host:
         return str(shell.tmpdir or self._action._make_tmp_path())
 
     def login(self) -> dict[str, str]:
-        """The user as whom the connection logs in, as ``user``; where it does not tell, a ``directory`` of that user."""
+        """The ``user`` as whom the connection logs in; where it does not tell, a ``directory`` of that user."""
         user = None
         with contextlib.suppress(AnsibleError, KeyError):
             user = self._action._connection.get_option("remote_user")
