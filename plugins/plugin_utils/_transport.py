@@ -130,6 +130,8 @@ class Direct:
         first = self.carrier.phase(self.source, "prepare", id=self.checkpoint, known=knowns, hops=hops)
         if first.get("failed"):
             return {peer: _unsent(wanted, first) for peer in lacking}
+        if (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(lacking)):
+            return {peer: _unsent(wanted, failed("its answer has no form of ours")) for peer in lacking}
         sizes = dict(zip(knowns, first["sizes"], strict=True))
         keys = dict(zip(lacking, first["hops"], strict=True))
         transfers = _transfers(self.source.name, groups(wanted, lacking, sizes), lacking)
