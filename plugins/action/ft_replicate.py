@@ -35,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transpor
     RELAY,
     SSH,
     Direct,
+    Place,
     place,
 )
 
@@ -61,6 +62,8 @@ class ActionModule(ActionBase):
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             _placement.check(here.name, params["copies"], peers, domains)
             fewest = _fewest(params["copies"], params.get("min_copies"))
+            for peer in _placement.choose(here.name, params["copies"], peers, domains):
+                place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
@@ -88,7 +91,7 @@ class ActionModule(ActionBase):
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
-            except (Damaged, UsageError) as error:
+            except Damaged as error:
                 why = error.message
         if made and replication.marked:
             made += (
@@ -222,7 +225,7 @@ class Replication:
 
     def _send_straight(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
         """The answer for each peer that was sent to straight, or the reason why it was not."""
-        places = {peer: place(self.inventory, peer) for peer in lacking}
+        places = {peer: self._place(peer) for peer in lacking}
         answers: dict[str, Answer] = {peer: failed(there.obstacle) for peer, there in places.items() if there.obstacle}
         direct = Direct(self.inventory, self.here, self.carrier, self.offered, self.seals, self.timeout, places)
         for transport in (self.transport, SSH):
@@ -234,6 +237,13 @@ class Replication:
                 if answer.get("source_failed"):
                     raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {answer.get('msg')}")
         return answers
+
+    def _place(self, peer: str) -> Place:
+        """The place of a peer. Addresses of the peers that are asked first are known to be right."""
+        try:
+            return place(self.inventory, peer)
+        except UsageError as error:
+            return Place(obstacle=error.message)
 
     def _relay(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():

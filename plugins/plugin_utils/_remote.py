@@ -68,6 +68,13 @@ class Host:
         shell = self._action._connection._shell
         return str(shell.tmpdir or self._action._make_tmp_path())
 
+    def login(self) -> dict[str, str]:
+        """The ``user`` as whom the connection logs in; where it does not tell, a ``directory`` of that user."""
+        user = None
+        with contextlib.suppress(AnsibleError, KeyError):
+            user = self._action._connection.get_option("remote_user")
+        return {"user": str(user)} if user else {"directory": self.directory()}
+
     def put(self, local: str, remote: str) -> None:
         """Send a file. The connection plugin streams it, so that memory stays bounded."""
         self._action._connection.put_file(local, remote)

@@ -137,6 +137,8 @@ class Direct:
         first = self.carrier.phase(self.source, "prepare", id=self.checkpoint, known=knowns, hops=hops, **sealing)
         if first.get("failed"):
             return {peer: _unsent(wanted, first) for peer in lacking}
+        if (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(lacking)):
+            return {peer: _unsent(wanted, failed("its answer has no form of ours")) for peer in lacking}
         sizes = dict(zip(knowns, first["sizes"], strict=True))
         keys = dict(zip(lacking, first["hops"], strict=True))
         transfers = _transfers(self.source.name, groups(wanted, lacking, sizes), lacking)
@@ -183,7 +185,7 @@ class Direct:
         def admit(one: _Transfer, host: Host) -> Answer:
             source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
             values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60}
-            found = self.carrier.phase(host, "open", directory=host.directory(), **values)
+            found = self.carrier.phase(host, "open", login=host.login(), **values)
             size = sizes[one.known]
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .._errors import UsageError
+from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
 from .._results import Copied, Landing, Outgoing, Result, Sent
@@ -152,7 +153,12 @@ def _prepare(call: _Call) -> Result:
 def _open(call: _Call) -> Result:
     values = call.values
     admission = sending.Admission(values["run"], values["public"], values["source"], values["seconds"])
-    return sending.open_for(call.store.system, admission, values["directory"], foreign.room(call.store.root))
+    login = values["login"]
+    try:
+        user = pwd.getpwnam(login["user"]) if "user" in login else pwd.getpwuid(os.stat(login["directory"]).st_uid)
+    except KeyError as error:
+        raise EvenkeelError(f"the login user is no account of this host: {error}") from error
+    return sending.open_for(call.store.system, admission, user, foreign.room(call.store.root))
 
 
 def _send(call: _Call) -> Result:
