@@ -101,14 +101,18 @@ class ActionModule(ActionBase):
             )
         numbers = (fewest, params["copies"])
         result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
-        result["left"] = [*offered["lacking"], *result["left"]]
-        if offered["has_log"] and not result.get("failed") and not self._task.check_mode:
-            noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
-            if noted.get("failed"):
-                result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
+        is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
+        noted = "" if is_over else _noted(carrier, here, offered["id"], params["copies"])
+        result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
         said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
         warnings = [one for one in said if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _noted(carrier: Carrier, here: Host, checkpoint: str, copies: int) -> str:
+    """Have the source note how far its log was copied; why it could not, or nothing."""
+    noted = carrier.phase(here, "noted", id=checkpoint, copies=copies)
+    return f"{here.name} could not note how far its log was copied: {noted.get('msg')}" if noted.get("failed") else ""
 
 
 def _fewest(copies: int, given: int | None) -> int:

@@ -24,6 +24,7 @@ description:
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same peers.
     The next peer replaces a peer that cannot be reached or does not take the copy.
+  - A copy holds also what the host keeps beside its store, such as the base and the log of a database.
   - O(retention) decides which copies of this host each peer keeps.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -167,7 +168,9 @@ proved:
   type: list
   elements: str
 left:
-  description: The peers that hold no copy although they were asked, and why; or the copies that are missing.
+  description:
+    - The peers that hold no copy although they were asked, and why; or the copies that are missing. Data that a copy
+      does not hold, such as a database that another backup program looks after.
   returned: always
   type: list
   elements: str
