@@ -19,7 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call, ft_replicate
 
 from .conftest import Fleet
-from .test_replicate_recover import lose, recover, replicate, temporary
+from .test_replicate_recover import killed, lose, recover, replicate, temporary
 
 KEY = "correct horse battery staple, and more of it"
 MARKER = b"the password of the bank is swordfish"
@@ -80,6 +80,7 @@ def test_a_peers_disk_shows_no_content_and_no_name_and_the_host_comes_back(fleet
     assert not temporary(fleet)
 
 
+@pytest.mark.long
 def test_what_is_new_travels_alone_and_every_checkpoint_comes_back(fleet: Fleet) -> None:
     data = fleet.directory("h1") / "data"
     first = replicate(fleet, copies=1).results["h1"]
@@ -199,6 +200,7 @@ def test_a_peer_cannot_pass_off_the_copy_of_another_host(fleet: Fleet) -> None:
     assert [one["state"] for one in run.results["h1"]["candidates"] if one["peer"] == peer] == ["locked"]
 
 
+@pytest.mark.long
 def test_a_scrub_finds_a_flipped_bit_without_the_key_and_it_is_sent_anew(fleet: Fleet) -> None:
     peer = peer_of(replicate(fleet, copies=1))
     (bundle,) = bundles(fleet, peer)
@@ -238,6 +240,13 @@ def test_a_bundle_goes_from_peer_to_peer_without_the_key(fleet: Fleet, tmp_path:
     lose(fleet)
     run = recover(fleet)
     assert run.rc == 0 and run.results["h1"]["source"] == other, run.output
+
+
+@pytest.mark.long
+def test_what_a_killed_run_leaves_on_its_way_is_encrypted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = killed(fleet, monkeypatch)
+    data = bundle.read_bytes()
+    assert len(data) > 300_000 and data.startswith(b"Salted__") and MARKER[:12] not in data and b"customers" not in data
 
 
 @pytest.mark.parametrize("module", [ft_call, ft_replicate])
