@@ -94,11 +94,7 @@ class ActionModule(ActionBase):
             except Damaged as error:
                 why = error.message
         if made and replication.marked:
-            made += (
-                f". Copies on {', '.join(replication.marked)} have MACs of another key, and only that key proves older"
-                f" copies. If it is not lost, put it in place of the new key and run again; controllers that share"
-                f" hosts share a key ({VARIABLE})"
-            )
+            made += _other_key(replication.marked)
         numbers = (fewest, params["copies"])
         result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
@@ -107,6 +103,14 @@ class ActionModule(ActionBase):
         said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
         warnings = [one for one in said if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _other_key(marked: Sequence[str]) -> str:
+    """The words to add where a key was made, and copies on peers have MACs already."""
+    return (
+        f". Copies on {', '.join(marked)} have MACs of another key, and only that key proves older copies. If it is not"
+        f" lost, put it in place of the new key and run again; controllers that share hosts share a key ({VARIABLE})"
+    )
 
 
 def _noted(carrier: Carrier, here: Host, checkpoint: str, copies: int) -> str:
