@@ -144,6 +144,13 @@ class Healing:
 
     def heal(self, owner: str, own: bool, scratch: str) -> None:
         """Look after the copies of ``owner``. own: its own store is asked as well."""
+        if self._inventory.seals(owner):
+            # A plain copy must never go to a peer in the place of an encrypted one.
+            self._told.left.append(
+                f"the copies of {owner} are encrypted: ft_scrub reads them on each peer, and ft_replicate sends those"
+                " that are bad or missing; they are not rebuilt from peer to peer"
+            )
+            return
         domains = self._domains(owner)
         if own:
             # Whether there are places enough shows at the end: until then as much is healed as can be.

@@ -39,6 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
     Inventory,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 
 # The largest number of candidates that messages name.
 _SHOWN = 50
@@ -65,9 +66,10 @@ class Copy:
     release: str = ""
     architecture: str = ""
     bytes: int = 0
+    sealed: Any = None
 
     def shown(self) -> dict[str, str]:
-        """The entry, without the MAC, and without what only the choice of a spare needs."""
+        """The entry, without the MAC, the records of an encrypted copy, and what only the choice of a spare needs."""
         return {key: str(getattr(self, key)) for key in _ENTRY}
 
 
@@ -115,6 +117,7 @@ class Recovery:
         self._keys = inventory.keys(self._owner)
         with suppress(AnsibleError):  # It has left the inventory, and has no probes.
             inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
+        self._seals = inventory.seals(self._owner)
         declared = inventory.resources(self._owner)
         self._declared = declared if self._undeclared else _declared(declared)
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
@@ -158,7 +161,9 @@ class Recovery:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
         self._candidates = [
-            _judged(copy, self._owner, self._keys) for peer in self._peers for copy in _found(peer, told[peer])
+            _judged(copy, self._owner, self._keys)
+            for peer in self._peers
+            for copy in _found(peer, told[peer], self._seals)
         ]
         wrong = [
             f"{copy.peer}: {copy.state} {copy.id[:12]} {copy.detail}".replace("  ", " ")
@@ -295,12 +300,14 @@ class Recovery:
         peer, checkpoint = copy.peer, copy.id
         path = os.path.join(scratch, f"bundle-{os.urandom(8).hex()}")
         try:
+            fetching = self._seals.fetching(copy.sealed)
             got = self._inventory.each(
-                [peer], lambda host: self._carrier.fetch(host, checkpoint, [], True, path), self._timeout
+                [peer], lambda host: self._carrier.fetch(host, checkpoint, [], True, path, **fetching), self._timeout
             )[peer]
             if got.get("failed") or got.get("unreachable"):
                 return got
-            got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **limits)
+            more = {**limits, **self._seals.adopting(copy.sealed)}
+            got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **more)
             is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
             return {**got, "refused_here": True} if is_refused else got
         finally:
@@ -325,7 +332,7 @@ class Recovery:
             return {**self._failure(made["msg"], made["error"], source), "source": source.peer}
         self._warn(made)
         result = self._here.module("ft_rollback", checkpoint=made["id"], store=self._store, **self._part)
-        warnings = [*self._warnings, *self._reboot(result), *result.get("warnings", [])]
+        warnings = [*self._warnings, *self._taken(result), *result.get("warnings", [])]
         took = round(time.monotonic() - self._started[0], 1)
         found = self._found(source)
         said = [
@@ -351,14 +358,20 @@ class Recovery:
             "left": [*self._left, *result.get("left", [])],
         }
 
-    def _reboot(self, result: Answer) -> list[str]:
-        """A sentence where parts of the identity were taken that a host reads only at boot."""
-        if self._identity != _TAKE:
+    def _taken(self, result: Answer) -> list[str]:
+        """Sentences on parts of the identity that were taken: some count from a boot on, by others a host is known."""
+        if self._identity != _TAKE or not self._is_elsewhere():
             return []
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
-        owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None and own.part.at_boot]
-        parts = list(dict.fromkeys(own.part.name for own in owned))
-        return [f"{self._here.name} owes a reboot: {', '.join(parts)} count from the next boot on"] if parts else []
+        owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
+        late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
+        said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
+        if any(own.top.startswith(b"/etc/ssh/ssh_host_") for own in owned):
+            said.append(
+                f"{self._here.name} has the SSH keys of {self._owner} now, and shows them to new connections: correct"
+                " known_hosts of the controller"
+            )
+        return said
 
 
 def _age(age: float | None) -> str:
@@ -406,12 +419,12 @@ def _plan(owner: str, copy: Copy) -> str:
     return f"recover {owner} from checkpoint {copy.name} ({copy.id[:12]}) of {copy.created}"
 
 
-def _found(peer: str, answer: Answer) -> list[Copy]:
+def _found(peer: str, answer: Answer, seals: Seals) -> list[Copy]:
     """The copies that a peer offers."""
     for state in ("unreachable", "failed"):
         if answer.get(state):
             return [Copy(peer, state=state, detail=words(answer.get("msg")))]
-    return [Copy(peer, **entry) for entry in answer.get("candidates", [])] or [Copy(peer)]
+    return [Copy(peer, **entry) for entry in seals.opened(answer.get("candidates", []))] or [Copy(peer)]
 
 
 def _judged(copy: Copy, owner: str, keys: Keys) -> Copy:

@@ -17,7 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement, _seal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
@@ -35,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transpor
     RELAY,
     SSH,
     Direct,
+    Place,
     place,
 )
 
@@ -61,6 +62,8 @@ class ActionModule(ActionBase):
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             _placement.check(here.name, params["copies"], peers, domains)
             fewest = _fewest(params["copies"], params.get("min_copies"))
+            for peer in _placement.choose(here.name, params["copies"], peers, domains):
+                place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
@@ -72,7 +75,7 @@ class ActionModule(ActionBase):
             return report({**offered, "copies": []})
         try:
             check_created(offered["created"], time.time())
-            keys, made = inventory.keys(owner), ""
+            keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
                 made = (
@@ -84,27 +87,36 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"])
+            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"], seals)
             try:
                 replication.place(params["copies"], peers, domains)
                 why = ""
-            except (Damaged, UsageError) as error:
+            except Damaged as error:
                 why = error.message
         if made and replication.marked:
-            made += (
-                f". Copies on {', '.join(replication.marked)} have MACs of another key, and only that key proves older"
-                f" copies. If it is not lost, put it in place of the new key and run again; controllers that share"
-                f" hosts share a key ({VARIABLE})"
-            )
+            made += _other_key(replication.marked)
         numbers = (fewest, params["copies"])
         result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
-        result["left"] = [*offered["lacking"], *result["left"]]
-        if offered["has_log"] and not result.get("failed") and not self._task.check_mode:
-            noted = carrier.phase(here, "noted", id=offered["id"], copies=params["copies"])
-            if noted.get("failed"):
-                result["left"].append(f"{here.name} could not note how far its log was copied: {noted.get('msg')}")
-        warnings = [one for one in (made, *result.pop("warnings", [])) if one]
+        is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
+        noted = "" if is_over else _noted(carrier, here, offered["id"], params["copies"])
+        result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
+        said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
+        warnings = [one for one in said if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _other_key(marked: Sequence[str]) -> str:
+    """The words to add where a key was made, and copies on peers have MACs already."""
+    return (
+        f". Copies on {', '.join(marked)} have MACs of another key, and only that key proves older copies. If it is not"
+        f" lost, put it in place of the new key and run again; controllers that share hosts share a key ({VARIABLE})"
+    )
+
+
+def _noted(carrier: Carrier, here: Host, checkpoint: str, copies: int) -> str:
+    """Have the source note how far its log was copied; why it could not, or nothing."""
+    noted = carrier.phase(here, "noted", id=checkpoint, copies=copies)
+    return f"{here.name} could not note how far its log was copied: {noted.get('msg')}" if noted.get("failed") else ""
 
 
 def _fewest(copies: int, given: int | None) -> int:
@@ -136,7 +148,7 @@ class Replication:
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
-    option.
+    option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
     """
 
     inventory: Inventory
@@ -146,9 +158,11 @@ class Replication:
     scratch: str
     timeout: float
     transport: str
+    seals: _seal.Seals
     entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
+    plain: dict[str, int] = field(default_factory=dict)
 
     @property
     def _id(self) -> str:
@@ -171,7 +185,7 @@ class Replication:
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
         def have(host: Host) -> Answer:
-            return self.carrier.phase(host, "have", id=self._id, mac=self._mac)
+            return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
 
         told = self.inventory.each(peers, have, self.timeout)
         entries: dict[str, Outcome] = {}
@@ -179,14 +193,19 @@ class Replication:
         for peer, answer in told.items():
             if answer.get("macs"):
                 self.marked.append(peer)
+            if answer.get("plain"):
+                self.plain[peer] = answer["plain"]
+            refusal = self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
+            elif refusal:
+                entries[peer] = Outcome("failed", refusal)
             elif answer.get("state") == "verified":
                 entries[peer] = Outcome("verified", "held already")
             elif self.inventory.predicts:
                 entries[peer] = Outcome("planned", new=True)
             else:
-                lacking[peer] = tuple(sorted(set(self.offered["held"]) & set(answer.get("ids", []))))
+                lacking[peer] = self.seals.known(self.offered["held"], answer)
         if lacking:
             entries.update(self._send(lacking))
             # A content that a peer holds may be damaged there. The peer then gets everything.
@@ -214,9 +233,9 @@ class Replication:
 
     def _send_straight(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
         """The answer for each peer that was sent to straight, or the reason why it was not."""
-        places = {peer: place(self.inventory, peer) for peer in lacking}
+        places = {peer: self._place(peer) for peer in lacking}
         answers: dict[str, Answer] = {peer: failed(there.obstacle) for peer, there in places.items() if there.obstacle}
-        direct = Direct(self.inventory, self.here, self.carrier, self._id, self._mac, self.timeout, places)
+        direct = Direct(self.inventory, self.here, self.carrier, self.offered, self.seals, self.timeout, places)
         for transport in (self.transport, SSH):
             # Peers behind a broken link of a chain are sent to one by one.
             todo = {peer: known for peer, known in lacking.items() if _is_open(answers.get(peer))}
@@ -227,16 +246,26 @@ class Replication:
                     raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {answer.get('msg')}")
         return answers
 
+    def _place(self, peer: str) -> Place:
+        """The place of a peer. Addresses of the peers that are asked first are known to be right."""
+        try:
+            return place(self.inventory, peer)
+        except UsageError as error:
+            return Place(obstacle=error.message)
+
     def _relay(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         for known in set(lacking.values()) - self.bundles.keys():
             path = os.path.join(self.scratch, f"bundle-{len(self.bundles)}")
-            found = self.carrier.fetch(self.here, self._id, known, False, path)
+            sealing = self.seals.sealing(self._id, known)
+            found = self.carrier.fetch(self.here, self._id, known, False, path, **sealing)
             if found.get("failed"):
                 raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
             self.bundles[known] = path
 
         def deliver(host: Host) -> Answer:
-            return self.carrier.deliver(host, "receive", self._id, self.bundles[lacking[host.name]], mac=self._mac)
+            known = lacking[host.name]
+            more = {"mac": self._mac, **self.seals.receiving(self.offered, known)}
+            return self.carrier.deliver(host, "receive", self._id, self.bundles[known], **more)
 
         told = self.inventory.each(lacking, deliver, self.timeout)
         return {peer: _outcome(answer) for peer, answer in told.items()}

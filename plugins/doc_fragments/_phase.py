@@ -15,4 +15,10 @@ options:
     description:
       - The values that this part of the work needs. Set by the action plugin, never in a playbook.
     type: dict
+  _secrets:
+    description:
+      - The secrets of the encrypted bundles that this part of the work needs. Set by the action plugin, never in a
+        playbook.
+    type: list
+    elements: str
 """

@@ -377,10 +377,18 @@ class Offered(Result):
 
 @dataclass
 class Copies(Result):
-    """The ids of the copies that a peer holds, and how many of them have a MAC; with ``id`` also that copy's state."""
+    """The ids of the copies that a peer holds, and how many of them have a MAC; with ``id`` also that copy's state.
+
+    ``sealed``: how many encrypted copies it holds. Asked for an encrypted copy, it tells in ``plain`` how many other
+    copies it holds, and in ``bases`` the bundles on which the next one can build (``id``,
+    ``sha256``, ``bytes`` and ``length`` of its chain).
+    """
 
     ids: list[str] = field(default_factory=list)
     macs: int = 0
+    sealed: int = 0
+    plain: int = 0
+    bases: list[dict[str, Any]] = field(default_factory=list)
     id: str | None = field(default=None, metadata=_LEFT_OUT)
     state: str | None = field(default=None, metadata=_LEFT_OUT)
     wrong: list[str] | None = field(default=None, metadata=_LEFT_OUT)
@@ -457,9 +465,23 @@ class Sent(Result):
 
 
 @dataclass
+class Sealed:
+    """The record of an encrypted bundle on a peer (see ``_flows.sealed.Record``)."""
+
+    sha256: str
+    base: str
+    size: int
+    nonce: str
+    tag: str
+    key: str
+    card: str
+
+
+@dataclass
 class Candidate:
     """A copy of a checkpoint on a peer, as it was verified now. ``release``, ``architecture``: of the host that it is
-    from, and ``bytes``: of its contents; empty and 0 where the peer cannot tell."""
+    from, and ``bytes``: of its contents; empty and 0 where the peer cannot tell. The host and the name of an encrypted
+    copy are in the card of ``sealed``."""
 
     id: str
     mac: str
@@ -471,6 +493,7 @@ class Candidate:
     release: str = ""
     architecture: str = ""
     bytes: int = 0
+    sealed: Sealed | None = None
 
 
 @dataclass

@@ -169,7 +169,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
     data = library(module.params["store"], module.params["library"])
     if not data:
-        module.exit_json(absent=True)
+        module.exit_json(absent=True, invocation={})  # Secrets among the arguments are not for the log of a connection.
     memory = os.memfd_create("evenkeel")
     os.write(memory, data)
     sys.path.insert(0, f"/proc/self/fd/{memory}")

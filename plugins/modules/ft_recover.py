@@ -24,6 +24,8 @@ description:
     change under way there, another release or architecture where packages or the whole of C(/etc) come back, too
     little room, package files that nobody has, an account by which the controller could not log in any more. A
     checkpoint that was brought stays in the store then.
+  - An encrypted copy is read with the variable C(evenkeel_encryption_key) of O(host). A copy that no key of it reads is
+    V(locked), and is not used.
   - Without a verified copy nothing is changed.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -201,8 +203,8 @@ candidates:
       type: str
     state:
       description:
-        - V(verified), V(unproved) (whole, without a MAC of ours), V(refused), V(damaged), V(none), V(failed) or
-          V(unreachable).
+        - V(verified), V(unproved) (whole, without a MAC of ours), V(locked) (encrypted, without a key that reads it),
+          V(refused), V(damaged), V(none), V(failed) or V(unreachable).
       type: str
     detail:
       description: The state in words.

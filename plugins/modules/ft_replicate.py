@@ -9,14 +9,22 @@ module: ft_replicate
 short_description: Keep copies of a host's checkpoint on its peers
 description:
   - Copies a checkpoint of this host to other hosts of the inventory, at most one copy in each failure domain.
-  - The copies travel through the controller, over its own connections, so that no host needs a key to another host.
+  - The copies travel straight from host to host over SSH where O(transport) allows it and the hosts can meet, and
+    otherwise through the controller, over its own connections. The result tells which way each copy took, and why.
+  - Other hosts reach a peer at its inventory variable C(evenkeel_address), a name or an address with a port where that
+    is not 22 (V(10.1.0.5:2222)); where it is not set, as Ansible reaches it.
   - Each copy gets a MAC, by which M(evenkeel.fault_tolerance.ft_recover) recognizes it. The key of the MAC is the
     variable C(evenkeel_key) of this host, a text of 32 characters or more or a list of such texts. The first key makes
     MACs, and MACs of all keys are accepted. Without that variable the key is in the file C(.evenkeel-key) beside the
     inventory, which the first copy makes. No host ever has the key.
+  - Where the variable C(evenkeel_encryption_key) of this host is set (a text of 32 characters or more, or a list of
+    them, of which the first encrypts), the copies are encrypted by C(openssl) before they leave the host. A peer
+    verifies them without a key. Plain copies that it holds from before do not count then, and a warning names them. A
+    peer with encrypted copies gets no plain copy where the variable is missing.
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same peers.
     The next peer replaces a peer that cannot be reached or does not take the copy.
+  - A copy holds also what the host keeps beside its store, such as the base and the log of a database.
   - O(retention) decides which copies of this host each peer keeps.
   - O(store) counts for the host of the task. On another host its own variable C(evenkeel_store) counts, where it is
     set.
@@ -30,13 +38,19 @@ extends_documentation_fragment:
 options:
   copies:
     description:
-      - The number of copies, besides the checkpoint of the host itself. Fewer copies in the end are a failure.
+      - The number of copies, besides the checkpoint of the host itself.
     type: int
     default: 2
+  min_copies:
+    description:
+      - The number of copies without which the task fails. With fewer than O(copies) and no fewer than this number the
+        task succeeds with a warning. By default O(copies).
+    type: int
+    version_added: 0.2.0
   peers:
     description:
       - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
-      - They will hold the whole checkpoint, secrets too.
+      - They will hold the whole checkpoint, secrets too; encrypted with C(evenkeel_encryption_key).
     type: list
     elements: str
     required: true
@@ -55,6 +69,21 @@ options:
     description:
       - Name under which the peers keep the copies. By default the name of this host in the inventory.
     type: str
+  transport:
+    description:
+      - V(ssh) sends each copy straight from this host to the peer. The host makes a key for the transfer. The peer lets
+        it in with one line in the file of keys of the login user, which allows nothing but to write this copy to a
+        receiver that waits for it, and which is removed with its first byte. A peer that cannot be reached so has
+        failed.
+      - V(chain) sends copies from this host to a peer, from there to the next peer, and so on, each in the same way.
+        What is lost on the way is sent by V(ssh), and else by V(relay).
+      - V(relay) sends copies through the controller. No host gets a key to another host.
+      - V(auto) takes V(chain) for a bundle of 64 MiB or more that several peers lack, otherwise V(ssh), and V(relay)
+        where that does not work.
+    type: str
+    default: auto
+    choices: [auto, ssh, chain, relay]
+    version_added: 0.2.0
   timeout:
     description:
       - How long a peer may take for its part; after that it counts as unreachable.
@@ -78,6 +107,13 @@ EXAMPLES = r"""
     copies: 2
     peers: web
     failure_domain: rack
+
+- name: Three copies if that is possible, one at the least, and no key on any host
+  evenkeel.fault_tolerance.ft_replicate:
+    copies: 3
+    min_copies: 1
+    peers: web
+    transport: relay
 """
 
 RETURN = r"""
@@ -108,6 +144,12 @@ copies:
     detail:
       description: The state in words.
       type: str
+    transport:
+      description: The way of the copy, V(ssh), V(chain) or V(relay); empty where nothing was sent.
+      type: str
+    reason:
+      description: Why a copy that was to go straight went by V(relay), or empty.
+      type: str
 planned:
   description: The copies to be made.
   returned: always
@@ -119,12 +161,16 @@ done:
   type: list
   elements: str
 proved:
-  description: The copies that were verified by their receivers in this run.
+  description:
+    - The copies that their receivers have hashed and stored in this run, and those that they have whole since an
+      earlier one, as far as names and sizes show. M(evenkeel.fault_tolerance.ft_scrub) hashes them again.
   returned: always
   type: list
   elements: str
 left:
-  description: The peers that hold no copy although they were asked, and why.
+  description:
+    - The peers that hold no copy although they were asked, and why; or the copies that are missing. Data that a copy
+      does not hold, such as a database that another backup program looks after.
   returned: always
   type: list
   elements: str

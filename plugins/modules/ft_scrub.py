@@ -69,10 +69,10 @@ damaged:
       host: ""
   contains:
     kind:
-      description: V(object), V(pack), V(manifest), V(subvolumes) or V(postgresql).
+      description: V(object), V(pack), V(manifest), V(sealed) (an encrypted bundle), V(subvolumes) or V(postgresql).
       type: str
     id:
-      description: Name of the object, the pack or the checkpoint, or the path.
+      description: Name of the object, the pack, the bundle or the checkpoint, or the path.
       type: str
     problem:
       description: The problem in words.

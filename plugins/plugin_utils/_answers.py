@@ -89,11 +89,33 @@ def _copy(value: Any) -> Answer:
     if not isinstance(value, dict):
         raise ValueError
     found = _read(_COPY, value)
-    if found["state"] == "verified" and not (found["name"] and found["created"] and found["host"]):
+    if (
+        found["state"] == "verified"
+        and not found["sealed"]
+        and not (found["name"] and found["created"] and found["host"])
+    ):
         raise ValueError
     return found
 
 
+def _mapping(forms: Mapping[str, Form]) -> Form:
+    def mapping(value: Any) -> Answer:
+        if not isinstance(value, dict):
+            raise ValueError
+        return _read(forms, value)
+
+    return mapping
+
+
+_SEALED: dict[str, Form] = {
+    "sha256": _text(_ID),
+    "base": _or_nothing(_text(_ID)),
+    "size": _number,
+    "nonce": _text(_ID),
+    "tag": _text(_ID),
+    "key": _text(re.compile("[0-9a-f]{16}")),
+    "card": _text(re.compile("[A-Za-z0-9_=-]{1,4000}")),
+}
 _COPY: dict[str, Form] = {
     "id": _text(_ID),
     "host": _or_nothing(_text(_HOST)),
@@ -105,6 +127,7 @@ _COPY: dict[str, Form] = {
     "release": lambda value: words(value or "", 100),
     "architecture": lambda value: words(value or "", 100),
     "bytes": lambda value: _number(value or 0),
+    "sealed": _or_nothing(_mapping(_SEALED)),
 }
 
 
@@ -140,6 +163,11 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "ids": _all(_text(_ID)),
         "macs": _or_nothing(_number),
         "state": _or_nothing(_one_of("verified", "damaged")),
+        "sealed": _or_nothing(_number),
+        "plain": _or_nothing(_number),
+        "bases": _or_nothing(
+            _all(_mapping({"id": _text(_ID), "sha256": _text(_ID), "bytes": _number, "length": _number}))
+        ),
     },
     "export": {"path": _text(_PATH), "bytes": _number},
     "discard": {},

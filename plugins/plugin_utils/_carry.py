@@ -35,15 +35,20 @@ class Carrier:
         store = self._store(host.name)
         # With this name, no call of this run removes a bundle of another call of the run.
         values["run"] = run()
-        return read(phase, host.module(self._module, **self._options, store=store, _phase=phase, _values=values))
+        secrets = {"_secrets": values.pop("secrets")} if "secrets" in values else {}
+        options = {**self._options, **secrets, "store": store}
+        return read(phase, host.module(self._module, **options, _phase=phase, _values=values))
 
-    def fetch(self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str) -> Answer:
+    def fetch(
+        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str, **sealing: Any
+    ) -> Answer:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more bytes are taken than the host has announced, and than there is room for.
+        No more bytes are taken than the host has announced, and than there is room for. ``sealing``: the values for an
+        encrypted bundle (``_seal``).
         """
-        directory = host.directory()
-        found = self.phase(host, "export", id=checkpoint, known=list(known), directory=directory, replica=from_replica)
+        values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
+        found = self.phase(host, "export", **values, **sealing)
         if found.get("failed"):
             return found
         try:

@@ -44,7 +44,7 @@ def hand_over(inventory: Inventory, hosts: Sequence[str], store: str) -> str:
         if said:
             why = f"{name} did not hand its address over ({said}): repair that, and run again."
             break
-    # What fails here ends by itself within two minutes.
+    # A host that does not answer now takes part again by itself, within two minutes.
     _call(inventory, hosts, "ready", store)
     return why
 

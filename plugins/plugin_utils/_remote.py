@@ -29,7 +29,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key, _library
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key, _library, _seal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 COLLECTION = "evenkeel.fault_tolerance"
@@ -67,6 +67,13 @@ class Host:
         """A temporary directory of the login user on the host; ``close`` removes it."""
         shell = self._action._connection._shell
         return str(shell.tmpdir or self._action._make_tmp_path())
+
+    def login(self) -> dict[str, str]:
+        """The ``user`` as whom the connection logs in; where it does not tell, a ``directory`` of that user."""
+        user = None
+        with contextlib.suppress(AnsibleError, KeyError):
+            user = self._action._connection.get_option("remote_user")
+        return {"user": str(user)} if user else {"directory": self.directory()}
 
     def put(self, local: str, remote: str) -> None:
         """Send a file. The connection plugin streams it, so that memory stays bounded."""
@@ -150,6 +157,10 @@ class Inventory:
     def keys(self, owner: str) -> _key.Keys:
         """The keys for the MACs of a host's copies. UsageError for malformed keys."""
         return _key.find(self._ours(self._known(owner), _key.VARIABLE), self._directory(owner))
+
+    def seals(self, owner: str) -> _seal.Seals:
+        """The keys with which a host's copies are encrypted, if any. UsageError for malformed keys."""
+        return _seal.find(self._ours(self._known(owner), _seal.VARIABLE), owner)
 
     def make_key(self, owner: str) -> _key.Keys:
         """The keys of a host, made where there are none. UsageError where they cannot be made."""

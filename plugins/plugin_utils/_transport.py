@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import failed, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 
 # The ids of the checkpoints that a receiver has already.
 Known = tuple[str, ...]
@@ -111,25 +113,32 @@ class _Transfer:
 
 @dataclass
 class Direct:
-    """Transfers of one checkpoint from the host ``source`` straight to peers, each at its place. mac: goes with each
-    copy; timeout: seconds for a part."""
+    """Transfers of the checkpoint ``offered`` from the host ``source`` straight to peers, each at its place. Its MAC
+    goes with each copy. seals: the keys of encrypted copies; timeout: seconds for a part."""
 
     inventory: Inventory
     source: Host
     carrier: Carrier
-    checkpoint: str
-    mac: str
+    offered: Mapping[str, Any]
+    seals: Seals
     timeout: float
     places: Mapping[str, Place]
+
+    @property
+    def checkpoint(self) -> str:
+        return str(self.offered["id"])
 
     def send(self, wanted: str, lacking: Mapping[str, Known]) -> dict[str, Answer]:
         """For each peer the answer of its receiver; or it has ``failed``, with ``msg`` and ``error``. ``transport``:
         the one that was tried. ``source_failed``: the source cannot give the checkpoint. ``final``: no other helps."""
         knowns = list(dict.fromkeys(lacking.values()))
         hops = [[self.places[peer].address, self.places[peer].port] for peer in lacking]
-        first = self.carrier.phase(self.source, "prepare", id=self.checkpoint, known=knowns, hops=hops)
+        sealing = {"seal": {"encrypt": True}} if self.seals else {}
+        first = self.carrier.phase(self.source, "prepare", id=self.checkpoint, known=knowns, hops=hops, **sealing)
         if first.get("failed"):
             return {peer: _unsent(wanted, first) for peer in lacking}
+        if (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(lacking)):
+            return {peer: _unsent(wanted, failed("its answer has no form of ours")) for peer in lacking}
         sizes = dict(zip(knowns, first["sizes"], strict=True))
         keys = dict(zip(lacking, first["hops"], strict=True))
         transfers = _transfers(self.source.name, groups(wanted, lacking, sizes), lacking)
@@ -176,7 +185,7 @@ class Direct:
         def admit(one: _Transfer, host: Host) -> Answer:
             source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
             values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60}
-            found = self.carrier.phase(host, "open", directory=host.directory(), **values)
+            found = self.carrier.phase(host, "open", login=host.login(), **values)
             size = sizes[one.known]
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])
@@ -194,12 +203,14 @@ class Direct:
 
         def send(one: _Transfer, host: Host) -> Answer:
             target = one.target(self.places[one.receiver])
-            return self.carrier.phase(host, "send", id=self.checkpoint, known=list(one.known), target=target)
+            sealing = self.seals.sealing(self.checkpoint, one.known)
+            return self.carrier.phase(host, "send", id=self.checkpoint, known=one.known, target=target, **sealing)
 
         def take(one: _Transfer, host: Host) -> Answer:
             size, after = sizes[one.known], one.following
             onward = after.target(self.places[after.receiver]) if after and after.is_ready else None
-            values = {"path": one.opened["path"], "size": size, "mac": self.mac, "onward": onward}
+            values = {"path": one.opened["path"], "size": size, "mac": self.offered.get("mac", ""), "onward": onward}
+            values.update(self.seals.receiving(self.offered, one.known))
             return self.carrier.phase(host, "take", id=self.checkpoint, **values)
 
         works: dict[str, Callable[[], Answer]] = {}

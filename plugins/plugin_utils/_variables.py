@@ -17,6 +17,7 @@ OF_THE_DRIVER = frozenset(PREFIX + name for name in ("bake", "hold_after", "noti
 KNOWN = OF_THE_DRIVER | frozenset(
     PREFIX + name
     for name in (
+        "address",
         "at_most",
         "boot_within",
         "checkpoint",
@@ -25,6 +26,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "copies",
         "deadline",
         "drain",
+        "encryption_key",
         "failure_domain",
         "forget",
         "generations",
@@ -41,6 +43,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "min_copies",
         "min_healthy",
         "mode",
+        "only_logs",
         "outside",
         "owed",
         "paths",
@@ -78,6 +81,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "store",
         "strategy",
         "tasks",
+        "transport",
         "unchanged",
         "undeclared",
         "undrained",

@@ -63,7 +63,7 @@ def client(fleet: Fleet, script: str) -> None:
 
 
 def waits(fleet: Fleet) -> None:
-    assert fleet.eventually(lambda: bool(fleet.on("web1", "ls /root/waits", check=False).strip()), 60)
+    assert fleet.eventually(lambda: bool(fleet.on("web1", "ls /root/waits", check=False).strip()), 120)
 
 
 def start(fleet: Fleet) -> Any:
@@ -161,19 +161,22 @@ def test_a_kill_in_the_middle_leaves_no_half_copy_and_a_rerun_completes(hosts: F
     running = start(hosts)
     waits(hosts)
     assert hosts.on("web2", "ls /var/lib/evenkeel/replicas/web1/refs", check=False) == ""
-    assert "evenkeel" not in hosts.on("web2", KEYS)  # From the first byte on.
+    assert hosts.eventually(lambda: "evenkeel" not in hosts.on("web2", KEYS), 20)  # From the first byte on.
     if victim == "controller":
         hosts.end()
     elif victim == "network":
         hosts.lab.disconnect("web1")
         time.sleep(25)
         hosts.lab.connect("web1")
+    elif victim == "source":  # The client, and the module that feeds it.
+        each = "for one in $(pgrep -f '[u]sr/local/sbin/ssh'); do echo $(ps -o ppid= -p $one) $one; done"
+        hosts.on("web1", f"{each} | xargs kill -9", check=False)
     else:
-        host, name = ("web1", "/usr/bin/ssh") if victim == "source" else ("web2", "ft_call")
-        hosts.on(host, f"for one in $(pgrep -f {name}); do [ $one = $$ ] || kill -9 $one; done", check=False)
+        hosts.on("web2", "kill -9 $(cat /var/lib/evenkeel/replicas/web1/lock)")
     hosts.on("web1", f"rm -f /root/waits {CLIENT}")
     running.wait(180)
-    assert hosts.eventually(lambda: not hosts.on("web2", "pgrep -f ft_call", check=False).strip(), 90)
+    free = "flock -n /var/lib/evenkeel/replicas/web1/lock echo free"
+    assert hosts.eventually(lambda: "free" in hosts.on("web2", free, check=False), 90)
     found = replicate(hosts)
     assert found["copies"][0]["state"] == "verified"
     packs = "cd /var/lib/evenkeel/replicas/web1 && ls tmp; for one in objects/*/*; do sha256sum $one; done"

@@ -47,6 +47,7 @@ NOT_RUN = {
     "Take web1 out of the backend, and wait for its sessions": "needs HAProxy: tests/integration/test_drain.py",
     "Let requests come to it again": "needs HAProxy: tests/integration/test_drain.py",
     "The same for a balancer that has commands": "needs commands of the user's: test_drain.py",
+    "Prepare this host to hold 10.0.0.100": "needs that address and root: tests/integration/test_virtual_address.py",
     "We can": "needs what the one before has armed: test_system_state.py",
 }
 SYSTEMCTL = """#!/bin/sh

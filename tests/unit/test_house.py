@@ -77,6 +77,7 @@ CALLED_FROM_OUTSIDE = {
     "on_broken_pipe",
     "redirect_request",
     "send_callback",
+    "writable",
     "ActionModule",
     "CallbackModule",
     "FilterModule",

@@ -22,7 +22,7 @@ OTHERS = {
     # the identifier of a cluster
     **{
         f"plugins/module_utils/_resources/postgresql/{name}.py": {"system"}
-        for name in ("postgresql", "recovery", "restore_point")
+        for name in ("postgresql", "recovery", "restore_point", "spare")
     },
     "plugins/module_utils/_flows/rollback/access.py": {"network"},  # /etc/network
     "plugins/module_utils/_flows/recovering/identity.py": {"network"},  # a part of the identity
@@ -34,7 +34,7 @@ OTHERS = {
 def sources() -> Iterator[tuple[str, ast.Module]]:
     for folder in SEARCHED:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if path != RESOURCES / "kinds.py":
+            if path not in (RESOURCES / "kinds.py", RESOURCES / "logs.py"):  # the tables
                 yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 

@@ -47,7 +47,7 @@ LONGER = {
     ("ft_settle", "generation"): "evenkeel_generations",
 }
 # Read by the action plugins, for every host its own.
-BY_ACTIONS = {"evenkeel_key", "evenkeel_probes"}
+BY_ACTIONS = {"evenkeel_address", "evenkeel_encryption_key", "evenkeel_key", "evenkeel_probes"}
 _USE = re.compile(r"\b(evenkeel_\w+)(?: \| default\(([^()]*)\))?")
 
 

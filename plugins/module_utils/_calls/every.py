@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from .._host.options import Options, Params
 
-if TYPE_CHECKING:  # What packs the library, for a host or for its agent, follows these.
+if TYPE_CHECKING:  # These are for all that pack the library, for a host or for its agent.
     from . import (  # noqa: F401
         accept,
         checkpoint,

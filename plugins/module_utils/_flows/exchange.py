@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import pwd
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .._errors import UsageError
+from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
 from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
-from . import replicas, sending, shipped
+from . import replicas, sealed, sending, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -46,13 +47,26 @@ class _Call:
     def mac(self) -> str:
         return str(self.values.get("mac", ""))
 
+    @property
+    def seal(self) -> Mapping[str, Any]:
+        """The values of the controller for an encrypted copy; none for a plain one."""
+        return self.values.get("seal") or {}
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The secrets of the bundles that are encrypted or decrypted here."""
+        return self.params.get("_secrets") or []
+
 
 def _offer(call: _Call) -> Result:
     return replicas.offer(call.store, call.host, call.params["checkpoint"])
 
 
 def _have(call: _Call) -> Result:
+    if call.seal:
+        return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
+    known.sealed = len(sealed.shas(replicas.replica(call.store, call.host)))
     if wanted not in known.ids:
         return known
     wrong = replicas.lacking(call.store, call.host, wanted)
@@ -66,12 +80,22 @@ def _noted(call: _Call) -> Result:
     return Result(changed=shipped.note(call.store, call.values["id"], call.values["copies"]))
 
 
+def _outgoing(call: _Call) -> replicas.Outgoing:
+    """The bundle that the controller fetches."""
+    values, seal = call.values, call.seal
+    if not values["replica"]:
+        return _bundle(call, values["known"])
+    if not seal:
+        return replicas.bundle(call.store, call.host, values["id"], values["known"], True)
+    return (sealed.pass_on if seal.get("alone") else sealed.give_back)(call.store, call.host, seal["sha256"])
+
+
 def _export(call: _Call) -> Result:
     values = call.values
     owner = os.stat(values["directory"]).st_uid
     path = scratch.new(values["run"], owner)
     try:
-        found = replicas.export(call.store, call.host, values["id"], values["known"], path, values["replica"])
+        found = replicas.save(_outgoing(call), path)
     except BaseException:
         os.rmdir(os.path.dirname(path))
         raise
@@ -99,13 +123,20 @@ def _receive(call: _Call) -> Result:
 
 
 def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
-    """What a peer does with the bytes that come, whoever carries them."""
-    return replicas.receive(call.store, call.host, call.values["id"], incoming, call.params["retention"], call.mac)
+    """Store the bytes that come, whoever carries them."""
+    wanted, retention = call.values["id"], call.params["retention"]
+    if call.seal:
+        told = {**call.seal, "mac": call.mac}
+        return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
+    return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
 
 
-def _bundle(call: _Call, known: list[str]) -> replicas.Bundle:
-    """The bytes that leave, whoever carries them."""
-    return replicas.bundle(call.store, call.host, call.values["id"], known, False)
+def _bundle(call: _Call, known: list[str]) -> replicas.Outgoing:
+    """The bytes that leave, whoever carries them. ``known``: ids; of encrypted copies, the base (``sealed.BASE``)."""
+    if not call.seal:
+        return replicas.bundle(call.store, call.host, call.values["id"], known, False)
+    asked = dict(zip(sealed.BASE, known))
+    return sealed.seal(call.store, call.host, call.values["id"], asked, call.secrets[0] if call.secrets else "")
 
 
 # Straight from host to host: keys on all that send, admissions on all that receive, then both at the same time.
@@ -122,7 +153,12 @@ def _prepare(call: _Call) -> Result:
 def _open(call: _Call) -> Result:
     values = call.values
     admission = sending.Admission(values["run"], values["public"], values["source"], values["seconds"])
-    return sending.open_for(call.store.system, admission, values["directory"], foreign.room(call.store.root))
+    login = values["login"]
+    try:
+        user = pwd.getpwnam(login["user"]) if "user" in login else pwd.getpwuid(os.stat(login["directory"]).st_uid)
+    except KeyError as error:
+        raise EvenkeelError(f"the login user is no account of this host: {error}") from error
+    return sending.open_for(call.store.system, admission, user, foreign.room(call.store.root))
 
 
 def _send(call: _Call) -> Result:
@@ -150,13 +186,17 @@ def _close(call: _Call) -> Result:
 
 
 def _candidates(call: _Call) -> Result:
-    return replicas.candidates(call.store, call.host)
+    found = replicas.candidates(call.store, call.host)
+    found.candidates += sealed.candidates(call.store, call.host)
+    return found
 
 
 def _adopt(call: _Call) -> Result:
     values = call.values
     declared, proved = values.get("declared"), values.get("proved", False)
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+        if call.seal:
+            incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
     taken.changed = True
     return taken

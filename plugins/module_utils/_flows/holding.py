@@ -28,7 +28,7 @@ from .._host.system import System
 
 PROGRAM = "/etc/keepalived/evenkeel-address"
 SETTINGS = f"{PROGRAM}.json"
-# What keepalived told last, until when this host stands aside, and why it gives the address up.
+# The state that keepalived told last, the end of a standing aside, and the reason why the address is given up.
 STATE, ASIDE, WHY = (f"/run/evenkeel-address.{name}" for name in ("state", "aside", "why"))
 BACKUP = "BACKUP"
 # Seconds: two advertisements of keepalived, between which a listener hears one at least.
@@ -241,7 +241,7 @@ def clean(settings: Settings, system: System) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What this host does for some service addresses. ``ready``: it takes them when their holder gives them up.
+    """The part of this host in some service addresses. ``ready``: it takes them when their holder gives them up.
     ``why``: why it is not ready; empty where it is."""
 
     holds: list[str]

@@ -15,7 +15,7 @@ from .._host.system import System
 from .._results import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
-from . import shipped
+from . import lag
 from .held import held
 from .restarting import record
 from .spot_check import spot_check
@@ -34,7 +34,7 @@ def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]]
         holds=holds,
         spot_check=spot_check(store, outline) if outline is not None else None,
         outside=outside.told(store),
-        logs=shipped.behind(store),
+        logs=lag.behind(store),
         owed=owed(store.system) if with_owed else None,
         **vars(state),
     )

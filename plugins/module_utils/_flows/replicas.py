@@ -10,12 +10,14 @@ checkpoints that its own retention drops, and nothing on a sender's word.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable
+from io import BytesIO
+from typing import Any, BinaryIO, Callable, Protocol
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
@@ -148,6 +150,10 @@ class Incoming:
     stream: BinaryIO
     size: int
 
+    def parts(self) -> Generator[Incoming, None, None]:
+        """The bundles in it, each to be read to its end before the next."""
+        yield self
+
 
 def _head(word: bytes, size: int) -> bytes:
     return b"%s %d\n" % (word, size)
@@ -177,7 +183,21 @@ def export(store: Store, host: str, checkpoint: str, known: list[str], path: str
 
     Every content is verified while it is read; Damaged names the first damaged content, and leaves no file.
     """
-    made = bundle(store, host, checkpoint, known, from_replica)
+    return save(bundle(store, host, checkpoint, known, from_replica), path)
+
+
+class Outgoing(Protocol):
+    """A bundle that can be carried to another host, plain or encrypted."""
+
+    @property
+    def contents(self) -> Sequence[str]: ...
+    @property
+    def size(self) -> int: ...
+    def write(self, stream: BinaryIO) -> None: ...
+
+
+def save(made: Outgoing, path: str) -> Exported:
+    """Write it to the new file ``path`` (mode 0600). An error leaves no file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
@@ -212,9 +232,8 @@ def receive(
         keep_mac(target, checkpoint, mac)
         if policy is not None:
             target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
-            held = {one for ids in target.refs().values() for one in ids}
-            for gone in set(os.listdir(target.join(MACS)) if mac else ()) - held:
-                os.unlink(target.join(MACS, gone))
+            if not os.path.isdir(target.join("records")):  # Encrypted copies have MACs there, too.
+                forget_macs(target, {one for ids in target.refs().values() for one in ids})
     return result
 
 
@@ -223,6 +242,13 @@ def keep_mac(target: Store, checkpoint: str, mac: str) -> None:
     if mac and mac_of(target, checkpoint) != mac:
         ensure_dir(target.join(MACS))
         write_file(target.join(MACS, checkpoint), f"{mac}\n".encode("ascii"))
+
+
+def forget_macs(target: Store, held: Collection[str]) -> None:
+    """Keep the MACs of these checkpoints alone."""
+    folder = target.join(MACS)
+    for gone in set(os.listdir(folder) if os.path.isdir(folder) else ()).difference(held):
+        os.unlink(os.path.join(folder, gone))
 
 
 def mac_of(source: Store, checkpoint: str) -> str:
@@ -299,7 +325,7 @@ def _take(
     writer = Writer(target.objects)
     try:
         refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
-        came, manifests = _read_bundle(incoming, writer, target.root)
+        came, manifests = _read_parts(incoming, writer, target.root, checkpoint)
         whole, taken, needed = _chain(target, manifests, checkpoint)
         look(whole)
         # A log is sent every minute, and its base may be large: what arrived before is read again by a scrub.
@@ -310,7 +336,7 @@ def _take(
         writer.discard()
         raise
     target.objects.take_back(needed)
-    # What came was hashed on its way in. What was here may have been damaged since.
+    # Contents that came were hashed on their way in. Those that were here may have been damaged since.
     wrong = {sha: why for sha in sorted(needed - came - held) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)
@@ -352,6 +378,33 @@ def _chain(
     if made is None:
         raise Damaged("the bundle has no manifest")
     return made, list(zip(records, manifests)), needed
+
+
+def _read_parts(incoming: Incoming, writer: Writer, root: str, checkpoint: str) -> tuple[set[str], list[bytes]]:
+    """``_read_bundle`` for each bundle that came. In several bundles only the manifests of the wanted checkpoint and of
+    the log that it follows count: the other bundles bring contents that it shares with them."""
+    came: set[str] = set()
+    manifests: list[bytes] = []
+    count = 0
+    with closing(incoming.parts()) as parts:
+        for part in parts:
+            count += 1
+            found, more = _read_bundle(part, writer, root)
+            came |= found
+            manifests += more
+            if sum(map(len, manifests)) > MANIFESTS:
+                raise Damaged(f"the manifests of the bundles are more than {MANIFESTS} bytes")
+    if count < 2:
+        return came, manifests
+    known = {hashlib.sha256(data).hexdigest(): data for data in manifests}
+    followed: list[bytes] = []
+    wanted: str | None = checkpoint
+    while wanted in known:
+        data = known.pop(wanted)
+        followed.insert(0, data)
+        record = Manifest.read(BytesIO(data), wanted, whole=False)
+        wanted = record.parent if record.kind == LOG else None
+    return came, followed
 
 
 def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str], list[bytes]]:

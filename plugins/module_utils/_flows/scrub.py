@@ -26,6 +26,7 @@ from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
 from .._store.store import Store, paths_of
+from . import sealed
 from .scrub_record import Batch, load
 
 # Seconds between two updates of the record of the parts that were read.
@@ -41,6 +42,8 @@ class Found:
     packs: dict[str, str] = field(default_factory=dict)
     checkpoints: dict[tuple[str, str], str] = field(default_factory=dict)  # (name, id)
     outside: dict[tuple[str, str, str, str], str] = field(default_factory=dict)  # (name, id, kind, path)
+    sealed: dict[str, str] = field(default_factory=dict)
+    users: dict[str, list[str]] = field(default_factory=dict)  # of encrypted bundles: the checkpoints that need them
 
 
 def scrub(store: Store, time_limit: float | None = None, share: int = 100, check_mode: bool = False) -> Scrubbed:
@@ -100,11 +103,11 @@ class _Pass:
 
     def _batches(self, host: str) -> Iterator[Batch]:
         store = self.stores[host]
-        for kind in ("packs", "objects"):
+        for kind in ("packs", "objects", sealed.SEALED):
             names: set[str] = set()
             for folder in (store.join(kind), store.objects.in_trash(store.join(kind))):
                 names |= set(os.listdir(folder)) if os.path.isdir(folder) else set()
-            yield from (Batch(host, kind, name) for name in sorted(names) if kind == "objects" or name[-5:] == ".pack")
+            yield from (Batch(host, kind, name) for name in sorted(names) if kind != "packs" or name[-5:] == ".pack")
 
     # -- contents
 
@@ -143,12 +146,16 @@ class _Pass:
         store, found = self.stores[batch.host], self.found[batch.host]
         folder = store.join(batch.kind, *([batch.name] if batch.kind == "objects" else []))
         for where in (folder, store.objects.in_trash(folder)):
-            names = [batch.name] if batch.kind == "packs" else os.listdir(where) if os.path.isdir(where) else []
+            names = [batch.name] if batch.kind != "objects" else os.listdir(where) if os.path.isdir(where) else []
             for name in sorted(names):
                 path = os.path.join(where, name)
-                sha = batch.name + name if batch.kind == "objects" else name[: -len(".pack")]
+                sha = batch.name + name if batch.kind == "objects" else name.partition(".")[0]
                 problem = self._problem(path, sha)
-                if problem and batch.kind == "packs":
+                if problem and batch.kind == sealed.SEALED:
+                    found.sealed[sha] = problem
+                    found.users[sha] = sealed.users(sealed.records(store), sha)
+                    self._act(store, f"put aside encrypted bundle {sha[:12]}", partial(sealed.put_aside, store, sha))
+                elif problem and batch.kind == "packs":
                     found.packs[sha] = problem
                     with suppress(OSError):
                         bad = [one for one, data in store.objects.pack_contents(path) if data is None]
@@ -248,7 +255,22 @@ class _Pass:
                 damaged.append(_damage(host, kind, path, problem, [(name, one, path)]))
         for sha, problem in sorted(found.contents.items()):
             damaged.append(_damage(host, "object", sha, problem, [use for use in uses.get(sha, []) if use[:2] in held]))
-        return damaged
+        return damaged + self._check_sealed(host)
+
+    def _check_sealed(self, host: str) -> list[Damage]:
+        """Read every record of an encrypted bundle; all bundles that no copy can use. Their names are not known here:
+        the beginnings of the ids of their checkpoints stand for them."""
+        store, found = self.stores[host], self.found[host]
+        known = sealed.records(store)
+        for sha, problem in sealed.faults(store).items():
+            found.users.setdefault(sha, sealed.users(known, sha))
+            if sha not in known:
+                self._put_aside(store, sealed.record_path(store, sha), f"record {sha[:12]}", f"record-{sha}")
+            found.sealed.setdefault(sha, problem)
+        return [
+            _damage(host, "sealed", sha, problem, [(one[:12], one, "") for one in found.users.get(sha, [])])
+            for sha, problem in sorted(found.sealed.items())
+        ]
 
     def result(self, damaged: list[Damage]) -> Scrubbed:
         times = [self.state.verified.get(batch.key, 0.0) for batch in self.all]

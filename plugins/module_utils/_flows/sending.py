@@ -207,14 +207,13 @@ class Admission:
     seconds: int
 
 
-def open_for(system: System, admission: Admission, directory: str, room: int) -> Opened:
-    """Let the sender in as the login user, who owns ``directory``. EvenkeelError, with the reason, where sshd would not
+def open_for(system: System, admission: Admission, user: pwd.struct_passwd, room: int) -> Opened:
+    """Let the sender in as the login user. EvenkeelError, with the reason, where sshd would not
     let it in as we mean it. Nothing stays behind then."""
     if not _PUBLIC.fullmatch(admission.public):
         raise EvenkeelError(f"{admission.public[:60]!r} is no key of a sender")
     source = f'from="{ipaddress.ip_address(admission.source)}",' if admission.source else ""
-    owner = os.stat(directory).st_uid
-    user = pwd.getpwuid(owner)
+    owner = user.pw_uid
     settings = _sshd(system, user.pw_name, admission.source or "127.0.0.1")
     _refuse_unfit(settings)
     host_keys = _host_keys(settings.get("hostkey", []))

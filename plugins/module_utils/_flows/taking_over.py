@@ -121,7 +121,10 @@ def configuration(settings: holding.Settings) -> str:
     version = ipaddress.ip_address(settings.own).version
     of = {True: "", False: ""}
     for one in settings.addresses:
-        of[ipaddress.ip_interface(one).version == version] += f"        {one} dev {settings.interface}\n"
+        address = ipaddress.ip_interface(one)
+        # The kernel would choose an IPv6 address of the service for the host's own connections, which a move would end.
+        more = " preferred_lft 0" if address.version == 6 else ""
+        of[address.version == version] += f"        {one} dev {settings.interface}{more}\n"
     return _TEXT.format(
         mark=MARK,
         program=holding.PROGRAM,

@@ -22,7 +22,11 @@ Params = Mapping[str, Any]
 
 # Arguments that the action plugin of a module sets, where the host does one part of the work in each call. They are no
 # options of the user's.
-PHASE: Options = {"_phase": {"type": "str"}, "_values": {"type": "dict"}}
+PHASE: Options = {
+    "_phase": {"type": "str"},
+    "_values": {"type": "dict"},
+    "_secrets": {"type": "list", "elements": "str", "no_log": True},
+}
 # The types of numbers, in words.
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 

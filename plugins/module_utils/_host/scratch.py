@@ -87,7 +87,7 @@ def discard(path: str) -> None:
 
 
 def forget(path: str) -> None:
-    """``discard`` of what may be gone already, in part or as a whole."""
+    """``discard`` of a bundle that may be gone already, in part or as a whole."""
     folder = os.path.dirname(path)
     if os.path.basename(folder).startswith(_PREFIX) and os.path.isdir(folder):
         _remove(folder)
@@ -96,7 +96,7 @@ def forget(path: str) -> None:
 def _remove(folder: str) -> None:
     gone = folder if folder.endswith(_OVER) else folder + _OVER
     os.rename(folder, gone)
-    with suppress(FileNotFoundError, ValueError, TypeError):  # Of a torn note no line was added.
+    with suppress(FileNotFoundError, ValueError, TypeError):  # No line was added for a torn note.
         authorized.remove(authorized.Entry.of(read_small(os.path.join(gone, _ENTRY), 65536)[0]))
     shutil.rmtree(gone)
 

@@ -89,7 +89,8 @@ class Kind:
     exchanges_trees = False
     # The kind keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
-    # The state has a log of its own: a checkpoint of it is cheap, however large the state is.
+    # The state has a log of its own: a checkpoint of it is cheap, however large the state is. The kind stands in the
+    # table of ``logs.py`` as well.
     has_log = False
     # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
@@ -253,11 +254,6 @@ class Kind:
     def not_carried(self, lines: Sequence[str]) -> list[str]:
         """Sentences on the data that a copy of the checkpoint on another host lacks."""
         return []
-
-    def behind(self, lines: Sequence[str], system: System) -> Mapping[str, object]:
-        """How far the state now is ahead of its first line, which other hosts hold: ``seconds``, and ``bytes`` (None
-        where that is not known). Empty where the kind has no log of its own."""
-        return {}
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         """Delete the data that the lines ``go`` need and the lines ``stay`` do not need. ``store``: the store's root.

@@ -22,7 +22,7 @@ from ..._files.scanning import Scan
 from ..._files.step import PathStep
 from ..._host import machine
 from ..._resources import files, ours, registry
-from ..._resources.kind import Restore
+from ..._resources.kind import Restore, is_within
 from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
 from ..._results import Derived, Surveyed
 from ..._store import foreign
@@ -142,7 +142,7 @@ class _Preparing:
             )
         return Derived(
             id="" if check_mode else self._commit(made.sections),
-            left_out=made.left_out,
+            left_out=[one for one in made.left_out if self._is_asked(one)],
             notes=findings.warnings,
         )
 
@@ -180,6 +180,11 @@ class _Preparing:
 
     def _wants(self, step: PathStep) -> bool:
         return plan.Options(self.request.kinds, self.request.paths).wants(step.target)
+
+    def _is_asked(self, left_out: str) -> bool:
+        """Whether what is left out lies in the paths that were asked for."""
+        path = left_out.rpartition(" (")[0]
+        return not self.request.paths or any(is_within(path, one) or is_within(one, path) for one in self.request.paths)
 
     def _check_parts(self, manifest: Manifest, left_out: Sequence[str]) -> None:
         """Raise UsageError where a part that was asked for is not in the checkpoint, or stays as it is here."""

@@ -202,10 +202,18 @@ def postmaster(folder: str) -> list[str]:
     """The lines of the pid file, where the process that wrote it still works in the directory; else an empty list."""
     try:
         words = read_small(f"{folder}/postmaster.pid", 4096)[0].decode().splitlines()
-        works_in = os.readlink(f"/proc/{abs(int(words[0]))}/cwd")
+        return words if _works_in(abs(int(words[0])), os.path.realpath(folder)) else []
     except (OSError, ValueError, IndexError):
         return []
-    return words if works_in == os.path.realpath(folder) else []
+
+
+def _works_in(pid: int, folder: str) -> bool:
+    """Whether the process works in the directory, as a server does in its data directory."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd") == folder
+    except PermissionError:  # Root in a container need not be allowed to see that; the command line names it as well.
+        with open(f"/proc/{pid}/cmdline", "rb") as stream:
+            return os.fsencode(folder) in stream.read().split(b"\0")
 
 
 # -- reasons to refuse

@@ -55,7 +55,7 @@ class PostgreSQL(Kind):
     it. For example V(/srv/archive/main).
     """
 
-    name = "postgresql"
+    name = restore_point.KIND
     since = "0.2.0"
     order = 70
     options = restore_point.OPTIONS
@@ -183,10 +183,6 @@ class PostgreSQL(Kind):
                     "checkpoint hold its configuration alone: recover the database with that program"
                 ]
         return ["postgresql: the checkpoint names no base and no log, so that copies of it do not hold the database"]
-
-    def behind(self, lines: Sequence[str], system: System) -> dict[str, object]:
-        record = restore_point.read(lines)
-        return restore_point.behind(restore_point.server_of(record, system), record)
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         """Remove the data that only the lines ``go`` need.

@@ -27,6 +27,7 @@ OPTIONS: Options = {
     "unit": {"type": "str"},
     "archive": {"type": "str"},
 }
+KIND = "postgresql"
 _KEYS = tuple(OPTIONS)
 _PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
 _CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
@@ -97,8 +98,8 @@ def read(lines: Sequence[str]) -> Record:
     """The record of the first line of a cluster; Damaged where ``capture`` cannot have written it, Refused where the
     cluster could not be recorded."""
     for line in lines:
-        if line.partition(" ")[0] not in ("cluster", "kept"):
-            continue
+        if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere"):
+            continue  # It is in the archive, which ``archived`` reads.
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
@@ -199,8 +200,11 @@ def differences(server: cluster.Server, record: Record) -> list[str]:
     return []
 
 
-def behind(server: cluster.Server, record: Record) -> dict[str, object]:
-    """How far the cluster is ahead of the restore point: seconds, and bytes of log (None where that is not known)."""
+def behind(lines: Sequence[str], system: System) -> dict[str, object]:
+    """How far the cluster is ahead of the restore point of the lines: seconds, and bytes of log (None where that is not
+    known). Raises EvenkeelError for lines that name none."""
+    record = read(lines)
+    server = server_of(record, system)
     made = time.strptime(record["point"].split("_")[1], "%Y%m%dT%H%M%S")
     seconds = round(max(0.0, server.system.now() - calendar.timegm(made)), 1)
     seen = server.seen()

@@ -48,7 +48,7 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
     system = seen["system"] if seen else server.identifier()
     if system == record["system"]:
         return False
-    made = _made(server)
+    made = _made(server, running=seen is not None)
     if made:
         cluster.decline(
             server,
@@ -58,16 +58,16 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
     return True
 
 
-def _made(server: cluster.Server) -> str:
-    """A sign in words that somebody has made something in the cluster; empty where there is none."""
+def _made(server: cluster.Server, running: bool) -> str:
+    """A sign in words that somebody has made a table, a database or a role in the cluster; empty where there is none.
+    Roles show in a server that runs alone."""
     for folder, _folders, names in os.walk(f"{server.data}/base"):
         for name in [os.path.basename(folder), *names]:
             number = _NUMBER.match(name)
             if number and int(number[0]) >= _FIRST:
                 return f"{folder}/{name}" if name in names else folder
-    # Roles and the like are rows. Every object gets a number.
-    following = server.control().get("Latest checkpoint's NextOID", "")
-    return "" if following.isdigit() and int(following) <= _FIRST else f"its next object has the number {following}"
+    roles = server.ask(f"select rolname from pg_roles where oid >= {_FIRST} limit 5") if running else []
+    return f"the role {roles[0]}" if roles else ""
 
 
 def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Restore) -> Step:
@@ -207,7 +207,7 @@ def _is_foreign(server: cluster.Server, record: Record) -> bool:
 
 
 def _proved(server: cluster.Server) -> str:
-    """What the server tells of itself, in words."""
+    """The server in its own words."""
     try:
         seen = replace(server, owner=None).look()
     except Refused as error:

@@ -618,7 +618,7 @@ def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_som
 ) -> None:
     fleet = asked_fleet
     assert replicate(fleet, "all", copies=2, failure_domain="rack").rc == 0
-    task = {"peers": "all", "failure_domain": "rack", "store": "{{ evenkeel_store }}"}
+    task: dict[str, Any] = {"peers": "all", "failure_domain": "rack", "store": "{{ evenkeel_store }}"}
     orphans = {**task, "orphans": "{{ inventory_hostname == ansible_play_hosts | first }}"}
 
     def held(host: str) -> list[str]:
@@ -649,7 +649,10 @@ def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_som
 
     # Nobody needs the copies of h4 any more; those of h2 are needed.
     forget = {"evenkeel.fault_tolerance.ft_heal": {**task, "forget": "h4"}}
-    both = [forget, {"evenkeel.fault_tolerance.ft_heal": {**task, "forget": "h2"}, "ignore_errors": True}]
+    both: list[dict[str, Any]] = [
+        forget,
+        {"evenkeel.fault_tolerance.ft_heal": {**task, "forget": "h2"}, "ignore_errors": True},
+    ]
     run = fleet.play(both, "all")
     assert all(result["error"] == "UsageError" for result in run.results.values()) and held("h2")
     assert held("h4") == []

@@ -140,8 +140,9 @@ def test_the_first_spare_that_can_is_named_and_nothing_is_touched(fleet: Fleet) 
     assert f"{one}: a change is under way there" in result["left"]
     assert not (fleet.directory("h1") / "data").exists()
     turns(fleet, two, "ft_recover", {**SURVEY, "room": 1})
-    result = recover(fleet, one, onto=[one, two]).results[one]
-    assert result["failed"] and result["error"] == "Refused"
+    run = recover(fleet, one, onto=[one, two])
+    result = run.results[one]
+    assert run.rc == 2 and result["error"] == "Refused"
     assert f"{two}: it has room for 1 bytes" in result["msg"] and f"{one}: a change is under way" in result["msg"]
 
 
@@ -165,8 +166,8 @@ def test_a_part_comes_back_alone(fleet: Fleet) -> None:
     assert "has no users" in recover(fleet, "h1", kinds=["users"]).results["h1"]["msg"]
 
 
-def test_the_checkpoint_of_the_fleet_is_told_apart_from_that_of_another(fleet: Fleet) -> None:
-    """A killed recovery is completed by the next one: the journal of the rollback decides."""
+def test_a_recovery_that_was_killed_is_completed_by_the_next_call(fleet: Fleet) -> None:
+    """The store remembers the rollback to the checkpoint that the recovery has made."""
     (peer,) = peers(fleet, copies=1)
     spare = another(fleet, peer)
     lose(fleet)

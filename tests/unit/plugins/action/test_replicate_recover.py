@@ -113,6 +113,44 @@ def test_a_peer_that_is_gone_is_replaced_and_too_few_are_a_failure_that_lists_th
     assert sorted(one["state"] for one in run.results["h1"]["copies"]) == ["unreachable", "verified", "verified"]
 
 
+def test_fewer_copies_than_wanted_are_a_warning_down_to_the_fewest(fleet: Fleet) -> None:
+    chosen = choose("h1", 3, list(fleet.hosts), None)
+    fleet.hosts[chosen[0]].update(NOWHERE)
+    run = replicate(fleet, copies=3, min_copies=2)
+    assert run.rc == 0, run.output
+    result = run.results["h1"]
+    assert "2 of 3 copies" in run.output and result["left"][0].startswith(f"{chosen[0]} (")
+    run = replicate(fleet, copies=3, min_copies=3)
+    assert run.rc == 2 and "2 of 3 copies" in run.results["h1"]["msg"]
+    run = replicate(fleet, copies=2, min_copies=3)
+    assert run.rc == 2 and "min_copies: 3" in run.results["h1"]["msg"]
+
+
+def test_hosts_without_ssh_get_their_copy_by_the_controller_and_ssh_alone_is_a_failure(fleet: Fleet) -> None:
+    (one,) = replicate(fleet, copies=1).results["h1"]["copies"]
+    assert one["transport"] == "relay" and "by local, not by SSH" in one["reason"]
+    (fleet.directory("h1") / "data" / "more").write_text("second")
+    (one,) = replicate(fleet, copies=1, transport="relay").results["h1"]["copies"]
+    assert (one["transport"], one["reason"]) == ("relay", "")
+    (fleet.directory("h1") / "data" / "more").write_text("third")
+    run = replicate(fleet, copies=1, transport="ssh", peers=["h2"])
+    assert run.rc == 2 and "by local, not by SSH" in run.results["h1"]["msg"]
+
+
+def test_nothing_new_is_one_call_of_each_host(fleet: Fleet) -> None:
+    replicate(fleet, copies=2)
+    log = fleet.home / "calls"
+    for host, variables in fleet.hosts.items():
+        script = fleet.home / f"{host}-python"
+        script.write_text(f'#!/bin/sh\necho {host} >>{log}\nexec {sys.executable} "$@"\n')
+        script.chmod(0o755)
+        variables["ansible_python_interpreter"] = str(script)
+    task = {"evenkeel.fault_tolerance.ft_replicate": {"peers": "all", "store": "{{ evenkeel_store }}"}}
+    result = fleet.play([task], "h1").results["h1"]
+    assert [one["detail"] for one in result["copies"]] == ["held already"] * 2
+    assert sorted(log.read_text().split()) == sorted(["h1", *(one["peer"] for one in result["copies"])])
+
+
 def test_too_few_domains_are_refused_before_anything_is_copied(fleet: Fleet) -> None:
     run = replicate(fleet, copies=3, failure_domain="rack")
     assert run.rc == 2

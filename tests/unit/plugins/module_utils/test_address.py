@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.sys
 from .conftest import SYSTEM
 
 OWN, FIRST, SECOND = "02:00:00:00:00:0b", "02:00:00:00:00:0c", "02:00:00:00:00:0d"
-SHOWN = [
+SHOWN: list[dict[str, Any]] = [
     {"ifname": "lo", "link_type": "loopback", "address": "00:00:00:00:00:00", "addr_info": []},
     {
         "ifname": "eth0",
@@ -80,7 +80,7 @@ class Heard(socket.socket):
 
 
 def asking(kind: type, packet: bytes, hops: int = 255) -> dict[Any, str]:
-    class Asking(kind):  # type: ignore[misc]
+    class Asking(kind):
         def open(self) -> None:
             self.socket = Heard(packet, hops)
 

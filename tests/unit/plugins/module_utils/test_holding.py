@@ -209,7 +209,7 @@ def test_the_configuration_is_that_of_the_host() -> None:
         "unicast_src_ip 10.0.0.12",
         "        10.0.0.11 min_ttl 255 max_ttl 255",
         "    virtual_ipaddress {\n        10.0.0.100/24 dev eth0\n    }",
-        "    virtual_ipaddress_excluded {\n        fd00::100/64 dev eth0\n    }",
+        "    virtual_ipaddress_excluded {\n        fd00::100/64 dev eth0 preferred_lft 0\n    }",
         "init_fail",
     ):
         assert line in text

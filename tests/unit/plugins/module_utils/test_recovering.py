@@ -319,7 +319,10 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
 def test_a_part_is_checked_and_what_stays_cannot_be_asked_for(store: Store, etc: Path) -> None:
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     spare(etc)
-    assert prepare(store, recorded, kinds=["files"], paths=[str(etc / "app.conf")])["id"]
+    found = prepare(store, recorded, kinds=["files"], paths=[str(etc / "app.conf")])
+    assert found["id"] and found["left_out"] == []
+    (told,) = prepare(store, recorded, paths=[str(etc / "ssh")])["left_out"]
+    assert told.endswith("ssh_host_rsa_key (keys of the host)")
     with pytest.raises(UsageError, match="has no users"):
         prepare(store, recorded, kinds=["users"])
     with pytest.raises(UsageError, match="holds nothing at or below"):

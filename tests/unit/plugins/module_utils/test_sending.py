@@ -19,7 +19,7 @@ from typing import BinaryIO
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import sending
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import authorized, scratch
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import scratch, trust
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
@@ -118,11 +118,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (found / ".ssh").mkdir(parents=True)
     (found / ".ssh" / "authorized_keys").write_text("ssh-rsa AAAA me\n")
     (tmp_path / "host_key.pub").write_text(f"{HOST_KEY} root@host\n")
-    me = pwd.getpwuid(os.geteuid())
-    user = pwd.struct_passwd((me.pw_name, "x", me.pw_uid, me.pw_gid, "", str(found), "/bin/sh"))
-    monkeypatch.setattr(sending.pwd, "getpwuid", lambda _uid: user)
-    monkeypatch.setattr(authorized.trust, "stranger", lambda _path, _owners: "")
+    monkeypatch.setattr(trust, "stranger", lambda _path, _owners: "")
     return found
+
+
+def user(home: Path) -> pwd.struct_passwd:
+    """The login user: we ourselves, with another home."""
+    me = pwd.getpwuid(os.geteuid())
+    return pwd.struct_passwd((me.pw_name, "x", me.pw_uid, me.pw_gid, "", str(home), "/bin/sh"))
 
 
 def admission(**more: object) -> sending.Admission:
@@ -132,7 +135,7 @@ def admission(**more: object) -> sending.Admission:
 
 def test_the_line_lets_a_key_copy_into_one_pipe_and_do_nothing_else(home: Path, tmp_path: Path, top: Path) -> None:
     system = told(f"hostkey {tmp_path}/host_key", "authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2")
-    found = sending.open_for(system, admission(), str(home), 1000)
+    found = sending.open_for(system, admission(), user(home), 1000)
     assert (found.room, found.host_keys) == (1000, [HOST_KEY])
     line, rest = (home / ".ssh" / "authorized_keys").read_text().split("\n", 1)
     assert rest == "ssh-rsa AAAA me\n"
@@ -164,19 +167,19 @@ def test_where_sshd_would_do_something_else_nothing_is_written(
     home: Path, tmp_path: Path, top: Path, lines: list[str], reason: str
 ) -> None:
     with pytest.raises(EvenkeelError, match=reason):
-        sending.open_for(told(f"hostkey {tmp_path}/host_key", *lines), admission(), str(home), 1000)
+        sending.open_for(told(f"hostkey {tmp_path}/host_key", *lines), admission(), user(home), 1000)
     assert os.listdir(top) == [] and (home / ".ssh" / "authorized_keys").read_text() == "ssh-rsa AAAA me\n"
 
 
 @pytest.mark.parametrize("more", [{"public": 'ssh-ed25519 A"\nssh-rsa B'}, {"source": '10.0.0.1",command="id'}])
 def test_nothing_of_a_sender_can_become_another_line(home: Path, tmp_path: Path, more: dict[str, object]) -> None:
     with pytest.raises((EvenkeelError, ValueError)):
-        sending.open_for(told(f"hostkey {tmp_path}/host_key"), admission(**more), str(home), 1000)
+        sending.open_for(told(f"hostkey {tmp_path}/host_key"), admission(**more), user(home), 1000)
     assert (home / ".ssh" / "authorized_keys").read_text() == "ssh-rsa AAAA me\n"
 
 
 def test_the_next_call_of_a_module_removes_the_line_of_a_killed_run(home: Path, tmp_path: Path, top: Path) -> None:
-    sending.open_for(told(f"hostkey {tmp_path}/host_key"), admission(), str(home), 1000)
+    sending.open_for(told(f"hostkey {tmp_path}/host_key"), admission(), user(home), 1000)
     scratch.reclaim("run1", time.time() + 60)
     assert (home / ".ssh" / "authorized_keys").read_text() != "ssh-rsa AAAA me\n"  # It is this run's own.
     scratch.reclaim("another", time.time() + 60)

@@ -68,3 +68,30 @@ def test_what_a_failed_host_says_is_one_bounded_line() -> None:
     assert found["msg"].startswith("\\x1b[2Jgone\\n") and len(found["msg"]) < 400
     assert read("have", {"failed": 1, "msg": {"a": ["b"]}})["msg"] == "{'a': ['b']}"
     assert words("a\u202eb") == "a\\u202eb"
+
+
+SEALED = {
+    "sha256": "b" * 64,
+    "base": "",
+    "size": 1000,
+    "nonce": "c" * 64,
+    "tag": "d" * 64,
+    "key": "e" * 16,
+    "card": "gAAAAA==",
+}
+
+
+def test_an_encrypted_copy_has_its_names_in_its_card() -> None:
+    (found,) = read("candidates", {"candidates": [{**COPY, "host": "", "name": "", "sealed": SEALED}]})["candidates"]
+    assert found["sealed"] == SEALED
+    base = {"id": "a" * 64, "sha256": "b" * 64, "bytes": 5, "length": 1}
+    assert read("have", {"ids": [], "bases": [base], "sealed": 1, "plain": 2})["bases"] == [base]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"base": "../x"}, {"size": -1}, {"nonce": ""}, {"tag": None}, {"key": "e" * 17}, {"card": "a b"}, {"sha256": 5}],
+)
+def test_a_record_of_an_encrypted_bundle_has_its_form(wrong: dict[str, Any]) -> None:
+    assert read("candidates", {"candidates": [{**COPY, "sealed": {**SEALED, **wrong}}]})["failed"]
+    assert read("have", {"ids": [], "bases": [wrong]})["failed"]

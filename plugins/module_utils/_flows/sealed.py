@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Encrypted copies: bundles that leave their host sealed, and that a peer stores and verifies without any key.
+
+::
+
+    <store>/replicas/<host>/sealed/<sha256>     a bundle, encrypted by openssl, named by the SHA-256 of the ciphertext
+    <store>/replicas/<host>/records/<sha256>    what is known about it: one JSON line, and the SHA-256 of that line
+
+A bundle is a whole checkpoint, or what a checkpoint needs beyond a single ``base``, which the peer holds sealed too. So
+a checkpoint is a chain of bundles, the whole one first. A bundle and its record are never changed or replaced.
+
+The controller gives each bundle a secret of its own. The source proves with it which ciphertext it has made: the tag.
+It stands behind the ciphertext on its way to a peer, and in the record. The controller checks the tags of a chain, and
+the host that takes the chain in compares each ciphertext with them. So a peer can neither change, shorten, mix nor
+exchange bundles, though the cipher itself does not notice that.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from typing import Any, BinaryIO
+
+from .._errors import Damaged
+from .._host import openssl
+from .._host.durable import ensure_dir, fsync_dir, move_all, write_all, write_file
+from .._host.hashing import CHUNK, chunks, hash_of
+from .._host.trust import open_regular
+from .._results import Candidate, Copied, Copies, Sealed
+from .._store import retention as keeping
+from .._store.foreign import check_created, refuse_too_large
+from .._store.proof import LONGEST, tag_of
+from .._store.store import Store, time_of
+from . import replicas
+
+SEALED = "sealed"
+# The words of a receiver on the bundle on which the next one may build.
+BASE = ("id", "sha256", "bytes", "length")
+RECORDS = "records"
+# Behind a ciphertext: its SHA-256, that of its base, its tag.
+_TRAILER = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{64}|-{64}) ([0-9a-f]{64})\n")
+_TRAILER_SIZE = 3 * 65
+_NONE = "-" * 64
+_RECORD_SIZE = 16 * 1024
+_HEX = re.compile("[0-9a-f]{64}")
+_FORMS = {
+    "id": _HEX,
+    "sha256": _HEX,
+    "base": re.compile("([0-9a-f]{64})?"),
+    "nonce": _HEX,
+    "tag": _HEX,
+    "key": re.compile("[0-9a-f]{16}"),
+    "group": re.compile("[0-9a-f]{32}"),
+    "created": re.compile("[0-9TZ:.-]{20,30}"),
+    "card": re.compile("[A-Za-z0-9_=-]{1,4000}"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """The knowledge of a peer about a bundle. It needs ``id``, ``created`` and ``group`` (which stands for the name of
+    the checkpoint) for its retention. ``key`` names the key; the ``card`` holds the names, for the controller alone."""
+
+    id: str
+    sha256: str
+    base: str
+    size: int
+    nonce: str
+    tag: str
+    key: str
+    group: str
+    created: str
+    card: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Record:
+        """The record of these values; Damaged where one has another form."""
+        for name, form in _FORMS.items():
+            if not isinstance(values.get(name), str) or not form.fullmatch(values[name]):
+                raise Damaged(f"the record of an encrypted copy is refused: {name} has no form of ours")
+        size = values.get("size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < openssl.OVERHEAD:
+            raise Damaged("the record of an encrypted copy is refused: size has no form of ours")
+        return cls(**{one.name: values[one.name] for one in fields(cls)})
+
+
+# -- on the source
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """A bundle that is encrypted while it is written: what ``replicas.Bundle`` is to a plain copy."""
+
+    bundle: replicas.Bundle
+    base: str
+    secret: str
+
+    @property
+    def contents(self) -> Sequence[str]:
+        return self.bundle.contents
+
+    @property
+    def size(self) -> int:
+        """Bytes that ``write`` writes."""
+        return self.bundle.size + openssl.OVERHEAD + _TRAILER_SIZE
+
+    def write(self, stream: BinaryIO) -> None:
+        """Write ciphertext and trailer. Raises Damaged at a damaged content: then no trailer is written."""
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
+        with openssl.encrypted(self.secret, self.bundle.write) as cipher:
+            while count := cipher.readinto(buffer):
+                digest.update(buffer[:count])
+                stream.write(buffer[:count])
+        sha = digest.hexdigest()
+        stream.write(_trailer(sha, self.base, tag_of(self.secret, sha, self.base)))
+
+
+def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], secret: str) -> Sealing:
+    """The sealed bundle of a checkpoint, relative to the base that the controller has ``asked`` for.
+
+    ``asked``: ``id``, ``sha256``, ``bytes`` and ``length`` (of its chain) of the base, or nothing. The bundle is whole
+    where the base is no longer here, and where the chain would become longer than ``LONGEST`` or more than twice as
+    large as a whole bundle.
+    """
+    openssl.check()
+    whole = replicas.bundle(store, host, checkpoint, [], from_replica=False)
+    base = str(asked.get("sha256") or "")
+    with suppress(Damaged):
+        if base and int(asked["length"]) < LONGEST:
+            # A receiver with the base has all records of its log, too.
+            known = [one.id for one in store.chain(str(asked["id"]))]
+            part = replicas.bundle(store, host, checkpoint, known, from_replica=False)
+            if int(asked["bytes"]) + part.size <= 2 * whole.size:
+                return Sealing(part, base, secret)
+    return Sealing(whole, "", secret)
+
+
+# -- on a peer
+
+
+def _folder(target: Store, name: str, sha: str) -> str:
+    if not _HEX.fullmatch(sha):
+        raise Damaged(f"{sha[:100]!r} is not the name of an encrypted bundle")
+    return target.join(name, sha)
+
+
+def bundle_path(target: Store, sha: str) -> str:
+    """The file of a sealed bundle."""
+    return _folder(target, SEALED, sha)
+
+
+def record_path(target: Store, sha: str) -> str:
+    """The file of its record."""
+    return _folder(target, RECORDS, sha)
+
+
+def record(target: Store, sha: str) -> Record:
+    """The record of a bundle. Damaged where the record is missing, torn or that of another bundle."""
+    try:
+        with open_regular(record_path(target, sha)) as stream:
+            line, digest = stream.read(_RECORD_SIZE).split(b"\n")[:2]
+        if hashlib.sha256(line).hexdigest().encode() != digest:
+            raise ValueError
+        found = Record.of(json.loads(line))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Damaged(f"the record of the encrypted bundle {sha[:12]} is missing or damaged") from error
+    if found.sha256 != sha:
+        raise Damaged(f"the record of the encrypted bundle {sha[:12]} is that of another bundle")
+    return found
+
+
+def shas(target: Store) -> list[str]:
+    """The names of all bundles that have a record, damaged ones too."""
+    folder = target.join(RECORDS)
+    return sorted(filter(_HEX.fullmatch, os.listdir(folder))) if os.path.isdir(folder) else []
+
+
+def records(target: Store) -> dict[str, Record]:
+    """All records that can be read, by the names of their bundles."""
+    found = {}
+    for sha in shas(target):
+        with suppress(Damaged):
+            found[sha] = record(target, sha)
+    return found
+
+
+def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
+    """The records that a checkpoint needs, that of the whole bundle first. Damaged where one is missing."""
+    found = reach(known, sha)
+    if not found or found[0].base:
+        lacks = found[0].base if found else sha
+        raise Damaged(
+            f"the encrypted bundle {lacks[:12]} or its record is missing or damaged"
+            if len(found) < LONGEST
+            else f"the encrypted bundle {sha[:12]} needs more than {LONGEST} bundles"
+        )
+    return found
+
+
+def reach(known: Mapping[str, Record], sha: str) -> list[Record]:
+    """As much of the chain as there is, the checkpoint's own record last."""
+    found: list[Record] = []
+    while sha in known and len(found) < LONGEST:
+        found.insert(0, known[sha])
+        sha = found[0].base
+    return found
+
+
+def problem(target: Store, sha: str) -> str:
+    """The fault of a bundle in words, or nothing where its file is there and has its name for a hash."""
+    try:
+        with open_regular(bundle_path(target, sha)) as stream:
+            found, _size = hash_of(chunks(stream.fileno()))
+    except OSError as error:
+        return f"the encrypted bundle {sha[:12]} cannot be read: {error.strerror}"
+    return "" if found == sha else f"the encrypted bundle {sha[:12]} is damaged: its SHA-256 is {found}"
+
+
+def have(store: Store, host: str, wanted: str, key: str, mac: str = "", check_mode: bool = False) -> Copies:
+    """On a peer: the state of the encrypted copy of a checkpoint that was made with this ``key``, and the bundles on
+    which the next bundle of the key can build. Damaged bundles are put aside, so that they are sent again."""
+    target = replicas.replica(store, host)
+    found = replicas.have(store, host)
+    found.plain, found.ids = len(found.ids), []
+    found.bases, known = [], records(target)
+    verdicts: dict[str, str] = {}
+    for sha, one in known.items():
+        if one.key != key:
+            continue
+        with suppress(Damaged):
+            links = chain(known, sha)
+            if one.id == wanted and found.state != "verified":
+                wrong = _check(target, links, verdicts)
+                found.id, found.wrong, found.state = wanted, wrong[:20], "damaged" if wrong else "verified"
+            elif all(_has_size(target, link) for link in links):
+                size = sum(link.size for link in links)
+                found.bases.append({"id": one.id, "sha256": sha, "bytes": size, "length": len(links)})
+    if not check_mode:
+        _put_aside(target, [sha for sha, fault in verdicts.items() if fault])
+        if found.state == "verified" and mac:
+            with target.locked():
+                replicas.keep_mac(target, wanted, mac)
+    found.sealed = len(known)
+    return found
+
+
+def _check(target: Store, links: Sequence[Record], verdicts: dict[str, str]) -> list[str]:
+    """Hash the bundles of a chain, each once; what is wrong with them."""
+    for link in links:
+        if link.sha256 not in verdicts:
+            verdicts[link.sha256] = problem(target, link.sha256)
+    return [fault for link in links if (fault := verdicts[link.sha256])]
+
+
+def _has_size(target: Store, link: Record) -> bool:
+    with suppress(OSError):
+        return os.lstat(bundle_path(target, link.sha256)).st_size == link.size
+    return False
+
+
+def _put_aside(target: Store, names: Sequence[str]) -> None:
+    if names:
+        with target.locked():
+            for sha in names:
+                put_aside(target, sha)
+
+
+def put_aside(target: Store, sha: str) -> None:
+    """Move a damaged bundle and its record to quarantine: the copies that need it no longer count. Under the lock."""
+    paths = ((bundle_path(target, sha), sha), (record_path(target, sha), f"record-{sha}"))
+    pairs = [*paths, *((target.objects.in_trash(path), name) for path, name in paths)]
+    move_all([(path, target.join("quarantine", name)) for path, name in pairs if os.path.lexists(path)])
+
+
+def users(known: Mapping[str, Record], sha: str) -> list[str]:
+    """The checkpoints that need a bundle."""
+    return sorted({one.id for name, one in known.items() if sha in [link.sha256 for link in reach(known, name)]})
+
+
+def faults(target: Store) -> dict[str, str]:
+    """The bundles that no copy can use, in words: without their record, their file, or a bundle before them."""
+    found: dict[str, str] = {}
+    known = records(target)
+    for sha in shas(target):
+        if sha not in known:
+            found[sha] = "its record is damaged"
+        elif not os.path.lexists(bundle_path(target, sha)):
+            found[sha] = "it is missing"
+        elif (first := reach(known, sha)[0]).base:
+            found[sha] = f"the bundle {first.base[:12]}, on which it builds, is missing"
+    # Without the lock, a bundle that is pruned while we look seems to be missing.
+    return {sha: why for sha, why in found.items() if os.path.lexists(record_path(target, sha))}
+
+
+def receive(
+    store: Store,
+    host: str,
+    checkpoint: str,
+    incoming: replicas.Incoming,
+    told: Mapping[str, Any],
+    retention: Any = None,
+) -> Copied:
+    """On a peer: store a sealed bundle. The copy counts once this returns: every bundle of its chain was hashed, and
+    is durable (I10).
+
+    ``told``: by the controller, the parts of the record that are not in the trailer, and the ``mac``.
+    """
+    policy = keeping.check(retention)
+    with store.locked():
+        ensure_dir(store.join("replicas"))
+    target = replicas.replica(store, host)
+    with target.locked():
+        for name in (SEALED, RECORDS):
+            ensure_dir(target.join(name))
+        made = _take(target, checkpoint, incoming, told)
+        replicas.keep_mac(target, checkpoint, str(told.get("mac") or ""))
+        if policy is not None:
+            _prune(target, made, policy, [str(group) for group in told.get("groups", [])])
+    return Copied(id=checkpoint, state="verified", objects=1, bytes=incoming.size)
+
+
+def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Mapping[str, Any]) -> Record:
+    """Hash the ciphertext while it is written; then, in this order, the bundle and its record become durable."""
+    refuse_too_large(incoming.size, target.root, "an encrypted bundle")
+    path = target.join("tmp", f"sealed-{os.getpid()}")
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
+    try:
+        digest, left = hashlib.sha256(), incoming.size - _TRAILER_SIZE
+        while left > 0:
+            chunk = incoming.stream.read(min(CHUNK, left))
+            if not chunk:
+                raise Damaged(f"the encrypted bundle is cut off: it lacks {left} bytes")
+            left -= len(chunk)
+            digest.update(chunk)
+            write_all(fd, chunk)
+        trailer = _TRAILER.fullmatch(incoming.stream.read(_TRAILER_SIZE))
+        if trailer is None or trailer[1].decode() != digest.hexdigest():
+            raise Damaged("the encrypted bundle arrived damaged, or is cut off: its SHA-256 is not the announced one")
+        sha, base = digest.hexdigest(), trailer[2].decode().strip("-")
+        size = incoming.size - _TRAILER_SIZE
+        made = Record.of(
+            {**told, "id": checkpoint, "sha256": sha, "base": base, "size": size, "tag": trailer[3].decode()}
+        )
+        check_created(made.created, target.system.now())
+        _refuse_another(target, made)
+        if base:
+            _build_on(target, base)
+        os.fsync(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    os.rename(path, bundle_path(target, sha))  # A file of this name has this content, or is damaged.
+    fsync_dir(target.join(SEALED))
+    line = json.dumps(asdict(made), sort_keys=True).encode()
+    data = line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+    write_file(record_path(target, sha), data, 0o400)
+    return made
+
+
+def _refuse_another(target: Store, made: Record) -> None:
+    """Damaged where this ciphertext is here already, as the bundle of another checkpoint: its record must stay."""
+    with suppress(FileNotFoundError):
+        os.lstat(record_path(target, made.sha256))
+        held = record(target, made.sha256)
+        if (held.id, held.base, held.nonce, held.tag) != (made.id, made.base, made.nonce, made.tag):
+            raise Damaged(
+                f"the encrypted bundle {made.sha256[:12]} is here already, as another one; nothing was changed"
+            )
+
+
+def _build_on(target: Store, base: str) -> None:
+    """Damaged unless the chain of the base is whole here, and short enough."""
+    links = chain(records(target), base)
+    verdicts: dict[str, str] = {}
+    wrong = _check(target, links, verdicts)
+    for sha, fault in verdicts.items():
+        if fault:
+            put_aside(target, sha)
+    if wrong or len(links) >= LONGEST:
+        why = "; ".join(wrong[:5]) or f"it has {len(links)} bundles already"
+        raise Damaged(f"the encrypted bundle cannot build on {base[:12]}: {why}. Send it again, whole")
+
+
+def _prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequence[str]) -> None:
+    """Forget the bundles of these groups that the policy does not keep and on which no kept bundle builds.
+
+    Nothing is forgotten while a record cannot be read: nobody can tell what it needs. A scrub names it, and puts it
+    aside.
+    """
+    known = records(target)
+    if len(known) < len(shas(target)):
+        return
+    of_name = {one.id: time_of(one.created) for one in known.values() if one.group in groups}
+    now = target.system.now()
+    kept = keeping.keep(list(of_name.items()), policy, datetime.datetime.fromtimestamp(now, datetime.timezone.utc))
+    stays = {sha for sha, one in known.items() if one.group not in groups or one.id in kept or one.id == newest.id}
+    needed = {link.sha256 for sha in stays for link in reach(known, sha)}
+    # A bundle without a record was left by a kill, or lost its record.
+    gone = sorted((set(known) | set(filter(_HEX.fullmatch, os.listdir(target.join(SEALED))))) - needed)
+    target.objects.empty_trash(now - policy.grace)
+    for name in (RECORDS, SEALED):  # No record without its bundle.
+        paths = [_folder(target, name, sha) for sha in gone]
+        target.objects.throw_away([path for path in paths if os.path.exists(path)], now)
+    held = {known[sha].id for sha in needed} | {one for ids in target.refs().values() for one in ids}
+    replicas.forget_macs(target, held)
+
+
+def candidates(store: Store, host: str) -> list[Candidate]:
+    """On a peer: every encrypted copy of a checkpoint of ``host``, each bundle hashed now. Changes nothing."""
+    target = replicas.replica(store, host)
+    found = []
+    verdicts: dict[str, str] = {}
+    known = records(target)
+    for sha, one in known.items():
+        shown = Sealed(one.sha256, one.base, one.size, one.nonce, one.tag, one.key, one.card)
+        copy = Candidate(one.id, replicas.mac_of(target, one.id), created=one.created, sealed=shown)
+        try:
+            wrong = _check(target, chain(known, sha), verdicts)
+        except Damaged as error:
+            wrong = [error.message]
+        copy.state, copy.detail = "damaged" if wrong else "verified", "; ".join(wrong[:10])
+        found.append(copy)
+    return found
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The ciphertexts of a chain, one after the other, as a peer gives them back. Each is hashed while it is written.
+
+    ``trailers``: each with the trailer that it had, for another peer.
+    """
+
+    target: Store
+    links: Sequence[Record]
+    trailers: bool = False
+
+    @property
+    def contents(self) -> Sequence[str]:
+        return [link.sha256 for link in self.links]
+
+    @property
+    def size(self) -> int:
+        """Bytes that ``write`` writes."""
+        return sum(link.size + (_TRAILER_SIZE if self.trailers else 0) for link in self.links)
+
+    def write(self, stream: BinaryIO) -> None:
+        """Write them. Raises Damaged at the first damaged bundle."""
+        for link in self.links:
+            with open_regular(bundle_path(self.target, link.sha256)) as source:
+                sha, size = hash_of(_copied(chunks(source.fileno(), link.size), stream))
+            if sha != link.sha256 or size != link.size:
+                raise Damaged(f"the encrypted bundle {link.sha256[:12]} is damaged: its SHA-256 is {sha}")
+            if self.trailers:
+                stream.write(_trailer(sha, link.base, link.tag))
+
+
+def give_back(store: Store, host: str, sha: str) -> Chain:
+    """On a peer: the chain of an encrypted copy."""
+    target = replicas.replica(store, host)
+    return Chain(target, chain(records(target), sha))
+
+
+def pass_on(store: Store, host: str, sha: str) -> Chain:
+    """On a peer: a single bundle as it once came, for another peer. The base comes first: see ``chain``."""
+    target = replicas.replica(store, host)
+    return Chain(target, [record(target, sha)], trailers=True)
+
+
+def _copied(pieces: Iterator[bytes], stream: BinaryIO) -> Iterator[bytes]:
+    for piece in pieces:
+        stream.write(piece)
+        yield piece
+
+
+def _trailer(sha: str, base: str, tag: str) -> bytes:
+    return f"{sha} {base or _NONE} {tag}\n".encode()
+
+
+# -- on the host that gets a checkpoint back
+
+
+@dataclass(frozen=True)
+class Link:
+    """A bundle of a chain whose tag the controller has checked, and its secret."""
+
+    sha256: str
+    size: int
+    secret: str
+
+
+@dataclass(frozen=True)
+class Incoming(replicas.Incoming):
+    """A chain of sealed bundles that comes in."""
+
+    links: Sequence[Link]
+
+    def parts(self) -> Generator[replicas.Incoming, None, None]:
+        """The plain bundles, the whole one first. Damaged after a bundle whose ciphertext is another one: what came
+        with it must not be used."""
+        if self.size != sum(link.size for link in self.links) or not 0 < len(self.links) <= LONGEST:
+            raise Damaged("the encrypted copy is not as large as its records say")
+        openssl.check()
+        for link in self.links:
+            yield from self._part(link)
+
+    def _part(self, link: Link) -> Generator[replicas.Incoming, None, None]:
+        digest = hashlib.sha256()
+
+        def feed(stream: BinaryIO) -> None:
+            left = link.size
+            while left > 0 and (chunk := self.stream.read(min(CHUNK, left))):
+                left -= len(chunk)
+                digest.update(chunk)
+                stream.write(chunk)
+
+        with openssl.decrypted(link.secret, feed) as plain:
+            yield replicas.Incoming(plain, link.size - openssl.OVERHEAD)
+        if digest.hexdigest() != link.sha256:
+            raise Damaged(f"the encrypted bundle {link.sha256[:12]} arrived damaged: its SHA-256 is another one")
+
+
+def incoming(came: replicas.Incoming, told: Sequence[Mapping[str, Any]], secrets: Sequence[str]) -> Incoming:
+    """The chain in a stream, as the controller has ``told`` of it; ``secrets``: of its bundles, in the same order."""
+    links = [Link(str(one["sha256"]), int(one["size"]), secret) for one, secret in zip(told, secrets)]
+    return Incoming(came.stream, came.size, links)
