@@ -11,12 +11,11 @@ from contextlib import suppress
 
 from .._results import Held
 from .._store.store import LOGS, UNDO, Store
+from . import replicas, sealed
 from .scrub_record import Batch, load
 
-# The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
-MACS = "macs"
 # The kinds of batches of contents (see ``scrub_record.Batch``), which are folders of a store as well.
-_KINDS = ("packs", "objects")
+_KINDS = ("packs", "objects", sealed.SEALED)
 _PACK, _INDEX = ".pack", ".idx"
 
 
@@ -29,14 +28,18 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held]]:
     for host in hosts:
         copies = Store(os.path.join(folder, host), store.system)
         points = copies.checkpoints(by_head=True)
-        ids[host] = [one.id for one in points]
+        wrong = sealed.faults(copies)
+        under = [(one.created, one.id, "") for sha, one in sealed.records(copies).items() if sha not in wrong]
+        ids[host] = list(dict.fromkeys([*(one.id for one in points), *(ident for _created, ident, _name in under)]))
         named = {one for listed in copies.refs().values() for one in listed}
-        one = Held(host, count=len(points), damaged=len(named) - len(points) + _not_back(copies))
-        newest = next((point for point in reversed(points) if point.name not in (UNDO, LOGS)), None)
-        if newest is not None:
-            one.id, one.name, one.created = newest.id, newest.name, newest.created
-            one.mac = os.path.isfile(copies.join(MACS, newest.id))
-            one.verified = _verified(copies, host, newest.id, reads)
+        damaged = len(named) - len(points) + len(wrong) + _not_back(copies)
+        one = Held(host, count=len(ids[host]), damaged=damaged)
+        # A peer does not know the name of an encrypted copy.
+        plain = [(point.created, point.id, point.name) for point in points if point.name not in (UNDO, LOGS)]
+        if plain or under:
+            one.created, one.id, one.name = max([*plain, *under])
+            one.mac = bool(replicas.mac_of(copies, one.id))
+            one.verified = _verified(copies, host, one.id, reads)
         found.append(one)
     return ids, found
 
@@ -54,7 +57,7 @@ def _batches(copies: Store, host: str) -> Iterator[tuple[str, float]]:
     for kind in _KINDS:
         with suppress(FileNotFoundError), os.scandir(copies.join(kind)) as entries:
             for entry in entries:
-                if kind == "objects" or entry.name.endswith(_PACK):
+                if kind != "packs" or entry.name.endswith(_PACK):
                     with suppress(FileNotFoundError):  # It was pruned meanwhile.
                         yield Batch(host, kind, entry.name).key, _oldest(entry)
 
