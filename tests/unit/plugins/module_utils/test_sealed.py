@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import openssl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import LONGEST
@@ -338,3 +339,18 @@ def test_a_peer_in_check_mode_puts_nothing_aside(fleet: Fleet) -> None:
     assert sealed.have(fleet.peer, "web1", taken, KEY, check_mode=True).state == "damaged" and bundle.exists()
     assert sealed.have(fleet.peer, "web1", taken, "f" * 16).state is None and bundle.exists()
     assert replace(fleet, peer=fleet.store).state(taken) is None
+
+
+def test_a_peer_tells_of_encrypted_copies_without_a_key(fleet: Fleet) -> None:
+    first = fleet.take()
+    fleet.send()
+    (fleet.tree / "a").write_text("new")
+    newest = fleet.take()
+    fleet.send()
+    ids, (one,) = held(fleet.peer)
+    assert ids.keys() == {"web1"} and set(ids["web1"]) == {first, newest}
+    assert (one.id, one.name, one.count, one.damaged) == (newest, "", 2, 0) and one.verified
+    for bundle in Path(fleet.peer.join("replicas/web1/sealed")).iterdir():
+        bundle.unlink()
+    _ids, (one,) = held(fleet.peer)
+    assert (one.id, one.damaged) == ("", 2)
