@@ -466,7 +466,7 @@ class Sent(Result):
 
 @dataclass
 class Sealed:
-    """The record of an encrypted bundle on a peer (see ``_flows.sealed.Record``)."""
+    """The record of an encrypted bundle on a peer (see ``_flows.sealed_record.Record``)."""
 
     sha256: str
     base: str

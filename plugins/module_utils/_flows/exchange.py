@@ -16,7 +16,7 @@ from .._host.system import System
 from .._results import Copied, Landing, Outgoing, Result, Sent
 from .._store import foreign
 from .._store.store import Store
-from . import replicas, sealed, sending, shipped
+from . import replicas, sealed, sealed_record, sending, shipped
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -66,7 +66,7 @@ def _have(call: _Call) -> Result:
     if call.seal:
         return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
     known, wanted = replicas.have(call.store, call.host), call.values["id"]
-    known.sealed = len(sealed.shas(replicas.replica(call.store, call.host)))
+    known.sealed = len(sealed_record.shas(replicas.replica(call.store, call.host)))
     if wanted not in known.ids:
         return known
     wrong = replicas.lacking(call.store, call.host, wanted)

@@ -11,11 +11,13 @@ from contextlib import suppress
 
 from .._results import Held
 from .._store.store import LOGS, UNDO, Store
-from . import replicas, sealed
+from . import sealed_record
 from .scrub_record import Batch, load
 
+# The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
+MACS = "macs"
 # The kinds of batches of contents (see ``scrub_record.Batch``), which are folders of a store as well.
-_KINDS = ("packs", "objects", sealed.SEALED)
+_KINDS = ("packs", "objects", sealed_record.SEALED)
 _PACK, _INDEX = ".pack", ".idx"
 
 
@@ -28,8 +30,8 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held]]:
     for host in hosts:
         copies = Store(os.path.join(folder, host), store.system)
         points = copies.checkpoints(by_head=True)
-        wrong = sealed.faults(copies)
-        under = [(one.created, one.id, "") for sha, one in sealed.records(copies).items() if sha not in wrong]
+        wrong = sealed_record.faults(copies)
+        under = [(one.created, one.id, "") for sha, one in sealed_record.records(copies).items() if sha not in wrong]
         ids[host] = list(dict.fromkeys([*(one.id for one in points), *(ident for _created, ident, _name in under)]))
         named = {one for listed in copies.refs().values() for one in listed}
         damaged = len(named) - len(points) + len(wrong) + _not_back(copies)
@@ -38,7 +40,7 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held]]:
         plain = [(point.created, point.id, point.name) for point in points if point.name not in (UNDO, LOGS)]
         if plain or under:
             one.created, one.id, one.name = max([*plain, *under])
-            one.mac = bool(replicas.mac_of(copies, one.id))
+            one.mac = os.path.isfile(copies.join(MACS, one.id))
             one.verified = _verified(copies, host, one.id, reads)
         found.append(one)
     return ids, found

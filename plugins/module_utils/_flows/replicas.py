@@ -31,14 +31,13 @@ from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
 from .._store.store import CHAIN, Store, contents_in, objects_of, paths_of
+from .held import MACS
 from .rollback.flow import finish
 
 _MAGIC = b"evenkeel-pack 1\n"
 # The header before a content or a manifest.
 _MANIFEST = b"manifest"
 _LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
-# The folder of a replica in which the MACs of copies lie, each under the id of its checkpoint.
-MACS = "macs"
 _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
 _ID = _MAC  # Both are written as a SHA-256 is.

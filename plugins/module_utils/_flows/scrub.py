@@ -26,7 +26,7 @@ from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results import Damage, Scrubbed
 from .._store.store import Store, paths_of
-from . import sealed
+from . import sealed, sealed_record
 from .scrub_record import Batch, load
 
 # Seconds between two updates of the record of the parts that were read.
@@ -103,7 +103,7 @@ class _Pass:
 
     def _batches(self, host: str) -> Iterator[Batch]:
         store = self.stores[host]
-        for kind in ("packs", "objects", sealed.SEALED):
+        for kind in ("packs", "objects", sealed_record.SEALED):
             names: set[str] = set()
             for folder in (store.join(kind), store.objects.in_trash(store.join(kind))):
                 names |= set(os.listdir(folder)) if os.path.isdir(folder) else set()
@@ -151,9 +151,9 @@ class _Pass:
                 path = os.path.join(where, name)
                 sha = batch.name + name if batch.kind == "objects" else name.partition(".")[0]
                 problem = self._problem(path, sha)
-                if problem and batch.kind == sealed.SEALED:
+                if problem and batch.kind == sealed_record.SEALED:
                     found.sealed[sha] = problem
-                    found.users[sha] = sealed.users(sealed.records(store), sha)
+                    found.users[sha] = sealed.users(sealed_record.records(store), sha)
                     self._act(store, f"put aside encrypted bundle {sha[:12]}", partial(sealed.put_aside, store, sha))
                 elif problem and batch.kind == "packs":
                     found.packs[sha] = problem
@@ -261,11 +261,11 @@ class _Pass:
         """Read every record of an encrypted bundle; all bundles that no copy can use. Their names are not known here:
         the beginnings of the ids of their checkpoints stand for them."""
         store, found = self.stores[host], self.found[host]
-        known = sealed.records(store)
-        for sha, problem in sealed.faults(store).items():
+        known = sealed_record.records(store)
+        for sha, problem in sealed_record.faults(store).items():
             found.users.setdefault(sha, sealed.users(known, sha))
             if sha not in known:
-                self._put_aside(store, sealed.record_path(store, sha), f"record {sha[:12]}", f"record-{sha}")
+                self._put_aside(store, sealed_record.record_path(store, sha), f"record {sha[:12]}", f"record-{sha}")
             found.sealed.setdefault(sha, problem)
         return [
             _damage(host, "sealed", sha, problem, [(one[:12], one, "") for one in found.users.get(sha, [])])

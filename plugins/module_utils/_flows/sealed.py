@@ -25,7 +25,7 @@ import os
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 from .._errors import Damaged
@@ -39,56 +39,26 @@ from .._store.foreign import check_created, refuse_too_large
 from .._store.proof import LONGEST, tag_of
 from .._store.store import Store, time_of
 from . import replicas
+from .sealed_record import (
+    HEX,
+    RECORDS,
+    SEALED,
+    Record,
+    bundle_path,
+    file_of,
+    reach,
+    record,
+    record_path,
+    records,
+    shas,
+)
 
-SEALED = "sealed"
 # The words of a receiver on the bundle on which the next one may build.
 BASE = ("id", "sha256", "bytes", "length")
-RECORDS = "records"
 # Behind a ciphertext: its SHA-256, that of its base, its tag.
 _TRAILER = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{64}|-{64}) ([0-9a-f]{64})\n")
 _TRAILER_SIZE = 3 * 65
 _NONE = "-" * 64
-_RECORD_SIZE = 16 * 1024
-_HEX = re.compile("[0-9a-f]{64}")
-_FORMS = {
-    "id": _HEX,
-    "sha256": _HEX,
-    "base": re.compile("([0-9a-f]{64})?"),
-    "nonce": _HEX,
-    "tag": _HEX,
-    "key": re.compile("[0-9a-f]{16}"),
-    "group": re.compile("[0-9a-f]{32}"),
-    "created": re.compile("[0-9TZ:.-]{20,30}"),
-    "card": re.compile("[A-Za-z0-9_=-]{1,4000}"),
-}
-
-
-@dataclass(frozen=True)
-class Record:
-    """The knowledge of a peer about a bundle. It needs ``id``, ``created`` and ``group`` (which stands for the name of
-    the checkpoint) for its retention. ``key`` names the key; the ``card`` holds the names, for the controller alone."""
-
-    id: str
-    sha256: str
-    base: str
-    size: int
-    nonce: str
-    tag: str
-    key: str
-    group: str
-    created: str
-    card: str
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Record:
-        """The record of these values; Damaged where one has another form."""
-        for name, form in _FORMS.items():
-            if not isinstance(values.get(name), str) or not form.fullmatch(values[name]):
-                raise Damaged(f"the record of an encrypted copy is refused: {name} has no form of ours")
-        size = values.get("size")
-        if isinstance(size, bool) or not isinstance(size, int) or size < openssl.OVERHEAD:
-            raise Damaged("the record of an encrypted copy is refused: size has no form of ours")
-        return cls(**{one.name: values[one.name] for one in fields(cls)})
 
 
 # -- on the source
@@ -145,52 +115,6 @@ def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], sec
 # -- on a peer
 
 
-def _folder(target: Store, name: str, sha: str) -> str:
-    if not _HEX.fullmatch(sha):
-        raise Damaged(f"{sha[:100]!r} is not the name of an encrypted bundle")
-    return target.join(name, sha)
-
-
-def bundle_path(target: Store, sha: str) -> str:
-    """The file of a sealed bundle."""
-    return _folder(target, SEALED, sha)
-
-
-def record_path(target: Store, sha: str) -> str:
-    """The file of its record."""
-    return _folder(target, RECORDS, sha)
-
-
-def record(target: Store, sha: str) -> Record:
-    """The record of a bundle. Damaged where the record is missing, torn or that of another bundle."""
-    try:
-        with open_regular(record_path(target, sha)) as stream:
-            line, digest = stream.read(_RECORD_SIZE).split(b"\n")[:2]
-        if hashlib.sha256(line).hexdigest().encode() != digest:
-            raise ValueError
-        found = Record.of(json.loads(line))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Damaged(f"the record of the encrypted bundle {sha[:12]} is missing or damaged") from error
-    if found.sha256 != sha:
-        raise Damaged(f"the record of the encrypted bundle {sha[:12]} is that of another bundle")
-    return found
-
-
-def shas(target: Store) -> list[str]:
-    """The names of all bundles that have a record, damaged ones too."""
-    folder = target.join(RECORDS)
-    return sorted(filter(_HEX.fullmatch, os.listdir(folder))) if os.path.isdir(folder) else []
-
-
-def records(target: Store) -> dict[str, Record]:
-    """All records that can be read, by the names of their bundles."""
-    found = {}
-    for sha in shas(target):
-        with suppress(Damaged):
-            found[sha] = record(target, sha)
-    return found
-
-
 def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
     """The records that a checkpoint needs, that of the whole bundle first. Damaged where one is missing."""
     found = reach(known, sha)
@@ -201,15 +125,6 @@ def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
             if len(found) < LONGEST
             else f"the encrypted bundle {sha[:12]} needs more than {LONGEST} bundles"
         )
-    return found
-
-
-def reach(known: Mapping[str, Record], sha: str) -> list[Record]:
-    """As much of the chain as there is, the checkpoint's own record last."""
-    found: list[Record] = []
-    while sha in known and len(found) < LONGEST:
-        found.insert(0, known[sha])
-        sha = found[0].base
     return found
 
 
@@ -282,21 +197,6 @@ def put_aside(target: Store, sha: str) -> None:
 def users(known: Mapping[str, Record], sha: str) -> list[str]:
     """The checkpoints that need a bundle."""
     return sorted({one.id for name, one in known.items() if sha in [link.sha256 for link in reach(known, name)]})
-
-
-def faults(target: Store) -> dict[str, str]:
-    """The bundles that no copy can use, in words: without their record, their file, or a bundle before them."""
-    found: dict[str, str] = {}
-    known = records(target)
-    for sha in shas(target):
-        if sha not in known:
-            found[sha] = "its record is damaged"
-        elif not os.path.lexists(bundle_path(target, sha)):
-            found[sha] = "it is missing"
-        elif (first := reach(known, sha)[0]).base:
-            found[sha] = f"the bundle {first.base[:12]}, on which it builds, is missing"
-    # Without the lock, a bundle that is pruned while we look seems to be missing.
-    return {sha: why for sha, why in found.items() if os.path.lexists(record_path(target, sha))}
 
 
 def receive(
@@ -405,10 +305,10 @@ def _prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequen
     stays = {sha for sha, one in known.items() if one.group not in groups or one.id in kept or one.id == newest.id}
     needed = {link.sha256 for sha in stays for link in reach(known, sha)}
     # A bundle without a record was left by a kill, or lost its record.
-    gone = sorted((set(known) | set(filter(_HEX.fullmatch, os.listdir(target.join(SEALED))))) - needed)
+    gone = sorted((set(known) | set(filter(HEX.fullmatch, os.listdir(target.join(SEALED))))) - needed)
     target.objects.empty_trash(now - policy.grace)
     for name in (RECORDS, SEALED):  # No record without its bundle.
-        paths = [_folder(target, name, sha) for sha in gone]
+        paths = [file_of(target, name, sha) for sha in gone]
         target.objects.throw_away([path for path in paths if os.path.exists(path)], now)
     held = {known[sha].id for sha in needed} | {one for ids in target.refs().values() for one in ids}
     replicas.forget_macs(target, held)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call, ft_replicate
@@ -230,7 +230,7 @@ def test_a_bundle_goes_from_peer_to_peer_without_the_key(fleet: Fleet, tmp_path:
     source, target = (Store(str(fleet.directory(name) / "store"), System()) for name in (peer, other))
     (copy,) = sealed.candidates(source, "h1")
     assert copy.sealed is not None
-    record = sealed.records(Store(str(replica(fleet, peer)), System()))[copy.sealed.sha256]
+    record = sealed_record.records(Store(str(replica(fleet, peer)), System()))[copy.sealed.sha256]
     path = tmp_path / "bundle"
     replicas.save(sealed.pass_on(source, "h1", record.sha256), str(path))
     told = {**{key: getattr(record, key) for key in ("nonce", "key", "group", "created", "card")}, "mac": copy.mac}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import openssl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
@@ -316,7 +316,7 @@ def test_a_record_of_another_form_is_none_of_ours(fleet: Fleet) -> None:
         line = json.dumps({**good, **wrong}).encode()
         path.write_bytes(line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
         with pytest.raises(Damaged):
-            sealed.record(replicas.replica(fleet.peer, "web1"), path.name)
+            sealed_record.record(replicas.replica(fleet.peer, "web1"), path.name)
     line = json.dumps({**good, "base": good["sha256"]}).encode()  # it builds on itself
     path.write_bytes(line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n")
     (found,) = sealed.candidates(fleet.peer, "web1")
