@@ -29,7 +29,7 @@ _MARK = "evenkeel.staged"
 # The file in an old directory that names the tag of the store and the restore point of the undo.
 _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
-# What the names of compressed segments end with.
+# The ends of the names of compressed segments.
 _PACKED = ("gz", "zst", "lz4", "bz2", "xz")
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
