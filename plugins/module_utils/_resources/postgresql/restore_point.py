@@ -99,7 +99,7 @@ def read(lines: Sequence[str]) -> Record:
     cluster could not be recorded."""
     for line in lines:
         if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere"):
-            continue  # It is in the archive, which ``archived`` reads.
+            continue  # The line names a part of the archive, which ``archived`` reads.
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(

@@ -207,7 +207,7 @@ def _is_foreign(server: cluster.Server, record: Record) -> bool:
 
 
 def _proved(server: cluster.Server) -> str:
-    """The server in its own words."""
+    """The words of the server on itself."""
     try:
         seen = replace(server, owner=None).look()
     except Refused as error:

@@ -17,12 +17,15 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
+    archived,
     postgresql,
     restore_point,
     wal,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql.wal import Leg
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import tag
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import objects_of
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -314,3 +317,46 @@ def test_what_is_left_of_a_cluster_that_is_gone_stays(tmp_path: Path) -> None:
     kept.data.rename(tmp_path / "away")
     kept.forget([], [kept.line(0, 0)])
     assert kept.left() == ALL
+
+
+# -- what of the archive a checkpoint names
+
+_BASE_NAME = f"{1:08X}-{0x2000028:016X}-{0x2000100:016X}-{'a' * 16}-{'b' * 16}"
+_CONTENT = f"beside={'c' * 64}"
+
+
+def test_only_places_in_the_archive_are_read() -> None:
+    good = [
+        'owner {"group": "postgres", "readable": false, "user": "postgres"}',
+        f"base {_BASE_NAME}/base/1/",
+        f"base {_BASE_NAME}/a%20b {_CONTENT}",
+        f"wal 000000010000000000000002 {_CONTENT}",
+        f"wal 00000002.history {_CONTENT}",
+    ]
+    found = archived.read([record(), *good])
+    assert (found.user, found.folders) == ("postgres", [f"base/{_BASE_NAME}/base/1"])
+    assert set(found.files) == {
+        f"base/{_BASE_NAME}/a b",
+        "wal/000000010000000000000002",
+        "wal/00000002.history",
+    }
+    for line in (
+        'owner {"group": "postgres", "readable": false, "user": "-x"}',
+        f"base {_BASE_NAME}/../../etc/passwd {_CONTENT}",
+        f"base {_BASE_NAME}/%2E%2E/x {_CONTENT}",
+        f"base elsewhere/x {_CONTENT}",
+        f"base {_BASE_NAME}/x",
+        f"base {_BASE_NAME}/x/ {_CONTENT}",
+        f"base {_BASE_NAME}/%00 {_CONTENT}",
+        f"wal ../x {_CONTENT}",
+        f"wal 000000010000000000000002.partial {_CONTENT}",
+        "wal 000000010000000000000002 beside=x",
+    ):
+        with pytest.raises(Damaged, match="is refused"):
+            archived.read([line])
+
+
+def test_a_copy_holds_what_the_host_keeps_beside_its_store() -> None:
+    manifest = Manifest("", "h", "n", [Section("postgresql", {}, [f"wal x {_CONTENT}", f"f /x sha256={'d' * 64}"])])
+    assert objects_of(manifest) == {"d" * 64}
+    assert objects_of(manifest, beside=True) == {"c" * 64, "d" * 64}
