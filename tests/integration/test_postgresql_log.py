@@ -138,6 +138,7 @@ def test_nothing_that_was_shipped_is_lost(pair: Pair) -> None:
     assert cluster.rows() == ["1", "2", "3", "4", "5", "7"]
 
 
+@pytest.mark.long
 def test_the_lag_is_told(pair: Pair) -> None:
     cluster = pair.cluster
     cluster.checkpoint()
@@ -157,6 +158,7 @@ def test_the_lag_is_told(pair: Pair) -> None:
     assert cluster.store.resolve("latest") == cluster.store.resolve("before") != made
 
 
+@pytest.mark.long
 def test_a_log_is_shipped_over_timelines(pair: Pair) -> None:
     """As after a rollback: the log of the timeline before, its history, and the segment that both have."""
     cluster = pair.cluster
@@ -185,6 +187,7 @@ def _lines(pair: Pair, store: Store | None = None) -> list[str]:
     return [line for line in section.lines if line[1:2] != " "]
 
 
+@pytest.mark.long
 def test_what_is_damaged_on_the_source_is_named_and_not_sent(pair: Pair) -> None:
     cluster = pair.cluster
     pair.ship()
@@ -240,6 +243,7 @@ def _server(cluster: Cluster) -> Any:
     return restore_point.server_of(restore_point.check({"data": str(cluster.data)}), SYSTEM)
 
 
+@pytest.mark.long
 def test_a_history_from_before_the_archive_is_kept(pair: Pair) -> None:
     """As of a standby that took over: the server does not archive the history of the timeline on which it is."""
     cluster = pair.cluster
@@ -254,6 +258,7 @@ def test_a_history_from_before_the_archive_is_kept(pair: Pair) -> None:
     assert cluster.rows() == []
 
 
+@pytest.mark.long
 def test_a_tablespace_that_came_and_went_is_named(pair: Pair) -> None:
     """The log makes it again, at a place that a spare lacks."""
     cluster = pair.cluster
@@ -274,6 +279,7 @@ def test_a_tablespace_that_came_and_went_is_named(pair: Pair) -> None:
     assert cluster.rows() == ["1"]
 
 
+@pytest.mark.long
 def test_a_gap_while_nothing_is_written_is_closed(pair: Pair) -> None:
     cluster = pair.cluster
     cluster.sql("select pg_switch_wal()")
@@ -288,6 +294,7 @@ def test_a_gap_while_nothing_is_written_is_closed(pair: Pair) -> None:
     assert cluster.rows() == ["1", "2"]
 
 
+@pytest.mark.long
 def test_a_copy_that_was_cut_off_never_counts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = pair.cluster
     pair.ship()
@@ -328,6 +335,7 @@ def test_a_copy_that_was_cut_off_never_counts(pair: Pair, monkeypatch: pytest.Mo
     assert receive(pair.peer, HOST, again, bundle).state == "verified"
 
 
+@pytest.mark.long
 def test_retention_of_a_peer_keeps_what_its_copies_need(pair: Pair) -> None:
     cluster = pair.cluster
     for number in range(4):
@@ -356,6 +364,7 @@ def test_retention_of_a_peer_keeps_what_its_copies_need(pair: Pair) -> None:
 # -- onto a spare
 
 
+@pytest.mark.long
 def test_a_spare_with_a_cluster_of_its_own(pair: Pair) -> None:
     """As a package makes it, and as the role has prepared it: with an archive that has segments of the same names."""
     cluster = pair.cluster
@@ -374,6 +383,7 @@ def test_a_spare_with_a_cluster_of_its_own(pair: Pair) -> None:
     assert (kept / "PG_VERSION").exists() and list((archive / "wal").iterdir())
 
 
+@pytest.mark.long
 def test_a_cluster_that_somebody_uses_is_not_replaced(pair: Pair) -> None:
     cluster = pair.cluster
     cluster.sql("insert into t values (1)")
@@ -411,6 +421,7 @@ def test_a_cluster_that_somebody_uses_is_not_replaced(pair: Pair) -> None:
 POINTS = ("clone", "rename", "pg_verifybackup", "--single", "exchange", "pg_ctl start")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_recovery_is_finished_by_the_next(pair: Pair, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = pair.cluster
@@ -444,6 +455,7 @@ def test_a_killed_recovery_is_finished_by_the_next(pair: Pair, point: str, monke
     assert not (cluster.home / "data.evenkeel-new").exists() and not (cluster.home / "data.evenkeel.new").exists()
 
 
+@pytest.mark.long
 def test_a_copy_that_lacks_a_segment_changes_nothing(pair: Pair) -> None:
     cluster = pair.cluster
     pair.ship()
@@ -462,6 +474,7 @@ def test_a_copy_that_lacks_a_segment_changes_nothing(pair: Pair) -> None:
 # -- what is not ours
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["pgbackrest --stanza=main archive-push %p", "barman-wal-archive backup main %p"])
 def test_another_backup_carries_the_database(pair: Pair, program: str) -> None:
     cluster = pair.cluster
@@ -480,6 +493,7 @@ def test_another_backup_carries_the_database(pair: Pair, program: str) -> None:
     assert not (cluster.data / "PG_VERSION").exists()
 
 
+@pytest.mark.long
 def test_segments_of_another_size(pair: Pair) -> None:
     cluster = pair.cluster
     pair.lose()
@@ -496,6 +510,7 @@ def test_segments_of_another_size(pair: Pair) -> None:
     assert f"{cluster.data.stat().st_mode & 0o777:o}" == "750"
 
 
+@pytest.mark.long
 def test_an_archive_that_is_compressed_or_does_not_work_is_refused(pair: Pair) -> None:
     cluster = pair.cluster
     pair.ship()

@@ -661,6 +661,7 @@ def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_som
         assert list(aside.glob("manifests/*"))
 
 
+@pytest.mark.long
 def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet: Fleet) -> None:
     fleet = asked_fleet
     role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
