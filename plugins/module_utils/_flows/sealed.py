@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 from .._errors import Damaged
 from .._host import openssl
 from .._host.durable import ensure_dir, fsync_dir, move_all, write_all, write_file
-from .._host.hashing import CHUNK, chunks, hash_of
+from .._host.hashing import CHUNK, chunks, hash_of, passing
 from .._host.trust import open_regular
 from .._results import Candidate, Copied, Copies, Sealed
 from .._store import retention as keeping
@@ -83,12 +83,8 @@ class Sealing:
 
     def write(self, stream: BinaryIO) -> None:
         """Write ciphertext and trailer. Raises Damaged at a damaged content: then no trailer is written."""
-        digest, buffer = hashlib.sha256(), memoryview(bytearray(CHUNK))
         with openssl.encrypted(self.secret, self.bundle.write) as cipher:
-            while count := cipher.readinto(buffer):
-                digest.update(buffer[:count])
-                stream.write(buffer[:count])
-        sha = digest.hexdigest()
+            sha, _size = hash_of(_copied(iter(lambda: cipher.read(CHUNK), b""), stream))
         stream.write(_trailer(sha, self.base, tag_of(self.secret, sha, self.base)))
 
 
@@ -232,19 +228,14 @@ def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Map
     path = target.join("tmp", f"sealed-{os.getpid()}")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     try:
-        digest, left = hashlib.sha256(), incoming.size - _TRAILER_SIZE
-        while left > 0:
-            chunk = incoming.stream.read(min(CHUNK, left))
-            if not chunk:
-                raise Damaged(f"the encrypted bundle is cut off: it lacks {left} bytes")
-            left -= len(chunk)
-            digest.update(chunk)
-            write_all(fd, chunk)
-        trailer = _TRAILER.fullmatch(incoming.stream.read(_TRAILER_SIZE))
-        if trailer is None or trailer[1].decode() != digest.hexdigest():
-            raise Damaged("the encrypted bundle arrived damaged, or is cut off: its SHA-256 is not the announced one")
-        sha, base = digest.hexdigest(), trailer[2].decode().strip("-")
         size = incoming.size - _TRAILER_SIZE
+        sha, came = hash_of(_written(_pieces(incoming.stream, size), fd))
+        if came < size:
+            raise Damaged(f"the encrypted bundle is cut off: it lacks {size - came} bytes")
+        trailer = _TRAILER.fullmatch(incoming.stream.read(_TRAILER_SIZE))
+        if trailer is None or trailer[1].decode() != sha:
+            raise Damaged("the encrypted bundle arrived damaged, or is cut off: its SHA-256 is not the announced one")
+        base = trailer[2].decode().strip("-")
         made = Record.of(
             {**told, "id": checkpoint, "sha256": sha, "base": base, "size": size, "tag": trailer[3].decode()}
         )
@@ -375,6 +366,19 @@ def pass_on(store: Store, host: str, sha: str) -> Chain:
     return Chain(target, [record(target, sha)], trailers=True)
 
 
+def _pieces(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """So many bytes of the stream, or as many as it has."""
+    while size > 0 and (piece := stream.read(min(CHUNK, size))):
+        size -= len(piece)
+        yield piece
+
+
+def _written(pieces: Iterator[bytes], fd: int) -> Iterator[bytes]:
+    for piece in pieces:
+        write_all(fd, piece)
+        yield piece
+
+
 def _copied(pieces: Iterator[bytes], stream: BinaryIO) -> Iterator[bytes]:
     for piece in pieces:
         stream.write(piece)
@@ -416,11 +420,8 @@ class Incoming(replicas.Incoming):
         digest = hashlib.sha256()
 
         def feed(stream: BinaryIO) -> None:
-            left = link.size
-            while left > 0 and (chunk := self.stream.read(min(CHUNK, left))):
-                left -= len(chunk)
-                digest.update(chunk)
-                stream.write(chunk)
+            for piece in passing(_pieces(self.stream, link.size), digest):
+                stream.write(piece)
 
         with openssl.decrypted(link.secret, feed) as plain:
             yield replicas.Incoming(plain, link.size - openssl.OVERHEAD)

@@ -22,6 +22,13 @@ def hash_of(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def passing(pieces: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """The pieces as they come, while the digest takes each."""
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+
+
 def hash_file(fd: int) -> tuple[str, int]:
     """Hash and size of an open file's content from its offset on, as fast as it can be read.
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import BinaryIO
 
 from .._errors import Damaged, UsageError
-from .._host.hashing import CHUNK
+from .._host.hashing import chunks, passing
 from .._host.paths import open_file
 from .._store.objects import Objects
 
@@ -40,14 +40,7 @@ class Bundled:
             return
         digest = hashlib.sha256()
         with self._open(sha) as stream:
-            left = os.fstat(stream.fileno()).st_size
-            while left:
-                chunk = stream.read(min(CHUNK, left))
-                if not chunk:
-                    break
-                left -= len(chunk)
-                digest.update(chunk)
-                yield chunk
+            yield from passing(chunks(stream.fileno(), os.fstat(stream.fileno()).st_size), digest)
         if digest.hexdigest() != sha:
             raise Damaged(f"{self._beside[sha]} is not what the checkpoint recorded: it was damaged or replaced since")
 
