@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.sys
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 from flows import checkpoint, rollback
 
 from .conftest import Fleet
@@ -91,6 +92,9 @@ class Small:
 
     def keys(self, _owner: str) -> Keys:
         return Keys(["k" * 32], "a test")
+
+    def seals(self, _owner: str) -> Seals:
+        return Seals([])
 
     def variable(self, name: str, _variable: str) -> str:
         return self.racks[name]
@@ -514,6 +518,18 @@ def test_an_owner_that_cannot_be_reached_is_told_and_its_copies_are_healed_from_
     result = small.heal()
     assert result["unreachable"] and "h1 cannot be reached" in result["msg"] and small.holders(newest) == holders
     assert f"rebuilt from {holders[1]}" in result["done"][0]
+
+
+def test_a_peer_that_holds_encrypted_copies_gets_no_plain_one(small: Small) -> None:
+    newest, holders = ids(small)
+    for peer in set(small.racks) - {"h1", holders[0]}:
+        shutil.rmtree(small.copy(peer), ignore_errors=True)
+        record = small.copy(peer) / "records" / ("a" * 64)
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    result = small.heal()
+    assert result["failed"] and "1 of 2 copies of base" in result["msg"] and "hold encrypted copies" in result["msg"]
+    assert small.holders(newest) == holders[:1] and result["done"] == []
 
 
 def test_a_peer_that_refuses_is_replaced_and_its_damage_is_named(small: Small) -> None:
