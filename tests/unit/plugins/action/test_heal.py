@@ -692,3 +692,17 @@ def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet:
     assert any(said.startswith("h1's own checkpoint") for said in run.results["h1"]["done"]), run.output
     store = Store(str(fleet.directory("h1") / "store"), System())
     assert all(store.verify(store.manifest(taken)) == {} for taken in store.refs()["protected"])
+
+
+def test_the_role_protect_fails_on_damage_of_a_host_whose_copies_are_encrypted(asked_fleet: Fleet) -> None:
+    fleet = asked_fleet
+    fleet.hosts["h1"]["evenkeel_encryption_key"] = "k" * 40
+    role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
+    words = ("-e", "evenkeel_copies=1", "-e", "evenkeel_peers=all")
+    (fleet.directory("h1") / "data" / "old").write_text("first")
+    assert fleet.play([role], "h1", *words).rc == 0
+    (fleet.directory("h1") / "data" / "old").write_text("second")
+    pack = one(fleet.directory("h1") / "store", "packs/*.pack")
+    pack.write_bytes(pack.read_bytes().replace(b"first", b"fjrst"))
+    run = fleet.play([role], "h1", *words)
+    assert run.rc == 2 and "are damaged or missing" in run.results["h1"]["msg"], run.output
