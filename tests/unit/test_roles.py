@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from evenkeel.collection import collections_path
 
@@ -70,9 +72,30 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 
 
+def test_a_run_for_the_logs_alone_reads_no_store() -> None:
+    role = ROLES / "protect"
+    tasks = yaml.safe_load((role / "tasks/main.yml").read_text())
+    assert [one["when"] for one in tasks if {"ft_scrub", "ft_heal"} & {key.rpartition(".")[2] for key in one}] == [
+        "protect_heal",
+        "protect_heal",
+    ]
+    text = yaml.safe_load((role / "vars/main.yml").read_text())["protect_heal"]
+    cases: list[tuple[dict[str, object], bool]] = [
+        ({}, True),
+        ({"evenkeel_only_logs": True}, False),
+        ({"evenkeel_only_logs": "no"}, True),
+        ({"evenkeel_only_logs": True, "evenkeel_heal": True}, True),
+        ({"evenkeel_heal": False}, False),
+    ]
+    for variables, wanted in cases:
+        assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is wanted
+
+
 def test_every_role_that_copies_takes_the_wanted_way() -> None:
     tasks = [one for file in ROLES.glob("*/tasks/*.yml") for one in yaml.safe_load(file.read_text()) or ()]
-    calls = [one["evenkeel.fault_tolerance.ft_replicate"] for one in tasks if "evenkeel.fault_tolerance.ft_replicate" in one]
+    calls = [
+        one["evenkeel.fault_tolerance.ft_replicate"] for one in tasks if "evenkeel.fault_tolerance.ft_replicate" in one
+    ]
     assert len(calls) > 1
     assert {call.get("transport") for call in calls} == {"{{ evenkeel_transport | default(omit) }}"}
 

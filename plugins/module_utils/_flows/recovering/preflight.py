@@ -42,9 +42,7 @@ class Account(NamedTuple):
     shell: str
 
 
-def compare_machines(
-    then: Machine, now: Machine, sections: Sequence[Section], paths: Sequence[str] = ()
-) -> Findings:
+def compare_machines(then: Machine, now: Machine, sections: Sequence[Section], paths: Sequence[str] = ()) -> Findings:
     """The differences of the two machines that matter to the sections, or to these ``paths`` of them. What a record
     does not tell is no difference."""
     found = Findings()
