@@ -35,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal imp
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as _SEAL
 
 _EMPTY = "its store was empty"
 # The largest number of sentences of one sort in a result.
@@ -353,6 +354,9 @@ class Owned:
             audit.own_state(checkpoint),
             self._wary,
         )
+        for peer in audit.peers():
+            if audit.answers[peer].get("sealed") and standing.peers[peer] in (_heal.NONE, _heal.DAMAGED):
+                standing.refused(peer, f"{peer} holds encrypted copies, and {_SEAL} is not set: no plain copy is sent")
         while steps := standing.steps():
             for step in steps:
                 self._make(standing, checkpoint, step)
@@ -433,7 +437,7 @@ class Owned:
         counted = standing.counted()
         for peer, state in standing.peers.items():
             if state != _heal.NONE:
-                detail = audit.detail(peer, checkpoint) if state != _heal.GOOD else standing.failed.get(peer, "")
+                detail = standing.failed.get(peer) or (audit.detail(peer, checkpoint) if state != _heal.GOOD else "")
                 told.copies.append(
                     {"host": self._owner, "peer": peer, "id": checkpoint, "state": state, "detail": detail}
                 )
@@ -444,13 +448,18 @@ class Owned:
         elif len(counted) < self._healing._copies:
             told.short.append(
                 f"{len(counted)} of {self._healing._copies} copies of {what}: {', '.join(counted) or 'none'}, and no "
-                "other peer in a further failure domain can take one"
+                f"other peer in a further failure domain can take one{self._closed()}"
             )
         read = [peer for peer in counted if standing.peers[peer] == _heal.GOOD]
         if read and not self._healing._check_mode:
             told.proved.append(f"{', '.join(read)} hold {what}, read in this run")
         for key in [key for key in self._bundles if key[1] == checkpoint]:
             os.unlink(self._bundles.pop(key))
+
+    def _closed(self) -> str:
+        """The peers that get no plain copy, in words."""
+        closed = [peer for peer in self._audit.peers() if self._audit.answers[peer].get("sealed")]
+        return f" ({', '.join(closed)} hold encrypted copies, and {_SEAL} is not set)" if closed else ""
 
     def mark(self) -> None:
         """Have peers keep our MAC beside good copies that have none of ours, so that a recovery recognizes them."""

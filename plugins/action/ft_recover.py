@@ -261,7 +261,7 @@ class Recovery:
         if self._inventory.is_here(owner):
             return ""
         address = self._inventory.address(owner)
-        port = int(self._inventory.variable(owner, "ansible_port") or 22)
+        port = int(str(self._inventory.port(owner) or 22))
         try:
             socket.create_connection((address, port), 5).close()
         except OSError:

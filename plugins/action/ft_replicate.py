@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,7 +98,7 @@ class ActionModule(ActionBase):
         numbers = (fewest, params["copies"])
         result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
-        noted = "" if is_over else _noted(carrier, here, offered["id"], params["copies"])
+        noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
         said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
         warnings = [one for one in said if one]
@@ -113,8 +113,9 @@ def _other_key(marked: Sequence[str]) -> str:
     )
 
 
-def _noted(carrier: Carrier, here: Host, checkpoint: str, copies: int) -> str:
-    """Have the source note how far its log was copied; why it could not, or nothing."""
+def _noted(carrier: Carrier, here: Host, checkpoint: str, entries: Iterable[Outcome]) -> str:
+    """Have the source note how far its log was copied, and how often; why it could not, or nothing."""
+    copies = sum(one.state == "verified" for one in entries)
     noted = carrier.phase(here, "noted", id=checkpoint, copies=copies)
     return f"{here.name} could not note how far its log was copied: {noted.get('msg')}" if noted.get("failed") else ""
 

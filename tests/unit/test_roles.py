@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from evenkeel.collection import collections_path
 
@@ -70,6 +72,34 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 
 
+def test_a_run_for_the_logs_alone_reads_no_store() -> None:
+    role = ROLES / "protect"
+    tasks = yaml.safe_load((role / "tasks/main.yml").read_text())
+    assert [one["when"] for one in tasks if {"ft_scrub", "ft_heal"} & {key.rpartition(".")[2] for key in one}] == [
+        "protect_heal",
+        "protect_heal",
+    ]
+    text = yaml.safe_load((role / "vars/main.yml").read_text())["protect_heal"]
+    cases: list[tuple[dict[str, object], bool]] = [
+        ({}, True),
+        ({"evenkeel_only_logs": True}, False),
+        ({"evenkeel_only_logs": "no"}, True),
+        ({"evenkeel_only_logs": True, "evenkeel_heal": True}, True),
+        ({"evenkeel_heal": False}, False),
+    ]
+    for variables, wanted in cases:
+        assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is wanted
+
+
+def test_every_role_that_copies_takes_the_wanted_way() -> None:
+    tasks = [one for file in ROLES.glob("*/tasks/*.yml") for one in yaml.safe_load(file.read_text()) or ()]
+    calls = [
+        one["evenkeel.fault_tolerance.ft_replicate"] for one in tasks if "evenkeel.fault_tolerance.ft_replicate" in one
+    ]
+    assert len(calls) > 1
+    assert {call.get("transport") for call in calls} == {"{{ evenkeel_transport | default(omit) }}"}
+
+
 def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_path: Path) -> None:
     """In check mode, as cron and as systemd: a program that stands for crontab, and one that knows no time."""
     good: dict[str, Any] = {
@@ -90,6 +120,8 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "line": {**good, "evenkeel_schedule_command": ["/bin/echo", "a\nb"]},
         "secret": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "evenkeel_key=x"]},
         "file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "@vars.yml"]},
+        "long": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=@vars.yml"]},
+        "longer": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=evenkeel_key=x"]},
         "systemd": {**good, "booted": "/", "evenkeel_schedule": "sometimes"},
     }
     (tmp_path / "a b%").mkdir()
@@ -112,7 +144,7 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
-    assert found.keys() == cases.keys() - {"time", "word", "absent", "file"}, done.stdout + done.stderr
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long"}, done.stdout + done.stderr
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
     for case, why in {
         "calendar": "without systemd it is one of hourly",
@@ -121,6 +153,7 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "program": "there is no program no-such-program",
         "line": "no control characters",
         "secret": "write -e @FILE",
+        "longer": "write -e @FILE",
         "systemd": "Failed to parse",
     }.items():
         assert why in found[case]

@@ -27,7 +27,7 @@ from .._results import Audited, Examined, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_in, paths_of
-from . import replicas
+from . import replicas, sealed
 
 # Paths that the detail of a damaged checkpoint names.
 _PATHS = 5
@@ -65,6 +65,7 @@ def prove(store: Store, host: str, challenge: Challenge, check_mode: bool = Fals
         held=held,
         latest=max(dated)[1] if dated else "",
         before=before,
+        sealed=0 if challenge.own else len(sealed.shas(source)),
     )
 
 

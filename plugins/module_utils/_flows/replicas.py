@@ -56,7 +56,7 @@ def replica(store: Store, host: str) -> Store:
 def offer(store: Store, host: str, checkpoint: str) -> Offered:
     """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
     manifest = store.manifest(store.resolve(checkpoint))
-    held = _ids(store)
+    held = [one.id for one in store.checkpoints(by_head=True)]
     lacking = registry.not_carried(manifest.sections)
     name, created, host = manifest.name, manifest.created, manifest.host
     offered = Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
@@ -280,7 +280,7 @@ def candidates(store: Store, host: str) -> Candidates:
                 machine = machine_of(manifest.sections)
                 one.release, one.architecture = machine.release, machine.architecture
                 wrong = source.verify(manifest)
-                one.bytes = 0 if wrong else sum(map(source.objects.size, objects_of(manifest)))
+                one.bytes = 0 if wrong else sum(map(source.objects.size, source.contents_of(manifest)))
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
                     one.detail = "; ".join(named[:10])

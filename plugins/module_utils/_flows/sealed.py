@@ -315,7 +315,9 @@ def candidates(store: Store, host: str) -> list[Candidate]:
         shown = Sealed(one.sha256, one.base, one.size, one.nonce, one.tag, one.key, one.card)
         copy = Candidate(one.id, replicas.mac_of(target, one.id), created=one.created, sealed=shown)
         try:
-            wrong = _check(target, chain(known, sha), verdicts)
+            links = chain(known, sha)
+            wrong = _check(target, links, verdicts)
+            copy.bytes = 0 if wrong else sum(link.size for link in links)
         except Damaged as error:
             wrong = [error.message]
         copy.state, copy.detail = "damaged" if wrong else "verified", "; ".join(wrong[:10])

@@ -223,7 +223,8 @@ def open_for(system: System, admission: Admission, user: pwd.struct_passwd, room
     try:
         scratch.make_pipe(path, owner)
         # By sh: the login shell may be one in which a redirection means something else.
-        command = f"exec sh -c '[ -p {path} ] && exec timeout {admission.seconds} cat >{path}'"
+        # Nobody may ever read the FIFO: to open it takes part of the time.
+        command = f"exec timeout {admission.seconds} sh -c '[ -p {path} ] && exec cat >{path}'"
         until = authorized.expiry(now + admission.seconds)
         line = (
             f'restrict,expiry-time="{until}",{source}command="{command}" {admission.public} '

@@ -186,6 +186,10 @@ class _Preparing:
         path = left_out.rpartition(" (")[0]
         return not self.request.paths or any(is_within(path, one) or is_within(one, path) for one in self.request.paths)
 
+    def _has_part(self, path: str) -> bool:
+        """Whether the paths that were asked for have this one."""
+        return not self.request.paths or any(is_within(path, one) for one in self.request.paths)
+
     def _check_parts(self, manifest: Manifest, left_out: Sequence[str]) -> None:
         """Raise UsageError where a part that was asked for is not in the checkpoint, or stays as it is here."""
         held = {one.kind for one in manifest.sections}
@@ -196,8 +200,9 @@ class _Preparing:
         plan.check_paths(manifest, self.request.paths)
 
     def _findings(self, sections: Sequence[Section], short: Mapping[str, str]) -> checks.Findings:
-        wanted = [one for one in sections if not self.request.kinds or one.kind in self.request.kinds]
-        found = checks.compare_machines(self.then, self.now, wanted)
+        kinds, paths = plan.Options(self.request.kinds, self.request.paths).kinds, self.request.paths
+        wanted = [one for one in sections if not kinds or one.kind in kinds]
+        found = checks.compare_machines(self.then, self.now, wanted, paths)
         if short:
             found.refusals.append(f"{len(short)} paths have {next(iter(short.values()))}")
         at = Restore(self.store.system, self.store.objects)
@@ -211,7 +216,7 @@ class _Preparing:
         with open(checks.PASSWD, "rb") as stream:
             here = checks.accounts(stream.read())
         sha = checks.content_of(wanted, checks.PASSWD)
-        if sha and not self.request.paths:
+        if sha and self._has_part(checks.PASSWD):
             with suppress(Damaged):  # The rollback names what is damaged.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
                 more = checks.compare_accounts(then, here, checks.login_name())
@@ -227,7 +232,7 @@ class _Preparing:
 
     def _lost_groups(self, wanted: Sequence[Section]) -> list[str]:
         sha = checks.content_of(wanted, checks.GROUP)
-        if not sha:
+        if not sha or not self._has_part(checks.GROUP):
             return []
         with open(checks.GROUP, "rb") as stream:
             return checks.lost_groups(b"".join(self.store.objects.read(sha)), stream.read(), checks.login_name())

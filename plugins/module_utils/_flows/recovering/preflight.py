@@ -42,11 +42,13 @@ class Account(NamedTuple):
     shell: str
 
 
-def compare_machines(then: Machine, now: Machine, sections: Sequence[Section]) -> Findings:
-    """The differences of the two machines that matter to the sections. What a record does not tell is no difference."""
+def compare_machines(then: Machine, now: Machine, sections: Sequence[Section], paths: Sequence[str] = ()) -> Findings:
+    """The differences of the two machines that matter to the sections, or to these ``paths`` of them. What a record
+    does not tell is no difference."""
     found = Findings()
     programs = any(kind_of(one).installs for one in sections)
-    roots = [path for one in sections for path in (tree_spec(one) or {"paths": []})["paths"]]
+    trees = [path for one in sections for path in (tree_spec(one) or {"paths": []})["paths"]]
+    roots = [tree if is_within(tree, one) else one for tree in trees for one in paths or "/" if _touch(tree, one)]
     whole = programs or "/etc" in roots
     if then.release and then.release != now.release:
         words = f"the checkpoint is of {then.release}, and this host has {now.release or 'another system'}"
@@ -63,7 +65,7 @@ def compare_machines(then: Machine, now: Machine, sections: Sequence[Section]) -
         )
     here = {one.point for one in now.file_systems}
     for one in then.file_systems:
-        concerned = one.point != "/" and any(is_within(one.point, root) or is_within(root, one.point) for root in roots)
+        concerned = one.point != "/" and any(_touch(one.point, root) for root in roots)
         if concerned and one.point not in here:
             size = f", {_size(one.bytes)}" if one.bytes else ""
             found.warnings.append(
@@ -71,6 +73,10 @@ def compare_machines(then: Machine, now: Machine, sections: Sequence[Section]) -
                 f"comes back lies on the file system above. Disks then: {_disks(then)}; here: {_disks(now)}"
             )
     return found
+
+
+def _touch(path: str, other: str) -> bool:
+    return is_within(path, other) or is_within(other, path)
 
 
 def _disks(machine: Machine) -> str:

@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.sys
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 from flows import checkpoint, rollback
 
 from .conftest import Fleet
@@ -91,6 +92,9 @@ class Small:
 
     def keys(self, _owner: str) -> Keys:
         return Keys(["k" * 32], "a test")
+
+    def seals(self, _owner: str) -> Seals:
+        return Seals([])
 
     def variable(self, name: str, _variable: str) -> str:
         return self.racks[name]
@@ -516,6 +520,18 @@ def test_an_owner_that_cannot_be_reached_is_told_and_its_copies_are_healed_from_
     assert f"rebuilt from {holders[1]}" in result["done"][0]
 
 
+def test_a_peer_that_holds_encrypted_copies_gets_no_plain_one(small: Small) -> None:
+    newest, holders = ids(small)
+    for peer in set(small.racks) - {"h1", holders[0]}:
+        shutil.rmtree(small.copy(peer), ignore_errors=True)
+        record = small.copy(peer) / "records" / ("a" * 64)
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    result = small.heal()
+    assert result["failed"] and "1 of 2 copies of base" in result["msg"] and "hold encrypted copies" in result["msg"]
+    assert small.holders(newest) == holders[:1] and result["done"] == []
+
+
 def test_a_peer_that_refuses_is_replaced_and_its_damage_is_named(small: Small) -> None:
     newest, (full, other) = ids(small)
     DAMAGES["bit flip in an object"](small.copy(full))
@@ -677,3 +693,17 @@ def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet:
     assert any(said.startswith("h1's own checkpoint") for said in run.results["h1"]["done"]), run.output
     store = Store(str(fleet.directory("h1") / "store"), System())
     assert all(store.verify(store.manifest(taken)) == {} for taken in store.refs()["protected"])
+
+
+def test_the_role_protect_fails_on_damage_of_a_host_whose_copies_are_encrypted(asked_fleet: Fleet) -> None:
+    fleet = asked_fleet
+    fleet.hosts["h1"]["evenkeel_encryption_key"] = "k" * 40
+    role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
+    words = ("-e", "evenkeel_copies=1", "-e", "evenkeel_peers=all")
+    (fleet.directory("h1") / "data" / "old").write_text("first")
+    assert fleet.play([role], "h1", *words).rc == 0
+    (fleet.directory("h1") / "data" / "old").write_text("second")
+    pack = one(fleet.directory("h1") / "store", "packs/*.pack")
+    pack.write_bytes(pack.read_bytes().replace(b"first", b"fjrst"))
+    run = fleet.play([role], "h1", *words)
+    assert run.rc == 2 and "are damaged or missing" in run.results["h1"]["msg"], run.output

@@ -80,7 +80,8 @@ def test_the_lost_host_must_not_answer_where_a_spare_becomes_it(fleet: Fleet) ->
     # Something listens at its address, and lets nobody in.
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        fleet.hosts["h1"].update(NOWHERE, ansible_host="127.0.0.1", ansible_port=port)
+        fleet.hosts["h1"].update(NOWHERE, ansible_host="127.0.0.1", ansible_ssh_port=port)
+        del fleet.hosts["h1"]["ansible_port"]
         run = recover(fleet, spare, identity="take")
     assert f"something answers at 127.0.0.1 port {port}" in run.results[spare]["msg"]
     assert not (fleet.directory("h1") / "data").exists()

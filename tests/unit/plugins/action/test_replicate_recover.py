@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_replicate
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -470,3 +471,17 @@ def test_a_second_controller_hears_that_its_new_key_is_not_the_one_of_the_copies
     (warning,) = replicate(fleet, copies=1).results["h1"]["warnings"]
     assert "is new" in warning and f"Copies on {copies(fleet)[0]} have MACs of another key" in warning
     assert "warnings" not in replicate(fleet, copies=1).results["h1"]
+
+
+def test_the_source_notes_how_many_copies_of_its_log_there_are() -> None:
+    class Noting:
+        def phase(self, _host: Any, phase: str, **values: Any) -> dict[str, Any]:
+            told.append((phase, values))
+            return {}
+
+    told: list[Any] = []
+    carrier: Any = Noting()
+    entries = [ft_replicate.Outcome("verified"), ft_replicate.Outcome("unreachable"), ft_replicate.Outcome("verified")]
+    here: Any = None
+    assert ft_replicate._noted(carrier, here, "a" * 64, entries) == ""
+    assert told == [("noted", {"id": "a" * 64, "copies": 2})]

@@ -235,6 +235,15 @@ def test_labels_that_this_host_does_not_have_are_left_out_and_missing_labels_ref
 PASSWD = b"root:x:0:0::/root:/bin/sh\nops:x:1000:1000::/home/ops:/bin/sh\npostgres:x:106:110::/var/lib/p:/bin/sh\n"
 
 
+def test_a_part_is_compared_by_its_own_paths() -> None:
+    trees = [tree(paths=("/etc", "/srv"))]
+    here = replace(DEBIAN, release="debian 99")
+    assert preflight.compare_machines(DEBIAN, here, trees).refusals
+    assert preflight.compare_machines(DEBIAN, here, trees, ["/etc"]).refusals
+    for part in ("/srv", "/srv/www", "/etc/app.conf"):
+        assert preflight.compare_machines(DEBIAN, here, trees, [part]).refusals == []
+
+
 def test_the_login_of_the_controller_is_not_locked_out_and_moved_uids_are_named() -> None:
     here = preflight.accounts(PASSWD)
     assert preflight.compare_accounts(here, here, "ops") == preflight.Findings()
@@ -314,6 +323,20 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
     assert prepare(store, recorded, "take")["id"] == recorded
     rollback(store, recorded)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and not (etc / "crypttab").exists()
+
+
+def test_a_part_with_the_accounts_does_not_lock_the_controller_out(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "PASSWD", str(etc / "passwd"))
+    monkeypatch.setenv("SUDO_USER", "ops")
+    (etc / "passwd").write_bytes(PASSWD.replace(b"ops:x:1000", b"dev:x:1000"))
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    (etc / "passwd").write_bytes(PASSWD)
+    for part in (etc, etc / "passwd"):
+        with pytest.raises(Refused, match="the account ops .* is not in the checkpoint"):
+            prepare(store, recorded, paths=[str(part)])
+    assert prepare(store, recorded, paths=[str(etc / "app.conf")])["id"]
 
 
 def test_a_part_is_checked_and_what_stays_cannot_be_asked_for(store: Store, etc: Path) -> None:

@@ -39,6 +39,14 @@ def send(store: Store, peer: Store, tmp_path: Path, known: Any = ()) -> Copied:
         os.unlink(bundle)
 
 
+def test_a_source_tells_its_checkpoints_the_oldest_first(store: Store, tree: Path) -> None:
+    taken = []
+    for number in range(5):
+        (tree / "a").write_text(f"number {number}")
+        taken.append(checkpoint(store, "base", [{"files": {"paths": [str(tree)]}}])["id"])
+    assert replicas.offer(store, "web1", "latest").held == taken
+
+
 def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
     copy = copy_of(tree)
     taken = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], host="web1")

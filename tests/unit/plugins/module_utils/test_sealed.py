@@ -178,6 +178,15 @@ def test_a_damaged_bundle_is_put_aside_and_nothing_builds_on_it(fleet: Fleet) ->
     assert fleet.send().state == "verified" and fleet.state(second) == "verified" and fleet.state(first) is None
 
 
+def test_a_copy_is_as_large_as_the_bundles_that_it_needs(fleet: Fleet) -> None:
+    for number in range(2):
+        (fleet.tree / "large").write_bytes(os.urandom(50_000 + number))
+        fleet.take()
+        fleet.send()
+    known = {one.id: one.bytes for one in sealed.candidates(fleet.peer, "web1")}
+    assert known == {one: fleet.chain(one).size for one in known} and max(known.values()) > 100_000
+
+
 def test_a_link_in_the_place_of_a_bundle_is_no_copy(fleet: Fleet, tmp_path: Path) -> None:
     taken = fleet.take()
     fleet.send()

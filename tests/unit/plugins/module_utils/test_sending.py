@@ -155,6 +155,13 @@ def test_the_line_lets_a_key_copy_into_one_pipe_and_do_nothing_else(home: Path, 
     assert os.listdir(top) == []
 
 
+def test_a_sender_whom_nobody_awaits_ends_in_time(home: Path, tmp_path: Path) -> None:
+    sending.open_for(told(f"hostkey {tmp_path}/host_key"), admission(seconds=1), user(home), 1000)
+    line = (home / ".ssh" / "authorized_keys").read_text().split("\n", 1)[0]
+    command = line.partition('command="')[2].rpartition('" ssh')[0]
+    assert subprocess.run(["sh", "-c", command], input=b"hello", timeout=20, check=False).returncode != 0
+
+
 @pytest.mark.parametrize(
     "lines, reason",
     [
