@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -31,7 +31,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step, Told
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal_sealed import Sealed, Task
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
@@ -72,26 +73,6 @@ class ActionModule(ActionBase):
 def _played(variables: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """The hosts of the play, and those of them that still take part in it."""
     return set(variables.get("ansible_play_hosts_all") or ()), set(variables.get("ansible_play_hosts") or ())
-
-
-@dataclass
-class Told:
-    """The result so far.
-
-    aside: damaged files that hosts have put aside, or would. lost: checkpoints that no host can give, and copies that
-    could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
-    """
-
-    copies: list[dict[str, str]] = field(default_factory=list)
-    planned: list[str] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    proved: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    aside: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-    gone: str = ""
 
 
 class Healing:
@@ -144,13 +125,6 @@ class Healing:
 
     def heal(self, owner: str, own: bool, scratch: str) -> None:
         """Look after the copies of ``owner``. own: its own store is asked as well."""
-        if self._inventory.seals(owner):
-            # A plain copy must never go to a peer in the place of an encrypted one.
-            self._told.left.append(
-                f"the copies of {owner} are encrypted: ft_scrub reads them on each peer, and ft_replicate sends those"
-                " that are bad or missing; they are not rebuilt from peer to peer"
-            )
-            return
         domains = self._domains(owner)
         if own:
             # Whether there are places enough shows at the end: until then as much is healed as can be.
@@ -161,6 +135,26 @@ class Healing:
                 self._told.left.append(f"nobody can tell copies of {owner} from others yet: {keys.where}")
                 return
             raise UsageError(f"nobody can tell copies of {owner} from others: {keys.where}. Run ft_replicate first")
+        seals = self._inventory.seals(owner)
+        if seals:
+            task = Task(
+                self._inventory,
+                self._carrier(owner),
+                owner,
+                own,
+                _placement.preference(owner, self._peers),
+                self._copies,
+                self._policy,
+                domains,
+                self._time_limit,
+                self._timeout,
+                self._check_mode,
+                scratch,
+                seals,
+                keys,
+            )
+            Sealed(task, self._told).heal()
+            return
         audit = Audit(owner, own, self._ask(owner, own), keys)
         owned = Owned(self, audit, keys, domains, scratch)
         owned.look()

@@ -466,7 +466,8 @@ class Sent(Result):
 
 @dataclass
 class Sealed:
-    """The record of an encrypted bundle on a peer (see ``_flows.sealed.Record``)."""
+    """The record of an encrypted bundle on a peer (see ``_flows.sealed.Record``). ``proof``: that the peer has read the
+    bundle now, where a heal asks for it (``_flows.possession``)."""
 
     sha256: str
     base: str
@@ -475,6 +476,7 @@ class Sealed:
     tag: str
     key: str
     card: str
+    proof: str = ""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from .._results import Audited, Examined, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_in, paths_of
-from . import replicas
+from . import replicas, sealed
 
 # Paths that the detail of a damaged checkpoint names.
 _PATHS = 5
@@ -79,6 +79,7 @@ def mark(store: Store, host: str, macs: dict[str, str]) -> Result:
     """Keep these MACs beside the copies of these checkpoints."""
     target = replicas.replica(store, host)
     held = {one for ids in target.refs().values() for one in ids}
+    held |= {one.id for one in sealed.records(target).values()}
     with target.locked():
         for checkpoint in sorted(held & macs.keys()):
             replicas.keep_mac(target, checkpoint, macs[checkpoint])
