@@ -36,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal_sea
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as ENCRYPTION
 
 _EMPTY = "its store was empty"
 # The largest number of sentences of one sort in a result.
@@ -292,6 +293,8 @@ class Owned:
         self._bundles: dict[tuple[str, str, tuple[str, ...]], str] = {}
         # The hosts that have the checkpoint whole now, besides those that have proved it.
         self._whole: dict[str, set[str]] = {}
+        # A variable that is missing by mistake must not show what it was to hide.
+        self._sealed = [host for host in audit.peers() if audit.answers[host].get("sealed")]
         self._wary = {host for host in audit.peers() if any(e["state"] == "damaged" for e in self._held(host))}
 
     def _held(self, host: str) -> Sequence[Answer]:
@@ -307,6 +310,10 @@ class Owned:
             told.left.append(f"{said}; its copies of {owner} do not count" if host != owner else said)
             if audit.own and host == owner:
                 told.gone = f"{said}. Its copies on other hosts were looked after"
+        told.left += [
+            f"{peer} holds encrypted copies of {owner}, and {ENCRYPTION} is not set: it gets no plain copy"
+            for peer in self._sealed
+        ]
         for host, answer in audit.answers.items():
             told.left += [f"{host}: {said}" for said in answer.get("left", [])]
             told.aside += [f"{host}: {said}" for said in answer.get("planned", [])]
@@ -347,6 +354,9 @@ class Owned:
             audit.own_state(checkpoint),
             self._wary,
         )
+        for peer in self._sealed:
+            if standing.peers.get(peer) in (_heal.NONE, _heal.DAMAGED):
+                standing.refused(peer, "it holds encrypted copies")
         while steps := standing.steps():
             for step in steps:
                 self._make(standing, checkpoint, step)

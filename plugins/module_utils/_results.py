@@ -523,12 +523,14 @@ class Examined:
 class Audited(Result):
     """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
 
-    ``before``: the number of files that earlier runs have put aside there.
+    ``before``: the number of files that earlier runs have put aside there. ``sealed``: the number of encrypted
+    bundles, of which nothing is proved here.
     """
 
     held: list[Examined] = field(default_factory=list)
     latest: str = ""
     before: int = 0
+    sealed: int = 0
 
 
 @dataclass

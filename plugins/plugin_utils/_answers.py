@@ -194,6 +194,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "held": _all(_held, _MOST // 5),
         "latest": _or_nothing(_text(_ID)),
         "before": _number,
+        "sealed": _or_nothing(_number),
         "planned": _all(words, 1000),
         "left": _all(words, 1000),
     },

@@ -87,7 +87,7 @@ def disagreeing(proofs: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]
 
 @dataclass
 class Survey:
-    """What the peers hold. copies: peer -> checkpoint -> the best copy of it there. verdicts: see ``judge``."""
+    """The copies that the peers hold. copies: peer -> checkpoint -> its best copy there; verdicts: of ``judge``."""
 
     copies: dict[str, dict[str, Copy]]
     verdicts: Mapping[tuple[str, str], str]
@@ -124,7 +124,7 @@ def best(peer: str, found: Collection[Copy], verdicts: Mapping[tuple[str, str], 
 
 @dataclass(frozen=True)
 class Task:
-    """What the heal of one owner needs. alive: the owner itself takes part in the run, and can send copies."""
+    """The heal of one owner, as it is asked for. alive: the owner itself takes part in the run, and can send copies."""
 
     inventory: Inventory
     carrier: Carrier
@@ -151,6 +151,8 @@ class Sealed:
     _nonce: str = field(default_factory=lambda: secrets.token_hex(32))
     _answers: dict[str, Answer] = field(default_factory=dict)
     _survey: Survey = field(default_factory=lambda: Survey({}, {}))
+    # (peer, bundle) that was sent in this run.
+    _given: set[tuple[str, str]] = field(default_factory=set)
     # Bundles whose bytes are those of their record, by SHA-256: files of the controller.
     _files: dict[str, str] = field(default_factory=dict)
 
@@ -225,16 +227,29 @@ class Sealed:
                 sha, proof = candidate["sealed"]["sha256"], candidate["sealed"]["proof"]
                 if proof and sha in records:
                     proofs.setdefault(sha, {})[peer] = proof
+        return judge(proofs, {} if self.task.check_mode else self._right(proofs, records))
+
+    def _right(
+        self, proofs: Mapping[str, Mapping[str, str]], records: Mapping[str, tuple[str, Record]]
+    ) -> dict[str, str]:
+        """The right proofs of the bundles of which peers give different ones. A peer that was caught is not believed
+        again: so it cannot have the controller fetch every bundle."""
         right: dict[str, str] = {}
-        for sha, peers in disagreeing(proofs).items() if not self.task.check_mode else ():
+        caught: set[str] = set()
+        for sha, peers in disagreeing(proofs).items():
+            believed = {proofs[sha][peer] for peer in peers if peer not in caught}
+            if len(believed) == 1:
+                right[sha] = believed.pop()
+                continue
             for peer in peers:
                 path, why = self._fetch(peer, *records[sha])
                 if path:
                     right[sha] = _proof(path, records[sha][1]["size"], self._nonce)
+                    caught |= {one for one in peers if proofs[sha][one] != right[sha]}
                     break
                 self.told.left.append(why)
             self._drop_files()
-        return judge(proofs, right)
+        return right
 
     def _look(self, known: Collection[str]) -> None:
         """Name the copies that are of no use."""
@@ -318,10 +333,13 @@ class Sealed:
             answer = task.inventory.each([target], deliver, task.timeout)[target]
             if answer.get("failed") or answer.get("unreachable"):
                 return words(answer.get("msg"))
+            self._given.add((target, record["sha256"]))
         return ""
 
     def _has(self, target: str, record: Record) -> bool:
-        """Whether the target has proved the same bundle, under the same record."""
+        """Whether the target has proved the same bundle, under the same record, or got it in this run."""
+        if (target, record["sha256"]) in self._given:
+            return True
         if self._survey.verdicts.get((target, record["sha256"])) != _heal.GOOD:
             return False
         names = ("sha256", "base", "nonce", "tag", "key")

@@ -22,5 +22,5 @@ def tag_of(secret: str, sha: str, base: str) -> str:
 
 
 def trailer_of(sha: str, base: str, tag: str) -> bytes:
-    """What stands behind a ciphertext on its way to a peer."""
+    """The bytes behind a ciphertext on its way to a peer."""
     return f"{sha} {base or _NONE} {tag}\n".encode()

@@ -104,6 +104,18 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+def listen(small: Small, peer: str) -> list[str]:
+    """The phases of which a peer will be asked."""
+    phases: list[str] = []
+
+    def note(phase: str, _values: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        phases.append(phase)
+        return answer
+
+    small.liars[peer] = note
+    return phases
+
+
 def shown(small: Small) -> bytes:
     """All that lies on peers."""
     files = [path for peer in small.racks if peer != "h1" for path in (small.home / peer).rglob("*") if path.is_file()]
@@ -149,6 +161,23 @@ def test_where_no_other_peer_is_left_it_is_rebuilt_where_it_lies(small: Small) -
     assert whole(small, first) == whole(small, second) == ["h2", "h3"]
 
 
+def test_only_what_a_peer_lacks_is_sent(small: Small) -> None:
+    second = ids(small)[1]
+    damage(of(small, "h2", second))
+    phases = listen(small, "h2")
+    heal(small, peers=["h2", "h3"])
+    assert whole(small, second) == ["h2", "h3"] and phases == ["possess", "land", "receive"]
+
+
+def test_without_the_variable_no_peer_with_encrypted_copies_gets_a_plain_one(small: Small) -> None:
+    before = small.files()
+    small.key = None
+    result = small.heal(peers=["h2", "h3"])
+    assert result["failed"] and "0 of 2 copies" in result["msg"], result
+    assert [one.split(" ")[0] for one in result["left"] if "it gets no plain copy" in one] == ["h2", "h3"]
+    assert small.files() == before
+
+
 def test_check_mode_says_what_would_be_done_and_changes_nothing(small: Small) -> None:
     damage(of(small, "h2", ids(small)[1]))
     before = small.files()
@@ -177,11 +206,14 @@ def test_peers_that_claim_without_holding_are_named_even_where_they_are_more(sma
     for peer in liars:
         shutil.rmtree(small.copy(peer) / "sealed")
         small.liars[peer] = claims
+    phases = listen(small, "h2")
     result = heal(small)
     named = {said.split(" ")[0] for said in result["warnings"] if "does not hold what it claims" in said}
     assert named == set(liars), result
     assert not result.get("failed") and len(whole(small, second)) == len(whole(small, first)) == 2
     assert {one["state"] for one in result["copies"] if one["peer"] in liars} == {"false"}
+    # One bundle to see who lies, and both once for the new peer.
+    assert phases.count("export") == 3
 
 
 def test_a_peer_that_gives_another_bundle_is_not_passed_on(small: Small) -> None:

@@ -67,7 +67,8 @@ def test_what_reads_wrong_once_is_read_again(fleet: Fleet, monkeypatch: pytest.M
     """Memory that fails must not have all good copies put aside."""
     fleet.take()
     fleet.send()
-    whole, failed = sealed.problem, []
+    whole = sealed.problem
+    failed: list[int] = []
 
     def problem(*arguments: Any) -> str:
         if not failed:
