@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -31,11 +31,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step, Told
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal_sealed import Sealed, Task
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as _SEAL
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as ENCRYPTION
 
 _EMPTY = "its store was empty"
 # The largest number of sentences of one sort in a result.
@@ -73,26 +74,6 @@ class ActionModule(ActionBase):
 def _played(variables: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """The hosts of the play, and those of them that still take part in it."""
     return set(variables.get("ansible_play_hosts_all") or ()), set(variables.get("ansible_play_hosts") or ())
-
-
-@dataclass
-class Told:
-    """The result so far.
-
-    aside: damaged files that hosts have put aside, or would. lost: checkpoints that no host can give, and copies that
-    could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
-    """
-
-    copies: list[dict[str, str]] = field(default_factory=list)
-    planned: list[str] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    proved: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    aside: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-    gone: str = ""
 
 
 class Healing:
@@ -145,13 +126,6 @@ class Healing:
 
     def heal(self, owner: str, own: bool, scratch: str) -> None:
         """Look after the copies of ``owner``. own: its own store is asked as well."""
-        if self._inventory.seals(owner):
-            # A plain copy must never go to a peer in the place of an encrypted one.
-            self._told.left.append(
-                f"the copies of {owner} are encrypted: ft_scrub reads them on each peer, and ft_replicate sends those"
-                " that are bad or missing; they are not rebuilt from peer to peer"
-            )
-            return
         domains = self._domains(owner)
         if own:
             # Whether there are places enough shows at the end: until then as much is healed as can be.
@@ -162,6 +136,26 @@ class Healing:
                 self._told.left.append(f"nobody can tell copies of {owner} from others yet: {keys.where}")
                 return
             raise UsageError(f"nobody can tell copies of {owner} from others: {keys.where}. Run ft_replicate first")
+        seals = self._inventory.seals(owner)
+        if seals:
+            task = Task(
+                self._inventory,
+                self._carrier(owner),
+                owner,
+                own,
+                _placement.preference(owner, self._peers),
+                self._copies,
+                self._policy,
+                domains,
+                self._time_limit,
+                self._timeout,
+                self._check_mode,
+                scratch,
+                seals,
+                keys,
+            )
+            Sealed(task, self._told).heal()
+            return
         audit = Audit(owner, own, self._ask(owner, own), keys)
         owned = Owned(self, audit, keys, domains, scratch)
         owned.look()
@@ -299,6 +293,8 @@ class Owned:
         self._bundles: dict[tuple[str, str, tuple[str, ...]], str] = {}
         # The hosts that have the checkpoint whole now, besides those that have proved it.
         self._whole: dict[str, set[str]] = {}
+        # A variable that is missing by mistake must not show what it was to hide.
+        self._sealed = [host for host in audit.peers() if audit.answers[host].get("sealed")]
         self._wary = {host for host in audit.peers() if any(e["state"] == "damaged" for e in self._held(host))}
 
     def _held(self, host: str) -> Sequence[Answer]:
@@ -314,6 +310,10 @@ class Owned:
             told.left.append(f"{said}; its copies of {owner} do not count" if host != owner else said)
             if audit.own and host == owner:
                 told.gone = f"{said}. Its copies on other hosts were looked after"
+        told.left += [
+            f"{peer} holds encrypted copies of {owner}, and {ENCRYPTION} is not set: it gets no plain copy"
+            for peer in self._sealed
+        ]
         for host, answer in audit.answers.items():
             told.left += [f"{host}: {said}" for said in answer.get("left", [])]
             told.aside += [f"{host}: {said}" for said in answer.get("planned", [])]
@@ -354,9 +354,9 @@ class Owned:
             audit.own_state(checkpoint),
             self._wary,
         )
-        for peer in audit.peers():
-            if audit.answers[peer].get("sealed") and standing.peers[peer] in (_heal.NONE, _heal.DAMAGED):
-                standing.refused(peer, f"{peer} holds encrypted copies, and {_SEAL} is not set: no plain copy is sent")
+        for peer in self._sealed:
+            if standing.peers[peer] in (_heal.NONE, _heal.DAMAGED):
+                standing.refused(peer, f"{peer} holds encrypted copies, and gets no plain copy")
         while steps := standing.steps():
             for step in steps:
                 self._make(standing, checkpoint, step)
@@ -458,8 +458,7 @@ class Owned:
 
     def _closed(self) -> str:
         """The peers that get no plain copy, in words."""
-        closed = [peer for peer in self._audit.peers() if self._audit.answers[peer].get("sealed")]
-        return f" ({', '.join(closed)} hold encrypted copies, and {_SEAL} is not set)" if closed else ""
+        return f" ({', '.join(self._sealed)} hold encrypted copies, and get no plain one)" if self._sealed else ""
 
     def mark(self) -> None:
         """Have peers keep our MAC beside good copies that have none of ours, so that a recovery recognizes them."""

@@ -466,7 +466,8 @@ class Sent(Result):
 
 @dataclass
 class Sealed:
-    """The record of an encrypted bundle on a peer (see ``_flows.sealed_record.Record``)."""
+    """The record of an encrypted bundle on a peer (see ``_flows.sealed_record.Record``). ``proof``: that the peer has
+    read the bundle now, where a heal asks for it (``_flows.possession``)."""
 
     sha256: str
     base: str
@@ -475,6 +476,7 @@ class Sealed:
     tag: str
     key: str
     card: str
+    proof: str = ""
 
 
 @dataclass
@@ -521,7 +523,8 @@ class Examined:
 class Audited(Result):
     """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
 
-    ``before``: the number of files that earlier runs have put aside there. ``sealed``: the number of encrypted copies.
+    ``before``: the number of files that earlier runs have put aside there. ``sealed``: the number of encrypted
+    bundles, of which nothing is proved here.
     """
 
     held: list[Examined] = field(default_factory=list)

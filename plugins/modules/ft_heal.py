@@ -15,6 +15,11 @@ description:
     this host itself is repaired from a copy, and a store that holds nothing gets its checkpoints back.
   - A peer whose proof is wrong does not hold what it claims. It is named, its copy does not count, and another peer
     gets one. The proof of this host decides; without it, the proof that most hosts give.
+  - Encrypted copies go from peer to peer as they are. The store of this host is neither asked nor repaired then,
+    because it has no ciphertext. Its newest checkpoint is left to M(evenkeel.fault_tolerance.ft_replicate). Where two
+    peers hold the same bundle and give different proofs, the controller fetches it and decides. Where no other peer
+    holds the same bundle, what the peer says of its own reading is all that is known. Where the variable
+    C(evenkeel_encryption_key) is not set, a peer with encrypted copies gets no plain one.
   - Each host that receives a copy computes every hash again, so that no bad copy can become the source of another.
   - Nothing is ever deleted. Copies beyond O(copies) stay, and so do the copies of hosts that are not in the inventory
     any more, until O(forget) names such a host.

@@ -147,6 +147,11 @@ def _held(value: Any) -> Answer:
 
 
 _HELD: dict[str, Form] = {**_COPY, "state": _one_of("proved", "damaged", "unread"), "proof": _or_nothing(_text(_ID))}
+_POSSESSED: dict[str, Form] = {
+    **_COPY,
+    "state": _one_of("verified", "damaged", "unread"),
+    "sealed": _mapping({**_SEALED, "proof": _or_nothing(_text(_ID))}),
+}
 # By phase: the keys of the answer that are read. All others are left where they are.
 _ANSWERS: dict[str, dict[str, Form]] = {
     "offer": {
@@ -190,6 +195,11 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "latest": _or_nothing(_text(_ID)),
         "before": _number,
         "sealed": _or_nothing(_number),
+        "planned": _all(words, 1000),
+        "left": _all(words, 1000),
+    },
+    "possess": {
+        "candidates": _all(_mapping(_POSSESSED), _MOST // 5),
         "planned": _all(words, 1000),
         "left": _all(words, 1000),
     },

@@ -49,6 +49,26 @@ def judge(owner: str, proofs: Mapping[str, str]) -> dict[str, str]:
     return {host: GOOD if hmac.compare_digest(proof, right) else FALSE for host, proof in proofs.items()}
 
 
+@dataclass
+class Told:
+    """The result so far.
+
+    aside: damaged files that hosts have put aside, or would. lost: checkpoints that no host can give, and copies that
+    could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
+    """
+
+    copies: list[dict[str, str]] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    proved: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    short: list[str] = field(default_factory=list)
+    gone: str = ""
+
+
 @dataclass(frozen=True)
 class Step:
     """A copy to be made: on ``target``, from the first of ``sources`` that can give it. ``why``: the state there."""

@@ -157,7 +157,7 @@ class Seals:
             if names["id"] != copy["id"]:
                 raise Damaged("its card is that of another checkpoint")
             found.update(names)
-            if copy["state"] == "verified":
+            if copy["state"] != "damaged":
                 found["sealed"] = self._proved(copy, known)
         except Damaged as error:
             return {**found, "state": "damaged", "detail": error.message}
@@ -184,6 +184,18 @@ class Seals:
                 return chain
             link = known.get(record["base"]) if len(chain) < LONGEST else None
         raise Damaged("a bundle on which it builds is missing there")
+
+    def passing(self, checkpoint: str, record: Mapping[str, Any]) -> tuple[Answer, dict[str, str]]:
+        """Values by which another peer keeps the bundle of this proved record, and the names of its checkpoint. Damaged
+        where the peer that has it has altered the rest of the record."""
+        key = self._key({"sealed": record})
+        if key is None:
+            raise Damaged(f"no key of {VARIABLE} reads the bundle {record['sha256'][:12]}")
+        names = key.read(record["card"])
+        if names["id"] != checkpoint:
+            raise Damaged(f"the card of the bundle {record['sha256'][:12]} is that of another checkpoint")
+        told = {name: record[name] for name in ("nonce", "key", "card")}
+        return {"seal": {**told, "group": key.group(names["name"]), "created": names["created"]}}, names
 
     def fetching(self, chain: Sequence[tuple[str, Mapping[str, Any]]] | None) -> Answer:
         """Values by which a peer gives a copy back."""

@@ -28,7 +28,7 @@ OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 def work(params: Params, check_mode: bool) -> Result:
     # Here, as the controller imports this file for ARGUMENTS alone.
-    from .._flows import proving
+    from .._flows import possession, proving
     from .._host.system import System
     from .._store.store import Store
 
@@ -37,6 +37,10 @@ def work(params: Params, check_mode: bool) -> Result:
         os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
         challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]), values["own"])
         return proving.prove(Store(params["store"], System()), params["host"], challenge, check_mode)
+    if params["_phase"] == "possess":
+        os.nice(19)
+        challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]))
+        return possession.possess(Store(params["store"], System()), params["host"], challenge, check_mode)
     if params["_phase"] == "owners":
         return proving.owners(Store(params["store"], System()))
     if params["_phase"] == "mark":

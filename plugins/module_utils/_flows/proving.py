@@ -80,6 +80,7 @@ def mark(store: Store, host: str, macs: dict[str, str]) -> Result:
     """Keep these MACs beside the copies of these checkpoints."""
     target = replicas.replica(store, host)
     held = {one for ids in target.refs().values() for one in ids}
+    held |= {one.id for one in sealed.records(target).values()}
     with target.locked():
         for checkpoint in sorted(held & macs.keys()):
             replicas.keep_mac(target, checkpoint, macs[checkpoint])

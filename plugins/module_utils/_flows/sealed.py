@@ -23,9 +23,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from .._errors import Damaged
@@ -36,7 +37,7 @@ from .._host.trust import open_regular
 from .._results import Candidate, Copied, Copies, Sealed
 from .._store import retention as keeping
 from .._store.foreign import check_created, refuse_too_large
-from .._store.proof import LONGEST, tag_of
+from .._store.proof import LONGEST, TRAILER_SIZE, tag_of, trailer_of
 from .._store.store import Store, time_of
 from . import replicas
 from .sealed_record import (
@@ -57,8 +58,6 @@ from .sealed_record import (
 BASE = ("id", "sha256", "bytes", "length")
 # Behind a ciphertext: its SHA-256, that of its base, its tag.
 _TRAILER = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{64}|-{64}) ([0-9a-f]{64})\n")
-_TRAILER_SIZE = 3 * 65
-_NONE = "-" * 64
 
 
 # -- on the source
@@ -79,13 +78,13 @@ class Sealing:
     @property
     def size(self) -> int:
         """Bytes that ``write`` writes."""
-        return self.bundle.size + openssl.OVERHEAD + _TRAILER_SIZE
+        return self.bundle.size + openssl.OVERHEAD + TRAILER_SIZE
 
     def write(self, stream: BinaryIO) -> None:
         """Write ciphertext and trailer. Raises Damaged at a damaged content: then no trailer is written."""
         with openssl.encrypted(self.secret, self.bundle.write) as cipher:
-            sha, _size = hash_of(_copied(iter(lambda: cipher.read(CHUNK), b""), stream))
-        stream.write(_trailer(sha, self.base, tag_of(self.secret, sha, self.base)))
+            sha, _size = hash_of(_copied(iter(lambda: cipher.read(CHUNK), b""), stream.write))
+        stream.write(trailer_of(sha, self.base, tag_of(self.secret, sha, self.base)))
 
 
 def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], secret: str) -> Sealing:
@@ -124,11 +123,12 @@ def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
     return found
 
 
-def problem(target: Store, sha: str) -> str:
-    """The fault of a bundle in words, or nothing where its file is there and has its name for a hash."""
+def problem(target: Store, sha: str, also: Callable[[bytes], object] = len) -> str:
+    """The fault of a bundle in words, or nothing where its file is there and has its name for a hash. ``also`` gets
+    all that is read."""
     try:
         with open_regular(bundle_path(target, sha)) as stream:
-            found, _size = hash_of(chunks(stream.fileno()))
+            found, _size = hash_of(_copied(chunks(stream.fileno()), also))
     except OSError as error:
         return f"the encrypted bundle {sha[:12]} cannot be read: {error.strerror}"
     return "" if found == sha else f"the encrypted bundle {sha[:12]} is damaged: its SHA-256 is {found}"
@@ -228,11 +228,11 @@ def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Map
     path = target.join("tmp", f"sealed-{os.getpid()}")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     try:
-        size = incoming.size - _TRAILER_SIZE
-        sha, came = hash_of(_written(_pieces(incoming.stream, size), fd))
+        size = incoming.size - TRAILER_SIZE
+        sha, came = hash_of(_copied(_pieces(incoming.stream, size), partial(write_all, fd)))
         if came < size:
             raise Damaged(f"the encrypted bundle is cut off: it lacks {size - came} bytes")
-        trailer = _TRAILER.fullmatch(incoming.stream.read(_TRAILER_SIZE))
+        trailer = _TRAILER.fullmatch(incoming.stream.read(TRAILER_SIZE))
         if trailer is None or trailer[1].decode() != sha:
             raise Damaged("the encrypted bundle arrived damaged, or is cut off: its SHA-256 is not the announced one")
         base = trailer[2].decode().strip("-")
@@ -343,17 +343,17 @@ class Chain:
     @property
     def size(self) -> int:
         """Bytes that ``write`` writes."""
-        return sum(link.size + (_TRAILER_SIZE if self.trailers else 0) for link in self.links)
+        return sum(link.size + (TRAILER_SIZE if self.trailers else 0) for link in self.links)
 
     def write(self, stream: BinaryIO) -> None:
         """Write them. Raises Damaged at the first damaged bundle."""
         for link in self.links:
             with open_regular(bundle_path(self.target, link.sha256)) as source:
-                sha, size = hash_of(_copied(chunks(source.fileno(), link.size), stream))
+                sha, size = hash_of(_copied(chunks(source.fileno(), link.size), stream.write))
             if sha != link.sha256 or size != link.size:
                 raise Damaged(f"the encrypted bundle {link.sha256[:12]} is damaged: its SHA-256 is {sha}")
             if self.trailers:
-                stream.write(_trailer(sha, link.base, link.tag))
+                stream.write(trailer_of(sha, link.base, link.tag))
 
 
 def give_back(store: Store, host: str, sha: str) -> Chain:
@@ -375,20 +375,10 @@ def _pieces(stream: BinaryIO, size: int) -> Iterator[bytes]:
         yield piece
 
 
-def _written(pieces: Iterator[bytes], fd: int) -> Iterator[bytes]:
+def _copied(pieces: Iterator[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
     for piece in pieces:
-        write_all(fd, piece)
+        write(piece)
         yield piece
-
-
-def _copied(pieces: Iterator[bytes], stream: BinaryIO) -> Iterator[bytes]:
-    for piece in pieces:
-        stream.write(piece)
-        yield piece
-
-
-def _trailer(sha: str, base: str, tag: str) -> bytes:
-    return f"{sha} {base or _NONE} {tag}\n".encode()
 
 
 # -- on the host that gets a checkpoint back

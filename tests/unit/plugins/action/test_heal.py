@@ -27,7 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.sys
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals, find
 from flows import checkpoint, rollback
 
 from .conftest import Fleet
@@ -77,6 +77,7 @@ class Small:
     task: str = "h1"
     check_mode: bool = False
     gone: set[str] = field(default_factory=set)
+    key: str | None = None
 
     def here(self) -> Peer:
         return Peer(self.task, self.home, self.check_mode, self.liars.get(self.task))
@@ -93,8 +94,8 @@ class Small:
     def keys(self, _owner: str) -> Keys:
         return Keys(["k" * 32], "a test")
 
-    def seals(self, _owner: str) -> Seals:
-        return Seals([])
+    def seals(self, owner: str) -> Seals:
+        return find(self.key, owner)
 
     def variable(self, name: str, _variable: str) -> str:
         return self.racks[name]
