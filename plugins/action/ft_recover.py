@@ -123,6 +123,7 @@ class Recovery:
         self._carrier = Carrier("ft_recover", self._owner, lambda name: inventory.store(name, self._store))
         # The result so far, in success and in failure.
         self._started = time.monotonic(), time.time()
+        self._mine = ""
         self._candidates: list[Copy] = []
         self._left: list[str] = []
         self._warnings: list[str] = []
@@ -231,14 +232,18 @@ class Recovery:
         if told.get("failed"):
             return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
         why = f"{self._here.name}: {told['obstacle']}" if told["obstacle"] and self._is_elsewhere() else ""
-        why = why or (self._answers(told["host"]) if self._identity == _TAKE and self._is_elsewhere() else "")
+        self._mine = str(told["host"])
+        why = why or self._still_there()
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
 
     def _is_elsewhere(self) -> bool:
         return self._owner != self._here.name
 
-    def _answers(self, mine: str) -> str:
-        """Why the lost host is not lost; an empty text where nothing answers in its name, or only ``here`` does."""
+    def _still_there(self) -> str:
+        """Why the lost host is not lost, where ``here`` is to become it; an empty text where nothing answers in its
+        name, or only ``here`` does."""
+        if self._identity != _TAKE or not self._is_elsewhere():
+            return ""
         try:
             (owner,) = self._inventory.hosts_of([self._owner])
         except (AnsibleError, ValueError):
@@ -252,7 +257,7 @@ class Recovery:
                 if place
                 else ""
             )
-        if told.get("host") == mine:
+        if told.get("host") == self._mine:
             return ""
         return f"{owner} still answers: two hosts must not be {owner}. Shut it down, or recover with identity: keep"
 
@@ -330,6 +335,9 @@ class Recovery:
         made = self._prepare(source)
         if made.get("failed"):
             return {**self._failure(made["msg"], made["error"], source), "source": source.peer}
+        why = self._still_there()  # Bringing the copy may have taken hours.
+        if why:
+            return self._failure(f"{why}. Nothing but the store of Evenkeel was changed", "Refused", source)
         self._warn(made)
         result = self._here.module("ft_rollback", checkpoint=made["id"], store=self._store, **self._part)
         warnings = [*self._warnings, *self._taken(result), *result.get("warnings", [])]

@@ -58,6 +58,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "reboot",
         "reboots",
         "recover_host",
+        "recover_min_copies",
         "require_restorable",
         "rescued",
         "resources",

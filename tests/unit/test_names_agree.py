@@ -37,6 +37,7 @@ LONGER = {
     },
     ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
+    ("ft_recover", "min_copies"): "evenkeel_recover_min_copies",
     ("ft_recover", "onto"): "evenkeel_spares",
     ("ft_replicate", "host"): "evenkeel_recover_host",
     ("ft_restart", "name"): "evenkeel_service",

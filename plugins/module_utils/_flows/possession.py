@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from .._errors import Busy, Damaged
 from .._results import Candidate, Candidates, Sealed
 from .._store.store import Store
-from . import replicas, sealed
+from . import replicas, sealed, sealed_record
 from .proving import Challenge
 
 
@@ -25,7 +25,7 @@ def possess(store: Store, host: str, challenge: Challenge, check_mode: bool = Fa
     The newest checkpoint is always read whole. Damaged bundles are put aside, unless in check mode.
     """
     target = replicas.replica(store, host)
-    known = sealed.records(target)
+    known = sealed_record.records(target)
     reading = _Reading(target, challenge)
     found = [reading.candidate(known, sha) for sha in _order(known, challenge)]
     told = Candidates(candidates=found)
@@ -44,7 +44,7 @@ def possess(store: Store, host: str, challenge: Challenge, check_mode: bool = Fa
     return told
 
 
-def _order(known: Mapping[str, sealed.Record], challenge: Challenge) -> list[str]:
+def _order(known: Mapping[str, sealed_record.Record], challenge: Challenge) -> list[str]:
     """The bundles of the newest checkpoint, then the others in an order of the nonce: see ``proving``."""
     newest = max(known.values(), key=lambda one: (one.created, one.id)).id if known else ""
     return sorted(known, key=lambda sha: (known[sha].id != newest, _keyed(challenge, sha.encode()).digest()))
@@ -65,7 +65,7 @@ class _Reading:
         self._end = target.system.monotonic() + challenge.time_limit
         self._first = ""
 
-    def candidate(self, known: Mapping[str, sealed.Record], sha: str) -> Candidate:
+    def candidate(self, known: Mapping[str, sealed_record.Record], sha: str) -> Candidate:
         one = known[sha]
         self._first = self._first or one.id
         wrong: list[str] = []

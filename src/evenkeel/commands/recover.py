@@ -51,7 +51,7 @@ class Recover(PlaybookCommand):
             identity=args.identity,
             kinds=kinds,
             paths=paths,
-            min_copies=args.min_copies,
+            recover_min_copies=args.min_copies,
             undeclared=args.undeclared or None,
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import find
@@ -92,7 +92,7 @@ def asdict(copy: Any) -> dict[str, Any]:
 
 def of(small: Small, peer: str, checkpoint: str) -> Path:
     """The bundle of a checkpoint on a peer."""
-    known = sealed.records(Store(str(small.copy(peer)), System()))
+    known = sealed_record.records(Store(str(small.copy(peer)), System()))
     (sha,) = [sha for sha, one in known.items() if one.id == checkpoint]
     return small.copy(peer) / "sealed" / sha
 
