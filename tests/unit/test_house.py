@@ -78,6 +78,7 @@ CALLED_FROM_OUTSIDE = {
     "redirect_request",
     "send_callback",
     "writable",
+    "readinto",
     "ActionModule",
     "CallbackModule",
     "FilterModule",

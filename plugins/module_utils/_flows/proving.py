@@ -27,7 +27,7 @@ from .._results import Audited, Examined, Owners, Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_in, paths_of
-from . import replicas, sealed
+from . import replicas, sealed_record
 
 # Paths that the detail of a damaged checkpoint names.
 _PATHS = 5
@@ -65,7 +65,7 @@ def prove(store: Store, host: str, challenge: Challenge, check_mode: bool = Fals
         held=held,
         latest=max(dated)[1] if dated else "",
         before=before,
-        sealed=0 if challenge.own else len(sealed.shas(source)),
+        sealed=0 if challenge.own else len(sealed_record.shas(source)),
     )
 
 
@@ -80,7 +80,7 @@ def mark(store: Store, host: str, macs: dict[str, str]) -> Result:
     """Keep these MACs beside the copies of these checkpoints."""
     target = replicas.replica(store, host)
     held = {one for ids in target.refs().values() for one in ids}
-    held |= {one.id for one in sealed.records(target).values()}
+    held |= {one.id for one in sealed_record.records(target).values()}
     with target.locked():
         for checkpoint in sorted(held & macs.keys()):
             replicas.keep_mac(target, checkpoint, macs[checkpoint])
