@@ -21,6 +21,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -102,9 +103,17 @@ def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], sec
             # A receiver with the base has all records of its log, too.
             known = [one.id for one in store.chain(str(asked["id"]))]
             part = replicas.bundle(store, host, checkpoint, known, from_replica=False)
-            if int(asked["bytes"]) + part.size <= 2 * whole.size:
+            if int(asked["bytes"]) + part.size <= 2 * _size(whole):
                 return Sealing(part, base, secret)
     return Sealing(whole, "", secret)
+
+
+def _size(whole: replicas.Bundle) -> float:
+    """Bytes of a whole bundle. One that cannot be made any more, as an old content is gone here, is never shorter."""
+    try:
+        return whole.size
+    except Damaged:
+        return math.inf
 
 
 # -- on a peer

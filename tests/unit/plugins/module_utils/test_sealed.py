@@ -363,3 +363,15 @@ def test_a_peer_tells_of_encrypted_copies_without_a_key(fleet: Fleet) -> None:
         bundle.unlink()
     _ids, (one,) = held(fleet.peer)
     assert (one.id, one.damaged) == ("", 2)
+
+
+def test_a_bundle_that_needs_no_old_content_is_sent_where_an_old_one_is_lost_here(fleet: Fleet) -> None:
+    (fleet.tree / "large").write_bytes(os.urandom(100_000))
+    old = fleet.take()
+    fleet.send()
+    (fleet.tree / "new").write_text("new")
+    new = fleet.take()
+    sha = hashlib.sha256((fleet.tree / "large").read_bytes()).hexdigest()
+    os.unlink(fleet.store.objects.path(sha))
+    fleet.send()
+    assert [fleet.state(one) for one in (old, new)] == ["verified", "verified"]
