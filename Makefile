@@ -67,7 +67,8 @@ ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q -m 'not long' tests/unit/plugins tests/unit/test_options_agree.py \
 	$(addprefix tests/unit/driver/test_,asking.py events.py options.py plays.py runner.py session.py targets.py) \
 	tests/unit/test_roles.py --ignore=tests/unit/plugins/module_utils \
-	$(addprefix --ignore=tests/unit/plugins/action/test_,evidence.py guard.py repeat.py repeat_tasks.py replicate_recover.py)
+	$(addprefix --ignore=tests/unit/plugins/action/test_,encrypted_copies.py evidence.py guard.py heal.py heal_encrypted.py \
+	recover_spare.py repeat.py repeat_tasks.py replicate_recover.py)
 else
 	@echo "Left out: unit tests on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
 endif
