@@ -25,8 +25,13 @@ class Protect(PlaybookCommand):
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
+        least = "number of copies that is enough, with a warning where it is fewer than --copies"
+        parser.add_argument("--min-copies", type=int, metavar="N", help=least)
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
+        ways = ("auto", "ssh", "chain", "relay")
+        way = "how copies travel: straight, along a chain, or by the controller (auto)"
+        parser.add_argument("--transport", choices=ways, help=way)
         text = "take and copy the log of databases alone, which is cheap: for a run every minute"
         parser.add_argument("--only-logs", action="store_true", help=text)
         add_resources(parser)
@@ -34,6 +39,8 @@ class Protect(PlaybookCommand):
     def variables(self, args: argparse.Namespace) -> Variables:
         return given(
             copies=args.copies,
+            min_copies=args.min_copies,
+            transport=args.transport,
             peers=args.peers,
             failure_domain=args.failure_domain,
             only_logs=args.only_logs or None,
