@@ -17,14 +17,14 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import LONGEST, tag_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
-# ansible-core needs this package for its vault.
-from cryptography.fernet import Fernet, InvalidToken
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 VARIABLE = "evenkeel_encryption_key"
 _SHORTEST = 32
@@ -58,6 +58,8 @@ class Key:
         return self._hmac("checkpoints named", name).hex()[:32]
 
     def _card(self) -> Fernet:
+        from cryptography.fernet import Fernet  # ansible-core needs this package for its vault; few tasks need it here
+
         return Fernet(base64.urlsafe_b64encode(self._hmac("card")))
 
     def card(self, copy: Mapping[str, Any]) -> str:
@@ -66,6 +68,8 @@ class Key:
 
     def read(self, card: str) -> dict[str, str]:
         """The names on a card. Damaged where it was not made with this key."""
+        from cryptography.fernet import InvalidToken
+
         try:
             found = json.loads(self._card().decrypt(card.encode()))
         except (InvalidToken, ValueError) as error:
