@@ -96,11 +96,11 @@ def _is_whole(path: str) -> bool:
 
 def _zipapp(sources: dict[str, str]) -> bytes:
     """The sources, each also compiled for this Python, so that the agent starts quickly. Another Python compiles them
-    anew."""
+    anew: they are seldom read, and compressed."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
-            archive.writestr(zipfile.ZipInfo(path), text)
+            archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
             # Python never compares such a .pyc with its source (PEP 552).
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
             archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
