@@ -135,6 +135,7 @@ def test_a_key_is_replaced_by_a_list(fleet: Fleet) -> None:
     assert recover(fleet).rc == 0
 
 
+@pytest.mark.long
 def test_plain_copies_do_not_count_once_there_is_a_key_and_none_is_sent_where_there_is_none_any_more(
     fleet: Fleet,
 ) -> None:
@@ -153,6 +154,7 @@ def test_plain_copies_do_not_count_once_there_is_a_key_and_none_is_sent_where_th
     assert contents(replica(fleet, peer)) == before
 
 
+@pytest.mark.long
 def test_a_peer_can_neither_alter_nor_mix_nor_exchange_bundles(fleet: Fleet) -> None:
     """Each of them changes what it holds so that its own hashes agree. One of them is left as it was."""
     first = replicate(fleet, copies=3).results["h1"]

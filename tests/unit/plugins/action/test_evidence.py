@@ -162,6 +162,7 @@ def test_each_attempt_of_a_task_measures_anew(fleet: Fleet, server: Fake) -> Non
     assert run.rc == 0 and len(server.asked) == 3
 
 
+@pytest.mark.long
 def test_a_changed_host_is_compared_with_those_that_the_play_has_not_come_to(fleet: Fleet, server: Fake) -> None:
     """Batch by batch: h1 is well, h2 is worse than h3 and h4; the last has nobody to be compared with."""
     server.answer = lambda query: vector(h1=1, h2=5, h3=1, h4=1)

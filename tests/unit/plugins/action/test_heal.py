@@ -696,6 +696,7 @@ def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet:
     assert all(store.verify(store.manifest(taken)) == {} for taken in store.refs()["protected"])
 
 
+@pytest.mark.long
 def test_the_role_protect_fails_on_damage_of_a_host_whose_copies_are_encrypted(asked_fleet: Fleet) -> None:
     fleet = asked_fleet
     fleet.hosts["h1"]["evenkeel_encryption_key"] = "k" * 40

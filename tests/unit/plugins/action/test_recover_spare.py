@@ -90,6 +90,7 @@ def test_the_lost_host_must_not_answer_where_a_spare_becomes_it(fleet: Fleet) ->
     assert name(fleet) == "I am h1\n"
 
 
+@pytest.mark.long
 def test_a_checkpoint_with_too_few_copies_is_left_aside_and_named(fleet: Fleet) -> None:
     first = replicate(fleet, copies=2).results["h1"]
     (fleet.directory("h1") / "data" / "name").write_text("second")
@@ -105,6 +106,7 @@ def test_a_checkpoint_with_too_few_copies_is_left_aside_and_named(fleet: Fleet) 
     assert "min_copies is 0" in recover(fleet, "h1", min_copies=0).results["h1"]["msg"]
 
 
+@pytest.mark.long
 def test_a_peer_that_dies_in_the_middle_is_replaced_by_the_next(fleet: Fleet) -> None:
     """It has told of its copy, and is killed when it is to give the copy."""
     peers(fleet, copies=2)
@@ -129,6 +131,7 @@ def peers_of(fleet: Fleet) -> list[str]:
     return sorted(path.parents[2].name for path in fleet.home.glob("*/store/replicas/h1"))
 
 
+@pytest.mark.long
 def test_the_first_spare_that_can_is_named_and_nothing_is_touched(fleet: Fleet) -> None:
     (peer,) = peers(fleet, copies=1)
     lose(fleet)
@@ -167,6 +170,7 @@ def test_a_part_comes_back_alone(fleet: Fleet) -> None:
     assert "has no users" in recover(fleet, "h1", kinds=["users"]).results["h1"]["msg"]
 
 
+@pytest.mark.long
 def test_a_recovery_that_was_killed_is_completed_by_the_next_call(fleet: Fleet) -> None:
     """The store remembers the rollback to the checkpoint that the recovery has made."""
     (peer,) = peers(fleet, copies=1)

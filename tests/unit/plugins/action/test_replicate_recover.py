@@ -114,6 +114,7 @@ def test_a_peer_that_is_gone_is_replaced_and_too_few_are_a_failure_that_lists_th
     assert sorted(one["state"] for one in run.results["h1"]["copies"]) == ["unreachable", "verified", "verified"]
 
 
+@pytest.mark.long
 def test_fewer_copies_than_wanted_are_a_warning_down_to_the_fewest(fleet: Fleet) -> None:
     chosen = choose("h1", 3, list(fleet.hosts), None)
     fleet.hosts[chosen[0]].update(NOWHERE)
@@ -189,6 +190,7 @@ def test_without_a_whole_copy_nothing_changes_and_what_was_found_is_listed(fleet
     assert replicate(fleet, copies=1).results["h1"]["copies"][0]["state"] == "verified"
 
 
+@pytest.mark.long
 def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -> None:
     replicate(fleet, copies=1)
     (fleet.directory("h1") / "data" / "more").write_text("second")
@@ -254,6 +256,7 @@ def test_the_driver_takes_away_what_a_killed_run_left(
         assert not bundle.parent.exists()
 
 
+@pytest.mark.long
 def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fleet) -> None:
     left = Path(tempfile.mkdtemp(prefix="evenkeel-bundle-", dir="/var/tmp"))
     (left / "bundle").write_text("secret")
@@ -263,6 +266,7 @@ def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fl
     assert fleet.play([task], "h1").rc == 0 and not left.exists()
 
 
+@pytest.mark.long
 def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_scratch, "_top", lambda: str(tmp_path))
     with _scratch.scratch_directory() as mine:
@@ -359,6 +363,7 @@ def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_h
     assert "only the id that you gave says" in run.output
 
 
+@pytest.mark.long
 def test_a_peer_cannot_pass_off_an_old_checkpoint_as_new(fleet: Fleet) -> None:
     first = replicate(fleet, copies=3).results["h1"]
     (fleet.directory("h1") / "data" / "name").write_text("second")
@@ -372,6 +377,7 @@ def test_a_peer_cannot_pass_off_an_old_checkpoint_as_new(fleet: Fleet) -> None:
     assert (peer, "unproved") in [(one["peer"], one["state"]) for one in result["candidates"]]
 
 
+@pytest.mark.long
 def test_a_newest_that_one_peer_alone_has_is_said_and_where_it_keeps_it_the_one_before_is_taken(fleet: Fleet) -> None:
     first = replicate(fleet, copies=3).results["h1"]
     (fleet.directory("h1") / "data" / "name").write_text("second")
@@ -396,6 +402,7 @@ def candidates(fleet: Fleet, peer: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 def test_a_copy_without_a_mac_is_taken_by_its_id_alone_and_with_a_warning(fleet: Fleet) -> None:
     """As those that 0.1.0 made."""
     made = replicate(fleet, copies=1, host="h1").results["h1"]
@@ -437,6 +444,7 @@ def test_the_key_is_made_once_kept_from_others_and_can_be_replaced(fleet: Fleet)
     assert "another key" not in run.output
 
 
+@pytest.mark.long
 def test_what_a_host_says_of_itself_decides_neither_the_key_nor_what_is_declared(fleet: Fleet) -> None:
     """It was taken over before it was lost, and what it said is in the cache of facts; a peer is with it."""
     peer = replicate(fleet, copies=1).results["h1"]["copies"][0]["peer"]
