@@ -182,6 +182,6 @@ def test_a_real_container_that_has_to_be_killed_or_that_ends_is_told(image: str,
     times = Times(0.0, 5.0, 0.2)
     assert "was killed" in restart(store, container={"name": NAME}, times=times)["warnings"][0]
     subprocess.run(["podman", "rm", "--force", "--time=0", NAME], capture_output=True, check=True)
-    create(image, "sleep 1; echo why")
+    create(image, "sleep 4; echo why")
     with pytest.raises(Unhealthy, match="is not healthy: service .*: exited"):
-        restart(store, container={"name": NAME}, times=Times(3.0, 5.0, 0.2))
+        restart(store, container={"name": NAME}, times=Times(6.0, 15.0, 0.2))
