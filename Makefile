@@ -115,7 +115,7 @@ ifdef NEWER
 endif
 ifeq ($(LAB),yes)
 	$(BIN)/python tests/lab/lab.py build
-	$(CLEAN_ENV) $(BIN)/python -m pytest -m long tests/integration
+	$(CLEAN_ENV) $(BIN)/python -m pytest -m long tests/lab tests/integration
 	$(MAKE) vm
 else
 	@echo "Left out: the long tests on the lab (it needs root on Debian; LAB=yes tries it anyway)"

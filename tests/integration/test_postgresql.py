@@ -644,6 +644,7 @@ def test_the_archive_is_synced_before_it_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("pg_createcluster"), reason="pg_createcluster is not installed")
+@pytest.mark.long
 def test_the_role_sets_up_a_cluster_of_debian(tmp_path: Path) -> None:
     version, name = BINARIES[-1].parts[4], f"evenkeel{os.getpid()}"
     script = Path("/usr/local/lib/evenkeel_archive_wal.py")

@@ -301,6 +301,7 @@ class InventoryModule(BaseInventoryPlugin):
             {"defaults": "callback_plugins=plugins\ncallbacks_enabled=loud\nlog_path=/proc/nope/a.log"},
             {"ANSIBLE_DEBUG": "1", "TERM": "dumb", "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii"},
             id="debug",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             {
@@ -329,6 +330,7 @@ class InventoryModule(BaseInventoryPlugin):
             },
             {"TERM": "", "LC_ALL": "", "LANG": "", "ANSIBLE_VERBOSITY": "4", "ANSIBLE_VERBOSE_TO_STDERR": "1"},
             id="inventory",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -368,6 +368,7 @@ def test_a_lab_whose_process_was_killed_goes_with_the_next_up(fleet: Lab) -> Non
     assert [state for _, state in fleet.status()] == ["running"] * 3
 
 
+@pytest.mark.long
 def test_a_lab_is_not_taken_over_from_another_clone(
     fleet: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
