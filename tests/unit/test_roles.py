@@ -179,4 +179,5 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
         "begin": "{{ evenkeel_guard_domain | default(omit) }}",
         "restart": "{{ evenkeel_guard_domain | default(omit) }}",
         "protect": "{{ evenkeel_failure_domain | default(omit) }}",
+        "recover": "{{ evenkeel_failure_domain | default(omit) }}",
     }

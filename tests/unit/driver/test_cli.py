@@ -332,7 +332,7 @@ def test_a_recovery_names_the_spare_its_identity_and_the_part() -> None:
         "evenkeel_recover_host": "web1",
         "evenkeel_hosts": "any",
         "evenkeel_identity": "take",
-        "evenkeel_min_copies": 2,
+        "evenkeel_recover_min_copies": 2,
         "evenkeel_kinds": ["files", "users"],
         "evenkeel_paths": ["/etc", "/srv"],
     }

@@ -43,7 +43,7 @@ def technique(asked_fleet: Fleet, file: Path) -> Iterator[Technique]:
 
 def test_a_file_is_copied_and_recovered(asked_fleet: Fleet, file: Path, technique: Technique) -> None:
     (copy,) = technique("redundancy").results["h1"]["copies"]
-    assert copy["state"] == "verified" and (asked_fleet.directory(copy["peer"]) / "store/replicas/h1").is_dir()
+    assert copy["state"] == "good" and (asked_fleet.directory(copy["peer"]) / "store/replicas/h1").is_dir()
     file.unlink()
     shutil.rmtree(asked_fleet.directory("h1") / "store")
     assert technique("recovery").results["h1"]["source"] == copy["peer"]
