@@ -108,9 +108,9 @@ EXAMPLES = r"""
     peers: web
     failure_domain: rack
 
-- name: Three copies if that is possible, one at the least, and no key on any host
+- name: Two copies if that is possible, one at the least, and no key on any host
   evenkeel.fault_tolerance.ft_replicate:
-    copies: 3
+    copies: 2
     min_copies: 1
     peers: web
     transport: relay
