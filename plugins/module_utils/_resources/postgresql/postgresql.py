@@ -172,7 +172,7 @@ class PostgreSQL(Kind):
         return archived.paths(str(spec["archive"]), lines)
 
     def not_carried(self, lines: Sequence[str]) -> list[str]:
-        """That another program carries the database, or that nothing does."""
+        """A sentence where a copy does not hold the database: another program carries it, or nothing does."""
         if any(line.startswith("wal ") for line in lines):
             return []
         found = [line for line in lines if line.startswith("elsewhere ")]

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +18,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import proving, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Audited
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store, contents_in
 from flows import checkpoint, receive, rollback
 
 NONCE = b"n" * 32
@@ -64,6 +66,20 @@ def test_all_whole_holders_give_the_same_proof_and_another_one_for_each_nonce(
     assert own.latest == copy.latest == taken[-1] and [one.mac for one in copy.held] == [MAC] * 4
     assert not set(proofs(prove(peer, b"m" * 32)).values()) & set(proofs(copy).values())
     assert not own.changed and not copy.changed
+
+
+def test_the_manifest_alone_is_not_enough_for_a_proof(store: Store, tree: Path) -> None:
+    """The proof as docs/copies.md defines it, from the contents: a host that has the manifest alone cannot answer."""
+    one = take(store, tree)
+
+    def keyed(*data: bytes) -> hmac.HMAC:
+        return hmac.new(NONCE, b"".join(data), hashlib.sha256)
+
+    contents = [b"".join(store.objects.read(sha)) for sha in contents_in(store.manifest(one))]
+    head = b"evenkeel proof 1\n" + store.record_data(one)
+    whole = keyed(head, *(keyed(data).digest() for data in contents)).hexdigest()
+    assert contents and proofs(prove(store, own=True)) == {one: whole}
+    assert whole != keyed(head).hexdigest()
 
 
 def test_each_content_is_read_once_however_many_checkpoints_need_it(
