@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -182,3 +183,15 @@ def test_a_recovery_that_was_killed_is_completed_by_the_next_call(fleet: Fleet) 
     (fleet.directory(spare) / "store" / "resume").write_text(json.dumps({**wanted, "begun": True}))
     assert fleet.play([CHECKPOINT], spare).rc == 0
     assert name(fleet) == "I am h1\n"
+
+
+def test_a_lost_host_that_is_back_when_its_copy_has_come_is_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bringing a copy may take hours: the lost host is asked again before the first change."""
+    recovery = object.__new__(Recovery)
+    monkeypatch.setattr(Recovery, "_prepare", lambda _self, _source: {"id": "1" * 64, "left_out": [], "notes": []})
+    monkeypatch.setattr(Recovery, "_still_there", lambda _self: "h1 still answers")
+    monkeypatch.setattr(Recovery, "_found", lambda _self, _copy: {})
+    # Without a host to be put back: to call ft_rollback would end in an AttributeError.
+    refused = recovery._restore(Copy("h2"))
+    assert refused["error"] == "Refused"
+    assert refused["msg"] == "h1 still answers. Nothing but the store of Evenkeel was changed"
