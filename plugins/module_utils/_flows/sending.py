@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO, Callable, cast
 
 from .._errors import Damaged, EvenkeelError
 from .._host import authorized, scratch
@@ -122,8 +122,7 @@ class _Line(io.RawIOBase):
             stderr=self._said,
             env=environment(),
         )
-        assert self._process.stdin is not None
-        self._input = self._process.stdin
+        self._input = cast(BinaryIO, self._process.stdin)
         os.set_blocking(self._input.fileno(), False)
         _widen(self._input.fileno())
         self._poll = select.poll()

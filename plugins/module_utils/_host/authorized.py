@@ -122,7 +122,7 @@ def _as_owner(entry: Entry, change: Callable[[bytes], bytes]) -> None:
         _child(entry, change, write)
     os.close(write)
     try:
-        ready, _, _ = select.select([read], [], [], _LIMIT)
+        ready, _writable, _failed = select.select([read], [], [], _LIMIT)
         said = os.read(read, 4096).decode("utf-8", "replace") if ready else f"no answer within {_LIMIT:g} s"
     finally:
         os.close(read)

@@ -219,7 +219,7 @@ class _Preparing:
         if sha and self._has_part(checks.PASSWD):
             with suppress(Damaged):  # The rollback names what is damaged.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
-                more = checks.compare_accounts(then, here, checks.login_name())
+                more = checks.compare_accounts(then, here, checks.login_name(os.environ))
                 found.refusals += more.refusals or self._lost_groups(wanted)
                 found.warnings += more.warnings
         elif not sha:
@@ -234,8 +234,9 @@ class _Preparing:
         sha = checks.content_of(wanted, checks.GROUP)
         if not sha or not self._has_part(checks.GROUP):
             return []
+        then = b"".join(self.store.objects.read(sha))
         with open(checks.GROUP, "rb") as stream:
-            return checks.lost_groups(b"".join(self.store.objects.read(sha)), stream.read(), checks.login_name())
+            return checks.lost_groups(then, stream.read(), checks.login_name(os.environ))
 
     def _commit(self, sections: list[Section]) -> str:
         """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""

@@ -7,7 +7,6 @@ A difference that would leave a host that does not work is a refusal; any other 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -182,6 +181,6 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:_SHOWN]) + more
 
 
-def login_name(environment: Mapping[str, str] = os.environ) -> str:
+def login_name(environment: Mapping[str, str]) -> str:
     """The account from which sudo or doas made this process root's; empty where none did."""
     return environment.get("SUDO_USER") or environment.get("DOAS_USER") or ""
