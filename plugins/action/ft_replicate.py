@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.replicate import ARGUMENTS
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement, _seal
@@ -88,15 +88,11 @@ class ActionModule(ActionBase):
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
             replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"], seals)
-            try:
-                replication.place(params["copies"], peers, domains)
-                why = ""
-            except Damaged as error:
-                why = error.message
+            replication.place(params["copies"], peers, domains)
         if made and replication.marked:
             made += _other_key(replication.marked)
         numbers = (fewest, params["copies"])
-        result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), why)
+        result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), replication.broken)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
         noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
@@ -150,6 +146,7 @@ class Replication:
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
     option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
+    broken: why this host cannot give the checkpoint.
     """
 
     inventory: Inventory
@@ -164,6 +161,7 @@ class Replication:
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
+    broken: str = ""
 
     @property
     def _id(self) -> str:
@@ -174,9 +172,9 @@ class Replication:
         return str(self.offered.get("mac", ""))
 
     def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
-        """Ask peers until enough hold a verified copy or no peer is left. Damaged when this host cannot give it."""
+        """Ask peers until enough hold a verified copy, no peer is left, or this host cannot give it."""
         entries = self.entries
-        while True:
+        while not self.broken:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
             chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
@@ -213,7 +211,7 @@ class Replication:
             again: dict[str, tuple[str, ...]] = {
                 peer: () for peer, known in lacking.items() if known and entries[peer].state == "failed"
             }
-            if again:
+            if again and not self.broken:
                 entries.update(self._send(again))
         return entries
 
@@ -228,9 +226,10 @@ class Replication:
                 else:
                     reasons[peer] = words(answer.get("msg"))
         rest = {peer: known for peer, known in lacking.items() if peer not in entries}
-        for peer, outcome in (self._relay(rest) if rest else {}).items():
-            entries[peer] = replace(outcome, transport=RELAY, reason=reasons.get(peer, ""))
-        return entries
+        if rest and not self.broken:
+            for peer, outcome in self._relay(rest).items():
+                entries[peer] = replace(outcome, transport=RELAY, reason=reasons.get(peer, ""))
+        return {**{peer: Outcome("failed", self.broken) for peer in lacking}, **entries}
 
     def _send_straight(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
         """The answer for each peer that was sent to straight, or the reason why it was not."""
@@ -244,8 +243,12 @@ class Replication:
                 answers.update(direct.send(transport, todo))
             for answer in answers.values():
                 if answer.get("source_failed"):
-                    raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {answer.get('msg')}")
+                    self._cannot_give(answer)
+                    return answers
         return answers
+
+    def _cannot_give(self, answer: Answer) -> None:
+        self.broken = f"{self.here.name} cannot give checkpoint {self._id[:12]}: {answer.get('msg')}"
 
     def _place(self, peer: str) -> Place:
         """The place of a peer. Addresses of the peers that are asked first are known to be right."""
@@ -260,15 +263,17 @@ class Replication:
             sealing = self.seals.sealing(self._id, known)
             found = self.carrier.fetch(self.here, self._id, known, False, path, **sealing)
             if found.get("failed"):
-                raise Damaged(f"{self.here.name} cannot give checkpoint {self._id[:12]}: {found.get('msg')}")
-            self.bundles[known] = path
+                self._cannot_give(found)
+            else:
+                self.bundles[known] = path
 
         def deliver(host: Host) -> Answer:
             known = lacking[host.name]
             more = {"mac": self._mac, **self.seals.receiving(self.offered, known)}
             return self.carrier.deliver(host, "receive", self._id, self.bundles[known], **more)
 
-        told = self.inventory.each(lacking, deliver, self.timeout)
+        ready = [peer for peer, known in lacking.items() if known in self.bundles]
+        told = self.inventory.each(ready, deliver, self.timeout)
         return {peer: _outcome(answer) for peer, answer in told.items()}
 
 

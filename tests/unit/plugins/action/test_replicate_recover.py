@@ -128,6 +128,19 @@ def test_fewer_copies_than_wanted_are_a_warning_down_to_the_fewest(fleet: Fleet)
     assert run.rc == 2 and "min_copies: 3" in run.results["h1"]["msg"]
 
 
+@pytest.mark.long
+def test_a_source_that_cannot_give_everything_gives_what_it_can_and_says_so(fleet: Fleet) -> None:
+    replicate(fleet, copies=1, peers=["h2"])
+    (fleet.directory("h1") / "data" / "more").write_text("second")
+    for path in (fleet.directory("h1") / "store" / "packs").glob("*.pack"):
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes().replace(b"I am", b"I an"))
+    run = replicate(fleet, copies=2, peers=["h2", "h3"])
+    assert run.rc == 2 and "h1 cannot give checkpoint" in run.results["h1"]["msg"], run.output
+    assert {one["peer"]: one["state"] for one in run.results["h1"]["copies"]} == {"h2": "verified", "h3": "failed"}
+    assert run.results["h1"]["changed"] is True
+
+
 def test_hosts_without_ssh_get_their_copy_by_the_controller_and_ssh_alone_is_a_failure(fleet: Fleet) -> None:
     (one,) = replicate(fleet, copies=1).results["h1"]["copies"]
     assert one["transport"] == "relay" and "by local, not by SSH" in one["reason"]
