@@ -389,7 +389,10 @@ def test_a_cluster_that_somebody_uses_is_not_replaced(pair: Pair) -> None:
     cluster.sql("insert into t values (1)")
     pair.ship()
     pair.lose()
-    for made in ("create table mine as select 7 as i", "create role somebody", "create database theirs"):
+    apart = cluster.home / "apart"
+    cluster.sh("mkdir", str(apart))
+    things = ("create table mine as select 7 as i", "create role somebody", "create database theirs")
+    for made in (*things, f"create tablespace apart location '{apart}'"):
         pair.initdb()
         cluster.sql(made)
         inodes = cluster.data.stat().st_ino, cluster.archive.stat().st_ino

@@ -59,13 +59,15 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
 
 
 def _made(server: cluster.Server, running: bool) -> str:
-    """A sign in words that somebody has made a table, a database or a role in the cluster; empty where there is none.
-    Roles show in a server that runs alone."""
+    """A sign in words that somebody has made a table, a database, a tablespace or a role in the cluster; empty where
+    there is none. Roles show in a server that runs alone."""
     for folder, _folders, names in os.walk(f"{server.data}/base"):
         for name in [os.path.basename(folder), *names]:
             number = _NUMBER.match(name)
             if number and int(number[0]) >= _FIRST:
                 return f"{folder}/{name}" if name in names else folder
+    for name in os.listdir(f"{server.data}/pg_tblspc"):
+        return f"the tablespace {os.path.realpath(f'{server.data}/pg_tblspc/{name}')}"
     roles = server.ask(f"select rolname from pg_roles where oid >= {_FIRST} limit 5") if running else []
     return f"the role {roles[0]}" if roles else ""
 
