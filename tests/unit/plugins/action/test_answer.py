@@ -49,7 +49,13 @@ def taken_over(fleet: Fleet, tmp_path: Path, does: str) -> None:
         }
 
 
-@pytest.mark.parametrize("module", ["ft_info", "ft_checkpoint", "ft_settle", "ft_rollback", "ft_scrub"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ft_checkpoint",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("ft_info", "ft_settle", "ft_rollback", "ft_scrub")),
+    ],
+)
 def test_an_answer_without_an_end_is_no_answer_of_that_host_alone(module: str, fleet: Fleet, tmp_path: Path) -> None:
     taken_over(fleet, tmp_path, ENDLESS)
     arguments: dict[str, Any] = {"store": "{{ evenkeel_store }}"}

@@ -93,6 +93,7 @@ def test_where_health_is_not_measured_nothing_is_asked_and_no_secret_leaves(
     assert '"prometheus"' not in run.output, "the declaration was sent to the host"
 
 
+@pytest.mark.long
 def test_a_peer_looks_at_a_host_that_cannot_be_reached_from_where_users_are(fleet: Fleet) -> None:
     fleet.hosts["h2"].update(NOWHERE)
     # The peer is told by where it keeps its store: all hosts of this test are one machine.
@@ -141,6 +142,7 @@ def test_the_guard_sees_hosts_from_outside_as_well(fleet: Fleet, server: Fake) -
     assert "from controller: fail, the value 0 is less than 1" in run.results["h1"]["proved"][3]
 
 
+@pytest.mark.long
 def test_a_restart_is_seen_from_outside_once_it_is_done(fleet: Fleet, server: Fake, tmp_path: Path) -> None:
     process = {"name": "app", "pidfile": "{{ base }}/pid", "argv": ["/bin/sleep", "60"]}
     restart = {"process": process, "probes": [query(server)], "deadline": "3s", "store": "{{ evenkeel_store }}"}
@@ -155,6 +157,7 @@ def test_a_restart_is_seen_from_outside_once_it_is_done(fleet: Fleet, server: Fa
     assert "app was restarted, but is not healthy as seen from outside: prometheus" in result["msg"]
 
 
+@pytest.mark.long
 def test_each_attempt_of_a_task_measures_anew(fleet: Fleet, server: Fake) -> None:
     server.answer = lambda query: vector(1 if len(server.asked) > 2 else 0)
     task = {f"{OURS}ft_health": {"probes": [query(server)]}, "register": "seen", "until": "seen is success"}

@@ -45,6 +45,7 @@ def test_unreachable_hosts_are_told_and_refused(fleet: Fleet) -> None:
     assert result["reasons"][0].startswith("h3 is unreachable")
 
 
+@pytest.mark.long
 def test_a_connection_that_never_answers_does_not_hang_the_guard(fleet: Fleet) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -54,7 +55,14 @@ def test_a_connection_that_never_answers_does_not_hang_the_guard(fleet: Fleet) -
     assert run.results["h1"]["proved"][1] == "h3: unreachable; no answer within 10 s"
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_fail_percentage": 0}, {"any_errors_fatal": True}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        pytest.param({"max_fail_percentage": 0}, marks=pytest.mark.long),
+        pytest.param({"any_errors_fatal": True}, marks=pytest.mark.long),
+    ],
+)
 def test_ansible_goes_on_past_an_unreachable_host_and_the_guard_does_not(fleet: Fleet, limits: dict[str, Any]) -> None:
     fleet.hosts["h2"].update(NOWHERE)
     touch = {"ansible.builtin.copy": {"dest": "{{ base }}/touched", "content": "", "mode": "0600"}}
@@ -80,6 +88,7 @@ def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(flee
         assert said in run.results["h1"]["msg"]
 
 
+@pytest.mark.long
 def test_the_failure_domain_is_each_hosts_own_variable(fleet: Fleet) -> None:
     assert fleet.play([guard(guard_domain="rack", max_unavailable="50%")], "h1,h2", "--check").rc == 0
     run = fleet.play([guard(guard_domain="rack")], "h2,h3")

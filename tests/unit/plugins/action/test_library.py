@@ -9,6 +9,8 @@ import re
 import sys
 from typing import Any
 
+import pytest
+
 from .conftest import Fleet, Run
 
 OURS = "evenkeel.fault_tolerance."
@@ -54,6 +56,7 @@ def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
     assert sent(run) == ["ft_call"] and found["error"] == "NotFound" and "none" in found["msg"]
 
 
+@pytest.mark.long
 def test_every_module_that_works_on_one_host_is_answered_there(fleet: Fleet) -> None:
     fleet.play([CHECKPOINT, SETTLE], "h1")
     peers = {"peers": ["h1", "h2"], "copies": 1}
@@ -68,6 +71,7 @@ def test_every_module_that_works_on_one_host_is_answered_there(fleet: Fleet) -> 
     assert run.results["h1"]["changed"] and set(sent(run)) == {"ft_call"}
 
 
+@pytest.mark.long
 def test_the_guard_sends_no_library_to_the_hosts_of_a_group(fleet: Fleet) -> None:
     fleet.play([CHECKPOINT, SETTLE], "h1")
     python, ran = fleet.home / "python", fleet.home / "ran"

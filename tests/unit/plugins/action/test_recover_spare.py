@@ -160,6 +160,7 @@ def test_a_spare_with_an_open_change_is_refused_and_nothing_is_brought(fleet: Fl
     assert result["error"] == "Refused" and result["msg"].endswith("a change is under way there. Nothing was changed")
 
 
+@pytest.mark.long
 def test_a_part_comes_back_alone(fleet: Fleet) -> None:
     data = fleet.directory("h1") / "data"
     (data / "more").write_text("more")

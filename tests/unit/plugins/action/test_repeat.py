@@ -60,6 +60,7 @@ def only(run: Run) -> dict[str, Any]:
     return run.results["h1"]
 
 
+@pytest.mark.long
 def test_it_is_repeated_until_it_is_verified_and_not_again(fleet: Fleet) -> None:
     task = repeat(THIRD.format(said="well", rc=0))
     run = fleet.play([task], "h1", "--check")
@@ -131,6 +132,7 @@ def test_what_is_no_operation_and_what_verifies_nothing_is_refused_before_anythi
 # -- modules of every sort
 
 
+@pytest.mark.long
 def test_a_module_with_an_action_of_its_own_in_check_mode_and_for_good(fleet: Fleet) -> None:
     target, content = "{{ base }}/data/name", "new\n"
     task = repeat(
@@ -263,6 +265,7 @@ def test_the_deadline_ends_an_attempt_that_hangs_and_says_that_it_still_runs(fle
         os.kill(int(pid), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_the_probes_have_time_to_pass_after_a_success(fleet: Fleet) -> None:
     script = 'echo . >> "$1/calls"; (sleep 6; touch "$1/effect") > /dev/null 2>&1 &'
     result = only(fleet.play([repeat(script, verify_within="60s")], "h1"))
@@ -329,6 +332,7 @@ def test_all_hosts_share_one_budget_of_retries(fleet: Fleet) -> None:
     assert sum("the retry budget of all hosts is used up" in one for one in said) == 4, said
 
 
+@pytest.mark.long
 def test_beside_until_and_retries_on_the_same_faults(fleet: Fleet, remote: Path) -> None:
     """The first call takes effect and reports a failure; or its answer is lost."""
     script = 'echo . >> "$1/calls"; touch "$1/effect"; [ "$(wc -l < "$1/calls")" -gt 1 ]'

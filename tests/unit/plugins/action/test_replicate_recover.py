@@ -190,6 +190,7 @@ def test_a_host_comes_back_from_a_whole_copy_and_never_from_a_damaged_one(fleet:
     assert not temporary(fleet)
 
 
+@pytest.mark.long
 def test_without_a_whole_copy_nothing_changes_and_what_was_found_is_listed(fleet: Fleet) -> None:
     peer = replicate(fleet, copies=1).results["h1"]["copies"][0]["peer"]
     flip(fleet, peer)
@@ -248,7 +249,14 @@ def killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found[0]
 
 
-@pytest.mark.parametrize("task", ["ft_replicate", "ft_guard", "ft_settle"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "ft_replicate",
+        pytest.param("ft_guard", marks=pytest.mark.long),
+        pytest.param("ft_settle", marks=pytest.mark.long),
+    ],
+)
 def test_what_a_killed_run_left_is_gone_with_the_next_one_of_any_kind(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -260,6 +268,7 @@ def test_what_a_killed_run_left_is_gone_with_the_next_one_of_any_kind(
     assert not bundle.parent.exists()
 
 
+@pytest.mark.long
 def test_the_driver_takes_away_what_a_killed_run_left(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -337,6 +346,7 @@ def lose(fleet: Fleet, host: str = "h1") -> None:
     shutil.rmtree(fleet.directory(host) / "store", ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_host(fleet: Fleet) -> None:
     peers = [one["peer"] for one in replicate(fleet, copies=2).results["h1"]["copies"]]
     other = next(host for host in fleet.hosts if host not in ("h1", *peers))
@@ -430,6 +440,7 @@ def test_a_copy_without_a_mac_is_taken_by_its_id_alone_and_with_a_warning(fleet:
     assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n"
 
 
+@pytest.mark.long
 def test_the_key_is_made_once_kept_from_others_and_can_be_replaced(fleet: Fleet) -> None:
     first = replicate(fleet, copies=1)
     key = fleet.home / ".evenkeel-key"
@@ -484,6 +495,7 @@ def test_what_a_host_says_of_itself_decides_neither_the_key_nor_what_is_declared
         assert ("'mine' is undefined" if "mine" in facts else "is a fact of h1") in run.results[spare]["msg"]
 
 
+@pytest.mark.long
 def test_a_second_controller_hears_that_its_new_key_is_not_the_one_of_the_copies(fleet: Fleet) -> None:
     """Or the inventory was moved, or cloned, without its key."""
     assert "another key" not in replicate(fleet, copies=1).output

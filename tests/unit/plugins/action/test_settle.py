@@ -27,10 +27,10 @@ exec sh -c "$last"
     [
         ("inventory", {}),
         ("inventory", {"ansible_ssh_args": SHARED}),
-        ("inventory", {"ansible_ssh_common_args": SHARED}),
-        ("inventory", {"ansible_control_path": "/tmp/shared-%%h"}),
+        pytest.param("inventory", {"ansible_ssh_common_args": SHARED}, marks=pytest.mark.long),
+        pytest.param("inventory", {"ansible_control_path": "/tmp/shared-%%h"}, marks=pytest.mark.long),
         ("extra", {"ansible_ssh_args": SHARED}),
-        ("extra", {"ansible_ssh_args": ""}),
+        pytest.param("extra", {"ansible_ssh_args": ""}, marks=pytest.mark.long),
     ],
     ids=str,
 )

@@ -177,6 +177,7 @@ def test_a_real_container_is_restarted(image: str, store: Store) -> None:
     assert not result.get("warnings") and result["proved"]
 
 
+@pytest.mark.long
 def test_a_real_container_that_has_to_be_killed_or_that_ends_is_told(image: str, store: Store) -> None:
     create(image, "trap '' TERM; while :; do sleep 1; done", "--stop-timeout=1", "--stop-signal=TERM")
     times = Times(0.0, 5.0, 0.2)

@@ -67,6 +67,7 @@ def test_a_host_that_lost_its_store_comes_back(
     assert not fetch(new, repository, "web1", taken["id"][:8])["changed"]
 
 
+@pytest.mark.long
 def test_latest_is_the_newest_and_each_can_be_had(
     store: Store, tree: Path, repository: Repository, tmp_path: Path
 ) -> None:

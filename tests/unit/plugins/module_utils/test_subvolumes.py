@@ -293,10 +293,10 @@ def test_what_the_change_made_of_a_subvolume_is_undone(store: Store, disk: Path,
 @pytest.mark.parametrize(
     ("function", "when", "power"),
     [
-        ("btrfs", "before", "kept"),
-        ("btrfs", "after", "kept"),
+        pytest.param("btrfs", "before", "kept", marks=pytest.mark.long),
+        pytest.param("btrfs", "after", "kept", marks=pytest.mark.long),
         ("btrfs", "after", "cut"),
-        ("delete", "before", "kept"),
+        pytest.param("delete", "before", "kept", marks=pytest.mark.long),
         ("delete", "after", "cut"),
         ("exchange", "after", "kept"),
         ("exchange", "after", "cut"),
