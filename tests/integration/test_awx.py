@@ -198,6 +198,7 @@ def test_a_misspelt_limit_is_no_success(awx: Awx) -> None:
     assert not any(awx.fleet.touched(host) for host in awx.fleet.names)
 
 
+@pytest.mark.long
 def test_protect_keeps_copies_on_other_hosts(awx: Awx) -> None:
     variables = {"evenkeel_hosts": "site", "evenkeel_peers": "site", "evenkeel_copies": 2}
     status, code, said = awx.run("protect", "web1", **variables)

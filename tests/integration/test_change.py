@@ -67,6 +67,7 @@ def test_the_repaired_change_is_confirmed_and_then_changes_nothing(fleet: Fleet)
     assert code == 0 and not any(one["changed"] for one in result["hosts"])
 
 
+@pytest.mark.long
 def test_a_change_that_drops_port_22_is_undone_by_the_hosts_themselves(fleet: Fleet) -> None:
     locked = """
 - hosts: site

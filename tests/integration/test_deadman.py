@@ -131,6 +131,7 @@ def test_the_deadline_holds_against_each_of_them(fleet: Fleet, first: int, turn:
     strike(fleet, list(ATTACKS)[first : first + 5])
 
 
+@pytest.mark.long
 def test_what_ansible_left_running_ends_before_the_host_goes_back(fleet: Fleet) -> None:
     """A job in the background writes to what is protected, long after the change was undone."""
     late = """

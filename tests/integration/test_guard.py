@@ -71,6 +71,7 @@ def test_content_that_fails_is_rolled_back_and_no_success(fleet: Fleet) -> None:
     assert not any(fleet.touched(host) for host in fleet.names[1:])
 
 
+@pytest.mark.long
 def test_tags_choose_from_the_content_and_never_from_the_transaction(fleet: Fleet) -> None:
     fails = "\n- ansible.builtin.command: /bin/false\n  tags: [other]\n"
     code, _ = change(fleet, CONTENT + "  tags: [page]\n" + fails, "--tags", "page", "--limit", "web1,web2")

@@ -155,6 +155,7 @@ def test_where_sudo_wants_a_terminal_a_change_goes_without_pipelining(fleet: Fle
         fleet.on("web1", "rm /etc/sudoers.d/zz-tty")
 
 
+@pytest.mark.long
 def test_what_is_advised_takes_the_change_back_whatever_was_recorded_since(fleet: Fleet) -> None:
     """Two hosts keep the change and the third fails; then comes the checkpoint of every night."""
     broken = WRITE + "    - ansible.builtin.fail: {msg: broken}\n      when: inventory_hostname == 'web3'\n"
@@ -296,6 +297,7 @@ class InventoryModule(BaseInventoryPlugin):
                 "ANSIBLE_STDOUT_CALLBACK": "minimal",
             },
             id="shown",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             {"defaults": "callback_plugins=plugins\ncallbacks_enabled=loud\nlog_path=/proc/nope/a.log"},

@@ -165,7 +165,7 @@ def test_who_is_done_is_who_ansible_has_not_given_up(folders: Folders, name: str
     assert folders.judged(playbook, *words) == left
 
 
-FEW = ["end_host first", "rescue"]
+FEW = ["rescue"]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,7 @@ CLUSTER = """
 """
 
 
+@pytest.mark.long
 def test_a_wave_sees_facts_of_all_hosts_and_what_earlier_waves_set(folders: Folders) -> None:
     folders.build()
     extra = ("-e", "ansible_connection=local", "--waves", "1,100%")
@@ -261,7 +262,13 @@ def test_a_host_that_falls_ill_after_its_wave_stops_the_next(folders: Folders) -
     ("playbook", "words", "probes", "end"),
     [
         (play(RESCUE, LAST), (), True, ["confirmed"] * 3),
-        (play(RESCUE, LAST), ("-e", "evenkeel_rescued=fail"), True, ["confirmed", "rolled_back", "confirmed"]),
+        pytest.param(
+            play(RESCUE, LAST),
+            ("-e", "evenkeel_rescued=fail"),
+            True,
+            ["confirmed", "rolled_back", "confirmed"],
+            marks=pytest.mark.long,
+        ),
         (play(RESCUE, LAST), (), False, ["confirmed", "rolled_back", "confirmed"]),
     ],
 )
@@ -278,7 +285,10 @@ def test_a_rescued_failure_is_left_to_the_probes_where_there_are_any(
 
 @pytest.mark.parametrize(
     ("extra", "end"),
-    [({}, ["confirmed"] * 3), ({"evenkeel_rescued": "fail"}, ["confirmed", "rolled_back", "confirmed"])],
+    [
+        pytest.param({}, ["confirmed"] * 3, marks=pytest.mark.long),
+        ({"evenkeel_rescued": "fail"}, ["confirmed", "rolled_back", "confirmed"]),
+    ],
 )
 def test_the_role_has_the_same_answer(folders: Folders, extra: Mapping[str, Any], end: list[str]) -> None:
     (folders.home / "tasks.yml").write_text(f"- {RESCUE}\n- {LAST}\n")

@@ -110,7 +110,8 @@ def extensions(fleet: Fleet, host: str) -> str:
     return "extended" if moved and float(moved) > 1 else ""
 
 
-@pytest.mark.parametrize("answer", ["confirm", pytest.param("abort", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("answer", ["confirm", "abort"])
 def test_a_change_waits_for_a_person(fleet: Fleet, answer: str) -> None:
     playbook = fleet.playbook("site.yml", GOOD)
     words = ["-i", "inventory", *ALL, "--hold-after", "1", "--confirm-within", "30s"]
@@ -229,6 +230,7 @@ def nothing_waits(fleet: Fleet) -> None:
 LAST_MOMENTS = [pytest.param(n / 2, marks=() if n == 0 else pytest.mark.long) for n in range(10)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", LAST_MOMENTS)
 def test_a_kill_in_the_last_step_is_resumed_and_all_hosts_keep_the_change(fleet: Fleet, seconds: float) -> None:
     killed_in_the_last_step(fleet, "2m", seconds)
