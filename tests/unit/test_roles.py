@@ -91,6 +91,21 @@ def test_a_run_for_the_logs_alone_reads_no_store() -> None:
         assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is wanted
 
 
+def test_the_hosts_of_the_command_line_replace_no_peers_of_the_inventory() -> None:
+    tasks = yaml.safe_load((ROLES / "protect/tasks/main.yml").read_text())
+    tasks += yaml.safe_load((ROLES.parent / "playbooks/heal.yml").read_text())[0]["tasks"]
+    calls = [one[key] for one in tasks for key in one if key.rpartition(".")[2] in ("ft_replicate", "ft_heal")]
+    (text,) = {call["peers"] for call in calls}
+    cases: list[tuple[dict[str, object], list[str]]] = [
+        ({"evenkeel_peers": ["b"], "evenkeel_fleet": ["a", "b", "c"]}, ["b"]),
+        ({"evenkeel_fleet": ["a", "b", "c"]}, ["a", "b", "c"]),
+        ({}, ["a", "b"]),
+    ]
+    for variables, wanted in cases:
+        known = {"ansible_play_hosts_all": ["a", "b"], **variables}
+        assert Templar(loader=DataLoader(), variables=known).template(trust_as_template(text)) == wanted
+
+
 def test_every_role_that_copies_takes_the_wanted_way() -> None:
     tasks = [one for file in ROLES.glob("*/tasks/*.yml") for one in yaml.safe_load(file.read_text()) or ()]
     calls = [

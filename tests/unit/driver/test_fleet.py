@@ -100,7 +100,8 @@ def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
 def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
-    assert peers(inventory, ["a", "b"]) == {"evenkeel_peers": ["a", "b"]}
+    # As a variable of the command line it counts for all hosts: ``evenkeel_peers`` would replace the peers of a.
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_fleet": ["a", "b"]}
 
 
 def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
