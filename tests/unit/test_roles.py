@@ -186,13 +186,49 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
             for module in ("ft_guard", "ft_replicate"):
                 words = task.get(f"evenkeel.fault_tolerance.{module}")
                 if words is not None:
-                    given[path.parts[-3]] = words["guard_domain" if module == "ft_guard" else "failure_domain"]
+                    said = words["guard_domain" if module == "ft_guard" else "failure_domain"]
+                    (given[path.parts[-3]],) = set(re.findall(r"evenkeel_\w*domain", said))
                     options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
-                    name = given[path.parts[-3]].split()[1]
-                    assert name in options["argument_specs"]["main"]["options"]
+                    assert given[path.parts[-3]] in options["argument_specs"]["main"]["options"]
     assert given == {
-        "begin": "{{ evenkeel_guard_domain | default(omit) }}",
-        "restart": "{{ evenkeel_guard_domain | default(omit) }}",
-        "protect": "{{ evenkeel_failure_domain | default(omit) }}",
-        "recover": "{{ evenkeel_failure_domain | default(omit) }}",
+        "begin": "evenkeel_guard_domain",
+        "restart": "evenkeel_guard_domain",
+        "protect": "evenkeel_failure_domain",
+        "recover": "evenkeel_failure_domain",
     }
+
+
+def test_a_spare_gets_the_copies_of_the_lost_host_as_that_host_declares_them(tmp_path: Path) -> None:
+    """By Ansible, which shows what the task would be given: a spare is in no group of the lost host."""
+    task = yaml.safe_load((ROLES / "recover/tasks/main.yml").read_text())[-1]
+    call = task["evenkeel.fault_tolerance.ft_replicate"]
+    shown = {key: call[key] for key in ("copies", "peers", "failure_domain")}
+    web = {"evenkeel_copies": 2, "evenkeel_peers": ["web1", "web2"], "evenkeel_failure_domain": "rack"}
+    other = {"evenkeel_copies": 1, "evenkeel_peers": ["spare"], "evenkeel_failure_domain": "of the inventory"}
+    hosts = {"web3": web, "spare": {}, "other": other}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    play = {
+        "hosts": "spare,other",
+        "gather_facts": False,
+        "vars": {"evenkeel_failure_domain": "row"},
+        "tasks": [
+            {"ansible.builtin.set_fact": {"told": shown}, "when": task["when"]},
+            {"debug": {"msg": "{{ told | default({}) }}"}},
+        ],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
+    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml", "-e"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default"}
+    own = {"copies": 1, "peers": ["spare"], "failure_domain": "row"}
+    for lost, wanted in {"web3": (known(web), known(web)), "gone": ({}, own), "": ({}, own)}.items():
+        words = [*command, f"evenkeel_recover_host={lost}" if lost else "{}"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        told = {
+            host: json.loads(text)["msg"]
+            for host, text in re.findall(r"^ok: \[(\w+)\] => (\{\n.*?^\})", done.stdout, re.M | re.S)
+        }
+        assert (told["spare"], told["other"]) == wanted, done.stdout + done.stderr
+
+
+def known(variables: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix("evenkeel_"): value for key, value in variables.items()}
