@@ -104,6 +104,13 @@ def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_pat
     assert "wal/15/main.evenkeel/wal: a symlink that is not root's" in done.stdout
 
 
+def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
+    """The directory of a configuration is that of postgres, and may be a symlink to one in which a file counts."""
+    tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
+    copies = {copy["dest"]: copy["owner"] for one in tasks if (copy := one.get("ansible.builtin.copy"))}
+    assert len(copies) == 2 and set(copies.values()) == {"root"}, copies
+
+
 def test_a_run_for_the_logs_alone_reads_no_store() -> None:
     role = ROLES / "protect"
     tasks = yaml.safe_load((role / "tasks/main.yml").read_text())
