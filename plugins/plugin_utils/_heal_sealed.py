@@ -219,21 +219,29 @@ class Sealed:
     def _verdicts(self, copies: Mapping[str, Sequence[Copy]]) -> dict[tuple[str, str], str]:
         """The verdicts on all bundles with our tags. Where peers disagree, the controller reads the bundle itself."""
         records = {
-            record["sha256"]: (one, record) for found in copies.values() for copy in found for one, record in copy.chain
+            (peer, record["sha256"]): (one, record)
+            for peer, found in copies.items()
+            for copy in found
+            for one, record in copy.chain
         }
+        ours = {sha for _peer, sha in records}
         proofs: dict[str, dict[str, str]] = {}
         for peer in copies:
             for candidate in self._answers[peer]["candidates"]:
                 sha, proof = candidate["sealed"]["sha256"], candidate["sealed"]["proof"]
-                if proof and sha in records:
+                if proof and sha in ours:
                     proofs.setdefault(sha, {})[peer] = proof
         return judge(proofs, {} if self.task.check_mode else self._right(proofs, records))
 
     def _right(
-        self, proofs: Mapping[str, Mapping[str, str]], records: Mapping[str, tuple[str, Record]]
+        self, proofs: Mapping[str, Mapping[str, str]], records: Mapping[tuple[str, str], tuple[str, Record]]
     ) -> dict[str, str]:
         """The right proofs of the bundles of which peers give different ones. A peer that was caught is not believed
-        again: so it cannot have the controller fetch every bundle."""
+        again: so it cannot have the controller fetch every bundle.
+
+        records: (peer, bundle) -> checkpoint and record. The tag does not prove the size, so that the bundle of a peer
+        is compared with the record of the same peer alone.
+        """
         right: dict[str, str] = {}
         caught: set[str] = set()
         for sha, peers in disagreeing(proofs).items():
@@ -241,10 +249,11 @@ class Sealed:
             if len(believed) == 1:
                 right[sha] = believed.pop()
                 continue
-            for peer in peers:
-                path, why = self._fetch(peer, *records[sha])
+            for peer in (one for one in peers if (one, sha) in records):
+                checkpoint, record = records[peer, sha]
+                path, why = self._fetch(peer, checkpoint, record)
                 if path:
-                    right[sha] = _proof(path, records[sha][1]["size"], self._nonce)
+                    right[sha] = _proof(path, record["size"], self._nonce)
                     caught |= {one for one in peers if proofs[sha][one] != right[sha]}
                     break
                 self.told.left.append(why)

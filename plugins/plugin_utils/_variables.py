@@ -102,6 +102,7 @@ DRIVERS = frozenset(
         f"{PREFIX}asked",
         f"{PREFIX}change",
         f"{PREFIX}checkpoints",
+        f"{PREFIX}fleet",
         f"{PREFIX}plan_only",
     )
 )

@@ -72,6 +72,45 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     assert {changed[host] for host in refused} == {"0"} and int(changed["none"]) > 0
 
 
+def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
+    at = next(number for number, one in enumerate(tasks) if one["name"] == "Look at the places of the archive")
+    mine = [*tasks[at : at + 2], *(one for one in tasks if one["name"] == "Make the archive")]
+    for name in ("owner", "group"):  # The account need not be here.
+        del mine[-1]["ansible.builtin.file"][name]
+    cases = {
+        name: {"evenkeel_postgresql_archive": f"{tmp_path}/{name}/15/main.evenkeel"} for name in ("new", "whole", "wal")
+    }
+    for name in cases:
+        (tmp_path / name / "15").mkdir(parents=True)
+    (tmp_path / "private").mkdir(mode=0o755)
+    (tmp_path / "wal/15/main.evenkeel").mkdir()
+    for link in (tmp_path / "whole/15/main.evenkeel", tmp_path / "wal/15/main.evenkeel/wal"):
+        link.symlink_to(tmp_path / "private")
+        if os.geteuid() == 0:
+            os.lchown(link, 65534, 65534)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    hosts = {name: {**local, **case, "evenkeel_postgresql_cluster": "15/main"} for name, case in cases.items()}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    play = [{"hosts": "all", "gather_facts": False, "tasks": mine, "vars_files": [f"{ROLES}/postgresql/vars/main.yml"]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play, sort_keys=False))
+    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    failed = dict(re.findall(r"^(\w+) +: ok=.* failed=(\d)", done.stdout, re.M))
+    assert failed == {"new": "0", "whole": "1", "wal": "1"}, done.stdout + done.stderr
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o755 and os.listdir(tmp_path / "private") == []
+    assert sorted(os.listdir(tmp_path / "new/15/main.evenkeel")) == ["base", "wal"]
+    assert "wal/15/main.evenkeel/wal: a symlink that is not root's" in done.stdout
+
+
+def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
+    """The directory of a configuration is that of postgres, and may be a symlink to one in which a file counts."""
+    tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
+    copies = {copy["dest"]: copy["owner"] for one in tasks if (copy := one.get("ansible.builtin.copy"))}
+    assert len(copies) == 2 and set(copies.values()) == {"root"}, copies
+
+
 def test_a_run_for_the_logs_alone_reads_no_store() -> None:
     role = ROLES / "protect"
     tasks = yaml.safe_load((role / "tasks/main.yml").read_text())
@@ -89,6 +128,21 @@ def test_a_run_for_the_logs_alone_reads_no_store() -> None:
     ]
     for variables, wanted in cases:
         assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is wanted
+
+
+def test_the_hosts_of_the_command_line_replace_no_peers_of_the_inventory() -> None:
+    tasks = yaml.safe_load((ROLES / "protect/tasks/main.yml").read_text())
+    tasks += yaml.safe_load((ROLES.parent / "playbooks/heal.yml").read_text())[0]["tasks"]
+    calls = [one[key] for one in tasks for key in one if key.rpartition(".")[2] in ("ft_replicate", "ft_heal")]
+    (text,) = {call["peers"] for call in calls}
+    cases: list[tuple[dict[str, object], list[str]]] = [
+        ({"evenkeel_peers": ["b"], "evenkeel_fleet": ["a", "b", "c"]}, ["b"]),
+        ({"evenkeel_fleet": ["a", "b", "c"]}, ["a", "b", "c"]),
+        ({}, ["a", "b"]),
+    ]
+    for variables, wanted in cases:
+        known = {"ansible_play_hosts_all": ["a", "b"], **variables}
+        assert Templar(loader=DataLoader(), variables=known).template(trust_as_template(text)) == wanted
 
 
 def test_every_role_that_copies_takes_the_wanted_way() -> None:
@@ -171,13 +225,49 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
             for module in ("ft_guard", "ft_replicate"):
                 words = task.get(f"evenkeel.fault_tolerance.{module}")
                 if words is not None:
-                    given[path.parts[-3]] = words["guard_domain" if module == "ft_guard" else "failure_domain"]
+                    said = words["guard_domain" if module == "ft_guard" else "failure_domain"]
+                    (given[path.parts[-3]],) = set(re.findall(r"evenkeel_\w*domain", said))
                     options = yaml.safe_load((path.parents[1] / "meta/argument_specs.yml").read_text())
-                    name = given[path.parts[-3]].split()[1]
-                    assert name in options["argument_specs"]["main"]["options"]
+                    assert given[path.parts[-3]] in options["argument_specs"]["main"]["options"]
     assert given == {
-        "begin": "{{ evenkeel_guard_domain | default(omit) }}",
-        "restart": "{{ evenkeel_guard_domain | default(omit) }}",
-        "protect": "{{ evenkeel_failure_domain | default(omit) }}",
-        "recover": "{{ evenkeel_failure_domain | default(omit) }}",
+        "begin": "evenkeel_guard_domain",
+        "restart": "evenkeel_guard_domain",
+        "protect": "evenkeel_failure_domain",
+        "recover": "evenkeel_failure_domain",
     }
+
+
+def test_a_spare_gets_the_copies_of_the_lost_host_as_that_host_declares_them(tmp_path: Path) -> None:
+    """By Ansible, which shows what the task would be given: a spare is in no group of the lost host."""
+    task = yaml.safe_load((ROLES / "recover/tasks/main.yml").read_text())[-1]
+    call = task["evenkeel.fault_tolerance.ft_replicate"]
+    shown = {key: call[key] for key in ("copies", "peers", "failure_domain")}
+    web = {"evenkeel_copies": 2, "evenkeel_peers": ["web1", "web2"], "evenkeel_failure_domain": "rack"}
+    other = {"evenkeel_copies": 1, "evenkeel_peers": ["spare"], "evenkeel_failure_domain": "of the inventory"}
+    hosts = {"web3": web, "spare": {}, "other": other}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    play = {
+        "hosts": "spare,other",
+        "gather_facts": False,
+        "vars": {"evenkeel_failure_domain": "row"},
+        "tasks": [
+            {"ansible.builtin.set_fact": {"told": shown}, "when": task["when"]},
+            {"debug": {"msg": "{{ told | default({}) }}"}},
+        ],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
+    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml", "-e"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default"}
+    own = {"copies": 1, "peers": ["spare"], "failure_domain": "row"}
+    for lost, wanted in {"web3": (known(web), known(web)), "gone": ({}, own), "": ({}, own)}.items():
+        words = [*command, f"evenkeel_recover_host={lost}" if lost else "{}"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        told = {
+            host: json.loads(text)["msg"]
+            for host, text in re.findall(r"^ok: \[(\w+)\] => (\{\n.*?^\})", done.stdout, re.M | re.S)
+        }
+        assert (told["spare"], told["other"]) == wanted, done.stdout + done.stderr
+
+
+def known(variables: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix("evenkeel_"): value for key, value in variables.items()}

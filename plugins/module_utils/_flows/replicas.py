@@ -266,6 +266,7 @@ def candidates(store: Store, host: str) -> Candidates:
     source = replica(store, host)
     found = []
     seen: set[str] = set()
+    faults: dict[str, str] = {}  # of each content that was read: checkpoints share most of theirs
     for ids in source.refs().values():
         before: Manifest | None = None
         for checkpoint in ids:
@@ -279,8 +280,10 @@ def candidates(store: Store, host: str) -> Candidates:
                 one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
                 machine = machine_of(manifest.sections)
                 one.release, one.architecture = machine.release, machine.architecture
-                wrong = source.verify(manifest)
-                one.bytes = 0 if wrong else sum(map(source.objects.size, source.contents_of(manifest)))
+                needed = source.contents_of(manifest)
+                faults.update({sha: source.objects.verify(sha) or "" for sha in sorted(needed - faults.keys())})
+                wrong = {sha: faults[sha] for sha in needed if faults[sha]}
+                one.bytes = 0 if wrong else sum(map(source.objects.size, needed))
                 if wrong:
                     named = [f"{path}: {wrong[sha]}" for path, sha in paths_of(manifest) if sha in wrong]
                     one.detail = "; ".join(named[:10])

@@ -94,7 +94,8 @@ def forget(path: str) -> None:
 
 
 def _remove(folder: str) -> None:
-    gone = folder if folder.endswith(_OVER) else folder + _OVER
+    # Everybody can make names here: nobody can have taken one that nobody can know.
+    gone = folder if folder.endswith(_OVER) else f"{folder}-{os.urandom(8).hex()}{_OVER}"
     os.rename(folder, gone)
     with suppress(FileNotFoundError, ValueError, TypeError):  # No line was added for a torn note.
         authorized.remove(authorized.Entry.of(read_small(os.path.join(gone, _ENTRY), 65536)[0]))

@@ -54,8 +54,11 @@ class Protect(PlaybookCommand):
 
 
 def peers(inventory: Inventory, hosts: Sequence[str]) -> Variables:
-    """The hosts that may hold copies where the inventory names none: all hosts."""
+    """The hosts that may hold copies of a host for which the inventory names none: all hosts.
+
+    The variable is another one than ``evenkeel_peers``, which it would replace on the hosts that have it.
+    """
     said = ("evenkeel_peers", "evenkeel_group")
     if all(any(name in inventory.variables.get(host, {}) for name in said) for host in hosts):
         return {}
-    return {"evenkeel_peers": [host for host in inventory.order if host not in LOCAL]}
+    return {"evenkeel_fleet": [host for host in inventory.order if host not in LOCAL]}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +15,10 @@ from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import Record, Result
 from evenkeel.ansible.options import Options
+from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.arguments import Variables, add_part, given, part
 from evenkeel.commands.playbook import PlaybookCommand
-from evenkeel.outcome import RunResult
+from evenkeel.outcome import RunResult, UsageError, some_of
 from evenkeel.progress import Kind, Progress
 from evenkeel.show import summary
 
@@ -54,6 +55,17 @@ class Recover(PlaybookCommand):
             recover_min_copies=args.min_copies,
             undeclared=args.undeclared or None,
         )
+
+    def variables_of(
+        self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
+    ) -> Mapping[str, object]:
+        lost, onto = variables.get("evenkeel_recover_host"), variables.get("evenkeel_hosts")
+        if lost and onto != "any" and len(hosts) > 1:
+            raise UsageError(
+                f"{onto} stands for {len(hosts)} hosts ({some_of(hosts)}), and each of them would get the state of "
+                f"{lost}: name one host, or --onto any for the first of the group spares that can take it"
+            )
+        return variables
 
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         data = mapping(event.get("event_data"))

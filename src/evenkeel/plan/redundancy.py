@@ -106,7 +106,8 @@ def redundancy(answers: Answers) -> Redundancy | None:
     held: dict[str, dict[str, Mapping[str, Any]]] = {}
     for peer, row in said.items():
         for one in row.get("holds") or []:
-            held.setdefault(str(one.get("host") or ""), {})[peer] = one
+            host = str(one.get("host") or "")
+            held.setdefault(host, {})[peer] = {**one, "ids": (row.get("replicas") or {}).get(host) or []}
     declared = [host for host, one in listed.items() if one.get("copies") is not None]
     gone = {str(host) for one in listed.values() for host in one.get("gone") or []}
     owners = []
@@ -140,6 +141,10 @@ def _owner(
     copies = []
     for peer, one in held.items():
         ident = str(one.get("id") or "")
+        if ident and ident not in own:
+            # A peer cannot tell an encrypted copy of a log from others. The host can.
+            mine = [known for known in map(str, one["ids"]) if known in own]
+            ident = max(mine, key=lambda known: own[known] or 0.0, default=ident)
         created = own.get(ident) or _epoch(one.get("created"))
         behind = None if date is None or created is None else max(0.0, date - created)
         # Another checkpoint of the same date is no copy of the newest.

@@ -19,6 +19,7 @@ from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
+from evenkeel.commands.recover import Recover
 from evenkeel.commands.registry import PLAYBOOKS, run
 from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, UsageError
@@ -100,7 +101,8 @@ def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:
 def test_every_host_may_hold_copies_unless_the_inventory_says_which() -> None:
     inventory = Inventory(("a", "b", "localhost"), {}, {"a": {"evenkeel_peers": ["b"]}})
     assert peers(inventory, ["a"]) == {}
-    assert peers(inventory, ["a", "b"]) == {"evenkeel_peers": ["a", "b"]}
+    # As a variable of the command line it counts for all hosts: ``evenkeel_peers`` would replace the peers of a.
+    assert peers(inventory, ["a", "b"]) == {"evenkeel_fleet": ["a", "b"]}
 
 
 def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touched() -> None:
@@ -116,6 +118,15 @@ def test_a_rollback_to_each_its_own_names_the_hosts_without_before_any_is_touche
     caller = Caller(secrets=Secrets(), controller=controller)
     with pytest.raises(UsageError, match="names none for web2, web3"):
         Rollback().run_playbook(Options(), {"evenkeel_checkpoints": {"web1": "a" * 16}}, caller)
+
+
+def test_the_state_of_a_host_goes_to_one_host_and_to_no_group() -> None:
+    command, hosts = Recover(), ("web6", "web7")
+    variables = {"evenkeel_recover_host": "web3", "evenkeel_hosts": "spares"}
+    with pytest.raises(UsageError, match=r"spares stands for 2 hosts \(web6, web7\).* of web3"):
+        command.variables_of(hosts, variables, lambda: pytest.fail("not needed"))
+    for given, names in ((variables, hosts[:1]), ({**variables, "evenkeel_hosts": "any"}, hosts), ({}, hosts)):
+        assert command.variables_of(names, given, lambda: pytest.fail("not needed")) == given
 
 
 def test_a_command_that_is_none_is_named_with_those_that_are() -> None:

@@ -96,6 +96,23 @@ def test_a_copy_with_known_damage_or_without_a_checkpoint_counts_for_nothing() -
     assert "web3 (r2) has no whole one" in line(told, "web2")
 
 
+def test_a_newer_copy_of_a_log_hides_no_copy_of_the_newest_checkpoint() -> None:
+    """The peers cannot tell an encrypted copy of a log from others, and name it as the newest."""
+
+    def peer(host: str, *ids: str) -> dict[str, Any]:
+        log = copy("web1", "web1log", "2026-11-29T09:59:00.000000Z")
+        others = [copy(other) for other in RACKS if other not in (host, "web1")]
+        return {**row(host, log, *others), "replicas": {"web1": [*ids, "web1log"]}}
+
+    told = found(fleet(web2=peer("web2", "web1old"), web3=peer("web3", "web1old", "web1new")))
+    assert [(one.peer, one.id, one.newest) for one in owner(told, "web1").copies] == [
+        ("web2", "web1old", False),
+        ("web3", "web1new", True),
+    ]
+    assert line(told, "web1") == "web1 5 min 5 min 10 min 1 of 2: web3 (r2); web2 (r1) is 115 min behind"
+    assert told.losses == []
+
+
 def test_a_host_that_did_not_answer_holds_nothing_that_is_known() -> None:
     told = found(fleet(web2={"state": "unreachable", "msg": "no route"}))
     assert told.silent == ["web2"]

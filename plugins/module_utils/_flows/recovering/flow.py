@@ -121,9 +121,10 @@ class _Preparing:
             mounts=registry.seen_mounts(),
             ours=ours.paths(self.store.root),
             without=_without(sections),
+            refused=self._way_in(),
         )
         made = derive.derive(sections, present, choices)
-        refused: dict[str, str] = {}
+        refused = dict(choices.refused)
         short: dict[str, str] = {}
         for _turn in range(_TURNS):
             more, short = self._refused(made.sections, dict(zip(map(_key, sections), scans)))
@@ -145,6 +146,12 @@ class _Preparing:
             left_out=[one for one in made.left_out if self._is_asked(one)],
             notes=findings.warnings,
         )
+
+    def _way_in(self) -> dict[str, str]:
+        """The keys by which the controller logs in as another account than root, which a spare keeps, and why."""
+        account = _accounts().get(checks.login_name(os.environ))
+        keeps = self.request.identity == KEEP and account is not None and os.path.isabs(account.home)
+        return {os.path.join(os.path.realpath(account.home), ".ssh"): "access"} if account and keeps else {}
 
     def _scan(self, section: Section) -> Scan | None:
         spec = tree_spec(section)
@@ -213,8 +220,7 @@ class _Preparing:
         return found
 
     def _compare_accounts(self, wanted: Sequence[Section], found: checks.Findings) -> None:
-        with open(checks.PASSWD, "rb") as stream:
-            here = checks.accounts(stream.read())
+        here = _accounts()
         sha = checks.content_of(wanted, checks.PASSWD)
         if sha and self._has_part(checks.PASSWD):
             with suppress(Damaged):  # The rollback names what is damaged.
@@ -249,6 +255,12 @@ class _Preparing:
         if not isinstance(self.sink, Writer):
             return ""
         return self.store.commit(self.sink, NAME, self.recorded.host, sections).id
+
+
+def _accounts() -> dict[str, checks.Account]:
+    """The accounts of this host."""
+    with open(checks.PASSWD, "rb") as stream:
+        return checks.accounts(stream.read())
 
 
 def _key(section: Section) -> tuple[str, str]:

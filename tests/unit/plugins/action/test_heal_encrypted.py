@@ -216,6 +216,28 @@ def test_peers_that_claim_without_holding_are_named_even_where_they_are_more(sma
     assert phases.count("export") == 3
 
 
+def test_a_false_size_keeps_the_controller_from_no_bundle_of_another_peer(small: Small) -> None:
+    """The tag of a record proves no size: two peers that claim another one, too, are no majority that decides."""
+    first, second = ids(small)
+
+    def smaller(phase: str, values: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        answer = claims(phase, values, answer)
+        for one in answer.get("candidates", []):
+            one["sealed"]["size"] -= 1
+        return answer
+
+    for peer in ("h4", "h5"):
+        shutil.copytree(small.copy("h2"), small.copy(peer))
+    for peer in ("h3", "h4", "h5"):
+        shutil.rmtree(small.copy(peer) / "sealed")
+        small.liars[peer] = smaller
+    result = heal(small)
+    named = {said.split(" ")[0] for said in result["warnings"] if "does not hold what it claims" in said}
+    assert named == {"h3", "h4", "h5"}, result
+    assert not any("h2 gave another bundle" in said for said in result["left"])
+    assert not result.get("failed") and len(whole(small, second)) == len(whole(small, first)) == 2
+
+
 def test_a_peer_that_gives_another_bundle_is_not_passed_on(small: Small) -> None:
     """It proves what it has, and hands out something else."""
     first, second = ids(small)

@@ -339,6 +339,29 @@ def test_a_part_with_the_accounts_does_not_lock_the_controller_out(
     assert prepare(store, recorded, paths=[str(etc / "app.conf")])["id"]
 
 
+def test_a_spare_keeps_the_keys_of_the_account_by_which_the_controller_logs_in(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = etc / "home"
+    for name in ("ops", "dev"):
+        (home / name / ".ssh").mkdir(parents=True)
+        (home / name / ".ssh/authorized_keys").write_text("of the lost host")
+    (home / "ops/notes").write_text("of the lost host")
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(home)]}}])["id"]
+    for path in home.rglob("*"):
+        if path.is_file():
+            path.write_text("of the spare")
+    monkeypatch.setattr(preflight, "PASSWD", str(etc / "passwd"))
+    (etc / "passwd").write_bytes(PASSWD.replace(b"/home/ops", os.fsencode(home / "ops")))
+    monkeypatch.setenv("SUDO_USER", "ops")
+    found = prepare(store, recorded)
+    assert found["left_out"] == [f"{home}/ops/.ssh (access)"]
+    rollback(store, found["id"])
+    assert (home / "ops/.ssh/authorized_keys").read_text() == "of the spare"
+    assert (home / "ops/notes").read_text() == (home / "dev/.ssh/authorized_keys").read_text() == "of the lost host"
+    assert prepare(store, recorded, "take")["left_out"] == []
+
+
 def test_a_part_is_checked_and_what_stays_cannot_be_asked_for(store: Store, etc: Path) -> None:
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     spare(etc)

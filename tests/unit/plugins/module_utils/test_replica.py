@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import adopt, checkpoint, receive, rollback
 
@@ -89,6 +90,30 @@ def test_only_what_the_peer_lacks_travels(store: Store, peer: Store, tree: Path,
     second = send(store, peer, tmp_path, replicas.have(peer, "web1").ids)
     assert first.objects > 5 and second.objects == 1
     assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified", "verified"]
+
+
+def test_a_content_of_many_checkpoints_is_read_once_and_counts_against_each_of_them(
+    store: Store, peer: Store, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer has a limited time to answer for all the checkpoints that it holds, before a lost host comes back."""
+    for number in range(3):
+        (tree / "new").write_text(f"number {number}")
+        checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+        send(store, peer, tmp_path)
+    read: list[str] = []
+    verify = Objects.verify
+
+    def noted(self: Objects, sha: str) -> str | None:
+        read.append(sha)
+        return verify(self, sha)
+
+    monkeypatch.setattr(Objects, "verify", noted)
+    assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified"] * 3
+    assert len(read) == len(set(read)) > 5
+    for path in Path(peer.root).rglob("*.pack"):
+        os.chmod(path, 0o600)
+        path.write_bytes(path.read_bytes().replace(b"first", b"f1rst"))
+    assert [f"{tree}/a" in one.detail for one in replicas.candidates(peer, "web1").candidates] == [True] * 3
 
 
 def test_a_bundle_with_a_flipped_byte_is_never_a_copy(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:

@@ -87,6 +87,16 @@ def test_what_a_process_has_open_stays(top: Path, mode: str) -> None:
     assert os.listdir(top) == []
 
 
+def test_nobody_can_keep_a_bundle_from_its_end(top: Path) -> None:
+    path = bundle()
+    for name in ("-over", "-over-over"):  # Any user can make these as soon as the directory is there.
+        (top / f"{path.parent.name}{name}").mkdir()
+        (top / f"{path.parent.name}{name}" / "kept").touch()
+    with scratch.taken(str(path)):
+        assert not path.parent.exists()
+    assert sorted(one.name for one in top.iterdir()) == [f"{path.parent.name}-over", f"{path.parent.name}-over-over"]
+
+
 @needs_root
 def test_what_is_somebody_elses_is_left_alone(top: Path) -> None:
     victim = top / "victim"
