@@ -82,7 +82,7 @@ options:
     description:
       - How long a host may take for its part besides reading; after that it counts as unreachable.
     type: str
-    default: 10m
+    default: 1h
 attributes:
   check_mode:
     support: full

@@ -56,7 +56,7 @@ options:
     description:
       - How long a peer may take for its part; after that it counts as unreachable.
     type: str
-    default: 10m
+    default: 1h
   undeclared:
     description:
       - Restore also state that the variable C(evenkeel_resources) of O(host) does not declare, after you have examined

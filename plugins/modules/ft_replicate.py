@@ -88,7 +88,7 @@ options:
     description:
       - How long a peer may take for its part; after that it counts as unreachable.
     type: str
-    default: 10m
+    default: 1h
 attributes:
   check_mode:
     support: full

@@ -340,7 +340,7 @@ def _about_this_run(question: Question) -> Iterator[str]:
 
 
 def _across_domains(names: Sequence[str], domains: Mapping[str, str | None]) -> list[str]:
-    nowhere = [name for name in names if not domains.get(name)]
+    nowhere = [name for name in names if domains.get(name) in (None, "")]
     if nowhere:
         return [f"{_names(nowhere)}: no failure domain is known. Set the variable for every host of the group."]
     spread: dict[str, list[str]] = {}

@@ -70,7 +70,7 @@ def judge(
     found = {}
     for sha, given in proofs.items():
         known = (right or {}).get(sha)
-        verdicts = _heal.judge("us", {**given, "us": known}) if known else _heal.judge("", given)
+        verdicts = _heal.judge("", {**given, **({"": known} if known else {})})  # No host has an empty name.
         found.update({(peer, sha): verdicts[peer] for peer in given})
     return found
 

@@ -36,7 +36,7 @@ def check(host: str, copies: int, peers: Sequence[str], domains: Mapping[str, st
             named = ", ".join(sorted(others)) or "none"
             raise ValueError(f"{copies} copies of {host} need as many peers besides it; there are: {named}")
         return
-    nowhere = sorted(name for name in {host, *others} if not domains.get(name))
+    nowhere = sorted(name for name in {host, *others} if domains.get(name) in (None, ""))
     if nowhere:
         raise ValueError(f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host and peer")
     there: dict[str, list[str]] = {}

@@ -24,6 +24,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "confirm_within",
         "container",
         "copies",
+        "copy_timeout",
         "deadline",
         "drain",
         "encryption_key",

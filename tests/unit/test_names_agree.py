@@ -35,6 +35,7 @@ LONGER = {
         ("ft_address", name): f"evenkeel_virtual_{name}"
         for name in ("addresses", "interface", "router_id", "witnesses")
     },
+    **{(module, "timeout"): "evenkeel_copy_timeout" for module in ("ft_heal", "ft_recover", "ft_replicate")},
     ("ft_heal", "time_limit"): "evenkeel_scrub_time_limit",
     ("ft_recover", "host"): "evenkeel_recover_host",
     ("ft_recover", "min_copies"): "evenkeel_recover_min_copies",

@@ -20,7 +20,7 @@ ARGUMENTS: Options = {
     "forget": {"type": "str"},
     "retention": retention.OPTION,
     "time_limit": {"type": "str", "default": "10m"},
-    "timeout": {"type": "str", "default": "10m"},
+    "timeout": {"type": "str", "default": "1h"},
 }
 # The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}

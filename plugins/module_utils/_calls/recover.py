@@ -12,7 +12,7 @@ ARGUMENTS: Options = {
     "host": {"type": "str"},
     "checkpoint": {"type": "str", "default": "latest"},
     "peers": {"type": "list", "elements": "str", "required": True},
-    "timeout": {"type": "str", "default": "10m"},
+    "timeout": {"type": "str", "default": "1h"},
     "undeclared": {"type": "bool", "default": False},
     "identity": {"type": "str", "choices": ["keep", "take"]},
     "kinds": {"type": "list", "elements": "str"},

@@ -19,7 +19,7 @@ ARGUMENTS: Options = {
     "host": {"type": "str"},
     "transport": {"type": "str", "default": "auto", "choices": ["auto", "ssh", "chain", "relay"]},
     "retention": retention.OPTION,
-    "timeout": {"type": "str", "default": "10m"},
+    "timeout": {"type": "str", "default": "1h"},
 }
 # The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}

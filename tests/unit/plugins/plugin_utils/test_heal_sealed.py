@@ -66,6 +66,7 @@ def test_the_bundle_itself_decides_even_against_a_majority() -> None:
     assert disagreeing(proofs) == {WHOLE: ["h3", "h4", "h2"]}
     found = judge(proofs, {WHOLE: "x"})
     assert found == {("h2", WHOLE): GOOD, ("h3", WHOLE): FALSE, ("h4", WHOLE): FALSE, ("h2", PART): GOOD}
+    assert judge({WHOLE: {"us": "y", "h3": "x"}}, {WHOLE: "x"})[("us", WHOLE)] == FALSE
 
 
 def test_without_the_bundle_two_peers_that_disagree_do_not_count() -> None:
