@@ -41,6 +41,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal imp
 _EMPTY = "its store was empty"
 # The largest number of sentences of one sort in a result.
 _SHOWN = 50
+# The hosts that are gone whose copies a run looks after. A hostile peer can list thousands that never were.
+ORPHANS = 100
 
 
 class ActionModule(ActionBase):
@@ -117,12 +119,21 @@ class Healing:
         told = self._inventory.each(self._peers, lambda host: carrier.phase(host, "owners"), self._timeout)
         listed = {peer: answer["hosts"] for peer, answer in told.items() if "hosts" in answer}
         everyone, present = played
-        for owner in _heal.lost_owners(listed, present | {self.here}):
-            if not self._inventory.has(owner) or owner in everyone:
-                try:
-                    self.heal(owner, False, scratch)
-                except (EvenkeelError, AnsibleError, ValueError) as error:
-                    self._told.lost.append(f"the copies of {owner} could not be looked after: {error}")
+        lost = [
+            owner
+            for owner in _heal.lost_owners(listed, present | {self.here})
+            if not self._inventory.has(owner) or owner in everyone
+        ]
+        for owner in lost[:ORPHANS]:
+            try:
+                self.heal(owner, False, scratch)
+            except (EvenkeelError, AnsibleError, ValueError) as error:
+                self._told.lost.append(f"the copies of {owner} could not be looked after: {error}")
+        if len(lost) > ORPHANS:
+            self._told.left.append(
+                f"peers list copies of {len(lost)} hosts that are gone; those of {ORPHANS} were looked after, and "
+                "other runs look after others"
+            )
 
     def heal(self, owner: str, own: bool, scratch: str) -> None:
         """Look after the copies of ``owner``. own: its own store is asked as well."""

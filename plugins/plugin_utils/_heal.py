@@ -10,8 +10,9 @@ there is a better one.
 from __future__ import annotations
 
 import hmac
+import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -180,6 +181,8 @@ def wanted(known: Mapping[str, Known], policy: retention.Policy | None, now: dat
     return [one.id for one in ordered if one.id in keep]
 
 
-def lost_owners(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> Iterator[str]:
-    """The hosts whose copies peers hold (``listed``, by peer) and that no task of this run cares for."""
-    yield from sorted({owner for owners in listed.values() for owner in owners} - set(cared_for))
+def lost_owners(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> list[str]:
+    """The hosts whose copies peers hold (``listed``, by peer) and that no task of this run cares for; those that most
+    peers list first. A single peer can make names up, so that its order is by chance, another one in each run."""
+    count = Counter(owner for owners in listed.values() for owner in set(owners))
+    return sorted(count.keys() - set(cared_for), key=lambda owner: (-count[owner], random.random()))

@@ -149,7 +149,7 @@ class _Preparing:
 
     def _way_in(self) -> dict[str, str]:
         """The keys by which the controller logs in as another account than root, which a spare keeps, and why."""
-        account = _accounts().get(checks.login_name(os.environ))
+        account = _accounts().get(_login())
         keeps = self.request.identity == KEEP and account is not None and os.path.isabs(account.home)
         return {os.path.join(os.path.realpath(account.home), ".ssh"): "access"} if account and keeps else {}
 
@@ -225,7 +225,7 @@ class _Preparing:
         if sha and self._has_part(checks.PASSWD):
             with suppress(Damaged):  # The rollback names what is damaged.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
-                more = checks.compare_accounts(then, here, checks.login_name(os.environ))
+                more = checks.compare_accounts(then, here, _login())
                 found.refusals += more.refusals or self._lost_groups(wanted)
                 found.warnings += more.warnings
         elif not sha:
@@ -242,7 +242,7 @@ class _Preparing:
             return []
         then = b"".join(self.store.objects.read(sha))
         with open(checks.GROUP, "rb") as stream:
-            return checks.lost_groups(then, stream.read(), checks.login_name(os.environ))
+            return checks.lost_groups(then, stream.read(), _login())
 
     def _commit(self, sections: list[Section]) -> str:
         """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""
@@ -261,6 +261,14 @@ def _accounts() -> dict[str, checks.Account]:
     """The accounts of this host."""
     with open(checks.PASSWD, "rb") as stream:
         return checks.accounts(stream.read())
+
+
+def _login() -> str:
+    """The account by which the controller has come here; empty for root or unknown."""
+    audited = ""
+    with suppress(OSError), open(checks.AUDITED) as stream:
+        audited = stream.read(32).strip()
+    return checks.login_name(os.environ, audited, _accounts())
 
 
 def _key(section: Section) -> tuple[str, str]:

@@ -18,6 +18,8 @@ from ..._resources.registry import kind_of, path_lines, tree_spec
 from ..._store.manifest import Section
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
+# The uid with which the session of this process began.
+AUDITED = "/proc/self/loginuid"
 # The groups whose members become root.
 _ROOTS = ("admin", "sudo", "wheel")
 _LABELS = "security.selinux"
@@ -181,6 +183,8 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:_SHOWN]) + more
 
 
-def login_name(environment: Mapping[str, str]) -> str:
-    """The account from which sudo or doas made this process root's; empty where none did."""
-    return environment.get("SUDO_USER") or environment.get("DOAS_USER") or ""
+def login_name(environment: Mapping[str, str], audited: str, here: Mapping[str, Account]) -> str:
+    """The account that has logged in: the one from which sudo or doas made this process root's, and else, as after
+    su, that of the uid ``audited``. Empty for root or unknown."""
+    told = environment.get("SUDO_USER") or environment.get("DOAS_USER")
+    return told or next((name for name, one in here.items() if one.uid and str(one.uid) == audited), "")

@@ -553,7 +553,9 @@ def test_a_source_that_dies_is_replaced_by_the_next(small: Small) -> None:
     assert result["done"][0].endswith(f"on {lost} from {other}") and small.holders(newest) == sorted([lost, other])
 
 
-def test_hosts_that_left_the_inventory_or_the_run_are_looked_after_from_peer_to_peer(small: Small) -> None:
+def test_hosts_that_left_the_inventory_or_the_run_are_looked_after_from_peer_to_peer(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newest, holders = ids(small)
     third = next(host for host in small.racks if host not in ("h1", *holders))
     (small.home / f"data-{third}").mkdir()
@@ -570,6 +572,10 @@ def test_hosts_that_left_the_inventory_or_the_run_are_looked_after_from_peer_to_
     # A host of the inventory that is not part of the run is left to its own task.
     DAMAGES["deleted pack"](small.copy(holders[0]))
     assert not small.heal_orphans({third}, {third})["planned"]
+    small.gone = {"h1"}
+    monkeypatch.setattr(ft_heal, "ORPHANS", 0)
+    result = small.heal_orphans(set(), {third})
+    assert not result["planned"] and "copies of 1 hosts that are gone; those of 0" in result["left"][-1]
 
 
 # -- time, retention, repetition

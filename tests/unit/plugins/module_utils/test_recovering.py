@@ -255,6 +255,14 @@ def test_the_login_of_the_controller_is_not_locked_out_and_moved_uids_are_named(
     assert "has uid 1001" in found.refusals[0] and "postgres (106, then 107)" in found.warnings[0]
 
 
+def test_the_login_of_the_controller_is_known_however_it_became_root() -> None:
+    here = preflight.accounts(PASSWD)
+    assert preflight.login_name({"SUDO_USER": "ops"}, "106", here) == "ops"
+    assert preflight.login_name({"DOAS_USER": "ops"}, "106", here) == "ops"
+    assert preflight.login_name({}, "1000", here) == "ops"
+    assert [preflight.login_name({}, audited, here) for audited in ("0", "4294967295", "")] == ["", "", ""]
+
+
 def test_the_login_of_the_controller_still_becomes_root() -> None:
     here = b"sudo:x:27:ops,dev\nshop:x:1234:ops\n"
     assert preflight.lost_groups(here, here, "ops") == []
@@ -329,7 +337,8 @@ def test_a_part_with_the_accounts_does_not_lock_the_controller_out(
     store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "PASSWD", str(etc / "passwd"))
-    monkeypatch.setenv("SUDO_USER", "ops")
+    monkeypatch.setattr(preflight, "AUDITED", str(etc / "audited"))
+    (etc / "audited").write_text("1000")
     (etc / "passwd").write_bytes(PASSWD.replace(b"ops:x:1000", b"dev:x:1000"))
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     (etc / "passwd").write_bytes(PASSWD)
