@@ -24,7 +24,7 @@ from .test_postgresql import pytestmark as pytestmark
 AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
 
 
-def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 180.0) -> None:
     """A standby tries its archive and its primary by turns, five seconds apart: it takes a while on a busy machine."""
     end = time.monotonic() + seconds
     while not holds():
