@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -63,6 +64,16 @@ def follow(standby: Cluster, primary: Cluster) -> None:
     until(lambda: primary.sql("select state from pg_stat_replication") == ["streaming"])
 
 
+def hand_over(old: Cluster, new: Cluster) -> None:
+    """Stop the primary, and promote its standby once it has the last record: otherwise the old one cannot follow it."""
+    until(lambda: old.sql("select state from pg_stat_replication") == ["streaming"])
+    old.control("stop")
+    last = re.search(r"Latest checkpoint location: +(\S+)", old.sh("pg_controldata", "-D", str(old.data)))
+    assert last
+    until(lambda: new.sql(f"select pg_last_wal_replay_lsn() > '{last[1]}'") == ["t"])
+    new.control("promote")
+
+
 def test_a_standby_is_refused_and_its_primary_names_it(pair: tuple[Cluster, Cluster]) -> None:
     primary, standby = pair
     refused(standby, "is a standby", standby.checkpoint)
@@ -81,8 +92,7 @@ def test_a_standby_is_refused_and_its_primary_names_it(pair: tuple[Cluster, Clus
 def test_a_checkpoint_of_before_a_failover_is_refused_until_after_the_way_back(pair: tuple[Cluster, Cluster]) -> None:
     primary, standby = pair
     primary.checkpoint()
-    primary.control("stop")
-    standby.control("promote")
+    hand_over(primary, standby)
     assert standby.checkpoint()["changed"]  # it has taken over: a primary like any other, with a base of its own
     standby.sql("insert into t values (2)")
     with open(primary.data / "postgresql.auto.conf", "a") as stream:
@@ -100,8 +110,7 @@ def test_a_checkpoint_of_before_a_failover_is_refused_until_after_the_way_back(p
     # And back: what was written elsewhere is in the data, and not in the archive of this host.
     primary.control("start")
     until(lambda: primary.rows() == ["1", "2"])
-    standby.control("stop")
-    primary.control("promote")
+    hand_over(standby, primary)
     primary.checkpoint("after")
     primary.sql("insert into t values (3)")
     primary.rollback("after")
