@@ -35,7 +35,7 @@ help: ## show this
 demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
 	@$(BIN)/evenkeel-demo
 
-# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in three rows.
+# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in two rows.
 test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
 	@$(TEST_TOOLS)
 	@$(BIN)/python .ci/side-by-side integration="$(MAKE) integration" molecule="$(MAKE) molecule" \
@@ -58,7 +58,7 @@ types: .venv/test.stamp $(COLLECTION) ## mypy
 	$(BIN)/mypy $(COLLECTION)/plugins src tests
 
 unit: .venv/test.stamp ## pytest on ansible-core 2.19
-	$(BIN)/python -m pytest -m 'not long' --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest -m 'not long'
 
 # What runs on hosts knows nothing of ansible-core, nor do most tests of the driver, and those of names, pages and rooms.
 # Of the actions, which take long, some are enough: make test-long runs all of them on that Python as well.
