@@ -276,8 +276,13 @@ def _key(section: Section) -> tuple[str, str]:
 
 
 def _without(sections: Sequence[Section]) -> dict[str, str]:
-    """The kinds whose data lie outside of the store and are not here -> why."""
-    return {kind: f"{path}: {why}" for (kind, path), why in registry.missing_data(sections).items()}
+    """The kinds whose data lie outside of the store, are not here, and did not come with the copy -> why."""
+    return {
+        kind: f"{path}: {why}"
+        for section in sections
+        if not kind_of(section).beside(section.spec, section.lines)
+        for (kind, path), why in registry.missing_data([section]).items()
+    }
 
 
 @contextmanager

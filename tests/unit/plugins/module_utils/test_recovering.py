@@ -371,6 +371,15 @@ def test_a_spare_keeps_the_keys_of_the_account_by_which_the_controller_logs_in(
     assert prepare(store, recorded, "take")["left_out"] == []
 
 
+def test_data_outside_of_the_store_come_back_where_the_copy_has_brought_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = registry.KINDS["postgresql"]
+    monkeypatch.setattr(kind, "missing_data", lambda _lines: {"/data": "its log is not here"})
+    section = Section("postgresql", {"archive": "/archive"}, ["cluster {}"])
+    assert flow._without([section]) == {"postgresql": "/data: its log is not here"}
+    monkeypatch.setattr(kind, "beside", lambda _spec, _lines: {"name": "/archive/wal/1"})
+    assert flow._without([section]) == {}
+
+
 def test_a_part_is_checked_and_what_stays_cannot_be_asked_for(store: Store, etc: Path) -> None:
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     spare(etc)
