@@ -185,15 +185,19 @@ class Lab:
             self._reconcile(record["release"], build_image(record["release"]), self._network(), [*hosts, new])
         return new
 
-    def recreate(self, name: str) -> Host:
-        """Put a fresh host in the place of one: same name and address, fresh disk, host keys of its own."""
+    def recreate(self, name: str, *more: str) -> Host:
+        """Put a fresh host in the place of one: same name and address, fresh disk, host keys of its own.
+
+        more: hosts to replace with it, because they would not answer meanwhile.
+        """
         host = self.host(name)
         with locked():
             self._refuse_others()
             record = self._record()
-            podman("rm", "--force", "--time", "0", "--ignore", self._container(name))
-            shutil.rmtree(self.path / "hosts" / name, ignore_errors=True)
-            self.connect(name)
+            for one in (name, *more):
+                podman("rm", "--force", "--time", "0", "--ignore", self._container(one))
+                shutil.rmtree(self.path / "hosts" / one, ignore_errors=True)
+                self.connect(one)
             self._reconcile(record["release"], build_image(record["release"]), self._network(), self.hosts)
         return host
 
