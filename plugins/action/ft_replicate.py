@@ -180,7 +180,7 @@ class Replication:
             if not chosen:
                 return
             for peer, entry in self._ask(chosen).items():
-                entries[peer] = replace(entry, peer=peer, domain=domains[peer] if domains else peer)
+                entries[peer] = replace(entry, peer=peer, domain=str(domains[peer]) if domains else peer)
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
         def have(host: Host) -> Answer:

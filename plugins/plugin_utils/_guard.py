@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words as bounded
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import without_domain
 
 # The number of characters of a host's words that go into a reason.
 _LONGEST = 1000
@@ -340,7 +341,7 @@ def _about_this_run(question: Question) -> Iterator[str]:
 
 
 def _across_domains(names: Sequence[str], domains: Mapping[str, str | None]) -> list[str]:
-    nowhere = [name for name in names if domains.get(name) in (None, "")]
+    nowhere = without_domain(names, domains)
     if nowhere:
         return [f"{_names(nowhere)}: no failure domain is known. Set the variable for every host of the group."]
     spread: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ order of its own over all peers, so that load spreads, and a peer that comes or 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 def preference(host: str, peers: Sequence[str]) -> list[str]:
@@ -20,6 +20,11 @@ def preference(host: str, peers: Sequence[str]) -> list[str]:
         return hashlib.sha256(f"{host}\0{peer}".encode()).hexdigest()
 
     return sorted({peer for peer in peers if peer != host}, key=weight, reverse=True)
+
+
+def without_domain(names: Iterable[str], domains: Mapping[str, str | None]) -> list[str]:
+    """The hosts whose failure domain is not known. A domain may be a number, and the number 0."""
+    return [name for name in names if domains.get(name) in (None, "")]
 
 
 def check(host: str, copies: int, peers: Sequence[str], domains: Mapping[str, str | None] | None) -> None:
@@ -36,7 +41,7 @@ def check(host: str, copies: int, peers: Sequence[str], domains: Mapping[str, st
             named = ", ".join(sorted(others)) or "none"
             raise ValueError(f"{copies} copies of {host} need as many peers besides it; there are: {named}")
         return
-    nowhere = sorted(name for name in {host, *others} if domains.get(name) in (None, ""))
+    nowhere = sorted(without_domain({host, *others}, domains))
     if nowhere:
         raise ValueError(f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host and peer")
     there: dict[str, list[str]] = {}

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import clock, in_words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import without_domain
 
 # The level at which a host owes the restart of a service, which the roll does. Other levels are only named.
 _SERVICE = "service"
@@ -184,7 +185,7 @@ def _against(question: Question) -> Iterator[tuple[str, str]]:
         elif seen.running:
             yield name, f"{name}: {seen.left}, and it still runs: wait for its end, and run again."
     if question.domains is not None:
-        nowhere = [name for name in question.hosts if not question.domains.get(name)]
+        nowhere = without_domain(question.hosts, question.domains)
         if nowhere:
             said = f"{', '.join(nowhere)}: no failure domain is known. Set the variable for every host of the group."
             yield "", said

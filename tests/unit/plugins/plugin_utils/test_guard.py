@@ -100,6 +100,8 @@ def test_hosts_in_flight_stay_within_one_failure_domain() -> None:
     assert "r1: a; r2: c" in one_reason(decide(GROUP, ["a", "c"], fleet(), domains=racks))
     assert "r1: a; r2: c" in one_reason(decide(GROUP, ["a"], fleet(c=FLYING), domains=racks))
     assert "e: no failure domain" in one_reason(decide(GROUP, ["a", "e"], fleet(), domains=racks))
+    numbers: Mapping[str, Any] = dict.fromkeys(GROUP, 0)
+    assert decide(GROUP, ["a", "e"], fleet(), domains=numbers).reasons == []
 
 
 def test_an_empty_group_or_wave_is_refused() -> None:
