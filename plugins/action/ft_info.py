@@ -12,7 +12,7 @@ from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import outline
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import NOT_COMPARED, Listed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import NOT_COMPARED, Listed
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
 # Arguments that the host does not need.

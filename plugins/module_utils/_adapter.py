@@ -15,7 +15,7 @@ from ._host import scratch
 from ._host.background import mark_as_ours
 from ._host.options import Option, Options, Params, given
 from ._host.text import bounded, escaped, harmless, named, sentence
-from ._results import Result
+from ._results.result import Result
 
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 

@@ -176,7 +176,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Result
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
 
 ARGUMENTS: Options = {
     "group": {"type": "list", "elements": "str", "required": True},

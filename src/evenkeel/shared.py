@@ -16,7 +16,6 @@ from evenkeel.outcome import Spec
 
 make_importable()
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _results as results  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (  # noqa: E402
     BAD_ANSWER,
     Busy,
@@ -35,6 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
     Options,
     read,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import change as results  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS, UNDO  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves as waves  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402

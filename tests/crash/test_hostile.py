@@ -53,7 +53,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process, traces
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store

@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as _flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 Report = dict[str, Any]

@@ -12,27 +12,43 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors, _results
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import (
+    Accepted,
+    Checkpointed,
+    RolledBack,
+    Settled,
+    SettledBack,
+    Suggested,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import (
+    Measured,
+    Remembered,
+    Scrubbed,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.restart import Drained, Restarted
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
 
 from evenkeel.ansible import answers
 
 ROOT = Path(__file__).parents[2]
-RESULTS: dict[str, list[type[_results.Result]]] = {
-    "ft_accept": [_results.Accepted],
-    "ft_checkpoint": [_results.Checkpointed],
-    "ft_drain": [_results.Drained],
-    "ft_health": [_results.Measured],
-    "ft_info": [_results.Remembered],
-    "ft_offsite": [_results.Offsite],
-    "ft_restart": [_results.Restarted],
-    "ft_rollback": [_results.RolledBack],
-    "ft_scrub": [_results.Scrubbed],
-    "ft_suggest": [_results.Suggested],
-    "ft_settle": [_results.Settled, _results.SettledBack],
+RESULTS: dict[str, list[type[Result]]] = {
+    "ft_accept": [Accepted],
+    "ft_checkpoint": [Checkpointed],
+    "ft_drain": [Drained],
+    "ft_health": [Measured],
+    "ft_info": [Remembered],
+    "ft_offsite": [Offsite],
+    "ft_restart": [Restarted],
+    "ft_rollback": [RolledBack],
+    "ft_scrub": [Scrubbed],
+    "ft_suggest": [Suggested],
+    "ft_settle": [Settled, SettledBack],
 }
 # Ansible documents these itself. A rollback by ft_settle is documented by ft_rollback.
 ANSIBLES = {"changed", "diff", "warnings"}
-OF_A_ROLLBACK = {one.name for one in fields(_results.RolledBack)}
+OF_A_ROLLBACK = {one.name for one in fields(RolledBack)}
 
 
 def documented(module: str) -> set[str]:
@@ -55,16 +71,16 @@ def test_a_module_documents_the_keys_of_its_result(module: str) -> None:
 
 
 def test_a_report_holds_every_key_but_those_to_be_left_out() -> None:
-    assert _results.Result().report() == {"changed": False, "planned": [], "done": [], "proved": [], "left": []}
-    report = _results.Settled(generation=3).report()
+    assert Result().report() == {"changed": False, "planned": [], "done": [], "proved": [], "left": []}
+    report = Settled(generation=3).report()
     assert report["health"] is None and "login" not in report
-    assert _results.Settled(generation=3, login="new").report()["login"] == "new"
+    assert Settled(generation=3, login="new").report()["login"] == "new"
 
 
 def test_a_result_is_read_from_its_report() -> None:
-    result = _results.Settled(changed=True, done=["confirmed"], generation=3, outcome="confirmed", by="settle")
-    assert _results.Settled.read({**result.report(), "invocation": {}}) == result
-    assert _results.Settled.read({}) == _results.Settled()
+    result = Settled(changed=True, done=["confirmed"], generation=3, outcome="confirmed", by="settle")
+    assert Settled.read({**result.report(), "invocation": {}}) == result
+    assert Settled.read({}) == Settled()
 
 
 def test_every_error_has_a_code_of_its_own_and_docs_tell_them_all() -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Options, Params
-from .._results import Accepted
+from .._results.change import Accepted
 
 ARGUMENTS: Options = {"generation": {"type": "int"}, "undrained": {"type": "bool", "default": False}}
 

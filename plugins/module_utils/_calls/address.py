@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .._health.probes import OPTION
 from .._host.options import Options, Params
-from .._results import Prepared
+from .._results.host import Prepared
 
 ARGUMENTS: Options = {
     "addresses": {"type": "list", "elements": "str", "required": True},

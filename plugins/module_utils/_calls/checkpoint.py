@@ -8,7 +8,7 @@ from .._files import places
 from .._health import probes
 from .._host.options import Options, Params
 from .._resources import registry
-from .._results import Checkpointed
+from .._results.change import Checkpointed
 from .._services import quiescing
 from .._store import retention
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Options, Params, mapping
-from .._results import Drained
+from .._results.restart import Drained
 from .._services import haproxy, pair
 
 ARGUMENTS: Options = {

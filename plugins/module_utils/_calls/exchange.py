@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Params
-from .._results import Result
+from .._results.result import Result
 
 
 def work(params: Params, check_mode: bool) -> Result:

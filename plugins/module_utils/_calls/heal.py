@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from .._host.options import PHASE, Options, Params
-from .._results import Result
+from .._results.result import Result
 from .._store import retention
 from . import exchange
 

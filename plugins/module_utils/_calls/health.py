@@ -10,7 +10,7 @@ from .._health.evidence import OPTION as MEASURED
 from .._health.evidence import evidence
 from .._health.probes import OPTION
 from .._host.options import Options, Params
-from .._results import Measured
+from .._results.host import Measured
 
 ARGUMENTS: Options = {
     "probes": OPTION,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Options, Params
-from .._results import Remembered
+from .._results.host import Remembered
 
 ARGUMENTS: Options = {
     "owed": {"type": "bool", "default": False},

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from .._host.options import Options, Params
-from .._results import Offsite
+from .._results.copies import Offsite
 
 ARGUMENTS: Options = {
     "repository": {"type": "str", "required": True},

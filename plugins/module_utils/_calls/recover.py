@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import PHASE, Options, Params
-from .._results import Result
+from .._results.result import Result
 from . import exchange
 
 ARGUMENTS: Options = {

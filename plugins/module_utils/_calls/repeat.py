@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .._health import probes
 from .._host.options import PHASE, Options, Params
-from .._results import Operated
+from .._results.restart import Operated
 
 ARGUMENTS: Options = {
     "id": {"type": "str", "required": True},

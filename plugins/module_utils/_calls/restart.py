@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .._health import probes
 from .._host.options import PHASE, Options, Params, mapping
-from .._results import Result
+from .._results.result import Result
 from .._services import container, draining, process
 
 ARGUMENTS: Options = {

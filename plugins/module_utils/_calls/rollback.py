@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Options, Params, renamed
-from .._results import RolledBack
+from .._results.change import RolledBack
 from .._services import quiescing
 
 ARGUMENTS: Options = {

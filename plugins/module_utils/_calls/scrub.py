@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from .._host.options import Options, Params
-from .._results import Scrubbed
+from .._results.host import Scrubbed
 
 ARGUMENTS: Options = {
     "time_limit": {"type": "str"},

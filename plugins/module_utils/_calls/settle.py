@@ -7,7 +7,7 @@ from __future__ import annotations
 from .._health import probes
 from .._health.evidence import OPTION as MEASURED
 from .._host.options import Options, Params
-from .._results import Settled
+from .._results.change import Settled
 
 # The verdicts for which health is measured.
 MEASURING = ("probe", "hold")

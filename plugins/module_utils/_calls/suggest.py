@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from .._host.options import Options, Params
-from .._results import Suggested
+from .._results.change import Suggested
 
 ARGUMENTS: Options = {}
 

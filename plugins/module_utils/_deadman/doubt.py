@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from .._errors import Refused
-from .._results import Accepted
+from .._results.change import Accepted
 from .._store.store import Store
 from . import notices
 from .changes import (

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from .._host.durable import write_file
 from .._host.text import escape
-from .._results import ChangedPath, Outside
+from .._results.change import ChangedPath, Outside
 from .._store.store import Store
 from . import changes
 

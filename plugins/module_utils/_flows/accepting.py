@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .._deadman import doubt
 from .._errors import Busy, Refused
-from .._results import Accepted
+from .._results.change import Accepted
 from .._store.store import Store
 from .restarting import record
 

@@ -17,7 +17,7 @@ from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
 from .._resources import ours, registry
-from .._results import Checkpointed
+from .._results.change import Checkpointed
 from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section

@@ -11,7 +11,7 @@ from typing import NoReturn
 from .._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
 from .._host.options import read
 from .._host.system import System
-from .._results import Drained
+from .._results.restart import Drained
 from .._services import haproxy, pair
 from .._services.draining import KINDS
 from .drain_pair import DrainPair

@@ -9,7 +9,7 @@ from typing import NoReturn
 from .._errors import Refused, ServiceFailed
 from .._host.commands import Completed
 from .._host.system import System
-from .._results import Drained
+from .._results.restart import Drained
 from .._services.pair import Pair
 
 _INTERVAL = 0.5

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
-from .._results import Copied, Landing, Outgoing, Result, Sent
+from .._results.copies import Copied, Landing, Outgoing, Sent
+from .._results.result import Result
 from .._store import foreign
 from .._store.store import Store
 from . import replicas, sealed, sealed_record, sending, shipped

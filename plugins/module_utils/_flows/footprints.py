@@ -23,7 +23,7 @@ from .._host.durable import remove_file
 from .._host.paths import ancestors
 from .._resources import files, ours, registry
 from .._resources.kind import Restore
-from .._results import ChangedPath, Outside
+from .._results.change import ChangedPath, Outside
 from .._store.manifest import Manifest
 from .._store.store import Store
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from .._results import Held
+from .._results.host import Held
 from .._store.store import LOGS, UNDO, Store
 from . import sealed_record
 from .scrub_record import Batch, load

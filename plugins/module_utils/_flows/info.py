@@ -12,7 +12,7 @@ from typing import Any
 from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
 from .._host.system import System
-from .._results import HostState, Remembered
+from .._results.host import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
 from . import lag

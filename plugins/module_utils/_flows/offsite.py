@@ -21,7 +21,7 @@ from .._host.durable import ensure_dir
 from .._host.hashing import hash_file
 from .._host.paths import check_path
 from .._host.system import System
-from .._results import Offsite
+from .._results.copies import Offsite
 from .._store.foreign import check_created
 from .._store.store import Store, check_name, meant
 from . import replicas

@@ -31,7 +31,7 @@ from .._health.wait import Health, Times, wait
 from .._host.durable import TEMPORARY, ensure_dir, remove_file, write_file
 from .._host.processes import program_name, user_ids
 from .._host.system import System
-from .._results import Observation, Operated
+from .._results.restart import Observation, Operated
 from .._store.store import Store
 
 # The classes of operations. An operation may be repeated at any time, or only after the checkpoint was restored, or it

@@ -13,7 +13,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from .._errors import Busy, Damaged
-from .._results import Candidate, Candidates, Sealed
+from .._results.copies import Candidate, Candidates, Sealed
 from .._store.store import Store
 from . import replicas, sealed, sealed_record
 from .proving import Challenge

@@ -23,7 +23,8 @@ from typing import Callable
 from .._errors import Busy, Damaged
 from .._host.durable import move_all
 from .._host.hashing import chunks, hash_of
-from .._results import Audited, Examined, Owners, Result
+from .._results.copies import Audited, Examined, Owners
+from .._results.result import Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_in, paths_of

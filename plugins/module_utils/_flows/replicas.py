@@ -25,7 +25,7 @@ from .._resources import registry
 from .._resources.bundled import Bundled
 from .._resources.declared import refuse_outside
 from .._resources.registry import machine_of
-from .._results import Candidate, Candidates, Copied, Copies, Exported, Offered
+from .._results.copies import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest

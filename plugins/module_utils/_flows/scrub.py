@@ -24,7 +24,7 @@ from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
-from .._results import Damage, Scrubbed
+from .._results.host import Damage, Scrubbed
 from .._store.store import Store, paths_of
 from . import sealed, sealed_record
 from .scrub_record import Batch, load

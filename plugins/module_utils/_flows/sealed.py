@@ -35,7 +35,7 @@ from .._host import openssl
 from .._host.durable import ensure_dir, fsync_dir, move_all, write_all, write_file
 from .._host.hashing import CHUNK, chunks, hash_of, passing
 from .._host.trust import open_regular
-from .._results import Candidate, Copied, Copies, Sealed
+from .._results.copies import Candidate, Copied, Copies, Sealed
 from .._store import retention as keeping
 from .._store.foreign import check_created, refuse_too_large
 from .._store.proof import LONGEST, TRAILER_SIZE, tag_of, trailer_of

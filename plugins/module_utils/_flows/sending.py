@@ -30,7 +30,7 @@ from .._host import authorized, scratch
 from .._host.commands import environment
 from .._host.system import System
 from .._host.trust import read_small
-from .._results import Copied, Hop, Opened, Received
+from .._results.copies import Copied, Hop, Opened, Received
 
 # Seconds in which a sender has to come, and in which the next bytes have to come or go.
 _COMES = 60.0

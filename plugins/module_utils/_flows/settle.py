@@ -16,7 +16,7 @@ from .._health.evidence import evidence
 from .._health.wait import Health, Times, wait
 from .._host import background, logins
 from .._host.processes import login_of
-from .._results import RolledBack, Settled, SettledBack
+from .._results.change import RolledBack, Settled, SettledBack
 from .._services.owed import owed
 from .._store.store import Store
 from . import footprints

@@ -20,7 +20,7 @@ from .._errors import Damaged, NotFound, UsageError
 from .._files.declaration import OWN_NAMES, Declaration, left_out, pattern
 from .._files.entry import ABOVE, ABSENT, quote
 from .._host.paths import open_dir
-from .._results import NOT_COMPARED
+from .._results.host import NOT_COMPARED
 from .._store.manifest import LOG, Manifest
 from .._store.store import LATEST, Store
 

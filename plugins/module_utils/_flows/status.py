@@ -10,7 +10,7 @@ from typing import Any
 
 from .._deadman import changes, doubt
 from .._errors import EvenkeelError
-from .._results import Owed
+from .._results.change import Owed
 from .._services.owed import PROCESS, REBOOT, SERVICE, SOFT_REBOOT, UNKNOWN
 from .._store.store import Store, time_of
 from .info import host_state

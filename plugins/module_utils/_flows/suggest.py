@@ -11,7 +11,7 @@ from .._deadman import changes, outside
 from .._errors import EvenkeelError
 from .._resources import registry
 from .._resources.kind import Restore
-from .._results import Outside, Suggested
+from .._results.change import Outside, Suggested
 from .._store.store import Store
 
 

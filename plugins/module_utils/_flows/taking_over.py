@@ -25,7 +25,7 @@ from .._host import trust, wire
 from .._host.durable import ensure_dir, write_file
 from .._host.durations import seconds
 from .._host.system import System
-from .._results import Prepared
+from .._results.host import Prepared
 from . import holding
 
 CONFIGURATION = "/etc/keepalived/keepalived.conf"

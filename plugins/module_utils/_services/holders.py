@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import takewhile
 
 from .._host.processes import start_time
-from .._results import Holder
+from .._results.change import Holder
 
 # The kernel appends this to the path of a file that has lost its name (d_path in fs/d_path.c).
 _DELETED = b" (deleted)"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from .._errors import EvenkeelError
 from .._host.system import System
-from .._results import Owed
+from .._results.change import Owed
 from . import systemd
 from .kernels import newer_kernel
 from .running import newer

@@ -24,7 +24,7 @@ from ..._host import machine
 from ..._resources import files, ours, registry
 from ..._resources.kind import Restore, is_within
 from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
-from ..._results import Derived, Surveyed
+from ..._results.copies import Derived, Surveyed
 from ..._store import foreign
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer

@@ -11,7 +11,7 @@ from ..._health.downtime import Downtime
 from ..._health.probe import PASS, Probe, ProbeResult
 from ..._health.wait import CRASH_LOOP, Health, Times, wait
 from ..._host.system import System
-from ..._results import Restarted
+from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.container import ContainerService
 from ..._services.reload import reload

@@ -21,7 +21,8 @@ from ..._health.probe import PASS, Probe
 from ..._health.wait import wait
 from ..._host.processes import undisturbed
 from ..._host.system import System
-from ..._results import OpenRestart, Restarted, Result
+from ..._results.restart import OpenRestart, Restarted
+from ..._results.result import Result
 from ..._services.owed import owed
 from ..._services.state import ServiceState
 from ..._store.store import Store

@@ -12,7 +12,8 @@ from ..._errors import ServiceFailed, Unhealthy, UsageError
 from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._host.system import System
-from ..._results import Owed, Restarted
+from ..._results.change import Owed
+from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.owed import SERVICE, owed
 from ..._services.service import SERVICES

@@ -11,7 +11,7 @@ from ..._errors import EvenkeelError, RestoreFailed, ServiceFailed, Unhealthy, U
 from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._reliability import ladder as best_order
-from ..._results import Restarted, Rung
+from ..._results.restart import Restarted, Rung
 from ..._services.service import SERVICES
 from ..._store.store import UNDO, Store
 from .acting import Act, planned

@@ -15,7 +15,7 @@ from typing import Any
 from ..._deadman import changes, command, doubt, package
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._host.durable import write_file
-from ..._results import RolledBack
+from ..._results.change import RolledBack
 from ..._services import quiescing
 from ..._store.manifest import Manifest
 from ..._store.store import UNDO, Store

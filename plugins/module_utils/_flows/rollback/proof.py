@@ -11,7 +11,7 @@ from ..._errors import EvenkeelError
 from ..._files import declaration
 from ..._resources import registry
 from ..._resources.registry import KINDS, own_lines
-from ..._results import Holder
+from ..._results.change import Holder
 from ..._services.holders import holders
 from ..._store.manifest import Section
 from . import plan

@@ -19,7 +19,7 @@ from ..._files.step import FILES, PathStep, Step
 from ..._resources import registry
 from ..._resources.kind import Restore
 from ..._resources.registry import KINDS
-from ..._results import Holder, RolledBack
+from ..._results.change import Holder, RolledBack
 from ..._services import outage, quiescing
 from ..._store.manifest import Manifest, Section
 from ..._store.store import Store

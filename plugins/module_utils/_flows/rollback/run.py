@@ -30,7 +30,7 @@ from ..._files.step import DELETE, FILES
 from ..._resources import registry
 from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
-from ..._results import RolledBack
+from ..._results.change import RolledBack
 from ..._services import outage
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO

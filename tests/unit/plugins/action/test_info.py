@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import NOT_COMPARED
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import NOT_COMPARED
 
 from .conftest import Fleet
 

@@ -30,7 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host imp
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.logins import Ancestor, of_person
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
 

@@ -42,7 +42,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, host_state, info, rollback, settle
 

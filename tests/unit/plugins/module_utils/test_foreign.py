@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import receive

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Held
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import Held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, receive, scrub

@@ -28,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as back
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed, RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed, RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, restart
 

@@ -42,7 +42,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import FAIL, PASS, UNKNOWN
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Observation
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.restart import Observation
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 NOW = Times(0.0, 0.0, 0.0)

@@ -33,7 +33,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.sysctl import Sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.users import Users
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import ChangedPath, Outside
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import ChangedPath, Outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, settle

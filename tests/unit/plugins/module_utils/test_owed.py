@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Owed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.kernels import order
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.owed import owed
 

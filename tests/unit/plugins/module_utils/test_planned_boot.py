@@ -19,7 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, settle
 

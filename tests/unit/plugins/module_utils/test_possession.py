@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import possession, sealed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.proving import Challenge
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Candidate, Candidates
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Candidate, Candidates
 
 from .test_sealed import Fleet
 from .test_sealed import fleet as fleet

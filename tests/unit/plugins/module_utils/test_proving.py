@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import proving, replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Audited
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Audited
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store, contents_in
 from flows import checkpoint, receive, rollback

@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import openssl
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import LONGEST
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, scrub

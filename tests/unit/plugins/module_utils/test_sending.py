@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import scratch, trust
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 
 PUBLIC = "ssh-ed25519 " + "A" * 68
 HOST_KEY = "ssh-ed25519 " + "B" * 68
